@@ -1,0 +1,209 @@
+"""TextEncoder: texts in, float32 vectors out, in the order given."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .prefix_tree import SortedRows, to_device
+from .settings import DTYPES, Text, check_options, fingerprint, fingerprint_parts, join_and_prompt, pick_device
+from .text_tower import TextTower
+from .tokenizer import EOT, SOT, ClipTokenizer
+
+VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
+NODES = {"cpu": 4096, "cuda": 32768}  # of a micro-batch's prefix tree; the CPU's found by measurement
+WINDOW = 16384  # texts sorted together: more would share more beginnings, and start the model later
+
+__all__ = ["EncodeStats", "Encoding", "TextEncoder", "fingerprint", "fingerprint_parts", "join_and_prompt"]
+
+
+@dataclass
+class EncodeStats:
+    """What one call cost; `tokens` counts start and end, after truncation; `nodes` those left once beginnings are shared."""
+
+    texts: int = 0
+    tokens: int = 0
+    nodes: int = 0
+    micro_batches: int = 0
+    oom_retries: int = 0
+    tokenize_seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Vectors of n texts and what became of each.
+
+    vectors: float32 [n, dim], NaN where a text was too long and on_long is "reject". n_tokens: int16 [n], before
+    truncation, start and end included, at most 32,767. truncated: bool [n], more tokens than the context holds.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    n_tokens: npt.NDArray[np.int16]
+    truncated: npt.NDArray[np.bool_]
+    stats: EncodeStats
+
+
+class TextEncoder:
+    """AudioCLIP's text head with its tokenizer, on one device; `load` is the usual way to one."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: ClipTokenizer,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        prompt: str = "{}",
+        on_long: str = "truncate",
+        normalize: bool = False,
+    ) -> None:
+        check_options(prompt=prompt, on_long=on_long, dtype=dtype)
+        self.device = pick_device(device, dtype)
+        self.prompt, self.on_long, self.normalize = prompt, on_long, normalize
+        self.tokenizer = tokenizer
+        self.tower = TextTower(checkpoint.state, device=self.device, dtype=DTYPES[dtype])
+        self.nodes = NODES[self.device.type]
+        self.dim = self.tower.dim
+        self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256
+        self.untrained = checkpoint.untrained
+        self.fingerprint_parts = fingerprint_parts(
+            checkpoint, tokenizer.sha256, prompt=prompt, on_long=on_long, normalize=normalize, dtype=dtype
+        )
+        self.fingerprint = fingerprint(self.fingerprint_parts)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        tokenizer_path: str | os.PathLike[str] | None = None,
+        prompt: str = "{}",
+        on_long: str = "truncate",
+        normalize: bool = False,
+    ) -> TextEncoder:
+        """Encoder of a released .pt, a text-only .safetensors, "full", "partial" or "untrained".
+
+        `device` is "auto" (CUDA, then CPU), "cpu", "cuda" or "cuda:N"; `dtype` "float32", "bfloat16", or on CUDA
+        "float16"; `on_long` "truncate" or "reject". Raises ValueError for other values, RuntimeError for a device that
+        is not there, FileNotFoundError for a missing file.
+        """
+        check_options(prompt=prompt, on_long=on_long, dtype=dtype)
+        pick_device(device, dtype)  # before a checkpoint is read for nothing
+        vocabulary = VOCABULARY if tokenizer_path is None else Path(tokenizer_path)
+        if not vocabulary.exists():
+            raise FileNotFoundError(
+                f"no vocabulary file at {vocabulary}: run `audioclip-text fetch vocabulary`, or give its path as "
+                "tokenizer_path"
+            )
+        return cls(
+            load_checkpoint(path),
+            ClipTokenizer(vocabulary),
+            device=device,
+            dtype=dtype,
+            prompt=prompt,
+            on_long=on_long,
+            normalize=normalize,
+        )
+
+    def encode(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
+        """Vectors of n texts, float32 [n, dim] in the order given; a list of strings is one text, joined with ", ".
+
+        Raises ValueError with on_long="reject" where a text has more tokens than the context holds.
+        """
+        encoding = self.encode_rows(texts)
+        if self.on_long == "reject" and encoding.truncated.any():
+            first = int(encoding.truncated.argmax())
+            raise ValueError(
+                f"text {first} has {encoding.n_tokens[first]} tokens, and the model reads {self.tower.context_length}: "
+                f"{texts[first]!r:.80}; shorten it, or load the encoder with on_long='truncate'"
+            )
+        return encoding.vectors
+
+    def encode_rows(self, texts: Sequence[Text]) -> Encoding:
+        """Vectors of n texts, as `encode` takes them, with token counts, what was too long, and what it cost."""
+        if isinstance(texts, str):
+            raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
+        began = time.perf_counter()
+        stats = EncodeStats()
+        distinct: dict[str, int] = {}
+        which = [distinct.setdefault(join_and_prompt(text, self.prompt), len(distinct)) for text in texts]
+        n_tokens = np.zeros(len(distinct), np.int64)
+        vectors = self._vectors(list(distinct), n_tokens, stats)
+        result = vectors.index_select(0, to_device(np.array(which, np.int64), self.device)).cpu().numpy()
+        counts = n_tokens[which] if which else n_tokens
+        stats.model_seconds = time.perf_counter() - began - stats.tokenize_seconds
+        return Encoding(
+            vectors=result,
+            n_tokens=np.minimum(counts, np.iinfo(np.int16).max).astype(np.int16),
+            truncated=counts > self.tower.context_length,
+            stats=stats,
+        )
+
+    @torch.inference_mode()
+    def _vectors(self, texts: list[str], n_tokens: npt.NDArray[np.int64], stats: EncodeStats) -> Tensor:
+        """[n, dim] on the device for n distinct texts; fills in n_tokens and stats.
+
+        Nothing here waits for a CUDA device, so it works on one window of texts while the next one is tokenized.
+        """
+        vectors = torch.full((len(texts), self.dim), torch.nan, device=self.device)
+        for start in range(0, len(texts), WINDOW):
+            began = time.perf_counter()
+            window = [self.tokenizer.encode(text) for text in texts[start : start + WINDOW]]
+            counts = np.fromiter(map(len, window), np.int64, len(window)) + 2
+            n_tokens[start : start + len(window)] = counts
+            fits = counts <= self.tower.context_length if self.on_long == "reject" else counts > 0
+            chosen = fits.nonzero()[0]
+            rows = SortedRows.of([model_row(window[i], self.tower.context_length) for i in chosen])
+            stats.tokenize_seconds += time.perf_counter() - began
+            if len(chosen):
+                embedded = self._embed(rows, stats)  # [d, dim]
+                embedded = embedded.index_select(0, to_device(rows.place, self.device))  # [chosen, dim]
+                vectors.index_copy_(0, to_device(chosen + start, self.device), embedded)
+        return vectors
+
+    def _embed(self, rows: SortedRows, stats: EncodeStats) -> Tensor:
+        """[d, dim] on the device for d sorted rows, a micro-batch at a time; CUDA out of memory makes those smaller."""
+        embedded, start, count = [], 0, len(rows.lengths)
+        while start < count:
+            run = rows.run_from(start, self.nodes)
+            tree = rows.tree(run)
+            try:
+                vectors = self.tower(tree)  # [rows of the run, dim]
+            except torch.cuda.OutOfMemoryError as error:
+                if run.stop - run.start == 1:
+                    raise torch.cuda.OutOfMemoryError(
+                        f"{self.device} has too little free memory for a single text of {len(tree.tokens)} tokens: "
+                        f"free some, or use device='cpu' ({error})"
+                    ) from error
+                self.nodes = min(self.nodes, len(tree.tokens)) // 2
+                stats.oom_retries += 1
+                continue
+            embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
+            stats.nodes += len(tree.tokens)
+            stats.micro_batches += 1
+            start = run.stop
+        stats.texts += count
+        stats.tokens += int(rows.lengths.sum())
+        return torch.cat(embedded)
+
+
+def model_row(tokens: Sequence[int], context: int) -> list[int]:
+    """Token ids of a text as the model reads them: start, at most context - 2 of its own, end.
+
+    A text may spell out <|endoftext|>: the original reads its vector at the first one, and nothing behind that counts.
+    """
+    row = [SOT, *tokens[: context - 2], EOT]
+    return row[: row.index(EOT) + 1]

@@ -1,0 +1,138 @@
+"""CLIP's text transformer over prefix trees: every distinct beginning of a text is computed once, and nothing is padded.
+
+After "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021), whose text tower
+AudioCLIP (Guzhov et al., 2021) keeps. Letters in shape comments: u nodes of the tree, s slots of its rows laid end to
+end, n rows, w width, h heads, d = w / h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .linear import Linear, linear
+from .prefix_tree import PrefixTree
+
+HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not say
+QUICK_GELU = 1.702  # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702, so both factors go into the weights around it
+
+
+class TextTower:
+    """A causal text transformer; its shapes are those of the state dict.
+
+    `state` maps AudioCLIP's names (token_embedding.weight, transformer.resblocks.0.ln_1.weight, ..., text_projection) to
+    float32 tensors. The tower computes in `dtype` on `device`, LayerNorm statistics in float32.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
+        def get(name: str) -> Tensor:
+            return state[name].detach().to(device=device, dtype=torch.float32)
+
+        self.device, self.dtype = device, dtype
+        self.token_embedding = get("token_embedding.weight").to(dtype)  # [vocabulary, w]
+        self.positional_embedding = get("positional_embedding").to(dtype)  # [context, w]
+        self.context_length, self.width = self.positional_embedding.shape
+        layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
+        heads = max(1, self.width // HEAD_WIDTH)
+        kinds = [Block] * (layers - 1) + [LastBlock]
+        self.blocks = [kind(get, f"transformer.resblocks.{i}.", heads, dtype) for i, kind in enumerate(kinds)]
+        self.ln_final = LayerNorm(get, "ln_final.", dtype)
+        self.text_projection = get("text_projection").to(dtype)  # [w, dim]
+        self.dim = self.text_projection.shape[1]
+
+    @torch.inference_mode()
+    def __call__(self, tree: PrefixTree) -> Tensor:
+        """Embed the tree's rows, each read at its last token: [n, dim] in float32, on the tower's device, in row order."""
+        tree = tree.to(self.device)
+        x = F.embedding(tree.tokens, self.token_embedding)  # [u, w]
+        x += F.embedding(tree.positions, self.positional_embedding)
+        for block in self.blocks:
+            x = block(x, tree)  # [u, w], and [n, w] from the last one
+        x = self.ln_final(x) @ self.text_projection  # [n, dim]
+        return x.float().index_select(0, tree.back)
+
+
+class LayerNorm:
+    """LayerNorm over the last axis; torch keeps its statistics in float32 whatever the dtype."""
+
+    def __init__(self, get: Callable[[str], Tensor], prefix: str, dtype: torch.dtype) -> None:
+        self.weight, self.bias = get(f"{prefix}weight").to(dtype), get(f"{prefix}bias").to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of x [..., w] makes the same shape."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
+
+
+class Block:
+    """One residual attention block: x + attention(ln_1(x)), then x + mlp(ln_2(x))."""
+
+    PROJECTIONS: tuple[int, ...] = (3,)  # query, key and value at once; widths in units of w
+
+    def __init__(self, get: Callable[[str], Tensor], prefix: str, heads: int, dtype: torch.dtype) -> None:
+        def layer(name: str, scale: float = 1.0, bias_scale: float = 1.0) -> Linear:
+            weight, bias = get(f"{prefix}{name}.weight") * scale, get(f"{prefix}{name}.bias") * bias_scale
+            return linear(weight.to(dtype), bias.to(dtype))
+
+        self.heads = heads
+        self.ln_1, self.ln_2 = LayerNorm(get, f"{prefix}ln_1.", dtype), LayerNorm(get, f"{prefix}ln_2.", dtype)
+        weight, bias = get(f"{prefix}attn.in_proj_weight").to(dtype), get(f"{prefix}attn.in_proj_bias").to(dtype)
+        widths = [part * weight.shape[1] for part in self.PROJECTIONS]
+        self.in_proj = [linear(*part) for part in zip(weight.split(widths), bias.split(widths), strict=True)]
+        self.out_proj = layer("attn.out_proj")
+        self.c_fc, self.c_proj = layer("mlp.c_fc", QUICK_GELU, QUICK_GELU), layer("mlp.c_proj", 1 / QUICK_GELU)
+
+    def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
+        """Every node: [u, w] to [u, w]."""
+        qkv = self.in_proj[0](self.ln_1(x))  # [u, 3w]
+        return self.finish(attend(qkv, tree, self.heads), x)
+
+    def finish(self, attended: Tensor, x: Tensor) -> Tensor:
+        """What follows attention, for any rows of [..., w]."""
+        x = self.out_proj.add(attended, x)
+        return self.c_proj.add(self.c_fc.silu(self.ln_2(x)), x)
+
+
+class LastBlock(Block):
+    """The last block, which only has to know the nodes that rows end in, and of the others just key and value."""
+
+    PROJECTIONS = (1, 2)
+
+    def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
+        """Ends of rows: [u, w] to [n, w], in the order of the tree's groups."""
+        query, key_value = self.in_proj
+        normed = self.ln_1(x)  # [u, w]
+        q, kv = query(normed.index_select(0, tree.ends)), key_value(normed)  # [n, w], [u, 2w]
+        return self.finish(attend_at_ends(q, kv, tree, self.heads), x.index_select(0, tree.ends))
+
+
+def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
+    """Causal attention of every node to its row up to itself: [u, 3w] to [u, w]."""
+    slots = qkv.index_select(0, tree.paths)  # [s, 3w]
+    if slots.device.type == "cpu":
+        slots = slots.float()  # the CPU's attention is slower in bfloat16, and less exact
+    attended, start = [], 0
+    for rows, length in tree.groups:
+        group = slots[start : start + rows * length].view(rows, length, 3, heads, -1)
+        q, k, v = group.permute(2, 0, 3, 1, 4)  # each [rows, h, length, d]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        attended.append(y.transpose(1, 2).reshape(rows * length, -1).to(qkv.dtype))  # [rows * length, w]
+        start += rows * length
+    return torch.cat(attended).index_select(0, tree.kept)
+
+
+def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
+    """Attention of each row's last node to its row: [n, w] and [u, 2w] to [n, w], in the order of the tree's groups."""
+    slots = kv.index_select(0, tree.paths)  # [s, 2w]
+    attended, start, first = [], 0, 0
+    for rows, length in tree.groups:
+        group = slots[start : start + rows * length].view(rows, length, 2, heads, -1)
+        keys, values = group.permute(2, 0, 3, 1, 4)  # each [rows, h, length, d]
+        queries = q[first : first + rows].view(rows, heads, 1, -1)  # [rows, h, 1, d]
+        used = torch.arange(length, device=q.device) < tree.lengths[first : first + rows, None]  # [rows, length]
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=used[:, None, None])  # [rows, h, 1, d]
+        attended.append(y.reshape(rows, -1))  # [rows, w]
+        start, first = start + rows * length, first + rows
+    return torch.cat(attended)

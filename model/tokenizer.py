@@ -1,0 +1,164 @@
+"""ClipTokenizer: text to the ids that the original AudioCLIP tokenizer gives (CLIP's byte-level BPE, 49,408 entries).
+
+The original's steps: ftfy, `html.unescape` twice, white space folded, lower case, CLIP's pattern, BPE on UTF-8 bytes.
+Two things make it fast. The ids of each chunk between white space are kept in a memo: no alternative of the pattern
+spans white space, so a chunk's ids do not depend on its neighbours. And printable ASCII without "&" skips the repairs,
+which cannot change it (see `_is_plain`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import heapq
+import html
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import ftfy
+import regex
+
+SOT, EOT = 49406, 49407
+MERGES = 48894
+MEMO_CHUNKS = 1 << 17
+MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with what never comes again
+
+_PATTERN = regex.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+)
+_SPACES = regex.compile(r"\s+")
+
+
+class TokenizerError(ValueError):
+    """The vocabulary file is missing or is not CLIP's."""
+
+
+class ClipTokenizer:
+    """The original's tokenizer over a vocabulary file (bpe_simple_vocab_16e6.txt.gz).
+
+    Raises TokenizerError where the file is missing or is not the vocabulary that the released checkpoints were made with.
+    """
+
+    def __init__(self, vocabulary_path: str | os.PathLike[str]) -> None:
+        data = _read(vocabulary_path)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        merges = _merges(data, vocabulary_path)
+        letters = _byte_letters()
+        words = [*letters.values(), *(letter + "</w>" for letter in letters.values()), *map("".join, merges)]
+        self._letters = letters
+        self._ids = {word: number for number, word in enumerate(words)}
+        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self._memo: dict[str, tuple[int, ...]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as the original's `encode` gives them: no start, no end, no truncation.
+
+        Raises UnicodeEncodeError for lone surrogates, which have no UTF-8.
+        """
+        if not _is_plain(text):
+            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+            text = _SPACES.sub(" ", text.strip()).strip()
+        ids: list[int] = []
+        memo = self._memo
+        for chunk in _SPACES.split(text.lower()) if not text.isascii() else text.lower().split():
+            known = memo.get(chunk)
+            ids += self._chunk(chunk) if known is None else known
+        return ids
+
+    def _chunk(self, chunk: str) -> tuple[int, ...]:
+        """Ids of a piece of text without white space; remembered."""
+        ids: list[int] = []
+        for word in _PATTERN.findall(chunk):
+            if word in ("<|startoftext|>", "<|endoftext|>"):
+                ids.append(SOT if word[2] == "s" else EOT)
+                continue
+            symbols = [self._letters[byte] for byte in word.encode()]
+            symbols[-1] += "</w>"
+            ids.extend(self._ids[symbol] for symbol in self._merge(symbols))
+        found = tuple(ids)
+        if len(chunk) <= MEMO_LENGTH:
+            if len(self._memo) >= MEMO_CHUNKS:
+                self._memo.clear()
+            self._memo[chunk] = found
+        return found
+
+    def _merge(self, symbols: list[str]) -> Iterator[str]:
+        """The symbols after all merges, as the original merges: each time every pair of lowest rank, from the left.
+
+        A queue of candidate pairs makes that n log n; an entry is stale where one of its symbols has changed since.
+        """
+        after, before = [*range(1, len(symbols)), -1], list(range(-1, len(symbols) - 1))
+        queue: list[tuple[int, int, tuple[str, str]]] = []
+
+        def consider(left: int) -> None:
+            if left >= 0 and after[left] >= 0:
+                pair = symbols[left], symbols[after[left]]
+                rank = self._ranks.get(pair)
+                if rank is not None:
+                    heapq.heappush(queue, (rank, left, pair))
+
+        for place in range(len(symbols)):
+            consider(place)
+        while queue:
+            rank, merged = queue[0][0], []
+            while queue and queue[0][0] == rank:
+                _, left, pair = heapq.heappop(queue)
+                right = after[left]
+                if right < 0 or (symbols[left], symbols[right]) != pair:
+                    continue
+                symbols[left] += symbols[right]
+                symbols[right] = ""
+                after[left] = after[right]
+                if after[right] >= 0:
+                    before[after[right]] = left
+                merged.append(left)
+            for left in merged:
+                consider(before[left])
+                consider(left)
+        return filter(None, symbols)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether ftfy and unescaping provably leave `text` as it is, but for white space, which is folded anyway.
+
+    Within printable ASCII (0x20 to 0x7e) ftfy changes only HTML entities, which need "&": there is no mojibake without
+    a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms lie outside.
+    """
+    return text.isascii() and text.isprintable() and "&" not in text
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise TokenizerError(
+            f"no vocabulary at {os.fspath(path)} ({error.strerror}): run `audioclip-text fetch vocabulary`, or give the "
+            f"path of bpe_simple_vocab_16e6.txt.gz"
+        ) from None
+
+
+def _merges(data: bytes, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """The 48,894 merges that the released models use, in order; the file's first line is a header."""
+    try:
+        lines = gzip.decompress(data).decode("utf-8").split("\n")[1 : MERGES + 1]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{os.fspath(path)} is no gzipped vocabulary ({error}): {_REMEDY}") from None
+    merges = [tuple(line.split()) for line in lines]
+    if len(merges) != MERGES or any(len(merge) != 2 for merge in merges):
+        good = sum(len(merge) == 2 for merge in merges)
+        raise TokenizerError(f"{os.fspath(path)} holds {good:,} merges where CLIP's has {MERGES:,}: {_REMEDY}")
+    return merges  # type: ignore[return-value]
+
+
+_REMEDY = "run `audioclip-text fetch vocabulary` for the right file"
+
+
+def _byte_letters() -> dict[int, str]:
+    """A printable letter for each byte, as in GPT-2: itself where it is printable, else one from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        if byte not in letters:
+            letters[byte] = chr(256 + len(letters) - len(printable))
+    return letters

@@ -1,0 +1,46 @@
+"""What every test may ask for: the vocabulary, the tokenizer, and a checkpoint in the released file's own format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from audioclip_text.model import ClipTokenizer
+from audioclip_text.model.checkpoint import extract, untrained_state
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Path:
+    path = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
+    if not path.exists():
+        pytest.fail(f"no vocabulary at {path}: run `audioclip-text fetch vocabulary` in {ROOT}, or ./scripts/test.sh")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocabulary: Path) -> ClipTokenizer:
+    return ClipTokenizer(vocabulary)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All 861 tensors of a released checkpoint, with seeded weights in the text head and zeros elsewhere."""
+    path = tmp_path_factory.mktemp("checkpoint") / "AudioCLIP-Full-Training.pt"
+    seeded = untrained_state()
+    keys = json.loads((DATA / "keys.json").read_text())
+    state = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in keys.items()}
+    torch.save(state | seeded, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def safetensors_file(checkpoint_file: Path) -> Path:
+    path = checkpoint_file.with_name("text-head.safetensors")
+    extract(checkpoint_file, path)
+    return path

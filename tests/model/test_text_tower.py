@@ -1,0 +1,146 @@
+"""The tower over prefix trees, against a plain padded one."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.model import linear
+from audioclip_text.model.prefix_tree import SortedRows
+from audioclip_text.model.text_tower import TextTower
+
+oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain_tower.py"))))
+
+CPU = torch.device("cpu")
+START, END = 48, 49  # of the small vocabulary
+STATE = oracle.small_state()
+TOWER = TextTower(STATE, device=CPU, dtype=torch.float32)
+
+# Few different tokens make shared beginnings and duplicates; a stem with many endings makes long shared ones.
+middles = st.lists(st.integers(0, 3), max_size=75)
+families = st.tuples(middles, st.lists(middles, min_size=1, max_size=5)).map(
+    lambda family: [(family[0] + ending)[:75] for ending in family[1]]
+)
+some_rows = st.lists(families, min_size=1, max_size=4).map(
+    lambda found: [[START, *middle, END] for family in found for middle in family]
+)
+
+
+def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch.Tensor:
+    """Rows through the tower in micro-batches of at most `nodes` nodes, in the order given."""
+    arranged, start, out = SortedRows.of(rows), 0, []
+    while start < len(arranged.lengths):
+        run = arranged.run_from(start, nodes)
+        out.append(tower(arranged.tree(run)))
+        start = run.stop
+    return torch.cat(out)[torch.from_numpy(arranged.place)]
+
+
+@given(rows=some_rows, nodes=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_equals_the_plain_tower(rows: list[list[int]], nodes: int) -> None:
+    """Rows with shared beginnings and duplicates, cut anywhere, get the vectors of the plain padded tower, in order."""
+    wanted = oracle.plain_tower(STATE, rows, END)
+    torch.testing.assert_close(embed(TOWER, rows, nodes), wanted, rtol=0, atol=2e-5)
+
+
+@given(rows=some_rows, which=st.data())
+@settings(max_examples=40, deadline=None)
+def test_batch_mates_do_not_matter(rows: list[list[int]], which: st.DataObject) -> None:
+    """A row alone gets the vector that it gets among others, within 1e-5."""
+    index = which.draw(st.integers(0, len(rows) - 1))
+    torch.testing.assert_close(embed(TOWER, [rows[index]])[0], embed(TOWER, rows)[index], rtol=0, atol=1e-5)
+
+
+@given(rows=some_rows)
+@settings(max_examples=60, deadline=None)
+def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
+    """A tree has exactly as many nodes as its rows have distinct beginnings."""
+    arranged = SortedRows.of(rows)
+    tree = arranged.tree(slice(0, len(arranged.lengths)))
+    assert len(tree.tokens) == len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
+    assert len(tree.kept) == len(tree.tokens)
+
+
+@given(rows=some_rows, nodes=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_runs_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
+    """Every run of more than one row fits the budget, could not have taken one row more, and none is lost."""
+    arranged, start = SortedRows.of(rows), 0
+    while start < len(arranged.lengths):
+        run = arranged.run_from(start, nodes)
+        assert run.start == start
+        assert run.stop - start == 1 or len(arranged.tree(run).tokens) <= nodes
+        assert run.stop == len(arranged.lengths) or len(arranged.tree(slice(start, run.stop + 1)).tokens) > nodes
+        start = run.stop
+    assert start == len({tuple(row) for row in rows})
+
+
+def test_sorting_is_by_token_and_by_length() -> None:
+    """Rows sort as lists of numbers do, token 0 and a missing token apart."""
+    rows = [[2, 0, 0], [2, 0], [1, 300], [1, 2], [1, 65_536], [2, 0]]
+    arranged = SortedRows.of(rows)
+    found = [list(row[:length]) for row, length in zip(arranged.tokens, arranged.lengths, strict=True)]
+    assert found == [[1, 2], [1, 300], [1, 65_536], [2, 0], [2, 0, 0]]
+    assert [found[i] for i in arranged.place] == rows
+
+
+@pytest.mark.parametrize(("width", "layers"), [(64, 1), (192, 3), (320, 1)])
+def test_other_sizes(width: int, layers: int) -> None:
+    """Width, number of layers and heads come from the state dict."""
+    state = oracle.small_state(width=width, layers=layers, dim=40, context=20)
+    tower = TextTower(state, device=CPU, dtype=torch.float32)
+    rows = [[START, *range(n), END] for n in (0, 1, 5, 18)] + [[START, 3, 4, END]]
+    assert (tower.dim, tower.width, tower.context_length) == (40, width, 20)
+    torch.testing.assert_close(embed(tower, rows), oracle.plain_tower(state, rows, END), rtol=0, atol=2e-5)
+
+
+def random_rows() -> list[list[int]]:
+    numbers = np.random.default_rng(0)
+    return [[START, *numbers.integers(0, 48, n).tolist(), END] for n in numbers.integers(0, 76, 40)]
+
+
+def test_bfloat16_is_close() -> None:
+    """In bfloat16 every vector has a cosine of at least 0.999 with the plain float32 one, in float32."""
+    rows = random_rows()
+    vectors = embed(TextTower(STATE, device=CPU, dtype=torch.bfloat16), rows)
+    assert vectors.dtype == torch.float32
+    assert torch.cosine_similarity(vectors, oracle.plain_tower(STATE, rows, END)).min() >= 0.999
+
+
+def test_without_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch lacks the packed layers, plain ones give the same vectors."""
+    monkeypatch.setattr(linear, "packed_works", lambda _: False)
+    tower, rows = TextTower(STATE, device=CPU, dtype=torch.float32), random_rows()
+    assert type(tower.blocks[0].c_fc) is linear.Linear
+    torch.testing.assert_close(embed(tower, rows), embed(TOWER, rows), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def untried() -> Iterator[None]:
+    """No memory of earlier trials of the packed layers, before or after."""
+    linear.packed_works.cache_clear()
+    yield
+    linear.packed_works.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
+def test_packed_layers_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without the private operators gets plain layers."""
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not linear.packed_works(torch.float32)
+
+
+@pytest.mark.usefixtures("untried")
+def test_packed_layers_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed layers whose numbers are off are not used."""
+    monkeypatch.setattr(linear.PackedLinear, "silu", linear.PackedLinear.__call__)
+    assert not linear.packed_works(torch.float32)

@@ -1,0 +1,130 @@
+"""ClipTokenizer against the original's ids, and against a slow, plain implementation of the same description."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.model import ClipTokenizer
+from audioclip_text.model import tokenizer as room
+from audioclip_text.model.tokenizer import EOT, SOT, TokenizerError
+from tests.conftest import DATA, ROOT
+from tests.model.plain_tokenizer import PlainTokenizer
+
+CASES = [json.loads(line) for line in (DATA / "tokens.jsonl").read_text(encoding="utf-8").splitlines()]
+_plain: list[PlainTokenizer] = []
+
+
+def plain() -> PlainTokenizer:
+    if not _plain:
+        _plain.append(PlainTokenizer(ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"))
+    return _plain[0]
+
+
+def test_all_goldens_have_the_originals_ids(tokenizer: ClipTokenizer) -> None:
+    """The 1,460 strings that the original was asked give the same ids, cold and from the memo."""
+    assert len(CASES) == 1460
+    for _ in range(2):
+        assert [case["text"] for case in CASES if tokenizer.encode(case["text"]) != case["ids"]] == []
+
+
+def test_the_plain_implementation_has_the_originals_ids() -> None:
+    """The oracle of the property tests is itself right."""
+    assert [case["text"] for case in CASES if plain().encode(case["text"]) != case["ids"]] == []
+
+
+_PIECES = st.sampled_from(
+    [
+        "<|endoftext|>", "<|STARTOFTEXT|>", "&amp;", "&amp;lt;", "&#x27;", "it's", "WE'LL", "'", "''", "don't", "123", "1a2",
+        "\n", "\t", "\x1c", "\u00a0", "\u2003", "ﬁ", "Ｆｕｌｌ", "schÃ¶n", "â€œ", "’", "é", "é", "ß", "İ", "ſ", "K",
+        "猫", "🎸", "👩‍🎤", "\x00", "\x7f", "\x1b[31m", "…", "--", "...", "x" * 70, "<", "|", ">", "&", ";",
+    ]
+)  # fmt: skip
+_TEXT = st.lists(st.one_of(_PIECES, st.text(max_size=8), st.text("abc 'dlemrstv&<|>", max_size=12)), max_size=8)
+
+
+@settings(max_examples=400, deadline=None)
+@given(pieces=_TEXT, glue=st.sampled_from(["", " "]))
+def test_any_text_has_the_plain_implementations_ids(pieces: list[str], glue: str) -> None:
+    """Memo, fast path and queue change nothing, whatever the text."""
+    text = glue.join(pieces)
+    try:
+        expected: object = plain().encode(text)
+    except UnicodeEncodeError:
+        with pytest.raises(UnicodeEncodeError):
+            _shared().encode(text)
+        return
+    assert _shared().encode(text) == expected
+
+
+_fast: list[ClipTokenizer] = []
+
+
+def _shared() -> ClipTokenizer:
+    if not _fast:
+        _fast.append(ClipTokenizer(ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"))
+    return _fast[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=60))
+def test_printable_ascii_takes_the_short_way_to_the_same_ids(text: str) -> None:
+    """What skips ftfy and unescaping is what they would not have changed."""
+    assert _shared().encode(text) == plain().encode(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(word=st.text("aabcdehilnorst", min_size=1, max_size=120))
+def test_long_words_merge_as_the_original_merges(word: str) -> None:
+    """The queue of pairs takes the same merges in the same order as rescanning the word does."""
+    assert _shared().encode(word) == plain().encode(word)
+
+
+def test_special_tokens_written_out_are_special(tokenizer: ClipTokenizer) -> None:
+    """A text that spells <|endoftext|> gets that token, in any case and without spaces around."""
+    assert tokenizer.encode("dog<|EndOfText|>cat") == [*tokenizer.encode("dog"), EOT, *tokenizer.encode("cat")]
+    assert tokenizer.encode("<|startoftext|>") == [SOT]
+
+
+def test_the_memo_is_bounded(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of all-different words does not grow the memo without end, nor do long chunks enter it."""
+    monkeypatch.setattr(room, "MEMO_CHUNKS", 100)
+    tokenizer = ClipTokenizer(vocabulary)
+    dice = random.Random(7)
+    for _ in range(1000):
+        tokenizer.encode("".join(dice.choices("abcdefgh", k=9)))
+        assert len(tokenizer._memo) <= 100
+    tokenizer.encode("y" * 65)
+    assert "y" * 65 not in tokenizer._memo
+
+
+def test_a_megabyte_without_spaces_takes_seconds_not_hours(tokenizer: ClipTokenizer) -> None:
+    """Merging is n log n in the length of a word."""
+    began = time.perf_counter()
+    assert len(tokenizer.encode("ab" * 100_000)) > 1000
+    assert time.perf_counter() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no vocabulary at .*: run `audioclip-text fetch vocabulary`"),
+        (b"no gzip", "is no gzipped vocabulary"),
+        (gzip.compress(b"header\na b\nc d\n"), "holds 2 merges where CLIP's has 48,894"),
+        (gzip.compress(b"header\n" + b"a b\n" * 49000)[:-20], "is no gzipped vocabulary"),
+    ],
+)
+def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """The error names the file, what is wrong with it and how to get the right one."""
+    path = tmp_path / "vocabulary.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TokenizerError, match=message):
+        ClipTokenizer(path)
