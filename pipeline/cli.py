@@ -1,0 +1,151 @@
+"""The command line: flags in, a run and a summary out. Beam and torch are imported by the commands that need them.
+
+audioclip-text embed --input 'texts/*.jsonl' --output out --checkpoint full
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from .flags import add_flags
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+# What Beam warns of at every start and nobody can act on: extras that are not needed, a figure that nobody asked for.
+_NOISE = ("apitools not found", "Resource module is not available")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "audioclip-text", description="Embed text corpora with AudioCLIP's text head.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"audioclip-text {version('audioclip-text')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    beam_flags = (
+        "Any flag of Apache Beam's may stand beside these: --runner, --direct_num_workers, --temp_location, ..."
+    )
+    embed = command("embed", _embed, "embed text shards into a new snapshot; only what changed costs model time")
+    plan = command("plan", _plan, "say what embed would do, without running the model")
+    for sub in (embed, plan):
+        add_flags(sub)
+        sub.epilog = beam_flags
+    sub = command("fetch", _fetch, "download a released checkpoint and the vocabulary, verified")
+    sub.add_argument("what", choices=("full", "partial", "vocabulary"))
+    sub.add_argument("--dir", default=".cache", help="where to put them (default: .cache)")
+    sub = command("extract", _extract, "write a checkpoint's text head as .safetensors: 254 MB instead of 537")
+    sub.add_argument("checkpoint")
+    sub.add_argument("target")
+    sub = command("log", _log, "list the snapshots with their counts")
+    sub.add_argument("output", metavar="OUT")
+    sub = command("current", _current, "print the path of the current snapshot")
+    sub.add_argument("output", metavar="OUT")
+    sub = command("rollback", _rollback, "make an earlier snapshot the current one")
+    sub.add_argument("output", metavar="OUT")
+    sub.add_argument("snapshot", nargs="?", help="default: the one before the current")
+    sub = command("gc", _gc, "remove old snapshots and what dead runs left")
+    sub.add_argument("output", metavar="OUT")
+    sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
+    sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status: 0 done, 1 failed, 2 the command cannot be run as it was given."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(given)
+    if rest and arguments.command not in ("embed", "plan"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.argv = given[given.index(arguments.command) + 1 :]
+    _quiet_logging()
+    try:
+        return int(arguments.run(arguments))
+    except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
+        return _fail(error, EXIT_USAGE)
+    except (RuntimeError, OSError) as error:
+        return _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted: nothing was published; run the same command again to go on from what is finished", 130
+        )
+
+
+def _fail(error: object, status: int) -> int:
+    print(f"audioclip-text: error: {error}", file=sys.stderr)
+    return status
+
+
+def _quiet_logging() -> None:
+    """Warnings as one line each; Beam's own tracebacks come once, with the error that ends the run."""
+    logging.basicConfig(level=logging.WARNING, format="audioclip-text: %(levelname)s: %(message)s")
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from .run import embed
+
+    return embed(arguments.argv)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from .plan import plan
+
+    return plan(arguments.argv)
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from ..model.fetch import fetch
+
+    for path in fetch(arguments.what, arguments.dir):
+        print(path)
+    return EXIT_DONE
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from ..model.checkpoint import extract
+
+    extract(arguments.checkpoint, arguments.target)
+    print(arguments.target)
+    return EXIT_DONE
+
+
+def _log(arguments: argparse.Namespace) -> int:
+    from .history import log
+
+    for line in log(arguments.output):
+        print(line)
+    return EXIT_DONE
+
+
+def _current(arguments: argparse.Namespace) -> int:
+    from .history import current_path
+
+    print(current_path(arguments.output))
+    return EXIT_DONE
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from .history import rollback
+
+    print(rollback(arguments.output, arguments.snapshot))
+    return EXIT_DONE
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from .history import gc
+
+    for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
+        print(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
+    return EXIT_DONE

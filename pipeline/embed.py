@@ -1,0 +1,119 @@
+"""EmbedCorpus: the whole data path, from text shards to a published snapshot.
+
+import apache_beam as beam
+from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
+
+options = EmbedOptions(input=["texts/*.jsonl"], output="out")
+with beam.Pipeline(options=options) as pipeline:
+    pipeline | EmbedCorpus(options)
+"""
+
+from __future__ import annotations
+
+import time
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.pvalue import AsSingleton
+from filelock import FileLock
+
+from .handler import RESOURCE_HINTS, RecordBatchHandler
+from .ids import DuplicateIds
+from .job import settle
+from .options import EmbedOptions
+from .publish import CANARY_TEXTS, Publish, agrees, canary_of
+from .records import ROW
+from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
+from .sink import WriteFiles
+from .snapshot import run_path, start_run
+from .source import ReadShards
+
+
+class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
+    """Embed the shards that `options` names and publish them as one snapshot; gives its manifest.
+
+    The constructor checks all that can be checked and raises before anything starts; `expand` makes the run directory,
+    which stays this run's own until `close` is called or the process ends.
+    """
+
+    def __init__(self, options: EmbedOptions, handler: RecordBatchHandler | None = None) -> None:
+        super().__init__()
+        self.job, self.handler = settle(options, handler)
+        self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
+        self.snapshot: str | None = None
+        self._lock: FileLock | None = None
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Read, meet earlier vectors by text hash, embed what is new, write, publish."""
+        job, handler, started = self.job, self.handler, time.time()
+        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint)
+        schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
+        write = WriteFiles(run_path(job.output, self.snapshot), schema, self.max_file_rows)
+
+        read = pbegin | "Shards" >> beam.Create(job.shards) | "Read" >> ReadShards(job.fields, job.kept)
+        rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
+        canary = pbegin | "Canary texts" >> beam.Create([_canary_batch()]) | "Canary" >> RunInference(handler)
+        canary |= "Canary vectors" >> beam.Map(canary_of)
+        reports = [
+            read.read | "Rows read" >> beam.Map(_report, "read"),
+            read.rejected | "Write rejected" >> beam.ParDo(write) | "Rejected files" >> beam.Map(_report, "file"),
+            canary | "Canary report" >> beam.Map(_report, "canary"),
+        ]
+        new = rows
+        if job.bits:
+            earlier = (
+                pbegin
+                | "Earlier" >> beam.Create(job.earlier)
+                | "Refer" >> beam.FlatMap(refer, job.bits).with_output_types(BUCKETED)
+            )
+            same = canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype)
+            met = (
+                (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits)), earlier)
+                | "Rows and earlier" >> beam.Flatten()
+                | "Meet" >> beam.GroupByKey()
+                | "Reuse" >> beam.ParDo(Reuse(self.batch_size), AsSingleton(same)).with_outputs("new", main="known")
+            )
+            new = met.new
+            reports.append(
+                met.known | "Write reused" >> beam.ParDo(write) | "Reused files" >> beam.Map(_report, "file")
+            )
+        if job.bits and job.fields.id is not None:
+            reports.append(rows | "Ids" >> DuplicateIds(job.bits) | "Same ids" >> beam.Map(_report, "ids"))
+        reports.append(new | "Model" >> EmbedAndWrite(handler, write).with_resource_hints(**RESOURCE_HINTS))
+        return (
+            reports
+            | "Reports" >> beam.Flatten()
+            | "Together" >> beam.Map(lambda report: (None, report))
+            | "All" >> beam.GroupByKey()
+            | "Publish" >> beam.ParDo(Publish(job, self.snapshot, started))
+        )
+
+    def close(self) -> None:
+        """Give the run directory up."""
+        if self._lock:
+            self._lock.release()
+
+
+class EmbedAndWrite(beam.PTransform):  # type: ignore[misc]
+    """Model and writer on the same worker: vectors go to a file, never through a shuffle."""
+
+    def __init__(self, handler: RecordBatchHandler, write: WriteFiles) -> None:
+        super().__init__()
+        self.handler, self.write = handler, write
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Hashed row batches -> what the files made of them hold."""
+        embedded = rows | "Embed" >> RunInference(self.handler)
+        return embedded | "Write" >> beam.ParDo(self.write) | "Files" >> beam.Map(_report, "file")
+
+
+def _report(what: object, name: str) -> dict[str, object]:
+    """What a step has to say to the publisher."""
+    return {name: what}
+
+
+def _canary_batch() -> pa.RecordBatch:
+    places = list(range(len(CANARY_TEXTS)))
+    columns = {"shard": ["canary"] * len(places), "row": places, "id": list(map(str, places)), "text": CANARY_TEXTS}
+    return pa.RecordBatch.from_pydict(columns, schema=ROW)

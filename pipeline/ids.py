@@ -1,0 +1,48 @@
+"""Ids that stand more than once in a corpus, found by one shuffle of the ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypedDict
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .reuse import Split
+
+EXAMPLES = 5
+
+
+class Ids(TypedDict):
+    """How many ids stand more than once, and a few of them."""
+
+    duplicates: int
+    examples: list[str]
+
+
+class DuplicateIds(beam.PTransform):  # type: ignore[misc]
+    """Row batches -> an Ids for each bucket of ids in which one stands more than once."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Split the ids into 2**bits buckets by checksum, and count in each."""
+        return (
+            rows
+            | "Ids" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
+            | "Split" >> beam.ParDo(Split("id", self.bits))
+            | "Meet" >> beam.GroupByKey()
+            | "Count" >> beam.FlatMap(_duplicates)
+        )
+
+
+def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Ids]:
+    ids = pa.chunked_array([batch.column("id") for batch in element[1]])
+    counted = pc.value_counts(ids)
+    values, counts = counted.field("values"), counted.field("counts")
+    twice = values.filter(pc.greater(counts, 1))
+    if len(twice):
+        yield {"duplicates": len(twice), "examples": twice[:EXAMPLES].to_pylist()}

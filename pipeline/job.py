@@ -1,0 +1,167 @@
+"""What a launcher settles before anything starts: shards, fields, model, and which earlier vectors may be reused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from .fields import Fields
+from .handler import EncoderSettings, ModelCard, RecordBatchHandler
+from .options import EmbedOptions
+from .records import embedded_schema
+from .reuse import bucket_bits, leftover
+from .shards import Shard, find_shards, kept_fields
+from .sink import RowGroup
+from .snapshot import Canary, Manifest, current, is_alive, is_complete, read_manifest, run_path, runs
+
+ROW_BYTES = 100
+COMPRESSION_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as its workers know it. `bits` is 0 where rows are not shuffled."""
+
+    output: str
+    shards: list[Shard]
+    fields: Fields
+    kept: pa.Schema
+    card: ModelCard
+    options: dict[str, object]
+    bits: int
+    previous: Manifest | None
+    reusable: Manifest | None
+    leftovers: list[str]
+    earlier: list[tuple[str, list[RowGroup]]] = field(repr=False)
+    notes: list[str]
+    max_rejected: str | None
+    max_shrink: float
+    unique_ids: bool
+    stored: str
+    text: bool
+
+    @property
+    def prompt(self) -> str:
+        """What stands around each text."""
+        return self.card.fingerprint_parts["prompt"]
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return self.card.fingerprint_parts["dtype"]
+
+    @property
+    def canary(self) -> Canary | None:
+        """The canary vectors that the encoder must still give for anything to be reused."""
+        return self.reusable["canary"] if self.reusable else None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of this run's part files, with their provenance in the metadata; the snapshot's id is added later."""
+        card = self.card
+        metadata = {
+            "fingerprint": card.fingerprint,
+            "checkpoint": card.name,
+            "checkpoint_sha256": card.sha256,
+            "weights": card.weights,
+            "dim": str(card.dim),
+            **{name: card.fingerprint_parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
+        }
+        schema = embedded_schema(card.dim, self.kept, stored=self.stored, text=self.text)
+        return schema.with_metadata(metadata)
+
+
+def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> tuple[Job, RecordBatchHandler]:
+    """Check everything that can be checked before a run and decide what it may reuse.
+
+    Raises ValueError (OptionsError, InputError, CheckpointError, ...), OSError or SnapshotError, worded for people.
+    """
+    inputs, output = options.check()
+    fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
+    shards = find_shards(inputs, options.input_format)
+    kept = kept_fields(shards, fields)
+    handler = handler or RecordBatchHandler(
+        EncoderSettings(
+            options.checkpoint,
+            options.device,
+            options.dtype,
+            options.tokenizer_path,
+            options.prompt,
+            options.on_long,
+            options.normalize,
+        ),
+        options.vector_dtype,
+    )
+    card = handler.describe()
+    previous, reusable, notes = _earlier_snapshots(output, card)
+    rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
+    leftovers: list[str] = []
+    earlier: list[tuple[str, list[RowGroup]]] = []
+    if not options.no_dedupe:
+        leftovers, left_files = _leftovers(output, card.fingerprint)
+        if reusable:
+            directory = run_path(output, reusable["snapshot"])
+            parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
+            earlier = [(FileSystems.join(directory, file["name"]), file["row_groups"]) for file in parts]
+        earlier += left_files
+        if left_files:
+            notes.append(f"{len(left_files)} finished files of {len(leftovers)} unfinished runs are reused")
+    job = Job(
+        output=output,
+        shards=shards,
+        fields=fields,
+        kept=kept,
+        card=card,
+        options={name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN},
+        bits=0 if options.no_dedupe else bucket_bits(rows),
+        previous=previous,
+        reusable=reusable,
+        leftovers=leftovers,
+        earlier=earlier,
+        notes=notes,
+        max_rejected=options.max_rejected,
+        max_shrink=options.max_shrink,
+        unique_ids=options.unique_ids,
+        stored=options.vector_dtype,
+        text=not options.no_text,
+    )
+    return job, handler
+
+
+_OWN = frozenset(name for name in EmbedOptions.__annotations__)
+
+
+def _earlier_snapshots(output: str, card: ModelCard) -> tuple[Manifest | None, Manifest | None, list[str]]:
+    """(the current snapshot, the newest complete one of the same fingerprint, what is to be said of the two)."""
+    name = current(output)
+    previous = read_manifest(output, name) if name else None
+    notes = []
+    if previous and previous["fingerprint"] != card.fingerprint:
+        old = previous["fingerprint_parts"]
+        changed = [part for part, value in card.fingerprint_parts.items() if old.get(part) != value]
+        notes.append(f"the fingerprint changed since {name} ({', '.join(changed)}): its vectors are not reused")
+    for run, files in reversed(runs(output).items()):
+        if run.endswith(card.fingerprint[:8]) and is_complete(files):
+            manifest = read_manifest(output, run)
+            if manifest and manifest["fingerprint"] == card.fingerprint:
+                if run != name:
+                    notes.append(f"vectors of {run}, made with this fingerprint, are reused")
+                return previous, manifest, notes
+    return previous, None, notes
+
+
+def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
+    """(runs that died before they published, their finished part files of this fingerprint)."""
+    dead, earlier = [], []
+    for run, files in runs(output).items():
+        if is_complete(files) or is_alive(output, run, files):
+            continue
+        dead.append(run)
+        for path, _ in files:
+            name = FileSystems.split(path)[1]
+            info = leftover(path, fingerprint) if name.startswith("part-") and name.endswith(".parquet") else None
+            if info:
+                earlier.append((path, info["row_groups"]))
+    return dead, earlier

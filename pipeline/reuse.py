@@ -1,0 +1,249 @@
+"""Which rows need the model: rows and earlier vectors meet by text hash, and what is known is taken from where it lies.
+
+Rows go through one shuffle, in Arrow, by the first bits of their text hash, together with references to the row groups
+of earlier part files that hold hashes of the same bucket. Vectors are never shuffled: whoever has a bucket opens the
+row groups it refers to. Our own part files are written bucket by bucket, so an unchanged bucket is one or two of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from numpy.typing import NDArray
+
+from .metrics import count
+from .records import EARLIER, MODEL_COLUMNS, TEXT_HASH
+from .sink import ROW_GROUP, FileInfo, RowGroup, hash_prefix, hash_ranges
+
+_LOGGER = logging.getLogger(__name__)
+
+BUCKETED = tuple[int, pa.RecordBatch]
+BUCKET_ROWS = 8192
+MAX_BUCKET_BITS = 16
+# Rows that a worker holds before it splits them into buckets: large enough that a shuffled piece is not all header.
+SPLIT_ROWS = 131_072
+
+
+def bucket_bits(rows: int) -> int:
+    """How many leading hash bits name a bucket, so that `rows` rows make buckets of about BUCKET_ROWS."""
+    return min(MAX_BUCKET_BITS, max(1, (rows // BUCKET_ROWS).bit_length()))
+
+
+class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
+    """Record batches as compressed Arrow IPC streams."""
+
+    _options = pa.ipc.IpcWriteOptions(compression="lz4")
+
+    def encode(self, batch: pa.RecordBatch) -> bytes:
+        """One stream with the schema and the batch."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=self._options) as writer:
+            writer.write_batch(batch)
+        return bytes(sink.getvalue())
+
+    def decode(self, data: bytes) -> pa.RecordBatch:
+        """The batch that `encode` was given."""
+        with pa.ipc.open_stream(data) as reader:
+            return reader.read_next_batch()
+
+    def is_deterministic(self) -> bool:
+        """Record batches are no keys."""
+        return False
+
+
+beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
+
+
+def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
+    """Row batch -> the same with `text_hash` behind: blake2b-128 of each text with the prompt around it."""
+    texts = batch.column("text").to_pylist()
+    if prompt != "{}":
+        texts = [prompt.format(text) for text in texts]
+    digest = hashlib.blake2b
+    hashes = b"".join([digest(text.encode(), digest_size=16).digest() for text in texts])
+    column = pa.FixedSizeBinaryArray.from_buffers(TEXT_HASH.type, len(texts), [None, pa.py_buffer(hashes)])
+    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(TEXT_HASH))
+
+
+def _one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Several batches of one schema as one."""
+    table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
+    whole = table.to_batches()
+    return whole[0] if whole else batches[0]
+
+
+@beam.typehints.with_input_types(pa.RecordBatch)
+@beam.typehints.with_output_types(BUCKETED)
+class Split(beam.DoFn):  # type: ignore[misc]
+    """Record batches -> (bucket of `column`, its rows), gathered over a bundle so that the pieces are not crumbs."""
+
+    def __init__(self, column: str, bits: int) -> None:
+        self.column, self.bits = column, bits
+        self._held: list[pa.RecordBatch] = []
+
+    def start_bundle(self) -> None:
+        """Forget what a failed bundle held."""
+        self._held = []
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Hold `batch`; give out all that is held once it is enough."""
+        self._held.append(batch)
+        if sum(held.num_rows for held in self._held) >= SPLIT_ROWS:
+            yield from self._split()
+
+    def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:
+        """Give out the rest."""
+        window = beam.window.GlobalWindow()
+        for piece in self._split():
+            yield beam.utils.windowed_value.WindowedValue(piece, window.max_timestamp(), [window])
+
+    def _split(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if not self._held:
+            return
+        batch = _one_batch(self._held)
+        self._held = []
+        buckets = bucket_of(batch.column(self.column), self.bits)
+        order = np.argsort(buckets, kind="stable")
+        ends = np.flatnonzero(np.diff(buckets[order])) + 1
+        for places in np.split(order, ends):
+            if len(places):
+                yield int(buckets[places[0]]), batch.take(pa.array(places))
+
+
+def bucket_of(column: pa.Array, bits: int) -> NDArray[np.int64]:
+    """Bucket number of each value [n]: the first `bits` bits of a text hash, or of the checksum of an id; int64 [n]."""
+    if pa.types.is_string(column.type):
+        prefix = np.fromiter((zlib.crc32(value.encode()) >> 16 for value in column.to_pylist()), np.int64, len(column))
+    else:
+        prefix = hash_prefix(column).astype(np.int64)
+    return prefix >> (16 - bits)
+
+
+def refer(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """An earlier file's (path, row groups) -> (bucket, EARLIER batch) for each bucket that its hashes fall into."""
+    path, row_groups = file
+    wanted: dict[int, list[int]] = {}
+    for number, row_group in enumerate(row_groups):
+        buckets: set[int] = set()
+        for low, high in row_group["ranges"]:
+            buckets.update(range(low >> (16 - bits), (high >> (16 - bits)) + 1))
+        for bucket in buckets:
+            wanted.setdefault(bucket, []).append(number)
+    for bucket, numbers in wanted.items():
+        yield bucket, pa.RecordBatch.from_pydict({"path": [path] * len(numbers), "row_group": numbers}, schema=EARLIER)
+
+
+class Reuse(beam.DoFn):  # type: ignore[misc]
+    """(bucket, its rows and references) -> embedded batches of known texts; hashed row batches of new ones on "new".
+
+    Rows of equal text leave in one batch, so that the encoder sees each text once. An earlier file that cannot be read
+    (gone, or its checksums do not hold) costs model time, nothing else. `columns` are those taken from earlier files.
+    """
+
+    def __init__(self, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS) -> None:
+        self.batch_texts, self.columns = batch_texts, columns
+        self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
+
+    def process(
+        self, element: tuple[int, Iterable[pa.RecordBatch]], reuse: bool = True
+    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        """`reuse` is the canary's word: where it is False, every row is new."""
+        rows: list[pa.RecordBatch] = []
+        references: list[pa.RecordBatch] = []
+        for batch in element[1]:
+            (references if batch.schema.equals(EARLIER) else rows).append(batch)
+        if not rows:
+            return
+        batch = _one_batch(rows)
+        batch = batch.take(pc.sort_indices(batch.column("text_hash")))
+        for reference in references if reuse else []:
+            for path, number in zip(*(column.to_pylist() for column in reference.columns), strict=True):
+                if batch.num_rows:
+                    known, batch = self._take(batch, path, number)
+                    yield from known
+        for piece in _by_texts(batch, self.batch_texts):
+            yield beam.pvalue.TaggedOutput("new", piece)
+
+    def _take(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
+        """(embedded batches of the rows whose hashes lie in that row group, the other rows)."""
+        try:
+            file = self._file(path)
+            place = pc.index_in(batch.column("text_hash"), value_set=self._read(file, number, ["text_hash"])[0])
+            found = pc.is_valid(place)
+            if place.null_count == len(place):
+                return [], batch
+            columns = self._read(file, number, list(self.columns))
+        except (OSError, pa.ArrowException, KeyError) as error:
+            _LOGGER.warning("%s cannot be read (%s): its texts are embedded again", path, error)
+            count("earlier_unreadable", 1)
+            return [], batch
+        rows, place = batch.filter(found), place.drop_null()
+        known = []
+        for start in range(0, rows.num_rows, ROW_GROUP):
+            part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
+            taken = [column.take(places) for column in columns]
+            names = [*part.schema.names, *self.columns]
+            made = pa.RecordBatch.from_arrays([*part.columns, *taken], names=names)
+            known.append(made.replace_schema_metadata({"reused": "1"}))
+        return known, batch.filter(pc.invert(found))
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        if path not in self._open:
+            while len(self._open) >= 8:
+                self._close(next(iter(self._open)))
+            handle = FileSystems.open(path, compression_type="uncompressed")
+            self._open[path] = handle, pq.ParquetFile(handle, page_checksum_verification=True)
+        return self._open[path][1]
+
+    @staticmethod
+    def _read(file: pq.ParquetFile, number: int, columns: list[str]) -> list[pa.Array]:
+        table = file.read_row_group(number, columns=columns, use_threads=False)
+        return [table[name].combine_chunks() for name in columns]
+
+    def _close(self, path: str) -> None:
+        handle, file = self._open.pop(path)
+        file.close(force=True)
+        handle.close()
+
+    def teardown(self) -> None:
+        """Close the earlier files."""
+        for path in list(self._open):
+            self._close(path)
+
+
+def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
+    """Cut a batch sorted by hash so that each piece holds at most `texts` different texts and no text is cut."""
+    if not batch.num_rows:
+        return
+    hashes = batch.column("text_hash").dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(hashes, prepend=-1))[::texts].tolist()
+    for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+        yield batch.slice(start, end - start)
+
+
+def leftover(path: str, fingerprint: str) -> FileInfo | None:
+    """What a part file of a run that never finished holds, or None where it is not whole or not of `fingerprint`."""
+    try:
+        with FileSystems.open(path, compression_type="uncompressed") as handle:
+            file = pq.ParquetFile(handle, page_checksum_verification=True)
+            if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode() != fingerprint:
+                return None
+            row_groups: list[RowGroup] = []
+            for number in range(file.num_row_groups):
+                hashes = file.read_row_group(number, columns=["text_hash"])["text_hash"].combine_chunks()
+                row_groups.append({"rows": len(hashes), "ranges": hash_ranges(hashes)})
+    except (OSError, pa.ArrowException, KeyError) as error:
+        _LOGGER.warning("%s, left by an unfinished run, cannot be read (%s): it is not reused", path, error)
+        return None
+    rows = sum(row_group["rows"] for row_group in row_groups)
+    return {"name": path, "rows": rows, "bytes": 0, "sha256": "", "row_groups": row_groups, "counts": {}}

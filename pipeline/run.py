@@ -1,0 +1,153 @@
+"""Run one embedding job from the command line: options, runner, progress, summary."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from tqdm import tqdm
+
+from .embed import EmbedCorpus
+from .metrics import TALLY
+from .options import EmbedOptions, OptionsError
+from .snapshot import Manifest, read_manifest, run_path
+
+PLAIN_LINE_SECONDS = 30
+
+
+def parse(argv: Sequence[str]) -> EmbedOptions:
+    """EmbedOptions from flags; OptionsError for flags that neither we nor Beam know."""
+    options = EmbedOptions(list(argv))
+    known = options.get_all_options(retain_unknown_options=False)
+    unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
+    if unknown:
+        flags = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise OptionsError(f"unknown flags: {flags}; see audioclip-text embed --help, and Beam's pipeline options")
+    return options
+
+
+def embed(argv: Sequence[str]) -> int:
+    """Run `audioclip-text embed` with these flags; gives the exit status."""
+    options = parse(argv)
+    options.check()
+    if options.download_model:
+        download(options)
+    corpus = EmbedCorpus(options)
+    job = corpus.job
+    for note in job.notes:
+        say(note)
+    if job.card.untrained:
+        say("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
+    try:
+        with _progress(known_total=bool(job.bits)):
+            run(corpus, options)
+    finally:
+        corpus.close()
+    manifest = read_manifest(job.output, str(corpus.snapshot))
+    if manifest is None:
+        raise RuntimeError(f"the run ended, but {job.output} holds no manifest of {corpus.snapshot}")
+    print(summary(job.output, manifest))
+    return 0
+
+
+def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
+    """Run the job to its end; RuntimeError with the reason where it fails."""
+    try:
+        pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+        _ = pipeline | "EmbedCorpus" >> corpus
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
+            raise KeyboardInterrupt from error
+        raise RuntimeError(reason(error)) from error
+
+
+def runner_of(options: PipelineOptions) -> FnApiRunner | None:
+    """Beam's in-process runner for local runs, so that DirectRunner downloads nothing; None for any other."""
+    if options.view_as(StandardOptions).runner not in (None, "DirectRunner"):
+        return None
+    return FnApiRunner()
+
+
+def reason(error: BaseException) -> str:
+    """The sentence that one of our errors carries, out of a runner's traceback; everything where there is none."""
+    text = str(error)
+    ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
+    return ours[-1] if ours else text
+
+
+def download(options: EmbedOptions) -> None:
+    """Fetch the checkpoint and the vocabulary that the options name, where they are missing."""
+    from ..model.fetch import fetch
+
+    fetch(options.checkpoint if options.checkpoint in ("full", "partial") else "vocabulary")
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal."""
+    print(f"audioclip-text: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _progress(*, known_total: bool) -> Iterator[None]:
+    """Show rows, rows/s, rejected and, once all rows are read, the time left: a bar on a terminal, else plain lines."""
+    TALLY.clear()
+    done, terminal = threading.Event(), sys.stderr.isatty()
+    bar = tqdm(total=None, unit=" rows", unit_scale=True, disable=not terminal, dynamic_ncols=True, leave=False)
+    started = time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
+            read, rejected = TALLY["rows_read"], TALLY["rows_rejected"]
+            rows = TALLY["rows_embedded"] + TALLY["rows_reused"] + rejected
+            if not terminal:
+                rate = rows / (time.monotonic() - started)
+                say(f"read {read:,}, written {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
+                continue
+            if known_total and rows > rejected:  # what is shuffled has been read to its end
+                bar.total = read
+            bar.set_postfix_str(f"{rejected:,} rejected", refresh=False)
+            bar.update(rows - bar.n)
+            bar.refresh()
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        bar.close()
+
+
+def summary(output: str, manifest: Manifest) -> str:
+    """What a person wants to know of a finished run."""
+    counts, seconds = manifest["counts"], manifest["seconds"]
+    number = {name: int(str(value)) for name, value in counts.items() if isinstance(value, int)}
+    reasons = counts["rejected_by_reason"]
+    why = ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.items()) if isinstance(reasons, dict) else ""
+    path = run_path(output, manifest["snapshot"])
+    model = seconds.get("model_seconds", 0) + seconds.get("tokenize_seconds", 0)
+    lines = [
+        f"snapshot  {path}",
+        f"rows      {number['read']:,} read = {number['embedded']:,} embedded + {number['reused']:,} reused + "
+        f"{number['rejected']:,} rejected{f' ({why})' if why else ''}",
+        f"model     {number['model_texts']:,} texts, {number['tokens']:,} tokens"
+        + (f", {number['model_texts'] / model:,.0f} texts/s" if model else "")
+        + (f"; {number['truncated']:,} rows truncated" if number["truncated"] else ""),
+        f"time      {seconds['total']:,.1f} s, {number['read'] / max(seconds['total'], 1e-9):,.0f} rows/s",
+    ]
+    if number.get("duplicate_ids"):
+        lines.append(f"ids       {number['duplicate_ids']:,} stand more than once (--unique_ids makes that an error)")
+    lines += [f"note      {note}" for note in manifest["notes"]]
+    if manifest["weights"] == "untrained":
+        lines.append("weights   untrained: the vectors carry no meaning")
+    lines.append(f"""read it   duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
+    return "\n".join(lines)

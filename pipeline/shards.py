@@ -1,0 +1,202 @@
+"""Which shards a job reads and what their fields are: found, named and looked into before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from .decompress import SUFFIXES, DamagedShard
+from .fields import MISSING, Fields, lookup
+from .formats import READERS
+
+PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
+OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
+
+
+class InputError(ValueError):
+    """The input cannot be read as it was named; the text says what is there and what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of input; `name` is its path below the fixed part of the glob, as it stands in ids."""
+
+    path: str
+    name: str
+    format: str
+    compression: str | None
+    bytes: int
+
+
+def find_shards(patterns: Sequence[str], input_format: str | None = None) -> list[Shard]:
+    """The shards that the globs match, by path; each once. Raises InputError where one matches nothing usable."""
+    found: dict[str, tuple[str, int]] = {}
+    for pattern in patterns:
+        for path, size in _match(pattern):
+            found.setdefault(path, (_below(pattern, path), size))
+    names = [name for name, _ in found.values()]
+    shards = []
+    for path, (name, size) in sorted(found.items()):
+        form, compression = format_of(path, input_format)
+        shards.append(Shard(path, name if names.count(name) == 1 else path, form, compression, size))
+    return shards
+
+
+def format_of(path: str, input_format: str | None = None) -> tuple[str, str | None]:
+    """(format, compression) of a file by its suffixes; InputError where they name none."""
+    stem, suffix = os.path.splitext(path)
+    compression = SUFFIXES.get(suffix.lower())
+    if compression:
+        suffix = os.path.splitext(stem)[1]
+    form = input_format or suffix.lower().removeprefix(".")
+    if form not in READERS:
+        raise InputError(
+            f"{path}: {suffix or 'no suffix'} names no format; known are {', '.join(READERS)}, compressed also "
+            f"{', '.join(SUFFIXES)}: say which it is with --input_format"
+        )
+    if form == "parquet" and compression:
+        raise InputError(f"{path}: Parquet is compressed within; unpack the file, or name it .parquet if it is plain")
+    return form, compression
+
+
+def _match(pattern: str) -> list[tuple[str, int]]:
+    try:
+        found = FileSystems.match([pattern])[0].metadata_list
+    except ValueError as error:  # no filesystem for that scheme
+        raise InputError(f"{pattern} cannot be read: {error}; gs:// and s3:// need the extras gcp and aws") from None
+    except OSError as error:
+        raise InputError(f"{pattern} cannot be listed: {error}") from None
+    files = [(match.path, match.size_in_bytes) for match in found if not os.path.isdir(match.path)]
+    if not files:
+        raise InputError(f"--input {pattern} matches no file; {_what_is_there(pattern)}")
+    for path, _ in files:
+        if "://" not in path and not os.access(path, os.R_OK):
+            raise InputError(f"{path} cannot be read: permission denied")
+    return files
+
+
+def _what_is_there(pattern: str) -> str:
+    """Words on the nearest thing that does exist."""
+    if "://" in pattern:
+        return "check the bucket and the path"
+    if os.path.isdir(pattern):
+        return f"it is a directory: name the files in it, as in '{pattern.rstrip('/')}/*'"
+    folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder) or "."
+    names = sorted(os.listdir(folder))
+    near = difflib.get_close_matches(os.path.basename(pattern), names, 3) or names[:5]
+    return (
+        f"{folder} holds {', '.join(near)}{', ...' if len(names) > len(near) else ''}"
+        if names
+        else f"{folder} is empty"
+    )
+
+
+def _below(pattern: str, path: str) -> str:
+    fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    return path[len(fixed) :].lstrip("/") if fixed and path.startswith(fixed) else path.rpartition("/")[2] or path
+
+
+def kept_fields(shards: Sequence[Shard], fields: Fields) -> pa.Schema:
+    """Column of each kept field, its type fixed by a look into up to 16 shards.
+
+    Raises InputError where a field stands in none of the records looked at, naming those that do.
+    """
+    clash = [name for name in fields.keep if name in OWN_COLUMNS]
+    if clash:
+        raise InputError(f"--keep_fields {','.join(clash)}: the output has columns of that name itself")
+    with_fields = [shard for shard in shards if shard.format != "txt"]
+    step = max(1, len(with_fields) // PEEKED_SHARDS)
+    types: dict[str, list[pa.DataType]] = {name: [] for name in fields.keep}
+    seen: dict[str, None] = {}
+    known: set[str] = set()
+    for shard in with_fields[::step][:PEEKED_SHARDS]:
+        for name, kind in _peek(shard, fields, seen, known):
+            types[name].append(kind)
+    if seen:
+        unknown = [path for path in fields.columns if path not in known]
+        if unknown:
+            raise InputError(f"no record has the field {', '.join(map(repr, unknown))}; there are {', '.join(seen)}")
+    return pa.schema([pa.field(name, _common(name, kinds)) for name, kinds in types.items()])
+
+
+def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) -> list[tuple[str, pa.DataType]]:
+    """Types of the kept fields in the head of a shard; notes its field names and which of ours it has."""
+    kinds: list[tuple[str, pa.DataType]] = []
+    try:
+        with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
+            if shard.format == "parquet":
+                schema = pq.ParquetFile(handle).schema_arrow
+                seen.update(dict.fromkeys(schema.names))
+                for path in fields.columns:
+                    kind = _type_at(schema, path)
+                    if kind is not None:
+                        known.add(path)
+                    if kind is not None and path in fields.keep:
+                        kinds.append((path, kind))
+                return kinds
+            records = READERS[shard.format](handle, shard.compression, fields, 1 << 20)
+            for _, record in itertools.islice(records, PEEKED_RECORDS):
+                if not isinstance(record, dict):
+                    continue
+                seen.update(dict.fromkeys(record))
+                for path in fields.columns:
+                    value = lookup(record, path.partition("[]")[0])
+                    if value is not MISSING:
+                        known.add(path)
+                    if value is not MISSING and value is not None and path in fields.keep:
+                        kinds.append((path, _type_of(value)))
+    except (DamagedShard, pa.ArrowException):
+        pass  # its rows will be rejected; the other shards tell the types
+    except OSError as error:
+        if error.errno is not None:
+            raise InputError(f"{shard.path} cannot be read: {error.strerror}") from None
+    return kinds
+
+
+def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """Arrow type at a dotted path; a list's where the path goes on through it."""
+    before = path.partition("[]")[0]
+    if before in schema.names:
+        kind = schema.field(before).type
+        return kind.value_type if pa.types.is_dictionary(kind) else kind
+    head, dot, rest = before.partition(".")
+    if dot and head in schema.names and pa.types.is_struct(schema.field(head).type):
+        return _type_at(pa.schema(list(schema.field(head).type)), rest)
+    return None
+
+
+def _type_of(value: object) -> pa.DataType:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64()
+    return pa.float64() if isinstance(value, float) else pa.string()
+
+
+def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
+    """The type that takes all of `kinds`: numbers widen, what is mixed becomes text."""
+    distinct = list(dict.fromkeys(kinds))
+    if not distinct:
+        return pa.string()
+    if len(distinct) == 1:
+        return distinct[0]
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in distinct):
+        return pa.float64() if any(map(pa.types.is_floating, distinct)) else pa.int64()
+    if all(
+        pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in distinct
+    ):
+        return pa.string()
+    raise InputError(
+        f"kept field {name!r} has types that do not go together: {', '.join(map(str, distinct))}; leave it out, or "
+        f"embed the shards in separate runs"
+    )

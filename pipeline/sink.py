@@ -1,0 +1,254 @@
+"""Record batches to Parquet files: finished under a temporary name, then renamed; what they hold is told downstream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, TypedDict
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+from numpy.typing import NDArray
+
+from .metrics import count
+from .records import REJECTED
+
+ROW_GROUP = 4096
+MAX_RANGES = 64
+
+
+class RowGroup(TypedDict):
+    """Rows of a row group, and the inclusive ranges of 16-bit text-hash prefixes that they fall into."""
+
+    rows: int
+    ranges: list[tuple[int, int]]
+
+
+class FileInfo(TypedDict):
+    """A finished file, and what was counted on the way into it; `name` is empty where no file came of it."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    row_groups: list[RowGroup]
+    counts: dict[str, float]
+
+
+def hash_prefix(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
+    """The first 16 bits of each hash [n], as numbers that sort as the hashes do."""
+    words = np.frombuffer(text_hash.buffers()[1], ">u2")
+    return words[text_hash.offset * 8 :][: len(text_hash) * 8 : 8]
+
+
+def hash_ranges(text_hash: pa.FixedSizeBinaryArray) -> list[tuple[int, int]]:
+    """Ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all where the runs are many."""
+    if len(text_hash) == 0:
+        return []
+    prefix = hash_prefix(text_hash)
+    falls = np.flatnonzero(prefix[1:] < prefix[:-1]) + 1
+    if len(falls) >= MAX_RANGES:
+        return [(int(prefix.min()), int(prefix.max()))]
+    return [(int(run[0]), int(run[-1])) for run in np.split(prefix, falls)]
+
+
+class _Digesting:
+    """A write-only file that hashes and counts what passes through it."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle, self.sha256, self.bytes, self.closed = handle, hashlib.sha256(), 0, False
+
+    def write(self, data: bytes) -> int:
+        self.handle.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self.handle.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class _File:
+    """A Parquet file in the making."""
+
+    directory: str
+    name: str
+    schema: pa.Schema
+    options: dict[str, object]
+    rows: int = 0
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    row_groups: list[RowGroup] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.temporary = FileSystems.join(self.directory, f".{self.name}.tmp")
+        self.handle = FileSystems.create(self.temporary, "application/vnd.apache.parquet")
+        self.digest = _Digesting(self.handle)
+        self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.waiting.append(batch)
+        self.rows += batch.num_rows
+        if sum(waiting.num_rows for waiting in self.waiting) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self.waiting, self.schema)
+        self.waiting = []
+        if not table.num_rows:
+            return
+        self.writer.write_table(table, row_group_size=table.num_rows)
+        ranges = hash_ranges(table["text_hash"].combine_chunks()) if "text_hash" in table.column_names else []
+        self.row_groups.append({"rows": table.num_rows, "ranges": ranges})
+
+    def finish(self, counts: Counter[str]) -> FileInfo:
+        self._flush()
+        self.writer.close()
+        self.handle.flush()
+        with suppress(OSError, AttributeError, ValueError):
+            os.fsync(self.handle.fileno())  # object stores have no descriptor, and need none
+        self.handle.close()
+        FileSystems.rename([self.temporary], [FileSystems.join(self.directory, self.name)])
+        return {
+            "name": self.name,
+            "rows": self.rows,
+            "bytes": self.digest.bytes,
+            "sha256": self.digest.sha256.hexdigest(),
+            "row_groups": self.row_groups,
+            "counts": dict(counts),
+        }
+
+    def discard(self) -> None:
+        with suppress(Exception):
+            self.handle.close()
+        with suppress(Exception):
+            FileSystems.delete([self.temporary])
+
+
+class WriteFiles(beam.DoFn):  # type: ignore[misc]
+    """Write embedded batches into part files and rejected rows into rejected files; yield a FileInfo for each.
+
+    A file is closed at `max_rows` rows and at the end of a bundle. Names are new on every attempt, so a bundle that
+    runs twice leaves a file that no manifest names, never a row twice.
+    """
+
+    def __init__(self, directory: str, schema: pa.Schema, max_rows: int) -> None:
+        self.directory, self.max_rows = directory, max_rows
+        self._schema = schema.serialize().to_pybytes()  # pickled as a schema it forgets that no element is null
+        self.part_options: dict[str, object] = {
+            "compression": "zstd",
+            "compression_level": 1,
+            "use_dictionary": False,
+            "write_page_checksum": True,
+            "write_statistics": [name for name in schema.names if name != "embedding"],
+        }
+        if schema.field("embedding").type.value_type == pa.float32():
+            self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
+        self._files: dict[str, _File] = {}
+        self._counts: dict[str, Counter[str]] = {}
+
+    def setup(self) -> None:
+        """Read the schema."""
+        self.schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
+
+    def start_bundle(self) -> None:
+        """Forget what a failed bundle left open."""
+        self.teardown()
+
+    def teardown(self) -> None:
+        """Remove files that never were finished."""
+        for file in self._files.values():
+            file.discard()
+        self._files, self._counts = {}, {"part": Counter(), "rejected": Counter()}
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[FileInfo]:
+        """Take an embedded batch, with or without failed rows, or a rejected one."""
+        metadata = batch.schema.metadata or {}
+        for name, amount in json.loads(metadata.get(b"stats", b"{}")).items():
+            self._counts["part"][name] += amount
+        if batch.schema.names[: len(REJECTED)] == REJECTED.names:
+            yield from self._write("rejected", batch)
+            return
+        if "reason" in batch.schema.names and batch.column("reason").null_count < batch.num_rows:
+            failed = pc.is_valid(batch.column("reason"))
+            yield from self._write("rejected", _rejected(batch.filter(failed)))
+            batch = batch.filter(pc.invert(failed))
+        origin = "reused" if b"reused" in metadata else "embedded"
+        for start in range(0, batch.num_rows, ROW_GROUP):
+            part = _conform(batch.slice(start, ROW_GROUP), self.schema)
+            self._counts["part"][origin] += part.num_rows
+            self._counts["part"]["truncated"] += pc.sum(part.column("truncated")).as_py()
+            count(f"rows_{origin}", part.num_rows)
+            yield from self._write("part", part)
+
+    def _write(self, kind: str, batch: pa.RecordBatch) -> Iterator[FileInfo]:
+        if kind == "rejected":
+            for reason in batch.column("reason").to_pylist():
+                self._counts[kind][f"rejected: {reason}"] += 1
+            self._counts[kind]["rejected"] += batch.num_rows
+            count("rows_rejected", batch.num_rows)
+        while batch.num_rows:
+            if kind not in self._files:
+                name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
+                schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
+                self._files[kind] = _File(self.directory, name, schema, options)
+            file = self._files[kind]
+            room = self.max_rows - file.rows
+            file.add(batch.slice(0, room))
+            batch = batch.slice(room)
+            if file.rows >= self.max_rows:
+                yield self._finish(kind)
+
+    def _finish(self, kind: str) -> FileInfo:
+        info = self._files[kind].finish(self._counts[kind])
+        del self._files[kind]
+        self._counts[kind] = Counter()
+        return info
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Close the open files; a bundle without one still tells what it counted."""
+        infos = [self._finish(kind) for kind in list(self._files)]
+        left = self._counts["part"] + self._counts["rejected"]
+        if left:
+            infos.append({"name": "", "rows": 0, "bytes": 0, "sha256": "", "row_groups": [], "counts": dict(left)})
+        self.teardown()
+        window = GlobalWindow()
+        for info in infos:
+            yield WindowedValue(info, window.max_timestamp(), [window])
+
+
+def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of `schema` out of `batch`, with every vector spelled out."""
+    columns = [batch.column(name) for name in schema.names]
+    vectors = batch.column("embedding")
+    if isinstance(vectors, pa.DictionaryArray):
+        columns[schema.get_field_index("embedding")] = vectors.dictionary.take(vectors.indices)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _rejected(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows that the model did not take, as rejected rows."""
+    columns = [
+        batch.column("shard").cast(pa.string()),
+        batch.column("row").cast(pa.string()),
+        *(batch.column(name) for name in ("id", "text", "reason", "detail")),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=REJECTED)

@@ -1,0 +1,333 @@
+"""EmbedCorpus over a stubbed model: what ends up in a snapshot, and what costs model time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.history import gc, log, rollback
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.run import run
+from audioclip_text.pipeline.snapshot import SnapshotError, current, run_path
+from tests.pipeline.corpus import StubHandler, embed, read, vectors, write_jsonl
+
+
+def _rows(count: int, start: int = 0) -> list[dict[str, object]]:
+    return [{"id": f"r{number}", "text": f"caption number {number}"} for number in range(start, start + count)]
+
+
+def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> None:
+    """Ids, texts and vectors of all shards stand in the snapshot, and the manifest counts them."""
+    write_jsonl(tmp_path / "in/a.jsonl", _rows(30))
+    write_jsonl(tmp_path / "in/b.jsonl", _rows(20, 30))
+    manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", id_field="id")
+    table = read(tmp_path / "out")
+    assert sorted(table["id"].to_pylist()) == sorted(f"r{number}" for number in range(50))
+    assert len(texts) == 50
+    expected = StubHandler().load_model().encode_rows(table["text"].to_pylist()).vectors
+    np.testing.assert_array_equal(vectors(table), expected)
+    assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 50
+    assert manifest["weights"] == "untrained"
+
+
+def test_the_schema_is_the_contract(tmp_path: Path) -> None:
+    """A part file has the columns, types, nullability and metadata that readers rely on."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog", "n": 3}])
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", keep_fields=["n"])
+    part = next(Path(run_path(str(tmp_path / "out"), manifest["snapshot"])).glob("part-*.parquet"))
+    schema = pq.read_schema(part)
+    assert [(field.name, str(field.type), field.nullable) for field in schema] == [
+        ("id", "string", False),
+        ("text", "string", False),
+        ("text_hash", "fixed_size_binary[16]", False),
+        ("n_tokens", "int16", False),
+        ("truncated", "bool", False),
+        ("embedding", "fixed_size_list<element: float not null>[8]", False),
+        ("n", "int64", True),
+    ]
+    assert schema.metadata[b"weights"] == b"untrained"
+    assert schema.metadata[b"snapshot"].decode() == manifest["snapshot"]
+    assert schema.metadata[b"fingerprint"].decode() == manifest["fingerprint"]
+    column = pq.ParquetFile(part).metadata.row_group(0).column(5)
+    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert column.compression == "ZSTD"
+    assert "RLE_DICTIONARY" not in column.encodings
+
+
+def test_half_floats_and_no_text_on_request(tmp_path: Path) -> None:
+    """--vector_dtype float16 stores halffloat, --no_text leaves the text out."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(3))
+    embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(name="half"), no_text=True)
+    assert "text" not in read(tmp_path / "out").column_names
+
+
+def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) -> None:
+    """Night job: nothing changed, nothing is embedded, everything is there."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(300))
+    embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", max_file_rows=64)
+    before = read(tmp_path / "out")
+    manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+    assert texts == []
+    assert manifest["counts"]["reused"] == 300
+    assert manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 0
+    assert read(tmp_path / "out").equals(before)
+
+
+def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
+    """Reuse goes by text: new ids and new metadata for old texts cost nothing."""
+    rows = [{**row, "likes": number} for number, row in enumerate(_rows(100))]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", keep_fields=["likes"])
+    moved = [{"id": f"x{number}", "text": row["text"], "likes": -number} for number, row in enumerate(rows[::-1])]
+    write_jsonl(tmp_path / "a.jsonl", moved)
+    _, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", keep_fields=["likes"])
+    table = read(tmp_path / "out")
+    assert texts == []
+    assert dict(zip(table["id"].to_pylist(), table["likes"].to_pylist(), strict=True)) == {
+        row["id"]: row["likes"] for row in moved
+    }
+
+
+def test_one_percent_changed_embeds_one_percent(tmp_path: Path) -> None:
+    """Only the texts that are new go through the model."""
+    rows = _rows(1000)
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    embed(tmp_path / "a.jsonl", tmp_path / "out")
+    for row in rows[::100]:
+        row["text"] = f"{row['text']}, edited"
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert len(texts) == manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 10
+    assert manifest["counts"]["reused"] == 990
+
+
+def test_equal_texts_are_embedded_once_across_shards(tmp_path: Path) -> None:
+    """A text that stands in every shard goes through the model once and comes out in every row."""
+    for shard in range(4):
+        write_jsonl(tmp_path / f"in/{shard}.jsonl", [{"text": f"caption {number % 5}"} for number in range(50)])
+    manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out")
+    assert sorted(texts) == [f"caption {number}" for number in range(5)]
+    assert manifest["counts"]["embedded"] == 200
+    assert len(np.unique(vectors(read(tmp_path / "out")), axis=0)) == 5
+
+
+def test_without_dedupe_nothing_is_shuffled_or_reused(tmp_path: Path) -> None:
+    """--no_dedupe embeds all rows anew, and a later run with dedupe reuses what it wrote."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(40))
+    for _ in range(2):
+        manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", no_dedupe=True)
+        assert len(texts) == manifest["counts"]["embedded"] == 40
+    assert embed(tmp_path / "a.jsonl", tmp_path / "out")[1] == []
+
+
+def test_rows_that_the_model_cannot_take_are_rejected_alone(tmp_path: Path) -> None:
+    """A text that throws and one that gives NaN cost themselves; the reasons are in the rejected file."""
+    rows = _rows(100)
+    rows[17]["text"], rows[60]["text"] = "poison", "not a number"
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+    assert manifest["counts"]["embedded"] == 98
+    assert manifest["counts"]["rejected_by_reason"] == {"model error": 1, "non-finite vector": 1}
+    rejected = read(tmp_path / "out", "rejected").to_pylist()
+    assert [(row["id"], row["shard"], row["row"], row["reason"]) for row in rejected] == [
+        ("r17", "a.jsonl", "17", "model error"),
+        ("r60", "a.jsonl", "60", "non-finite vector"),
+    ]
+
+
+def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path) -> None:
+    """A broken model is no pile of bad rows: the run fails and publishes nothing."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"poison {number}"} for number in range(50)])
+    with pytest.raises(RuntimeError, match="the model failed on all \\d+ texts of a batch"):
+        embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert current(str(tmp_path / "out")) is None
+
+
+def test_bad_records_are_rejected_and_counted(tmp_path: Path) -> None:
+    """Malformed lines and empty texts end as rejected rows; the rest goes on."""
+    (tmp_path / "a.jsonl").write_text('{"text": "dog"}\n{"text": \n{"text": ""}\n{"text": null}\n', encoding="utf-8")
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert manifest["counts"]["read"] == 4
+    assert manifest["counts"]["rejected_by_reason"] == {"empty text": 1, "null text": 1, "malformed record": 1}
+
+
+@pytest.mark.parametrize(("limit", "passes"), [("1", False), ("2", True), ("10%", False), ("50%", True)])
+def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, passes: bool) -> None:
+    """Too many rejected rows fail the run; the snapshot before stays current."""
+    (tmp_path / "a.jsonl").write_text('{"text": "dog"}\n{"text": \n{"text": ""}\n{"text": "cat"}\n', encoding="utf-8")
+    if passes:
+        assert embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)[0]["counts"]["rejected"] == 2
+    else:
+        with pytest.raises(RuntimeError, match=f"2 of 4 rows were rejected, more than --max_rejected {limit}"):
+            embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)
+        assert current(str(tmp_path / "out")) is None
+
+
+def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
+    """Rows below --max_shrink of the last run's are taken for a half listing."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(100))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    write_jsonl(tmp_path / "a.jsonl", _rows(40))
+    with pytest.raises(RuntimeError, match="the corpus shrank from 100 rows to 40, below --max_shrink 0.5"):
+        embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert current(str(tmp_path / "out")) == first["snapshot"]
+    manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", max_shrink=0.3)
+    assert (manifest["counts"]["read"], texts) == (40, [])
+
+
+def test_ids_that_stand_twice_are_counted_and_an_error_on_request(tmp_path: Path) -> None:
+    """The same id twice is reported; with --unique_ids nothing is published."""
+    write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+    assert manifest["counts"]["duplicate_ids"] == 1
+    with pytest.raises(RuntimeError, match="1 ids stand more than once, with --unique_ids: .* among them '7'"):
+        embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True)
+    assert current(str(tmp_path / "out2")) is None
+
+
+def test_a_new_fingerprint_embeds_everything_and_says_why(tmp_path: Path) -> None:
+    """Vectors of two fingerprints never mix, and going back to the old weights reuses its old snapshot."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(20))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(name="other"))
+    assert len(texts) == 20
+    assert second["notes"] == [
+        f"the fingerprint changed since {first['snapshot']} (weights): its vectors are not reused"
+    ]
+    third, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert texts == []
+    assert third["notes"][-1] == f"vectors of {first['snapshot']}, made with this fingerprint, are reused"
+
+
+def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
+    """Where the encoder no longer gives the old vectors of the fixed texts, nothing old is taken."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(20))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    path = tmp_path / "out/snapshots" / first["snapshot"] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["canary"]["vectors"] = base64.b64encode(np.ones(16 * 8, "<f4").tobytes()).decode()
+    path.write_text(json.dumps(manifest))
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert len(texts) == 20
+    assert second["notes"] == [
+        f"the encoder gives other canary vectors than in {first['snapshot']}: nothing was reused"
+    ]
+
+
+def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Path) -> None:
+    """Flipped bits in an old part file are found by checksum, and its texts are embedded again."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(200))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64))
+    directory = Path(run_path(str(tmp_path / "out"), first["snapshot"]))
+    part = next(directory.glob("part-*.parquet"))
+    data = bytearray(part.read_bytes())
+    middle = pq.ParquetFile(part).metadata.row_group(0).column(5)
+    data[middle.data_page_offset + middle.total_compressed_size // 2] ^= 0xFF
+    part.write_bytes(data)
+    expected = StubHandler(dim=64).load_model().encode_rows
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64))
+    assert second["counts"]["embedded"] == len(texts) > 0
+    table = read(tmp_path / "out")
+    np.testing.assert_array_equal(vectors(table), expected(table["text"].to_pylist()).vectors)
+
+
+def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path) -> None:
+    """Of two runs at once the second to publish fails, and the first one's snapshot stands."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(10))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+
+    options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
+    late = EmbedCorpus(options, StubHandler())
+    second, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    with pytest.raises(RuntimeError, match=f"another run published {second['snapshot']} while this one ran"):
+        run(late, options)
+    late.close()
+    assert current(str(tmp_path / "out")) == second["snapshot"]
+    assert first["snapshot"] != second["snapshot"]
+    embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out/snapshots" / str(late.snapshot)).exists()
+
+
+def test_log_rollback_and_gc(tmp_path: Path) -> None:
+    """Snapshots are listed, gone back to, and removed but for the current one."""
+    out = str(tmp_path / "out")
+    names = []
+    for count in (10, 11, 12):
+        write_jsonl(tmp_path / "a.jsonl", _rows(count))
+        names.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
+    assert [line.removeprefix("*").split()[:2] for line in log(out)[1:]] == [
+        [name, str(count)] for name, count in zip(names, (10, 11, 12), strict=True)
+    ]
+    assert log(out)[-1].startswith(f"* {names[2]}")
+    assert rollback(out) == run_path(out, names[1])
+    assert current(out) == names[1]
+    with pytest.raises(SnapshotError, match="has no finished snapshot 'nonsense'"):
+        rollback(out, "nonsense")
+    assert gc(out, 1, dry_run=True) == [names[0]]
+    assert gc(out, 1) == [names[0]]
+    assert sorted(path.name for path in (tmp_path / "out/snapshots").iterdir()) == names[1:]
+
+
+_EDITS = st.lists(
+    st.tuples(st.sampled_from(["add", "change", "remove", "move", "duplicate", "reject"]), st.integers(0, 999)),
+    max_size=12,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(_EDITS, min_size=1, max_size=3))
+def test_any_edits_give_what_a_dictionary_gives(edits: list[list[tuple[str, int]]], tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+    """Over random edits a run embeds just the texts no earlier snapshot has, and the snapshot is the corpus."""
+    directory = tmp_path_factory.mktemp("edits")
+    rows = _rows(12)
+    known: set[str] = set()
+    for step, batch in enumerate([[], *edits]):
+        for number, (what, place) in enumerate(batch):
+            at = place % len(rows)
+            fresh = f"s{step}n{number}"
+            if what == "add":
+                rows.insert(at, {"id": fresh, "text": f"new text {fresh}"})
+            elif what == "change":
+                rows[at] = {**rows[at], "text": f"changed {fresh}"}
+            elif what == "remove" and len(rows) > 1:
+                rows.pop(at)
+            elif what == "move":
+                rows[at] = {**rows[at], "id": fresh}
+            elif what == "duplicate":
+                rows.insert(at, {**rows[at], "id": fresh})
+            elif what == "reject":
+                rows.insert(at, {"id": fresh, "text": ""})
+        write_jsonl(directory / "a.jsonl", rows)
+        manifest, texts = embed(directory / "a.jsonl", directory / "out", id_field="id", max_shrink=0.0)
+        good = {str(row["id"]): str(row["text"]) for row in rows if row["text"]}
+        assert sorted(texts) == sorted(set(good.values()) - known)
+        table = read(directory / "out")
+        assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == good
+        expected = StubHandler().load_model().encode_rows(table["text"].to_pylist()).vectors
+        np.testing.assert_array_equal(vectors(table), expected)
+        assert manifest["counts"]["rejected"] == len(rows) - len(good)
+        known = set(good.values())
+
+
+def test_manifest_counts_are_those_of_the_files(tmp_path: Path) -> None:
+    """Counts come from what was written: files, rows, bytes and hashes hold."""
+    write_jsonl(tmp_path / "a.jsonl", [*_rows(100), {"text": ""}])
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", max_file_rows=30)
+    directory = Path(run_path(str(tmp_path / "out"), manifest["snapshot"]))
+    rows = {"part": 0, "rejected": 0}
+    for file in manifest["files"]:
+        data = (directory / file["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
+        assert pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows == file["rows"] <= 30
+        rows[file["name"].split("-")[0]] += file["rows"]
+    assert rows == {"part": manifest["counts"]["embedded"], "rejected": manifest["counts"]["rejected"]}
