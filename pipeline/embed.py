@@ -21,7 +21,7 @@ from filelock import FileLock
 from .handler import RESOURCE_HINTS, RecordBatchHandler
 from .ids import DuplicateIds
 from .job import settle
-from .options import EmbedOptions
+from .options import EmbedOptions, is_local_run
 from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
@@ -41,6 +41,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self.job, self.handler = settle(options, handler)
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
+        # On one machine hints change nothing but what Beam fuses: vectors must not wait in memory for their writer.
+        self.hints = {} if is_local_run(options) else RESOURCE_HINTS
         self.snapshot: str | None = None
         self._lock: FileLock | None = None
 
@@ -51,9 +53,17 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         write = WriteFiles(run_path(job.output, self.snapshot), schema, self.max_file_rows)
 
-        read = pbegin | "Shards" >> beam.Create(job.shards) | "Read" >> ReadShards(job.fields, job.kept)
+        read = (
+            pbegin
+            | "Shards" >> beam.Create(job.shards)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes)
+        )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-        canary = pbegin | "Canary texts" >> beam.Create([_canary_batch()]) | "Canary" >> RunInference(handler)
+        canary = (
+            pbegin
+            | "Canary texts" >> beam.Create([_canary_batch()])
+            | "Canary" >> RunInference(handler).with_output_types(pa.RecordBatch)
+        )
         canary |= "Canary vectors" >> beam.Map(canary_of)
         reports = [
             read.read | "Rows read" >> beam.Map(_report, "read"),
@@ -80,7 +90,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             )
         if job.bits and job.fields.id is not None:
             reports.append(rows | "Ids" >> DuplicateIds(job.bits) | "Same ids" >> beam.Map(_report, "ids"))
-        reports.append(new | "Model" >> EmbedAndWrite(handler, write).with_resource_hints(**RESOURCE_HINTS))
+        reports.append(new | "Model" >> EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (
             reports
             | "Reports" >> beam.Flatten()
@@ -104,7 +114,7 @@ class EmbedAndWrite(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Hashed row batches -> what the files made of them hold."""
-        embedded = rows | "Embed" >> RunInference(self.handler)
+        embedded = rows | "Embed" >> RunInference(self.handler).with_output_types(pa.RecordBatch)
         return embedded | "Write" >> beam.ParDo(self.write) | "Files" >> beam.Map(_report, "file")
 
 

@@ -6,29 +6,21 @@ number of steps that use it.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
-from numpy.typing import NDArray
 
-from ..model.checkpoint import load_checkpoint
-from ..model.encoder import VOCABULARY, EncodeStats, TextEncoder
+from ..model.checkpoint import Checkpoint, load_checkpoint
+from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
 from ..model.tokenizer import ClipTokenizer
+from .embedding import embed_batch
 from .metrics import NAMESPACE
-from .records import vector_type
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
-
-# A batch of this many different texts that fail without exception says that the model is broken, not that its rows are.
-ALL_FAILED = 8
-
-CONTEXT_LENGTH = 77
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,7 @@ class EncoderSettings:
 
 
 _lock = threading.Lock()
+_read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer]] = {}
 _loaded: dict[EncoderSettings, TextEncoder] = {}
 
 
@@ -53,9 +46,27 @@ def load_encoder(settings: EncoderSettings) -> TextEncoder:
     with _lock:
         if settings not in _loaded:
             _loaded.clear()
-            arguments = asdict(settings)
-            _loaded[settings] = TextEncoder.load(arguments.pop("path"), **arguments)
+            checkpoint, tokenizer = _parts(settings)
+            _read.clear()
+            _loaded[settings] = TextEncoder(
+                checkpoint,
+                tokenizer,
+                device=settings.device,
+                dtype=settings.dtype,
+                prompt=settings.prompt,
+                on_long=settings.on_long,
+                normalize=settings.normalize,
+            )
         return _loaded[settings]
+
+
+def _parts(settings: EncoderSettings) -> tuple[Checkpoint, ClipTokenizer]:
+    """What an encoder is made of, kept from its description until it is built: a local run does both."""
+    key = settings.path, settings.tokenizer_path
+    if key not in _read:
+        _read.clear()
+        _read[key] = load_checkpoint(settings.path), ClipTokenizer(settings.tokenizer_path or VOCABULARY)
+    return _read[key]
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
@@ -151,6 +162,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self._settings = settings
         self._stored = stored
         self._fingerprint: str | None = None
+        self._context = 0
         self._counting: ClipTokenizer | None = None
 
     def describe(self) -> ModelCard:
@@ -160,15 +172,17 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         """
         chosen = self._settings
         check_options(prompt=chosen.prompt, on_long=chosen.on_long, dtype=chosen.dtype)
-        checkpoint = load_checkpoint(chosen.path)
+        with _lock:
+            checkpoint, tokenizer = _parts(chosen)
         parts = fingerprint_parts(
             checkpoint,
-            self._tokenizer().sha256,
+            tokenizer.sha256,
             prompt=chosen.prompt,
             on_long=chosen.on_long,
             normalize=chosen.normalize,
             dtype=chosen.dtype,
         )
+        self._context = checkpoint.state["positional_embedding"].shape[0]
         self._fingerprint = fingerprint(parts)
         parts["stored"] = self._stored
         dim = checkpoint.state["text_projection"].shape[1]
@@ -177,12 +191,9 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that the model would read of `texts`, start and end included."""
         if self._counting is None:
-            self._counting = self._tokenizer()
+            self._counting = ClipTokenizer(self._settings.tokenizer_path or VOCABULARY)
         lengths = (len(self._counting.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
-        return sum(min(length, CONTEXT_LENGTH) for length in lengths)
-
-    def _tokenizer(self) -> ClipTokenizer:
-        return ClipTokenizer(self._settings.tokenizer_path or VOCABULARY)
+        return sum(min(length, self._context) for length in lengths)
 
     def load_model(self) -> TextEncoder:
         """This process's encoder; ValueError where it is not what `describe` found when the job was started."""
@@ -207,80 +218,3 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def get_metrics_namespace(self) -> str:
         """The namespace that all of this project's metrics share."""
         return NAMESPACE
-
-    def get_resource_hints(self) -> dict[str, str]:
-        """Memory for the weights, torch and a batch."""
-        return RESOURCE_HINTS
-
-
-@dataclass
-class _Outcome:
-    """What became of some texts: arrays of their length, and the failures among them by position."""
-
-    vectors: NDArray[np.float32]
-    n_tokens: NDArray[np.int16]
-    truncated: NDArray[np.bool_]
-    failed: dict[int, str]
-    stats: list[EncodeStats]
-
-
-def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float32") -> pa.RecordBatch:
-    """`rows` with the model's columns behind them, as RecordBatchHandler describes."""
-    texts = rows.column("text").dictionary_encode()
-    words = texts.dictionary.to_pylist()
-    outcome = _encode_each(words, encoder)
-    if len(outcome.failed) == len(words) >= ALL_FAILED:
-        raise RuntimeError(f"the model failed on all {len(words)} texts of a batch; the last said {outcome.failed[0]}")
-    reasons: list[str | None] = [None] * len(words)
-    details: list[str | None] = [None] * len(words)
-    for place in np.flatnonzero(~np.isfinite(outcome.vectors).all(axis=1)).tolist():
-        if place in outcome.failed:
-            reasons[place], details[place] = "model error", outcome.failed[place]
-        elif encoder.on_long == "reject" and outcome.truncated[place]:
-            reasons[place] = "too long"
-            details[place] = f"{outcome.n_tokens[place]} tokens, the context holds {encoder.tower.context_length}"
-        else:
-            reasons[place], details[place] = "non-finite vector", "the model gave a vector with NaN or infinity"
-    dim = outcome.vectors.shape[1]
-    numbers = pa.array(outcome.vectors.astype(stored, copy=False).ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(numbers, type=vector_type(dim, stored))
-    made = {
-        "n_tokens": pa.array(outcome.n_tokens).take(texts.indices),
-        "truncated": pa.array(outcome.truncated).take(texts.indices),
-        "embedding": pa.DictionaryArray.from_arrays(texts.indices, vectors),
-        "reason": pa.array(reasons, pa.string()).take(texts.indices),
-        "detail": pa.array(details, pa.string()).take(texts.indices),
-    }
-    batch = pa.RecordBatch.from_arrays([*rows.columns, *made.values()], names=[*rows.schema.names, *made])
-    return batch.replace_schema_metadata({"stats": json.dumps(_summed(outcome.stats, len(words)))})
-
-
-def _encode_each(texts: list[str], encoder: TextEncoder) -> _Outcome:
-    """Encode `texts`; where that fails, halve until the texts that the model cannot take stand alone."""
-    try:
-        encoding = encoder.encode_rows(texts)
-        if len(encoding.vectors) != len(texts):
-            raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(texts)} texts")
-        return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
-    except Exception as error:
-        if len(texts) == 1:
-            lost = np.full((1, encoder.dim), np.nan, np.float32)
-            what = f"{type(error).__name__}: {error}"[:1000]
-            return _Outcome(lost, np.zeros(1, np.int16), np.zeros(1, np.bool_), {0: what}, [])
-    half = len(texts) // 2
-    left, right = _encode_each(texts[:half], encoder), _encode_each(texts[half:], encoder)
-    return _Outcome(
-        np.concatenate([left.vectors, right.vectors]),
-        np.concatenate([left.n_tokens, right.n_tokens]),
-        np.concatenate([left.truncated, right.truncated]),
-        left.failed | {half + place: what for place, what in right.failed.items()},
-        left.stats + right.stats,
-    )
-
-
-def _summed(parts: list[EncodeStats], texts: int) -> dict[str, float]:
-    total: dict[str, float] = {"model_texts": texts}
-    for part in parts:
-        for name, value in asdict(part).items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -36,6 +36,7 @@ class Job:
     leftovers: list[str]
     earlier: list[tuple[str, list[RowGroup]]] = field(repr=False)
     notes: list[str]
+    max_text_bytes: int
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
@@ -121,6 +122,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
         leftovers=leftovers,
         earlier=earlier,
         notes=notes,
+        max_text_bytes=options.max_text_bytes,
         max_rejected=options.max_rejected,
         max_shrink=options.max_shrink,
         unique_ids=options.unique_ids,

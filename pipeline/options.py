@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from .flags import add_flags
 
@@ -36,6 +36,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     device: str
     batch_size: int
     max_file_rows: int
+    max_text_bytes: int
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
@@ -56,6 +57,11 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not self.output:
             raise OptionsError("--output is missing: name the directory that keeps the snapshots, as in --output out")
         return self.input, self.output
+
+
+def is_local_run(options: PipelineOptions) -> bool:
+    """Whether the job runs on Beam's runner for one machine."""
+    return options.view_as(StandardOptions).runner in (None, "DirectRunner")
 
 
 def rejected_limit(max_rejected: str | None, read: int) -> float:

@@ -38,7 +38,11 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions) -> dict[
     """Rows and texts by what would become of them."""
     try:
         pipeline = beam.Pipeline(runner=runner_of(options), options=options)
-        read = pipeline | "Shards" >> beam.Create(job.shards) | "Read" >> ReadShards(job.fields, job.kept)
+        read = (
+            pipeline
+            | "Shards" >> beam.Create(job.shards)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes)
+        )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
         earlier = (
             pipeline

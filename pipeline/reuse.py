@@ -56,6 +56,10 @@ class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
         with pa.ipc.open_stream(data) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, batch: pa.RecordBatch) -> int:
+        """Bytes of the columns: Beam's default encodes a batch to see how long it is."""
+        return int(batch.nbytes)
+
     def is_deterministic(self) -> bool:
         """Record batches are no keys."""
         return False
@@ -143,6 +147,7 @@ def refer(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa
         yield bucket, pa.RecordBatch.from_pydict({"path": [path] * len(numbers), "row_group": numbers}, schema=EARLIER)
 
 
+@beam.typehints.with_output_types(pa.RecordBatch)
 class Reuse(beam.DoFn):  # type: ignore[misc]
     """(bucket, its rows and references) -> embedded batches of known texts; hashed row batches of new ones on "new".
 

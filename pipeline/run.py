@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from tqdm import tqdm
 
 from .embed import EmbedCorpus
 from .metrics import TALLY
-from .options import EmbedOptions, OptionsError
+from .options import EmbedOptions, OptionsError, is_local_run
 from .snapshot import Manifest, read_manifest, run_path
 
 PLAIN_LINE_SECONDS = 30
@@ -70,10 +72,15 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
 
 
 def runner_of(options: PipelineOptions) -> FnApiRunner | None:
-    """Beam's in-process runner for local runs, so that DirectRunner downloads nothing; None for any other."""
-    if options.view_as(StandardOptions).runner not in (None, "DirectRunner"):
+    """Beam's own runner for one machine, so that DirectRunner downloads no other one; None for any other."""
+    if not is_local_run(options):
         return None
-    return FnApiRunner()
+    worker = options.view_as(WorkerOptions)
+    worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "ERROR"
+    told = JobServiceHandle.encode_pipeline_options(options.get_all_options())  # to workers in processes of their own
+    return FnApiRunner(
+        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
+    )
 
 
 def reason(error: BaseException) -> str:
