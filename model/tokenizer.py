@@ -13,6 +13,7 @@ import hashlib
 import heapq
 import html
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,6 @@ MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with 
 _PATTERN = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
-_SPACES = regex.compile(r"\s+")
 
 
 class TokenizerError(ValueError):
@@ -58,10 +58,10 @@ class ClipTokenizer:
         """
         if not _is_plain(text):
             text = html.unescape(html.unescape(ftfy.fix_text(text)))
-            text = _SPACES.sub(" ", text.strip()).strip()
         ids: list[int] = []
         memo = self._memo
-        for chunk in _SPACES.split(text.lower()) if not text.isascii() else text.lower().split():
+        # split() folds what the original's \s+ folds, and 0x1c to 0x1f, of which ftfy and unescaping leave none.
+        for chunk in text.lower().split():
             known = memo.get(chunk)
             ids += self._chunk(chunk) if known is None else known
         return ids
@@ -140,18 +140,16 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 def _merges(data: bytes, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """The 48,894 merges that the released models use, in order; the file's first line is a header."""
+    expected = f"CLIP's holds {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip-text fetch vocabulary` for it"
     try:
         lines = gzip.decompress(data).decode("utf-8").split("\n")[1 : MERGES + 1]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{os.fspath(path)} is no gzipped vocabulary ({error}): {_REMEDY}") from None
-    merges = [tuple(line.split()) for line in lines]
-    if len(merges) != MERGES or any(len(merge) != 2 for merge in merges):
-        good = sum(len(merge) == 2 for merge in merges)
-        raise TokenizerError(f"{os.fspath(path)} holds {good:,} merges where CLIP's has {MERGES:,}: {_REMEDY}")
-    return merges  # type: ignore[return-value]
-
-
-_REMEDY = "run `audioclip-text fetch vocabulary` for the right file"
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{os.fspath(path)} is no gzipped vocabulary ({error}): {expected}") from None
+    merges = [(pair[0], pair[1]) for line in lines if len(pair := line.split()) == 2]
+    different = len({left + right for left, right in merges})
+    if different != MERGES:
+        raise TokenizerError(f"{os.fspath(path)} holds {different:,} different merges: {expected}")
+    return merges
 
 
 def _byte_letters() -> dict[int, str]:

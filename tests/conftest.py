@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from audioclip_text.model import ClipTokenizer
-from audioclip_text.model.checkpoint import extract, untrained_state
+from audioclip_text.model.checkpoint import extract
+from audioclip_text.model.text_head import untrained_state
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"

