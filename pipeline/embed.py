@@ -26,7 +26,7 @@ from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
 from .sink import WriteFiles
-from .snapshot import run_path, start_run
+from .snapshot import is_local, run_path, start_run
 from .source import ReadShards
 
 
@@ -42,7 +42,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         self.job, self.handler = settle(options, handler)
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
         # On one machine hints change nothing but what Beam fuses: vectors must not wait in memory for their writer.
-        self.hints = {} if is_local_run(options) else RESOURCE_HINTS
+        self.local = is_local_run(options)
+        self.hints = {} if self.local else RESOURCE_HINTS
         self.snapshot: str | None = None
         self._lock: FileLock | None = None
 
@@ -51,6 +52,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         job, handler, started = self.job, self.handler, time.time()
         self.snapshot, self._lock = start_run(job.output, job.card.fingerprint)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
+        spill = run_path(job.output, self.snapshot) if self.local and is_local(job.output) else None
         write = WriteFiles(run_path(job.output, self.snapshot), schema, self.max_file_rows)
 
         read = (
@@ -79,7 +81,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             )
             same = canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype)
             met = (
-                (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits)), earlier)
+                (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
                 | "Rows and earlier" >> beam.Flatten()
                 | "Meet" >> beam.GroupByKey()
                 | "Reuse" >> beam.ParDo(Reuse(self.batch_size), AsSingleton(same)).with_outputs("new", main="known")
@@ -89,7 +91,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
                 met.known | "Write reused" >> beam.ParDo(write) | "Reused files" >> beam.Map(_report, "file")
             )
         if job.bits and job.fields.id is not None:
-            reports.append(rows | "Ids" >> DuplicateIds(job.bits) | "Same ids" >> beam.Map(_report, "ids"))
+            reports.append(rows | "Ids" >> DuplicateIds(job.bits, spill) | "Same ids" >> beam.Map(_report, "ids"))
         reports.append(new | "Model" >> EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (
             reports

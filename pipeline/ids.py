@@ -9,7 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .reuse import Split
+from .reuse import Split, pieces_of
 
 EXAMPLES = 5
 
@@ -24,23 +24,23 @@ class Ids(TypedDict):
 class DuplicateIds(beam.PTransform):  # type: ignore[misc]
     """Row batches -> an Ids for each bucket of ids in which one stands more than once."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, spill: str | None) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.spill = bits, spill
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count in each."""
         return (
             rows
             | "Ids" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
-            | "Split" >> beam.ParDo(Split("id", self.bits))
+            | "Split" >> beam.ParDo(Split("id", self.bits, self.spill))
             | "Meet" >> beam.GroupByKey()
             | "Count" >> beam.FlatMap(_duplicates)
         )
 
 
 def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Ids]:
-    ids = pa.chunked_array([batch.column("id") for batch in element[1]])
+    ids = pa.chunked_array([batch.column("id") for batch in pieces_of(element[1])])
     counted = pc.value_counts(ids)
     values, counts = counted.field("values"), counted.field("counts")
     twice = values.filter(pc.greater(counts, 1))

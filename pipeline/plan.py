@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -13,8 +14,8 @@ from apache_beam.metrics import Metrics, MetricsFilter
 
 from .handler import RecordBatchHandler
 from .job import Job, settle
-from .options import EmbedOptions, OptionsError
-from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
+from .options import EmbedOptions, OptionsError, is_local_run
+from .reuse import BUCKETED, Reuse, Split, add_text_hash, pieces_of, refer
 from .run import parse, reason, runner_of, say
 from .snapshot import run_path
 from .source import ReadShards
@@ -30,12 +31,13 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     job, handler = settle(options, handler)
     for note in job.notes:
         say(note)
-    print(report(job, count(job, handler, options)))
+    with tempfile.TemporaryDirectory() as spill:
+        print(report(job, count(job, handler, options, spill if is_local_run(options) else None)))
     return 0
 
 
-def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions) -> dict[str, int]:
-    """Rows and texts by what would become of them."""
+def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
+    """Rows and texts by what would become of them; `spill` is where a run on one machine may put rows aside."""
     try:
         pipeline = beam.Pipeline(runner=runner_of(options), options=options)
         read = (
@@ -50,7 +52,7 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions) -> dict[
             | "Refer" >> beam.FlatMap(refer, job.bits).with_output_types(BUCKETED)
         )
         met = (
-            (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits)), earlier)
+            (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
             | "Rows and earlier" >> beam.Flatten()
             | "Meet" >> beam.GroupByKey()
             | "Reuse" >> beam.ParDo(Reuse(options.batch_size, columns=())).with_outputs("new", main="known")
@@ -64,7 +66,7 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions) -> dict[
         _ = (
             (now, before)
             | "Now and before" >> beam.Flatten()
-            | "Split ids" >> beam.ParDo(Split("id", job.bits))
+            | "Split ids" >> beam.ParDo(Split("id", job.bits, spill))
             | "Same ids" >> beam.GroupByKey()
             | "Compare" >> beam.Map(_compare)
         )
@@ -135,7 +137,7 @@ def _ids_of_file(path: str) -> Iterator[pa.RecordBatch]:
 
 def _compare(element: tuple[int, Iterable[pa.RecordBatch]]) -> None:
     """Count the rows of one bucket of ids as new, changed or the same, and the ids that are gone."""
-    table = pa.Table.from_batches(element[1]).combine_chunks()
+    table = pa.Table.from_batches(list(pieces_of(element[1]))).combine_chunks()
     before = table.filter(table["before"])
     now = table.filter(pc.invert(table["before"]))
     hash_before, hash_now = (side["text_hash"].cast(pa.binary()) for side in (before, now))

@@ -20,7 +20,7 @@ from .job import Job
 from .options import rejected_limit
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, SnapshotError, publish, remove_run
+from .snapshot import Canary, Manifest, SnapshotError, publish, remove_run, remove_spills
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -150,6 +150,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
         manifest = self._manifest(counts, files, canary, ids, notes)
+        remove_spills(job.output, self.snapshot)
         publish(job.output, manifest)
         for run in job.leftovers:
             try:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
+from .batches import SPILLED, Spill, one_batch, unspill
 from .metrics import count
 from .records import EARLIER, MODEL_COLUMNS, TEXT_HASH
 from .sink import ROW_GROUP, FileInfo, RowGroup, hash_prefix, hash_ranges
@@ -39,35 +40,6 @@ def bucket_bits(rows: int) -> int:
     return min(MAX_BUCKET_BITS, max(1, (rows // BUCKET_ROWS).bit_length()))
 
 
-class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
-    """Record batches as compressed Arrow IPC streams."""
-
-    _options = pa.ipc.IpcWriteOptions(compression="lz4")
-
-    def encode(self, batch: pa.RecordBatch) -> bytes:
-        """One stream with the schema and the batch."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema, options=self._options) as writer:
-            writer.write_batch(batch)
-        return bytes(sink.getvalue())
-
-    def decode(self, data: bytes) -> pa.RecordBatch:
-        """The batch that `encode` was given."""
-        with pa.ipc.open_stream(data) as reader:
-            return reader.read_next_batch()
-
-    def estimate_size(self, batch: pa.RecordBatch) -> int:
-        """Bytes of the columns: Beam's default encodes a batch to see how long it is."""
-        return int(batch.nbytes)
-
-    def is_deterministic(self) -> bool:
-        """Record batches are no keys."""
-        return False
-
-
-beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
-
-
 def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
     """Row batch -> the same with `text_hash` behind: blake2b-128 of each text with the prompt around it."""
     texts = batch.column("text").to_pylist()
@@ -79,28 +51,25 @@ def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(TEXT_HASH))
 
 
-def _one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Several batches of one schema as one."""
-    table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
-    whole = table.to_batches()
-    return whole[0] if whole else batches[0]
-
-
 @beam.typehints.with_input_types(pa.RecordBatch)
 @beam.typehints.with_output_types(BUCKETED)
 class Split(beam.DoFn):  # type: ignore[misc]
-    """Record batches -> (bucket of `column`, its rows), gathered over a bundle so that the pieces are not crumbs."""
+    """Record batches -> (bucket of `column`, its rows), gathered over a bundle so that the pieces are not crumbs.
 
-    def __init__(self, column: str, bits: int) -> None:
-        self.column, self.bits = column, bits
-        self._held: list[pa.RecordBatch] = []
+    With a `spill` directory the rows stay in a file there, and (bucket, references to them) come out.
+    """
+
+    def __init__(self, column: str, bits: int, spill: str | None) -> None:
+        self.column, self.bits, self.spill = column, bits, spill
 
     def start_bundle(self) -> None:
-        """Forget what a failed bundle held."""
-        self._held = []
+        """Begin with nothing, whatever a failed bundle held."""
+        self._held: list[pa.RecordBatch] = []
+        self._file = Spill(self.spill) if self.spill else None
+        self._places: dict[int, list[tuple[int, int]]] = {}
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Hold `batch`; give out all that is held once it is enough."""
+        """Hold `batch`; split all that is held once it is enough."""
         self._held.append(batch)
         if sum(held.num_rows for held in self._held) >= SPLIT_ROWS:
             yield from self._split()
@@ -108,20 +77,43 @@ class Split(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:
         """Give out the rest."""
         window = beam.window.GlobalWindow()
-        for piece in self._split():
+        for piece in [*self._split(), *self._references()]:
             yield beam.utils.windowed_value.WindowedValue(piece, window.max_timestamp(), [window])
 
     def _split(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         if not self._held:
             return
-        batch = _one_batch(self._held)
+        batch = one_batch(self._held)
         self._held = []
         buckets = bucket_of(batch.column(self.column), self.bits)
         order = np.argsort(buckets, kind="stable")
         ends = np.flatnonzero(np.diff(buckets[order])) + 1
         for places in np.split(order, ends):
-            if len(places):
-                yield int(buckets[places[0]]), batch.take(pa.array(places))
+            if not len(places):
+                continue
+            bucket, piece = int(buckets[places[0]]), batch.take(pa.array(places))
+            if self._file is None:
+                yield bucket, piece
+            else:
+                self._places.setdefault(bucket, []).append(self._file.add(piece))
+
+    def _references(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if self._file is None:
+            return
+        self._file.close()
+        for bucket, places in self._places.items():
+            offsets, lengths = zip(*places, strict=True)
+            columns = {"path": [self._file.path] * len(places), "offset": offsets, "length": lengths}
+            yield bucket, pa.RecordBatch.from_pydict(columns, schema=SPILLED)
+
+
+def pieces_of(bucket: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches of a bucket as they were split, wherever they lie."""
+    for batch in bucket:
+        if batch.schema.equals(SPILLED):
+            yield from unspill(batch)
+        else:
+            yield batch
 
 
 def bucket_of(column: pa.Array, bits: int) -> NDArray[np.int64]:
@@ -165,11 +157,11 @@ class Reuse(beam.DoFn):  # type: ignore[misc]
         """`reuse` is the canary's word: where it is False, every row is new."""
         rows: list[pa.RecordBatch] = []
         references: list[pa.RecordBatch] = []
-        for batch in element[1]:
+        for batch in pieces_of(element[1]):
             (references if batch.schema.equals(EARLIER) else rows).append(batch)
         if not rows:
             return
-        batch = _one_batch(rows)
+        batch = one_batch(rows)
         batch = batch.take(pc.sort_indices(batch.column("text_hash")))
         for reference in references if reuse else []:
             for path, number in zip(*(column.to_pylist() for column in reference.columns), strict=True):

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TypedDict
 
 from apache_beam.io.filesystems import FileSystems
@@ -212,6 +213,13 @@ def publish(output: str, manifest: Manifest) -> None:
     except SnapshotError:
         FileSystems.delete([path])
         raise
+
+
+def remove_spills(output: str, snapshot: str) -> None:
+    """Delete what a run on one machine put aside on its way."""
+    if is_local(output):
+        for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
+            path.unlink()
 
 
 def remove_run(output: str, snapshot: str) -> None:

@@ -18,7 +18,7 @@ from tests.pipeline.stub import StubHandler
 def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
     job, handler = settle(options, StubHandler())
-    counts = count(job, handler, options)
+    counts = count(job, handler, options, None)
     return counts, report(job, counts)
 
 
