@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 import orjson
 import pyarrow as pa
@@ -20,6 +21,18 @@ class BadRow(Exception):
     def __init__(self, reason: Reason, detail: str, *, id: str | None = None, text: str | None = None) -> None:
         super().__init__(detail)
         self.reason, self.detail, self.id, self.text = reason, detail, id, text
+
+
+class Written(float):
+    """A number of a text format that knows how it was written: a float forgets digits."""
+
+    def __new__(cls, text: str) -> Written:
+        """From the digits."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -38,14 +51,14 @@ class Fields:
 
 def lookup(record: object, path: str) -> object:
     """The value at a dotted path, or MISSING; a name that holds the dots itself comes first."""
-    if not isinstance(record, Mapping):
+    if not isinstance(record, dict):
         return MISSING
     if path in record:
         return record[path]
     head, dot, rest = path.partition(".")
     while dot:
-        if head in record:
-            return lookup(record[head], rest)
+        if head in record and (value := lookup(record[head], rest)) is not MISSING:
+            return value
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
     return MISSING
@@ -88,45 +101,65 @@ def as_text(value: object, field: str, limit: int) -> str:
     if not isinstance(value, str):
         raise BadRow("wrong type", f"field {field!r} is {kind(value)}, not text", text=_shown(value))
     if not value or value.isspace():
-        raise BadRow("empty text", f"field {field!r} holds no text", text=value)
+        raise BadRow("empty text", f"field {field!r} holds no text", text=value[:1000])
     if len(value) > limit or (len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit):
         raise BadRow("too long", f"the text is over {limit:,} bytes (--max_text_bytes)", text=value[:1000])
     return _encodable(value)
 
 
-def as_id(value: object, field: str) -> str:
-    """The id that a value is; numbers become their decimal text; BadRow where it is none."""
+def as_id(value: object, field: str, limit: int) -> str:
+    """The id that a value is; numbers become their decimal text; BadRow where it is none, or is over `limit` bytes."""
     if isinstance(value, bytes):
         value = _decoded(value)
     if isinstance(value, str):
+        if len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit:
+            raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes (--max_text_bytes)")
         return _encodable(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
         raise BadRow("wrong type", f"id field {field!r} is {kind(value)}, neither text nor a number")
-    return str(value)
+    return value.text if isinstance(value, Written) else str(value)
 
 
 def as_kept(value: object, field: pa.Field) -> object:
-    """A kept value as its column's type takes it; BadRow where it does not."""
+    """A kept value as its column's type takes it, an array of one where it came as one; BadRow where it does not."""
     if value is MISSING or value is None:
         return None
-    if pa.types.is_string(field.type):
+    if isinstance(value, pa.Array):  # out of Parquet: never through Python, which knows no nanoseconds
+        return _cast(value, field)
+    if is_text(field.type):
         if isinstance(value, bytes):
             return _decoded(value)
         return _encodable(value) if isinstance(value, str) else _json(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if pa.types.is_int64(field.type):
-        fits = isinstance(value, int) and number and -(2**63) <= value < 2**63
-    elif pa.types.is_float64(field.type):
-        fits = number
-    elif pa.types.is_boolean(field.type):
-        fits = isinstance(value, bool)
-    else:  # a Parquet type: the value was read as one
-        fits = True
-    if not fits:
-        raise BadRow("wrong type", f"kept field {field.name!r} is {kind(value)}, its column is {field.type}")
-    return value
+    if pa.types.is_float64(field.type) and number:
+        return float(value)  # type: ignore[arg-type]
+    if pa.types.is_boolean(field.type) and isinstance(value, bool):
+        return value
+    if pa.types.is_integer(field.type) and number and isinstance(value, int):
+        try:
+            return pa.scalar(value, field.type).as_py()
+        except (pa.ArrowException, OverflowError):
+            raise BadRow(
+                "wrong type", f"kept field {field.name!r} does not fit into its column, {field.type}"
+            ) from None
+    raise BadRow("wrong type", f"kept field {field.name!r} is {kind(value)}, its column is {field.type}")
+
+
+def _cast(value: pa.Array, field: pa.Field) -> pa.Array:
+    try:
+        value = value.cast(field.type)
+        value.validate(full=True)
+        return value
+    except (pa.ArrowException, UnicodeDecodeError):
+        detail = f"kept field {field.name!r} is {value.type}, and does not go into its column, {field.type}"
+        raise BadRow("wrong type", detail) from None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's three of text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def kind(value: object) -> str:
@@ -135,11 +168,11 @@ def kind(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "a boolean"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         return "a number"
     if isinstance(value, list):
         return "a list"
-    return "an object" if isinstance(value, Mapping) else type(value).__name__
+    return "an object" if isinstance(value, dict) else type(value).__name__
 
 
 def _decoded(value: str | bytes) -> str:
@@ -167,8 +200,15 @@ def _json(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
     except (TypeError, ValueError):
+        pass
+    try:
         return json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        raise BadRow("wrong type", "the value is nested too deep to be written as text") from None
 
 
 def _shown(value: object) -> str:
-    return _json(value)[:1000]
+    try:
+        return _json(value)[:1000]
+    except BadRow:
+        return "..."

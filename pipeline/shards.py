@@ -6,6 +6,7 @@ import difflib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
-from .fields import MISSING, Fields, lookup
-from .formats import READERS
+from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
+from .formats import READERS, arrow_damage
 
 PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
 OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
@@ -42,12 +43,17 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None) -> lis
     for pattern in patterns:
         for path, size in _match(pattern):
             found.setdefault(path, (_below(pattern, path), size))
-    names = [name for name, _ in found.values()]
+    names = Counter(name for name, _ in found.values())
     shards = []
     for path, (name, size) in sorted(found.items()):
         form, compression = format_of(path, input_format)
-        shards.append(Shard(path, name if names.count(name) == 1 else path, form, compression, size))
+        shards.append(Shard(path, _text(name if names[name] == 1 else path), form, compression, size))
     return shards
+
+
+def _text(name: str) -> str:
+    """A file's name as ids can hold it: bytes of it that are not UTF-8 are spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def format_of(path: str, input_format: str | None = None) -> tuple[str, str | None]:
@@ -75,6 +81,8 @@ def _match(pattern: str) -> list[tuple[str, int]]:
     except OSError as error:
         raise InputError(f"{pattern} cannot be listed: {error}") from None
     files = [(match.path, match.size_in_bytes) for match in found if not os.path.isdir(match.path)]
+    if not files and os.path.isfile(pattern):  # a name with brackets in it
+        files = [(pattern, os.path.getsize(pattern))]
     if not files:
         raise InputError(f"--input {pattern} matches no file; {_what_is_there(pattern)}")
     for path, _ in files:
@@ -111,6 +119,12 @@ def kept_fields(shards: Sequence[Shard], fields: Fields) -> pa.Schema:
 
     Raises InputError where a field stands in none of the records looked at, naming those that do.
     """
+    through = [path for path in fields.columns[1:] if "[]" in path]
+    if through:
+        raise InputError(f"{', '.join(through)}: only --text_field may go through a list with []")
+    twice = [name for name, times in Counter(fields.keep).items() if times > 1]
+    if twice:
+        raise InputError(f"--keep_fields {','.join(fields.keep)}: {', '.join(twice)} stands there twice")
     clash = [name for name in fields.keep if name in OWN_COLUMNS]
     if clash:
         raise InputError(f"--keep_fields {','.join(clash)}: the output has columns of that name itself")
@@ -135,44 +149,52 @@ def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) 
     try:
         with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
             if shard.format == "parquet":
-                schema = pq.ParquetFile(handle).schema_arrow
+                with arrow_damage():
+                    schema = pq.ParquetFile(handle).schema_arrow
                 seen.update(dict.fromkeys(schema.names))
-                for path in fields.columns:
-                    kind = _type_at(schema, path)
-                    if kind is not None:
-                        known.add(path)
-                    if kind is not None and path in fields.keep:
-                        kinds.append((path, kind))
-                return kinds
-            records = READERS[shard.format](handle, shard.compression, fields, 1 << 20)
-            for _, record in itertools.islice(records, PEEKED_RECORDS):
+                types = {path: _type_at(schema, path) for path in fields.columns}
+                known.update(path for path, kind in types.items() if kind is not None)
+                return [(path, types[path]) for path in fields.keep if types[path] is not None]
+            blocks = READERS[shard.format](handle, shard.compression, fields, 1 << 20)
+            heads = itertools.chain.from_iterable(block for _, block in blocks)
+            for record in itertools.islice(heads, PEEKED_RECORDS):
                 if not isinstance(record, dict):
                     continue
                 seen.update(dict.fromkeys(record))
                 for path in fields.columns:
-                    value = lookup(record, path.partition("[]")[0])
-                    if value is not MISSING:
+                    if path not in known and _stands_in(record, path):
                         known.add(path)
-                    if value is not MISSING and value is not None and path in fields.keep:
-                        kinds.append((path, _type_of(value)))
-    except (DamagedShard, pa.ArrowException):
+                kept = [(path, lookup(record, path)) for path in fields.keep]
+                kinds.extend((path, _type_of(value)) for path, value in kept if value not in (MISSING, None))
+    except DamagedShard:
         pass  # its rows will be rejected; the other shards tell the types
     except OSError as error:
-        if error.errno is not None:
-            raise InputError(f"{shard.path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{shard.path} cannot be read: {error.strerror or error}") from None
     return kinds
 
 
+def _stands_in(record: dict[str, object], path: str) -> bool:
+    try:
+        return any(value is not MISSING and not isinstance(value, BadRow) for _, value in texts_at(record, path))
+    except BadRow as bad:
+        return bad.reason != "missing field"
+
+
 def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """Arrow type at a dotted path; a list's where the path goes on through it."""
-    before = path.partition("[]")[0]
-    if before in schema.names:
-        kind = schema.field(before).type
-        return kind.value_type if pa.types.is_dictionary(kind) else kind
-    head, dot, rest = before.partition(".")
-    if dot and head in schema.names and pa.types.is_struct(schema.field(head).type):
-        return _type_at(pa.schema(list(schema.field(head).type)), rest)
-    return None
+    """Arrow type at a dotted path, through lists where it says so."""
+    before, through, rest = path.partition("[]")
+    if before not in schema.names:
+        head = next((name for name in schema.names if before.startswith(f"{name}.")), None)
+        if head is None or not pa.types.is_struct(schema.field(head).type):
+            return None
+        return _type_at(pa.schema(list(schema.field(head).type)), path.removeprefix(f"{head}."))
+    kind = schema.field(before).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if through and rest and hasattr(kind, "value_type"):
+        inner = kind.value_type
+        return _type_at(pa.schema(list(inner)), rest.removeprefix(".")) if pa.types.is_struct(inner) else inner
+    return kind
 
 
 def _type_of(value: object) -> pa.DataType:
@@ -192,9 +214,7 @@ def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
         return distinct[0]
     if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in distinct):
         return pa.float64() if any(map(pa.types.is_floating, distinct)) else pa.int64()
-    if all(
-        pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in distinct
-    ):
+    if all(pa.types.is_primitive(kind) or is_text(kind) for kind in distinct):
         return pa.string()
     raise InputError(
         f"kept field {name!r} has types that do not go together: {', '.join(map(str, distinct))}; leave it out, or "
