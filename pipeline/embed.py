@@ -22,11 +22,12 @@ from .handler import RESOURCE_HINTS, RecordBatchHandler
 from .ids import DuplicateIds
 from .job import settle
 from .options import EmbedOptions, is_local_run
+from .pointer import is_local
 from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
 from .sink import WriteFiles
-from .snapshot import is_local, run_path, start_run
+from .snapshot import run_path, start_run
 from .source import ReadShards
 
 

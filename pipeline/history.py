@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from apache_beam.io.filesystems import FileSystems
 
+from .pointer import SnapshotError
 from .snapshot import (
     Manifest,
-    SnapshotError,
     current,
     is_alive,
     is_complete,

@@ -80,6 +80,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
     Raises ValueError (OptionsError, InputError, CheckpointError, ...), OSError or SnapshotError, worded for people.
     """
     inputs, output = options.check()
+    FileSystems.set_options(options)  # endpoints and credentials of stores, before the first look at one
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
     kept = kept_fields(shards, fields)

@@ -18,9 +18,10 @@ import pyarrow as pa
 from .ids import Ids
 from .job import Job
 from .options import rejected_limit
+from .pointer import SnapshotError
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, SnapshotError, publish, remove_run, remove_spills
+from .snapshot import Canary, Manifest, publish, remove_run, remove_spills
 
 _LOGGER = logging.getLogger(__name__)
 

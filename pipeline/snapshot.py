@@ -11,14 +11,9 @@ snapshot.
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import shutil
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypedDict
@@ -26,15 +21,11 @@ from typing import TypedDict
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
+from .pointer import SnapshotError, change, is_local, read_json, write_json
 from .sink import FileInfo
 
 # A run directory on an object store, where no lock can be held, counts as alive until its newest file is this old.
 STORE_RUN_AGE = 24 * 3600
-STORE_LOCK_AGE = 600
-
-
-class SnapshotError(RuntimeError):
-    """A snapshot cannot be read, made or published; the text says why and what to do."""
 
 
 class Canary(TypedDict):
@@ -64,53 +55,20 @@ class Manifest(TypedDict):
     notes: list[str]
 
 
-def is_local(path: str) -> bool:
-    """Whether `path` is a path of this machine's file system."""
-    return "://" not in path
-
-
 def run_path(output: str, snapshot: str) -> str:
     """The directory of a snapshot."""
     return str(FileSystems.join(output, "snapshots", snapshot))
 
 
-def _read_json(path: str) -> dict[str, object] | None:
-    if not FileSystems.exists(path):
-        return None
-    try:
-        with FileSystems.open(path, compression_type="uncompressed") as handle:
-            value = json.loads(handle.read())
-    except ValueError as error:
-        raise SnapshotError(f"{path} is not JSON ({error}): restore it, or remove it and run again") from None
-    if not isinstance(value, dict):
-        raise SnapshotError(f"{path} holds no JSON object: restore it, or remove it and run again")
-    return value
-
-
-def _write_json(path: str, value: object) -> None:
-    """Write `path` whole or not at all."""
-    data = json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    if not is_local(path):  # an object appears when its upload is complete
-        with FileSystems.create(path, "application/json", "uncompressed") as handle:
-            handle.write(data)
-        return
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
 def current(output: str) -> str | None:
     """Name of the current snapshot, or None before the first."""
-    pointer = _read_json(FileSystems.join(output, "current.json"))
+    pointer = read_json(FileSystems.join(output, "current.json"))
     return None if pointer is None else str(pointer["snapshot"])
 
 
 def read_manifest(output: str, snapshot: str) -> Manifest | None:
     """The manifest of a snapshot, or None where that run never finished."""
-    return _read_json(FileSystems.join(run_path(output, snapshot), "manifest.json"))  # type: ignore[return-value]
+    return read_json(FileSystems.join(run_path(output, snapshot), "manifest.json"))  # type: ignore[return-value]
 
 
 def runs(output: str) -> dict[str, list[tuple[str, float]]]:
@@ -163,41 +121,21 @@ def start_run(output: str, fingerprint: str) -> tuple[str, FileLock | None]:
             time.sleep(0.2)
 
 
-@contextmanager
-def _publishing(output: str) -> Iterator[None]:
-    """Let one run at a time look at `current.json` and change it."""
-    if is_local(output):
-        with FileLock(os.path.join(output, "publish.lock"), timeout=60):
-            yield
-        return
-    path = FileSystems.join(output, "publish.lock")
-    owner = {"owner": f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
-    held = _read_json(path)
-    if held and time.time() - float(str(held["time"])) < STORE_LOCK_AGE:
-        raise SnapshotError(f"{held['owner']} is publishing into {output}: run again once it is done")
-    _write_json(path, owner)
-    try:
-        if _read_json(path) != owner:
-            raise SnapshotError(f"another run is publishing into {output}: run again once it is done")
-        yield
-    finally:
-        with suppress(Exception):
-            FileSystems.delete([path])
-
-
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     """Make `snapshot` the current one, if `expected` still is; doing it twice is doing it once."""
-    with _publishing(output):
-        now = current(output)
+
+    def decide(pointer: dict[str, object] | None) -> dict[str, object] | None:
+        now = None if pointer is None else pointer["snapshot"]
         if now == snapshot:
-            return
+            return None
         if now != expected:
             raise SnapshotError(
                 f"another run published {now} while this one ran (it began from {expected or 'an empty directory'}): "
                 f"nothing of it was touched; run again, and this run's vectors are reused"
             )
-        manifest = f"snapshots/{snapshot}/manifest.json"
-        _write_json(FileSystems.join(output, "current.json"), {"snapshot": snapshot, "manifest": manifest})
+        return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/manifest.json"}
+
+    change(FileSystems.join(output, "current.json"), decide)
 
 
 def publish(output: str, manifest: Manifest) -> None:
@@ -207,7 +145,7 @@ def publish(output: str, manifest: Manifest) -> None:
     now = current(output)
     if now not in (snapshot, manifest["previous"]):  # fail before the directory counts as a snapshot
         point_to(output, snapshot, expected=manifest["previous"])
-    _write_json(path, manifest)
+    write_json(path, manifest)
     try:
         point_to(output, snapshot, expected=manifest["previous"])
     except SnapshotError:

@@ -1,0 +1,173 @@
+"""`current.json`: read, and changed by one run at a time, in the way that the store it lies on has for that.
+
+A local directory: under a lock, by an atomic rename. gs:// and s3://: a write with a precondition on what was read. Any
+other file system: under a lock file that names its owner and its time, and holds for LOCK_SECONDS.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
+
+from apache_beam.io.filesystems import FileSystems
+from filelock import FileLock
+
+LOCK_SECONDS = 600
+
+Json: TypeAlias = "dict[str, object]"
+
+
+class SnapshotError(RuntimeError):
+    """A snapshot cannot be read, made or published; the text says why and what to do."""
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is a path of this machine's file system."""
+    return "://" not in path
+
+
+def read_json(path: str) -> Json | None:
+    """The JSON object in a file, or None where there is no file; SnapshotError where it holds something else."""
+    if not FileSystems.exists(path):
+        return None
+    with FileSystems.open(path, compression_type="uncompressed") as handle:
+        return _parsed(path, handle.read())
+
+
+def _parsed(path: str, data: bytes) -> Json:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise SnapshotError(f"{path} is not JSON ({error}): restore it, or remove it and run again") from None
+    if not isinstance(value, dict):
+        raise SnapshotError(f"{path} holds no JSON object: restore it, or remove it and run again")
+    return value
+
+
+def write_json(path: str, value: object) -> None:
+    """Write `path` whole or not at all."""
+    data = _dumped(value)
+    if not is_local(path):  # an object appears when its upload is complete
+        with FileSystems.create(path, "application/json", "uncompressed") as handle:
+            handle.write(data)
+        return
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def _dumped(value: object) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def change(path: str, decide: Callable[[Json | None], Json | None]) -> None:
+    """Replace the object in `path` by what `decide` makes of the one that is there, if nobody else does so meanwhile.
+
+    `decide` gives None to leave it as it is, and may raise. SnapshotError where somebody else was quicker.
+    """
+    scheme = path.partition("://")[0] if not is_local(path) else ""
+    if scheme in _PRECONDITIONED:
+        read, write = _PRECONDITIONED[scheme]
+        data, version = read(path)
+        value = decide(None if data is None else _parsed(path, data))
+        if value is not None and not write(path, _dumped(value), version):
+            raise SnapshotError(f"another run changed {path} in this moment: nothing of it was touched; run again")
+        return
+    with _local_lock(path) if is_local(path) else _lock_file(path):
+        value = decide(read_json(path))
+        if value is not None:
+            write_json(path, value)
+
+
+@contextmanager
+def _local_lock(path: str) -> Iterator[None]:
+    with FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=60):
+        yield
+
+
+@contextmanager
+def _lock_file(path: str) -> Iterator[None]:
+    lock = f"{path}.lock"
+    mine: Json = {"owner": f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
+    held = read_json(lock)
+    if held and time.time() - float(str(held["time"])) < LOCK_SECONDS:
+        raise SnapshotError(f"{held['owner']} holds {lock}: run again once it is done, or in {LOCK_SECONDS} s")
+    write_json(lock, mine)
+    try:
+        if read_json(lock) != mine:
+            raise SnapshotError(f"another run took {lock} in this moment: run again once it is done")
+        yield
+    finally:
+        with suppress(Exception):
+            FileSystems.delete([lock])
+
+
+def _read_gcs(path: str) -> tuple[bytes | None, object]:
+    """(content, generation) of an object; (None, 0) where there is none."""
+    blob = _gcs_bucket(path).get_blob(path.split("/", 3)[3])
+    if blob is None:
+        return None, 0
+    generation = int(blob.generation)  # taken first: a download writes what the answer's headers say over it
+    return blob.download_as_bytes(if_generation_match=generation), generation
+
+
+def _write_gcs(path: str, data: bytes, generation: object) -> bool:
+    from google.api_core.exceptions import PreconditionFailed
+
+    blob = _gcs_bucket(path).blob(path.split("/", 3)[3])
+    try:
+        blob.upload_from_string(data, content_type="application/json", if_generation_match=generation)
+    except PreconditionFailed:
+        return False
+    return True
+
+
+def _gcs_bucket(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, where the extra gcp is
+    from apache_beam.io.gcp.gcsio import GcsIO
+
+    return GcsIO(pipeline_options=FileSystems.get_filesystem(path)._pipeline_options).client.bucket(path.split("/")[2])
+
+
+def _read_s3(path: str) -> tuple[bytes | None, object]:
+    """(content, entity tag) of an object; (None, None) where there is none."""
+    client, bucket, key = _s3(path)
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key)
+    except client.exceptions.NoSuchKey:
+        return None, None
+    return answer["Body"].read(), answer["ETag"]
+
+
+def _write_s3(path: str, data: bytes, tag: object) -> bool:
+    from botocore.exceptions import ClientError
+
+    client, bucket, key = _s3(path)
+    condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=data, ContentType="application/json", **condition)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+            return False
+        raise
+    return True
+
+
+def _s3(path: str):  # type: ignore[no-untyped-def]  # (boto3 client, bucket, key), where the extra aws is
+    from apache_beam.io.aws.s3io import S3IO
+
+    _, _, bucket, key = path.split("/", 3)
+    return S3IO(options=FileSystems.get_filesystem(path)._options).client.client, bucket, key
+
+
+_Read: TypeAlias = "Callable[[str], tuple[bytes | None, object]]"
+_Write: TypeAlias = "Callable[[str, bytes, object], bool]"
+_PRECONDITIONED: dict[str, tuple[_Read, _Write]] = {"gs": (_read_gcs, _write_gcs), "s3": (_read_s3, _write_s3)}

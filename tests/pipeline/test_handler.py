@@ -1,0 +1,148 @@
+"""The RunInference handlers over a small real encoder: contract, features of Beam's, bad rows, two fingerprints."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from apache_beam.internal import pickler
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+from apache_beam.testing.util import assert_that
+
+from audioclip_text.model import TextEncoder
+from audioclip_text.model.text_head import text_shapes
+from audioclip_text.pipeline import TextEmbeddingHandler
+from audioclip_text.pipeline.embed import _canary_batch
+from audioclip_text.pipeline.embedding import embed_batch
+from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler, load_encoder
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.reuse import add_text_hash
+
+TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
+
+
+@pytest.fixture(scope="module")
+def small_head(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A two-layer text head in a file: quick to load, real to run."""
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    torch.manual_seed(1)
+    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
+    return str(path)
+
+
+@pytest.fixture
+def handler(small_head: str, vocabulary: Path) -> TextEmbeddingHandler:
+    return TextEmbeddingHandler(small_head, tokenizer_path=str(vocabulary), device="cpu")
+
+
+@pytest.fixture
+def expected(small_head: str, vocabulary: Path) -> dict[str, np.ndarray]:
+    encoder = TextEncoder.load(small_head, tokenizer_path=vocabulary, device="cpu")
+    return dict(zip(TEXTS, encoder.encode(TEXTS), strict=True))
+
+
+def _same(expected: dict[str, np.ndarray], count: int):  # type: ignore[no-untyped-def]
+    def check(results: list[PredictionResult]) -> None:
+        assert len(results) == count
+        for result in results:
+            np.testing.assert_allclose(result.inference, expected[result.example], atol=1e-5)
+
+    return check
+
+
+def test_predictions_in_anybodys_pipeline(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """Texts in, one PredictionResult each out."""
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(TEXTS) | RunInference(handler), _same(expected, len(TEXTS)))
+
+
+def test_keyed_and_with_exception_handling(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """Keys pass by the model, and Beam's own exception handling takes the handler as it is."""
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        good, bad = (
+            pipeline
+            | beam.Create(list(enumerate(TEXTS)))
+            | RunInference(KeyedModelHandler(handler)).with_exception_handling()
+        )
+        assert_that(good | beam.Values(), _same(expected, len(TEXTS)), "good")
+        assert_that(bad.failed_inferences, _none, "bad")
+
+
+def _none(failed: list[object]) -> None:
+    assert failed == []
+
+
+def test_pre_and_postprocessing(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """with_preprocess_fn and with_postprocess_fn wrap the handler like any other."""
+    wrapped = handler.with_preprocess_fn(lambda row: row["caption"]).with_postprocess_fn(lambda result: result)
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([{"caption": text} for text in TEXTS])
+        assert_that(rows | RunInference(wrapped), _same(expected, len(TEXTS)))
+
+
+def test_one_encoder_a_process(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
+    """Handlers of the same settings share their encoder."""
+    other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    assert handler.load_model() is other.load_model()
+
+
+def test_handlers_and_options_survive_beams_pickling(handler: TextEmbeddingHandler) -> None:
+    """What travels to workers can be pickled by Beam's pickler and by pickle."""
+    options = EmbedOptions(input=["a"], output="b")
+    for thing in (handler, RecordBatchHandler(EncoderSettings("x"))):
+        assert pickler.loads(pickler.dumps(thing))._settings == thing._settings
+        assert pickle.loads(pickle.dumps(thing))._settings == thing._settings
+    assert EmbedOptions.from_dictionary(options.get_all_options()).view_as(EmbedOptions).output == "b"
+
+
+def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
+    """The handler counts bytes without pickling, names its metrics and memory, and refuses inference_args."""
+    assert handler.get_num_bytes(["dog", "é"]) == 5
+    assert handler.get_metrics_namespace() == "audioclip_text"
+    assert handler.get_resource_hints() == {"min_ram": "4GB"}
+    assert handler.batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 4096}
+    with pytest.raises(ValueError, match=r"takes no inference_args, got \['temperature'\]"):
+        handler.validate_inference_args({"temperature": 1})
+
+
+def test_batches_keep_their_rows_and_get_the_models_columns(
+    small_head: str, vocabulary: Path, expected: dict[str, np.ndarray]
+) -> None:
+    """A row batch comes back row by row with counts and vectors; equal texts share one vector."""
+    rows = add_text_hash(_canary_batch().slice(0, 4), "{}").set_column(3, "text", pa.array(TEXTS))
+    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    batch = embed_batch(rows, encoder)
+    assert batch.column("n_tokens").to_pylist() == [4, 7, 3, 4]
+    assert batch.column("reason").null_count == 4
+    vectors = batch.column("embedding")
+    assert len(vectors.dictionary) == 3
+    np.testing.assert_allclose(np.array(vectors.to_pylist()), np.array([expected[text] for text in TEXTS]), atol=1e-5)
+
+
+def test_too_long_texts_are_rejected_on_request(small_head: str, vocabulary: Path) -> None:
+    """With on_long="reject" a text over the context is a rejected row, its neighbours are not."""
+    settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), on_long="reject")
+    rows = _canary_batch().slice(0, 2).set_column(3, "text", pa.array(["dog", "dog " * 100]))
+    batch = embed_batch(rows, load_encoder(settings))
+    assert batch.column("reason").to_pylist() == [None, "too long"]
+    assert batch.column("detail").to_pylist() == [None, "102 tokens, the context holds 77"]
+
+
+def test_another_checkpoint_on_a_worker_is_an_error(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
+    """A worker whose file differs from the launcher's does not embed with it."""
+    path = tmp_path / "head.pt"
+    path.write_bytes(Path(small_head).read_bytes())
+    handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
+    handler.describe()
+    there = pickle.loads(pickle.dumps(handler))
+    state = torch.load(path)
+    state["ln_final.bias"] += 1
+    torch.save(state, path)
+    load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # nothing is kept
+    with pytest.raises(ValueError, match="on this worker has fingerprint .*, the job was started with"):
+        there.load_model()
