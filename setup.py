@@ -5,9 +5,12 @@ from pathlib import Path
 from setuptools import setup
 
 TEST = [
+    "boto3",
     "build",
     "duckdb",
+    "google-cloud-storage",
     "hypothesis",
+    "moto[s3,server]",
     "mypy",
     "polars",
     "psutil",
@@ -32,6 +35,7 @@ setup(
     package_data={"audioclip_text.model": ["py.typed"], "audioclip_text.pipeline": ["py.typed"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",
+        "filelock>=3.12",
         "ftfy>=6.3",
         "numpy>=1.26",
         "orjson>=3.10",

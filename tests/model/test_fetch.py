@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -190,7 +191,9 @@ def test_only_https_or_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Base URL of a host that is not there; waiting for it fails; pip looks into the test's folder instead of PyPI."""
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited for a host that was not there"))
+    monkeypatch.setattr(
+        room, "time", SimpleNamespace(sleep=lambda _: pytest.fail("waited for a host that was not there"))
+    )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     return "http://127.0.0.1:9"

@@ -39,7 +39,7 @@ def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch
     arranged, start, out = SortedRows.of(rows), 0, []
     while start < len(arranged.lengths):
         run = arranged.run_from(start, nodes)
-        out.append(tower(arranged.tree(run)))
+        out.append(tower(arranged.tree(run, CPU)))
         start = run.stop
     return torch.cat(out)[torch.from_numpy(arranged.place)]
 
@@ -65,7 +65,7 @@ def test_batch_mates_do_not_matter(rows: list[list[int]], which: st.DataObject) 
 def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
     """A tree has exactly as many nodes as its rows have distinct beginnings."""
     arranged = SortedRows.of(rows)
-    tree = arranged.tree(slice(0, len(arranged.lengths)))
+    tree = arranged.tree(slice(0, len(arranged.lengths)), CPU)
     assert len(tree.tokens) == len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
     assert len(tree.kept) == len(tree.tokens)
 
@@ -78,8 +78,8 @@ def test_runs_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
     while start < len(arranged.lengths):
         run = arranged.run_from(start, nodes)
         assert run.start == start
-        assert run.stop - start == 1 or len(arranged.tree(run).tokens) <= nodes
-        assert run.stop == len(arranged.lengths) or len(arranged.tree(slice(start, run.stop + 1)).tokens) > nodes
+        assert run.stop - start == 1 or len(arranged.tree(run, CPU).tokens) <= nodes
+        assert run.stop == len(arranged.lengths) or len(arranged.tree(slice(start, run.stop + 1), CPU).tokens) > nodes
         start = run.stop
     assert start == len({tuple(row) for row in rows})
 

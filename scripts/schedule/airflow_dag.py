@@ -1,0 +1,24 @@
+"""Airflow: embed the corpus every night, one run at a time. Copy into the DAG folder of Airflow 2.4 or newer.
+
+In Airflow 3 the operator's own module is airflow.providers.standard.operators.bash.
+"""
+
+from datetime import datetime, timedelta
+
+from airflow import DAG
+from airflow.operators.bash import BashOperator
+
+COMMAND = (
+    "cd /srv/audioclip && .venv/bin/audioclip-text embed --input '/srv/texts/*.jsonl.gz' --output /srv/audioclip/out "
+    "--checkpoint .cache/AudioCLIP-Full-Training.pt --id_field id --max_rejected 1%"
+)
+
+with DAG(
+    dag_id="audioclip_text",
+    schedule="30 2 * * *",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,  # a snapshot is of the corpus as it is now: nights gone by cannot be made up for
+    max_active_runs=1,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=10)},
+):
+    BashOperator(task_id="embed", bash_command=COMMAND)

@@ -1,0 +1,42 @@
+"""Look into a snapshot directory with pyarrow alone: its counts, a few rows, and what was rejected and why.
+
+python scripts/show.py OUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+
+def show(output: Path) -> None:
+    """Print the current snapshot of `output`."""
+    pointer = json.loads((output / "current.json").read_text(encoding="utf-8"))
+    manifest = json.loads((output / pointer["manifest"]).read_text(encoding="utf-8"))
+    snapshot = output / "snapshots" / pointer["snapshot"]
+    counts = ", ".join(f"{counted} {name}" for name, counted in manifest["counts"].items() if isinstance(counted, int))
+    print(f"{snapshot}\n  weights {manifest['weights']}; {counts}\n")
+
+    rows = pq.read_table([snapshot / file["name"] for file in manifest["files"] if file["name"].startswith("part-")])
+    print(f"{rows.num_rows} rows, of which the first of each shard; embedding: {rows.schema.field('embedding').type}")
+    print(f"  {'id':<20} {'n_tokens':>8}  {'embedding':<28} text")
+    shown = set()
+    for row in rows.sort_by("id").select(["id", "n_tokens", "embedding", "text"]).to_pylist():
+        shard = row["id"].rpartition("#")[0]
+        if shard not in shown:
+            shown.add(shard)
+            numbers = ", ".join(f"{number:+.3f}" for number in row["embedding"][:3])
+            print(f"  {row['id']:<20} {row['n_tokens']:>8}  [{numbers}, ...]  {row['text']}")
+
+    print("\nrejected rows")
+    for file in manifest["files"]:
+        if file["name"].startswith("rejected-"):
+            for row in pq.read_table(snapshot / file["name"]).to_pylist():
+                print(f"  {row['shard']}, row {row['row']}: {row['reason']} ({row['detail']})")
+
+
+if __name__ == "__main__":
+    show(Path(sys.argv[1]))
