@@ -88,6 +88,11 @@ def change(path: str, decide: Callable[[Json | None], Json | None]) -> None:
             write_json(path, value)
 
 
+def owner() -> Json:
+    """Who this process is, and when it said so."""
+    return {"owner": f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
+
+
 @contextmanager
 def _local_lock(path: str) -> Iterator[None]:
     with FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=60):
@@ -97,7 +102,7 @@ def _local_lock(path: str) -> Iterator[None]:
 @contextmanager
 def _lock_file(path: str) -> Iterator[None]:
     lock = f"{path}.lock"
-    mine: Json = {"owner": f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
+    mine = owner()
     held = read_json(lock)
     if held and time.time() - float(str(held["time"])) < LOCK_SECONDS:
         raise SnapshotError(f"{held['owner']} holds {lock}: run again once it is done, or in {LOCK_SECONDS} s")

@@ -21,7 +21,7 @@ from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, publish, remove_run, remove_spills
+from .snapshot import Canary, Manifest, publish, remove_run, remove_spills, run_path
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ def add_up(reports: Iterable[Report]) -> tuple[dict[str, float], list[FileInfo],
     return dict(counts), sorted(files, key=lambda file: file["name"]), canary, ids, shards
 
 
-def check(job: Job, counts: dict[str, float], files: list[FileInfo], ids: Ids, shards: list[str]) -> None:
+def check(
+    job: Job, counts: dict[str, float], files: list[FileInfo], ids: Ids, shards: list[str], *, directory: str
+) -> None:
     """SnapshotError where rows are missing, or where the run breaks a limit that it was given."""
     read, embedded, reused, rejected = (counts.get(name, 0) for name in ("read", "embedded", "reused", "rejected"))
     written = sum(file["rows"] for file in files)
@@ -114,7 +116,7 @@ def check(job: Job, counts: dict[str, float], files: list[FileInfo], ids: Ids, s
     if rejected > rejected_limit(job.max_rejected, int(read)):
         raise SnapshotError(
             f"{rejected:.0f} of {read:.0f} rows were rejected, more than --max_rejected {job.max_rejected}: nothing "
-            f"was published; the reasons are in {job.output}/snapshots/{{snapshot}}/rejected-*.parquet"
+            f"was published; the reasons are in {directory}/rejected-*.parquet"
         )
     if job.unique_ids and ids["duplicates"]:
         raise SnapshotError(
@@ -139,10 +141,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         """Run once, after everything else; running twice publishes once."""
         job = self.job
         counts, files, canary, ids, shards = add_up(element[1])
-        try:
-            check(job, counts, files, ids, shards)
-        except SnapshotError as error:
-            raise SnapshotError(str(error).replace("{snapshot}", self.snapshot)) from None
+        check(job, counts, files, ids, shards, directory=run_path(job.output, self.snapshot))
         if canary is None:
             raise SnapshotError("the canary texts were not embedded: nothing was published")
         notes = list(job.notes)

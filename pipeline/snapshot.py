@@ -21,7 +21,7 @@ from typing import TypedDict
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from .pointer import SnapshotError, change, is_local, read_json, write_json
+from .pointer import SnapshotError, change, is_local, owner, read_json, write_json
 from .sink import FileInfo
 
 # A run directory on an object store, where no lock can be held, counts as alive until its newest file is this old.
@@ -102,23 +102,40 @@ def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool
 
 
 def start_run(output: str, fingerprint: str) -> tuple[str, FileLock | None]:
-    """Make a run directory; gives its name and the lock that keeps it, to be held until the run ends."""
+    """Make a run directory; gives its name and, on a local disk, the lock that keeps it until the run ends."""
     while True:
         name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{fingerprint[:8]}"
-        path = run_path(output, name)
         if not is_local(output):
-            return name, None
+            if _take(FileSystems.join(run_path(output, name), "run.json")):
+                return name, None
+            time.sleep(0.2)
+            continue
         making = run_path(output, f".{name}-{os.getpid()}")
         os.makedirs(making)
         lock = FileLock(os.path.join(making, "run.lock"), timeout=0)
         lock.acquire()
         try:
-            os.rename(making, path)  # appears with its lock held: nobody takes it for a dead run's
+            os.rename(making, run_path(output, name))  # appears with its lock held: nobody takes it for a dead run's
             return name, lock
         except OSError:  # another run began within this second
             lock.release()
             shutil.rmtree(making)
             time.sleep(0.2)
+
+
+def _take(marker: str) -> bool:
+    """Whether this run is the one that made the object `marker`."""
+    made: list[bool] = []
+
+    def decide(there: dict[str, object] | None) -> dict[str, object] | None:
+        made[:] = [there is None]
+        return owner() if there is None else None
+
+    try:
+        change(marker, decide)
+    except SnapshotError:
+        return False
+    return made == [True]
 
 
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:

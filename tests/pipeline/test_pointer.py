@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline import pointer
 from audioclip_text.pipeline.pointer import SnapshotError, change, read_json, write_json
+from audioclip_text.pipeline.snapshot import start_run
 
 
 class _Gcs(BaseHTTPRequestHandler):
@@ -166,3 +167,13 @@ def test_a_damaged_pointer_is_a_clear_error(tmp_path: Path, content: str) -> Non
     (tmp_path / "current.json").write_text(content)
     with pytest.raises(SnapshotError, match=r"current\.json (is not JSON|holds no JSON object)"):
         read_json(str(tmp_path / "current.json"))
+
+
+@pytest.mark.parametrize("store", ["gs", "s3"])
+def test_two_runs_that_begin_in_one_second_get_directories_of_their_own(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    """On a store without directories, a marker with a precondition makes a snapshot's name one run's alone."""
+    output = str(request.getfixturevalue(store)).rpartition("/")[0]
+    names = [start_run(output, "0123456789")[0] for _ in range(3)]
+    assert len(set(names)) == 3
