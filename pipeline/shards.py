@@ -16,7 +16,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
 from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
-from .formats import READERS, arrow_damage
+from .formats import READERS
+from .parquet import arrow_damage
 
 PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
 OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")

@@ -14,16 +14,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from .decompress import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields, as_id, as_kept, as_text, is_text, lookup, texts_at
-from .formats import (
-    BATCH_BYTES,
-    READERS,
-    Record,
-    column_at,
-    parquet_batches,
-    parquet_records,
-    plain_values,
-)
+from .formats import READERS
+from .lines import Record
 from .metrics import count
+from .parquet import BATCH_BYTES, column_at, parquet_batches, parquet_records, plain_values
 from .records import REJECTED, ROW
 from .shards import Shard
 

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"records", "flags", "options", "fields", "metrics", "decompress"},
     {
+        "lines",
+        "delimited",
+        "parquet",
         "formats",
         "shards",
         "source",
