@@ -21,10 +21,8 @@ from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
-NODES = {"cpu": 4096, "cuda": 32768}  # of a micro-batch's prefix tree; the CPU's found by measurement
+NODES = {"cpu": 1536, "cuda": 32768}  # of a micro-batch; the CPU's found by measurement (benchmarks/README.md)
 WINDOW = 16384  # texts sorted together: more would share more beginnings, and start the model later
-
-__all__ = ["EncodeStats", "Encoding", "TextEncoder", "fingerprint", "fingerprint_parts", "join_and_prompt"]
 
 
 @dataclass
@@ -108,14 +106,9 @@ class TextEncoder:
                 f"no vocabulary file at {vocabulary}: run `audioclip-text fetch vocabulary`, or give its path as "
                 "tokenizer_path"
             )
+        checkpoint, tokenizer = load_checkpoint(path), ClipTokenizer(vocabulary)
         return cls(
-            load_checkpoint(path),
-            ClipTokenizer(vocabulary),
-            device=device,
-            dtype=dtype,
-            prompt=prompt,
-            on_long=on_long,
-            normalize=normalize,
+            checkpoint, tokenizer, device=device, dtype=dtype, prompt=prompt, on_long=on_long, normalize=normalize
         )
 
     def encode(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
@@ -179,16 +172,17 @@ class TextEncoder:
         embedded, start, count = [], 0, len(rows.lengths)
         while start < count:
             run = rows.run_from(start, self.nodes)
-            tree = rows.tree(run)
+            tokens = int(rows.lengths[run].sum())
             try:
+                tree = rows.tree(run, self.device)
                 vectors = self.tower(tree)  # [rows of the run, dim]
             except torch.cuda.OutOfMemoryError as error:
                 if run.stop - run.start == 1:
                     raise torch.cuda.OutOfMemoryError(
-                        f"{self.device} has too little free memory for a single text of {len(tree.tokens)} tokens: "
+                        f"{self.device} has too little free memory for a single text of {tokens} tokens: "
                         f"free some, or use device='cpu' ({error})"
                     ) from error
-                self.nodes = min(self.nodes, len(tree.tokens)) // 2
+                self.nodes = min(self.nodes, tokens) // 2
                 stats.oom_retries += 1
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)

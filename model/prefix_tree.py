@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,11 @@ class SortedRows:
     def of(cls, rows: Sequence[Sequence[int]]) -> SortedRows:
         """Sort rows of token ids, each at least one token long."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        inside = np.arange(lengths.max(initial=1)) < lengths[:, None]  # [n, longest]
-        table = np.zeros(inside.shape, ">u4")  # big-endian: compared as bytes, rows sort as their numbers do
+        longest = int(lengths.max(initial=1))
+        inside = np.arange(longest) < lengths[:, None]  # [n, longest]
+        table = np.zeros((len(rows), longest), ">u4")  # big-endian: compared as bytes, rows sort as their numbers do
         table[inside] = np.fromiter((token + 1 for row in rows for token in row), np.int64, int(lengths.sum()))
-        keys = table.view(f"S{table.itemsize * table.shape[1]}")[:, 0]  # [n], one string of bytes a row
+        keys = table.view(f"S{4 * longest}")[:, 0]  # [n], one string of bytes a row
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         return cls(table[first].astype(np.int64) - 1, lengths[first], place.reshape(-1))
 
@@ -44,34 +45,42 @@ class SortedRows:
         size = np.cumsum(_starts_new(tokens).sum(1))  # nodes of the tree of the first, the first two, ... rows
         return slice(start, start + max(1, int(np.searchsorted(size, nodes, side="right"))))
 
-    def tree(self, rows: slice) -> PrefixTree:
-        """The prefix tree of a run of rows."""
+    def tree(self, rows: slice, device: torch.device) -> PrefixTree:
+        """The prefix tree of a run of rows, on `device`."""
         lengths = self.lengths[rows]
-        return PrefixTree.of(self.tokens[rows, : int(lengths.max())], lengths)
+        return PrefixTree.of(self.tokens[rows, : int(lengths.max())], lengths, device)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of like length, as attention takes them.
+
+    paths [rows, slots]: the nodes along each row; slots behind a row's end name some node or other, which causal attention
+    never looks at. used [rows, slots]: which slots are a row's own.
+    """
+
+    paths: Tensor
+    used: Tensor
 
 
 @dataclass(frozen=True)
 class PrefixTree:
     """The rows of a micro-batch with one node for every distinct prefix; a node's vector is computed once.
 
-    tokens [u]: each node's token id. positions [u]: its depth. paths [s]: the nodes along every row, row behind row, for
-    attention. The rows stand there in groups of like length: groups lists (rows, slots a row), and the slots behind a row's
-    end name some node or other, which causal attention never looks at. kept [u]: a slot of paths where each node stands.
-    lengths [n] and ends [n]: slots in use and last node of each row, in the order of the groups. back [n]: where in that
-    order each given row stands.
+    tokens [u]: each node's token id. positions [u]: its depth. groups: the rows, group by group, in s slots altogether.
+    kept [u]: a slot, counted through all groups, where each node stands. ends [n]: the last node of each row, in the order
+    of the groups. back [n]: where in that order each given row stands.
     """
 
     tokens: Tensor
     positions: Tensor
-    paths: Tensor
-    groups: tuple[tuple[int, int], ...]
+    groups: tuple[Group, ...]
     kept: Tensor
-    lengths: Tensor
     ends: Tensor
     back: Tensor
 
     @classmethod
-    def of(cls, tokens: Ints, lengths: Ints) -> PrefixTree:
+    def of(cls, tokens: Ints, lengths: Ints, device: torch.device) -> PrefixTree:
         """The tree of sorted rows: tokens [n, longest] with -1 behind a row's end, lengths [n]."""
         new = _starts_new(tokens)  # [n, longest]
         row, position = new.nonzero()
@@ -80,36 +89,27 @@ class PrefixTree:
         # Nodes are numbered row by row, so the newest node above a shared cell is the one it shares.
         node = np.maximum.accumulate(node, axis=0)  # [n, longest]
 
-        order = np.argsort(-(-lengths // BUCKET), kind="stable")  # [n] rows by bucket
-        node, lengths = node[order], lengths[order]
-        groups, paths, used = [], [], []
-        for bucket in np.unique(-(-lengths // BUCKET)):
-            members = -(-lengths // BUCKET) == bucket
-            width = min(int(bucket) * BUCKET, node.shape[1])
-            groups.append((int(members.sum()), width))
-            paths.append(node[members, :width].reshape(-1))
-            used.append((np.arange(width) < lengths[members, None]).reshape(-1))
-        path, slots = np.concatenate(paths), np.concatenate(used).nonzero()[0]
-        kept = np.empty(len(row), np.int64)
-        kept[path[slots]] = slots
+        buckets = -(-lengths // BUCKET)  # [n]
+        order = np.argsort(buckets, kind="stable")
+        groups, kept, slots = [], np.empty(len(row), np.int64), 0
+        for bucket in np.unique(buckets):
+            members = buckets == bucket
+            paths = node[members, : bucket * BUCKET]  # [rows, slots]
+            used = np.arange(paths.shape[1]) < lengths[members, None]
+            kept[paths[used]] = slots + used.reshape(-1).nonzero()[0]
+            groups.append(Group(to_device(paths, device), to_device(used, device)))
+            slots += paths.size
         return cls(
-            tokens=torch.from_numpy(tokens[row, position]),
-            positions=torch.from_numpy(position),
-            paths=torch.from_numpy(path),
+            tokens=to_device(tokens[row, position], device),
+            positions=to_device(position, device),
             groups=tuple(groups),
-            kept=torch.from_numpy(kept),
-            lengths=torch.from_numpy(lengths),
-            ends=torch.from_numpy(node[np.arange(len(lengths)), lengths - 1]),
-            back=torch.from_numpy(np.argsort(order)),
+            kept=to_device(kept, device),
+            ends=to_device(node[order, lengths[order] - 1], device),
+            back=to_device(np.argsort(order), device),
         )
 
-    def to(self, device: torch.device) -> PrefixTree:
-        """The tree on `device`."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: to_device(value.numpy(), device) for name, value in tensors.items()})
 
-
-def to_device(array: Ints, device: torch.device) -> Tensor:
+def to_device(array: Ints | npt.NDArray[np.bool_], device: torch.device) -> Tensor:
     """The array as a tensor on `device`; through pinned memory to a CUDA device, so that nobody waits for the copy."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -45,8 +45,7 @@ class TextTower:
 
     @torch.inference_mode()
     def __call__(self, tree: PrefixTree) -> Tensor:
-        """Embed the tree's rows, each read at its last token: [n, dim] in float32, on the tower's device, in row order."""
-        tree = tree.to(self.device)
+        """Embed the rows of a tree on the tower's device, each read at its last token: [n, dim] in float32, in row order."""
         x = F.embedding(tree.tokens, self.token_embedding)  # [u, w]
         x += F.embedding(tree.positions, self.positional_embedding)
         for block in self.blocks:
@@ -80,7 +79,9 @@ class Block:
         self.ln_1, self.ln_2 = LayerNorm(get, f"{prefix}ln_1.", dtype), LayerNorm(get, f"{prefix}ln_2.", dtype)
         weight, bias = get(f"{prefix}attn.in_proj_weight").to(dtype), get(f"{prefix}attn.in_proj_bias").to(dtype)
         widths = [part * weight.shape[1] for part in self.PROJECTIONS]
-        self.in_proj = [linear(*part) for part in zip(weight.split(widths), bias.split(widths), strict=True)]
+        self.in_proj = [
+            linear(*part) for part in zip(torch.split(weight, widths), torch.split(bias, widths), strict=True)
+        ]
         self.out_proj = layer("attn.out_proj")
         self.c_fc, self.c_proj = layer("mlp.c_fc", QUICK_GELU, QUICK_GELU), layer("mlp.c_proj", 1 / QUICK_GELU)
 
@@ -110,29 +111,23 @@ class LastBlock(Block):
 
 def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
     """Causal attention of every node to its row up to itself: [u, 3w] to [u, w]."""
-    slots = qkv.index_select(0, tree.paths)  # [s, 3w]
-    if slots.device.type == "cpu":
-        slots = slots.float()  # the CPU's attention is slower in bfloat16, and less exact
-    attended, start = [], 0
-    for rows, length in tree.groups:
-        group = slots[start : start + rows * length].view(rows, length, 3, heads, -1)
-        q, k, v = group.permute(2, 0, 3, 1, 4)  # each [rows, h, length, d]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        attended.append(y.transpose(1, 2).reshape(rows * length, -1).to(qkv.dtype))  # [rows * length, w]
-        start += rows * length
+    attended = []
+    for group in tree.groups:
+        slots = F.embedding(group.paths, qkv).view(*group.paths.shape, 3, heads, -1)  # [rows, slots, 3, h, d]
+        q, k, v = slots.permute(2, 0, 3, 1, 4)  # each [rows, h, slots, d]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [rows, h, slots, d]
+        attended.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [rows * slots, w]
     return torch.cat(attended).index_select(0, tree.kept)
 
 
 def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
     """Attention of each row's last node to its row: [n, w] and [u, 2w] to [n, w], in the order of the tree's groups."""
-    slots = kv.index_select(0, tree.paths)  # [s, 2w]
-    attended, start, first = [], 0, 0
-    for rows, length in tree.groups:
-        group = slots[start : start + rows * length].view(rows, length, 2, heads, -1)
-        keys, values = group.permute(2, 0, 3, 1, 4)  # each [rows, h, length, d]
-        queries = q[first : first + rows].view(rows, heads, 1, -1)  # [rows, h, 1, d]
-        used = torch.arange(length, device=q.device) < tree.lengths[first : first + rows, None]  # [rows, length]
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=used[:, None, None])  # [rows, h, 1, d]
-        attended.append(y.reshape(rows, -1))  # [rows, w]
-        start, first = start + rows * length, first + rows
+    attended = []
+    q_of_groups = torch.split(q, [len(group.paths) for group in tree.groups])  # [rows, w] each
+    for group, queries in zip(tree.groups, q_of_groups, strict=True):
+        slots = F.embedding(group.paths, kv).view(*group.paths.shape, 2, heads, -1)  # [rows, slots, 2, h, d]
+        keys, values = slots.permute(2, 0, 3, 1, 4)  # each [rows, h, slots, d]
+        one = queries.view(len(queries), heads, 1, -1)  # [rows, h, 1, d]
+        y = F.scaled_dot_product_attention(one, keys, values, attn_mask=group.used[:, None, None])  # [rows, h, 1, d]
+        attended.append(y.flatten(1))  # [rows, w]
     return torch.cat(attended)
