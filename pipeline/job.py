@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -67,6 +68,7 @@ class Job:
             "checkpoint": card.name,
             "checkpoint_sha256": card.sha256,
             "weights": card.weights,
+            "tool_version": version("audioclip-text"),
             "dim": str(card.dim),
             **{name: card.fingerprint_parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
         }

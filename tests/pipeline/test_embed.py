@@ -56,6 +56,9 @@ def test_the_schema_is_the_contract(tmp_path: Path) -> None:
         ("n", "int64", True),
     ]
     assert schema.metadata[b"weights"] == b"untrained"
+    assert {b"checkpoint", b"checkpoint_sha256", b"tool_version", b"dim", b"dtype", b"prompt", b"on_long"} <= set(
+        schema.metadata
+    )
     assert schema.metadata[b"snapshot"].decode() == manifest["snapshot"]
     assert schema.metadata[b"fingerprint"].decode() == manifest["fingerprint"]
     column = pq.ParquetFile(part).metadata.row_group(0).column(5)
