@@ -1,0 +1,62 @@
+"""Texts to measure with: real ones of real lengths, shuffled with a fixed seed, none twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+WORDNET = Path("/usr/share/wordnet")  # Debian's wordnet-base
+PARTS = ("noun", "verb", "adj", "adv")
+PLACES = [
+    "in the park",
+    "on a wooden table",
+    "at night",
+    "in the rain",
+    "near the sea",
+    "by the window",
+    "in black and white",
+]
+FRAMES = (
+    "a {adj} {noun}",
+    "{noun}",
+    "a photo of a {noun}",
+    "the sound of a {noun}",
+    "a {noun} and a {other} {place}",
+    "two people with a {noun} {place}",
+    "a close-up of a {adj} {noun} {place}",
+    "a {adj} {noun} next to a {other}",
+)
+
+
+def _entries(part: str) -> list[tuple[str, str]]:
+    """(first lemma, gloss) of every synset."""
+    path = WORDNET / f"data.{part}"
+    if not path.exists():
+        raise SystemExit(f"no {path}: install WordNet 3.0 (Debian: apt-get install wordnet-base)")
+    lines = [line for line in path.read_text(encoding="latin-1").splitlines() if not line.startswith("  ")]
+    return [(line.split(" ")[4].replace("_", " ").split("(")[0], line.split("| ", 1)[1].strip()) for line in lines]
+
+
+def glosses() -> list[str]:
+    """The definitions and examples of WordNet's 117,659 synsets."""
+    found = list(dict.fromkeys(gloss for part in PARTS for _, gloss in _entries(part)))
+    random.Random(0).shuffle(found)
+    return found
+
+
+def captions() -> list[str]:
+    """50,000 short captions: WordNet's nouns and adjectives in the frames that captions and labels come in."""
+    chance = random.Random(1)
+    nouns = [lemma for lemma, _ in _entries("noun") if lemma.islower()]
+    adjectives = [lemma for lemma, _ in _entries("adj") if lemma.islower() and " " not in lemma]
+    made: dict[str, None] = {}
+    while len(made) < 50_000:
+        words = {"noun": chance.choice(nouns), "other": chance.choice(nouns), "adj": chance.choice(adjectives)}
+        made[chance.choice(FRAMES).format(place=chance.choice(PLACES), **words)] = None
+    found = list(made)
+    chance.shuffle(found)
+    return found
+
+
+ALL: dict[str, Callable[[], list[str]]] = {"glosses": glosses, "captions": captions}

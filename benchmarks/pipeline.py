@@ -1,0 +1,232 @@
+"""What the pipeline costs around the model, and what a night costs where little has changed.
+
+    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [workers] [start]
+
+plumbing    rows per CPU second from jsonl to Parquet with a stubbed model, over bare pyarrow reading and writing the same
+memory      peak of a run over 400,000 rows against one over 40,000, stubbed model
+end_to_end  rows/s of a whole run against TextEncoder.encode alone on the same texts
+night       the same corpus again: time of the first run over that of the second, and of one with 1 % changed
+workers     two worker processes of one thread each against one of two
+start       seconds from the command to the first embedded row
+
+Texts are WordNet's glosses. Every measurement is a process of its own; pairs run in alternation, and ratios are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import corpora
+
+ROOT = Path(__file__).parents[1]
+VOCABULARY = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
+DIM = 1024
+
+
+def write_shards(folder: Path, rows: int, shards: int = 8) -> None:
+    """`rows` glosses as jsonl, made different by a number where WordNet has no more of them."""
+    texts = corpora.glosses()
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        with (folder / f"{shard}.jsonl").open("w") as handle:
+            for row in range(shard, rows, shards):
+                again, text = row // len(texts), texts[row % len(texts)]
+                handle.write(json.dumps({"id": f"r{row}", "text": f"{text} {again}" if again else text}) + "\n")
+
+
+def child(what: str, *arguments: object, **environment: str) -> dict[str, float]:
+    """Figures of one measurement in a process of its own."""
+    command = [sys.executable, __file__, "--child", what, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def stub_run(folder: str, output: str, *flags: str) -> None:
+    """EmbedCorpus over a model that answers at once."""
+    sys.path.insert(0, str(ROOT))
+    from instant import InstantHandler
+
+    from audioclip_text.pipeline.embed import EmbedCorpus
+    from audioclip_text.pipeline.run import parse, run
+
+    options = parse(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
+    corpus = EmbedCorpus(options, InstantHandler(DIM))
+    run(corpus, options)
+    corpus.close()
+
+
+def bare_run(folder: str, output: str) -> None:
+    """The same reads and writes in pyarrow alone."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.json as pj
+    import pyarrow.parquet as pq
+
+    from audioclip_text.pipeline.records import vector_type
+
+    noise = pa.array(np.random.default_rng(0).standard_normal(4096 * DIM, np.float32))
+    os.makedirs(output)
+    for file in sorted(Path(folder).glob("*.jsonl")):
+        writer: pq.ParquetWriter | None = None
+        for batch in pj.read_json(file).to_batches(max_chunksize=4096):
+            vectors = pa.FixedSizeListArray.from_arrays(noise[: batch.num_rows * DIM], type=vector_type(DIM))
+            table = pa.table({"id": batch["id"], "text": batch["text"], "embedding": vectors})
+            writer = writer or pq.ParquetWriter(
+                f"{output}/{file.stem}.parquet", table.schema, compression="zstd", compression_level=1,
+                use_dictionary=False, use_byte_stream_split=["embedding.list.element"], write_statistics=["id", "text"],
+            )  # fmt: skip
+            writer.write_table(table)
+        if writer:
+            writer.close()
+
+
+def measured(run: Callable[..., object], *arguments: str) -> None:
+    """Print CPU seconds, wall seconds and peak bytes of a run, without the imports before it."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run(*arguments)
+    figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    print(json.dumps(figures | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+def encode_run(folder: str) -> None:
+    """TextEncoder.encode over all texts of the shards."""
+    from audioclip_text.model import TextEncoder
+
+    texts = [json.loads(line)["text"] for file in Path(folder).glob("*.jsonl") for line in file.open()]
+    encoder = TextEncoder.load("untrained", tokenizer_path=VOCABULARY)
+    encoder.encode(texts[:64])
+    measured(lambda: encoder.encode(texts))
+
+
+def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -> tuple[float, dict[str, object]]:
+    """(wall seconds, manifest) of the command line over the shards."""
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
+    command += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wall = time.perf_counter() - began
+    name = json.loads((output / "current.json").read_text())["manifest"]
+    return wall, json.loads((output / name).read_text())
+
+
+def plumbing(folder: Path, rows: int = 100_000, rounds: int = 3) -> None:
+    write_shards(folder / "in", rows)
+    figures: dict[str, list[float]] = {"bare": [], "--id_field": [], "default": [], "--no_dedupe": []}
+    for _ in range(rounds):
+        for name, flags in {"--id_field": ["--id_field", "id"], "default": [], "--no_dedupe": ["--no_dedupe"]}.items():
+            figures[name].append(rows / child("stub_run", folder / "in", folder / "out", *flags)["cpu"])
+            shutil.rmtree(folder / "out")
+        figures["bare"].append(rows / child("bare_run", folder / "in", folder / "out")["cpu"])
+        shutil.rmtree(folder / "out")
+    for name, rates in figures.items():
+        share = statistics.median(rate / bare for rate, bare in zip(rates, figures["bare"], strict=True))
+        print(
+            f"plumbing    {name:<12} {statistics.median(rates):>9,.0f} rows per CPU second, {share:.2f} of bare pyarrow"
+        )
+
+
+def memory(folder: Path) -> None:
+    peaks = {}
+    for rows in (40_000, 400_000):
+        write_shards(folder / str(rows), rows)
+        peaks[rows] = child("stub_run", folder / str(rows), folder / "out", "--id_field", "id")["peak"]
+        shutil.rmtree(folder / "out")
+    ratio = peaks[400_000] / peaks[40_000]
+    print(
+        f"memory      {peaks[40_000] / 1e6:,.0f} MB for 40,000 rows, {peaks[400_000] / 1e6:,.0f} MB for 400,000: {ratio:.2f}"
+    )
+
+
+def end_to_end(folder: Path, rows: int = 20_000) -> None:
+    write_shards(folder / "in", rows)
+    bare = child("encode_run", folder / "in")["wall"]
+    wall, manifest = embed(folder / "in", folder / "out")
+    inside = float(manifest["seconds"]["total"])
+    print(
+        f"end_to_end  encoder alone {rows / bare:,.1f} texts/s; whole run {rows / inside:,.1f} rows/s once started, "
+        f"{bare / inside:.3f} of it; {rows / wall:,.1f} with the start, {bare / wall:.3f}"
+    )
+
+
+def night(folder: Path, rows: int = 20_000) -> None:
+    write_shards(folder / "in", rows)
+    first, _ = embed(folder / "in", folder / "out", "--id_field", "id")
+    second, manifest = embed(folder / "in", folder / "out", "--id_field", "id")
+    print(
+        f"night       first run {first:,.1f} s, unchanged {second:,.1f} s: {first / second:,.1f} times as fast",
+        end="; ",
+    )
+    print(f"{manifest['counts']['model_texts']} texts through the model")
+    for shard in (folder / "in").glob("*.jsonl"):
+        lines = shard.read_text().splitlines()
+        lines[::100] = [line.replace('"text": "', '"text": "edited: ') for line in lines[::100]]
+        shard.write_text("\n".join(lines) + "\n")
+    third, manifest = embed(folder / "in", folder / "out", "--id_field", "id")
+    print(
+        f"night       1 % changed {third:,.1f} s, {manifest['counts']['model_texts']} of {rows} texts through the model"
+    )
+
+
+def workers(folder: Path, rows: int = 4_000) -> None:
+    write_shards(folder / "in", rows)
+    ways = {
+        "one process of two threads": (["--direct_num_workers", "1"], 2),
+        "two processes of one thread": (["--direct_num_workers", "2", "--direct_running_mode", "multi_processing"], 1),
+    }
+    for name, (flags, threads) in ways.items():
+        walls = []
+        for turn in range(2):
+            walls.append(embed(folder / "in", folder / f"{name}{turn}", *flags, threads=threads)[0])
+        print(f"workers     {name:<28} {rows / min(walls):,.1f} rows/s with the start")
+
+
+def start(folder: Path) -> None:
+    folder.joinpath("in").mkdir(parents=True)
+    (folder / "in" / "a.jsonl").write_text('{"text": "dog barking"}\n')
+    walls = [embed(folder / "in", folder / f"out{turn}")[0] for turn in range(3)]
+    imports = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", "import audioclip_text.pipeline.run"], check=True, stderr=subprocess.DEVNULL
+        )
+        imports.append(time.perf_counter() - began)
+    print(f"start       {min(walls):.1f} s for one row, of them {min(imports):.1f} s imports (Beam, torch, pyarrow)")
+
+
+ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, workers, start)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=[*ALL, []], help="default: all")
+    for name in parser.parse_args().what or ALL:
+        with tempfile.TemporaryDirectory() as folder:
+            ALL[name](Path(folder))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        what, *arguments = sys.argv[2:]
+        if what == "encode_run":
+            encode_run(*arguments)
+        else:
+            import audioclip_text.pipeline.run  # noqa: F401  # imports are what `start` measures
+
+            measured({"stub_run": stub_run, "bare_run": bare_run}[what], *arguments)
+    else:
+        main()
