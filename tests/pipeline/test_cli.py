@@ -169,3 +169,18 @@ def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, v
     assert "interrupted: nothing was published" in error
     assert "Traceback" not in error
     assert not (tmp_path / "out/current.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "fetched"), [("full", "full"), ("partial", "partial"), ("mine.pt", "vocabulary")]
+)
+def test_download_model_fetches_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, fetched: str
+) -> None:
+    """--download_model fetches what the checkpoint's word names; for a file of one's own just the vocabulary."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("dog\n")
+    asked: list[str] = []
+    monkeypatch.setattr("audioclip_text.model.fetch.fetch", asked.append)
+    assert main(["embed", "--input", "a.txt", "--output", "out", "--checkpoint", checkpoint, "--download_model"]) == 2
+    assert asked == [fetched]
