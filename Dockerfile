@@ -3,7 +3,7 @@
 #   docker run --rm -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
 #       --input '/texts/*' --output /out
-# The mounted out/ must be writable for the user in the container (1000, or docker run --user "$(id -u)").
+# The mounted out/ must be writable for the user in the container: 1000, or any other by docker run --user "$(id -u)".
 FROM python:3.11-slim
 
 WORKDIR /opt/audioclip-text
@@ -16,9 +16,10 @@ COPY model model
 COPY pipeline pipeline
 RUN python -m pip install --no-cache-dir -c constraints.txt .
 
-RUN useradd --create-home --uid 1000 audioclip
-USER audioclip
-# `fetch` and the words full and partial keep to .cache under the working directory.
-WORKDIR /home/audioclip
+# A number, so that no entry in /etc/passwd is needed and --user may give any other; what looks for a name and a home
+# finds them here. `fetch` and the words full and partial keep to .cache under the working directory.
+ENV USER=audioclip HOME=/tmp
+USER 1000
+WORKDIR /tmp
 ENTRYPOINT ["audioclip-text"]
 CMD ["--help"]

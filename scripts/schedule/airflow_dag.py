@@ -1,12 +1,12 @@
-"""Airflow: embed the corpus every night, one run at a time. Copy into the DAG folder of Airflow 2.4 or newer.
+"""Airflow: embed the corpus every night, one run at a time. Copy into the DAG folder of Airflow 3.
 
-In Airflow 3 the operator's own module is airflow.providers.standard.operators.bash.
+In Airflow 2.4 or newer the operator's module is airflow.operators.bash.
 """
 
 from datetime import datetime, timedelta
 
 from airflow import DAG
-from airflow.operators.bash import BashOperator
+from airflow.providers.standard.operators.bash import BashOperator
 
 COMMAND = (
     "cd /srv/audioclip && .venv/bin/audioclip-text embed --input '/srv/texts/*.jsonl.gz' --output /srv/audioclip/out "
