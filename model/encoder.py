@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=DTYPES[dtype])
         self.nodes = NODES[self.device.type]
+        self.on_progress: Callable[[int], object] = lambda texts: None  # told how many distinct texts were embedded
         self.dim = self.tower.dim
         self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256
         self.untrained = checkpoint.untrained
@@ -188,6 +189,7 @@ class TextEncoder:
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
             stats.nodes += len(tree.tokens)
             stats.micro_batches += 1
+            self.on_progress(run.stop - start)
             start = run.stop
         stats.texts += count
         stats.tokens += int(rows.lengths.sum())

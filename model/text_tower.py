@@ -111,12 +111,14 @@ class LastBlock(Block):
 
 def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
     """Causal attention of every node to its row up to itself: [u, 3w] to [u, w]."""
+    # On a CPU torch sets up one oneDNN product a head in bfloat16, which for texts costs more than going through float32.
+    dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
     attended = []
     for group in tree.groups:
-        slots = F.embedding(group.paths, qkv).view(*group.paths.shape, 3, heads, -1)  # [rows, slots, 3, h, d]
+        slots = F.embedding(group.paths, qkv).to(dtype).view(*group.paths.shape, 3, heads, -1)  # [rows, slots, 3, h, d]
         q, k, v = slots.permute(2, 0, 3, 1, 4)  # each [rows, h, slots, d]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [rows, h, slots, d]
-        attended.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [rows * slots, w]
+        attended.append(y.transpose(1, 2).flatten(2).flatten(0, 1).to(qkv.dtype))  # [rows * slots, w]
     return torch.cat(attended).index_select(0, tree.kept)
 
 

@@ -18,7 +18,7 @@ from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
 from ..model.tokenizer import ClipTokenizer
 from .embedding import embed_batch
-from .metrics import NAMESPACE
+from .metrics import NAMESPACE, model_ran
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
@@ -57,6 +57,7 @@ def load_encoder(settings: EncoderSettings) -> TextEncoder:
                 on_long=settings.on_long,
                 normalize=settings.normalize,
             )
+            _loaded[settings].on_progress = model_ran
         return _loaded[settings]
 
 

@@ -12,6 +12,11 @@ NAMESPACE = "audioclip_text"
 TALLY: Counter[str] = Counter()
 
 
+def model_ran(texts: int) -> None:
+    """Tell the progress line of texts that the model has embedded, long before their batch is whole and counted."""
+    TALLY["texts_modelled"] += texts
+
+
 def count(name: str, amount: int) -> None:
     """Add `amount` to the counter `name`, in Beam's metrics and in this process's tally."""
     if amount:

@@ -29,7 +29,7 @@ from .sink import ROW_GROUP, FileInfo, RowGroup, hash_prefix, hash_ranges
 _LOGGER = logging.getLogger(__name__)
 
 BUCKETED = tuple[int, pa.RecordBatch]
-BUCKET_ROWS = 8192
+BUCKET_ROWS = 16384  # as many as the encoder sorts at once: texts that begin alike share work only within a batch
 MAX_BUCKET_BITS = 16
 # Rows that a worker holds before it splits them into buckets: large enough that a shuffled piece is not all header.
 SPLIT_ROWS = 131_072

@@ -113,10 +113,11 @@ def _progress(*, known_total: bool) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
             read, rejected = TALLY["rows_read"], TALLY["rows_rejected"]
-            rows = TALLY["rows_embedded"] + TALLY["rows_reused"] + rejected
+            embedded = max(TALLY["rows_embedded"], TALLY["texts_modelled"])  # the canary's texts are in the second
+            rows = min(read, embedded + TALLY["rows_reused"] + rejected)
             if not terminal:
                 rate = rows / (time.monotonic() - started)
-                say(f"read {read:,}, written {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
+                say(f"read {read:,}, done {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
                 continue
             if known_total and rows > rejected:  # what is shuffled has been read to its end
                 bar.total = read

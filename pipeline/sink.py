@@ -240,8 +240,16 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns = [batch.column(name) for name in schema.names]
     vectors = batch.column("embedding")
     if isinstance(vectors, pa.DictionaryArray):
-        columns[schema.get_field_index("embedding")] = vectors.dictionary.take(vectors.indices)
+        columns[schema.get_field_index("embedding")] = _spelled_out(vectors)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _spelled_out(vectors: pa.DictionaryArray) -> pa.Array:
+    """A vector for each row; without a copy where no two rows of the batch share one, as in most batches."""
+    places = vectors.indices.to_numpy()
+    if len(places) and bool((np.diff(places) == 1).all()):
+        return vectors.dictionary.slice(int(places[0]), len(places))
+    return vectors.dictionary.take(vectors.indices)
 
 
 def _rejected(batch: pa.RecordBatch) -> pa.RecordBatch:
