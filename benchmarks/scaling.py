@@ -1,0 +1,120 @@
+"""Rows per second, hours and price of large corpora on three kinds of GPU worker, worked out from measured figures.
+
+    python benchmarks/scaling.py            # prints the tables of docs/scaling.md
+
+Nothing here was run on a card. What was measured is in MEASURED, what is assumed in ASSUMED and CARDS; the functions are
+the formulas. Change a figure and print the tables again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEASURED = {
+    "tokens": 18.0,  # of a gloss, start and end included (benchmarks/encoder.py)
+    "shared": 0.149,  # of them computed once for several texts, in batches of 16,384 (benchmarks/README.md)
+    "tokenize": 231_000.0,  # texts per CPU second, warm (benchmarks/tokenizer.py)
+    "plumbing": 37_000.0,  # rows per CPU second around the model: read, hash, shuffle, write (benchmarks/pipeline.py)
+    "bytes_out": 1_470.0,  # a row in a part file: float32 vectors of a bfloat16 model, zstd; of a float32 model 3,530
+    "bytes_in": 105.0,  # a row of jsonl with its id
+    "bytes_shuffled": 58.0,  # a row on its way to its bucket; vectors are never shuffled
+}
+ASSUMED = {
+    "peak_share": 0.45,  # of the card's matrix peak on real tokens: the aim, not a measurement
+    "parallel": 0.8,  # of the CPU cores that Python processes keep busy beside each other
+    "shuffle_gb": 0.011,  # US dollars a GB that a managed shuffle processes
+}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A machine with one card: peak in TFLOP/s (dense, bfloat16 or float16), network in Gbit/s, US dollars an hour."""
+
+    name: str
+    peak: float
+    cores: int
+    network: float
+    price: float
+
+
+CARDS = (
+    Worker("T4, 8 vCPU", 65, 8, 16, 0.95),
+    Worker("L4, 8 vCPU", 121, 8, 16, 1.10),
+    Worker("H100, 26 vCPU", 989, 26, 100, 12.00),
+)
+CORPORA = {"10 million": 1e7, "1 billion": 1e9, "100 billion": 1e11}
+WORKERS = {"10 million": 1, "1 billion": 16, "100 billion": 256}
+
+
+def flop_per_node(width: int = 512, layers: int = 12) -> float:
+    """Of the linear layers, which are nearly all: 12 w^2 weights a layer, a multiplication and an addition each."""
+    return 2.0 * 12 * width * width * layers
+
+
+def flop_per_text() -> float:
+    """Nodes that are left of a text's tokens; the last layer works out keys and values for all, the rest at the end."""
+    nodes = MEASURED["tokens"] * (1 - MEASURED["shared"])
+    last_layer_saves = 10 / 12 / 12  # 10 of the last layer's 12 w^2, of 12 layers
+    return nodes * flop_per_node() * (1 - last_layer_saves)
+
+
+def card_rate(worker: Worker) -> float:
+    """Texts per second that the card can take."""
+    return worker.peak * 1e12 * ASSUMED["peak_share"] / flop_per_text()
+
+
+def cpu_rate(worker: Worker) -> float:
+    """Rows per second that the cores can feed and write, each vCPU taken for half a core of the measuring machine's."""
+    seconds_a_row = 1 / MEASURED["plumbing"] + 1 / MEASURED["tokenize"]
+    return worker.cores / 2 * ASSUMED["parallel"] / seconds_a_row
+
+
+def network_rate(worker: Worker) -> float:
+    """Rows per second that fit through the network, in and out, with the shuffle both ways."""
+    carried = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * MEASURED["bytes_shuffled"]
+    return worker.network * 1e9 / 8 / carried
+
+
+def rate(worker: Worker) -> tuple[float, str]:
+    """(rows per second, what limits them)."""
+    rates = {"card": card_rate(worker), "CPU": cpu_rate(worker), "network": network_rate(worker)}
+    limit = min(rates, key=lambda name: rates[name])
+    return rates[limit], limit
+
+
+def hours(rows: float, worker: Worker, workers: int) -> float:
+    """Of the whole corpus, without the minutes of starting up."""
+    return rows / rate(worker)[0] / workers / 3600
+
+
+def dollars(rows: float, worker: Worker, workers: int) -> float:
+    """Machines by the hour and the shuffle by the GB; storage and traffic out of the region are not in it."""
+    machines = hours(rows, worker, workers) * workers * worker.price
+    return machines + rows * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
+
+
+def tables() -> str:
+    """Both tables, in Markdown."""
+    lines = [
+        "| worker | card, texts/s | CPU, rows/s | network, rows/s | so rows/s | limit |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for worker in CARDS:
+        each = [card_rate(worker), cpu_rate(worker), network_rate(worker), rate(worker)[0]]
+        lines.append(f"| {worker.name} | {' | '.join(f'{number:,.0f}' for number in each)} | {rate(worker)[1]} |")
+    lines += [
+        "",
+        "| texts | written | worker | workers | hours | US dollars |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for corpus, rows in CORPORA.items():
+        for worker in CARDS:
+            n = WORKERS[corpus]
+            written = f"{rows * MEASURED['bytes_out'] / 1e12:,.2f} TB"
+            took, cost = hours(rows, worker, n), dollars(rows, worker, n)
+            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {took:,.2f} | {cost:,.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(tables())

@@ -1,0 +1,29 @@
+"""Print docs/commands.md: the help of every command. python scripts/help.py > docs/commands.md"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["COLUMNS"] = "110"  # before argparse looks for a terminal
+
+from audioclip_text.pipeline.cli import _parser
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    parser = _parser()
+    (commands,) = [action for action in parser._actions if action.dest == "command"]
+    assert isinstance(commands.choices, dict)
+    parts = [
+        "# Commands",
+        "The help of every command, as `audioclip-text COMMAND --help` prints it; `python scripts/help.py` makes this page.",
+        "Exit status of all: 0 done, 1 failed, 2 the command cannot be run as it was given, 130 interrupted.",
+        f"```text\n{parser.format_help()}```",
+    ]
+    for name, command in commands.choices.items():
+        parts += [f"## {name}", f"```text\n{command.format_help()}```"]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page())
