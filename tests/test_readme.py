@@ -58,7 +58,12 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/scheduling.md"])
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for part in (".", "docs", "benchmarks") for page in (ROOT / part).glob("*.md")
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
     """Relative links name files that exist, and headings that the page they lead to has."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -75,10 +80,17 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("room", ["model", "pipeline"])
 def test_the_file_map_is_whole(room: str) -> None:
-    """Every file of a room stands in the README's map, and no other."""
-    part = README.partition(f"`{room}/`:")[2].partition("\n`")[0]
-    named = set(re.findall(r"`(\w+\.py)`", part))
+    """Every file of a room stands in the map of docs/design.md, and no other."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    (part,) = re.findall(rf"^    {room}/.*\n((?:      .+\n)+)", design, re.MULTILINE)
+    named = set(re.findall(r"\b([a-z]\w*\.py)\b", part))
     assert named == {path.name for path in (ROOT / room).glob("[!_]*.py")}
+
+
+def test_every_page_stands_in_the_readme() -> None:
+    """Whoever looks for a page finds it from the first one."""
+    linked = set(re.findall(r"\]\((docs/\S+?\.md)[)#]", README))
+    assert linked >= {page for page in PAGES if page.startswith("docs/")}
 
 
 @pytest.mark.slow
