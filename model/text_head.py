@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 SEED = 20210624
-SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")  # for training; no vector depends on them
+SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")  # for logits; no vector depends on them
+SCALE_OF = {"image": "logit_scale", "audio": "logit_scale_at"}  # what texts are compared with, and by which of them
 _CORNERS = ("token_embedding.weight", "positional_embedding", "text_projection")
 
 
@@ -79,6 +81,19 @@ def _fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "has less data than its shape needs"
     return None if torch.isfinite(tensor.float()).all() else "holds NaN or infinity"
+
+
+def logit_scale(state: Mapping[str, Tensor], other: str) -> float:
+    """What AudioCLIP multiplies cosines of texts with `other` by, "image" or "audio": e to the trained scale, 1 to 100.
+
+    The clamp is the original's (AndreyGuzhov/AudioCLIP, model/audioclip.py, `forward`). ValueError where the state has
+    no such scale, or one that is no number.
+    """
+    name = SCALE_OF[other]
+    scale = float(state[name]) if name in state else float("nan")
+    if math.isnan(scale):
+        raise ValueError(f"this checkpoint holds no {name}: extract its text head again from the released file")
+    return min(max(math.exp(min(scale, 10.0)), 1.0), 100.0)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

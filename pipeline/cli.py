@@ -6,12 +6,15 @@ audioclip-text embed --input 'texts/*.jsonl' --output out --checkpoint full
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from .flags import add_flags
+from .escape import printable
+from .flags import add_flags, at_least
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -49,6 +52,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT")
     sub = command("current", _current, "print the path of the current snapshot")
     sub.add_argument("output", metavar="OUT")
+    sub = command("search", _search, "find the rows of the current snapshot that are nearest to texts or vectors")
+    sub.add_argument("output", metavar="OUT")
+    sub.add_argument("queries", nargs="+", metavar="QUERY", help="a text, or a .npy file: floats [dim] or [n, dim]")
+    sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="how many rows (default: 10)")
+    sub.add_argument(
+        "--by",
+        choices=("cosine", "audio_logits", "image_logits"),
+        default="cosine",
+        help="cosine, or AudioCLIP's scaled logits for vectors of its audio or image encoder (default: cosine)",
+    )
+    _add_model(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    sub = command("validate", _validate, "hold a snapshot against its manifest: exit status 0 sound, 1 not")
+    sub.add_argument("output", metavar="OUT")
+    sub.add_argument("--snapshot", metavar="NAME", help="default: the current one")
+    _add_model(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object instead of a report")
     sub = command("rollback", _rollback, "make an earlier snapshot the current one")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("snapshot", nargs="?", help="default: the one before the current")
@@ -57,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Flags for a command that needs the snapshot's own model again."""
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="where the snapshot's checkpoint is (default: where it was)"
+    )
+    parser.add_argument("--tokenizer_path", metavar="PATH", help="where its vocabulary is (default: where it was)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,6 +162,44 @@ def _current(arguments: argparse.Namespace) -> int:
 
     print(current_path(arguments.output))
     return EXIT_DONE
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from .search import search
+
+    found = search(
+        arguments.output,
+        arguments.queries,
+        top=arguments.top,
+        by=arguments.by,
+        checkpoint=arguments.checkpoint,
+        tokenizer_path=arguments.tokenizer_path,
+    )
+    if arguments.json:
+        print(json.dumps(found.as_json(), indent=1))
+        return EXIT_DONE
+    for note in found.notes:
+        print(f"audioclip-text: {printable(note)}", file=sys.stderr)
+    for line in found.as_table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print(line)
+    return EXIT_DONE
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from .validate import validate
+
+    verdict = validate(
+        arguments.output,
+        arguments.snapshot,
+        checkpoint=arguments.checkpoint,
+        tokenizer_path=arguments.tokenizer_path,
+    )
+    if arguments.json:
+        print(json.dumps(verdict.as_json(), indent=1))
+    else:
+        for line in verdict.as_report():
+            print(printable(line))
+    return EXIT_DONE if verdict.sound else EXIT_FAILED
 
 
 def _rollback(arguments: argparse.Namespace) -> int:

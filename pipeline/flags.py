@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 
 
-def _at_least(lowest: int) -> Callable[[str], int]:
+def at_least(lowest: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `lowest` on."""
+
     def parse(text: str) -> int:
         try:
             number = int(text)
@@ -76,9 +78,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--vector_dtype", choices=("float32", "float16"), default="float32", help="how vectors are stored")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the model computes in")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
-    add("--batch_size", type=_at_least(1), default=16384, help="texts handed to the encoder at once (default: 16384)")
-    add("--max_file_rows", type=_at_least(1), default=32768, help="rows in a part file at most (default: 32768)")
-    add("--max_text_bytes", type=_at_least(1), default=1 << 20, help="longer texts are rejected (default: 1048576)")
+    add("--batch_size", type=at_least(1), default=16384, help="texts handed to the encoder at once (default: 16384)")
+    add("--max_file_rows", type=at_least(1), default=32768, help="rows in a part file at most (default: 32768)")
+    add("--max_text_bytes", type=at_least(1), default=1 << 20, help="longer texts are rejected (default: 1048576)")
     add("--max_rejected", type=_rejected_limit, metavar="N|P%", help="fail and publish nothing above this")
     add("--max_shrink", type=_share, default=0.5, help="fail where rows fall below this share of the last run's")
     add("--unique_ids", action="store_true", help="fail where an id stands more than once")

@@ -16,6 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
+from ..model.text_head import logit_scale as scale_of
 from ..model.tokenizer import ClipTokenizer
 from .embedding import embed_batch
 from .metrics import NAMESPACE, model_ran
@@ -68,6 +69,13 @@ def _parts(settings: EncoderSettings) -> tuple[Checkpoint, ClipTokenizer]:
         _read.clear()
         _read[key] = load_checkpoint(settings.path), ClipTokenizer(settings.tokenizer_path or VOCABULARY)
     return _read[key]
+
+
+def logit_scale(settings: EncoderSettings, other: str) -> float:
+    """What AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by; ValueError where it is not there."""
+    with _lock:
+        checkpoint, _ = _parts(settings)
+    return scale_of(checkpoint.state, other)
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of pipeline/ may import what stands in a row above its own, or in its own row.
 ROWS = [
-    {"records", "flags", "options", "fields", "metrics", "decompress"},
+    {"records", "flags", "options", "fields", "metrics", "decompress", "escape", "findings", "repeats"},
     {
         "lines",
         "delimited",
@@ -35,15 +35,19 @@ ROWS = [
         "pointer",
         "snapshot",
         "history",
+        "opened",
+        "same_model",
+        "queries",
+        "nearest",
     },
     {"job", "publish"},
-    {"embed"},
-    {"plan", "run"},
+    {"embed", "check_files", "check_rows"},
+    {"plan", "run", "search", "validate"},
     {"cli"},
     {"__main__"},
 ]
 # Where pipeline/ may import ..model at run time: the handler, and the commands that are the model room's own.
-DOORS = {"handler": None, "run": {"download"}, "cli": {"_fetch", "_extract"}}
+DOORS = {"handler": None, "run": {"download"}, "cli": {"_fetch", "_extract"}, "same_model": {"fingerprint_of"}}
 
 
 def files(room: str) -> list[Path]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
+from audioclip_text.model.settings import fingerprint
 from audioclip_text.pipeline.handler import EncoderSettings, ModelCard, RecordBatchHandler
 
 
@@ -48,9 +49,8 @@ class StubHandler(RecordBatchHandler):
 
     def describe(self) -> ModelCard:
         parts = {"weights": self.name, "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
-        parts |= {"normalize": "False", "dtype": "float32", "stored": self._stored}
-        fingerprint = hashlib.sha256(str(sorted(parts.items())).encode()).hexdigest()
-        return ModelCard(self.name, "0" * 64, True, self.dim, fingerprint, parts)
+        parts |= {"normalize": "false", "dtype": "float32", "stored": self._stored}
+        return ModelCard(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
 
     def load_model(self) -> StubEncoder:  # type: ignore[override]
         return ENCODERS.setdefault(f"{self.name}/{self.dim}", StubEncoder(self.dim, self.name, self.delay))

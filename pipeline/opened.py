@@ -1,0 +1,77 @@
+"""A published snapshot, opened to be read: its manifest, and the rows of the part files that the manifest names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from .pointer import SnapshotError
+from .sink import FileInfo
+from .snapshot import Manifest, current, read_manifest, run_path
+
+# Rows that are in memory at a time: 8 MiB of 1024-vectors in float64.
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished run under `output`."""
+
+    output: str
+    name: str
+    manifest: Manifest = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return run_path(self.output, self.name)
+
+    def files(self, kind: str) -> list[FileInfo]:
+        """The manifest's files of a kind, "part" or "rejected"."""
+        return [file for file in self.manifest["files"] if file["name"].startswith(f"{kind}-")]
+
+
+def open_snapshot(output: str) -> Snapshot:
+    """The current snapshot of `output`; SnapshotError where there is none, or its manifest is gone."""
+    name = current(output)
+    if name is None:
+        raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
+    manifest = read_manifest(output, name)
+    if manifest is None:
+        raise SnapshotError(
+            f"current.json in {output} names {name}, and there is no manifest in {run_path(output, name)}: go back to "
+            f"another snapshot with audioclip-text rollback, or embed again"
+        )
+    return Snapshot(output, name, manifest)
+
+
+def rows_of(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """All embedded rows, a batch of at most BATCH_ROWS at a time: those of `columns` that the snapshot has.
+
+    Raises SnapshotError where a file is missing, damaged, or of another snapshot than its manifest says.
+    """
+    for info in snapshot.files("part"):
+        path = FileSystems.join(snapshot.path, info["name"])
+        try:
+            with FileSystems.open(path, compression_type="uncompressed") as handle:
+                file = pq.ParquetFile(handle, page_checksum_verification=True)
+                made_by = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
+                if made_by != snapshot.manifest["fingerprint"] or file.metadata.num_rows != info["rows"]:
+                    raise SnapshotError(f"{path} is not the file that the manifest describes: {_REMEDY}")
+                there = [name for name in columns if name in file.schema_arrow.names]
+                yield from file.iter_batches(BATCH_ROWS, columns=there)
+        except (OSError, pa.ArrowException) as error:
+            raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {_REMEDY}") from error
+
+
+_REMEDY = (
+    "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
+)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
