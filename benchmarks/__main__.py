@@ -1,0 +1,23 @@
+"""All benchmarks one after the other, on a machine that does nothing else: python benchmarks [tokenizer] [encoder] [pipeline]"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ALL = ("tokenizer", "encoder", "pipeline")
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or ALL
+    unknown = [name for name in chosen if name not in ALL]
+    if unknown:
+        raise SystemExit(
+            f"no benchmark named {', '.join(unknown)}: there are {', '.join(ALL)}; each takes flags by itself"
+        )
+    for name in chosen:
+        print(f"\n== {name} ==", flush=True)
+        done = subprocess.run([sys.executable, FOLDER / f"{name}.py"], cwd=FOLDER.parent, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
