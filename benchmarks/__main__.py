@@ -1,4 +1,4 @@
-"""All benchmarks one after the other, on a machine that does nothing else: python benchmarks [tokenizer] [encoder] [pipeline]"""
+"""All benchmarks one after the other, on a quiet machine: python benchmarks [tokenizer] [encoder] [pipeline]"""
 
 from __future__ import annotations
 
