@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ import torch
 from audioclip_text.model.settings import fingerprint
 from audioclip_text.model.text_head import logit_scale, untrained_state
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.same_model import find_model
 from audioclip_text.pipeline.search import search
-from audioclip_text.pipeline.snapshot import Manifest
+from audioclip_text.pipeline.snapshot import Manifest, read_manifest
 from tests.pipeline.corpus import embed as embed_with_stub
 from tests.pipeline.corpus import write_jsonl
 from tests.pipeline.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
@@ -142,6 +144,18 @@ def test_another_checkpoint_is_refused(
     assert "was embedded with the checkpoint untrained, which is needed here: no checkpoint at nowhere.pt" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here, which takes float16")
+def test_a_snapshot_computed_in_float16_is_searched_without_a_gpu(output: Path) -> None:
+    """The fingerprint is held to what the snapshot says, and the query is computed in float32."""
+    manifest = read_manifest(str(output), directory_of(output).name)
+    assert manifest is not None
+    parts = {**manifest["fingerprint_parts"], "dtype": "float16"}
+    manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+    encoder = find_model(manifest).encoder()
+    assert encoder.fingerprint_parts["dtype"] == "float32"
+    assert encoder.encode(["dog"]).shape == (1, 1024)
+
+
 def save(path: Path, array: object) -> str:
     np.save(path, array, allow_pickle=True)  # type: ignore[arg-type]
     return str(path)
@@ -230,6 +244,11 @@ def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.
     write_snapshot(out, [rows], 4)
     assert main(["search", str(out), query]) == 0
     assert "1 of 2 rows have a vector without direction" in capsys.readouterr().err
+    rewrite(out, lambda table: table.drop_columns(["embedding"]))
+    assert main(["search", str(out), query]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+    shutil.rmtree(out)
+    write_snapshot(out, [rows], 4)
     rewrite(out, lambda table: table.slice(0, 1), sign=False)
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes: audioclip-text validate says" in capsys.readouterr().err
