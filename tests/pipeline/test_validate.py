@@ -243,6 +243,7 @@ def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
         (set_in("files", 0, "row_groups", 0, "ranges", to=[[0, 1]]), "hashes", "other ranges than in the manifest"),
         (set_in("files", 0, "row_groups", to=[]), "schema", "row groups is 1, and must be 0"),
         (set_in("files", 0, to="part-1.parquet"), "manifest", "files[0].name is missing, and must be str"),
+        (lambda manifest: manifest["files"].append(manifest["files"][0]), "manifest", "is named more than once"),
         (set_in("files", to={}), "manifest", "files is {}, and must be list"),
         (set_in("fingerprint", to="0" * 64), "manifest", "its fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "its fingerprint is"),
