@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 
 from apache_beam.io.filesystems import FileSystems
@@ -69,8 +70,9 @@ def _agrees(check: Check, manifest: Manifest, name: str) -> None:
     if not 0 < manifest["dim"] <= MAX_DIM:
         check.fault(f"dim is {manifest['dim']}, and must be a number from 1 to {MAX_DIM:,}")
     names = [file["name"] for file in files]
-    for file in sorted({name for name in names if names.count(name) > 1}):
-        check.fault(f"{file} is named more than once")
+    for file, times in Counter(names).items():
+        if times > 1:
+            check.fault(f"{file} is named more than once")
     for file in names:
         if not file.startswith(("part-", "rejected-")) or not file.endswith(".parquet") or "/" in file or "\\" in file:
             check.fault(f"{file!r:.120} is no name of a part or rejected file")

@@ -131,10 +131,10 @@ class RowChecks:
         tokens, cut = batch.column("n_tokens").to_numpy(), batch.column("truncated").to_numpy(zero_copy_only=False)
         self._fault_rows(self.tokens, batch, pa.array(tokens < 2), "has fewer tokens than start and end")
         self._truncated += int(cut.sum())
-        self._shortest_cut = min(
-            self._shortest_cut, tokens[cut].min(initial=np.iinfo(np.int16).max) if cut.any() else np.inf
-        )
-        self._longest_whole = max(self._longest_whole, tokens[~cut].max(initial=-1))
+        if cut.any():
+            self._shortest_cut = min(self._shortest_cut, tokens[cut].min())
+        if not cut.all():
+            self._longest_whole = max(self._longest_whole, tokens[~cut].max())
 
     @staticmethod
     def _fault_rows(check: Check, batch: pa.RecordBatch, faulty: pa.Array, what: str) -> None:

@@ -6,6 +6,7 @@ audioclip-text embed --input 'texts/*.jsonl' --output out --checkpoint full
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import shutil
@@ -96,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.argv = given[given.index(arguments.command) + 1 :]
     _quiet_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, and no traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(arguments.run(arguments))
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started

@@ -13,6 +13,8 @@ QUERY_BLOCK = 256
 # What float64 keeps of a cosine of 1024 numbers: beyond it, cosines that are equal come out as different.
 DECIMALS = 12
 MARGIN = 1e-10
+# How many hits beyond twice `top` may wait to be sorted, so that a large `top` is not sorted with every batch.
+SPARE = 16
 
 
 class Hit(NamedTuple):
@@ -36,6 +38,7 @@ class Nearest:
         self.queries, self.top = queries, top
         self.rows = self.incomparable = 0
         self._held: list[list[Hit]] = [[] for _ in queries]
+        self._floors = [-np.inf] * len(queries)  # what is farther than that has no place among the `top`
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Compare a batch with columns `id`, `embedding` [n, dim] and, where there is one, `text`."""
@@ -60,8 +63,7 @@ class Nearest:
     def _keep(
         self, number: int, cosines: NDArray[np.float64], vectors: NDArray[np.float64], batch: pa.RecordBatch
     ) -> None:
-        held = self._held[number]
-        floor = held[-1].cosine if len(held) == self.top else -np.inf
+        floor = self._floors[number]
         if len(cosines) > self.top:
             floor = max(floor, np.partition(cosines, -self.top)[-self.top])
         places = np.flatnonzero(cosines >= floor - MARGIN)
@@ -71,11 +73,20 @@ class Nearest:
         rows = pa.array(places)
         ids = batch.column("id").take(rows).to_pylist()
         texts = batch.column("text").take(rows).to_pylist() if "text" in batch.schema.names else [None] * len(ids)
-        found = [Hit(*row) for row in zip(exact, ids, texts, strict=True)]
-        self._held[number] = sorted([*held, *found], key=_order)[: self.top]
+        self._held[number] += [Hit(*row) for row in zip(exact, ids, texts, strict=True)]
+        if len(self._held[number]) > 2 * self.top + SPARE:
+            self._prune(number)
+
+    def _prune(self, number: int) -> None:
+        held = sorted(self._held[number], key=_order)[: self.top]
+        self._held[number] = held
+        if len(held) == self.top:
+            self._floors[number] = held[-1].cosine
 
     def hits(self) -> list[list[Hit]]:
         """What was found for each query, the nearest first."""
+        for number in range(len(self._held)):
+            self._prune(number)
         return self._held
 
 

@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .pointer import SnapshotError
+from .records import embedded_schema
 from .sink import FileInfo
 from .snapshot import Manifest, current, read_manifest, run_path
 
 # Rows that are in memory at a time: 8 MiB of 1024-vectors in float64.
 BATCH_ROWS = 1024
+REMEDY = "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Snapshot:
 
 def open_snapshot(output: str) -> Snapshot:
     """The current snapshot of `output`; SnapshotError where there is none, or its manifest is gone."""
-    name = current(output)
+    try:
+        name = current(output)
+    except KeyError as error:
+        raise SnapshotError(f"current.json in {output} has no {error}: go back to a snapshot with rollback") from None
     if name is None:
         raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
     manifest = read_manifest(output, name)
@@ -59,18 +64,28 @@ def rows_of(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBat
         try:
             with FileSystems.open(path, compression_type="uncompressed") as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
-                made_by = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
-                if made_by != snapshot.manifest["fingerprint"] or file.metadata.num_rows != info["rows"]:
-                    raise SnapshotError(f"{path} is not the file that the manifest describes: {_REMEDY}")
+                if not _is_described(snapshot.manifest, info, file):
+                    raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
                 there = [name for name in columns if name in file.schema_arrow.names]
                 yield from file.iter_batches(BATCH_ROWS, columns=there)
         except (OSError, pa.ArrowException) as error:
-            raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {_REMEDY}") from error
+            raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error
 
 
-_REMEDY = (
-    "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
-)
+REMEDY = "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
+
+
+def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> bool:
+    made_by = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
+    stored = manifest["fingerprint_parts"].get("stored", "float32")
+    needed = [
+        field for field in embedded_schema(manifest["dim"], pa.schema([]), stored=stored) if field.name in _NEEDED
+    ]
+    fields = [field for field in file.schema_arrow if field.name in _NEEDED]
+    return made_by == manifest["fingerprint"] and file.metadata.num_rows == info["rows"] and fields == needed
+
+
+_NEEDED = ("id", "embedding")
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, publish, remove_run, remove_spills, run_path
+from .snapshot import Canary, Manifest, publish, remove_run, remove_spills, remove_strays, run_path
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -151,6 +151,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             )
         manifest = self._manifest(counts, files, canary, ids, notes)
         remove_spills(job.output, self.snapshot)
+        remove_strays(job.output, manifest)
         publish(job.output, manifest)
         for run in job.leftovers:
             try:

@@ -56,7 +56,10 @@ def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path
     try:
         card = RecordBatchHandler(settings, parts.get("stored", "float32")).describe()
     except (ValueError, OSError) as error:
-        raise ModelNotFound(f"{name}, which is needed here: {error}; or say where it is with --checkpoint") from None
+        raise ModelNotFound(
+            f"{name}, which is needed here: {error}; or say where it is with --checkpoint, and --tokenizer_path for the "
+            f"vocabulary"
+        ) from None
     if card.fingerprint != manifest["fingerprint"]:
         other = [part for part, value in card.fingerprint_parts.items() if parts.get(part) != value]
         raise ModelNotFound(

@@ -8,9 +8,11 @@ from functools import cache
 
 import numpy as np
 
+from .check_files import check_manifest
 from .escape import cells_of, printable
 from .nearest import Hit, Nearest
-from .opened import Snapshot, open_snapshot, rows_of
+from .opened import REMEDY, Snapshot, open_snapshot, rows_of
+from .pointer import SnapshotError
 from .queries import Query, QueryError, is_file, read_queries
 from .same_model import find_model
 
@@ -80,6 +82,9 @@ def search(
     """
     snapshot = open_snapshot(output)
     manifest = snapshot.manifest
+    whole = check_manifest(dict(manifest), snapshot.name)
+    if whole.faults:
+        raise SnapshotError(f"the manifest in {snapshot.path} does not hold together ({whole.named[0]}): {REMEDY}")
     if by != "cosine" and not all(map(is_file, queries)):
         raise QueryError(
             f"--by {by} compares texts with {by.partition('_')[0]} vectors out of .npy files: AudioCLIP has trained no "

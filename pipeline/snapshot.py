@@ -177,6 +177,16 @@ def remove_spills(output: str, snapshot: str) -> None:
             path.unlink()
 
 
+def remove_strays(output: str, manifest: Manifest) -> None:
+    """Delete finished files that bundles left which were run again: whoever reads part-*.parquet would read rows twice."""
+    named = {file["name"] for file in manifest["files"]}
+    directory = run_path(output, manifest["snapshot"])
+    there = FileSystems.match([FileSystems.join(directory, "*.parquet")])[0].metadata_list
+    strays = [match.path for match in there if FileSystems.split(match.path)[1] not in named]
+    if strays:
+        FileSystems.delete(strays)
+
+
 def remove_run(output: str, snapshot: str) -> None:
     """Delete a run directory."""
     FileSystems.delete([run_path(output, snapshot)])

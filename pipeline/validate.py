@@ -20,7 +20,7 @@ from .snapshot import Canary, Manifest, current, read_manifest, run_path
 def validate(
     output: str, snapshot: str | None = None, *, checkpoint: str | None = None, tokenizer_path: str | None = None
 ) -> Verdict:
-    """Check the current snapshot of `output`, or the one named `snapshot`; reads every file once through.
+    """Check the current snapshot of `output`, or the one named `snapshot`; every file is read through.
 
     The checkpoint, where it is at hand, embeds the manifest's canary texts again. Raises ModelNotFound where a
     `checkpoint` or `tokenizer_path` is given and is not the snapshot's.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from audioclip_text.model.settings import fingerprint
 from audioclip_text.model.text_head import logit_scale, untrained_state
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.same_model import find_model
 from audioclip_text.pipeline.search import search
+from audioclip_text.pipeline.snapshot import Manifest, read_manifest
 from tests.pipeline.corpus import embed as embed_with_stub
 from tests.pipeline.corpus import write_jsonl
-from tests.pipeline.snapshots import batch_of, directory_of, edit_manifest, rewrite, write_snapshot
+from tests.pipeline.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
 
 TEXTS = ["dog barking", "a dog barks", "rain on a tin roof", "glass breaking", "dog barking", "slow piano music"]
 
@@ -113,23 +118,42 @@ def test_a_checkpoint_without_scales_says_so() -> None:
         logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
 
 
-def test_another_checkpoint_or_prompt_is_refused(
+def test_another_checkpoint_is_refused(
     output: Path, safetensors_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fingerprint decides, not the name: the same weights elsewhere are the same, a changed prompt is another."""
+    """The fingerprint decides, not the name: the same weights elsewhere are the same, other weights are refused."""
     found = search(str(output), ["dog barking"], top=1, checkpoint=str(safetensors_file))
     assert found.hits[0][0].id == "r0"
-    edit_manifest(output, lambda manifest: manifest["fingerprint_parts"].update(prompt="{}!"))
+
+    def change(manifest: Manifest, weights: str) -> None:
+        parts = {**manifest["fingerprint_parts"], "weights": weights}
+        manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+
+    manifest = json.loads((directory_of(output) / "manifest.json").read_text())
+    edit_manifest(output, lambda manifest: change(manifest, "0" * 64))
     try:
         assert main(["search", str(output), "dog"]) == 2
     finally:
-        edit_manifest(output, lambda manifest: manifest["fingerprint_parts"].update(prompt="a sound of {}"))
+        edit_manifest(output, lambda now: now.update(manifest))
     said = capsys.readouterr().err
     assert "untrained gives other vectors: its fingerprint is" in said
+    assert "(weights differ)" in said
     assert "say where the right one is with --checkpoint" in said
     assert main(["search", str(output), "dog", "--checkpoint", "nowhere.pt"]) == 2
     said = capsys.readouterr().err
     assert "was embedded with the checkpoint untrained, which is needed here: no checkpoint at nowhere.pt" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here, which takes float16")
+def test_a_snapshot_computed_in_float16_is_searched_without_a_gpu(output: Path) -> None:
+    """The fingerprint is held to what the snapshot says, and the query is computed in float32."""
+    manifest = read_manifest(str(output), directory_of(output).name)
+    assert manifest is not None
+    parts = {**manifest["fingerprint_parts"], "dtype": "float16"}
+    manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+    encoder = find_model(manifest).encoder()
+    assert encoder.fingerprint_parts["dtype"] == "float32"
+    assert encoder.encode(["dog"]).shape == (1, 1024)
 
 
 def save(path: Path, array: object) -> str:
@@ -193,6 +217,25 @@ def test_float16_and_hostile_ids(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [hit["id"] for hit in json.loads(printed)["queries"][0]["hits"]] == ids
 
 
+def test_a_terminal_of_few_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an ASCII terminal cannot show is spelled out."""
+    write_snapshot(tmp_path / "out", [batch_of(["é"], ["猫"], np.ones((1, 4), np.float32))], 4)
+    query = save(tmp_path / "q.npy", np.ones(4))
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, "ascii", write_through=True))
+    assert main(["search", str(tmp_path / "out"), query]) == 0
+    assert stream.getvalue().splitlines()[1] == rb"    1  1.000000  \xe9  \u732b"
+
+
+@pytest.mark.parametrize("flag", ["--top=0", "--top=x", "--by=logits"])
+def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse names the flag and what it takes."""
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "out", "dog", flag])
+    assert stop.value.code == 2
+    assert flag.partition("=")[0] in capsys.readouterr().err
+
+
 def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Missing, exchanged or broken files stop the search; rows that have no direction are told of."""
     query = save(tmp_path / "q.npy", np.ones(4))
@@ -201,6 +244,11 @@ def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.
     write_snapshot(out, [rows], 4)
     assert main(["search", str(out), query]) == 0
     assert "1 of 2 rows have a vector without direction" in capsys.readouterr().err
+    rewrite(out, lambda table: table.drop_columns(["embedding"]))
+    assert main(["search", str(out), query]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+    shutil.rmtree(out)
+    write_snapshot(out, [rows], 4)
     rewrite(out, lambda table: table.slice(0, 1), sign=False)
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes: audioclip-text validate says" in capsys.readouterr().err
@@ -211,9 +259,15 @@ def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.
     part.unlink()
     assert main(["search", str(out), query]) == 1
     assert "cannot be read" in capsys.readouterr().err
+    edit_manifest(out, lambda manifest: manifest.pop("counts"))
+    assert main(["search", str(out), query]) == 1
+    assert "does not hold together (counts is missing" in capsys.readouterr().err
     (directory_of(out) / "manifest.json").unlink()
     assert main(["search", str(out), query]) == 1
     assert "there is no manifest in" in capsys.readouterr().err
+    (out / "current.json").write_text("{}")
+    assert main(["search", str(out), query]) == 1
+    assert "has no 'snapshot'" in capsys.readouterr().err
     assert main(["search", str(tmp_path), query]) == 1
     assert "has no current snapshot" in capsys.readouterr().err
 
@@ -228,27 +282,19 @@ def test_a_snapshot_of_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 MEASURE = """
 import resource, sys
-from pathlib import Path
-import numpy as np
-from tests.pipeline.snapshots import random_batches, write_snapshot
-output, rows = Path(sys.argv[1]), int(sys.argv[2])
-if sys.argv[3:]:
-    write_snapshot(output, random_batches(rows, 256), 256)
-else:
-    from audioclip_text.pipeline.search import search
-    np.save(output / "q.npy", np.random.default_rng(9).standard_normal((3, 256)))
-    search(str(output), [str(output / "q.npy")])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+from audioclip_text.pipeline.search import search
+search(sys.argv[1], [sys.argv[2]])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
-    """Nine times the rows: the same peak, within a fifth of what the vectors themselves grew by."""
-    peaks = {}
-    for rows in (4_000, 36_000):
+    """Eight times the rows: the same peak, within a quarter of what the vectors themselves grew by."""
+    query, peaks = save(tmp_path / "q.npy", np.random.default_rng(9).standard_normal((3, 512))), {}
+    for rows in (8_192, 65_536):
         output = tmp_path / str(rows)
-        command = [sys.executable, "-c", MEASURE, str(output), str(rows)]
-        subprocess.run([*command, "write"], check=True)
+        write_snapshot(output, random_batches(rows, 512), 512, max_rows=8_192)
+        command = [sys.executable, "-c", MEASURE, str(output), query]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[rows] = int(done.stdout.split()[-1]) * 1024
-    assert peaks[36_000] - peaks[4_000] < 32_000 * 256 * 4 / 5, peaks
+    assert peaks[65_536] - peaks[8_192] < 57_344 * 512 * 4 / 4, peaks

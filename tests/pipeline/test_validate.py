@@ -20,7 +20,7 @@ from audioclip_text.pipeline.findings import Verdict
 from audioclip_text.pipeline.records import vector_type
 from audioclip_text.pipeline.snapshot import Manifest
 from audioclip_text.pipeline.validate import validate
-from tests.pipeline.corpus import embed, write_jsonl
+from tests.pipeline.corpus import ENCODERS, StubHandler, embed, write_jsonl
 from tests.pipeline.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
 
 
@@ -149,6 +149,26 @@ def test_other_files_are_named_and_harmless(output: Path) -> None:
     assert "also there, and no part of the snapshot: .part-1.parquet.tmp, notes.txt" in files.said
 
 
+def test_a_bundle_that_ran_twice_leaves_no_rows_twice(tmp_path: Path) -> None:
+    """A finished file of an attempt that failed is gone once the snapshot is published: globs read no row twice."""
+    handler = StubHandler(name="twice")
+    encoder = handler.load_model()
+
+    class Leaving:
+        """Leaves a file behind, as a worker does that is killed after it has finished one."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "encode_rows":
+                for directory in (tmp_path / "out" / "snapshots").iterdir():
+                    (directory / "part-0123.parquet").write_bytes(b"PAR1")
+            return getattr(encoder, name)
+
+    ENCODERS["twice/8"] = Leaving()  # type: ignore[assignment]
+    embed(write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), tmp_path / "out", handler)
+    assert len(list(directory_of(tmp_path / "out").glob("part-*"))) == 1
+    assert validate(str(tmp_path / "out")).sound
+
+
 def put(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
 
@@ -223,6 +243,7 @@ def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
         (set_in("files", 0, "row_groups", 0, "ranges", to=[[0, 1]]), "hashes", "other ranges than in the manifest"),
         (set_in("files", 0, "row_groups", to=[]), "schema", "row groups is 1, and must be 0"),
         (set_in("files", 0, to="part-1.parquet"), "manifest", "files[0].name is missing, and must be str"),
+        (lambda manifest: manifest["files"].append(manifest["files"][0]), "manifest", "is named more than once"),
         (set_in("files", to={}), "manifest", "files is {}, and must be list"),
         (set_in("fingerprint", to="0" * 64), "manifest", "its fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "its fingerprint is"),
