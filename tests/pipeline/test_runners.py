@@ -1,0 +1,194 @@
+"""The same command on Beam's other ways to run: workers in processes of their own that know the project as a wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from audioclip_text.model.text_head import text_shapes
+from audioclip_text.pipeline.snapshot import current
+from tests.pipeline.corpus import read, vectors, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer text head in a file: quick to load, real to run."""
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    torch.manual_seed(1)
+    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has the requirements and, of the project, the installed wheel: no checkout is on its path."""
+    folder = tmp_path_factory.mktemp("worker")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    copy = folder / "source"
+    ignored = shutil.ignore_patterns(".*", "out", "*.egg-info", "build", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(copy)]
+    subprocess.run(wheel, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    (file,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(file)], check=True, capture_output=True)
+    # Paths in a .pth are searched, but the .pth files there, such as an editable install's, are not read.
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = folder / "venv" / "bin" / "python"
+    where = "import audioclip_text.pipeline as p; print(p.__file__)"
+    found = subprocess.run([python, "-c", where], env=bare(), check=True, capture_output=True, text=True, cwd=folder)
+    assert Path(found.stdout.strip()).is_relative_to(site)
+    return python
+
+
+def bare() -> dict[str, str]:
+    """The environment without what would lead Python to a checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def serve(command: list[str], port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it listens on `port`."""
+    log = (folder / f"{port}.log").open("wb")
+    process = subprocess.Popen(command, cwd=folder, env=bare(), stdout=log, stderr=subprocess.STDOUT)
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        assert process.poll() is None, (folder / f"{port}.log").read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"nothing listens on {port}: {(folder / f'{port}.log').read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def portable(
+    worker_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[str], psutil.Process]]:
+    """(flags that lead to Beam's job service and worker pool, the pool), each a process of its own."""
+    folder = tmp_path_factory.mktemp("portable")
+    jobs, pool = free_port(), free_port()
+    servers = [
+        serve(
+            [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "--port", str(jobs)],
+            jobs,
+            folder,
+        ),
+        serve(
+            [str(worker_python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"],
+            pool,
+            folder,
+        ),
+    ]
+    flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}"]
+    yield (
+        [*flags, "--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"],
+        psutil.Process(servers[1].pid),
+    )
+    for server in servers:
+        for child in psutil.Process(server.pid).children(recursive=True):
+            child.kill()
+        server.kill()
+        server.wait()
+
+
+class Corpus:
+    """A corpus and how it is embedded from the command line."""
+
+    def __init__(self, folder: Path, rows: int, head: Path, vocabulary: Path) -> None:
+        self.folder, self.rows = folder, rows
+        for shard in range(2):
+            numbers = range(shard, rows, 2)
+            write_jsonl(
+                folder / "in" / f"{shard}.jsonl",
+                [{"id": f"r{n}", "text": f"text {n % (rows - rows // 10)} of a corpus"} for n in numbers],
+            )
+        self.command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", f"--input={folder}/in/*.jsonl"]
+        self.command += [f"--checkpoint={head}", f"--tokenizer_path={vocabulary}", "--id_field=id"]
+
+    def start(self, output: str, flags: list[str]) -> subprocess.Popen[str]:
+        command = [*self.command, f"--output={self.folder / output}", *flags]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def embed(self, output: str, flags: list[str]) -> str:
+        process = self.start(output, flags)
+        said, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors[-3000:]
+        return said
+
+    def assert_same(self, one: str, other: str) -> None:
+        """Same ids and texts, vectors within 1e-5, every row once."""
+        tables = [read(self.folder / output) for output in (one, other)]
+        assert tables[0].num_rows == self.rows
+        assert tables[0].drop(["embedding"]).equals(tables[1].drop(["embedding"]))
+        np.testing.assert_allclose(*map(vectors, tables), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def corpus(small_head: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    found = Corpus(tmp_path_factory.mktemp("corpus"), 600, small_head, vocabulary)
+    found.embed("here", [])
+    return found
+
+
+def test_workers_from_a_pool_that_know_the_wheel_alone(
+    corpus: Corpus, portable: tuple[list[str], psutil.Process]
+) -> None:
+    """PortableRunner, job service and workers in processes of their own give what one process gives; then reuse it."""
+    flags, _ = portable
+    said = corpus.embed("portable", flags)
+    assert f"{corpus.rows} read = {corpus.rows} embedded + 0 reused + 0 rejected" in said
+    corpus.assert_same("portable", "here")
+    said = corpus.embed("portable", flags)
+    assert f"{corpus.rows} read = 0 embedded + {corpus.rows} reused + 0 rejected" in said
+    corpus.assert_same("portable", "here")
+
+
+def test_several_processes_of_the_local_runner(corpus: Corpus) -> None:
+    """multi_processing gives what one process gives."""
+    said = corpus.embed("processes", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+    assert f"{corpus.rows} read = {corpus.rows} embedded" in said
+    corpus.assert_same("processes", "here")
+
+
+def test_a_worker_killed_in_a_bundle_loses_and_doubles_nothing(
+    portable: tuple[list[str], psutil.Process], small_head: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    """The run fails, says so and publishes nothing; the next one reuses what was finished, and every row is there once."""
+    flags, pool = portable
+    corpus = Corpus(tmp_path, 12_000, small_head, vocabulary)
+    crumbs = ["--batch_size=500", "--max_file_rows=500"]
+    process = corpus.start("out", [*flags, *crumbs])
+    while len(list(tmp_path.glob("out/snapshots/*/part-*.parquet"))) < 3:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.02)
+    max(pool.children(recursive=True), key=psutil.Process.create_time).kill()  # older ones are of jobs that ended
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "audioclip-text: error: " in errors
+    assert current(str(tmp_path / "out")) is None
+    said = corpus.embed("out", [*flags, *crumbs])
+    assert "12,000 read = " in said
+    assert " 0 reused" not in said, "what the dead run had finished was not reused"
+    corpus.embed("here", [])
+    corpus.assert_same("out", "here")
