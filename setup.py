@@ -8,6 +8,7 @@ TEST = [
     "boto3",
     "build",
     "duckdb",
+    "gcp-storage-emulator",
     "google-cloud-storage",
     "hypothesis",
     "moto[s3,server]",
@@ -48,7 +49,7 @@ setup(
         "zstandard>=0.22",
     ],
     extras_require={
-        "aws": ["apache-beam[aws]>=2.77,<2.78"],
+        "aws": ["apache-beam[aws]>=2.77,<2.78", "boto3>=1.36"],  # 1.36: preconditions on what is written
         "bench": ["onnx", "onnxruntime", "sentence-transformers", "transformers"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "test": TEST,

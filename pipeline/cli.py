@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    for name in ("log", "current", "rollback", "gc"):
+        commands.choices[name].epilog = "Beam's flags for stores may stand beside these, as in --s3_endpoint_url=URL."
     return parser
 
 
@@ -64,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     arguments, rest = parser.parse_known_args(given)
-    if rest and arguments.command not in ("embed", "plan"):
+    if rest and arguments.command in ("fetch", "extract"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
     arguments.argv = given[given.index(arguments.command) + 1 :]
     _quiet_logging()
     try:
@@ -121,9 +124,17 @@ def _extract(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _store_options(arguments: argparse.Namespace) -> None:
+    """Beam's flags beside a command's own: where a store is, and what opens it."""
+    from .options import set_store_options
+
+    set_store_options(arguments.rest)
+
+
 def _log(arguments: argparse.Namespace) -> int:
     from .history import log
 
+    _store_options(arguments)
     for line in log(arguments.output):
         print(line)
     return EXIT_DONE
@@ -132,6 +143,7 @@ def _log(arguments: argparse.Namespace) -> int:
 def _current(arguments: argparse.Namespace) -> int:
     from .history import current_path
 
+    _store_options(arguments)
     print(current_path(arguments.output))
     return EXIT_DONE
 
@@ -139,6 +151,7 @@ def _current(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     from .history import rollback
 
+    _store_options(arguments)
     print(rollback(arguments.output, arguments.snapshot))
     return EXIT_DONE
 
@@ -146,6 +159,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     from .history import gc
 
+    _store_options(arguments)
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
         print(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
     return EXIT_DONE

@@ -21,8 +21,9 @@ from typing import TypedDict
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from .pointer import SnapshotError, change, is_local, owner, read_json, write_json
+from .pointer import SnapshotError, change, owner, read_json, write_json
 from .sink import FileInfo
+from .stores import is_local, match, remove, remove_below
 
 # A run directory on an object store, where no lock can be held, counts as alive until its newest file is this old.
 STORE_RUN_AGE = 24 * 3600
@@ -77,10 +78,10 @@ def runs(output: str) -> dict[str, list[tuple[str, float]]]:
     root = FileSystems.join(output, "snapshots")
     if is_local(output) and os.path.isdir(root):
         found = {entry.name: [] for entry in os.scandir(root) if entry.is_dir()}
-    for match in FileSystems.match([FileSystems.join(root, "*", "*")])[0].metadata_list:
-        directory, _ = FileSystems.split(match.path)
+    for file in match(FileSystems.join(root, "*", "*")):
+        directory, _ = FileSystems.split(file.path)
         name = FileSystems.split(directory.rstrip("/"))[1]
-        found.setdefault(name, []).append((match.path, match.last_updated_in_seconds or 0.0))
+        found.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
     return dict(sorted(found.items()))
 
 
@@ -166,7 +167,7 @@ def publish(output: str, manifest: Manifest) -> None:
     try:
         point_to(output, snapshot, expected=manifest["previous"])
     except SnapshotError:
-        FileSystems.delete([path])
+        remove([path])
         raise
 
 
@@ -179,4 +180,4 @@ def remove_spills(output: str, snapshot: str) -> None:
 
 def remove_run(output: str, snapshot: str) -> None:
     """Delete a run directory."""
-    FileSystems.delete([run_path(output, snapshot)])
+    remove_below(run_path(output, snapshot))
