@@ -58,7 +58,9 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/scheduling.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/scheduling.md", "docs/stores.md"]
+)
 def test_every_link_leads_somewhere(page: str) -> None:
     """Relative links name files that exist, and headings that the page they lead to has."""
     text = (ROOT / page).read_text(encoding="utf-8")
