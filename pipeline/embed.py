@@ -27,7 +27,7 @@ from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
 from .sink import WriteFiles
-from .snapshot import run_path, start_run
+from .snapshot import end_run, run_path, start_run
 from .source import ReadShards
 from .stores import is_local
 
@@ -112,6 +112,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         """Give the run directory up."""
         if self._lock:
             self._lock.release()
+        if self.local and self.snapshot:  # elsewhere the job may go on when its launcher ends
+            end_run(self.job.output, self.snapshot)
         if self._aside:
             self._aside.cleanup()
 

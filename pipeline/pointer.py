@@ -19,7 +19,8 @@ from typing import TypeAlias
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock
 
-from .stores import gcs_object, is_local, read, retried, s3_object, upload
+from .clients import gcs_object, s3_object
+from .stores import is_local, read, retried, upload
 
 __all__ = ["Json", "SnapshotError", "change", "is_local", "owner", "read_json", "write_json"]
 

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
-from .stores import StoreError, is_local, said
+from .stores import StoreError, is_local, reach, said
 
 # Stores' clients have timeouts of their own and repeat what they can: gs:// for two minutes, s3:// for about eight.
 READ_TIMEOUT = 600
@@ -42,7 +42,7 @@ class _Limited(io.RawIOBase):
         self._thread.start()
         self._handle: IO[bytes] | None = None
         try:
-            self._handle = self._within(lambda: FileSystems.open(path, compression_type="uncompressed"))
+            self._handle = self._within(lambda: _open(path))
         except BaseException:
             self._calls.put(None)
             raise
@@ -112,6 +112,12 @@ class _Limited(io.RawIOBase):
         self._calls.put(None)
         if not self._stuck:
             self._thread.join(self.timeout)
+
+
+def _open(path: str) -> IO[bytes]:
+    reach(path)
+    handle: IO[bytes] = FileSystems.open(path, compression_type="uncompressed")
+    return handle
 
 
 def _serve(calls: _Calls) -> None:

@@ -4,6 +4,7 @@
     OUT/snapshots/NAME/manifest.json       written when every file it names is in place
     OUT/snapshots/NAME/part-*.parquet, rejected-*.parquet
     OUT/snapshots/NAME/run.lock            held while the run lives, where OUT is a local directory
+    OUT/snapshots/NAME/run.json            there while the run lives, where OUT is on a store
 
 A directory without a manifest is a run in the making or one that died; a file that no manifest names is no part of a
 snapshot.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypedDict
@@ -23,10 +25,12 @@ from filelock import FileLock, Timeout
 
 from .pointer import SnapshotError, change, owner, read_json, write_json
 from .sink import FileInfo
-from .stores import is_local, match, remove, remove_below
+from .stores import StoreError, is_local, match, remove, remove_below
 
-# A run directory on an object store, where no lock can be held, counts as alive until its newest file is this old.
+# On an object store, where no lock can be held, a run has a marker, and counts as alive while that is there, but no
+# longer than until its newest file is this old.
 STORE_RUN_AGE = 24 * 3600
+MARKER = "run.json"
 
 
 class Canary(TypedDict):
@@ -93,7 +97,8 @@ def is_complete(files: list[tuple[str, float]]) -> bool:
 def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool:
     """Whether the run that writes `snapshot` may still be going on."""
     if not is_local(output):
-        return time.time() - max((changed for _, changed in files), default=time.time()) < STORE_RUN_AGE
+        marked = any(FileSystems.split(path)[1] == MARKER for path, _ in files)
+        return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_AGE
     path = os.path.join(run_path(output, snapshot), "run.lock")
     try:
         with FileLock(path, timeout=0):
@@ -107,7 +112,7 @@ def start_run(output: str, fingerprint: str) -> tuple[str, FileLock | None]:
     while True:
         name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{fingerprint[:8]}"
         if not is_local(output):
-            if _take(FileSystems.join(run_path(output, name), "run.json")):
+            if _take(FileSystems.join(run_path(output, name), MARKER)):
                 return name, None
             time.sleep(0.2)
             continue
@@ -137,6 +142,13 @@ def _take(marker: str) -> bool:
     except SnapshotError:
         return False
     return made == [True]
+
+
+def end_run(output: str, snapshot: str) -> None:
+    """Take the marker of a run on a store away, so that the next run may take over what it finished, if it did not end."""
+    if not is_local(output):
+        with suppress(StoreError):  # then it counts as alive until its files are old
+            remove([FileSystems.join(run_path(output, snapshot), MARKER)])
 
 
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +17,13 @@ from typing import IO, TypeVar
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.retry import FuzzedExponentialIntervals
+
+from .clients import SENDERS, s3_object
 
 RETRY_SECONDS = 300
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each cut by up to a half at random
-PIECE = 8 << 20  # S3 takes no part under 5 MiB but the last
+PIECE = 8 << 20
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -46,6 +46,7 @@ def retried(path: str, done: str, operation: Callable[[], _T], *, also: tuple[in
     """
     if is_local(path):
         return operation()
+    reach(path)
     began = time.monotonic()
     for tries, wait in enumerate(FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1):
         try:
@@ -108,13 +109,11 @@ def said(error: object) -> str:
 
 def match(pattern: str) -> list[FileMetadata]:
     """The files that a glob matches: `path`, `size_in_bytes`, `last_updated_in_seconds`."""
-    _reach(pattern)
     return list(retried(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
 
 
 def read(path: str) -> bytes | None:
     """The content of a small file, or None where there is none."""
-    _reach(path)
 
     def once() -> bytes | None:
         if not FileSystems.exists(path):
@@ -134,36 +133,15 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
 
     def once() -> None:
         source.seek(0)
-        if path.startswith("gs://"):
-            _upload_gcs(source, path, mime_type)
-        elif path.startswith("s3://"):
-            client, bucket, key = s3_object(path)
-            client.upload_fileobj(_Kept(source), bucket, key, {"ContentType": mime_type})
-        else:
-            with FileSystems.create(path, mime_type, "uncompressed") as handle:
-                shutil.copyfileobj(source, handle, PIECE)
+        send = SENDERS.get(path.partition("://")[0])
+        if send:
+            send(source, path, mime_type)
+            return
+        with FileSystems.create(path, mime_type, "uncompressed") as handle:
+            shutil.copyfileobj(source, handle, PIECE)
 
     # 404 and 410: there is no such upload any more, as when it was finished and the answer was lost.
     retried(path, "written", once, also=(404, 410))
-
-
-def _upload_gcs(source: IO[bytes], path: str, mime_type: str) -> None:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    bucket, name = gcs_object(path)
-    size = source.seek(0, os.SEEK_END)
-    blob = bucket.blob(name, chunk_size=2 * PIECE)  # else it holds 100 MB of the file in memory
-    blob.upload_from_file(source, rewind=True, size=size, content_type=mime_type, retry=DEFAULT_RETRY)
-
-
-class _Kept:
-    """A file that stays open when boto3 closes it, so that it can be sent again."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-    def close(self) -> None:
-        """Not here."""
 
 
 def remove(paths: Sequence[str]) -> None:
@@ -183,7 +161,7 @@ def remove_below(directory: str) -> None:
         raise StoreError(f"{directory} cannot be removed: the store kept {len(left)} files, as {left[0].path}")
 
 
-def _reach(path: str) -> None:
+def reach(path: str) -> None:
     """StoreError at once for an s3:// bucket that cannot be reached, where Beam would try it in silence for minutes."""
     if path.startswith("s3://"):
         _reach_s3(path.split("/")[2])
@@ -207,21 +185,3 @@ def _reach_s3(bucket: str) -> None:
         if _status(error) == 404:
             raise StoreError(f"there is no bucket s3://{bucket}: check its name and the region") from None
         # What else is refused may still be allowed for the files asked for, and what is busy is tried again.
-
-
-def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3 has no types
-    """(boto3 client that Beam uses with these options, bucket, key) of a path on s3://."""
-    from apache_beam.io.aws.s3io import S3IO
-
-    _, _, bucket, key = path.split("/", 3)
-    options = FileSystems.get_filesystem(path)._options or PipelineOptions([])
-    return S3IO(options=options).client.client, bucket, key
-
-
-def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, where the extra gcp is
-    """(bucket of the client that Beam uses with these options, name) of a path on gs://."""
-    from apache_beam.io.gcp.gcsio import GcsIO
-
-    _, _, bucket, name = path.split("/", 3)
-    options = FileSystems.get_filesystem(path)._pipeline_options or PipelineOptions([])
-    return GcsIO(pipeline_options=options).client.bucket(bucket), name

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of pipeline/ may import what stands in a row above its own, or in its own row.
 ROWS = [
-    {"records", "flags", "options", "fields", "metrics", "decompress", "stores"},
+    {"records", "flags", "options", "fields", "metrics", "decompress", "clients", "stores"},
     {
         "lines",
         "delimited",

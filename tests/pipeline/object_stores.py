@@ -44,7 +44,9 @@ class Request:
     @property
     def what(self) -> str:
         """The same for a request that is sent again, also for the rest of a download, or as part of a new upload."""
-        return f"{self.method} {re.sub('upload_?id=[^&]*', '', self.path, flags=re.IGNORECASE)} {hash(self.body)}"
+        path = re.sub("upload_?id=[^&]*", "", self.path, flags=re.IGNORECASE)
+        body = re.sub(rb"=+[0-9]+=+|invocation-id/[0-9a-f-]+", b"", self.body)  # a batch has new ones each time
+        return f"{self.method} {path} {hash(body)}"
 
 
 @dataclass
