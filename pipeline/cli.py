@@ -68,10 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(given)
     if rest and arguments.command in ("fetch", "extract"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    arguments.rest = rest
     arguments.argv = given[given.index(arguments.command) + 1 :]
     _quiet_logging()
     try:
+        if arguments.command not in ("embed", "plan", "fetch", "extract"):
+            from .options import set_store_options
+
+            set_store_options(rest)
         return int(arguments.run(arguments))
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         return _fail(error, EXIT_USAGE)
@@ -124,17 +127,9 @@ def _extract(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _store_options(arguments: argparse.Namespace) -> None:
-    """Beam's flags beside a command's own: where a store is, and what opens it."""
-    from .options import set_store_options
-
-    set_store_options(arguments.rest)
-
-
 def _log(arguments: argparse.Namespace) -> int:
     from .history import log
 
-    _store_options(arguments)
     for line in log(arguments.output):
         print(line)
     return EXIT_DONE
@@ -143,7 +138,6 @@ def _log(arguments: argparse.Namespace) -> int:
 def _current(arguments: argparse.Namespace) -> int:
     from .history import current_path
 
-    _store_options(arguments)
     print(current_path(arguments.output))
     return EXIT_DONE
 
@@ -151,7 +145,6 @@ def _current(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     from .history import rollback
 
-    _store_options(arguments)
     print(rollback(arguments.output, arguments.snapshot))
     return EXIT_DONE
 
@@ -159,7 +152,6 @@ def _rollback(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     from .history import gc
 
-    _store_options(arguments)
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
         print(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
     return EXIT_DONE

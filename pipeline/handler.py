@@ -15,10 +15,10 @@ from typing import TypeAlias
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from ..model.checkpoint import Checkpoint, load_checkpoint
+from ..model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
-from ..model.tokenizer import ClipTokenizer
+from ..model.tokenizer import ClipTokenizer, TokenizerError
 from .cache import Content, content_of, local_copy
 from .embedding import embed_batch
 from .metrics import NAMESPACE
@@ -80,7 +80,7 @@ def _parts(settings: EncoderSettings, contents: Contents = (None, None)) -> tupl
         )
         try:
             _read[key] = load_checkpoint(checkpoint), ClipTokenizer(vocabulary), held
-        except ValueError as error:  # of copies that nobody asked for by these names
+        except (CheckpointError, TokenizerError) as error:  # of copies that nobody asked for by these names
             text = str(error).replace(checkpoint, given[0]).replace(vocabulary, given[1])
             raise type(error)(text) from None
     return _read[key]

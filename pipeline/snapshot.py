@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from .pointer import SnapshotError, change, owner, read_json, write_json
 from .sink import FileInfo
-from .stores import StoreError, is_local, match, remove, remove_below
+from .stores import is_local, match, remove, remove_below
 
 # On an object store, where no lock can be held, a run has a marker, and counts as alive while that is there, but no
 # longer than until its newest file is this old.
@@ -147,8 +147,8 @@ def _take(marker: str) -> bool:
 def end_run(output: str, snapshot: str) -> None:
     """Take the marker of a run on a store away, so that the next run may take over what it finished, if it did not end."""
     if not is_local(output):
-        with suppress(StoreError):  # then it counts as alive until its files are old
-            remove([FileSystems.join(run_path(output, snapshot), MARKER)])
+        with suppress(Exception):  # then it counts as alive until its files are old
+            FileSystems.delete([FileSystems.join(run_path(output, snapshot), MARKER)])
 
 
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:

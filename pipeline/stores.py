@@ -47,6 +47,10 @@ def retried(path: str, done: str, operation: Callable[[], _T], *, also: tuple[in
     if is_local(path):
         return operation()
     reach(path)
+    return _tried(path, done, operation, also)
+
+
+def _tried(path: str, done: str, operation: Callable[[], _T], also: tuple[int, ...]) -> _T:
     began = time.monotonic()
     for tries, wait in enumerate(FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1):
         try:
@@ -162,26 +166,29 @@ def remove_below(directory: str) -> None:
 
 
 def reach(path: str) -> None:
-    """StoreError at once for an s3:// bucket that cannot be reached, where Beam would try it in silence for minutes."""
+    """StoreError for an s3:// bucket that cannot be reached: Beam would try for minutes in silence, whatever is wrong."""
     if path.startswith("s3://"):
         _reach_s3(path.split("/")[2])
 
 
 @functools.cache
 def _reach_s3(bucket: str) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.exceptions import ClientError, NoCredentialsError
 
-    client, _, _ = s3_object(f"s3://{bucket}/")
-    try:
-        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
-    except NoCredentialsError:
-        raise StoreError(
-            f"s3://{bucket} cannot be reached without credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            f"what else boto3 reads them from"
-        ) from None
-    except BotoCoreError as error:
-        raise StoreError(f"s3://{bucket} cannot be reached: {said(error)}") from error
-    except ClientError as error:
-        if _status(error) == 404:
-            raise StoreError(f"there is no bucket s3://{bucket}: check its name and the region") from None
-        # What else is refused may still be allowed for the files asked for, and what is busy is tried again.
+    def once() -> None:
+        client, _, _ = s3_object(f"s3://{bucket}/")
+        try:
+            client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except NoCredentialsError:
+            raise StoreError(
+                f"s3://{bucket} cannot be reached without credentials: set AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY, or what else boto3 reads them from"
+            ) from None
+        except ClientError as error:
+            if _status(error) == 404:
+                raise StoreError(f"there is no bucket s3://{bucket}: check its name and the region") from None
+            if may_pass(error):
+                raise
+            # Whoever may not list the bucket may still be allowed what is asked for.
+
+    _tried(f"s3://{bucket}", "reached", once, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -216,3 +217,14 @@ def test_a_change_by_another_run_is_still_found_out(store: Store) -> None:
         change(path, late)
     store.fault = lambda _: None
     assert read_json(path) == {"snapshot": "first"}
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_failed_upload_does_not_come_back(store: Store) -> None:
+    """When all that took part in it is collected as garbage, and the store answers again, nothing is written late."""
+    store.fault = lambda request: "503" if request.method in ("POST", "PUT") else None
+    with pytest.raises(StoreError, match=r"out/late cannot be written: .*503"):
+        stores.upload(io.BytesIO(b"x" * 100), f"{store.url}/out/late")
+    store.fault = lambda _: None
+    gc.collect()
+    assert store.names() == []
