@@ -149,9 +149,8 @@ def _read_s3(path: str) -> tuple[bytes | None, object]:
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if (
-            error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
-        ):  # its code is not known where the body broke off
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 404:  # an answer that broke off says no more than that
             return None, None
         raise
     return answer["Body"].read(), answer["ETag"]

@@ -110,9 +110,6 @@ class _OtherFileSystem(LocalFileSystem):
     def create(self, path: str, *args: object, **options: object) -> object:
         return super().create(self._plain(path), *args, **options)
 
-    def size(self, path: str) -> int:
-        return int(super().size(self._plain(path)))
-
     def delete(self, paths: list[str]) -> None:
         super().delete([self._plain(path) for path in paths])
 
