@@ -63,8 +63,8 @@ class _Limited(io.RawIOBase):
                 f"store answers, or give it longer with --read_timeout"
             ) from None
         except Exception as error:
-            if is_local(self.path) or isinstance(error, StoreError | ValueError):
-                raise
+            if is_local(self.path) or isinstance(error, StoreError):
+                raise  # any other would be taken for damage in the shard, if it is a ValueError
             raise StoreError(f"{self.path} cannot be read: {said(error)}") from error
 
     def _file(self) -> IO[bytes]:
@@ -86,6 +86,8 @@ class _Limited(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Go to a place in the file; gives it."""
         file = self._file()
+        if whence == 0 and offset < 0:
+            raise ValueError(f"{self.path} has no place {offset}")
         return self._within(lambda: file.seek(offset, whence))
 
     def tell(self) -> int:
@@ -110,7 +112,7 @@ class _Limited(io.RawIOBase):
         if handle is not None:
             self._calls.put((Future(), handle.close))
         self._calls.put(None)
-        if not self._stuck:
+        if not self._stuck and self._thread is not threading.current_thread():
             self._thread.join(self.timeout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import threading
 import time
@@ -131,6 +132,16 @@ def test_a_store_that_hangs_is_given_up(store: Store) -> None:
     store.fault = lambda request: "hang" if "a.txt" in request.path and request.headers.get("Range") else None
     with pytest.raises(StoreError, match=STUCK):
         list(read_shard(find_shards([path])[0], Fields(), pa.schema([]), read_timeout=0.3))
+
+
+def test_what_a_store_says_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while a store is read fails the run, whatever its kind: the shard's rows are not given up as damaged."""
+    path = store.put("texts/a.txt.gz", gzip.compress(b"dog\n" * 1000))
+    for kind in ("google.cloud.storage.fileio.BlobReader", "apache_beam.io.filesystemio.DownloaderStream"):
+        name = "read" if kind.endswith("BlobReader") else "readinto"
+        monkeypatch.setattr(f"{kind}.{name}", lambda *_: json.loads("<html>"))
+    with pytest.raises(StoreError, match=r"a\.txt\.gz cannot be read: Expecting value"):
+        list(read_shard(find_shards([path])[0], Fields(), pa.schema([])))
 
 
 def test_a_run_on_a_stuck_file_ends_with_a_sentence(
