@@ -10,6 +10,7 @@ TEST = [
     "datasets",
     "duckdb",
     "faiss-cpu",
+    "gcp-storage-emulator",
     "google-cloud-storage",
     "hypothesis",
     "ipykernel",
@@ -57,7 +58,7 @@ setup(
         "zstandard>=0.22",
     ],
     extras_require={
-        "aws": ["apache-beam[aws]>=2.77,<2.78"],
+        "aws": ["apache-beam[aws]>=2.77,<2.78", "boto3>=1.36"],  # 1.36: preconditions on what is written
         "bench": ["onnx", "onnxruntime", "sentence-transformers", "transformers"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "test": TEST,

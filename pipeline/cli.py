@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    for name in ("log", "current", "rollback", "gc"):
+        commands.choices[name].epilog = "Beam's flags for stores may stand beside these, as in --s3_endpoint_url=URL."
     return parser
 
 
@@ -93,13 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     arguments, rest = parser.parse_known_args(given)
-    if rest and arguments.command not in ("embed", "plan"):
+    if rest and arguments.command in ("fetch", "extract"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.argv = given[given.index(arguments.command) + 1 :]
     _quiet_logging()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its number, and no traceback
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if arguments.command not in ("embed", "plan", "fetch", "extract"):
+            from .options import set_store_options
+
+            set_store_options(rest)
         return int(arguments.run(arguments))
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         return _fail(error, EXIT_USAGE)

@@ -10,6 +10,7 @@ with beam.Pipeline(options=options) as pipeline:
 
 from __future__ import annotations
 
+import tempfile
 import time
 
 import apache_beam as beam
@@ -22,13 +23,13 @@ from .handler import RESOURCE_HINTS, RecordBatchHandler
 from .ids import DuplicateIds
 from .job import settle
 from .options import EmbedOptions, is_local_run
-from .pointer import is_local
 from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
 from .sink import WriteFiles
-from .snapshot import run_path, start_run
+from .snapshot import end_run, run_path, start_run
 from .source import ReadShards
+from .stores import is_local
 
 
 class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
@@ -45,6 +46,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         # On one machine hints change nothing but what Beam fuses: vectors must not wait in memory for their writer.
         self.local = is_local_run(options)
         self.hints = {} if self.local else RESOURCE_HINTS
+        # Where a local run puts rows aside if its output is no local directory; removed by `close`, or with this object.
+        aside = self.local and not is_local(self.job.output)
+        self._aside = tempfile.TemporaryDirectory(prefix="audioclip-text-") if aside else None
         self.snapshot: str | None = None
         self._lock: FileLock | None = None
 
@@ -53,13 +57,14 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         job, handler, started = self.job, self.handler, time.time()
         self.snapshot, self._lock = start_run(job.output, job.card.fingerprint)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
-        spill = run_path(job.output, self.snapshot) if self.local and is_local(job.output) else None
+        aside = self._aside.name if self._aside else run_path(job.output, self.snapshot)
+        spill = aside if self.local else None
         write = WriteFiles(run_path(job.output, self.snapshot), schema, self.max_file_rows)
 
         read = (
             pbegin
             | "Shards" >> beam.Create(job.shards)
-            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.read_timeout)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
         canary = (
@@ -80,12 +85,13 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
                 | "Earlier" >> beam.Create(job.earlier)
                 | "Refer" >> beam.FlatMap(refer, job.bits).with_output_types(BUCKETED)
             )
+            reuse = Reuse(self.batch_size, read_timeout=job.read_timeout)
             same = canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype)
             met = (
                 (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
                 | "Rows and earlier" >> beam.Flatten()
                 | "Meet" >> beam.GroupByKey()
-                | "Reuse" >> beam.ParDo(Reuse(self.batch_size), AsSingleton(same)).with_outputs("new", main="known")
+                | "Reuse" >> beam.ParDo(reuse, AsSingleton(same)).with_outputs("new", main="known")
             )
             new = met.new
             reports.append(
@@ -106,6 +112,10 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         """Give the run directory up."""
         if self._lock:
             self._lock.release()
+        if self.local and self.snapshot:  # elsewhere the job may go on when its launcher ends
+            end_run(self.job.output, self.snapshot)
+        if self._aside:
+            self._aside.cleanup()
 
 
 class EmbedAndWrite(beam.PTransform):  # type: ignore[misc]

@@ -81,6 +81,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=at_least(1), default=16384, help="texts handed to the encoder at once (default: 16384)")
     add("--max_file_rows", type=at_least(1), default=32768, help="rows in a part file at most (default: 32768)")
     add("--max_text_bytes", type=at_least(1), default=1 << 20, help="longer texts are rejected (default: 1048576)")
+    add("--read_timeout", type=at_least(1), default=600, help="seconds that a read may give nothing (default: 600)")
     add("--max_rejected", type=_rejected_limit, metavar="N|P%", help="fail and publish nothing above this")
     add("--max_shrink", type=_share, default=0.5, help="fail where rows fall below this share of the last run's")
     add("--unique_ids", action="store_true", help="fail where an id stands more than once")

@@ -9,17 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import fspath
+from typing import TypeAlias
 
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from ..model.checkpoint import Checkpoint, load_checkpoint
+from ..model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
 from ..model.text_head import logit_scale as scale_of
-from ..model.tokenizer import ClipTokenizer
+from ..model.tokenizer import ClipTokenizer, TokenizerError
+from .cache import Content, content_of, local_copy
 from .embedding import embed_batch
 from .metrics import NAMESPACE, model_ran
+from .stores import is_local
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
@@ -37,17 +41,20 @@ class EncoderSettings:
     normalize: bool = False
 
 
+# What checkpoint and vocabulary on a store held when the job was started.
+Contents: TypeAlias = "tuple[Content | None, Content | None]"
+
 _lock = threading.Lock()
-_read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer]] = {}
+_read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer, Contents]] = {}
 _loaded: dict[EncoderSettings, TextEncoder] = {}
 
 
-def load_encoder(settings: EncoderSettings) -> TextEncoder:
+def load_encoder(settings: EncoderSettings, contents: Contents = (None, None)) -> TextEncoder:
     """This process's encoder for `settings`; an encoder of other settings gives way to it."""
     with _lock:
         if settings not in _loaded:
             _loaded.clear()
-            checkpoint, tokenizer = _parts(settings)
+            checkpoint, tokenizer, _ = _parts(settings, contents)
             _read.clear()
             _loaded[settings] = TextEncoder(
                 checkpoint,
@@ -62,20 +69,35 @@ def load_encoder(settings: EncoderSettings) -> TextEncoder:
         return _loaded[settings]
 
 
-def _parts(settings: EncoderSettings) -> tuple[Checkpoint, ClipTokenizer]:
+def _parts(settings: EncoderSettings, contents: Contents = (None, None)) -> tuple[Checkpoint, ClipTokenizer, Contents]:
     """What an encoder is made of, kept from its description until it is built: a local run does both."""
     key = settings.path, settings.tokenizer_path
     if key not in _read:
         _read.clear()
-        _read[key] = load_checkpoint(settings.path), ClipTokenizer(settings.tokenizer_path or VOCABULARY)
+        given = _files(settings)
+        checkpoint, vocabulary = (local_copy(file, content) for file, content in zip(given, contents, strict=True))
+        held = (
+            None if is_local(given[0]) else content_of(checkpoint),
+            None if is_local(given[1]) else content_of(vocabulary),
+        )
+        try:
+            _read[key] = load_checkpoint(checkpoint), ClipTokenizer(vocabulary), held
+        except (CheckpointError, TokenizerError) as error:  # of copies that nobody asked for by these names
+            text = str(error).replace(checkpoint, given[0]).replace(vocabulary, given[1])
+            raise type(error)(text) from None
     return _read[key]
 
 
 def logit_scale(settings: EncoderSettings, other: str) -> float:
     """What AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by; ValueError where it is not there."""
     with _lock:
-        checkpoint, _ = _parts(settings)
+        checkpoint, _, _ = _parts(settings)
     return scale_of(checkpoint.state, other)
+
+
+def _files(settings: EncoderSettings) -> tuple[str, str]:
+    """Where checkpoint and vocabulary lie."""
+    return fspath(settings.path), fspath(settings.tokenizer_path or VOCABULARY)
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
@@ -171,6 +193,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self._settings = settings
         self._stored = stored
         self._fingerprint: str | None = None
+        self._contents: Contents = (None, None)
         self._context = 0
         self._counting: ClipTokenizer | None = None
 
@@ -182,7 +205,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         chosen = self._settings
         check_options(prompt=chosen.prompt, on_long=chosen.on_long, dtype=chosen.dtype)
         with _lock:
-            checkpoint, tokenizer = _parts(chosen)
+            checkpoint, tokenizer, self._contents = _parts(chosen)
         parts = fingerprint_parts(
             checkpoint,
             tokenizer.sha256,
@@ -200,13 +223,13 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that the model would read of `texts`, start and end included."""
         if self._counting is None:
-            self._counting = ClipTokenizer(self._settings.tokenizer_path or VOCABULARY)
+            self._counting = ClipTokenizer(local_copy(_files(self._settings)[1], self._contents[1]))
         lengths = (len(self._counting.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
         return sum(min(length, self._context) for length in lengths)
 
     def load_model(self) -> TextEncoder:
         """This process's encoder; ValueError where it is not what `describe` found when the job was started."""
-        encoder = load_encoder(self._settings)
+        encoder = load_encoder(self._settings, self._contents)
         if self._fingerprint not in (None, encoder.fingerprint):
             raise ValueError(
                 f"{self._settings.path} on this worker has fingerprint {encoder.fingerprint[:8]}, the job was started "

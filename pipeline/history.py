@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from apache_beam.io.filesystems import FileSystems
-
 from .pointer import SnapshotError
 from .snapshot import (
     Manifest,
@@ -16,6 +14,7 @@ from .snapshot import (
     run_path,
     runs,
 )
+from .stores import remove
 
 
 def _complete(output: str) -> dict[str, Manifest]:
@@ -78,6 +77,6 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
         removed.append(name)
         if not dry_run:
             # Without its manifest a half-removed directory is a dead run, never half a snapshot.
-            FileSystems.delete([path for path, _ in files if path.endswith("manifest.json")])
+            remove([path for path, _ in files if path.endswith("manifest.json")])
             remove_run(output, name)
     return removed

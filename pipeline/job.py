@@ -38,6 +38,7 @@ class Job:
     earlier: list[tuple[str, list[RowGroup]]] = field(repr=False)
     notes: list[str]
     max_text_bytes: int
+    read_timeout: float
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
@@ -85,7 +86,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
     FileSystems.set_options(options)  # endpoints and credentials of stores, before the first look at one
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
-    kept = kept_fields(shards, fields)
+    kept = kept_fields(shards, fields, options.read_timeout)
     handler = handler or RecordBatchHandler(
         EncoderSettings(
             options.checkpoint,
@@ -126,6 +127,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
         earlier=earlier,
         notes=notes,
         max_text_bytes=options.max_text_bytes,
+        read_timeout=options.read_timeout,
         max_rejected=options.max_rejected,
         max_shrink=options.max_shrink,
         unique_ids=options.unique_ids,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from .flags import add_flags
@@ -37,6 +38,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     batch_size: int
     max_file_rows: int
     max_text_bytes: int
+    read_timeout: int
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
@@ -57,6 +59,22 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not self.output:
             raise OptionsError("--output is missing: name the directory that keeps the snapshots, as in --output out")
         return self.input, self.output
+
+
+def set_store_options(flags: Sequence[str]) -> None:
+    """Have all file systems use what Beam's `flags` say of endpoints and credentials; OptionsError for unknown ones."""
+    options = PipelineOptions(list(flags))
+    check_known(options)
+    FileSystems.set_options(options)
+
+
+def check_known(options: PipelineOptions) -> None:
+    """OptionsError for flags that neither we nor Beam know."""
+    known = options.get_all_options(retain_unknown_options=False)
+    unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
+    if unknown:
+        flags = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise OptionsError(f"unknown flags: {flags}; see audioclip-text COMMAND --help, and Beam's pipeline options")
 
 
 def is_local_run(options: PipelineOptions) -> bool:

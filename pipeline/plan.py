@@ -15,6 +15,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from .handler import RecordBatchHandler
 from .job import Job, settle
 from .options import EmbedOptions, OptionsError, is_local_run
+from .reading import open_to_read
 from .reuse import BUCKETED, Reuse, Split, add_text_hash, pieces_of, refer
 from .run import parse, reason, runner_of, say
 from .snapshot import run_path
@@ -43,7 +44,7 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
         read = (
             pipeline
             | "Shards" >> beam.Create(job.shards)
-            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.read_timeout)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
         earlier = (
@@ -55,7 +56,7 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
             (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
             | "Rows and earlier" >> beam.Flatten()
             | "Meet" >> beam.GroupByKey()
-            | "Reuse" >> beam.ParDo(Reuse(options.batch_size, columns=())).with_outputs("new", main="known")
+            | "Reuse" >> beam.ParDo(Reuse(options.batch_size, (), job.read_timeout)).with_outputs("new", main="known")
         )
         _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
         _ = met.new | "Count new" >> beam.Map(_count_new, handler)
@@ -130,7 +131,7 @@ def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:
 
 
 def _ids_of_file(path: str) -> Iterator[pa.RecordBatch]:
-    with FileSystems.open(path, compression_type="uncompressed") as handle:
+    with open_to_read(path) as handle:
         for batch in pq.ParquetFile(handle).iter_batches(columns=["id", "text_hash"]):
             yield _ids(batch, True)
 

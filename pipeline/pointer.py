@@ -7,6 +7,7 @@ other file system: under a lock file that names its owner and its time, and hold
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import os
 import socket
@@ -18,6 +19,11 @@ from typing import TypeAlias
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock
 
+from .clients import gcs_object, s3_object
+from .stores import is_local, read, retried, upload
+
+__all__ = ["Json", "SnapshotError", "change", "is_local", "owner", "read_json", "write_json"]
+
 LOCK_SECONDS = 600
 
 Json: TypeAlias = "dict[str, object]"
@@ -27,17 +33,10 @@ class SnapshotError(RuntimeError):
     """A snapshot cannot be read, made or published; the text says why and what to do."""
 
 
-def is_local(path: str) -> bool:
-    """Whether `path` is a path of this machine's file system."""
-    return "://" not in path
-
-
 def read_json(path: str) -> Json | None:
     """The JSON object in a file, or None where there is no file; SnapshotError where it holds something else."""
-    if not FileSystems.exists(path):
-        return None
-    with FileSystems.open(path, compression_type="uncompressed") as handle:
-        return _parsed(path, handle.read())
+    data = read(path)
+    return None if data is None else _parsed(path, data)
 
 
 def _parsed(path: str, data: bytes) -> Json:
@@ -54,8 +53,7 @@ def write_json(path: str, value: object) -> None:
     """Write `path` whole or not at all."""
     data = _dumped(value)
     if not is_local(path):  # an object appears when its upload is complete
-        with FileSystems.create(path, "application/json", "uncompressed") as handle:
-            handle.write(data)
+        upload(io.BytesIO(data), path, "application/json")
         return
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "wb") as handle:
@@ -76,10 +74,15 @@ def change(path: str, decide: Callable[[Json | None], Json | None]) -> None:
     """
     scheme = path.partition("://")[0] if not is_local(path) else ""
     if scheme in _PRECONDITIONED:
-        read, write = _PRECONDITIONED[scheme]
-        data, version = read(path)
+        read_version, write = _PRECONDITIONED[scheme]
+        data, version = retried(path, "read", lambda: read_version(path))
         value = decide(None if data is None else _parsed(path, data))
-        if value is not None and not write(path, _dumped(value), version):
+        if value is None:
+            return
+        new = _dumped(value)
+        # A write that is refused may have been done before: by us, when its answer was lost on the way and it was sent
+        # again. What is written here names its run, so nobody else's can be equal.
+        if not retried(path, "written", lambda: write(path, new, version)) and read(path) != new:
             raise SnapshotError(f"another run changed {path} in this moment: nothing of it was touched; run again")
         return
     with _local_lock(path) if is_local(path) else _lock_file(path):
@@ -118,7 +121,8 @@ def _lock_file(path: str) -> Iterator[None]:
 
 def _read_gcs(path: str) -> tuple[bytes | None, object]:
     """(content, generation) of an object; (None, 0) where there is none."""
-    blob = _gcs_bucket(path).get_blob(path.split("/", 3)[3])
+    bucket, name = gcs_object(path)
+    blob = bucket.get_blob(name)
     if blob is None:
         return None, 0
     generation = int(blob.generation)  # taken first: a download writes what the answer's headers say over it
@@ -128,7 +132,8 @@ def _read_gcs(path: str) -> tuple[bytes | None, object]:
 def _write_gcs(path: str, data: bytes, generation: object) -> bool:
     from google.api_core.exceptions import PreconditionFailed
 
-    blob = _gcs_bucket(path).blob(path.split("/", 3)[3])
+    bucket, name = gcs_object(path)
+    blob = bucket.blob(name)
     try:
         blob.upload_from_string(data, content_type="application/json", if_generation_match=generation)
     except PreconditionFailed:
@@ -136,26 +141,25 @@ def _write_gcs(path: str, data: bytes, generation: object) -> bool:
     return True
 
 
-def _gcs_bucket(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, where the extra gcp is
-    from apache_beam.io.gcp.gcsio import GcsIO
-
-    return GcsIO(pipeline_options=FileSystems.get_filesystem(path)._pipeline_options).client.bucket(path.split("/")[2])
-
-
 def _read_s3(path: str) -> tuple[bytes | None, object]:
     """(content, entity tag) of an object; (None, None) where there is none."""
-    client, bucket, key = _s3(path)
+    from botocore.exceptions import ClientError
+
+    client, bucket, key = s3_object(path)
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
-    except client.exceptions.NoSuchKey:
-        return None, None
+    except ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 404:  # an answer that broke off says no more than that
+            return None, None
+        raise
     return answer["Body"].read(), answer["ETag"]
 
 
 def _write_s3(path: str, data: bytes, tag: object) -> bool:
     from botocore.exceptions import ClientError
 
-    client, bucket, key = _s3(path)
+    client, bucket, key = s3_object(path)
     condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
     try:
         client.put_object(Bucket=bucket, Key=key, Body=data, ContentType="application/json", **condition)
@@ -164,13 +168,6 @@ def _write_s3(path: str, data: bytes, tag: object) -> bool:
             return False
         raise
     return True
-
-
-def _s3(path: str):  # type: ignore[no-untyped-def]  # (boto3 client, bucket, key), where the extra aws is
-    from apache_beam.io.aws.s3io import S3IO
-
-    _, _, bucket, key = path.split("/", 3)
-    return S3IO(options=FileSystems.get_filesystem(path)._options).client.client, bucket, key
 
 
 _Read: TypeAlias = "Callable[[str], tuple[bytes | None, object]]"

@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from .batches import SPILLED, Spill, one_batch, unspill
 from .metrics import count
+from .reading import READ_TIMEOUT, open_to_read
 from .records import EARLIER, MODEL_COLUMNS, TEXT_HASH
 from .sink import ROW_GROUP, FileInfo, RowGroup, hash_prefix, hash_ranges
 
@@ -147,8 +147,10 @@ class Reuse(beam.DoFn):  # type: ignore[misc]
     (gone, or its checksums do not hold) costs model time, nothing else. `columns` are those taken from earlier files.
     """
 
-    def __init__(self, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS) -> None:
-        self.batch_texts, self.columns = batch_texts, columns
+    def __init__(
+        self, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS, read_timeout: float = READ_TIMEOUT
+    ) -> None:
+        self.batch_texts, self.columns, self.read_timeout = batch_texts, columns, read_timeout
         self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
 
     def process(
@@ -198,7 +200,7 @@ class Reuse(beam.DoFn):  # type: ignore[misc]
         if path not in self._open:
             while len(self._open) >= 8:
                 self._close(next(iter(self._open)))
-            handle = FileSystems.open(path, compression_type="uncompressed")
+            handle = open_to_read(path, self.read_timeout)
             self._open[path] = handle, pq.ParquetFile(handle, page_checksum_verification=True)
         return self._open[path][1]
 
@@ -231,7 +233,7 @@ def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
 def leftover(path: str, fingerprint: str) -> FileInfo | None:
     """What a part file of a run that never finished holds, or None where it is not whole or not of `fingerprint`."""
     try:
-        with FileSystems.open(path, compression_type="uncompressed") as handle:
+        with open_to_read(path) as handle:
             file = pq.ParquetFile(handle, page_checksum_verification=True)
             if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode() != fingerprint:
                 return None

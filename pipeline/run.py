@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .embed import EmbedCorpus
 from .metrics import TALLY
-from .options import EmbedOptions, OptionsError, is_local_run
+from .options import EmbedOptions, check_known, is_local_run
 from .snapshot import Manifest, read_manifest, run_path
 
 PLAIN_LINE_SECONDS = 30
@@ -27,11 +27,7 @@ PLAIN_LINE_SECONDS = 30
 def parse(argv: Sequence[str]) -> EmbedOptions:
     """EmbedOptions from flags; OptionsError for flags that neither we nor Beam know."""
     options = EmbedOptions(list(argv))
-    known = options.get_all_options(retain_unknown_options=False)
-    unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
-    if unknown:
-        flags = ", ".join(f"--{name}" for name in sorted(unknown))
-        raise OptionsError(f"unknown flags: {flags}; see audioclip-text embed --help, and Beam's pipeline options")
+    check_known(options)
     return options
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
 from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
 from .formats import READERS
 from .parquet import arrow_damage
+from .reading import READ_TIMEOUT, open_to_read
+from .stores import StoreError, match
 
 PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
 OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
@@ -76,12 +77,14 @@ def format_of(path: str, input_format: str | None = None) -> tuple[str, str | No
 
 def _match(pattern: str) -> list[tuple[str, int]]:
     try:
-        found = FileSystems.match([pattern])[0].metadata_list
+        found = match(pattern)
     except ValueError as error:  # no filesystem for that scheme
         raise InputError(f"{pattern} cannot be read: {error}; gs:// and s3:// need the extras gcp and aws") from None
+    except StoreError as error:
+        raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"{pattern} cannot be listed: {error}") from None
-    files = [(match.path, match.size_in_bytes) for match in found if not os.path.isdir(match.path)]
+    files = [(file.path, file.size_in_bytes) for file in found if not os.path.isdir(file.path)]
     if not files and os.path.isfile(pattern):  # a name with brackets in it
         files = [(pattern, os.path.getsize(pattern))]
     if not files:
@@ -115,10 +118,11 @@ def _below(pattern: str, path: str) -> str:
     return path[len(fixed) :].lstrip("/") if fixed and path.startswith(fixed) else path.rpartition("/")[2] or path
 
 
-def kept_fields(shards: Sequence[Shard], fields: Fields) -> pa.Schema:
+def kept_fields(shards: Sequence[Shard], fields: Fields, read_timeout: float = READ_TIMEOUT) -> pa.Schema:
     """Column of each kept field, its type fixed by a look into up to 16 shards.
 
-    Raises InputError where a field stands in none of the records looked at, naming those that do.
+    Raises InputError where a field stands in none of the records looked at, naming those that do, and where a shard
+    gives nothing for `read_timeout` seconds.
     """
     through = [path for path in fields.columns[1:] if "[]" in path]
     if through:
@@ -135,7 +139,7 @@ def kept_fields(shards: Sequence[Shard], fields: Fields) -> pa.Schema:
     seen: dict[str, None] = {}
     known: set[str] = set()
     for shard in with_fields[::step][:PEEKED_SHARDS]:
-        for name, kind in _peek(shard, fields, seen, known):
+        for name, kind in _peek(shard, fields, seen, known, read_timeout):
             types[name].append(kind)
     if seen:
         unknown = [path for path in fields.columns if path not in known]
@@ -144,11 +148,13 @@ def kept_fields(shards: Sequence[Shard], fields: Fields) -> pa.Schema:
     return pa.schema([pa.field(name, _common(name, kinds)) for name, kinds in types.items()])
 
 
-def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) -> list[tuple[str, pa.DataType]]:
+def _peek(
+    shard: Shard, fields: Fields, seen: dict[str, None], known: set[str], read_timeout: float
+) -> list[tuple[str, pa.DataType]]:
     """Types of the kept fields in the head of a shard; notes its field names and which of ours it has."""
     kinds: list[tuple[str, pa.DataType]] = []
     try:
-        with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
+        with open_to_read(shard.path, read_timeout) as handle:
             if shard.format == "parquet":
                 with arrow_damage():
                     schema = pq.ParquetFile(handle).schema_arrow
@@ -169,6 +175,8 @@ def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) 
                 kinds.extend((path, _type_of(value)) for path, value in kept if value not in (MISSING, None))
     except DamagedShard:
         pass  # its rows will be rejected; the other shards tell the types
+    except StoreError as error:
+        raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"{shard.path} cannot be read: {error.strerror or error}") from None
     return kinds

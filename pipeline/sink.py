@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from .metrics import count
 from .records import REJECTED
+from .stores import is_local, upload
 
 ROW_GROUP = 4096
 MAX_RANGES = 64
@@ -100,7 +102,9 @@ class _File:
 
     def __post_init__(self) -> None:
         self.temporary = FileSystems.join(self.directory, f".{self.name}.tmp")
-        self.handle = FileSystems.create(self.temporary, "application/vnd.apache.parquet")
+        # For a store the file is made here, so that it can be sent whole, and again; without a name it leaves with us.
+        self.here = is_local(self.directory)
+        self.handle = FileSystems.create(self.temporary) if self.here else tempfile.TemporaryFile()  # noqa: SIM115
         self.digest = _Digesting(self.handle)
         self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)
 
@@ -123,10 +127,14 @@ class _File:
         self._flush()
         self.writer.close()
         self.handle.flush()
-        with suppress(OSError, AttributeError, ValueError):
-            os.fsync(self.handle.fileno())  # object stores have no descriptor, and need none
-        self.handle.close()
-        FileSystems.rename([self.temporary], [FileSystems.join(self.directory, self.name)])
+        path = FileSystems.join(self.directory, self.name)
+        if self.here:
+            os.fsync(self.handle.fileno())
+            self.handle.close()
+            FileSystems.rename([self.temporary], [path])
+        else:
+            upload(self.handle, path, "application/vnd.apache.parquet")
+            self.handle.close()
         return {
             "name": self.name,
             "rows": self.rows,
@@ -139,8 +147,9 @@ class _File:
     def discard(self) -> None:
         with suppress(Exception):
             self.handle.close()
-        with suppress(Exception):
-            FileSystems.delete([self.temporary])
+        if self.here:
+            with suppress(Exception):
+                FileSystems.delete([self.temporary])
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]

@@ -4,6 +4,7 @@
     OUT/snapshots/NAME/manifest.json       written when every file it names is in place
     OUT/snapshots/NAME/part-*.parquet, rejected-*.parquet
     OUT/snapshots/NAME/run.lock            held while the run lives, where OUT is a local directory
+    OUT/snapshots/NAME/run.json            there while the run lives, where OUT is on a store
 
 A directory without a manifest is a run in the making or one that died; a file that no manifest names is no part of a
 snapshot.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypedDict
@@ -21,11 +23,14 @@ from typing import TypedDict
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from .pointer import SnapshotError, change, is_local, owner, read_json, write_json
+from .pointer import SnapshotError, change, owner, read_json, write_json
 from .sink import FileInfo
+from .stores import is_local, match, remove, remove_below
 
-# A run directory on an object store, where no lock can be held, counts as alive until its newest file is this old.
+# On an object store, where no lock can be held, a run has a marker, and counts as alive while that is there, but no
+# longer than until its newest file is this old.
 STORE_RUN_AGE = 24 * 3600
+MARKER = "run.json"
 
 
 class Canary(TypedDict):
@@ -77,10 +82,10 @@ def runs(output: str) -> dict[str, list[tuple[str, float]]]:
     root = FileSystems.join(output, "snapshots")
     if is_local(output) and os.path.isdir(root):
         found = {entry.name: [] for entry in os.scandir(root) if entry.is_dir()}
-    for match in FileSystems.match([FileSystems.join(root, "*", "*")])[0].metadata_list:
-        directory, _ = FileSystems.split(match.path)
+    for file in match(FileSystems.join(root, "*", "*")):
+        directory, _ = FileSystems.split(file.path)
         name = FileSystems.split(directory.rstrip("/"))[1]
-        found.setdefault(name, []).append((match.path, match.last_updated_in_seconds or 0.0))
+        found.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
     return dict(sorted(found.items()))
 
 
@@ -92,7 +97,8 @@ def is_complete(files: list[tuple[str, float]]) -> bool:
 def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool:
     """Whether the run that writes `snapshot` may still be going on."""
     if not is_local(output):
-        return time.time() - max((changed for _, changed in files), default=time.time()) < STORE_RUN_AGE
+        marked = any(FileSystems.split(path)[1] == MARKER for path, _ in files)
+        return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_AGE
     path = os.path.join(run_path(output, snapshot), "run.lock")
     try:
         with FileLock(path, timeout=0):
@@ -106,7 +112,7 @@ def start_run(output: str, fingerprint: str) -> tuple[str, FileLock | None]:
     while True:
         name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{fingerprint[:8]}"
         if not is_local(output):
-            if _take(FileSystems.join(run_path(output, name), "run.json")):
+            if _take(FileSystems.join(run_path(output, name), MARKER)):
                 return name, None
             time.sleep(0.2)
             continue
@@ -138,6 +144,13 @@ def _take(marker: str) -> bool:
     return made == [True]
 
 
+def end_run(output: str, snapshot: str) -> None:
+    """Take the marker of a run on a store away, so that the next run may take over what it finished, if it did not end."""
+    if not is_local(output):
+        with suppress(Exception):  # then it counts as alive until its files are old
+            FileSystems.delete([FileSystems.join(run_path(output, snapshot), MARKER)])
+
+
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     """Make `snapshot` the current one, if `expected` still is; doing it twice is doing it once."""
 
@@ -166,7 +179,7 @@ def publish(output: str, manifest: Manifest) -> None:
     try:
         point_to(output, snapshot, expected=manifest["previous"])
     except SnapshotError:
-        FileSystems.delete([path])
+        remove([path])
         raise
 
 
@@ -189,4 +202,4 @@ def remove_strays(output: str, manifest: Manifest) -> None:
 
 def remove_run(output: str, snapshot: str) -> None:
     """Delete a run directory."""
-    FileSystems.delete([run_path(output, snapshot)])
+    remove_below(run_path(output, snapshot))

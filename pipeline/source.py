@@ -10,7 +10,6 @@ from typing import IO
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
 
 from .decompress import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields, as_id, as_kept, as_text, is_text, lookup, texts_at
@@ -18,8 +17,10 @@ from .formats import READERS
 from .lines import Record
 from .metrics import count
 from .parquet import BATCH_BYTES, column_at, parquet_batches, parquet_records, plain_values
+from .reading import READ_TIMEOUT, open_to_read
 from .records import REJECTED, ROW
 from .shards import Shard
+from .stores import StoreError
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -133,16 +134,24 @@ def _column(values: list[object], kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays([value if isinstance(value, pa.Array) else pa.array([value], kind) for value in values])
 
 
-def read_shard(shard: Shard, fields: Fields, kept: pa.Schema, max_text_bytes: int = MAX_TEXT_BYTES) -> Batches:
+def read_shard(
+    shard: Shard,
+    fields: Fields,
+    kept: pa.Schema,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    read_timeout: float = READ_TIMEOUT,
+) -> Batches:
     """(rows, rejected rows) of a shard, as batches of the schemas ROW with `kept` behind and REJECTED.
 
-    Damage in the shard's content ends it with one rejected row; what cannot be read at all (gone, forbidden) raises
-    OSError with the shard's path.
+    Damage in the shard's content ends it with one rejected row; what cannot be read at all (gone, forbidden, or nothing
+    came for `read_timeout` seconds) raises OSError with the shard's path.
     """
     gathered = _Gathered(shard, fields, kept, max_text_bytes)
     try:
-        with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
+        with open_to_read(shard.path, read_timeout) as handle:
             yield from _read(handle, gathered)
+    except StoreError:
+        raise
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}") from error
     yield gathered.take()
@@ -272,13 +281,14 @@ def _kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
     """A shard -> its row batches; on "rejected" the rejected ones, on "read" (shard, rows found in it)."""
 
-    def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int) -> None:
-        self.fields, self.kept, self.max_text_bytes = fields, kept.serialize().to_pybytes(), max_text_bytes
+    def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, read_timeout: float) -> None:
+        self.fields, self.kept = fields, kept.serialize().to_pybytes()
+        self.max_text_bytes, self.read_timeout = max_text_bytes, read_timeout
 
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
         kept, total, began = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, time.perf_counter()
-        for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes):
+        for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.read_timeout):
             total += rows.num_rows + rejected.num_rows
             count("rows_read", rows.num_rows + rejected.num_rows)
             count("read_msecs", round(1000 * (time.perf_counter() - began)))
@@ -293,9 +303,15 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 class ReadShards(beam.PTransform):  # type: ignore[misc]
     """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` ((shard, rows), one a shard)."""
 
-    def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int = MAX_TEXT_BYTES) -> None:
+    def __init__(
+        self,
+        fields: Fields,
+        kept: pa.Schema,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+        read_timeout: float = READ_TIMEOUT,
+    ) -> None:
         super().__init__()
-        self.do = _ReadShard(fields, kept, max_text_bytes)
+        self.do = _ReadShard(fields, kept, max_text_bytes, read_timeout)
 
     def expand(self, shards: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Read each shard on its own."""

@@ -18,7 +18,19 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of pipeline/ may import what stands in a row above its own, or in its own row.
 ROWS = [
-    {"records", "flags", "options", "fields", "metrics", "decompress", "escape", "findings", "repeats"},
+    {
+        "records",
+        "flags",
+        "options",
+        "fields",
+        "metrics",
+        "decompress",
+        "escape",
+        "findings",
+        "repeats",
+        "clients",
+        "stores",
+    },
     {
         "lines",
         "delimited",
@@ -31,6 +43,8 @@ ROWS = [
         "batches",
         "reuse",
         "ids",
+        "reading",
+        "cache",
         "sink",
         "pointer",
         "snapshot",

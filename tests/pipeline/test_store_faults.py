@@ -1,0 +1,225 @@
+"""Stores that fail: once, and nothing is lost or doubled; for good, and a sentence says so and nothing is published."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.pipeline import pointer, stores
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.pointer import SnapshotError, change, read_json
+from audioclip_text.pipeline.run import run
+from audioclip_text.pipeline.snapshot import Manifest, current, read_manifest
+from audioclip_text.pipeline.stores import StoreError, may_pass, retried
+from tests.pipeline import object_stores
+from tests.pipeline.object_stores import Request, Store, Waits
+from tests.pipeline.stub import StubHandler
+
+store, waits, impatient = object_stores.store, object_stores.waits, object_stores.impatient
+
+ROWS = [{"id": f"r{n}", "text": f"text number {n}"} for n in range(3000)]
+
+
+def fill(store: Store) -> None:
+    """Two shards, of which one is read in many pieces."""
+    store.put("texts/a.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS[:2000]))
+    store.put("texts/b.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS[2000:]))
+
+
+def embed(store: Store) -> Manifest:
+    """One run over what `fill` made, with a stubbed model; its manifest."""
+    options = EmbedOptions(
+        input=[f"{store.url}/texts/*.jsonl"], output=f"{store.url}/out", id_field="id", max_file_rows=1000
+    )
+    corpus = EmbedCorpus(options, StubHandler())
+    try:
+        run(corpus, options)
+    finally:
+        corpus.close()
+    manifest = read_manifest(f"{store.url}/out", str(corpus.snapshot))
+    assert manifest
+    return manifest
+
+
+def ids(store: Store, manifest: Manifest) -> list[str]:
+    """The ids in the files of a snapshot."""
+    found = []
+    for file in manifest["files"]:
+        data = stores.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file['name']}")
+        found += pq.read_table(io.BytesIO(data or b""))["id"].to_pylist()
+    return sorted(found)
+
+
+class FirstTime:
+    """Each request fails when it is sent for the first time; `kinds` counts them by method."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.sent, self.kinds = fault, set[str](), Counter[str]()
+
+    def __call__(self, request: Request) -> str | None:
+        if request.what in self.sent:
+            return None
+        self.sent.add(request.what)
+        self.kinds[request.method] += 1
+        return self.fault
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What these runs put aside on this machine is gone when they have ended, one way or the other."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["503", "lost", "cut", "hang"])
+def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, request: pytest.FixtureRequest) -> None:
+    """Answered with 503, done but not answered, broken off half-way, or left hanging: each request, once."""
+    fill(store)
+    if fault == "hang":
+        request.getfixturevalue("impatient")
+    store.fault = once = FirstTime(fault)
+    manifest = embed(store)
+    store.fault = lambda _: None
+    assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 3000
+    assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
+    assert current(f"{store.url}/out") == manifest["snapshot"]
+    there = {name.split("/")[3] for name in store.names("out/snapshots/")}
+    assert there == {"manifest.json", *(file["name"] for file in manifest["files"])}
+    assert once.kinds["GET"] >= 5
+    assert once.kinds["POST"] + once.kinds["PUT"] >= 6
+    assert waits.waited
+
+
+def test_a_store_that_fails_for_good_fails_the_run(store: Store, waits: Waits) -> None:
+    """The error names the file and what the store said; the former snapshot stays, and the next run succeeds."""
+    fill(store)
+    before = embed(store)
+    store.put("texts/b.jsonl", b'{"id": "new", "text": "new"}\n')
+    for what, done in (("texts", "listed"), ("manifest.json", "written"), ("current.json", "written")):
+
+        def fault(request: Request, what: str = what, reads: bool = done == "listed") -> str | None:
+            named = what in request.path or what.encode() in request.body
+            return "503" if named and reads == (request.method in ("GET", "HEAD")) else None
+
+        store.fault, began = fault, sum(waits.waited)
+        with pytest.raises((RuntimeError, ValueError), match=rf"{what}.* cannot be {done}: .*503") as caught:
+            embed(store)
+        assert "Traceback" not in str(caught.value)
+        assert sum(waits.waited) - began > 100
+        store.fault = lambda _: None
+        assert current(f"{store.url}/out") == before["snapshot"]
+        assert read_manifest(f"{store.url}/out", before["snapshot"]) == before
+    after = embed(store)
+    assert after["counts"]["read"] == after["counts"]["reused"] + after["counts"]["embedded"] == 2001  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("waits")
+def test_what_a_failed_run_had_finished_is_reused_at_once(store: Store) -> None:
+    """The third part file cannot be written; the next run embeds only what stood in it, and clears up."""
+    fill(store)
+    parts = list[str]()
+
+    def fault(request: Request) -> str | None:
+        found = re.search(rb"part-\w+\.parquet", request.path.encode() + request.body)
+        if found and found[0].decode() not in parts:
+            parts.append(found[0].decode())
+        return "503" if found and parts.index(found[0].decode()) == 2 else None
+
+    store.fault = fault
+    with pytest.raises(RuntimeError, match=r"part-\w+\.parquet cannot be written: .*503"):
+        embed(store)
+    store.fault = lambda _: None
+    assert current(f"{store.url}/out") is None
+    after = embed(store)
+    assert (after["counts"]["reused"], after["counts"]["embedded"]) == (2000, 1000)
+    assert ids(store, after) == sorted(str(row["id"]) for row in ROWS)
+    assert {name.split("/")[2] for name in store.names("out/snapshots/")} == {after["snapshot"]}
+
+
+def test_waits_grow_and_are_never_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off doubles up to half a minute, with jitter down to its half, for five minutes in all."""
+    waits = Waits()
+    monkeypatch.setattr(stores, "time", waits)
+
+    def busy() -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ tries in 3\d\d s\)"):
+        retried("gs://b/a", "read", busy)
+    for wait, whole in zip(waits.waited, [1, 2, 4, 8, 16, *[30] * 100], strict=False):
+        assert whole / 2 <= wait <= whole
+    assert len(set(waits.waited)) == len(waits.waited) > 10
+    assert stores.RETRY_SECONDS <= sum(waits.waited) < stores.RETRY_SECONDS + 30
+
+
+def test_what_a_store_refuses_is_not_tried_again(store: Store, waits: Waits) -> None:
+    """Forbidden stays forbidden: one try, and what the store said."""
+
+    class Refused(Exception):
+        code = 403
+
+    assert not may_pass(Refused())
+    tries = []
+
+    def refused() -> None:
+        tries.append(1)
+        raise Refused("the account has no access")
+
+    with pytest.raises(StoreError, match=r"x cannot be read: the account has no access \(HTTP status 403\)$"):
+        retried(f"{store.url}/x", "read", refused)
+    assert (len(tries), waits.waited) == (1, [])
+
+
+def test_a_local_file_is_not_tried_again(tmp_path: Path) -> None:
+    """What a local disk says comes through at once and as it is."""
+    with pytest.raises(FileNotFoundError):
+        retried(str(tmp_path / "none"), "read", (tmp_path / "none").read_bytes)
+
+
+def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
+    """The client sends it again and is refused, since its own write is there: that is no other run's."""
+    path = f"{store.url}/out/current.json"
+    change(path, lambda _: {"snapshot": "one"})
+    store.fault = once = FirstTime("lost")
+    change(path, lambda now: {"snapshot": "two", "after": now})
+    store.fault = lambda _: None
+    assert read_json(path) == {"snapshot": "two", "after": {"snapshot": "one"}}
+    assert once.kinds["POST"] + once.kinds["PUT"] == 1
+
+
+def test_a_change_by_another_run_is_still_found_out(store: Store) -> None:
+    """With every answer lost once, whoever decided on what is no longer there still does not write."""
+    path = f"{store.url}/out/current.json"
+    store.fault = FirstTime("lost")
+
+    def late(_: pointer.Json | None) -> pointer.Json:
+        change(path, lambda _: {"snapshot": "first"})
+        return {"snapshot": "second"}
+
+    with pytest.raises(SnapshotError, match="another run changed"):
+        change(path, late)
+    store.fault = lambda _: None
+    assert read_json(path) == {"snapshot": "first"}
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_failed_upload_does_not_come_back(store: Store) -> None:
+    """When all that took part in it is collected as garbage, and the store answers again, nothing is written late."""
+    store.fault = lambda request: "503" if request.method in ("POST", "PUT") else None
+    with pytest.raises(StoreError, match=r"out/late cannot be written: .*503"):
+        stores.upload(io.BytesIO(b"x" * 100), f"{store.url}/out/late")
+    store.fault = lambda _: None
+    gc.collect()
+    assert store.names() == []

@@ -1,0 +1,217 @@
+"""Whole jobs on gs:// and s3://: texts, checkpoint, vocabulary and snapshots are objects of a store on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from apache_beam.internal import cloudpickle_pickler
+from apache_beam.io.filesystems import FileSystems
+from safetensors.torch import save_file
+
+from audioclip_text.model.text_head import text_shapes
+from audioclip_text.pipeline import handler
+from audioclip_text.pipeline.cache import ReplacedError
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler
+from audioclip_text.pipeline.snapshot import current, read_manifest, run_path, start_run
+from audioclip_text.pipeline.stores import StoreError, read, remove_below, upload
+from tests.pipeline import object_stores
+from tests.pipeline.object_stores import Store
+
+store = object_stores.store
+
+CAPTIONS = ["dog barking", "rain on a tin roof", "thunder", "glass breaking", "a choir singing", "slow piano music"]
+
+
+@pytest.fixture(scope="module")
+def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text head of one narrow layer over the whole vocabulary."""
+    torch.manual_seed(7)
+    path = tmp_path_factory.mktemp("head") / "small-head.safetensors"
+    shapes = text_shapes(width=64, layers=1, dim=16)
+    save_file({name: torch.randn(shape) / 8 for name, shape in shapes.items()}, path)
+    return path
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of this test's own, where copies of checkpoints go."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def shard(first: int, last: int) -> bytes:
+    rows = [{"id": f"r{n}", "text": f"{CAPTIONS[n % 6]} {n}"} for n in range(first, last)]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def rows_in(output: str) -> pa.Table:
+    """All rows of the current snapshot, by id."""
+    name = current(output)
+    assert name
+    manifest = read_manifest(output, name)
+    assert manifest
+    parts = [file["name"] for file in manifest["files"] if file["name"].startswith("part-")]
+    tables = [pq.read_table(io.BytesIO(read(f"{run_path(output, name)}/{part}") or b"")) for part in parts]
+    return pa.concat_tables(tables).sort_by("id")
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
+    store: Store,
+    small_head: Path,
+    vocabulary: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """embed, plan, log, current, rollback and gc, with everything on the store: vectors as from local files."""
+    texts, output = f"{store.url}/texts/*.jsonl", f"{store.url}/out"
+    store.put("texts/a.jsonl", shard(0, 40))
+    store.put("texts/b.jsonl", shard(40, 60) + b"{broken\n")
+    checkpoint = store.put("models/small-head.safetensors", small_head.read_bytes())
+    words = store.put("models/bpe_simple_vocab_16e6.txt.gz", vocabulary.read_bytes())
+    model = ["--checkpoint", checkpoint, "--tokenizer_path", words, "--id_field", "id"]
+
+    assert main(["embed", "--input", texts, "--output", output, *model]) == 0
+    assert "61 read = 60 embedded + 0 reused + 1 rejected" in capsys.readouterr().out
+    for name, content in (("a", shard(0, 40)), ("b", shard(40, 60) + b"{broken\n")):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    local = ["--checkpoint", str(small_head), "--tokenizer_path", str(vocabulary), "--id_field", "id"]
+    assert main(["embed", "--input", f"{tmp_path}/*.jsonl", "--output", f"{tmp_path}/out", *local]) == 0
+    there, here = rows_in(output), rows_in(f"{tmp_path}/out")
+    assert there.equals(here)
+    assert there.schema.metadata[b"checkpoint"] == b"small-head.safetensors"
+    assert there.schema.metadata[b"fingerprint"] == here.schema.metadata[b"fingerprint"]
+    first = current(output)
+    assert first
+    assert not [name for name in store.names("out/") if name.endswith((".tmp", ".lock"))]
+
+    store.put("texts/b.jsonl", shard(40, 61))
+    capsys.readouterr()
+    assert main(["plan", "--input", texts, "--output", output, *model]) == 0
+    assert "60 rows reused, 1 rows to embed" in capsys.readouterr().out
+    assert main(["embed", "--input", texts, "--output", output, *model]) == 0
+    assert "61 read = 1 embedded + 60 reused + 0 rejected" in capsys.readouterr().out
+    second = current(output)
+
+    assert main(["log", output]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:2].strip() for line in lines[1:]] == ["", "*"]
+    assert main(["current", output]) == 0
+    assert capsys.readouterr().out == f"{output}/snapshots/{second}\n"
+    assert main(["rollback", output]) == 0
+    assert capsys.readouterr().out == f"{output}/snapshots/{first}\n"
+    assert rows_in(output).equals(here)
+    assert main(["rollback", output, str(second)]) == 0
+    capsys.readouterr()
+    assert main(["gc", output, "--keep", "1"]) == 0
+    assert capsys.readouterr().out == f"removed {first}\n"
+    assert {name.split("/")[2] for name in store.names("out/snapshots/")} == {second}
+    assert len(rows_in(output)) == 61
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
+    store: Store, small_head: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pickled handler knows size and digest; another file under the same name is refused, with what to do."""
+    checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
+    launched = RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary)))
+    card = launched.describe()
+    assert card.name == "head.safetensors"
+    worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
+    for known in ("_read", "_loaded"):  # another process has neither
+        monkeypatch.setattr(handler, known, {})
+    assert worker.load_model().dim == card.dim == 16
+    monkeypatch.setattr(handler, "_loaded", {})
+    store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(
+        ReplacedError, match=r"models/head\.safetensors has sha256 .*it was replaced since; start the job"
+    ):
+        worker.load_model()
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_checkpoint_that_is_none_is_named_as_it_was_given(store: Store, vocabulary: Path) -> None:
+    """Not by the name of its copy on this machine."""
+    checkpoint = store.put("models/head.safetensors", b"no tensors")
+    with pytest.raises(ValueError, match=f"^{checkpoint} cannot be read as safetensors"):
+        RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary))).describe()
+
+
+def test_a_directory_on_a_store_goes_with_all_that_is_in_it(store: Store) -> None:
+    """Objects below it are removed, those whose names only begin alike are not."""
+    for name in ("out/one/a", "out/one/b/c", "out/one-more/a"):
+        store.put(name, b"x")
+    remove_below(f"{store.url}/out/one")
+    assert store.names("out/") == ["out/one-more/a"]
+    remove_below(f"{store.url}/out/one")
+
+
+def test_an_upload_is_whole(store: Store) -> None:
+    """Some megabytes arrive as they were, whatever place of the file the upload began at."""
+    data = bytes(range(256)) * (70 << 10)
+    source = io.BytesIO(data)
+    source.seek(1000)
+    upload(source, f"{store.url}/big")
+    assert read(f"{store.url}/big") == data
+    assert read(f"{store.url}/none") is None
+
+
+def test_two_runs_that_begin_at_once_get_directories_of_their_own(store: Store) -> None:
+    """A marker with a precondition makes a snapshot's name one run's alone."""
+    names = [start_run(f"{store.url}/out", "0123456789")[0] for _ in range(2)]
+    assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("command", [["log"], ["current"], ["rollback"], ["gc", "--keep", "1"]])
+def test_a_store_without_a_corpus_is_a_clear_error(
+    store: Store, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing published: said in a sentence."""
+    assert main([command[0], f"{store.url}/out", *command[1:]]) == 1
+    assert "has no current snapshot: nothing was ever published there" in capsys.readouterr().err
+
+
+def test_a_bucket_that_is_not_there_is_a_clear_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """No minutes of silence, no traceback."""
+    url = f"{store.url}-not"
+    assert main(["embed", "--input", f"{url}/*.txt", "--output", f"{url}/out"]) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert url in error
+
+
+def test_s3_without_credentials_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam alone would try for minutes."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    FileSystems.set_options(None)
+    with pytest.raises(StoreError, match="s3://nobodys cannot be reached without credentials: set AWS_ACCESS_KEY_ID"):
+        read("s3://nobodys/out/current.json")
+
+
+def test_flags_of_stores_stand_beside_every_command_on_snapshots(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--s3_endpoint_url and its like lead to a store as the environment does; what nobody knows is named."""
+    with object_stores.s3() as made:
+        for name in made.env:
+            monkeypatch.delenv(name, raising=False)
+        flags = [f"--s3_endpoint_url={made.env['AWS_ENDPOINT_URL']}", "--s3_access_key_id=a"]
+        flags += ["--s3_secret_access_key=b", "--s3_region_name=us-east-1"]
+        assert main(["log", f"{made.url}/out", *flags]) == 1
+        assert "has no current snapshot" in capsys.readouterr().err
+    assert main(["log", "out", "--s3_endpiont_url=x"]) == 2
+    assert "unknown flags: --s3_endpiont_url" in capsys.readouterr().err
