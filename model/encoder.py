@@ -27,11 +27,16 @@ WINDOW = 16384  # texts sorted together: more would share more beginnings, and s
 
 @dataclass
 class EncodeStats:
-    """What one call cost; `tokens` counts start and end, after truncation; `nodes` those left once beginnings are shared."""
+    """What one call cost.
+
+    `tokens` counts start and end, after truncation; `nodes` those left once beginnings are shared; `slots` the places in
+    attention's rows, which are padded to like lengths: nothing else is.
+    """
 
     texts: int = 0
     tokens: int = 0
     nodes: int = 0
+    slots: int = 0
     micro_batches: int = 0
     oom_retries: int = 0
     tokenize_seconds: float = 0.0
@@ -188,6 +193,7 @@ class TextEncoder:
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
             stats.nodes += len(tree.tokens)
+            stats.slots += sum(group.paths.numel() for group in tree.groups)
             stats.micro_batches += 1
             self.on_progress(run.stop - start)
             start = run.stop

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from .ids import Ids
 from .job import Job
+from .metrics import MODEL_COUNTS, SECONDS
 from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
@@ -49,7 +50,7 @@ class Report(TypedDict, total=False):
     """One report of a step to the publisher; each element holds one of these."""
 
     file: FileInfo
-    read: tuple[str, int]  # a shard, and the rows that the reader found in it
+    read: tuple[str, int, float]  # a shard, the rows that the reader found in it, and the seconds that took
     ids: Ids
     canary: Canary
 
@@ -92,8 +93,9 @@ def add_up(reports: Iterable[Report]) -> tuple[dict[str, float], list[FileInfo],
             if report["file"]["name"]:
                 files.append({**report["file"], "counts": {}})
         if "read" in report:
-            shard, rows = report["read"]
+            shard, rows, seconds = report["read"]
             counts["read"] += rows
+            counts["read_seconds"] += seconds  # type: ignore[assignment]
             shards.append(shard)
         if "ids" in report:
             ids["duplicates"] += report["ids"]["duplicates"]
@@ -164,7 +166,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         self, counts: dict[str, float], files: list[FileInfo], canary: Canary, ids: Ids, notes: list[str]
     ) -> Manifest:
         job, card = self.job, self.job.card
-        rows = ("read", "embedded", "reused", "rejected", "truncated", "model_texts", "tokens")
+        rows = ("read", "embedded", "reused", "rejected", "truncated", *MODEL_COUNTS)
         shown: dict[str, object] = {name: int(counts.get(name, 0)) for name in rows}
         shown["rejected_by_reason"] = {
             reason: int(counts[f"rejected: {reason}"]) for reason in REASONS if f"rejected: {reason}" in counts
@@ -172,7 +174,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         if job.bits and job.fields.id is not None:
             shown["duplicate_ids"] = ids["duplicates"]
         seconds = {"total": round(time.time() - self.started, 3)}
-        seconds |= {name: round(counts[name], 3) for name in ("tokenize_seconds", "model_seconds") if name in counts}
+        seconds |= {name: round(counts.get(name, 0), 3) for name in SECONDS}
         return {
             "snapshot": self.snapshot,
             "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),

@@ -17,7 +17,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from tqdm import tqdm
 
 from .embed import EmbedCorpus
-from .metrics import TALLY
+from .metrics import SECONDS, TALLY
 from .options import EmbedOptions, check_known, is_local_run
 from .snapshot import Manifest, read_manifest, run_path
 
@@ -144,9 +144,12 @@ def summary(output: str, manifest: Manifest) -> str:
         f"rows      {number['read']:,} read = {number['embedded']:,} embedded + {number['reused']:,} reused + "
         f"{number['rejected']:,} rejected{f' ({why})' if why else ''}",
         f"model     {number['model_texts']:,} texts, {number['tokens']:,} tokens"
+        + (f", {1 - number['nodes'] / number['tokens']:.0%} of them shared" if number["nodes"] else "")
         + (f", {number['model_texts'] / model:,.0f} texts/s" if model else "")
-        + (f"; {number['truncated']:,} rows truncated" if number["truncated"] else ""),
-        f"time      {seconds['total']:,.1f} s, {number['read'] / max(seconds['total'], 1e-9):,.0f} rows/s",
+        + (f"; {number['truncated']:,} rows truncated" if number["truncated"] else "")
+        + (f"; out of memory {number['oom_retries']:,} times, in smaller pieces then" if number["oom_retries"] else ""),
+        f"time      {seconds['total']:,.1f} s, {number['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
+        + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]
     if number.get("duplicate_ids"):
         lines.append(f"ids       {number['duplicate_ids']:,} stand more than once (--unique_ids makes that an error)")

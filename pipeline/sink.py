@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
-from .metrics import count
+from .metrics import count, count_file
 from .records import REJECTED
 from .stores import is_local, upload
 
@@ -221,13 +222,18 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
                 self._files[kind] = _File(self.directory, name, schema, options)
             file = self._files[kind]
             room = self.max_rows - file.rows
+            began = time.perf_counter()
             file.add(batch.slice(0, room))
+            self._counts[kind]["write_seconds"] += time.perf_counter() - began  # type: ignore[assignment]
             batch = batch.slice(room)
             if file.rows >= self.max_rows:
                 yield self._finish(kind)
 
     def _finish(self, kind: str) -> FileInfo:
+        began = time.perf_counter()
         info = self._files[kind].finish(self._counts[kind])
+        info["counts"]["write_seconds"] += time.perf_counter() - began
+        count_file(info["counts"])
         del self._files[kind]
         self._counts[kind] = Counter()
         return info
@@ -237,6 +243,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         infos = [self._finish(kind) for kind in list(self._files)]
         left = self._counts["part"] + self._counts["rejected"]
         if left:
+            count_file(left)
             infos.append({"name": "", "rows": 0, "bytes": 0, "sha256": "", "row_groups": [], "counts": dict(left)})
         self.teardown()
         window = GlobalWindow()

@@ -279,7 +279,7 @@ def _kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
 
 
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
-    """A shard -> its row batches; on "rejected" the rejected ones, on "read" (shard, rows found in it)."""
+    """A shard -> its row batches; on "rejected" the rejected ones, on "read" (shard, rows found in it, seconds)."""
 
     def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, read_timeout: float) -> None:
         self.fields, self.kept = fields, kept.serialize().to_pybytes()
@@ -287,21 +287,24 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
-        kept, total, began = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, time.perf_counter()
+        kept, total, seconds = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, 0.0
+        began = time.perf_counter()
         for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.read_timeout):
             total += rows.num_rows + rejected.num_rows
             count("rows_read", rows.num_rows + rejected.num_rows)
-            count("read_msecs", round(1000 * (time.perf_counter() - began)))
+            seconds += time.perf_counter() - began
             if rows.num_rows:
                 yield rows
             if rejected.num_rows:
                 yield beam.pvalue.TaggedOutput("rejected", rejected)
             began = time.perf_counter()
-        yield beam.pvalue.TaggedOutput("read", (shard.name, total))
+        seconds += time.perf_counter() - began
+        count("read_msecs", round(1000 * seconds))
+        yield beam.pvalue.TaggedOutput("read", (shard.name, total, seconds))
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]
-    """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` ((shard, rows), one a shard)."""
+    """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` ((shard, rows, seconds), one a shard)."""
 
     def __init__(
         self,

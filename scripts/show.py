@@ -17,7 +17,8 @@ def show(output: Path) -> None:
     pointer = json.loads((output / "current.json").read_text(encoding="utf-8"))
     manifest = json.loads((output / pointer["manifest"]).read_text(encoding="utf-8"))
     snapshot = output / "snapshots" / pointer["snapshot"]
-    counts = ", ".join(f"{counted} {name}" for name, counted in manifest["counts"].items() if isinstance(counted, int))
+    names = ("read", "embedded", "reused", "rejected", "truncated")
+    counts = ", ".join(f"{manifest['counts'][name]} {name}" for name in names)
     print(f"{snapshot}\n  weights {manifest['weights']}; {counts}\n")
 
     rows = pq.read_table([snapshot / file["name"] for file in manifest["files"] if file["name"].startswith("part-")])

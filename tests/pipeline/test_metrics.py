@@ -1,0 +1,77 @@
+"""What a run says of itself: the same in the manifest, in Beam's metrics, and on the page that explains them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.run import runner_of, summary
+from audioclip_text.pipeline.snapshot import Manifest, read_manifest
+from tests.pipeline.corpus import StubHandler, write_jsonl
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, int], str]:
+    """(manifest, Beam's counters, summary) of a run with good, bad and equal rows."""
+    folder = tmp_path_factory.mktemp("metrics")
+    rows: list[dict[str, object]] = [{"text": f"text {n % 40}"} for n in range(60)]
+    write_jsonl(folder / "a.jsonl", [*rows, {"text": None}, {"other": 1}, {"text": ""}])
+    options = EmbedOptions(input=[str(folder / "a.jsonl")], output=str(folder / "out"))
+    corpus = EmbedCorpus(options, StubHandler())
+    pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+    _ = pipeline | corpus
+    result = pipeline.run()
+    result.wait_until_finish()
+    corpus.close()
+    counters = {
+        counter.key.metric.name: counter.committed
+        for counter in result.metrics().query()["counters"]
+        if counter.key.metric.namespace == NAMESPACE
+    }
+    manifest = read_manifest(str(folder / "out"), str(corpus.snapshot))
+    assert manifest is not None
+    return manifest, counters, summary(str(folder / "out"), manifest)
+
+
+def test_beams_counters_are_the_manifests_counts(ran: tuple[Manifest, dict[str, int], str]) -> None:
+    """Where nothing ran twice, both say the same; the canary's texts are in neither."""
+    manifest, counters, _ = ran
+    counts = manifest["counts"]
+    assert (counts["read"], counts["embedded"], counts["rejected"], counts["model_texts"]) == (63, 60, 3, 40)
+    for name in ("read", "embedded", "reused", "rejected", "truncated"):
+        assert counters.get(f"rows_{name}", 0) == counts[name]
+    for name in MODEL_COUNTS:
+        assert counters.get(name, 0) == counts[name]
+    assert counts["rejected_by_reason"] == {"empty text": 1, "null text": 1, "missing field": 1}
+    for reason in ("empty_text", "null_text", "missing_field"):
+        assert counters[f"rows_rejected_{reason}"] == 1
+
+
+def test_seconds_are_measured(ran: tuple[Manifest, dict[str, int], str]) -> None:
+    """Each stage has its time, in the manifest and in the summary."""
+    manifest, _, said = ran
+    seconds = manifest["seconds"]
+    assert set(seconds) == {"total", *SECONDS}
+    assert 0 < seconds["read_seconds"] < seconds["total"]
+    assert 0 < seconds["write_seconds"] < seconds["total"]
+    for name in SECONDS:
+        assert re.search(rf"{name.removesuffix('_seconds')} [\d.]+ s", said)
+
+
+def test_the_page_explains_every_metric(ran: tuple[Manifest, dict[str, int], str]) -> None:
+    """One line for each count, second and counter of ours, and none for what there is not."""
+    manifest, counters, _ = ran
+    rows = re.findall(r"^\| `(counts|seconds)\.(\w+)` \| (?:`(\w+)`)?", PAGE, re.MULTILINE)
+    assert {name for kind, name, _ in rows if kind == "counts"} == set(manifest["counts"])
+    assert {name for kind, name, _ in rows if kind == "seconds"} == set(manifest["seconds"])
+    beams = {name for name in counters if name.startswith(("num_", "failed_"))}
+    explained = {counter for _, _, counter in rows} | {name for name in counters if name.startswith("rows_rejected_")}
+    assert set(counters) - beams <= explained
