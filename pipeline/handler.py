@@ -16,6 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
+from ..model.text_head import check_vocabulary
 from ..model.tokenizer import ClipTokenizer
 from .embedding import embed_batch
 from .metrics import NAMESPACE
@@ -174,6 +175,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         check_options(prompt=chosen.prompt, on_long=chosen.on_long, dtype=chosen.dtype)
         with _lock:
             checkpoint, tokenizer = _parts(chosen)
+        check_vocabulary(checkpoint.name, checkpoint.state)
         parts = fingerprint_parts(
             checkpoint,
             tokenizer.sha256,

@@ -55,7 +55,13 @@ class Report(TypedDict, total=False):
 
 
 def canary_of(batch: pa.RecordBatch) -> Canary:
-    """The canary vectors out of an embedded batch of CANARY_TEXTS."""
+    """The canary vectors out of an embedded batch of CANARY_TEXTS; SnapshotError where the model failed on one."""
+    failed = [detail for detail in batch.column("detail").to_pylist() if detail]
+    if failed:
+        raise SnapshotError(
+            f"the model failed on {len(failed)} of {len(CANARY_TEXTS)} plain texts: nothing was published; it said "
+            f"{failed[0]}"
+        )
     vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
     return {
         "texts": batch.column("text").to_pylist(),
