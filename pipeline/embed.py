@@ -51,7 +51,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Read, meet earlier vectors by text hash, embed what is new, write, publish."""
         job, handler, started = self.job, self.handler, time.time()
-        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint)
+        before = job.previous["snapshot"] if job.previous else ""
+        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint, after=before)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = run_path(job.output, self.snapshot) if self.local and is_local(job.output) else None
         write = WriteFiles(run_path(job.output, self.snapshot), schema, self.max_file_rows)

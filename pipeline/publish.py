@@ -21,7 +21,7 @@ from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, publish, remove_run, remove_spills, run_path
+from .snapshot import Canary, Manifest, lost_files, publish, remove_run, remove_spills, run_path
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -156,6 +156,12 @@ class Publish(beam.DoFn):  # type: ignore[misc]
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
         manifest = self._manifest(counts, files, canary, ids, notes)
+        lost = lost_files(job.output, manifest)
+        if lost:
+            raise SnapshotError(
+                f"{len(lost)} of {len(files)} finished files are gone from {run_path(job.output, self.snapshot)} or not "
+                f"as they were written ({', '.join(lost[:3])}): nothing was published; run again"
+            )
         remove_spills(job.output, self.snapshot)
         publish(job.output, manifest)
         for run in job.leftovers:

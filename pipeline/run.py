@@ -84,9 +84,11 @@ def runner_of(options: PipelineOptions) -> FnApiRunner | None:
 
 
 def reason(error: BaseException) -> str:
-    """The sentence that one of our errors carries, out of a runner's traceback; everything where there is none."""
+    """The sentence that one of our errors carries, or else the last error's, out of a runner's traceback."""
     text = str(error)
     ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
+    if not ours and "Traceback (most recent call last)" in text:
+        ours = re.findall(r"^((?:\w+\.)*\w+: .+?)(?: \[while running .*)?$", text, re.MULTILINE)
     return ours[-1] if ours else text
 
 

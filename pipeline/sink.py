@@ -23,6 +23,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
 from .metrics import count
+from .pointer import is_local, writing
 from .records import REJECTED
 
 ROW_GROUP = 4096
@@ -71,6 +72,8 @@ class _Digesting:
         self.handle, self.sha256, self.bytes, self.closed = handle, hashlib.sha256(), 0, False
 
     def write(self, data: bytes) -> int:
+        if self.closed:  # a ParquetWriter that is given up still writes its footer
+            return len(data)
         self.handle.write(data)
         self.sha256.update(data)
         self.bytes += len(data)
@@ -123,8 +126,8 @@ class _File:
         self._flush()
         self.writer.close()
         self.handle.flush()
-        with suppress(OSError, AttributeError, ValueError):
-            os.fsync(self.handle.fileno())  # object stores have no descriptor, and need none
+        if is_local(self.directory):  # what a disk cannot hold it may say only now; object stores have no descriptor
+            os.fsync(self.handle.fileno())
         self.handle.close()
         FileSystems.rename([self.temporary], [FileSystems.join(self.directory, self.name)])
         return {
@@ -137,6 +140,9 @@ class _File:
         }
 
     def discard(self) -> None:
+        self.digest.close()
+        with suppress(Exception):
+            self.writer.close()
         with suppress(Exception):
             self.handle.close()
         with suppress(Exception):
@@ -209,16 +215,19 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             if kind not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
                 schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
-                self._files[kind] = _File(self.directory, name, schema, options)
+                with writing(self.directory):
+                    self._files[kind] = _File(self.directory, name, schema, options)
             file = self._files[kind]
             room = self.max_rows - file.rows
-            file.add(batch.slice(0, room))
+            with writing(self.directory):
+                file.add(batch.slice(0, room))
             batch = batch.slice(room)
             if file.rows >= self.max_rows:
                 yield self._finish(kind)
 
     def _finish(self, kind: str) -> FileInfo:
-        info = self._files[kind].finish(self._counts[kind])
+        with writing(self.directory):
+            info = self._files[kind].finish(self._counts[kind])
         del self._files[kind]
         self._counts[kind] = Counter()
         return info

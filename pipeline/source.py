@@ -19,7 +19,7 @@ from .lines import Record
 from .metrics import count
 from .parquet import BATCH_BYTES, column_at, parquet_batches, parquet_records, plain_values
 from .records import REJECTED, ROW
-from .shards import Shard
+from .shards import Shard, changed, state_of
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -277,7 +277,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
-        kept, total, began = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, time.perf_counter()
+        kept, total, before = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, state_of(shard)
+        began = time.perf_counter()
         for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes):
             total += rows.num_rows + rejected.num_rows
             count("rows_read", rows.num_rows + rejected.num_rows)
@@ -287,6 +288,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             if rejected.num_rows:
                 yield beam.pvalue.TaggedOutput("rejected", rejected)
             began = time.perf_counter()
+        if state_of(shard) != before:
+            raise changed(shard)
         yield beam.pvalue.TaggedOutput("read", (shard.name, total))
 
 
