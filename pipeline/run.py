@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -63,7 +64,11 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
     """Run the job to its end; RuntimeError with the reason where it fails."""
     try:
         pipeline = beam.Pipeline(runner=runner_of(options), options=options)
-        _ = pipeline | "EmbedCorpus" >> corpus
+        try:
+            _ = pipeline | "EmbedCorpus" >> corpus
+        except BaseException:  # Beam removes its directory for temporary files only at the end of a run
+            shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+            raise
         pipeline.run().wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other

@@ -20,8 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline import snapshot as snapshot_module
-from audioclip_text.pipeline.snapshot import Manifest, current, read_manifest
-from tests.pipeline.corpus import embed, read, vectors
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.run import run
+from audioclip_text.pipeline.snapshot import current, read_manifest
+from tests.pipeline.corpus import read, vectors
 from tests.pipeline.faults import EFFECTS, Fault, Faults
 from tests.pipeline.stub import StubEncoder, StubHandler
 
@@ -82,12 +85,17 @@ class Nights:
         for name, lines in shards.items():
             (self.root / "in" / name).write_text("".join(f"{line}\n" for line in lines))
 
-    def run(self) -> Manifest:
-        """One run over the corpus as it is, undisturbed or not; what it publishes is noted before it is checked."""
-        manifest, _ = embed(
-            self.root / "in/*", self.output, FragileHandler(), id_field="id", max_file_rows=5, max_shrink=0.0
+    def run(self) -> str:
+        """One run over the corpus as it is, undisturbed or not; gives the name of what it published."""
+        options = EmbedOptions(
+            input=[str(self.root / "in/*")], output=str(self.output), id_field="id", max_file_rows=5, max_shrink=0.0
         )
-        return manifest
+        corpus = EmbedCorpus(options, FragileHandler())
+        try:
+            run(corpus, options)
+        finally:
+            corpus.close()
+        return str(corpus.snapshot)
 
     def night(self, fault: Fault | None) -> str | None:
         """Run with a fault; gives the error's text, or None where the run published. Checks what either promises."""
@@ -96,7 +104,7 @@ class Nights:
         told = None
         try:
             with self.faults.armed(fault):
-                manifest = self.run()
+                name = self.run()
         except (RuntimeError, OSError, ValueError) as error:
             told = str(error)
         if told is not None:
@@ -104,10 +112,12 @@ class Nights:
             assert after == before or after in self.published  # another run's
             assert len(told.splitlines()) == 1, told
             return told
-        self.published[manifest["snapshot"]] = good
+        self.published[name] = good
+        manifest = read_manifest(str(self.output), name)
+        assert manifest is not None
         rejected = {"model error": 0, **manifest["counts"]["rejected_by_reason"]}["model error"]  # type: ignore[dict-item]
         self.check_current(lost=rejected)
-        self.published[manifest["snapshot"]] = self.rows_of_current()
+        self.published[name] = self.rows_of_current()
         return None
 
     def rows_of_current(self) -> dict[str, str]:
@@ -192,8 +202,7 @@ class FaultyNights(RuleBasedStateMachine):
         nights = self.nights
 
         def other() -> None:
-            manifest = nights.run()
-            nights.published[manifest["snapshot"]] = dict(nights.corpus)
+            nights.published[nights.run()] = dict(nights.corpus)
 
         error = nights.night(Fault(effect, nth, meanwhile=other))
         assert error is None or "another run published" in error or "cannot be written" in error
