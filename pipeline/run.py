@@ -91,6 +91,11 @@ def runner_of(options: PipelineOptions) -> FnApiRunner | None:
 def reason(error: BaseException) -> str:
     """The sentence that one of our errors carries, or else the last error's, out of a runner's traceback."""
     text = str(error)
+    if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
+        return (
+            "a worker process ended before its work did (killed, or out of memory?): nothing was published; run again, "
+            "with fewer --direct_num_workers if memory was short, and what is finished is reused"
+        )
     ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
     if not ours and "Traceback (most recent call last)" in text:
         ours = re.findall(r"^((?:\w+\.)*\w+: .+?)(?: \[while running .*)?$", text, re.MULTILINE)
