@@ -15,14 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint
-from .prefix_tree import SortedRows, to_device
+from .prefix_tree import Ints, SortedRows, to_device
 from .settings import DTYPES, Text, check_options, fingerprint, fingerprint_parts, join_and_prompt, pick_device
+from .text_head import check_vocabulary
 from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 NODES = {"cpu": 1536, "cuda": 32768}  # of a micro-batch; the CPU's found by measurement (benchmarks/README.md)
 WINDOW = 16384  # texts sorted together: more would share more beginnings, and start the model later
+CALM = 256  # micro-batches without running out of memory, after which twice their size is tried again
+# How torch says, but for its own class of error, that memory is out: on a CPU, and where cuBLAS finds none for itself.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass
@@ -72,12 +76,14 @@ class TextEncoder:
         normalize: bool = False,
     ) -> None:
         check_options(prompt=prompt, on_long=on_long, dtype=dtype)
+        check_vocabulary(checkpoint.name, checkpoint.state)
         self.device = pick_device(device, dtype)
         self.prompt, self.on_long, self.normalize = prompt, on_long, normalize
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=DTYPES[dtype])
         self.nodes = NODES[self.device.type]
         self.on_progress: Callable[[int], object] = lambda texts: None  # told how many distinct texts were embedded
+        self._calm = 0  # micro-batches since memory last ran out
         self.dim = self.tower.dim
         self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256
         self.untrained = checkpoint.untrained
@@ -132,24 +138,47 @@ class TextEncoder:
         return encoding.vectors
 
     def encode_rows(self, texts: Sequence[Text]) -> Encoding:
-        """Vectors of n texts, as `encode` takes them, with token counts, what was too long, and what it cost."""
+        """Vectors of n texts, as `encode` takes them, with token counts, what was too long, and what it cost.
+
+        A row that is not finite is so by its own text. Raises MemoryError where there is not enough for one text.
+        """
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
         began = time.perf_counter()
         stats = EncodeStats()
         distinct: dict[str, int] = {}
-        which = [distinct.setdefault(join_and_prompt(text, self.prompt), len(distinct)) for text in texts]
+        places = [distinct.setdefault(join_and_prompt(text, self.prompt), len(distinct)) for text in texts]
+        which = np.array(places, np.int64)
         n_tokens = np.zeros(len(distinct), np.int64)
-        vectors = self._vectors(list(distinct), n_tokens, stats)
-        result = vectors.index_select(0, to_device(np.array(which, np.int64), self.device)).cpu().numpy()
-        counts = n_tokens[which] if which else n_tokens
+        try:
+            vectors = self._finite(list(distinct), n_tokens, stats)[which]
+        except Exception as error:
+            if isinstance(error, MemoryError) or not is_out_of_memory(error):
+                raise
+            raise MemoryError(f"{self.device} has too little free memory for {len(texts)} texts ({error})") from error
+        counts = n_tokens[which]
         stats.model_seconds = time.perf_counter() - began - stats.tokenize_seconds
         return Encoding(
-            vectors=result,
+            vectors=vectors,
             n_tokens=np.minimum(counts, np.iinfo(np.int16).max).astype(np.int16),
             truncated=counts > self.tower.context_length,
             stats=stats,
         )
+
+    def _finite(self, texts: list[str], n_tokens: Ints, stats: EncodeStats) -> npt.NDArray[np.float32]:
+        """[n, dim] for n distinct texts; fills in n_tokens and stats.
+
+        A text whose numbers overflow spoils what is computed beside it, for 0 times NaN is NaN. What is not finite is
+        computed again in ever smaller parts, until the texts that are to blame stand alone.
+        """
+        vectors = self._vectors(texts, n_tokens, stats).cpu().numpy()  # [n, dim]
+        read = n_tokens <= self.tower.context_length if self.on_long == "reject" else np.ones(len(texts), np.bool_)
+        spoilt = np.flatnonzero(read & ~np.isfinite(vectors).all(1))
+        if len(texts) > 1 and len(spoilt):
+            for part in np.array_split(spoilt, 2) if len(spoilt) == len(texts) else [spoilt]:
+                again = [texts[place] for place in part]
+                vectors[part] = self._finite(again, np.zeros(len(part), np.int64), EncodeStats())
+        return vectors
 
     @torch.inference_mode()
     def _vectors(self, texts: list[str], n_tokens: npt.NDArray[np.int64], stats: EncodeStats) -> Tensor:
@@ -174,21 +203,17 @@ class TextEncoder:
         return vectors
 
     def _embed(self, rows: SortedRows, stats: EncodeStats) -> Tensor:
-        """[d, dim] on the device for d sorted rows, a micro-batch at a time; CUDA out of memory makes those smaller."""
+        """[d, dim] on the device for d sorted rows, in micro-batches, smaller ones for a while where memory runs out."""
         embedded, start, count = [], 0, len(rows.lengths)
         while start < count:
             run = rows.run_from(start, self.nodes)
-            tokens = int(rows.lengths[run].sum())
             try:
                 tree = rows.tree(run, self.device)
                 vectors = self.tower(tree)  # [rows of the run, dim]
-            except torch.cuda.OutOfMemoryError as error:
-                if run.stop - run.start == 1:
-                    raise torch.cuda.OutOfMemoryError(
-                        f"{self.device} has too little free memory for a single text of {tokens} tokens: "
-                        f"free some, or use device='cpu' ({error})"
-                    ) from error
-                self.nodes = min(self.nodes, tokens) // 2
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(int(rows.lengths[run].sum()), run.stop - run.start, error)
                 stats.oom_retries += 1
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
@@ -196,10 +221,33 @@ class TextEncoder:
             stats.slots += sum(group.paths.numel() for group in tree.groups)
             stats.micro_batches += 1
             self.on_progress(run.stop - start)
+            self._grow()
             start = run.stop
         stats.texts += count
         stats.tokens += int(rows.lengths.sum())
         return torch.cat(embedded)
+
+    def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
+        """Halve micro-batches below one of so many tokens; MemoryError where that was a single text."""
+        if texts == 1:
+            raise MemoryError(
+                f"{self.device} has too little free memory for a single text of {tokens} tokens: free some, or use "
+                f"device='cpu' ({error})"
+            ) from error
+        self.nodes, self._calm = max(1, min(self.nodes, tokens) // 2), 0
+
+    def _grow(self) -> None:
+        """Try larger micro-batches again once memory has sufficed for long: who took it may have given it back."""
+        self._calm += 1
+        if self._calm % CALM == 0:
+            self.nodes = min(2 * self.nodes, NODES[self.device.type])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def model_row(tokens: Sequence[int], context: int) -> list[int]:

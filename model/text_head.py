@@ -15,11 +15,12 @@ from torch import Tensor
 SEED = 20210624
 SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")  # for logits; no vector depends on them
 SCALE_OF = {"image": "logit_scale", "audio": "logit_scale_at"}  # what texts are compared with, and by which of them
+VOCABULARY_ROWS = 49_408  # CLIP's: a row for each id
 _CORNERS = ("token_embedding.weight", "positional_embedding", "text_projection")
 
 
 def text_shapes(
-    width: int = 512, layers: int = 12, vocabulary: int = 49408, context: int = 77, dim: int = 1024
+    width: int = 512, layers: int = 12, vocabulary: int = VOCABULARY_ROWS, context: int = 77, dim: int = 1024
 ) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor that makes a text head's vectors; the defaults are AudioCLIP's."""
     shapes: dict[str, tuple[int, ...]] = {
@@ -71,6 +72,16 @@ def text_head_faults(state: Mapping[str, Tensor]) -> list[str]:
         if fault:
             faults.append(f"{name} {fault}")
     return faults
+
+
+def check_vocabulary(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the text head called `name` lacks a row for an id that the tokenizer can give."""
+    rows = state["token_embedding.weight"].shape[0]
+    if rows < VOCABULARY_ROWS:
+        raise ValueError(
+            f"{name} cannot be used: its token_embedding.weight has {rows:,} rows, and CLIP's tokenizer gives "
+            f"{VOCABULARY_ROWS:,} ids; take the text head of an AudioCLIP or CLIP checkpoint"
+        )
 
 
 def _fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:

@@ -12,6 +12,8 @@ import uuid
 import apache_beam as beam
 import pyarrow as pa
 
+from .pointer import writing
+
 # Where a batch lies in a spill file.
 SPILLED = pa.schema(
     [
@@ -70,20 +72,23 @@ class Spill:
     """A file of batches in `directory`, to be read by reference once it is closed."""
 
     def __init__(self, directory: str) -> None:
-        os.makedirs(directory, exist_ok=True)
         self.path = os.path.join(directory, f"spill-{uuid.uuid4().hex}.tmp")
-        self._handle = open(self.path, "wb")  # noqa: SIM115
+        with writing(self.path):
+            os.makedirs(directory, exist_ok=True)
+            self._handle = open(self.path, "wb")  # noqa: SIM115
 
     def add(self, batch: pa.RecordBatch) -> tuple[int, int]:
         """Write a batch; gives its (offset, length)."""
         data = to_bytes(batch)
         offset = self._handle.tell()
-        self._handle.write(data)
+        with writing(self.path):
+            self._handle.write(data)
         return offset, len(data)
 
     def close(self) -> None:
         """What was added can be read from now on."""
-        self._handle.close()
+        with writing(self.path):
+            self._handle.close()
 
 
 def unspill(reference: pa.RecordBatch) -> list[pa.RecordBatch]:

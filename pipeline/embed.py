@@ -55,7 +55,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Read, meet earlier vectors by text hash, embed what is new, write, publish."""
         job, handler, started = self.job, self.handler, time.time()
-        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint)
+        before = job.previous["snapshot"] if job.previous else ""
+        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint, after=before)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         aside = self._aside.name if self._aside else run_path(job.output, self.snapshot)
         spill = aside if self.local else None

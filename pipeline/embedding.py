@@ -37,12 +37,16 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     outcome = _encode_each(words, encoder)
     if len(outcome.failed) == len(words) >= ALL_FAILED:
         raise RuntimeError(f"the model failed on all {len(words)} texts of a batch; the last said {outcome.failed[0]}")
+    broken = ~np.isfinite(outcome.vectors).all(axis=1)
+    long = outcome.truncated & (encoder.on_long == "reject")
+    if len(words) >= ALL_FAILED and (broken & ~long).all():
+        raise RuntimeError(f"the model gave no finite vector for any of the {len(words)} texts of a batch")
     reasons: list[str | None] = [None] * len(words)
     details: list[str | None] = [None] * len(words)
-    for place in np.flatnonzero(~np.isfinite(outcome.vectors).all(axis=1)).tolist():
+    for place in np.flatnonzero(broken).tolist():
         if place in outcome.failed:
             reasons[place], details[place] = "model error", outcome.failed[place]
-        elif encoder.on_long == "reject" and outcome.truncated[place]:
+        elif long[place]:
             reasons[place] = "too long"
             details[place] = f"{outcome.n_tokens[place]} tokens, the context holds {encoder.tower.context_length}"
         else:
@@ -70,6 +74,8 @@ def _encode_each(texts: list[str], encoder: TextEncoder) -> _Outcome:
         return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
     except Exception as error:
         if len(texts) == 1:
+            if isinstance(error, MemoryError):  # the machine's lack and not the text's
+                raise
             lost = np.full((1, encoder.dim), np.nan, np.float32)
             what = f"{type(error).__name__}: {error}"[:1000]
             return _Outcome(lost, np.zeros(1, np.int16), np.zeros(1, np.bool_), {0: what}, [])

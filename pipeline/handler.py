@@ -18,6 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from ..model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ..model.encoder import VOCABULARY, TextEncoder
 from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
+from ..model.text_head import check_vocabulary
 from ..model.text_head import logit_scale as scale_of
 from ..model.tokenizer import ClipTokenizer, TokenizerError
 from .cache import Content, content_of, local_copy
@@ -206,6 +207,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         check_options(prompt=chosen.prompt, on_long=chosen.on_long, dtype=chosen.dtype)
         with _lock:
             checkpoint, tokenizer, self._contents = _parts(chosen)
+        check_vocabulary(checkpoint.name, checkpoint.state)
         parts = fingerprint_parts(
             checkpoint,
             tokenizer.sha256,

@@ -50,9 +50,11 @@ def log(output: str) -> list[str]:
 def rollback(output: str, snapshot: str | None = None) -> str:
     """Make `snapshot`, or the one before the current, the current one; gives its path."""
     now = _must_be_current(output)
-    complete = list(_complete(output))
+    complete = _complete(output)
     if snapshot is None:
-        earlier = [name for name in complete if name < now]
+        # The one that it followed: what stands between by name was gone back from, or never published.
+        followed = complete[now]["previous"] if now in complete else None
+        earlier = [name for name in complete if name < now and name <= (followed or now)]
         if not earlier:
             raise SnapshotError(f"{now} is the oldest snapshot in {output}: there is none to go back to")
         snapshot = earlier[-1]

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from apache_beam.io.filesystems import FileSystems
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .clients import gcs_object, s3_object
 from .stores import is_local, read, retried, upload
@@ -25,12 +25,28 @@ from .stores import is_local, read, retried, upload
 __all__ = ["Json", "SnapshotError", "change", "is_local", "owner", "read_json", "write_json"]
 
 LOCK_SECONDS = 600
+LOCAL_LOCK_SECONDS = 60  # nobody holds it for longer than it takes to write a line
 
 Json: TypeAlias = "dict[str, object]"
 
 
 class SnapshotError(RuntimeError):
     """A snapshot cannot be read, made or published; the text says why and what to do."""
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """What the file system says against writing `path` or something in it, as a SnapshotError."""
+    try:
+        yield
+    except OSError as error:
+        for inner in getattr(error, "exception_details", {}).values():  # Beam's errors hold the file system's own
+            error = inner
+        why = getattr(error, "strerror", None) or error
+        raise SnapshotError(
+            f"{path} cannot be written: {why}; nothing was published: make room or give the right to write there, and "
+            f"run again, and what is finished is reused"
+        ) from error
 
 
 def read_json(path: str) -> Json | None:
@@ -56,11 +72,17 @@ def write_json(path: str, value: object) -> None:
         upload(io.BytesIO(data), path, "application/json")
         return
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
 
 def _dumped(value: object) -> bytes:
@@ -98,8 +120,16 @@ def owner() -> Json:
 
 @contextmanager
 def _local_lock(path: str) -> Iterator[None]:
-    with FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=60):
+    lock = FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=LOCAL_LOCK_SECONDS)
+    with writing(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SnapshotError(f"another run holds {lock.lock_file}: run again once it is done") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -107,7 +137,8 @@ def _lock_file(path: str) -> Iterator[None]:
     lock = f"{path}.lock"
     mine = owner()
     held = read_json(lock)
-    if held and time.time() - float(str(held["time"])) < LOCK_SECONDS:
+    # A time far ahead of ours is that of a clock that was set back since: such a lock must not hold until then.
+    if held and abs(time.time() - float(str(held["time"]))) < LOCK_SECONDS:
         raise SnapshotError(f"{held['owner']} holds {lock}: run again once it is done, or in {LOCK_SECONDS} s")
     write_json(lock, mine)
     try:

@@ -22,7 +22,16 @@ from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
 from .sink import FileInfo
-from .snapshot import Canary, Manifest, publish, remove_run, remove_spills, remove_strays, run_path
+from .snapshot import (
+    Canary,
+    Manifest,
+    lost_files,
+    publish,
+    remove_run,
+    remove_spills,
+    remove_strays,
+    run_path,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +65,13 @@ class Report(TypedDict, total=False):
 
 
 def canary_of(batch: pa.RecordBatch) -> Canary:
-    """The canary vectors out of an embedded batch of CANARY_TEXTS."""
+    """The canary vectors out of an embedded batch of CANARY_TEXTS; SnapshotError where the model failed on one."""
+    failed = [detail for detail in batch.column("detail").to_pylist() if detail]
+    if failed:
+        raise SnapshotError(
+            f"the model failed on {len(failed)} of {len(CANARY_TEXTS)} plain texts: nothing was published; it said "
+            f"{failed[0]}"
+        )
     vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
     return {
         "texts": batch.column("text").to_pylist(),
@@ -152,6 +167,12 @@ class Publish(beam.DoFn):  # type: ignore[misc]
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
         manifest = self._manifest(counts, files, canary, ids, notes)
+        lost = lost_files(job.output, manifest)
+        if lost:
+            raise SnapshotError(
+                f"{len(lost)} of {len(files)} finished files are gone from {run_path(job.output, self.snapshot)} or not "
+                f"as they were written ({', '.join(lost[:3])}): nothing was published; run again"
+            )
         remove_spills(job.output, self.snapshot)
         remove_strays(job.output, manifest)
         publish(job.output, manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -59,7 +60,11 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
     """Run the job to its end; RuntimeError with the reason where it fails."""
     try:
         pipeline = beam.Pipeline(runner=runner_of(options), options=options)
-        _ = pipeline | "EmbedCorpus" >> corpus
+        try:
+            _ = pipeline | "EmbedCorpus" >> corpus
+        except BaseException:  # Beam removes its directory for temporary files only at the end of a run
+            shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+            raise
         pipeline.run().wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
@@ -80,9 +85,16 @@ def runner_of(options: PipelineOptions) -> FnApiRunner | None:
 
 
 def reason(error: BaseException) -> str:
-    """The sentence that one of our errors carries, out of a runner's traceback; everything where there is none."""
+    """The sentence that one of our errors carries, or else the last error's, out of a runner's traceback."""
     text = str(error)
+    if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
+        return (
+            "a worker process ended before its work did (killed, or out of memory?): nothing was published; run again, "
+            "with fewer --direct_num_workers if memory was short, and what is finished is reused"
+        )
     ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
+    if not ours and "Traceback (most recent call last)" in text:
+        ours = re.findall(r"^((?:\w+\.)*\w+: .+?)(?: \[while running .*)?$", text, re.MULTILINE)
     return ours[-1] if ours else text
 
 

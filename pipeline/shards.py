@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
 from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
 from .formats import READERS
 from .parquet import arrow_damage
 from .reading import READ_TIMEOUT, open_to_read
-from .stores import StoreError, match
+from .stores import StoreError, match, retried
 
 PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
 OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
@@ -51,6 +52,31 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None) -> lis
         form, compression = format_of(path, input_format)
         shards.append(Shard(path, _text(name if names[name] == 1 else path), form, compression, size))
     return shards
+
+
+def state_of(shard: Shard) -> tuple[int, float]:
+    """(bytes, time of last change) of a shard now; InputError where it is gone or not as large as the job found it.
+
+    Shards are one version of the corpus: what is still being written, or replaced under the reader, is none.
+    """
+    try:
+        now = retried(shard.path, "found", lambda: FileSystems.get_filesystem(shard.path).metadata(shard.path))
+    except OSError as error:
+        raise InputError(
+            f"{shard.path} was there when the run began and cannot be read now ({error}): nothing was published; bring "
+            f"it back or leave it out, and run again"
+        ) from error
+    if now.size_in_bytes != shard.bytes:
+        raise changed(shard, f"from {shard.bytes:,} bytes to {now.size_in_bytes:,}")
+    return now.size_in_bytes, now.last_updated_in_seconds or 0.0
+
+
+def changed(shard: Shard, how: str = "while it was read") -> InputError:
+    """The error for a shard that did not stay as it was."""
+    return InputError(
+        f"{shard.path} changed {how} during the run: nothing was published; run again once it is complete, and what is "
+        f"finished is reused"
+    )
 
 
 def _text(name: str) -> str:

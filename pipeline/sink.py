@@ -25,6 +25,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
 from .metrics import count, count_file
+from .pointer import writing
 from .records import REJECTED
 from .stores import is_local, upload
 
@@ -74,6 +75,8 @@ class _Digesting:
         self.handle, self.sha256, self.bytes, self.closed = handle, hashlib.sha256(), 0, False
 
     def write(self, data: bytes) -> int:
+        if self.closed:  # a ParquetWriter that is given up still writes its footer
+            return len(data)
         self.handle.write(data)
         self.sha256.update(data)
         self.bytes += len(data)
@@ -146,6 +149,9 @@ class _File:
         }
 
     def discard(self) -> None:
+        self.digest.close()
+        with suppress(Exception):
+            self.writer.close()
         with suppress(Exception):
             self.handle.close()
         if self.here:
@@ -219,11 +225,13 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             if kind not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
                 schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
-                self._files[kind] = _File(self.directory, name, schema, options)
+                with writing(self.directory):
+                    self._files[kind] = _File(self.directory, name, schema, options)
             file = self._files[kind]
             room = self.max_rows - file.rows
             began = time.perf_counter()
-            file.add(batch.slice(0, room))
+            with writing(self.directory):
+                file.add(batch.slice(0, room))
             self._counts[kind]["write_seconds"] += time.perf_counter() - began  # type: ignore[assignment]
             batch = batch.slice(room)
             if file.rows >= self.max_rows:
@@ -231,7 +239,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
 
     def _finish(self, kind: str) -> FileInfo:
         began = time.perf_counter()
-        info = self._files[kind].finish(self._counts[kind])
+        with writing(self.directory):
+            info = self._files[kind].finish(self._counts[kind])
         info["counts"]["write_seconds"] += time.perf_counter() - began
         count_file(info["counts"])
         del self._files[kind]

@@ -12,25 +12,29 @@ snapshot.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypedDict
 
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from .pointer import SnapshotError, change, owner, read_json, write_json
+from .pointer import SnapshotError, change, owner, read_json, write_json, writing
 from .sink import FileInfo
 from .stores import is_local, match, remove, remove_below
+
+_LOGGER = logging.getLogger(__name__)
 
 # On an object store, where no lock can be held, a run has a marker, and counts as alive while that is there, but no
 # longer than until its newest file is this old.
 STORE_RUN_AGE = 24 * 3600
 MARKER = "run.json"
+ATTEMPTS = 60  # to find a name that no other run has
 
 
 class Canary(TypedDict):
@@ -107,26 +111,53 @@ def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool
         return True
 
 
-def start_run(output: str, fingerprint: str) -> tuple[str, FileLock | None]:
-    """Make a run directory; gives its name and, on a local disk, the lock that keeps it until the run ends."""
-    while True:
-        name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{fingerprint[:8]}"
+def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, FileLock | None]:
+    """Make a run directory; gives its name and, on a local disk, the lock that keeps it until the run ends.
+
+    Names sort by age: one begins behind that of the snapshot `after`, even where the clock was set back since.
+    """
+    moment = max(datetime.now(timezone.utc).replace(microsecond=0), _begun(after) + _SECOND)
+    for _ in range(ATTEMPTS):
+        name = f"{moment:{_TIME}}-{fingerprint[:8]}"
         if not is_local(output):
             if _take(FileSystems.join(run_path(output, name), MARKER)):
                 return name, None
-            time.sleep(0.2)
-            continue
-        making = run_path(output, f".{name}-{os.getpid()}")
-        os.makedirs(making)
-        lock = FileLock(os.path.join(making, "run.lock"), timeout=0)
+        else:
+            with writing(output):
+                lock = _make(run_path(output, f".{name}-{os.getpid()}"), run_path(output, name))
+            if lock:
+                return name, lock
+        moment += _SECOND  # another run has that name
+    raise SnapshotError(f"{output}: no name up to {name} was to be had for this run; run again")
+
+
+_TIME, _SECOND = "%Y%m%dT%H%M%SZ", timedelta(seconds=1)
+
+
+def _begun(name: str) -> datetime:
+    """When the run of that name began, as far as the name tells."""
+    try:
+        return datetime.strptime(name[:16], _TIME).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return datetime.min.replace(tzinfo=timezone.utc)
+
+
+def _make(making: str, directory: str) -> FileLock | None:
+    """Make `directory` with its lock held, by way of `making`; None where it is there already."""
+    os.makedirs(making, exist_ok=True)
+    try:
+        lock = FileLock(os.path.join(making, "run.lock"), timeout=5)  # held for a moment by a run that looks around
         lock.acquire()
         try:
-            os.rename(making, run_path(output, name))  # appears with its lock held: nobody takes it for a dead run's
-            return name, lock
-        except OSError:  # another run began within this second
+            os.rename(making, directory)  # appears with its lock held: nobody takes it for a dead run's
+            return lock
+        except OSError:
             lock.release()
-            shutil.rmtree(making)
-            time.sleep(0.2)
+            if not os.path.isdir(directory):
+                raise
+            return None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def _take(marker: str) -> bool:
@@ -178,16 +209,37 @@ def publish(output: str, manifest: Manifest) -> None:
     write_json(path, manifest)
     try:
         point_to(output, snapshot, expected=manifest["previous"])
-    except SnapshotError:
-        remove([path])
+    except Exception as error:
+        try:
+            now = current(output)
+        except Exception:  # whether it was done is not known: what may be current stays whole
+            raise error from None
+        if now == snapshot:
+            return
+        with suppress(Exception):
+            remove([path])
         raise
+
+
+def lost_files(output: str, manifest: Manifest) -> list[str]:
+    """Names of files in `manifest` that do not lie in its directory with their number of bytes."""
+    directory = run_path(output, manifest["snapshot"])
+    if is_local(output):
+        there = {entry.name: entry.stat().st_size for entry in os.scandir(directory)}
+    else:
+        found = FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list
+        there = {FileSystems.split(file.path)[1]: file.size_in_bytes for file in found}
+    return [file["name"] for file in manifest["files"] if there.get(file["name"]) != file["bytes"]]
 
 
 def remove_spills(output: str, snapshot: str) -> None:
     """Delete what a run on one machine put aside on its way."""
     if is_local(output):
         for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:  # it is no part of the snapshot, which is whole
+                _LOGGER.warning("%s cannot be removed: %s", path, error)
 
 
 def remove_strays(output: str, manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from .metrics import count
 from .parquet import BATCH_BYTES, column_at, parquet_batches, parquet_records, plain_values
 from .reading import READ_TIMEOUT, open_to_read
 from .records import REJECTED, ROW
-from .shards import Shard
+from .shards import Shard, changed, state_of
 from .stores import StoreError
 
 MAX_TEXT_BYTES = 1 << 20
@@ -288,6 +288,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
         kept, total, seconds = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, 0.0
+        before = state_of(shard)
         began = time.perf_counter()
         for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.read_timeout):
             total += rows.num_rows + rejected.num_rows
@@ -300,6 +301,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             began = time.perf_counter()
         seconds += time.perf_counter() - began
         count("read_msecs", round(1000 * seconds))
+        if state_of(shard) != before:
+            raise changed(shard)
         yield beam.pvalue.TaggedOutput("read", (shard.name, total, seconds))
 
 

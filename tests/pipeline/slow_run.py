@@ -1,4 +1,4 @@
-"""A run with a slow stub model in a process of its own, to be killed: slow_run.py SHARDS OUTPUT CALLS."""
+"""A run with a slow stub model in a process of its own, to be killed: slow_run.py SHARDS OUTPUT CALLS [BEAM FLAGS]."""
 
 import sys
 from collections.abc import Sequence
@@ -36,6 +36,6 @@ class LoggingHandler(StubHandler):
 
 
 if __name__ == "__main__":
-    shards, output, calls = sys.argv[1:]
-    options = EmbedOptions(input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
+    shards, output, calls, *flags = sys.argv[1:]
+    options = EmbedOptions(flags, input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
     run(EmbedCorpus(options, LoggingHandler(calls)), options)

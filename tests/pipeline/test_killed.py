@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,9 +22,11 @@ ROOT = Path(__file__).parents[2]
 KILLS = 10
 
 
-def _start(shards: Path, output: Path, calls: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.pipeline.slow_run", str(shards), str(output), str(calls)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+def _start(
+    shards: Path, output: Path, calls: Path, *flags: str, stderr: int | IO[bytes] = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.pipeline.slow_run", str(shards), str(output), str(calls), *flags]
+    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=subprocess.DEVNULL)
 
 
 def _finished_texts(output: Path) -> set[str]:
@@ -56,3 +60,31 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
     assert name in {path.name for path in (output / "snapshots").iterdir()}
     assert all((path / "manifest.json").exists() for path in (output / "snapshots").iterdir()), "a dead run was left"
     assert not list(output.rglob("*.tmp"))
+
+
+def _workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The Python processes that work for a run."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [one for one in family if "python" in one.name() and "sdk_worker_main" in " ".join(one.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
+    """With workers in processes of their own, the end of one is told at once, and the next run goes on from its files."""
+    for shard in range(4):
+        rows = [{"id": f"r{shard}-{n}", "text": f"text number {shard} {n}"} for n in range(1000)]
+        write_jsonl(tmp_path / f"in/{shard}.jsonl", rows)
+    output, calls = tmp_path / "out", tmp_path / "calls"
+    flags = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = _start(tmp_path / "in/*.jsonl", output, calls, *flags, stderr=stderr)
+        while not _finished_texts(output) and process.poll() is None:
+            time.sleep(0.05)
+        _workers(process)[0].kill()
+        assert process.wait(timeout=60) == 1
+    assert "a worker process ended before its work did" in (tmp_path / "stderr").read_text()
+    assert current(str(output)) is None
+    finished = _finished_texts(output)
+    manifest, texts = embed(tmp_path / "in/*.jsonl", output, id_field="id")
+    assert manifest["counts"]["read"] == len(read(output)) == 4000
+    assert not set(texts) & finished

@@ -1,0 +1,174 @@
+"""TextEncoder under pressure: poisonous texts cost themselves alone, and memory that runs out costs time."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from audioclip_text.model import ClipTokenizer, TextEncoder
+from audioclip_text.model import encoder as room
+from audioclip_text.model.checkpoint import Checkpoint
+from audioclip_text.model.prefix_tree import PrefixTree
+from audioclip_text.pipeline.embedding import embed_batch
+from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler
+from audioclip_text.pipeline.records import ROW
+
+small_state = runpy.run_path(str(Path(__file__).with_name("plain_tower.py")))["small_state"]
+GOOD = ["a dog", "wind", "a cat sat", *(f"text number {n}" for n in range(40))]
+POISON = ["a zebra", "a zebra runs", "a dog barks at the zebra", "a dog and a zebra and a cat"]
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def _encoder(tokenizer: ClipTokenizer, poison: float = 0.0) -> TextEncoder:
+    """A small encoder, whose numbers overflow at the word zebra where `poison` is not finite."""
+    state = small_state(vocabulary=49408)
+    state["token_embedding.weight"][tokenizer.encode("zebra")[0]] = poison
+    return TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
+
+
+def _rows(texts: list[str]) -> pa.RecordBatch:
+    numbers = list(range(len(texts)))
+    columns = {"shard": ["s"] * len(texts), "row": numbers, "id": list(map(str, numbers)), "text": texts}
+    return pa.RecordBatch.from_pydict(columns, schema=ROW)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_a_text_that_gives_nan_costs_itself_alone(tokenizer: ClipTokenizer, poison: float) -> None:
+    """Texts that share beginnings, attention or a micro-batch with it get the vectors they get without it."""
+    texts = [text for pair in zip(GOOD, POISON * 11, strict=False) for text in pair]
+    encoder = _encoder(tokenizer, poison)
+    encoding = encoder.encode_rows(texts)
+    good = np.isfinite(encoding.vectors).all(1)
+    assert [text for text, ok in zip(texts, good, strict=True) if ok] == GOOD
+    np.testing.assert_allclose(encoding.vectors[good], encoder.encode(GOOD), rtol=0, atol=1e-5)
+    assert encoding.n_tokens.tolist() == _encoder(tokenizer).encode_rows(texts).n_tokens.tolist()
+    batch = embed_batch(_rows(texts), encoder)
+    reasons = dict(zip(texts, batch.column("reason").to_pylist(), strict=True))
+    assert reasons == dict.fromkeys(GOOD, None) | dict.fromkeys(POISON, "non-finite vector")
+
+
+@pytest.mark.parametrize("place", [0, 1, 17, 42])
+def test_a_text_that_makes_the_model_throw_costs_itself_alone(tokenizer: ClipTokenizer, place: int) -> None:
+    """A tower that fails on one text's tokens leaves the others their vectors, wherever it stands."""
+    encoder = _encoder(tokenizer)
+    zebra, tower = tokenizer.encode("zebra")[0], encoder.tower
+
+    class Fragile:
+        dim, context_length = tower.dim, tower.context_length
+
+        def __call__(self, tree: PrefixTree) -> torch.Tensor:
+            if (tree.tokens == zebra).any():
+                raise RuntimeError("index out of range in self")
+            return tower(tree)
+
+    expected = encoder.encode(GOOD)
+    encoder.tower = Fragile()  # type: ignore[assignment]
+    batch = embed_batch(_rows([*GOOD[:place], "zebra", *GOOD[place:]]), encoder)
+    reasons = batch.column("reason").to_pylist()
+    assert reasons.pop(place) == "model error"
+    assert batch.column("detail")[place].as_py() == "RuntimeError: index out of range in self"
+    assert reasons == [None] * len(GOOD)
+    vectors = np.delete(np.array(batch.column("embedding").to_pylist()), place, 0)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None:
+    """Eight texts and more without one finite vector are no bad rows: the batch fails and says so."""
+    encoder = _encoder(tokenizer, float("nan"))
+    with pytest.raises(RuntimeError, match="the model gave no finite vector for any of the 9 texts of a batch"):
+        embed_batch(_rows([f"zebra {n}" for n in range(9)]), encoder)
+
+
+def _with_room_for(encoder: TextEncoder, nodes: Callable[[], int], error: Exception = FULL) -> None:
+    tower = encoder.tower
+
+    class Short:
+        dim, context_length = tower.dim, tower.context_length
+
+        def __call__(self, tree: PrefixTree) -> torch.Tensor:
+            if len(tree.tokens) > nodes():
+                raise error
+            return tower(tree)
+
+    encoder.tower = Short()  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        MemoryError("cannot allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["cuda", "host", "cpu allocator", "cublas"],
+)
+def test_any_room_from_one_text_up_gives_the_result_and_less_a_clear_error(
+    tokenizer: ClipTokenizer, error: Exception
+) -> None:
+    """At every size of memory there is the right result or, where one text does not fit, an error that says so."""
+    expected, longest = _encoder(tokenizer).encode(GOOD), 6  # text number 1 0, and its ends
+    for nodes in (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 23, 31, 32, 47, 63, 64):
+        encoder = _encoder(tokenizer)
+        _with_room_for(encoder, lambda nodes=nodes: nodes, error)  # type: ignore[misc]
+        if nodes < longest:
+            with pytest.raises(MemoryError, match="^cpu has too little free memory for a single text of [456] tokens"):
+                encoder.encode(GOOD)
+            with pytest.raises(MemoryError):  # and no row is said to be at fault
+                embed_batch(_rows(GOOD), encoder)
+        else:
+            np.testing.assert_allclose(encoder.encode(GOOD), expected, rtol=0, atol=1e-5)
+
+
+def test_out_of_memory_beside_the_tower_is_told_as_such(
+    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the result itself finds no room, the caller gets a MemoryError with the number of texts."""
+    encoder = _encoder(tokenizer)
+
+    def full(*_: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr(encoder, "_vectors", full)
+    with pytest.raises(MemoryError, match="cpu has too little free memory for 2 texts"):
+        encoder.encode(GOOD[:2])
+
+
+def test_micro_batches_grow_again_once_there_is_memory(
+    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process took for a while costs speed for a while, and the first size is never exceeded."""
+    monkeypatch.setattr(room, "CALM", 8)
+    encoder, first = _encoder(tokenizer), room.NODES["cpu"]
+    free = 20
+    _with_room_for(encoder, lambda: free)
+    encoder.encode(GOOD)
+    assert encoder.nodes < 64
+    free = 10**6
+    for _ in range(100):
+        encoder.encode(GOOD)
+    assert encoder.nodes == first
+    free = 20
+    assert encoder.encode_rows(GOOD).stats.oom_retries > 0
+    retries = sum(encoder.encode_rows(GOOD).stats.oom_retries for _ in range(20))
+    assert retries <= 20 * len(GOOD) / 8, "a small card pays with one failed micro-batch in CALM"
+
+
+def test_a_head_with_too_few_words_is_refused_by_name(
+    tokenizer: ClipTokenizer, vocabulary: Path, tmp_path: Path
+) -> None:
+    """Ids beyond the embedding table are found before any text, by the encoder and by a job's launcher."""
+    state = small_state(vocabulary=49407)
+    words = r"cannot be used: its token_embedding.weight has 49,407 rows, and CLIP's tokenizer gives 49,408 ids"
+    with pytest.raises(ValueError, match=f"^small {words}"):
+        TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
+    torch.save(state, tmp_path / "short.pt")
+    settings = EncoderSettings(str(tmp_path / "short.pt"), tokenizer_path=str(vocabulary))
+    with pytest.raises(ValueError, match=rf"^short\.pt {words}"):
+        RecordBatchHandler(settings).describe()
