@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from .escape import printable
 from .flags import add_flags
 
+_FORMAT = "audioclip-text: %(levelname)s: %(message)s"
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 # What Beam warns of at every start and nobody can act on: extras that are not needed, a figure that nobody asked for.
@@ -81,13 +83,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"audioclip-text: error: {error}", file=sys.stderr)
+    print(f"audioclip-text: error: {_shown(str(error))}", file=sys.stderr)
     return status
+
+
+def _shown(text: str) -> str:
+    """`text` for a terminal, lines kept: names of files, fields and ids in it come from strangers."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record))
 
 
 def _quiet_logging() -> None:
     """Warnings as one line each; Beam's own tracebacks come once, with the error that ends the run."""
-    logging.basicConfig(level=logging.WARNING, format="audioclip-text: %(levelname)s: %(message)s")
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(_Formatter(_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[stderr])
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
@@ -125,7 +139,7 @@ def _log(arguments: argparse.Namespace) -> int:
     from .history import log
 
     for line in log(arguments.output):
-        print(line)
+        print(printable(line))
     return EXIT_DONE
 
 
@@ -147,5 +161,5 @@ def _gc(arguments: argparse.Namespace) -> int:
     from .history import gc
 
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
-        print(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
+        print(f"{'would remove' if arguments.dry_run else 'removed'} {printable(name)}")
     return EXIT_DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import itertools
 import os
 import re
@@ -84,6 +85,11 @@ def _match(pattern: str) -> list[tuple[str, int]]:
     files = [(match.path, match.size_in_bytes) for match in found if not os.path.isdir(match.path)]
     if not files and os.path.isfile(pattern):  # a name with brackets in it
         files = [(pattern, os.path.getsize(pattern))]
+    if "://" not in pattern:  # Beam's star stops at a backslash, which other systems separate folders with
+        missed = [path for path in glob.glob(pattern, recursive=True) if "\\" in path and os.path.isfile(path)]
+        missed = sorted(set(missed) - {path for path, _ in files})
+        if missed:
+            raise InputError(f"{missed[0]!r} has a backslash in its name, and no glob matches that: rename the file")
     if not files:
         raise InputError(f"--input {pattern} matches no file; {_what_is_there(pattern)}")
     for path, _ in files:

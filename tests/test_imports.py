@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of pipeline/ may import what stands in a row above its own, or in its own row.
 ROWS = [
-    {"records", "flags", "options", "fields", "metrics", "decompress"},
+    {"records", "escape", "flags", "options", "fields", "metrics", "decompress"},
     {
         "lines",
         "delimited",
@@ -33,6 +33,7 @@ ROWS = [
         "ids",
         "sink",
         "pointer",
+        "names",
         "snapshot",
         "history",
     },
