@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
 from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
 from .formats import READERS
+from .pages import open_parquet
 from .parquet import arrow_damage
 
 PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
@@ -157,7 +157,7 @@ def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) 
         with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
             if shard.format == "parquet":
                 with arrow_damage():
-                    schema = pq.ParquetFile(handle).schema_arrow
+                    schema = open_parquet(handle).schema_arrow
                 seen.update(dict.fromkeys(schema.names))
                 types = {path: _type_at(schema, path) for path in fields.columns}
                 known.update(path for path, kind in types.items() if kind is not None)
@@ -214,7 +214,7 @@ def _type_of(value: object) -> pa.DataType:
 
 def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
     """The type that takes all of `kinds`: numbers widen, what is mixed becomes text."""
-    distinct = list(dict.fromkeys(kinds))
+    distinct = [kind for kind in dict.fromkeys(kinds) if not pa.types.is_null(kind)]  # a column of nulls fits any
     if not distinct:
         return pa.string()
     if len(distinct) == 1:

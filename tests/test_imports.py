@@ -22,6 +22,9 @@ ROWS = [
     {
         "lines",
         "delimited",
+        "ahead",
+        "thrift",
+        "pages",
         "parquet",
         "formats",
         "shards",
