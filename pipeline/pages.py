@@ -21,8 +21,18 @@ PAGE_BYTES = 256 << 20  # of one page, unpacked: that is how Arrow holds it
 NESTED_BYTES, NESTED_VALUES = 512 << 20, 16 << 20  # of one column of lists in a row group: all may be one row's
 VALUE_BYTES = 8  # levels and index of a value, whatever its size
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
-_LEAVES_DICTIONARIES = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
-_PLAIN_DICTIONARY, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 2, 7, 8
+_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 3, 4, 7, 8
+_LEAVES_DICTIONARIES = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONARY}
+
+
+@dataclass
+class Column:
+    """A column of a row group as the footer has it: where its pages are, how many values, how they are encoded."""
+
+    start: int
+    length: int
+    values: int
+    encodings: set[int]
 
 
 @dataclass
@@ -34,17 +44,39 @@ class _Chunk:
     row: int = VALUE_BYTES
 
 
-def open_parquet(handle: IO[bytes]) -> pq.ParquetFile:
-    """`handle` as a Parquet file; ThriftError where its schema is too deep for Arrow, an Arrow error where it is none."""
+def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]:
+    """`handle` as a Parquet file, and what its footer says of the columns of each row group, which pyarrow is not asked:
+
+    it ends its process where a column's statistics are wrong. Raises ThriftError where the schema is too deep for Arrow,
+    an Arrow error where the file is none.
+    """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(max(0, size - 8))
     tail = handle.read(8)
-    length = int.from_bytes(tail[:4], "little")
+    length, groups = int.from_bytes(tail[:4], "little"), list[list[Column]]()
     if tail[4:] == b"PAR1" and length <= size - 12:  # anything else Arrow has words for
         handle.seek(size - 8 - length)
-        _check_depth(Compact(handle.read(length)).struct().get(2))
+        footer = Compact(handle.read(length)).struct()
+        _check_depth(footer.get(2))
+        groups = [[_column(column) for column in _list(_fields(group).get(1))] for group in _list(footer.get(4))]
     handle.seek(0)
-    return pq.ParquetFile(handle)
+    return pq.ParquetFile(handle), groups
+
+
+def _fields(value: Value) -> dict[int, Value]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Value) -> list[Value]:
+    return value if isinstance(value, list) else []
+
+
+def _column(value: Value) -> Column:
+    fields = _fields(_fields(value).get(3))
+    numbers = [fields.get(number) for number in (5, 7, 9, 11)]
+    values, length, start, dictionary = (number if isinstance(number, int) else 0 for number in numbers)
+    encodings = {encoding for encoding in _list(fields.get(2)) if isinstance(encoding, int)}
+    return Column(min(start, dictionary) if dictionary > 0 else start, length, values, encodings)
 
 
 def _check_depth(elements: Value) -> None:
@@ -62,41 +94,36 @@ def _check_depth(elements: Value) -> None:
 
 
 def rows_at_once(
-    ahead: Ahead, file: pq.ParquetFile, row_group: int, leaves: list[int], *, once: set[str], batch_bytes: int
+    ahead: Ahead, schema: pq.ParquetSchema, columns: dict[int, Column], *, rows: int, once: set[str], batch_bytes: int
 ) -> int:
-    """How many rows of a row group may be read at once, at least 1, for a batch to stay at about `batch_bytes`.
+    """How many rows of a row group of `rows` may be read at once, at least 1, for a batch of about `batch_bytes`.
 
-    `leaves` are the columns that will be read, `once` those of them whose values stay in their dictionary. Raises
+    `columns` are those that will be read, by leaf, `once` those of them whose values stay in their dictionary. Raises
     ThriftError where a page, or what may be one row, is larger than anybody should hold.
     """
-    group = file.metadata.row_group(row_group)
-    rows = max(1, group.num_rows)
     most = batch_bytes
-    for leaf in leaves:
-        column, path = file.schema.column(leaf), file.schema.column(leaf).path
+    for leaf, chunked in columns.items():
+        column, path = schema.column(leaf), schema.column(leaf).path
         width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
         if column.physical_type != "BYTE_ARRAY":
             width = max(width, VALUE_BYTES)
-        chunk = _measured(ahead, group.column(leaf), path in once, width)
+        chunk = _measured(ahead, chunked, path in once, width)
         if column.max_repetition_level:
             if chunk.total > NESTED_BYTES or chunk.values > NESTED_VALUES:
                 raise ThriftError(
                     f"column {path} of the row group has {chunk.values:,} values in {chunk.total:,} bytes, over "
                     f"{NESTED_VALUES:,} or {NESTED_BYTES:,}, and all may be one row's: write smaller row groups"
                 )
-            most = min(most, batch_bytes * rows // max(1, chunk.total))
+            most = min(most, batch_bytes * max(1, rows) // max(1, chunk.total))
         else:
             most = min(most, batch_bytes // chunk.row)
     return max(1, most)
 
 
-def _measured(ahead: Ahead, column: pq.ColumnChunkMetaData, once: bool, width: int) -> _Chunk:
+def _measured(ahead: Ahead, column: Column, once: bool, width: int) -> _Chunk:
     """What the pages of a column take; `width` is that of its values where they all have one, else 0."""
-    start, length = column.data_page_offset, column.total_compressed_size
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
-        start = column.dictionary_page_offset
-    compact, found, dictionary = Compact(ahead.load(start, length)), _Chunk(), 0
-    while compact.at < length and found.values < column.num_values:  # Arrow stops there, and so may what was written
+    compact, found, dictionary = Compact(ahead.load(column.start, column.length)), _Chunk(), 0
+    while compact.at < column.length and found.values < column.values:  # Arrow stops there, and so may what was written
         header = compact.struct()
         size, packed = header.get(2), header.get(3)
         if not isinstance(size, int) or not isinstance(packed, int) or size < 0 or packed < 0:
@@ -134,15 +161,10 @@ def leaves_of(schema: pq.ParquetSchema, names: list[str]) -> list[int]:
     ]
 
 
-def can_stay_once(metadata: pq.FileMetaData, leaf: int) -> bool:
+def can_stay_once(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
     """Whether Arrow can leave the values of a leaf in their dictionary, by how the file says it has encoded them."""
-    groups = (metadata.row_group(number).column(leaf) for number in range(metadata.num_row_groups))
-    column = metadata.schema.column(leaf)
-    return (
-        column.physical_type == "BYTE_ARRAY"
-        and column.logical_type.type != "DECIMAL"
-        and all(set(group.encodings) <= _LEAVES_DICTIONARIES for group in groups)
-    )
+    text = column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+    return text and all(chunk.encodings <= _LEAVES_DICTIONARIES for chunk in chunks)
 
 
 def may_stay_once(kind: pa.DataType) -> bool:

@@ -36,12 +36,15 @@ def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa
     could not be read, and at once where the file is not Parquet.
     """
     with arrow_damage():
-        file = open_parquet(handle)
+        file, groups = open_parquet(handle)
         needed = needed_columns(file.schema_arrow, fields)
-        leaves = leaves_of(file.schema, needed)
+        leaves, count = leaves_of(file.schema, needed), len(file.schema)
+        if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
+            raise ValueError("its row groups do not have the columns of its schema")
         # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
         whole = leaves_of(file.schema, [name for name in needed if may_stay_once(file.schema_arrow.field(name).type)])
-        once = {file.schema.column(leaf).path for leaf in whole if can_stay_once(file.metadata, leaf)}
+        columns = [file.schema.column(leaf) for leaf in range(count)]
+        once = {columns[leaf].path for leaf in whole if can_stay_once(columns[leaf], [g[leaf] for g in groups])}
         ahead = Ahead(handle)
         file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(once))
     first, damage = 0, None
@@ -53,8 +56,11 @@ def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa
                 first += max(0, rows)
                 if first >= 2**62:
                     raise ValueError(f"its footer tells of {rows:,} rows")
-                size = min(BLOCK_ROWS, rows_at_once(ahead, file, number, leaves, once=once, batch_bytes=BATCH_BYTES))
-                for batch in file.iter_batches(size, row_groups=[number], columns=needed, use_threads=False):
+                read = {leaf: groups[number][leaf] for leaf in leaves}
+                size = rows_at_once(ahead, file.schema, read, rows=rows, once=once, batch_bytes=BATCH_BYTES)
+                for batch in file.iter_batches(
+                    min(size, BLOCK_ROWS), row_groups=[number], columns=needed, use_threads=False
+                ):
                     for part in _parts(batch):
                         yield row, part
                         row += 1 if isinstance(part, BadRow) else part.num_rows
@@ -110,7 +116,8 @@ def arrow_damage() -> Iterator[None]:
     """Arrow's errors about what it reads as DamagedShard; those of the file system under it as they are."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError, OverflowError) as error:
+    # What Arrow's C++ throws without a name of its own comes as RuntimeError or MemoryError.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise DamagedShard(f"parquet: {(str(error).splitlines() or ['not readable'])[0]}") from error

@@ -157,7 +157,7 @@ def _peek(shard: Shard, fields: Fields, seen: dict[str, None], known: set[str]) 
         with FileSystems.open(shard.path, compression_type="uncompressed") as handle:
             if shard.format == "parquet":
                 with arrow_damage():
-                    schema = open_parquet(handle).schema_arrow
+                    schema = open_parquet(handle)[0].schema_arrow
                 seen.update(dict.fromkeys(schema.names))
                 types = {path: _type_at(schema, path) for path in fields.columns}
                 known.update(path for path, kind in types.items() if kind is not None)

@@ -202,3 +202,19 @@ def test_members_behind_one_another_that_shrank_very_much_come_to_an_end(tmp_pat
         compression = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}[suffix]
         with path.open("rb") as handle:
             assert sum(map(len, pieces(handle, compression))) == 3 * (4 << 20)
+
+
+def test_any_bit_of_a_footer_of_lists_may_flip(tmp_path: Path) -> None:
+    """A fuzzer found a histogram with an entry too many: pyarrow ended its process where it was asked of that column."""
+    pq.write_table(pa.table({"m": [{"l": ["a", "b"]}, {"l": None}]}), tmp_path / "a.parquet", store_schema=False)
+    data = (tmp_path / "a.parquet").read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path = tmp_path / "b.parquet"
+    for bit in range(8 * footer, 8 * len(data)):
+        bad = bytearray(data)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        (shard,) = find_shards([str(path)])
+        for rows, rejected in read_shard(shard, Fields("m.l[]"), pa.schema([])):
+            assert rows.num_rows <= 2
+            assert rejected.num_rows <= 2
