@@ -45,6 +45,7 @@ setup(
         "safetensors>=0.4",
         "torch>=2.4",
         "tqdm>=4.66",
+        "wcwidth>=0.2.13",
         "zstandard>=0.22",
     ],
     extras_require={

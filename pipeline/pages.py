@@ -45,10 +45,10 @@ class _Chunk:
 
 
 def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]:
-    """`handle` as a Parquet file, and what its footer says of the columns of each row group, which pyarrow is not asked:
+    """`handle` as a Parquet file, and what its footer says of the columns of each row group.
 
-    it ends its process where a column's statistics are wrong. Raises ThriftError where the schema is too deep for Arrow,
-    an Arrow error where the file is none.
+    pyarrow is not asked for those: it ends its process where a column's statistics are wrong. Raises ThriftError where
+    the schema is too deep for Arrow, an Arrow error where the file is none.
     """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(max(0, size - 8))

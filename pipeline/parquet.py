@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
@@ -17,7 +18,7 @@ from .ahead import Ahead
 from .decompress import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields, is_text
 from .lines import RECORD_BYTES, Records, too_long
-from .pages import VALUE_BYTES, can_stay_once, leaves_of, may_stay_once, open_parquet, rows_at_once
+from .pages import VALUE_BYTES, Column, can_stay_once, leaves_of, may_stay_once, open_parquet, rows_at_once
 
 # What the rows of a batch should take at most, as far as the file's own figures tell.
 BATCH_BYTES = 16 << 20
@@ -36,17 +37,8 @@ def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa
     could not be read, and at once where the file is not Parquet.
     """
     with arrow_damage():
-        file, groups = open_parquet(handle)
-        needed = needed_columns(file.schema_arrow, fields)
-        leaves, count = leaves_of(file.schema, needed), len(file.schema)
-        if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
-            raise ValueError("its row groups do not have the columns of its schema")
-        # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
-        whole = leaves_of(file.schema, [name for name in needed if may_stay_once(file.schema_arrow.field(name).type)])
-        columns = [file.schema.column(leaf) for leaf in range(count)]
-        once = {columns[leaf].path for leaf in whole if can_stay_once(columns[leaf], [g[leaf] for g in groups])}
-        ahead = Ahead(handle)
-        file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(once))
+        reading = _opened(handle, fields)
+    file = reading.file
     first, damage = 0, None
     for number in range(file.num_row_groups):
         row = first
@@ -56,11 +48,10 @@ def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa
                 first += max(0, rows)
                 if first >= 2**62:
                     raise ValueError(f"its footer tells of {rows:,} rows")
-                read = {leaf: groups[number][leaf] for leaf in leaves}
-                size = rows_at_once(ahead, file.schema, read, rows=rows, once=once, batch_bytes=BATCH_BYTES)
-                for batch in file.iter_batches(
-                    min(size, BLOCK_ROWS), row_groups=[number], columns=needed, use_threads=False
-                ):
+                chunks, once = reading.groups[number], reading.once
+                size = rows_at_once(reading.ahead, file.schema, chunks, rows=rows, once=once, batch_bytes=BATCH_BYTES)
+                size = min(size, BLOCK_ROWS)
+                for batch in file.iter_batches(size, row_groups=[number], columns=reading.needed, use_threads=False):
                     for part in _parts(batch):
                         yield row, part
                         row += 1 if isinstance(part, BadRow) else part.num_rows
@@ -71,9 +62,35 @@ def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa
             first = max(first, row)  # a number is never given twice, whatever the footer says
             if first >= 2**62:
                 break
-        ahead.forget()
+        reading.ahead.forget()
     if damage:
         raise damage
+
+
+@dataclass
+class _Reading:
+    """A file as it is read: the columns `needed`, their chunks by leaf for each row group, and the leaves kept `once`."""
+
+    file: pq.ParquetFile
+    ahead: Ahead
+    needed: list[str]
+    groups: list[dict[int, Column]]
+    once: set[str]
+
+
+def _opened(handle: IO[bytes], fields: Fields) -> _Reading:
+    file, groups = open_parquet(handle)
+    schema, count = file.schema, len(file.schema)
+    if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
+        raise ValueError("its row groups do not have the columns of its schema")
+    needed = needed_columns(file.schema_arrow, fields)
+    # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
+    whole = leaves_of(schema, [name for name in needed if may_stay_once(file.schema_arrow.field(name).type)])
+    columns = {leaf: schema.column(leaf) for leaf in whole}
+    once = {column.path for leaf, column in columns.items() if can_stay_once(column, [group[leaf] for group in groups])}
+    ahead, leaves = Ahead(handle), leaves_of(schema, needed)
+    file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(once))
+    return _Reading(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], once)
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
@@ -96,11 +113,17 @@ def row_bytes(column: pa.Array) -> NDArray[np.int64]:
     """About how many bytes each row of a column takes when its dictionaries are written out [n]."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        taken = pa.array(row_bytes(column.dictionary)).take(column.indices)
-        return np.asarray(taken.fill_null(0))
+        inside = row_bytes(column.dictionary)
+        ends = pc.min_max(column.indices).as_py()
+        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(inside):
+            raise ValueError(f"an index leads out of a dictionary of {len(inside):,} values")
+        longest = int(inside.max(initial=0))
+        if longest * len(column) <= BATCH_BYTES >> 4:  # no need to know which
+            return np.full(len(column), longest, np.int64)
+        return np.asarray(pa.array(inside).take(column.indices).fill_null(0))
     if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         lengths = pc.binary_length(column.cast(pa.large_binary()) if pa.types.is_string_view(kind) else column)
-        return np.asarray(lengths.cast(pa.int64()).fill_null(0))
+        return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
     if pa.types.is_struct(kind):
         return sum((row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
