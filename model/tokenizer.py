@@ -8,7 +8,6 @@ which cannot change it (see `_is_plain`).
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import heapq
 import html
@@ -22,6 +21,7 @@ import regex
 
 SOT, EOT = 49406, 49407
 MERGES = 48894
+VOCABULARY_BYTES = 16 << 20
 MEMO_CHUNKS = 1 << 17
 MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with what never comes again
 
@@ -130,7 +130,8 @@ def _is_plain(text: str) -> bool:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as handle:
+            return handle.read(VOCABULARY_BYTES)  # CLIP's is a twelfth of that; what is longer is another file
     except OSError as error:
         raise TokenizerError(
             f"no vocabulary at {os.fspath(path)} ({error.strerror}): run `audioclip-text fetch vocabulary`, or give the "
@@ -142,7 +143,11 @@ def _merges(data: bytes, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """The 48,894 merges that the released models use, in order; the file's first line is a header."""
     expected = f"CLIP's holds {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip-text fetch vocabulary` for it"
     try:
-        lines = gzip.decompress(data).decode("utf-8").split("\n")[1 : MERGES + 1]
+        reader = zlib.decompressobj(wbits=31)
+        unpacked = reader.decompress(data, VOCABULARY_BYTES)
+        if not reader.eof:
+            raise EOFError(f"it is cut short, or holds over {VOCABULARY_BYTES >> 20} MiB")
+        lines = unpacked.decode("utf-8").split("\n")[1 : MERGES + 1]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TokenizerError(f"{os.fspath(path)} is no gzipped vocabulary ({error}): {expected}") from None
     merges = [(pair[0], pair[1]) for line in lines if len(pair := line.split()) == 2]

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from .escape import printable
 from .flags import add_flags, at_least
 
+_FORMAT = "audioclip-text: %(levelname)s: %(message)s"
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 # What Beam warns of at every start and nobody can act on: extras that are not needed, a figure that nobody asked for.
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
-    for name in ("log", "current", "rollback", "gc"):
+    for name in ("log", "current", "search", "validate", "rollback", "gc"):
         commands.choices[name].epilog = "Beam's flags for stores may stand beside these, as in --s3_endpoint_url=URL."
     return parser
 
@@ -118,13 +119,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"audioclip-text: error: {error}", file=sys.stderr)
+    print(f"audioclip-text: error: {_shown(str(error))}", file=sys.stderr)
     return status
+
+
+def _shown(text: str) -> str:
+    """`text` for a terminal, lines kept: names of files, fields and ids in it come from strangers."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record))
 
 
 def _quiet_logging() -> None:
     """Warnings as one line each; Beam's own tracebacks come once, with the error that ends the run."""
-    logging.basicConfig(level=logging.WARNING, format="audioclip-text: %(levelname)s: %(message)s")
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(_Formatter(_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[stderr])
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
@@ -162,7 +175,7 @@ def _log(arguments: argparse.Namespace) -> int:
     from .history import log
 
     for line in log(arguments.output):
-        print(line)
+        print(printable(line))
     return EXIT_DONE
 
 
@@ -222,5 +235,5 @@ def _gc(arguments: argparse.Namespace) -> int:
     from .history import gc
 
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
-        print(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
+        print(f"{'would remove' if arguments.dry_run else 'removed'} {printable(name)}")
     return EXIT_DONE

@@ -72,7 +72,8 @@ def _decompressed(handle: IO[bytes], compression: str) -> Iterator[bytes]:
 
 def _drain_zlib(current: zlib._Decompress, data: bytes) -> Iterator[bytes]:
     out = b"more"
-    while data or (out and not current.eof):  # with all data taken there may still be output
+    # With all data taken there may still be output; behind the stream's end, what is left stands in `unconsumed_tail` too.
+    while not current.eof and (data or out):
         out = current.decompress(data, STEP)
         data = current.unconsumed_tail
         yield out

@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from .ahead import Ahead
 from .decompress import BLOCK_ROWS, DamagedShard
-from .fields import Fields, is_text
-from .lines import Records
+from .fields import BadRow, Fields, is_text
+from .lines import RECORD_BYTES, Records, too_long
+from .pages import VALUE_BYTES, Column, can_stay_once, leaves_of, may_stay_once, open_parquet, rows_at_once
 
 # What the rows of a batch should take at most, as far as the file's own figures tell.
 BATCH_BYTES = 16 << 20
@@ -22,60 +27,111 @@ BATCH_BYTES = 16 << 20
 def read_parquet(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
     """Rows of a Parquet file, as records of the columns that the fields need."""
     for row, batch in parquet_batches(handle, fields):
-        yield row, [*parquet_records(batch)]
+        yield row, [batch] if isinstance(batch, BadRow) else [*parquet_records(batch)]
 
 
-def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.RecordBatch]]:
+def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
     """(first row's number, batch) of the columns that the fields need, from every row group that can be read.
 
-    Raises DamagedShard at the end where one could not, and at once where the file is not Parquet.
+    A BadRow in a batch's place is one row that is too long to be held. Raises DamagedShard at the end where a row group
+    could not be read, and at once where the file is not Parquet.
     """
     with arrow_damage():
-        file = pq.ParquetFile(handle)
-        needed = needed_columns(file.schema_arrow, fields)
-        # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
-        once = [name for name in needed if _may_stay_once(file.schema_arrow.field(name).type)]
-        file = pq.ParquetFile(handle, metadata=file.metadata, read_dictionary=once)
+        reading = _opened(handle, fields)
+    file = reading.file
     first, damage = 0, None
     for number in range(file.num_row_groups):
         row = first
         try:
             with arrow_damage():
-                group = file.metadata.row_group(number)
-                first += max(0, group.num_rows)
+                rows = file.metadata.row_group(number).num_rows
+                first += max(0, rows)
                 if first >= 2**62:
-                    raise ValueError(f"its footer tells of {group.num_rows:,} rows")
-                size = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
-                size = min(BLOCK_ROWS, max(1, size))
-                for batch in file.iter_batches(size, row_groups=[number], columns=needed, use_threads=False):
+                    raise ValueError(f"its footer tells of {rows:,} rows")
+                chunks, once = reading.groups[number], reading.once
+                size = rows_at_once(reading.ahead, file.schema, chunks, rows=rows, once=once, batch_bytes=BATCH_BYTES)
+                size = min(size, BLOCK_ROWS)
+                for batch in file.iter_batches(size, row_groups=[number], columns=reading.needed, use_threads=False):
                     for part in _parts(batch):
                         yield row, part
-                        row += part.num_rows
+                        row += 1 if isinstance(part, BadRow) else part.num_rows
                 if row != first:
-                    raise ValueError(f"{group.num_rows:,} rows are said to be in it, and it ends elsewhere")
+                    raise ValueError(f"{rows:,} rows are said to be in it, and it ends elsewhere")
         except DamagedShard as error:
             damage = damage or DamagedShard(f"row group {number} of {file.num_row_groups}: {error}")
             first = max(first, row)  # a number is never given twice, whatever the footer says
             if first >= 2**62:
                 break
+        reading.ahead.forget()
     if damage:
         raise damage
 
 
-def _may_stay_once(kind: pa.DataType) -> bool:
-    return bool(is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+@dataclass
+class _Reading:
+    """A file as it is read: the columns `needed`, their chunks by leaf for each row group, and the leaves kept `once`."""
+
+    file: pq.ParquetFile
+    ahead: Ahead
+    needed: list[str]
+    groups: list[dict[int, Column]]
+    once: set[str]
 
 
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def _opened(handle: IO[bytes], fields: Fields) -> _Reading:
+    file, groups = open_parquet(handle)
+    schema, count = file.schema, len(file.schema)
+    if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
+        raise ValueError("its row groups do not have the columns of its schema")
+    needed = needed_columns(file.schema_arrow, fields)
+    # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
+    whole = leaves_of(schema, [name for name in needed if may_stay_once(file.schema_arrow.field(name).type)])
+    columns = {leaf: schema.column(leaf) for leaf in whole}
+    once = {column.path for leaf, column in columns.items() if can_stay_once(column, [group[leaf] for group in groups])}
+    ahead, leaves = Ahead(handle), leaves_of(schema, needed)
+    file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(once))
+    return _Reading(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], once)
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
     """A batch in as many parts as keep each at about BATCH_BYTES when its dictionaries are written out."""
-    size = 0
+    sizes = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
-        if pa.types.is_dictionary(column.type) and _may_stay_once(column.type.value_type):
-            lengths = pc.binary_length(column.dictionary).take(column.indices)
-            size += pc.sum(lengths.cast(pa.int64())).as_py() or 0
-    step = max(1, batch.num_rows * BATCH_BYTES // max(size, BATCH_BYTES))
-    for start in range(0, batch.num_rows, step):
-        yield batch.slice(start, step)
+        sizes += row_bytes(column)
+    long = sizes > RECORD_BYTES
+    sizes[long] = 0
+    cut = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_BYTES)) + 1
+    ends = np.unique(np.concatenate([cut, np.flatnonzero(long), np.flatnonzero(long) + 1, [batch.num_rows]]))
+    start = 0
+    for end in ends.tolist():
+        if end > start:
+            yield too_long(RECORD_BYTES) if long[start] else batch.slice(start, end - start)
+        start = end
+
+
+def row_bytes(column: pa.Array) -> NDArray[np.int64]:
+    """About how many bytes each row of a column takes when its dictionaries are written out [n]."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        inside = row_bytes(column.dictionary)
+        ends = pc.min_max(column.indices).as_py()
+        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(inside):
+            raise ValueError(f"an index leads out of a dictionary of {len(inside):,} values")
+        longest = int(inside.max(initial=0))
+        if longest * len(column) <= BATCH_BYTES >> 4:  # no need to know which
+            return np.full(len(column), longest, np.int64)
+        return np.asarray(pa.array(inside).take(column.indices).fill_null(0))
+    if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        lengths = pc.binary_length(column.cast(pa.large_binary()) if pa.types.is_string_view(kind) else column)
+        return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
+    if pa.types.is_struct(kind):
+        return sum((row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        lengths = np.asarray(pc.list_value_length(column).cast(pa.int64()).fill_null(0))
+        sums = np.concatenate([[0], np.cumsum(row_bytes(column.flatten()))])
+        ends = np.cumsum(lengths)
+        return np.asarray(sums[ends] - sums[ends - lengths] + VALUE_BYTES * lengths)
+    return np.full(len(column), column.nbytes // max(1, len(column)) + 1, np.int64)
 
 
 @contextmanager
@@ -83,7 +139,8 @@ def arrow_damage() -> Iterator[None]:
     """Arrow's errors about what it reads as DamagedShard; those of the file system under it as they are."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError, OverflowError) as error:
+    # What Arrow's C++ throws without a name of its own comes as RuntimeError or MemoryError.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise DamagedShard(f"parquet: {(str(error).splitlines() or ['not readable'])[0]}") from error

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 
+from .escape import printable
 from .handler import RecordBatchHandler
 from .job import Job, settle
 from .options import EmbedOptions, OptionsError, is_local_run
@@ -99,7 +100,7 @@ def report(job: Job, counts: dict[str, int]) -> str:
         )
     else:
         lines.append("estimate  none: the last run measured no model time")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 _NAMES = ("new", "changed", "same", "removed", "rejected", "reused", "embed", "texts", "tokens")

@@ -18,6 +18,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from tqdm import tqdm
 
 from .embed import EmbedCorpus
+from .escape import printable
 from .metrics import SECONDS, TALLY
 from .options import EmbedOptions, check_known, is_local_run
 from .snapshot import Manifest, read_manifest, run_path
@@ -107,7 +108,7 @@ def download(options: EmbedOptions) -> None:
 
 def say(text: str) -> None:
     """One line to the person at the terminal."""
-    print(f"audioclip-text: {text}", file=sys.stderr, flush=True)
+    print(f"audioclip-text: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -169,4 +170,4 @@ def summary(output: str, manifest: Manifest) -> str:
     if manifest["weights"] == "untrained":
         lines.append("weights   untrained: the vectors carry no meaning")
     lines.append(f"""read it   duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

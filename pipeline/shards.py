@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import itertools
 import os
 import re
@@ -11,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from .decompress import SUFFIXES, DamagedShard
 from .fields import MISSING, BadRow, Fields, is_text, lookup, texts_at
 from .formats import READERS
+from .pages import open_parquet
 from .parquet import arrow_damage
 from .reading import READ_TIMEOUT, open_to_read
 from .stores import StoreError, match, retried
@@ -113,6 +114,11 @@ def _match(pattern: str) -> list[tuple[str, int]]:
     files = [(file.path, file.size_in_bytes) for file in found if not os.path.isdir(file.path)]
     if not files and os.path.isfile(pattern):  # a name with brackets in it
         files = [(pattern, os.path.getsize(pattern))]
+    if "://" not in pattern:  # Beam's star stops at a backslash, which other systems separate folders with
+        missed = [path for path in glob.glob(pattern, recursive=True) if "\\" in path and os.path.isfile(path)]
+        missed = sorted(set(missed) - {path for path, _ in files})
+        if missed:
+            raise InputError(f"{missed[0]!r} has a backslash in its name, and no glob matches that: rename the file")
     if not files:
         raise InputError(f"--input {pattern} matches no file; {_what_is_there(pattern)}")
     for path, _ in files:
@@ -183,7 +189,7 @@ def _peek(
         with open_to_read(shard.path, read_timeout) as handle:
             if shard.format == "parquet":
                 with arrow_damage():
-                    schema = pq.ParquetFile(handle).schema_arrow
+                    schema = open_parquet(handle)[0].schema_arrow
                 seen.update(dict.fromkeys(schema.names))
                 types = {path: _type_at(schema, path) for path in fields.columns}
                 known.update(path for path, kind in types.items() if kind is not None)
@@ -242,7 +248,7 @@ def _type_of(value: object) -> pa.DataType:
 
 def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
     """The type that takes all of `kinds`: numbers widen, what is mixed becomes text."""
-    distinct = list(dict.fromkeys(kinds))
+    distinct = [kind for kind in dict.fromkeys(kinds) if not pa.types.is_null(kind)]  # a column of nulls fits any
     if not distinct:
         return pa.string()
     if len(distinct) == 1:

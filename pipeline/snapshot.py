@@ -24,6 +24,7 @@ from typing import TypedDict
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
+from .names import checked_manifest, checked_pointer, is_run_name
 from .pointer import SnapshotError, change, owner, read_json, write_json, writing
 from .sink import FileInfo
 from .stores import is_local, match, remove, remove_below
@@ -71,24 +72,37 @@ def run_path(output: str, snapshot: str) -> str:
 
 def current(output: str) -> str | None:
     """Name of the current snapshot, or None before the first."""
-    pointer = read_json(FileSystems.join(output, "current.json"))
-    return None if pointer is None else str(pointer["snapshot"])
+    path = FileSystems.join(output, "current.json")
+    pointer = read_json(path)
+    return None if pointer is None else checked_pointer(pointer, path)
 
 
 def read_manifest(output: str, snapshot: str) -> Manifest | None:
-    """The manifest of a snapshot, or None where that run never finished."""
-    return read_json(FileSystems.join(run_path(output, snapshot), "manifest.json"))  # type: ignore[return-value]
+    """The manifest of a snapshot, or None where that run never finished; SnapshotError where it is another's."""
+    path = FileSystems.join(run_path(output, snapshot), "manifest.json")
+    manifest = read_json(path)
+    return None if manifest is None else checked_manifest(manifest, path, snapshot)  # type: ignore[return-value]
 
 
 def runs(output: str) -> dict[str, list[tuple[str, float]]]:
-    """Every run directory under `output`, by name, with its files as (path, time of last change)."""
+    """Every run directory under `output`, by name, with its files as (path, time of last change).
+
+    A link is none of ours, wherever it leads, and neither is a name that we give to no run: nothing there is read,
+    reused or removed.
+    """
     found: dict[str, list[tuple[str, float]]] = {}
     root = FileSystems.join(output, "snapshots")
     if is_local(output) and os.path.isdir(root):
-        found = {entry.name: [] for entry in os.scandir(root) if entry.is_dir()}
+        found = {
+            entry.name: []
+            for entry in os.scandir(root)
+            if entry.is_dir(follow_symlinks=False) and is_run_name(entry.name)
+        }
     for file in match(FileSystems.join(root, "*", "*")):
         directory, _ = FileSystems.split(file.path)
         name = FileSystems.split(directory.rstrip("/"))[1]
+        if not is_run_name(name) or (is_local(output) and name not in found):
+            continue
         found.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
     return dict(sorted(found.items()))
 
@@ -184,9 +198,10 @@ def end_run(output: str, snapshot: str) -> None:
 
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     """Make `snapshot` the current one, if `expected` still is; doing it twice is doing it once."""
+    path = FileSystems.join(output, "current.json")
 
     def decide(pointer: dict[str, object] | None) -> dict[str, object] | None:
-        now = None if pointer is None else pointer["snapshot"]
+        now = None if pointer is None else checked_pointer(pointer, path)
         if now == snapshot:
             return None
         if now != expected:
@@ -196,7 +211,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
             )
         return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/manifest.json"}
 
-    change(FileSystems.join(output, "current.json"), decide)
+    change(path, decide)
 
 
 def publish(output: str, manifest: Manifest) -> None:

@@ -162,6 +162,10 @@ def _read(handle: IO[bytes], gathered: _Gathered) -> Batches:
     try:
         if shard.format == "parquet":
             for row, batch in parquet_batches(handle, fields):
+                if isinstance(batch, BadRow):
+                    yield from gathered.add(row, batch)
+                    row += 1
+                    continue
                 clean = _clean_parquet(batch, row, gathered)
                 if clean is None:
                     values = [_kept_values(batch, field) for field in gathered.kept]

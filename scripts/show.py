@@ -1,4 +1,4 @@
-"""Look into a snapshot directory with pyarrow alone: its counts, a few rows, and what was rejected and why.
+"""Look into a snapshot directory with pyarrow: its counts, a few rows, and what was rejected and why.
 
 python scripts/show.py OUT
 """
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
+from audioclip_text.pipeline.escape import printable
 
 
 def show(output: Path) -> None:
@@ -30,13 +32,14 @@ def show(output: Path) -> None:
         if shard not in shown:
             shown.add(shard)
             numbers = ", ".join(f"{number:+.3f}" for number in row["embedding"][:3])
-            print(f"  {row['id']:<20} {row['n_tokens']:>8}  [{numbers}, ...]  {row['text']}")
+            print(f"  {printable(row['id']):<20} {row['n_tokens']:>8}  [{numbers}, ...]  {printable(row['text'], 200)}")
 
     print("\nrejected rows")
     for file in manifest["files"]:
         if file["name"].startswith("rejected-"):
             for row in pq.read_table(snapshot / file["name"]).to_pylist():
-                print(f"  {row['shard']}, row {row['row']}: {row['reason']} ({row['detail']})")
+                line = f"{row['shard']}, row {row['row']}: {row['reason']} ({row['detail']})"
+                print(f"  {printable(line, 200)}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ ROWS = [
     {
         "lines",
         "delimited",
+        "ahead",
+        "thrift",
+        "pages",
         "parquet",
         "formats",
         "shards",
@@ -47,6 +50,7 @@ ROWS = [
         "cache",
         "sink",
         "pointer",
+        "names",
         "snapshot",
         "history",
         "opened",

@@ -1,0 +1,245 @@
+"""Checkpoints and vocabularies that mean harm: one clear line before a row is read, and nothing of theirs runs."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from audioclip_text.model.checkpoint import CheckpointError, load_checkpoint
+from audioclip_text.model.text_head import text_shapes
+from audioclip_text.model.tokenizer import ClipTokenizer, TokenizerError
+from audioclip_text.pipeline.cli import main
+
+State = dict[str, torch.Tensor]
+
+
+class _Evil:
+    """Runs a command where it is unpickled by anything but a careful reader."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def head(**changes: torch.Tensor) -> State:
+    """A small text head, with tensors replaced."""
+    shapes = text_shapes(64, 2, 100, 77, 32)
+    return {name: torch.ones(shape) for name, shape in shapes.items()} | changes
+
+
+def pt(content: object, **options: object) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def repacked(data: bytes, **members: bytes) -> bytes:
+    """A .pt with its members compressed, some of them replaced."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, members.get(name.rpartition("/")[2].replace(".", "_"), old.read(name)))
+    return out.getvalue()
+
+
+def lying(header: object, body: bytes = bytes(256), length: int | None = None) -> bytes:
+    """A safetensors file of any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def damaged(name: str) -> bytes:
+    """A PNG's beginning, a shell script, another model, and so on."""
+    whole = pt(head())
+    tensors = save(head())
+    return {
+        "image.pt": b"\x89PNG\r\n\x1a\n" + bytes(1000),
+        "script.pt": b"#!/bin/sh\ntouch pwned\n",
+        "zip-of-text.pt": repacked(whole, data_pkl=b"hello"),
+        "cut.pt": whole[: len(whole) // 2],
+        "started.pt": whole[:4096],
+        "no-end.pt": whole[:-30],
+        "holes.pt": whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * (len(whole) // 3) :],
+        "bomb.pt": repacked(whole, data_pkl=bytes(64 << 20)),
+        "code.pt": pt({"text_projection": _Evil()}),
+        "code-beside.pt": pt(head() | {"more": _Evil()}),  # type: ignore[operator]
+        "plain-pickle.pt": pickle.dumps(_Evil()),
+        "tar.pt": pt(head(), _use_new_zipfile_serialization=False),
+        "module.pt": pt(torch.nn.Linear(2, 2)),
+        "array.pt": pt({"text_projection": np.zeros(3)}),
+        "list.pt": pt([torch.ones(3)]),
+        "other-model.pt": pt(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)).state_dict()),
+        "image-tower.pt": pt({"visual.conv1.weight": torch.ones(3, 3)}),
+        "shape.pt": pt(head(text_projection=torch.ones(65, 32))),
+        "nan.pt": pt(head(text_projection=torch.full((64, 32), torch.nan))),
+        "infinite.pt": pt(head(text_projection=torch.full((64, 32), -torch.inf))),
+        "integers.pt": pt(head(text_projection=torch.ones((64, 32), dtype=torch.int8))),
+        "complex.pt": pt(head(text_projection=torch.ones((64, 32), dtype=torch.complex64))),
+        "bools.pt": pt(head(text_projection=torch.ones((64, 32), dtype=torch.bool))),
+        "code.safetensors": pickle.dumps(_Evil()),
+        "swapped.safetensors": whole,
+        "swapped.pt": tensors,
+        "cut.safetensors": tensors[: len(tensors) // 2],
+        "started.safetensors": tensors[:100],
+        "longer.safetensors": tensors + b"more",
+        "empty.safetensors": b"",
+        "length.safetensors": lying({}, length=2**63),
+        "negative.safetensors": lying({}, length=2**64 - 1),
+        "hundred-megabytes.safetensors": lying({}, length=90 << 20),
+        "json.safetensors": lying(b'{"a": '),
+        "list.safetensors": lying([1, 2]),
+        "deep.safetensors": lying(b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+        "outside.safetensors": lying({"a": entry(0, 1 << 40, [1 << 38])}),
+        "backwards.safetensors": lying({"a": entry(256, 0, [64])}),
+        "overlap.safetensors": lying({"a": entry(0, 256, [64]), "b": entry(128, 256, [32])}),
+        "hole.safetensors": lying({"a": entry(128, 256, [32])}),
+        "size.safetensors": lying({"a": entry(0, 256, [63])}),
+        "overflow.safetensors": lying({"a": entry(0, 256, [2**62, 2**62, 64])}),
+        "dtype.safetensors": lying({"a": entry(0, 256, [64], "F128")}),
+        "wrong-dtype.safetensors": lying({"a": entry(0, 256, [64], "F64")}),
+        "integers.safetensors": save(head(text_projection=torch.ones((64, 32), dtype=torch.int64))),
+        "twice.safetensors": lying(b'{"a":{"dtype":"F32","shape":[64],"data_offsets":[0,256]},'
+                                   b'"a":{"dtype":"F32","shape":[64],"data_offsets":[0,256]}}'),
+    }[name]  # fmt: skip
+
+
+SAID = {
+    "image.pt": "is no PyTorch zip archive but another kind of file",
+    "script.pt": "is no PyTorch zip archive but another kind of file",
+    "zip-of-text.pt": "is compressed",
+    "cut.pt": "downloaded in part; fetch it again",
+    "started.pt": "downloaded in part; fetch it again",
+    "no-end.pt": "downloaded in part; fetch it again",
+    "holes.pt": "is damaged: 'archive/data/.*' in it fails its checksum|is no whole zip archive",
+    "bomb.pt": "is nothing that torch.save wrote: 'archive/.*' is compressed",
+    "code.pt": "code in a checkpoint is never run",
+    "code-beside.pt": "code in a checkpoint is never run",
+    "plain-pickle.pt": "is no PyTorch zip archive",
+    "tar.pt": "of before torch 1.6",
+    "module.pt": "code in a checkpoint is never run",
+    "array.pt": "",
+    "list.pt": "no flat state dict of tensors but list",
+    "other-model.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
+    "image-tower.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
+    "shape.pt": r"has shape \[64\] instead of \[65\]|has shape \[65, 32\] instead|instead of",
+    "nan.pt": "text_projection holds NaN or infinity",
+    "infinite.pt": "text_projection holds NaN or infinity",
+    "integers.pt": "text_projection is torch.int8 .*no plain float tensor",
+    "complex.pt": "text_projection is torch.complex64 .*no plain float tensor",
+    "bools.pt": "text_projection is torch.bool .*no plain float tensor",
+    "integers.safetensors": "text_projection is torch.int64 .*no plain float tensor",
+    "swapped.pt": "is no PyTorch zip archive",
+    "twice.safetensors": "",
+}
+SAFETENSORS = [
+    "code", "swapped", "cut", "started", "longer", "empty", "length", "negative", "hundred-megabytes", "json", "list",
+    "deep", "outside", "backwards", "overlap", "hole", "size", "overflow", "dtype", "wrong-dtype",
+]  # fmt: skip
+SAID |= {f"{name}.safetensors": "cannot be read as safetensors" for name in SAFETENSORS}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_hostile_checkpoint_ends_before_a_row_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Path, name: str
+) -> None:
+    """`audioclip-text embed` says in one line what is wrong with which file; no directory is made, no code runs."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("dog\n")
+    Path(name).write_bytes(damaged(name))
+    command = [
+        "embed",
+        "--input",
+        "a.txt",
+        "--output",
+        "out",
+        "--checkpoint",
+        name,
+        "--tokenizer_path",
+        str(vocabulary),
+    ]
+    assert main(command) == 2
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1, said
+    assert name in said
+    with pytest.raises(CheckpointError, match=SAID[name]):
+        load_checkpoint(name)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", name}
+
+
+def test_a_half_downloaded_file_of_any_length_is_refused(tmp_path: Path) -> None:
+    """Whatever came of a .pt or .safetensors, it is not taken for the whole."""
+    save_file(head(), tmp_path / "a.safetensors")
+    (tmp_path / "a.pt").write_bytes(pt(head()))
+    for name in ("a.pt", "a.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        for share in range(40):
+            (tmp_path / f"half{name}").write_bytes(whole[: len(whole) * share // 40])
+            with pytest.raises(CheckpointError, match=f"half{name}"):
+                load_checkpoint(tmp_path / f"half{name}")
+
+
+def test_a_bomb_inside_a_checkpoint_is_never_unpacked(tmp_path: Path) -> None:
+    """Half a gigabyte packed into half a megabyte is refused without being held."""
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data.pkl", "w") as member:
+        for _ in range(512):
+            member.write(bytes(1 << 20))
+    code = (
+        "import resource, sys\n"
+        "from audioclip_text.model.checkpoint import load_checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: load_checkpoint(sys.argv[1])\n"
+        "except ValueError as error: print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bomb)], capture_output=True, text=True, check=True)
+    said, memory = done.stdout.splitlines()
+    assert "is compressed" in said
+    assert int(memory) < 100
+
+
+def test_members_that_hold_more_than_the_file_are_refused(tmp_path: Path) -> None:
+    """Two entries over the same bytes are how a small archive says that it is large."""
+    data = bytearray(pt(head()))
+    names = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    largest = max(names, key=lambda member: member.file_size)
+    place = data.rindex(largest.filename.encode())  # in the central directory
+    struct.pack_into("<II", data, place - 46 + 20, 1 << 30, 1 << 30)
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="its members hold more bytes than the file"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"\xff" * 100), gzip.compress(b"a b\n" * 60_000), gzip.compress(bytes(64 << 20))],
+    ids=["empty", "text", "bytes", "repeated", "bomb"],
+)
+def test_a_hostile_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Neither a bomb nor another file is taken for CLIP's vocabulary."""
+    (tmp_path / "v.gz").write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"v\.gz .*CLIP's holds 48,894 merges"):
+        ClipTokenizer(tmp_path / "v.gz")
+
+
+def test_a_vocabulary_without_end_is_not_read_for_ever() -> None:
+    """A device is no file, and is given up after some megabytes."""
+    with pytest.raises(TokenizerError, match="CLIP's holds 48,894 merges"):
+        ClipTokenizer("/dev/zero")
