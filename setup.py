@@ -25,6 +25,7 @@ TEST = [
     "psutil",
     "pytest",
     "pytest-timeout",
+    "pytest-xdist",
     "ruff",
     "types-psutil",
     "types-requests",

@@ -195,7 +195,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         if job.bits and job.fields.id is not None:
             shown["duplicate_ids"] = ids["duplicates"]
         seconds = {"total": round(time.time() - self.started, 3)}
-        seconds |= {name: round(counts.get(name, 0), 3) for name in SECONDS}
+        seconds |= {name: round(counts.get(name, 0), 6) for name in SECONDS}
         return {
             "snapshot": self.snapshot,
             "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),

@@ -13,4 +13,4 @@ ln -sfn ../../pipeline .typecheck/audioclip_text/pipeline
 ruff format --check .
 ruff check .
 MYPYPATH=.typecheck mypy -p audioclip_text.model -p audioclip_text.pipeline
-exec pytest "$@"
+exec pytest -n 2 --dist loadfile "$@"

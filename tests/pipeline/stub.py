@@ -33,7 +33,8 @@ class StubEncoder:
         vectors = np.array(seeds, np.float32)[:, None] / 2**32 + np.arange(self.dim, dtype=np.float32)
         vectors[["not a number" in text for text in texts]] = np.nan
         lengths = np.array([min(len(text.split()) + 2, 32767) for text in texts], np.int16)
-        stats = EncodeStats(len(texts), int(lengths.sum()), int(lengths.sum()), 1, 0, 0.0, 0.001)
+        tokens = int(lengths.sum())
+        stats = EncodeStats(len(texts), tokens, nodes=tokens, slots=tokens, micro_batches=1, model_seconds=0.001)
         return Encoding(vectors, lengths, lengths > 77, stats)
 
 
