@@ -19,7 +19,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
-from .handler import RESOURCE_HINTS, RecordBatchHandler
+from .handler import RecordBatchHandler, resource_hints
 from .ids import DuplicateIds
 from .job import settle
 from .options import EmbedOptions, is_local_run
@@ -45,7 +45,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
         # On one machine hints change nothing but what Beam fuses: vectors must not wait in memory for their writer.
         self.local = is_local_run(options)
-        self.hints = {} if self.local else RESOURCE_HINTS
+        self.hints = {} if self.local else resource_hints(options.accelerator)
         # Where a local run puts rows aside if its output is no local directory; removed by `close`, or with this object.
         aside = self.local and not is_local(self.job.output)
         self._aside = tempfile.TemporaryDirectory(prefix="audioclip-text-") if aside else None
@@ -71,7 +71,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         canary = (
             pbegin
             | "Canary texts" >> beam.Create([_canary_batch()])
-            | "Canary" >> RunInference(handler).with_output_types(pa.RecordBatch)
+            | "Canary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
         )
         canary |= "Canary vectors" >> beam.Map(canary_of)
         reports = [

@@ -78,6 +78,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--vector_dtype", choices=("float32", "float16"), default="float32", help="how vectors are stored")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the model computes in")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
+    add("--accelerator", metavar="KIND", help="a card for the model's steps on remote workers, as in nvidia-l4")
     add("--batch_size", type=at_least(1), default=16384, help="texts handed to the encoder at once (default: 16384)")
     add("--max_file_rows", type=at_least(1), default=32768, help="rows in a part file at most (default: 32768)")
     add("--max_text_bytes", type=at_least(1), default=1 << 20, help="longer texts are rejected (default: 1048576)")

@@ -29,6 +29,12 @@ from .stores import is_local
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
 
+def resource_hints(accelerator: str | None) -> dict[str, str]:
+    """Beam's hints for the steps that run the model: memory, and a card of the kind named, as in "nvidia-l4"."""
+    card = {"accelerator": f"type:{accelerator};count:1;install-nvidia-driver"} if accelerator else {}
+    return RESOURCE_HINTS | card
+
+
 @dataclass(frozen=True)
 class EncoderSettings:
     """What TextEncoder.load takes: picklable, and the key under which a process keeps its encoder."""

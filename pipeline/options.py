@@ -35,6 +35,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     vector_dtype: str
     dtype: str
     device: str
+    accelerator: str | None
     batch_size: int
     max_file_rows: int
     max_text_bytes: int

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions, WorkerOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -47,9 +47,12 @@ def embed(argv: Sequence[str]) -> int:
         say("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
     try:
         with _progress(known_total=bool(job.bits)):
-            run(corpus, options)
+            ended = run(corpus, options)
     finally:
         corpus.close()
+    if not ended:
+        print(f"submitted {corpus.snapshot}: `audioclip-text log {job.output}` lists it once it is published")
+        return 0
     manifest = read_manifest(job.output, str(corpus.snapshot))
     if manifest is None:
         raise RuntimeError(f"the run ended, but {job.output} holds no manifest of {corpus.snapshot}")
@@ -57,8 +60,8 @@ def embed(argv: Sequence[str]) -> int:
     return 0
 
 
-def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
-    """Run the job to its end; RuntimeError with the reason where it fails."""
+def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
+    """Run the job to its end, or hand it to a template's launcher and give False; RuntimeError where it fails."""
     try:
         pipeline = beam.Pipeline(runner=runner_of(options), options=options)
         try:
@@ -66,11 +69,19 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> None:
         except BaseException:  # Beam removes its directory for temporary files only at the end of a run
             shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
             raise
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        # A Flex Template's launcher runs us with --template_location: it starts the job itself, and nobody waits.
+        if options.view_as(GoogleCloudOptions).template_location or options.view_as(TestOptions).dry_run:
+            return False
+        job = getattr(result, "job_id", None)  # of Dataflow a method
+        if job:
+            say(f"job {job() if callable(job) else job}")
+        result.wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
         raise RuntimeError(reason(error)) from error
+    return True
 
 
 def runner_of(options: PipelineOptions) -> FnApiRunner | None:
