@@ -1,25 +1,32 @@
-# For use on one machine. Build and run:
-#   docker build -t audioclip-text .
-#   docker run --rm -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
+# One image for local use, for workers (Dataflow, Flink, Spark) and for the launcher of a Flex Template:
+#   docker build -t audioclip-text .                              # the checkpoint is mounted, or read from a bucket
+#   docker build -t audioclip-text --build-arg CHECKPOINT=full .  # a released text head is baked in, under /opt/audioclip
+#   docker run --rm --user "$(id -u)" --entrypoint audioclip-text \
+#       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
 #       --input '/texts/*' --output /out
-# The mounted out/ must be writable for the user in the container: 1000, or any other by docker run --user "$(id -u)".
-FROM python:3.11-slim
+FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:latest AS launcher
+FROM apache/beam_python3.11_sdk:2.77.0
+COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 
 WORKDIR /opt/audioclip-text
-COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
-# Its own layer, so that a change in the project does not bring torch anew. --build-arg PIP_EXTRA_INDEX_URL=... adds
-# another index, such as that of torch's CPU builds.
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL
-RUN python -m pip install --no-cache-dir -c constraints.txt torch
+# First what changes least: a change in the project does not bring torch and CUDA anew.
+COPY requirements.lock ./
+ARG PIP_INDEX_URL
+RUN python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY setup.py pyproject.toml README.md LICENSE scripts/schedule/flex_launcher.py ./
 COPY model model
 COPY pipeline pipeline
-RUN python -m pip install --no-cache-dir -c constraints.txt .
+RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation . && python -m pip check
+ARG CHECKPOINT
+RUN if [ -n "$CHECKPOINT" ]; then \
+        audioclip-text fetch "$CHECKPOINT" --dir /opt/audioclip && \
+        audioclip-text extract /opt/audioclip/AudioCLIP-*.pt /opt/audioclip/text-head.safetensors && \
+        rm /opt/audioclip/AudioCLIP-*.pt; \
+    fi
 
-# A number, so that no entry in /etc/passwd is needed and --user may give any other; what looks for a name and a home
-# finds them here. `fetch` and the words full and partial keep to .cache under the working directory.
-ENV USER=audioclip HOME=/tmp
-USER 1000
+# Dataflow's workers and the Flex launcher write where root alone may, so root it is for them; docker run --user names
+# another for local use, who finds a name and a home here and needs no entry in /etc/passwd.
+ENV USER=audioclip HOME=/tmp FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-text/flex_launcher.py
 WORKDIR /tmp
-ENTRYPOINT ["audioclip-text"]
-CMD ["--help"]
+ENTRYPOINT ["/opt/apache/beam/boot"]

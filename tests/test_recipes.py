@@ -1,4 +1,4 @@
-"""The recipes of scripts/schedule, read as their schedulers read them; each holds a command that our parser accepts."""
+"""The recipes of scripts/schedule, and the scripts for Dataflow, read as what they are for reads them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from audioclip_text.pipeline.flags import add_flags
+from audioclip_text.pipeline.options import EmbedOptions, check_known
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "scripts" / "schedule"
@@ -44,7 +45,7 @@ def check(flags: list[str]) -> argparse.Namespace:
     arguments = parse(flags)
     assert arguments.input
     assert arguments.output
-    assert arguments.checkpoint.endswith("AudioCLIP-Full-Training.pt")
+    assert arguments.checkpoint.endswith(("AudioCLIP-Full-Training.pt", "text-head.safetensors"))
     assert arguments.id_field == "id"
     assert arguments.max_rejected == "1%"
     return arguments
@@ -144,9 +145,46 @@ def test_cloud_scheduler_script() -> None:
     text = script.read_text()
     (schedule,) = re.findall(r'--schedule "(.+?)"', text)
     assert_cron(schedule)
-    named = re.findall(r"--(?:metadata-file|message-body-from-file) (\S+)", text)
-    assert len(named) == 2
-    assert all((RECIPES / name).is_file() for name in named)
+    (named,) = re.findall(r"--message-body-from-file (\S+)", text)
+    assert (RECIPES / named).is_file()
+
+
+def shown(script: str, fake: str, folder: Path) -> list[list[str]]:
+    """The command lines that a script of ours gives to the programs named `fake`, which only write them down."""
+    tools, log = folder / "tools", folder / "log"
+    tools.mkdir()
+    for name in fake.split():
+        (tools / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "{name}" "$@" "--end--" >>{log}\n')
+        (tools / name).chmod(0o755)
+    given = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1"}
+    path = f"{tools}:{os.environ['PATH']}"
+    subprocess.run([ROOT / "scripts" / script], env={**os.environ, **given, "PATH": path}, check=True)
+    return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
+
+
+def test_dataflow_script(tmp_path: Path) -> None:
+    """One command, whose flags are ours and Beam's, and whose checkpoint is where the image keeps it."""
+    (command,) = shown("dataflow.sh", "audioclip-text", tmp_path)
+    options = EmbedOptions(flags_of(command))
+    options.check()
+    check_known(options)
+    assert options.accelerator == "nvidia-l4"
+    assert options.checkpoint.startswith("/opt/audioclip/")
+    assert "save_main_session" not in " ".join(command)
+
+
+def test_flex_template_script(tmp_path: Path) -> None:
+    """Builds and pushes the image, makes the template of our parameters, and launches it with such as it declares."""
+    commands = shown("flex_template.sh", "docker gcloud", tmp_path)
+    assert [command[:2] for command in commands[:2]] == [["docker", "build"], ["docker", "push"]]
+    build, launch = commands[2:]
+    assert build[1:4] == ["dataflow", "flex-template", "build"]
+    assert (ROOT / build[build.index("--metadata-file") + 1]).is_file()
+    given = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
+    declared = {part["name"] for part in json.loads((RECIPES / "flex_template.json").read_text())["parameters"]}
+    ours = [(name, value) for name, _, value in given if not name.startswith("sdk_")]
+    assert {name for name, _ in ours} <= declared
+    check([f"--{name}={value}" for name, value in ours])
 
 
 def test_flex_launcher_adds_the_command() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +20,7 @@ import pytest
 import torch
 
 from audioclip_text.model.text_head import text_shapes
+from audioclip_text.pipeline.options import EmbedOptions, check_known
 from audioclip_text.pipeline.snapshot import current
 from tests.pipeline.corpus import read, vectors, write_jsonl
 
@@ -110,6 +113,23 @@ def portable(
             child.kill()
         server.kill()
         server.wait()
+
+
+def test_the_page_gives_commands_that_run_like_these() -> None:
+    """docs/runners.md: our own and Beam's flags, and servers that answer to their options."""
+    page = (ROOT / "docs" / "runners.md").read_text(encoding="utf-8")
+    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    embeds = [shlex.split(line) for line in commands if line.startswith("audioclip-text embed ")]
+    assert len(embeds) == 2
+    for command in embeds:
+        options = EmbedOptions(command[2:])
+        options.check()
+        check_known(options)
+    servers = [shlex.split(line.removesuffix(" &")) for line in commands if line.startswith("python -m")]
+    assert [command[2].rpartition(".")[2] for command in servers] == ["local_job_service_main", "worker_pool_main"]
+    for command in servers:
+        done = subprocess.run([sys.executable, "-m", command[2], "--help"], capture_output=True, text=True, check=True)
+        assert all(word in done.stdout for word in command if word.startswith("--"))
 
 
 class Corpus:

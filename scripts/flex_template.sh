@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Build the image and a Flex Template of it, and launch it once: ./scripts/flex_template.sh
+# Needs gcloud and Docker, and these in the environment: PROJECT, REGION, BUCKET (a name without gs://), and IMAGE, as in
+# europe-west4-docker.pkg.dev/my-project/audioclip/audioclip-text:0.1.0. Nobody waits for the job: `audioclip-text log` on
+# its output, or Dataflow's page, tells when it is done. Not yet tried on Dataflow.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+: "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
+
+# The one image is launcher and worker; the released text head is baked in, so that no worker has to fetch it.
+docker build --tag "$IMAGE" --build-arg CHECKPOINT=full .
+docker push "$IMAGE"
+
+gcloud dataflow flex-template build "gs://$BUCKET/templates/audioclip-text.json" \
+    --project "$PROJECT" \
+    --image "$IMAGE" \
+    --sdk-language PYTHON \
+    --metadata-file scripts/schedule/flex_template.json
+
+gcloud dataflow flex-template run "audioclip-text-$(date -u +%Y%m%d-%H%M%S)" \
+    --project "$PROJECT" \
+    --region "$REGION" \
+    --template-file-gcs-location "gs://$BUCKET/templates/audioclip-text.json" \
+    --parameters "input=gs://$BUCKET/texts/*.jsonl.gz" \
+    --parameters "output=gs://$BUCKET/out" \
+    --parameters checkpoint=/opt/audioclip/text-head.safetensors \
+    --parameters tokenizer_path=/opt/audioclip/bpe_simple_vocab_16e6.txt.gz \
+    --parameters id_field=id \
+    --parameters max_rejected=1% \
+    --parameters accelerator=nvidia-l4 \
+    --parameters dtype=bfloat16 \
+    --parameters "sdk_container_image=$IMAGE" \
+    --parameters sdk_location=container
