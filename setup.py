@@ -25,6 +25,7 @@ TEST = [
     "psutil",
     "pytest",
     "pytest-timeout",
+    "qdrant-client",
     "ruff",
     "types-psutil",
     "types-requests",

@@ -40,6 +40,7 @@ ROWS = [
         "source",
         "embedding",
         "handler",
+        "ml_transform",
         "batches",
         "reuse",
         "ids",
