@@ -41,6 +41,7 @@ ROWS = [
         "embedding",
         "handler",
         "ml_transform",
+        "yaml_embed",
         "batches",
         "reuse",
         "ids",

@@ -13,7 +13,6 @@ from uuid import UUID
 import apache_beam as beam
 import numpy as np
 import pytest
-import torch
 from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteTransform
 from apache_beam.ml.rag.ingestion.jdbc_common import ConnectionConfig
@@ -26,7 +25,6 @@ from apache_beam.testing.util import assert_that
 from qdrant_client import QdrantClient, models
 
 from audioclip_text.model import TextEncoder
-from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline import AudioCLIPTextEmbeddings
 from audioclip_text.pipeline.ml_transform import EmbedItems, content_id, content_id_adapter
 
@@ -35,12 +33,9 @@ Vectors = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> dict[str, Any]:
+def settings(small_head: str, vocabulary: Path) -> dict[str, Any]:
     """A two-layer text head in a file and where its vocabulary lies."""
-    path = tmp_path_factory.mktemp("small") / "small.pt"
-    torch.manual_seed(1)
-    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
-    return {"checkpoint": str(path), "tokenizer_path": str(vocabulary), "device": "cpu"}
+    return {"checkpoint": small_head, "tokenizer_path": str(vocabulary), "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
