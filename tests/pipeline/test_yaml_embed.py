@@ -128,6 +128,19 @@ def test_what_it_refuses(small_head: str) -> None:
             EmbedText(checkpoint=small_head, error_handling=given)
 
 
+def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
+    """`threshold` is the share of rows that may be errors: one of two is more than a tenth."""
+    step = EmbedText(
+        checkpoint=small_head,
+        tokenizer_path=str(vocabulary),
+        on_long="reject",
+        device="cpu",
+        error_handling={"output": "errors", "threshold": 0.1},
+    )
+    with pytest.raises(Exception, match="exceeded threshold: 1 / 2"), beam.Pipeline("FnApiRunner") as pipeline:
+        _ = pipeline | beam.Create([beam.Row(text="dog"), beam.Row(text="dog " * 100)]) | step
+
+
 def test_its_configuration_is_documented() -> None:
     """Beam YAML finds a type and a description for each setting."""
     schema = InlineProvider({"EmbedText": EmbedText}).config_schema("EmbedText")
