@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 TEST = [
+    "apache-beam[yaml]>=2.77,<2.78",
     "boto3",
     "build",
     "datasets",
@@ -26,6 +27,7 @@ TEST = [
     "pytest",
     "pytest-timeout",
     "pytest-xdist",
+    "qdrant-client",
     "ruff",
     "types-psutil",
     "types-requests",
@@ -63,6 +65,7 @@ setup(
         "bench": ["onnx", "onnxruntime", "sentence-transformers", "transformers"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "test": TEST,
+        "yaml": ["apache-beam[yaml]>=2.77,<2.78"],
     },
     entry_points={"console_scripts": ["audioclip-text=audioclip_text.pipeline.cli:main"]},
 )

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .embed import EmbedCorpus
     from .handler import TextEmbeddingHandler
+    from .ml_transform import AudioCLIPTextEmbeddings
     from .options import EmbedOptions
 
-__all__ = ["EmbedCorpus", "EmbedOptions", "TextEmbeddingHandler"]
+__all__ = ["AudioCLIPTextEmbeddings", "EmbedCorpus", "EmbedOptions", "TextEmbeddingHandler"]
 
-_ROOMS = {"EmbedCorpus": ".embed", "EmbedOptions": ".options", "TextEmbeddingHandler": ".handler"}
+_ROOMS = {
+    "AudioCLIPTextEmbeddings": ".ml_transform",
+    "EmbedCorpus": ".embed",
+    "EmbedOptions": ".options",
+    "TextEmbeddingHandler": ".handler",
+}
 
 
 def __getattr__(name: str) -> object:

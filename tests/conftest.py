@@ -10,7 +10,7 @@ import torch
 
 from audioclip_text.model import ClipTokenizer
 from audioclip_text.model.checkpoint import extract
-from audioclip_text.model.text_head import untrained_state
+from audioclip_text.model.text_head import text_shapes, untrained_state
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -45,3 +45,12 @@ def safetensors_file(checkpoint_file: Path) -> Path:
     path = checkpoint_file.with_name("text-head.safetensors")
     extract(checkpoint_file, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_head(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A two-layer text head, dim 32, in a file: quick to load, real to run."""
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    torch.manual_seed(1)
+    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
+    return str(path)

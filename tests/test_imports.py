@@ -43,6 +43,8 @@ ROWS = [
         "source",
         "embedding",
         "handler",
+        "ml_transform",
+        "yaml_embed",
         "batches",
         "reuse",
         "ids",

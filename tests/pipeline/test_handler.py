@@ -15,7 +15,6 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from audioclip_text.model import TextEncoder
-from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline import TextEmbeddingHandler
 from audioclip_text.pipeline.embed import _canary_batch
 from audioclip_text.pipeline.embedding import embed_batch
@@ -24,15 +23,6 @@ from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.reuse import add_text_hash
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
-
-
-@pytest.fixture(scope="module")
-def small_head(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A two-layer text head in a file: quick to load, real to run."""
-    path = tmp_path_factory.mktemp("small") / "small.pt"
-    torch.manual_seed(1)
-    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
-    return str(path)
 
 
 @pytest.fixture
