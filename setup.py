@@ -51,6 +51,7 @@ setup(
         "ftfy>=6.3",
         "numpy>=1.26",
         "orjson>=3.10",
+        "plotly>=5.20",
         "pyarrow>=18",
         "regex",
         "requests>=2.31",

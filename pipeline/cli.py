@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--snapshot", metavar="NAME", help="default: the current one")
     _add_model(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object instead of a report")
+    sub = command(
+        "report", _report, "print the path of the current snapshot's report.html; make it where it is missing"
+    )
+    sub.add_argument("output", metavar="OUT")
+    sub.add_argument("--remake", action="store_true", help="make it again from the part files")
     sub = command("rollback", _rollback, "make an earlier snapshot the current one")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("snapshot", nargs="?", help="default: the one before the current")
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")
-    for name in ("log", "current", "search", "validate", "rollback", "gc"):
+    for name in ("log", "current", "search", "validate", "report", "rollback", "gc"):
         commands.choices[name].epilog = "Beam's flags for stores may stand beside these, as in --s3_endpoint_url=URL."
     return parser
 
@@ -222,6 +227,13 @@ def _validate(arguments: argparse.Namespace) -> int:
         for line in verdict.as_report():
             print(printable(line))
     return EXIT_DONE if verdict.sound else EXIT_FAILED
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import report
+
+    print(printable(report(arguments.output, remake=arguments.remake)))
+    return EXIT_DONE
 
 
 def _rollback(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from .metrics import MODEL_COUNTS, SECONDS
 from .options import rejected_limit
 from .pointer import SnapshotError
 from .records import REASONS
+from .report import NAME, write_report
 from .sink import FileInfo
 from .snapshot import (
     Canary,
@@ -173,6 +174,10 @@ class Publish(beam.DoFn):  # type: ignore[misc]
                 f"{len(lost)} of {len(files)} finished files are gone from {run_path(job.output, self.snapshot)} or not "
                 f"as they were written ({', '.join(lost[:3])}): nothing was published; run again"
             )
+        try:
+            manifest["report"] = write_report(job.output, manifest, counts)
+        except Exception as error:  # a page costs no snapshot
+            manifest["notes"].append(f"{NAME} could not be made: {type(error).__name__}: {error}"[:500])
         remove_spills(job.output, self.snapshot)
         remove_strays(job.output, manifest)
         publish(job.output, manifest)

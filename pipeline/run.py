@@ -180,5 +180,7 @@ def summary(output: str, manifest: Manifest) -> str:
     lines += [f"note      {note}" for note in manifest["notes"]]
     if manifest["weights"] == "untrained":
         lines.append("weights   untrained: the vectors carry no meaning")
+    if "report" in manifest:
+        lines.append(f"look      {path}/{manifest['report']}")
     lines.append(f"""read it   duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
     return "\n".join(map(printable, lines))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .metrics import count, count_file
 from .pointer import writing
 from .records import REJECTED
+from .statistics import histograms
 from .stores import is_local, upload
 
 ROW_GROUP = 4096
@@ -212,6 +213,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             part = _conform(batch.slice(start, ROW_GROUP), self.schema)
             self._counts["part"][origin] += part.num_rows
             self._counts["part"]["truncated"] += pc.sum(part.column("truncated")).as_py()
+            self._counts["part"].update(histograms(part))
             count(f"rows_{origin}", part.num_rows)
             yield from self._write("part", part)
 

@@ -45,8 +45,8 @@ class Canary(TypedDict):
     vectors: str
 
 
-class Manifest(TypedDict):
-    """What `manifest.json` holds."""
+class _Always(TypedDict):
+    """What every `manifest.json` holds."""
 
     snapshot: str
     created: str
@@ -63,6 +63,12 @@ class Manifest(TypedDict):
     canary: Canary
     previous: str | None
     notes: list[str]
+
+
+class Manifest(_Always, total=False):
+    """What `manifest.json` holds."""
+
+    report: str  # name of the page beside the files, where one could be made
 
 
 def run_path(output: str, snapshot: str) -> str:

@@ -55,6 +55,8 @@ ROWS = [
         "names",
         "snapshot",
         "history",
+        "statistics",
+        "report",
         "opened",
         "same_model",
         "queries",

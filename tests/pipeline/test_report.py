@@ -1,0 +1,165 @@
+"""report.html: what it counts does not depend on how rows were cut, data cannot write it, and a browser shows it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.pipeline import publish as publish_module
+from audioclip_text.pipeline.records import vector_type
+from audioclip_text.pipeline.report import report
+from audioclip_text.pipeline.snapshot import current, read_manifest, run_path
+from audioclip_text.pipeline.statistics import MOST_TOKENS, NORM, TOKENS, histogram, histograms, norm_of, sample
+from tests.pipeline.corpus import embed, write_jsonl
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "\x1b[31mred",
+    "a \u202e b",
+    '"quoted" & more',
+]
+
+
+def batch(tokens: list[int], vectors: np.ndarray) -> pa.RecordBatch:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type(vectors.shape[1]))
+    return pa.RecordBatch.from_pydict({"n_tokens": pa.array(tokens, pa.int16()), "embedding": column})
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(2, 300), st.floats(1, 1000, width=32)), min_size=1, max_size=40), st.data())
+def test_histograms_add_up_however_rows_are_cut(rows: list[tuple[int, float]], data: st.DataObject) -> None:
+    """Two pieces counted apart are the whole counted at once; every row is in each; bins are near the norms."""
+    vectors = np.array([[length, 0.0, 0.0] for _, length in rows], np.float32)
+    tokens = [count for count, _ in rows]
+    cut = data.draw(st.integers(0, len(rows)))
+    apart: Counter[str] = Counter()
+    for part in (slice(None, cut), slice(cut, None)):
+        if tokens[part]:
+            apart.update(histograms(batch(tokens[part], vectors[part])))
+    whole = histograms(batch(tokens, vectors))
+    assert apart == whole
+    values, counts = histogram(whole, TOKENS)
+    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == Counter(
+        min(count, MOST_TOKENS) for count in tokens
+    )
+    bins, counts = histogram(whole, NORM)
+    shown = np.repeat(norm_of(bins), counts)
+    np.testing.assert_allclose(shown, np.sort(vectors[:, 0]), rtol=0.01)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two snapshots of rows with hostile ids and texts."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = [{"id": f"{n} {HOSTILE[n % 5]}", "text": f"{HOSTILE[n % 5]} {n}"} for n in range(60)]
+    write_jsonl(folder / "a.jsonl", rows)
+    embed(folder / "a.jsonl", folder / "out", id_field="id")
+    write_jsonl(folder / "a.jsonl", [*rows[5:], {"id": "<b>x</b>", "text": None}, {"id": "new", "text": "a new text"}])
+    embed(folder / "a.jsonl", folder / "out", id_field="id")
+    return folder / "out"
+
+
+def page_of(output: Path) -> Path:
+    return Path(run_path(str(output), str(current(str(output))))) / "report.html"
+
+
+def test_every_snapshot_has_a_page(output: Path) -> None:
+    """Named in the manifest; with the counts, the change since the snapshot before, and the warning."""
+    manifest = read_manifest(str(output), str(current(str(output))))
+    assert manifest is not None
+    assert manifest["report"] == page_of(output).name
+    text = page_of(output).read_text(encoding="utf-8")
+    body = text.partition("<body>")[2]
+    for part in (
+        "untrained",
+        "rejected: null text",
+        "Since the snapshot before",
+        str(manifest["previous"]),
+        "A map of 56 rows",
+    ):
+        assert part in body
+    assert re.search(r"<b>1</b><span>embedded", body)
+    assert re.search(r"<b>55</b><span>reused", body)
+
+
+def test_data_cannot_write_the_page(output: Path) -> None:
+    """Tags, control characters and direction marks of ids and texts are shown, not done; nothing comes from elsewhere."""
+    body = page_of(output).read_text(encoding="utf-8").partition("<body>")[2]
+    assert "&lt;script&gt;alert(1)" in body
+    assert "<script>alert" not in body
+    assert "<img" not in body
+    assert not {"\x1b", "\u202e"} & set(body)
+    head = page_of(output).read_text(encoding="utf-8").partition("<body>")[0]
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
+
+
+def test_the_command_prints_its_path_and_makes_it_again(output: Path) -> None:
+    """From the part files alone, with the same figures."""
+    page = page_of(output)
+    before = page.read_text(encoding="utf-8")
+    assert report(str(output)) == str(page)
+    page.unlink()
+    assert report(str(output)) == str(page)
+    plain = [re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", text) for text in (before, page.read_text(encoding="utf-8"))]
+    assert plain[0] == plain[1]
+
+
+def test_the_sample_is_the_lowest_hashes(output: Path) -> None:
+    """So it is the same whatever runner or batches; rows, not files, bound it."""
+    manifest = read_manifest(str(output), str(current(str(output))))
+    assert manifest is not None
+    rows = sample(str(page_of(output).parent), manifest["files"])
+    assert len(rows) == 56
+    assert rows.column_names == ["id", "text", "embedding"]
+
+
+def test_a_page_that_cannot_be_made_costs_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest has a note instead."""
+
+    def fails(*_: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(publish_module, "write_report", fails)
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog barking"}])
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert "report" not in manifest
+    assert any("report.html could not be made: RuntimeError: no ink" in note for note in manifest["notes"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it(output: Path, tmp_path: Path, scheme: str) -> None:
+    """Offline, in both schemes: every plot is drawn and nothing is said on the console."""
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--window-size=1200,2600"]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--blink-settings=preferredColorScheme=" + "10"[scheme == "dark"],
+    ]
+    shown = subprocess.run(
+        [*command, "--dump-dom", f"file://{page_of(output)}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in shown.stderr
+    body = shown.stdout.partition("<body>")[2]
+    assert body.count('class="main-svg"') >= 5
+    assert len(re.findall(r'class="plotly-graph-div js-plotly-plot"', body)) == 5
+    ink = {"light": "rgb(29, 36, 48)", "dark": "rgb(230, 233, 239)"}[scheme]
+    assert f"fill: {ink}" in body
