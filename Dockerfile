@@ -13,7 +13,8 @@ WORKDIR /opt/audioclip-text
 # First what changes least: a change in the project does not bring torch and CUDA anew.
 COPY requirements.lock ./
 ARG PIP_INDEX_URL
-RUN python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+# google-apitools has no wheel: it is built with the image's own setuptools; else pip would fetch one, without a hash.
+RUN python -m pip install --no-cache-dir --no-build-isolation --require-hashes -r requirements.lock
 COPY setup.py pyproject.toml README.md LICENSE scripts/schedule/flex_launcher.py ./
 COPY model model
 COPY pipeline pipeline

@@ -73,9 +73,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
         # A Flex Template's launcher runs us with --template_location: it starts the job itself, and nobody waits.
         if options.view_as(GoogleCloudOptions).template_location or options.view_as(TestOptions).dry_run:
             return False
-        job = getattr(result, "job_id", None)  # of Dataflow a method
+        # A method of Dataflow's result; of a job service's it is no public one.
+        job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
         if job:
-            say(f"job {job() if callable(job) else job}")
+            say(f"Beam's job id: {job() if callable(job) else job}")
         result.wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Embed a corpus on Dataflow, with an L4 for the model's step: ./scripts/dataflow.sh [FLAG...]
-# Needs the extra gcp (./scripts/setup.sh gcp), and in the environment PROJECT, REGION, BUCKET (without gs://) and IMAGE, built
-# with --build-arg CHECKPOINT=full. Flags given here come last and win. Not yet tried on Dataflow; the job graph is
-# translated by its runner in a test.
+# Needs the extra gcp (./scripts/setup.sh gcp), and in the environment PROJECT, REGION, BUCKET (without gs://) and IMAGE, the
+# Dockerfile's, pushed. Flags given here come last and win, but for --experiments and --dataflow_service_options, which
+# only grow: change those below. Not yet tried on Dataflow; the job graph is translated by its runner in a test.
 set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
 
@@ -10,8 +10,12 @@ flags=(
     --input "gs://$BUCKET/texts/*.jsonl.gz"
     --output "gs://$BUCKET/out"
     --id_field id
-    --checkpoint /opt/audioclip/text-head.safetensors
-    --tokenizer_path /opt/audioclip/bpe_simple_vocab_16e6.txt.gz
+
+    # In the bucket, because this machine reads them too, for the fingerprint; each worker machine copies them once:
+    #   audioclip-text fetch full && audioclip-text extract full text-head.safetensors
+    #   gcloud storage cp text-head.safetensors .cache/bpe_simple_vocab_16e6.txt.gz gs://BUCKET/model/
+    --checkpoint "gs://$BUCKET/model/text-head.safetensors"
+    --tokenizer_path "gs://$BUCKET/model/bpe_simple_vocab_16e6.txt.gz"
 
     --runner DataflowRunner
     --project "$PROJECT"
@@ -21,7 +25,6 @@ flags=(
 
     # The image is what workers know of us: nothing is pickled from __main__, so --save_main_session is not needed.
     --sdk_container_image "$IMAGE"
-    --sdk_location container
 
     # The model's step alone asks for a card, and right fitting, which is Dataflow Prime's, gives cards to its workers
     # alone. Without Prime every worker needs one: leave --accelerator out, and name the machine and the card for all:
@@ -33,7 +36,8 @@ flags=(
     --dataflow_service_options enable_prime
 
     # One process of Beam's a worker, and so one model a card. An L4 is kept busy by one (docs/scaling.md); where several
-    # should share a larger card, leave this out for one a vCPU, and add ";use_nvidia_mps" to worker_accelerator.
+    # should share a larger card, leave this out for one a vCPU, and have them share it by NVIDIA's MPS: in the whole-pool
+    # form, which Prime does not do, with ";use_nvidia_mps" at the end of worker_accelerator.
     --experiments no_use_multiple_sdk_containers
     # Two threads in it: one reads and writes while the other waits for the card.
     --number_of_worker_harness_threads 2

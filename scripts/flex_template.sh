@@ -17,9 +17,13 @@ gcloud dataflow flex-template build "gs://$BUCKET/templates/audioclip-text.json"
     --sdk-language PYTHON \
     --metadata-file scripts/schedule/flex_template.json
 
+# Without Prime, a hint on the model's steps brings no card; experiments is also gcloud's name for service options.
 gcloud dataflow flex-template run "audioclip-text-$(date -u +%Y%m%d-%H%M%S)" \
     --project "$PROJECT" \
     --region "$REGION" \
+    --temp-location "gs://$BUCKET/tmp" \
+    --staging-location "gs://$BUCKET/staging" \
+    --additional-experiments enable_prime,no_use_multiple_sdk_containers \
     --template-file-gcs-location "gs://$BUCKET/templates/audioclip-text.json" \
     --parameters "input=gs://$BUCKET/texts/*.jsonl.gz" \
     --parameters "output=gs://$BUCKET/out" \
@@ -29,5 +33,4 @@ gcloud dataflow flex-template run "audioclip-text-$(date -u +%Y%m%d-%H%M%S)" \
     --parameters max_rejected=1% \
     --parameters accelerator=nvidia-l4 \
     --parameters dtype=bfloat16 \
-    --parameters "sdk_container_image=$IMAGE" \
-    --parameters sdk_location=container
+    --parameters "sdk_container_image=$IMAGE"

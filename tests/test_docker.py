@@ -64,6 +64,11 @@ def test_requirements_come_before_what_changes_more_often() -> None:
     assert place["lock"] < place["hashes"] < place["model model"]
     (installed,) = [rest for rest in arguments_of("RUN") if "pip check" in rest]
     assert installed.endswith("&& python -m pip check")
+    fetching = [rest for rest in arguments_of("RUN") if "pip install" in rest and "--no-deps" not in rest]
+    assert all("--require-hashes" in rest and "--no-build-isolation" in rest for rest in fetching), (
+        "no hash is asked for"
+    )
+    assert fetching
 
 
 def test_what_is_copied_exists_and_is_let_in() -> None:

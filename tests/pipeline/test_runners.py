@@ -20,7 +20,6 @@ import pytest
 import torch
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline.options import EmbedOptions, check_known
 from audioclip_text.pipeline.snapshot import current
 from tests.pipeline.corpus import read, vectors, write_jsonl
 
@@ -65,10 +64,10 @@ def bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def serve(command: list[str], port: int, folder: Path) -> subprocess.Popen[bytes]:
+def serve(command: list[str], port: int, folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens on `port`."""
     log = (folder / f"{port}.log").open("wb")
-    process = subprocess.Popen(command, cwd=folder, env=bare(), stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, cwd=folder, env=env or bare(), stdout=log, stderr=subprocess.STDOUT)
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -108,6 +107,11 @@ def portable(
         [*flags, "--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"],
         psutil.Process(servers[1].pid),
     )
+    stop(servers)
+
+
+def stop(servers: list[subprocess.Popen[bytes]]) -> None:
+    """End servers and what they started."""
     for server in servers:
         for child in psutil.Process(server.pid).children(recursive=True):
             child.kill()
@@ -115,21 +119,33 @@ def portable(
         server.wait()
 
 
-def test_the_page_gives_commands_that_run_like_these() -> None:
-    """docs/runners.md: our own and Beam's flags, and servers that answer to their options."""
+def test_every_command_of_the_page_works_as_it_stands(vocabulary: Path, tmp_path: Path) -> None:
+    """docs/runners.md, in a folder that looks like a checkout: all is as it says but the ports, and who waits for them."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
     page = (ROOT / "docs" / "runners.md").read_text(encoding="utf-8")
-    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
-    embeds = [shlex.split(line) for line in commands if line.startswith("audioclip-text embed ")]
-    assert len(embeds) == 2
-    for command in embeds:
-        options = EmbedOptions(command[2:])
-        options.check()
-        check_known(options)
-    servers = [shlex.split(line.removesuffix(" &")) for line in commands if line.startswith("python -m")]
-    assert [command[2].rpartition(".")[2] for command in servers] == ["local_job_service_main", "worker_pool_main"]
-    for command in servers:
-        done = subprocess.run([sys.executable, "-m", command[2], "--help"], capture_output=True, text=True, check=True)
-        assert all(word in done.stdout for word in command if word.startswith("--"))
+    ports = {"8099": str(free_port()), "50000": str(free_port())}
+    page = re.sub("8099|50000", lambda found: ports[found[0]], page)
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    servers: list[subprocess.Popen[bytes]] = []
+    said = []
+    try:
+        for line in lines:
+            if line.endswith(" &"):
+                (port,) = (port for port in ports.values() if port in line)
+                command = shlex.split(line.removesuffix(" &"))
+                servers.append(serve([sys.executable, *command[1:]], int(port), tmp_path, dict(os.environ)))
+            elif not line.startswith("sleep "):
+                _, *arguments = shlex.split(line)
+                command = [sys.executable, "-m", "audioclip_text.pipeline", *arguments]
+                done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+                assert done.returncode == 0, done.stderr[-3000:]
+                said.append(done.stdout)
+    finally:
+        stop(servers)
+    assert len(servers) == len(said) == 2
+    assert all("298 read = 296 embedded + 0 reused + 2 rejected" in each for each in said)
 
 
 class Corpus:
@@ -176,7 +192,10 @@ def test_workers_from_a_pool_that_know_the_wheel_alone(
 ) -> None:
     """PortableRunner, job service and workers in processes of their own give what one process gives; then reuse it."""
     flags, _ = portable
-    said = corpus.embed("portable", flags)
+    process = corpus.start("portable", flags)
+    said, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors[-3000:]
+    assert re.search(r"Beam's job id: job-[0-9a-f-]{36}$", errors, re.MULTILINE), errors
     assert f"{corpus.rows} read = {corpus.rows} embedded + 0 reused + 0 rejected" in said
     corpus.assert_same("portable", "here")
     said = corpus.embed("portable", flags)
