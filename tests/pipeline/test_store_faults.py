@@ -96,7 +96,7 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
     assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
     assert current(f"{store.url}/out") == manifest["snapshot"]
     there = {name.split("/")[3] for name in store.names("out/snapshots/")}
-    assert there == {"manifest.json", *(file["name"] for file in manifest["files"])}
+    assert there == {"manifest.json", "report.html", *(file["name"] for file in manifest["files"])}
     assert once.kinds["GET"] >= 5
     assert once.kinds["POST"] + once.kinds["PUT"] >= 6
     assert waits.waited
