@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from apache_beam.io.filesystems import FileSystems
 
 from .findings import Check
+from .output_file import FileInfo
+from .reading import open_to_read
+from .run_dirs import run_path
 from .same_model import fingerprint_of
-from .sink import FileInfo
-from .snapshot import Manifest, run_path
+from .snapshot import Manifest
 
 MAX_DIM = 1 << 16
 # What a run keeps beside its files, and the page made from them.
@@ -137,7 +139,7 @@ def _listing(directory: str) -> dict[str, int]:
 
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
-    with FileSystems.open(path, compression_type="uncompressed") as handle:
+    with open_to_read(path) as handle:
         while piece := handle.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

@@ -13,11 +13,13 @@ from apache_beam.io.filesystems import FileSystems
 from .findings import NAMED, Check
 from .nearest import vectors_of
 from .opened import BATCH_ROWS
+from .output_file import FileInfo, hash_ranges
+from .reading import open_to_read
 from .records import REASONS, REJECTED, embedded_schema
 from .repeats import Repeats
 from .reuse import add_text_hash
-from .sink import FileInfo, hash_ranges
-from .snapshot import Manifest, run_path
+from .run_dirs import run_path
+from .snapshot import Manifest
 
 # How far the length of a normalized vector may be from 1: what rounding each number to half precision does, twofold.
 LENGTH_ERROR = {"float32": 1e-4, "float16": 2e-3}
@@ -40,7 +42,7 @@ class RowChecks:
         """Look at all rows of a file."""
         try:
             path = FileSystems.join(self.directory, info["name"])
-            with FileSystems.open(path, compression_type="uncompressed") as handle:
+            with open_to_read(path) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 (self._part if info["name"].startswith("part-") else self._rejected)(info, file)
         except (OSError, pa.ArrowException) as error:

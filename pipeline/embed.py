@@ -25,9 +25,9 @@ from .job import settle
 from .options import EmbedOptions, is_local_run
 from .publish import CANARY_TEXTS, Publish, agrees, canary_of
 from .records import ROW
-from .reuse import BUCKETED, Reuse, Split, add_text_hash, refer
+from .reuse import MeetEarlier, Reuse, add_text_hash
+from .run_dirs import end_run, run_path, start_run
 from .sink import WriteFiles
-from .snapshot import end_run, run_path, start_run
 from .source import ReadShards
 from .stores import is_local
 
@@ -81,19 +81,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         ]
         new = rows
         if job.bits:
-            earlier = (
-                pbegin
-                | "Earlier" >> beam.Create(job.earlier)
-                | "Refer" >> beam.FlatMap(refer, job.bits).with_output_types(BUCKETED)
-            )
             reuse = Reuse(self.batch_size, read_timeout=job.read_timeout)
-            same = canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype)
-            met = (
-                (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
-                | "Rows and earlier" >> beam.Flatten()
-                | "Meet" >> beam.GroupByKey()
-                | "Reuse" >> beam.ParDo(reuse, AsSingleton(same)).with_outputs("new", main="known")
-            )
+            same = AsSingleton(canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype))
+            met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill, same)
             new = met.new
             reports.append(
                 met.known | "Write reused" >> beam.ParDo(write) | "Reused files" >> beam.Map(_report, "file")

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from .pointer import SnapshotError
-from .snapshot import (
-    Manifest,
-    current,
-    is_alive,
-    is_complete,
-    point_to,
-    read_manifest,
-    remove_run,
-    run_path,
-    runs,
-)
+from .run_dirs import is_alive, is_complete, remove_run, run_path, runs
+from .snapshot import Manifest, current, point_to, read_manifest
 from .stores import remove
 
 

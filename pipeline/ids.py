@@ -9,7 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .reuse import Split, pieces_of
+from .buckets import Buckets, pieces_of
 
 EXAMPLES = 5
 
@@ -33,8 +33,7 @@ class DuplicateIds(beam.PTransform):  # type: ignore[misc]
         return (
             rows
             | "Ids" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
-            | "Split" >> beam.ParDo(Split("id", self.bits, self.spill))
-            | "Meet" >> beam.GroupByKey()
+            | "Meet" >> Buckets("id", self.bits, self.spill)
             | "Count" >> beam.FlatMap(_duplicates)
         )
 

@@ -8,14 +8,17 @@ from importlib.metadata import version
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from .buckets import bucket_bits
 from .fields import Fields
 from .handler import EncoderSettings, ModelCard, RecordBatchHandler
 from .options import EmbedOptions
+from .output_file import RowGroup
+from .peek import kept_fields
 from .records import embedded_schema
-from .reuse import bucket_bits, leftover
-from .shards import Shard, find_shards, kept_fields
-from .sink import RowGroup
-from .snapshot import Canary, Manifest, current, is_alive, is_complete, read_manifest, run_path, runs
+from .reuse import leftover
+from .run_dirs import is_alive, is_complete, run_path, runs
+from .shards import Shard, find_shards
+from .snapshot import Canary, Manifest, current, read_manifest
 
 ROW_BYTES = 100
 COMPRESSION_RATIO = 4

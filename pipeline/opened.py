@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from .output_file import FileInfo
 from .pointer import SnapshotError
+from .reading import open_to_read
 from .records import embedded_schema
-from .sink import FileInfo
-from .snapshot import Manifest, current, read_manifest, run_path
+from .run_dirs import run_path
+from .snapshot import Manifest, current, read_manifest
 
 # Rows that are in memory at a time: 8 MiB of 1024-vectors in float64.
 BATCH_ROWS = 1024
@@ -39,10 +41,7 @@ class Snapshot:
 
 def open_snapshot(output: str) -> Snapshot:
     """The current snapshot of `output`; SnapshotError where there is none, or its manifest is gone."""
-    try:
-        name = current(output)
-    except KeyError as error:
-        raise SnapshotError(f"current.json in {output} has no {error}: go back to a snapshot with rollback") from None
+    name = current(output)
     if name is None:
         raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
     manifest = read_manifest(output, name)
@@ -62,7 +61,7 @@ def rows_of(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBat
     for info in snapshot.files("part"):
         path = FileSystems.join(snapshot.path, info["name"])
         try:
-            with FileSystems.open(path, compression_type="uncompressed") as handle:
+            with open_to_read(path) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 if not _is_described(snapshot.manifest, info, file):
                     raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
@@ -70,9 +69,6 @@ def rows_of(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBat
                 yield from file.iter_batches(BATCH_ROWS, columns=there)
         except (OSError, pa.ArrowException) as error:
             raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error
-
-
-REMEDY = "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
 
 
 def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> bool:

@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 
+from .buckets import Buckets, pieces_of
 from .escape import printable
 from .handler import RecordBatchHandler
 from .job import Job, settle
 from .options import EmbedOptions, OptionsError, is_local_run
 from .reading import open_to_read
-from .reuse import BUCKETED, Reuse, Split, add_text_hash, pieces_of, refer
+from .reuse import MeetEarlier, Reuse, add_text_hash
 from .run import parse, reason, runner_of, say
-from .snapshot import run_path
+from .run_dirs import run_path
 from .source import ReadShards
 
 NAMESPACE = "audioclip_text.plan"
@@ -48,17 +49,8 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
             | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.read_timeout)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-        earlier = (
-            pipeline
-            | "Earlier" >> beam.Create(job.earlier)
-            | "Refer" >> beam.FlatMap(refer, job.bits).with_output_types(BUCKETED)
-        )
-        met = (
-            (rows | "Split" >> beam.ParDo(Split("text_hash", job.bits, spill)), earlier)
-            | "Rows and earlier" >> beam.Flatten()
-            | "Meet" >> beam.GroupByKey()
-            | "Reuse" >> beam.ParDo(Reuse(options.batch_size, (), job.read_timeout)).with_outputs("new", main="known")
-        )
+        reuse = Reuse(options.batch_size, (), job.read_timeout)
+        met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill)
         _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
         _ = met.new | "Count new" >> beam.Map(_count_new, handler)
         _ = read.rejected | "Count rejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
@@ -68,8 +60,7 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
         _ = (
             (now, before)
             | "Now and before" >> beam.Flatten()
-            | "Split ids" >> beam.ParDo(Split("id", job.bits, spill))
-            | "Same ids" >> beam.GroupByKey()
+            | "Same ids" >> Buckets("id", job.bits, spill)
             | "Compare" >> beam.Map(_compare)
         )
         result = pipeline.run()

@@ -19,20 +19,12 @@ from .ids import Ids
 from .job import Job
 from .metrics import MODEL_COUNTS, SECONDS
 from .options import rejected_limit
+from .output_file import FileInfo
 from .pointer import SnapshotError
 from .records import REASONS
 from .report import NAME, write_report
-from .sink import FileInfo
-from .snapshot import (
-    Canary,
-    Manifest,
-    lost_files,
-    publish,
-    remove_run,
-    remove_spills,
-    remove_strays,
-    run_path,
-)
+from .run_dirs import remove_run, remove_spills, run_path
+from .snapshot import Canary, Manifest, lost_files, publish, remove_strays
 
 _LOGGER = logging.getLogger(__name__)
 

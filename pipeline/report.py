@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from .escape import printable
 from .metrics import SECONDS
 from .opened import open_snapshot, rows_of
-from .snapshot import Manifest, read_manifest, run_path
+from .run_dirs import run_path
+from .snapshot import Manifest, read_manifest
 from .statistics import MOST_TOKENS, NORM, TOKENS, histogram, histograms, norm_of, sample
 from .stores import is_local, upload
 

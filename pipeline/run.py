@@ -21,7 +21,8 @@ from .embed import EmbedCorpus
 from .escape import printable
 from .metrics import SECONDS, TALLY
 from .options import EmbedOptions, check_known, is_local_run
-from .snapshot import Manifest, read_manifest, run_path
+from .run_dirs import run_path
+from .snapshot import Manifest, read_manifest
 
 PLAIN_LINE_SECONDS = 30
 

@@ -2,162 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import IO, TypedDict
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
-from numpy.typing import NDArray
 
 from .metrics import count, count_file
+from .output_file import ROW_GROUP, FileInfo, OutputFile
 from .pointer import writing
 from .records import REJECTED
 from .statistics import histograms
-from .stores import is_local, upload
-
-ROW_GROUP = 4096
-MAX_RANGES = 64
-
-
-class RowGroup(TypedDict):
-    """Rows of a row group, and the inclusive ranges of 16-bit text-hash prefixes that they fall into."""
-
-    rows: int
-    ranges: list[tuple[int, int]]
-
-
-class FileInfo(TypedDict):
-    """A finished file, and what was counted on the way into it; `name` is empty where no file came of it."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-    row_groups: list[RowGroup]
-    counts: dict[str, float]
-
-
-def hash_prefix(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
-    """The first 16 bits of each hash [n], as numbers that sort as the hashes do."""
-    words = np.frombuffer(text_hash.buffers()[1], ">u2")
-    return words[text_hash.offset * 8 :][: len(text_hash) * 8 : 8]
-
-
-def hash_ranges(text_hash: pa.FixedSizeBinaryArray) -> list[tuple[int, int]]:
-    """Ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all where the runs are many."""
-    if len(text_hash) == 0:
-        return []
-    prefix = hash_prefix(text_hash)
-    falls = np.flatnonzero(prefix[1:] < prefix[:-1]) + 1
-    if len(falls) >= MAX_RANGES:
-        return [(int(prefix.min()), int(prefix.max()))]
-    return [(int(run[0]), int(run[-1])) for run in np.split(prefix, falls)]
-
-
-class _Digesting:
-    """A write-only file that hashes and counts what passes through it."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self.handle, self.sha256, self.bytes, self.closed = handle, hashlib.sha256(), 0, False
-
-    def write(self, data: bytes) -> int:
-        if self.closed:  # a ParquetWriter that is given up still writes its footer
-            return len(data)
-        self.handle.write(data)
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.bytes
-
-    def flush(self) -> None:
-        self.handle.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass
-class _File:
-    """A Parquet file in the making."""
-
-    directory: str
-    name: str
-    schema: pa.Schema
-    options: dict[str, object]
-    rows: int = 0
-    waiting: list[pa.RecordBatch] = field(default_factory=list)
-    row_groups: list[RowGroup] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.temporary = FileSystems.join(self.directory, f".{self.name}.tmp")
-        # For a store the file is made here, so that it can be sent whole, and again; without a name it leaves with us.
-        self.here = is_local(self.directory)
-        self.handle = FileSystems.create(self.temporary) if self.here else tempfile.TemporaryFile()  # noqa: SIM115
-        self.digest = _Digesting(self.handle)
-        self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self.waiting.append(batch)
-        self.rows += batch.num_rows
-        if sum(waiting.num_rows for waiting in self.waiting) >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        table = pa.Table.from_batches(self.waiting, self.schema)
-        self.waiting = []
-        if not table.num_rows:
-            return
-        self.writer.write_table(table, row_group_size=table.num_rows)
-        ranges = hash_ranges(table["text_hash"].combine_chunks()) if "text_hash" in table.column_names else []
-        self.row_groups.append({"rows": table.num_rows, "ranges": ranges})
-
-    def finish(self, counts: Counter[str]) -> FileInfo:
-        self._flush()
-        self.writer.close()
-        self.handle.flush()
-        path = FileSystems.join(self.directory, self.name)
-        if self.here:
-            os.fsync(self.handle.fileno())
-            self.handle.close()
-            FileSystems.rename([self.temporary], [path])
-        else:
-            upload(self.handle, path, "application/vnd.apache.parquet")
-            self.handle.close()
-        return {
-            "name": self.name,
-            "rows": self.rows,
-            "bytes": self.digest.bytes,
-            "sha256": self.digest.sha256.hexdigest(),
-            "row_groups": self.row_groups,
-            "counts": dict(counts),
-        }
-
-    def discard(self) -> None:
-        self.digest.close()
-        with suppress(Exception):
-            self.writer.close()
-        with suppress(Exception):
-            self.handle.close()
-        if self.here:
-            with suppress(Exception):
-                FileSystems.delete([self.temporary])
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
@@ -179,7 +41,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         }
         if schema.field("embedding").type.value_type == pa.float32():
             self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, OutputFile] = {}
         self._counts: dict[str, Counter[str]] = {}
 
     def setup(self) -> None:
@@ -228,7 +90,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
                 schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
                 with writing(self.directory):
-                    self._files[kind] = _File(self.directory, name, schema, options)
+                    self._files[kind] = OutputFile(self.directory, name, schema, options)
             file = self._files[kind]
             room = self.max_rows - file.rows
             began = time.perf_counter()

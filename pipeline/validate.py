@@ -13,8 +13,9 @@ from .check_rows import RowChecks
 from .findings import Check, Verdict
 from .pointer import SnapshotError
 from .publish import agrees
+from .run_dirs import run_path
 from .same_model import ModelNotFound, find_model
-from .snapshot import Canary, Manifest, current, read_manifest, run_path
+from .snapshot import Canary, Manifest, current, read_manifest
 
 
 def validate(

@@ -32,7 +32,8 @@ from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.snapshot import current, read_manifest, run_path
+from audioclip_text.pipeline.run_dirs import run_path
+from audioclip_text.pipeline.snapshot import current, read_manifest
 from tests.pipeline.stub import StubEncoder, StubHandler
 
 ROOT = Path(__file__).parents[1]

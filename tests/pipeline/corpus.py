@@ -14,7 +14,8 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.publish import CANARY_TEXTS
 from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.snapshot import Manifest, current, read_manifest, run_path
+from audioclip_text.pipeline.run_dirs import run_path
+from audioclip_text.pipeline.snapshot import Manifest, current, read_manifest
 from tests.pipeline.stub import ENCODERS, StubHandler
 
 

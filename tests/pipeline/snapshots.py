@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from audioclip_text.model.settings import fingerprint
+from audioclip_text.pipeline.output_file import hash_ranges
 from audioclip_text.pipeline.records import embedded_schema
-from audioclip_text.pipeline.sink import WriteFiles, hash_ranges
-from audioclip_text.pipeline.snapshot import Manifest, publish, run_path
+from audioclip_text.pipeline.run_dirs import run_path
+from audioclip_text.pipeline.sink import WriteFiles
+from audioclip_text.pipeline.snapshot import Manifest, publish
 
 PARTS = {"weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate", "normalize": "false"}
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline import pointer, snapshot
+from audioclip_text.pipeline import pointer, run_dirs
 from audioclip_text.pipeline.history import rollback
 from audioclip_text.pipeline.pointer import SnapshotError
-from audioclip_text.pipeline.snapshot import current, is_alive, run_path, runs, start_run
+from audioclip_text.pipeline.run_dirs import is_alive, run_path, runs, start_run
+from audioclip_text.pipeline.snapshot import current
 from tests.pipeline.corpus import embed, read, write_jsonl
 from tests.pipeline.faults import Fault, Faults
 
@@ -35,7 +36,7 @@ def _set_clock(monkeypatch: pytest.MonkeyPatch, change: timedelta) -> None:
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + change  # type: ignore[arg-type]
 
-    monkeypatch.setattr(snapshot, "datetime", Wrong)
+    monkeypatch.setattr(run_dirs, "datetime", Wrong)
 
 
 def test_snapshots_sort_by_age_after_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,8 @@ def test_files_lost_before_publishing_are_missed(tmp_path: Path) -> None:
     for harm in (os.unlink, lambda path: os.truncate(path, 100)):
 
         def meanwhile(harm=harm) -> None:  # type: ignore[no-untyped-def]
-            harm(next((tmp_path / "out").rglob("part-*.parquet")))
+            newest = max((tmp_path / "out/snapshots").iterdir())
+            harm(next(newest.glob("part-*.parquet")))
 
         faults = Faults(tmp_path)
         fault = Fault("rename", 2, meanwhile=meanwhile)

@@ -18,7 +18,8 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.history import gc, log, rollback
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.snapshot import SnapshotError, current, run_path
+from audioclip_text.pipeline.run_dirs import run_path
+from audioclip_text.pipeline.snapshot import SnapshotError, current
 from tests.pipeline.corpus import StubHandler, embed, read, vectors, write_jsonl
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from audioclip_text.model.encoder import Encoding
-from audioclip_text.pipeline import snapshot as snapshot_module
+from audioclip_text.pipeline import run_dirs
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.run import run
@@ -160,7 +160,7 @@ class Nights:
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "datetime", Clock)
+    monkeypatch.setattr(run_dirs, "datetime", Clock)
 
 
 class FaultyNights(RuleBasedStateMachine):

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from audioclip_text.pipeline.fields import Fields
 from audioclip_text.pipeline.formats import READERS
+from audioclip_text.pipeline.peek import kept_fields
 from audioclip_text.pipeline.records import REASONS
-from audioclip_text.pipeline.shards import Shard, find_shards, kept_fields
+from audioclip_text.pipeline.shards import Shard, find_shards
 from audioclip_text.pipeline.source import read_shard
 
 PACK: dict[str, Callable[[bytes], bytes]] = {

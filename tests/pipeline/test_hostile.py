@@ -17,7 +17,8 @@ from audioclip_text.pipeline import pages
 from audioclip_text.pipeline.decompress import pieces
 from audioclip_text.pipeline.fields import Fields
 from audioclip_text.pipeline.parquet import parquet_batches
-from audioclip_text.pipeline.shards import InputError, find_shards, kept_fields
+from audioclip_text.pipeline.peek import kept_fields
+from audioclip_text.pipeline.shards import InputError, find_shards
 from audioclip_text.pipeline.source import read_shard
 from tests.pipeline import hostile
 from tests.pipeline.corpus import embed, read, write_jsonl

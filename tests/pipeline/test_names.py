@@ -16,8 +16,9 @@ from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.history import gc, log, rollback
 from audioclip_text.pipeline.names import is_run_name, plain_name
 from audioclip_text.pipeline.pointer import SnapshotError
+from audioclip_text.pipeline.run_dirs import run_path, runs
 from audioclip_text.pipeline.shards import InputError, find_shards
-from audioclip_text.pipeline.snapshot import current, read_manifest, run_path, runs
+from audioclip_text.pipeline.snapshot import current, read_manifest
 from tests.pipeline.corpus import embed, read, write_jsonl
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline import pointer
 from audioclip_text.pipeline.pointer import SnapshotError, change, read_json, write_json
-from audioclip_text.pipeline.snapshot import start_run
+from audioclip_text.pipeline.run_dirs import start_run
 
 
 class _Gcs(BaseHTTPRequestHandler):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from audioclip_text.pipeline import publish as publish_module
 from audioclip_text.pipeline.records import vector_type
 from audioclip_text.pipeline.report import report
-from audioclip_text.pipeline.snapshot import current, read_manifest, run_path
+from audioclip_text.pipeline.run_dirs import run_path
+from audioclip_text.pipeline.snapshot import current, read_manifest
 from audioclip_text.pipeline.statistics import MOST_TOKENS, NORM, TOKENS, histogram, histograms, norm_of, sample
 from tests.pipeline.corpus import embed, write_jsonl
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.fields import Fields
-from audioclip_text.pipeline.shards import OWN_COLUMNS, InputError, find_shards, format_of, kept_fields
+from audioclip_text.pipeline.peek import OWN_COLUMNS, kept_fields
+from audioclip_text.pipeline.shards import InputError, find_shards, format_of
 
 
 @pytest.fixture

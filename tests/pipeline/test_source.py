@@ -23,8 +23,9 @@ import zstandard
 
 from audioclip_text.pipeline.decompress import line_blocks
 from audioclip_text.pipeline.fields import Fields
+from audioclip_text.pipeline.peek import kept_fields
 from audioclip_text.pipeline.records import REASONS, REJECTED, ROW
-from audioclip_text.pipeline.shards import find_shards, kept_fields
+from audioclip_text.pipeline.shards import find_shards
 from audioclip_text.pipeline.source import MAX_TEXT_BYTES, read_shard
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -447,7 +448,8 @@ def test_lines_are_never_held_whole_when_too_long() -> None:
 BOMB = """
 import resource, sys
 from audioclip_text.pipeline.fields import Fields
-from audioclip_text.pipeline.shards import find_shards, kept_fields
+from audioclip_text.pipeline.peek import kept_fields
+from audioclip_text.pipeline.shards import find_shards
 from audioclip_text.pipeline.source import read_shard
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,7 +19,8 @@ from audioclip_text.pipeline import handler
 from audioclip_text.pipeline.cache import ReplacedError
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler
-from audioclip_text.pipeline.snapshot import current, read_manifest, run_path, start_run
+from audioclip_text.pipeline.run_dirs import run_path, start_run
+from audioclip_text.pipeline.snapshot import current, read_manifest
 from audioclip_text.pipeline.stores import StoreError, read, remove_below, upload
 from tests.pipeline import object_stores
 from tests.pipeline.object_stores import Store
