@@ -25,6 +25,8 @@ from .records import REASONS
 from .report import NAME, write_report
 from .run_dirs import remove_run, remove_spills, run_path
 from .snapshot import Canary, Manifest, lost_files, publish, remove_strays
+from .source import ShardRead
+from .statistics import pace_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Report(TypedDict, total=False):
     """One report of a step to the publisher; each element holds one of these."""
 
     file: FileInfo
-    read: tuple[str, int, float]  # a shard, the rows that the reader found in it, and the seconds that took
+    read: ShardRead
     ids: Ids
     canary: Canary
 
@@ -101,10 +103,11 @@ def add_up(reports: Iterable[Report]) -> tuple[dict[str, float], list[FileInfo],
             if report["file"]["name"]:
                 files.append({**report["file"], "counts": {}})
         if "read" in report:
-            shard, rows, seconds = report["read"]
-            counts["read"] += rows
-            counts["read_seconds"] += seconds  # type: ignore[assignment]
-            shards.append(shard)
+            read = report["read"]
+            counts["read"] += read["rows"]
+            counts["read_seconds"] += read["seconds"]  # type: ignore[assignment]
+            counts.update(read["pace"])
+            shards.append(read["shard"])
         if "ids" in report:
             ids["duplicates"] += report["ids"]["duplicates"]
             ids["examples"] = (ids["examples"] + report["ids"]["examples"])[:10]
@@ -205,6 +208,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             "options": job.options,
             "counts": shown,
             "seconds": seconds,
+            "pace": pace_of(counts, self.started, seconds["total"]),
             "files": files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,

@@ -61,7 +61,7 @@ function paint() {{
   const of = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {{
     const change = {{"font.color": of("--ink"), "hoverlabel.bgcolor": of("--card"), "hoverlabel.font.color": of("--ink")}};
-    for (const axis of ["xaxis", "yaxis"]) {{
+    for (const axis of ["xaxis", "yaxis", "yaxis2"]) {{
       change[axis + ".gridcolor"] = of("--line"); change[axis + ".linecolor"] = of("--line");
     }}
     Plotly.relayout(plot, change);
@@ -81,6 +81,7 @@ def render(manifest: Manifest, counts: Mapping[str, float], rows: pa.Table, befo
         _section("Rows", _figures(manifest) + _plot(_bar(manifest), 170)),
         _section("Tokens a text", _plot(_tokens(counts, manifest), 300), half=True),
         _section("Length of the vectors", _plot(_norms(counts), 300), half=True),
+        *_pace(manifest),
         _section("Where the time went, seconds of all workers", _plot(_stages(manifest), 220), half=True),
         _section("Since the snapshot before", _since(manifest, before), half=True),
         *_map_and_neighbours(rows),
@@ -228,6 +229,37 @@ def _stages(manifest: Manifest) -> object:
         y=names, x=seconds, orientation="h", marker_color=BLUE, hovertemplate="%{y}: %{x:.2f} s<extra></extra>"
     )
     return go.Figure([bars]).update_yaxes(autorange="reversed").update_xaxes(title="seconds")
+
+
+def _pace(manifest: Manifest) -> list[str]:
+    """Rows a second over the run; nothing for a snapshot whose manifest does not know."""
+    import plotly.graph_objects as go
+
+    if "pace" not in manifest:
+        return []
+    width, rows = manifest["pace"]["seconds"], manifest["pace"]["rows"]
+    spans = len(rows["read"])
+    middles = [width * (span + 0.5) for span in range(spans)]
+    rates = {what: [amount / width for amount in amounts] for what, amounts in rows.items()}
+    figure = go.Figure()
+    for what, color in (("embedded", BLUE), ("reused", GREEN), ("rejected", REDS[0])):
+        if any(rows[what]):
+            figure.add_bar(x=middles, y=rates[what], name=what, marker_color=color, hovertemplate="%{y:,.1f} rows/s")
+    line = {"color": ORANGE, "shape": "hvh"}
+    figure.add_scatter(x=middles, y=rates["read"], name="read", line=line, yaxis="y2", hovertemplate="%{y:,.1f} rows/s")
+    figure.update_xaxes(title="seconds since the run began", range=[0, spans * width])
+    figure.update_yaxes(title="done", rangemode="tozero")
+    other = {
+        "title": "read",
+        "overlaying": "y",
+        "side": "right",
+        "rangemode": "tozero",
+        "showgrid": False,
+        "tickmode": "auto",
+        "nticks": 4,
+    }
+    figure.update_layout(barmode="stack", hovermode="x", legend={"orientation": "h", "y": 1.15}, yaxis2=other)
+    return [_section("Rows a second over the run", _plot(figure, 280))]
 
 
 def _since(manifest: Manifest, before: Manifest | None) -> str:

@@ -19,7 +19,7 @@ from .metrics import count, count_file
 from .output_file import ROW_GROUP, FileInfo, OutputFile
 from .pointer import writing
 from .records import REJECTED
-from .statistics import histograms
+from .statistics import histograms, paced
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
@@ -61,7 +61,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: pa.RecordBatch) -> Iterator[FileInfo]:
         """Take an embedded batch, with or without failed rows, or a rejected one."""
         metadata = batch.schema.metadata or {}
-        for name, amount in json.loads(metadata.get(b"stats", b"{}")).items():
+        stats = json.loads(metadata.get(b"stats", b"{}"))
+        for name, amount in stats.items():
             self._counts["part"][name] += amount
         if batch.schema.names[: len(REJECTED)] == REJECTED.names:
             yield from self._write("rejected", batch)
@@ -71,6 +72,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             yield from self._write("rejected", _rejected(batch.filter(failed)))
             batch = batch.filter(pc.invert(failed))
         origin = "reused" if b"reused" in metadata else "embedded"
+        took = stats.get("tokenize_seconds", 0) + stats.get("model_seconds", 0)
+        self._counts["part"].update(paced(origin, batch.num_rows, took))
         for start in range(0, batch.num_rows, ROW_GROUP):
             part = _conform(batch.slice(start, ROW_GROUP), self.schema)
             self._counts["part"][origin] += part.num_rows
@@ -84,6 +87,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             for reason in batch.column("reason").to_pylist():
                 self._counts[kind][f"rejected: {reason}"] += 1
             self._counts[kind]["rejected"] += batch.num_rows
+            self._counts[kind].update(paced("rejected", batch.num_rows))
             count("rows_rejected", batch.num_rows)
         while batch.num_rows:
             if kind not in self._files:

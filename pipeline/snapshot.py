@@ -23,6 +23,7 @@ from .names import checked_manifest, checked_pointer
 from .output_file import FileInfo
 from .pointer import SnapshotError, change, read_json, write_json
 from .run_dirs import run_path
+from .statistics import Pace
 from .stores import is_local, remove
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class _Always(TypedDict):
 class Manifest(_Always, total=False):
     """What `manifest.json` holds."""
 
+    pace: Pace  # not in snapshots of the first versions
     report: str  # name of the page beside the files, where one could be made
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
@@ -19,6 +20,7 @@ from .parquet import column_at, parquet_batches, parquet_records, plain_values
 from .plain_rows import rows_of_block, rows_of_parquet
 from .reading import READ_TIMEOUT, open_to_read
 from .shards import Shard, changed, state_of
+from .statistics import paced
 from .stores import StoreError
 
 MAX_TEXT_BYTES = 1 << 20
@@ -89,8 +91,17 @@ def _kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
     return [column.slice(row, 1) for row in range(len(column))]
 
 
+class ShardRead(TypedDict):
+    """What was found in a shard: rows, bad ones included, the seconds that took, and counts of statistics.paced."""
+
+    shard: str
+    rows: int
+    seconds: float
+    pace: dict[str, int]
+
+
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
-    """A shard -> its row batches; on "rejected" the rejected ones, on "read" (shard, rows found in it, seconds)."""
+    """A shard -> its row batches; on "rejected" the rejected ones, on "read" a ShardRead."""
 
     def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, read_timeout: float) -> None:
         self.fields, self.kept = fields, kept.serialize().to_pybytes()
@@ -99,11 +110,14 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
         kept, total, seconds = pa.ipc.read_schema(pa.py_buffer(self.kept)), 0, 0.0
+        pace: Counter[str] = Counter()
         before = state_of(shard)
         began = time.perf_counter()
         for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.read_timeout):
-            total += rows.num_rows + rejected.num_rows
-            count("rows_read", rows.num_rows + rejected.num_rows)
+            found = rows.num_rows + rejected.num_rows
+            total += found
+            count("rows_read", found)
+            pace.update(paced("read", found))
             seconds += time.perf_counter() - began
             if rows.num_rows:
                 yield rows
@@ -114,11 +128,12 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
         count("read_msecs", round(1000 * seconds))
         if state_of(shard) != before:
             raise changed(shard)
-        yield beam.pvalue.TaggedOutput("read", (shard.name, total, seconds))
+        read: ShardRead = {"shard": shard.name, "rows": total, "seconds": seconds, "pace": dict(pace)}
+        yield beam.pvalue.TaggedOutput("read", read)
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]
-    """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` ((shard, rows, seconds), one a shard)."""
+    """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` (a ShardRead each)."""
 
     def __init__(
         self,

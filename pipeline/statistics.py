@@ -1,12 +1,15 @@
-"""What a report shows of the rows: small histograms counted while they pass into files, and a sample read back from those.
+"""What a report shows of the rows: counts made while they pass into files, and a sample read back from those.
 
 Histograms are counts like all others of a file, so they add up over files, workers and retries as those do.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +20,8 @@ from numpy.typing import NDArray
 from .reading import open_to_read
 
 TOKENS, NORM = "tokens: ", "norm: "
+PACED = ("read", "embedded", "reused", "rejected")
+MOST_SPANS = 60
 MOST_TOKENS = 128  # longer texts stand in one bin
 NORM_BINS = 64  # a doubling of the norm
 SAMPLE = 256
@@ -47,6 +52,36 @@ def histogram(counts: Mapping[str, float], kind: str) -> tuple[NDArray[np.int64]
 def norm_of(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     """The norm in the middle of each bin."""
     return 2.0 ** (bins / NORM_BINS)
+
+
+class Pace(TypedDict):
+    """Rows done in each span of a run: PACED -> rows, a number a span; a span is `seconds` long."""
+
+    seconds: int
+    rows: dict[str, list[int]]
+
+
+def paced(what: str, rows: int, took: float = 0.0) -> Counter[str]:
+    """Counts "embedded at 1795464412" of rows that are done now, spread evenly over the `took` seconds they took."""
+    now = time.time()
+
+    def done(moment: float) -> int:
+        return rows if moment >= now else int(rows * max(0.0, moment - now + took) / took) if took else 0
+
+    seconds = range(int(now - took), int(now) + 1)
+    return Counter({f"{what} at {second}": done(second + 1) - done(second) for second in seconds})
+
+
+def pace_of(counts: Mapping[str, float], started: float, total: float) -> Pace:
+    """Summed counts of `paced` as at most MOST_SPANS spans; a worker's clock that is off moves rows, and loses none."""
+    seconds = max(1, math.ceil(total / MOST_SPANS))
+    spans = max(1, math.ceil(total / seconds))
+    rows = {what: [0] * spans for what in PACED}
+    for name, amount in counts.items():
+        what, at, second = name.partition(" at ")
+        if at and what in rows:
+            rows[what][min(max(int((int(second) - int(started)) // seconds), 0), spans - 1)] += int(amount)
+    return {"seconds": seconds, "rows": rows}
 
 
 def sample(directory: str, files: Sequence[Mapping[str, object]]) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,19 @@ from audioclip_text.pipeline.records import vector_type
 from audioclip_text.pipeline.report import report
 from audioclip_text.pipeline.run_dirs import run_path
 from audioclip_text.pipeline.snapshot import current, read_manifest
-from audioclip_text.pipeline.statistics import MOST_TOKENS, NORM, TOKENS, histogram, histograms, norm_of, sample
+from audioclip_text.pipeline.statistics import (
+    MOST_SPANS,
+    MOST_TOKENS,
+    NORM,
+    PACED,
+    TOKENS,
+    histogram,
+    histograms,
+    norm_of,
+    pace_of,
+    paced,
+    sample,
+)
 from tests.pipeline.corpus import embed, write_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -59,6 +72,33 @@ def test_histograms_add_up_however_rows_are_cut(rows: list[tuple[int, float]], d
     np.testing.assert_allclose(shown, np.sort(vectors[:, 0]), rtol=0.01)
 
 
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.sampled_from(PACED), st.integers(0, 1000), st.floats(0, 500)), max_size=20),
+    st.floats(-100, 100),
+    st.floats(0, 10_000),
+)
+def test_the_pace_loses_no_row(done: list[tuple[str, int, float]], off: float, total: float) -> None:
+    """Whatever clocks say and however long it took: every row is in a span, and there are few of those."""
+    counts: Counter[str] = Counter({"tokens: 3": 7, "embedded": 5})
+    for what, rows, took in done:
+        counts.update(paced(what, rows, took))
+    pace = pace_of(counts, time.time() + off, total)
+    for what in PACED:
+        assert sum(pace["rows"][what]) == sum(rows for kind, rows, _ in done if kind == what)
+        assert 1 <= len(pace["rows"][what]) <= MOST_SPANS
+    assert pace["seconds"] * len(pace["rows"]["read"]) >= total
+
+
+def test_rows_are_spread_over_the_time_they_took() -> None:
+    """A batch that took ten seconds is no spike at its end."""
+    pace = pace_of(paced("embedded", 1000, 10.0), time.time() - 20, 25.0)
+    assert pace["seconds"] == 1
+    assert sum(pace["rows"]["embedded"]) == 1000
+    assert [rows for rows in pace["rows"]["embedded"] if rows][1:-1] == [100] * 9
+    assert not any(pace["rows"]["embedded"][:8])
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two snapshots of rows with hostile ids and texts."""
@@ -86,10 +126,14 @@ def test_every_snapshot_has_a_page(output: Path) -> None:
         "untrained",
         "rejected: null text",
         "Since the snapshot before",
+        "Rows a second over the run",
         str(manifest["previous"]),
         "A map of 56 rows",
     ):
         assert part in body
+    assert {what: sum(rows) for what, rows in manifest["pace"]["rows"].items()} == {
+        what: manifest["counts"][what] for what in PACED
+    }
     assert re.search(r"<b>1</b><span>embedded", body)
     assert re.search(r"<b>55</b><span>reused", body)
 
@@ -160,7 +204,7 @@ def test_a_browser_shows_it(output: Path, tmp_path: Path, scheme: str) -> None:
     )
     assert "CONSOLE" not in shown.stderr
     body = shown.stdout.partition("<body>")[2]
-    assert body.count('class="main-svg"') >= 5
-    assert len(re.findall(r'class="plotly-graph-div js-plotly-plot"', body)) == 5
+    assert body.count('class="main-svg"') >= 6
+    assert len(re.findall(r'class="plotly-graph-div js-plotly-plot"', body)) == 6
     ink = {"light": "rgb(29, 36, 48)", "dark": "rgb(230, 233, 239)"}[scheme]
     assert f"fill: {ink}" in body
