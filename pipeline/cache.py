@@ -1,9 +1,9 @@
 """Copies of a store's files on this machine, for what reads a path: one a machine, verified whenever it is asked for.
 
-    <temporary directory>/audioclip-text-<user id>/<path, size and version on the store>/<sha256>/<name>
+    <temporary directory>/audioclip-text-<user id>/<path on the store>/<size and version there>/<sha256>/<name>
 
 A copy is written under another name, hashed on the way, and renamed when it is whole; processes that want the same file
-wait for the one that fetches it.
+wait for the one that fetches it. A new version takes the place of the one before.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def local_copy(path: str, content: Content | None = None) -> str:
     size, version = retried(path, "found", lambda: _state(path))
     if content is not None and size != content.bytes:
         raise ReplacedError(f"{path} has {size:,} bytes, and had {content.bytes:,} {_AGAIN}")
-    key = hashlib.sha256(f"{path}\n{size}\n{version}".encode()).hexdigest()[:32]
-    with _own(key) as folder:
-        copy = _verified(folder) or _fetch(path, size, folder)
+    with _own(_key(path)) as folder:
+        this = folder / _key(f"{size}\n{version}")
+        copy = _verified(this) or _fetch(path, size, this)
     if content is not None and copy.parent.name != content.sha256:
         raise ReplacedError(f"{path} has sha256 {copy.parent.name}, and had {content.sha256} {_AGAIN}")
     return str(copy)
@@ -64,6 +64,10 @@ def content_of(copy: str) -> Content:
     return Content(os.path.getsize(copy), Path(copy).parent.name)
 
 
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _state(path: str) -> tuple[int, str]:
     """(bytes, what changes with every new content) of a file on a store; StoreError where there is none."""
     system = FileSystems.get_filesystem(path)
@@ -75,7 +79,7 @@ def _state(path: str) -> tuple[int, str]:
 
 @contextmanager
 def _own(key: str) -> Iterator[Path]:
-    """The folder of a copy, held against other processes of this machine."""
+    """The folder for copies of a path, held against other processes of this machine."""
     user = os.getuid() if hasattr(os, "getuid") else 0  # not by name: in a container users need not have one
     root = Path(tempfile.gettempdir(), f"audioclip-text-{user}")
     root.mkdir(mode=0o700, exist_ok=True)
@@ -86,22 +90,22 @@ def _own(key: str) -> Iterator[Path]:
 
 
 def _verified(folder: Path) -> Path | None:
-    """The copy in `folder`, if it still holds what was fetched; anything else in there is removed."""
+    """The copy in `folder`, if it still holds what was fetched."""
     for copy in folder.glob("*/*"):
         if _sha256(copy) == copy.parent.name:
             return copy
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
     return None
 
 
 def _fetch(path: str, size: int, folder: Path) -> Path:
-    """Copy `path` of `size` bytes into `folder`."""
+    """Copy `path` of `size` bytes into `folder`, in place of what is there and of its other versions."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder.parent)
+    folder.mkdir(parents=True)
     if shutil.disk_usage(folder.parent).free < size:
         raise StoreError(
-            f"{folder.parent} has no room for the {size:,} bytes of {path}: set TMPDIR to another directory"
+            f"{folder.parents[1]} has no room for the {size:,} bytes of {path}: set TMPDIR to another directory"
         )
-    folder.mkdir()
     digest, unfinished = hashlib.sha256(), folder / "unfinished"
     with open_to_read(path) as source, unfinished.open("wb") as target:
         while piece := source.read(PIECE):

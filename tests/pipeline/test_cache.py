@@ -79,6 +79,7 @@ def test_another_content_is_another_copy(store: Store, temporary: Path) -> None:
     assert began_with == Content(len(DATA), hashlib.sha256(DATA).hexdigest())
     store.put("models/head.safetensors", DATA[::-1])
     assert Path(local_copy(path)).read_bytes() == DATA[::-1]
+    assert len(list(temporary.rglob("head.safetensors"))) == 1
     with pytest.raises(ReplacedError, match=r"head\.safetensors has sha256 .*: it was replaced since; start the job"):
         local_copy(path, began_with)
     store.put("models/head.safetensors", b"short")
