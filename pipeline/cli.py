@@ -9,6 +9,8 @@ import argparse
 import io
 import json
 import logging
+import os
+import select
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from .flags import add_flags, at_least
 
 _FORMAT = "audioclip-text: %(levelname)s: %(message)s"
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_INTERRUPTED, EXIT_NOBODY_READS = 130, 141  # as a shell says of SIGINT and SIGPIPE
 
 # What Beam warns of at every start and nobody can act on: extras that are not needed, a figure that nobody asked for.
 _NOISE = ("apitools not found", "Resource module is not available")
@@ -112,15 +115,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .options import set_store_options
 
             set_store_options(rest)
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         return _fail(error, EXIT_USAGE)
     except (RuntimeError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_NOBODY_READS
         return _fail(error, EXIT_FAILED)
     except KeyboardInterrupt:
         return _fail(
-            "interrupted: nothing was published; run the same command again to go on from what is finished", 130
+            "interrupted: nothing was published; run the same command again to go on from what is finished",
+            EXIT_INTERRUPTED,
         )
+
+
+def _nobody_reads() -> bool:
+    """Whether it is our own output that is closed, as by `| head`; then Python shall not complain of it at its end."""
+    output, asked = sys.stdout.fileno(), select.poll()
+    asked.register(output, 0)  # errors are told unasked
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _fail(error: object, status: int) -> int:

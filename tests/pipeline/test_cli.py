@@ -25,6 +25,7 @@ import zstandard
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.cli import main
+from tests.pipeline.snapshots import batch_of, write_snapshot
 
 TEXTS = [
     f"{animal} {verb} in the {place}" for animal in ("dog", "cat") for verb in ("barks", "sleeps") for place in "abc"
@@ -142,6 +143,18 @@ def test_commands_on_an_empty_directory_say_so(tmp_path: Path, capsys: pytest.Ca
     for command in ("log", "current", "rollback"):
         assert main([command, str(tmp_path)]) == 1
         assert "has no current snapshot" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    """As in `audioclip-text log OUT | head -1`: no traceback, and the status that a shell gives."""
+    rows = batch_of(["a", "b"], ["one", "two"], np.eye(4, dtype=np.float32)[:2])
+    write_snapshot(tmp_path / "out", [rows], 4)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "log", str(tmp_path / "out")]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, vocabulary: Path) -> None:
