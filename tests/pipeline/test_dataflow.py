@@ -61,7 +61,7 @@ def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
     _ = pipeline | "EmbedCorpus" >> corpus
     steps = pipeline.to_runner_api().components.transforms.values()
     names = {step.unique_name for step in steps}
-    assert "EmbedCorpus/Meet" in names
+    assert "EmbedCorpus/Known/Meet" in names
     assert any(name.startswith("EmbedCorpus/Shards") and "Reshuffle" in name for name in names)
 
 
