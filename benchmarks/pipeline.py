@@ -117,7 +117,9 @@ def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -
     command += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     began = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     wall = time.perf_counter() - began
     name = json.loads((output / "current.json").read_text())["manifest"]
     return wall, json.loads((output / name).read_text())

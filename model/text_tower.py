@@ -7,6 +7,7 @@ end, n rows, w width, h heads, d = w / h.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -113,12 +114,15 @@ def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
     """Causal attention of every node to its row up to itself: [u, 3w] to [u, w]."""
     # On a CPU torch's own sets up a oneDNN product a head in bfloat16, which for texts costs more than the products.
     attention = _in_float32 if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else _in_its_dtype
-    attended = []
+    width, start = qkv.shape[1] // 3, 0
+    attended = qkv.new_empty(sum(group.paths.numel() for group in tree.groups), width)  # [s, w]
     for group in tree.groups:
         slots = F.embedding(group.paths, qkv).view(*group.paths.shape, 3, heads, -1)  # [rows, slots, 3, h, d]
         y = attention(slots.permute(2, 0, 3, 1, 4))  # [rows, h, slots, d]
-        attended.append(y.transpose(1, 2).to(qkv.dtype).flatten(2).flatten(0, 1))  # [rows * slots, w]
-    return torch.cat(attended).index_select(0, tree.kept)
+        end = start + group.paths.numel()
+        attended[start:end].view(*group.paths.shape, heads, -1).copy_(y.transpose(1, 2))
+        start = end
+    return attended.index_select(0, tree.kept)
 
 
 def _in_its_dtype(qkv: Tensor) -> Tensor:
@@ -130,9 +134,14 @@ def _in_its_dtype(qkv: Tensor) -> Tensor:
 def _in_float32(qkv: Tensor) -> Tensor:
     """The same by batched products in float32, which for rows as short as texts are the fastest way on a CPU."""
     q, k, v = qkv.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)  # each [rows * h, slots, d]
-    future = torch.full((q.shape[1], q.shape[1]), -torch.inf).triu(1)  # [slots, slots]
-    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)  # [rows * h, slots, slots]
+    scores = torch.baddbmm(_future(q.shape[1]), q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
     return torch.bmm(scores.softmax(-1), v).view(*qkv.shape[1:])
+
+
+@functools.cache  # of as many sizes as there are groups of lengths
+def _future(slots: int) -> Tensor:
+    """What is added to scores so that nothing sees what follows it: [slots, slots]."""
+    return torch.full((slots, slots), -torch.inf).triu(1)
 
 
 def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
