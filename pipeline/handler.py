@@ -1,30 +1,23 @@
 """The RunInference model handlers: texts to predictions, and record batches to embedded batches.
 
-The only file of this room that imports the model's. Both handlers put one TextEncoder into a process, whatever the
-number of steps that use it.
+Both put one TextEncoder into a process, whatever the number of steps that use it.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from os import fspath
-from typing import TypeAlias
+from dataclasses import replace
 
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from ..model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from ..model.encoder import VOCABULARY, TextEncoder
-from ..model.settings import check_options, fingerprint, fingerprint_parts, join_and_prompt
-from ..model.text_head import check_vocabulary
-from ..model.text_head import logit_scale as scale_of
-from ..model.tokenizer import ClipTokenizer, TokenizerError
-from .cache import Content, content_of, local_copy
+from ..model.encoder import TextEncoder
+from ..model.settings import fingerprint, join_and_prompt
+from ..model.tokenizer import ClipTokenizer
+from .cache import local_copy
 from .embedding import embed_batch
-from .metrics import NAMESPACE, model_ran
-from .stores import is_local
+from .encoders import Contents, EncoderSettings, ModelCard, describe, load_encoder, vocabulary_path
+from .metrics import NAMESPACE
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
@@ -33,78 +26,6 @@ def resource_hints(accelerator: str | None) -> dict[str, str]:
     """Beam's hints for the steps that run the model: memory, and a card of the kind named, as in "nvidia-l4"."""
     card = {"accelerator": f"type:{accelerator};count:1;install-nvidia-driver"} if accelerator else {}
     return RESOURCE_HINTS | card
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """What TextEncoder.load takes: picklable, and the key under which a process keeps its encoder."""
-
-    path: str
-    device: str = "auto"
-    dtype: str = "float32"
-    tokenizer_path: str | None = None
-    prompt: str = "{}"
-    on_long: str = "truncate"
-    normalize: bool = False
-
-
-# What checkpoint and vocabulary on a store held when the job was started.
-Contents: TypeAlias = "tuple[Content | None, Content | None]"
-
-_lock = threading.Lock()
-_read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer, Contents]] = {}
-_loaded: dict[EncoderSettings, TextEncoder] = {}
-
-
-def load_encoder(settings: EncoderSettings, contents: Contents = (None, None)) -> TextEncoder:
-    """This process's encoder for `settings`; an encoder of other settings gives way to it."""
-    with _lock:
-        if settings not in _loaded:
-            _loaded.clear()
-            checkpoint, tokenizer, _ = _parts(settings, contents)
-            _read.clear()
-            _loaded[settings] = TextEncoder(
-                checkpoint,
-                tokenizer,
-                device=settings.device,
-                dtype=settings.dtype,
-                prompt=settings.prompt,
-                on_long=settings.on_long,
-                normalize=settings.normalize,
-            )
-            _loaded[settings].on_progress = model_ran
-        return _loaded[settings]
-
-
-def _parts(settings: EncoderSettings, contents: Contents = (None, None)) -> tuple[Checkpoint, ClipTokenizer, Contents]:
-    """What an encoder is made of, kept from its description until it is built: a local run does both."""
-    key = settings.path, settings.tokenizer_path
-    if key not in _read:
-        _read.clear()
-        given = _files(settings)
-        checkpoint, vocabulary = (local_copy(file, content) for file, content in zip(given, contents, strict=True))
-        held = (
-            None if is_local(given[0]) else content_of(checkpoint),
-            None if is_local(given[1]) else content_of(vocabulary),
-        )
-        try:
-            _read[key] = load_checkpoint(checkpoint), ClipTokenizer(vocabulary), held
-        except (CheckpointError, TokenizerError) as error:  # of copies that nobody asked for by these names
-            text = str(error).replace(checkpoint, given[0]).replace(vocabulary, given[1])
-            raise type(error)(text) from None
-    return _read[key]
-
-
-def logit_scale(settings: EncoderSettings, other: str) -> float:
-    """What AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by; ValueError where it is not there."""
-    with _lock:
-        checkpoint, _, _ = _parts(settings)
-    return scale_of(checkpoint.state, other)
-
-
-def _files(settings: EncoderSettings) -> tuple[str, str]:
-    """Where checkpoint and vocabulary lie."""
-    return fspath(settings.path), fspath(settings.tokenizer_path or VOCABULARY)
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
@@ -170,23 +91,6 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
             raise ValueError(f"TextEmbeddingHandler takes no inference_args, got {sorted(inference_args)}")
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What a job says of its model: all that a launcher must know without building the tower."""
-
-    name: str
-    sha256: str
-    untrained: bool
-    dim: int
-    fingerprint: str
-    fingerprint_parts: dict[str, str]
-
-    @property
-    def weights(self) -> str:
-        """What a reader of the output must know: "trained" or "untrained"."""
-        return "untrained" if self.untrained else "trained"
-
-
 class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncoder]):  # type: ignore[misc]
     """RunInference handler from hashed row batches to the same rows with the model's columns behind them.
 
@@ -209,29 +113,15 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
 
         Raises ValueError or OSError, with a text for people, where they cannot be used.
         """
-        chosen = self._settings
-        check_options(prompt=chosen.prompt, on_long=chosen.on_long, dtype=chosen.dtype)
-        with _lock:
-            checkpoint, tokenizer, self._contents = _parts(chosen)
-        check_vocabulary(checkpoint.name, checkpoint.state)
-        parts = fingerprint_parts(
-            checkpoint,
-            tokenizer.sha256,
-            prompt=chosen.prompt,
-            on_long=chosen.on_long,
-            normalize=chosen.normalize,
-            dtype=chosen.dtype,
-        )
-        self._context = checkpoint.state["positional_embedding"].shape[0]
-        self._fingerprint = fingerprint(parts)
-        parts["stored"] = self._stored
-        dim = checkpoint.state["text_projection"].shape[1]
-        return ModelCard(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
+        card, self._contents, self._context = describe(self._settings)
+        self._fingerprint = card.fingerprint
+        parts = card.fingerprint_parts | {"stored": self._stored}
+        return replace(card, fingerprint=fingerprint(parts), fingerprint_parts=parts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that the model would read of `texts`, start and end included."""
         if self._counting is None:
-            self._counting = ClipTokenizer(local_copy(_files(self._settings)[1], self._contents[1]))
+            self._counting = ClipTokenizer(local_copy(vocabulary_path(self._settings), self._contents[1]))
         lengths = (len(self._counting.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
         return sum(min(length, self._context) for length in lengths)
 

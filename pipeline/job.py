@@ -9,8 +9,9 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from .buckets import bucket_bits
+from .encoders import EncoderSettings, ModelCard
 from .fields import Fields
-from .handler import EncoderSettings, ModelCard, RecordBatchHandler
+from .handler import RecordBatchHandler
 from .options import EmbedOptions
 from .output_file import RowGroup
 from .peek import kept_fields

@@ -8,22 +8,20 @@ ends with the file, and a stuck one as soon as the operating system lets go of i
 from __future__ import annotations
 
 import io
-import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from typing import IO, Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
+from .call_thread import CallThread
 from .stores import StoreError, is_local, reach, said
 
 # Stores' clients have timeouts of their own and repeat what they can: gs:// for two minutes, s3:// for about eight.
 READ_TIMEOUT = 600
 
 _T = TypeVar("_T")
-_Calls = queue.SimpleQueue["tuple[Future[Any], Callable[[], Any]] | None"]
 
 
 def open_to_read(path: str, timeout: float = READ_TIMEOUT) -> IO[bytes]:
@@ -37,21 +35,18 @@ class _Limited(io.RawIOBase):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__()
         self.path, self.timeout, self._stuck = path, timeout, False
-        self._calls: _Calls = queue.SimpleQueue()
-        self._thread = threading.Thread(target=_serve, args=(self._calls,), name=f"read {path}", daemon=True)
-        self._thread.start()
+        self._calls = CallThread(f"read {path}")
         self._handle: IO[bytes] | None = None
         try:
             self._handle = self._within(lambda: _open(path))
         except BaseException:
-            self._calls.put(None)
+            self._calls.end()
             raise
 
     def _within(self, call: Callable[[], _T]) -> _T:
-        if self._stuck or not self._thread.is_alive():
+        if self._stuck or not self._calls.thread.is_alive():
             raise StoreError(f"{self.path} is closed")
-        future: Future[_T] = Future()
-        self._calls.put((future, call))
+        future = self._calls.submit(call)
         try:
             return future.result(self.timeout)
         except NotInTime:
@@ -110,24 +105,13 @@ class _Limited(io.RawIOBase):
         super().close()
         handle, self._handle = self._handle, None
         if handle is not None:
-            self._calls.put((Future(), handle.close))
-        self._calls.put(None)
-        if not self._stuck and self._thread is not threading.current_thread():
-            self._thread.join(self.timeout)
+            self._calls.submit(handle.close)
+        self._calls.end()
+        if not self._stuck and self._calls.thread is not threading.current_thread():
+            self._calls.thread.join(self.timeout)
 
 
 def _open(path: str) -> IO[bytes]:
     reach(path)
     handle: IO[bytes] = FileSystems.open(path, compression_type="uncompressed")
     return handle
-
-
-def _serve(calls: _Calls) -> None:
-    """Do what is asked for, until the end is."""
-    while (asked := calls.get()) is not None:
-        future, call = asked
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-        del asked, future, call  # else what was read would stay in memory until the next call

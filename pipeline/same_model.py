@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .handler import EncoderSettings, RecordBatchHandler, load_encoder, logit_scale
+from .encoders import EncoderSettings, load_encoder, logit_scale
+from .handler import RecordBatchHandler
 from .snapshot import Manifest
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from audioclip_text.model import encoder as room
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.pipeline.embedding import embed_batch
-from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler
+from audioclip_text.pipeline.encoders import EncoderSettings
+from audioclip_text.pipeline.handler import RecordBatchHandler
 from audioclip_text.pipeline.records import ROW
 
 small_state = runpy.run_path(str(Path(__file__).with_name("plain_tower.py")))["small_state"]

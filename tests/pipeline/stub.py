@@ -11,7 +11,8 @@ import numpy as np
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.model.settings import fingerprint
-from audioclip_text.pipeline.handler import EncoderSettings, ModelCard, RecordBatchHandler
+from audioclip_text.pipeline.encoders import EncoderSettings, ModelCard
+from audioclip_text.pipeline.handler import RecordBatchHandler
 
 
 class StubEncoder:

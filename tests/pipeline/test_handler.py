@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apache_beam as beam
@@ -18,7 +23,8 @@ from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline import TextEmbeddingHandler
 from audioclip_text.pipeline.embed import _canary_batch
 from audioclip_text.pipeline.embedding import embed_batch
-from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler, load_encoder
+from audioclip_text.pipeline.encoders import EncoderSettings, load_encoder
+from audioclip_text.pipeline.handler import RecordBatchHandler
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.reuse import add_text_hash
 
@@ -79,6 +85,43 @@ def test_one_encoder_a_process(handler: TextEmbeddingHandler, small_head: str, v
     """Handlers of the same settings share their encoder."""
     other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
     assert handler.load_model() is other.load_model()
+
+
+def test_the_model_has_one_thread(small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks, all of torch's work is done in one thread, and in no two at once; an error reaches who asked."""
+    at_work, seen = [], []
+
+    def compute(encoder: TextEncoder, texts: list[str]) -> str:
+        at_work.append(threading.current_thread().name)
+        time.sleep(0.01)
+        seen.append((threading.get_ident(), len(at_work)))
+        at_work.pop()
+        return texts[0] if texts[0] != "bad" else int("bad")
+
+    monkeypatch.setattr(TextEncoder, "encode_rows", compute)
+    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda n: encoder.encode_rows([str(n)]), range(20))) == [str(n) for n in range(20)]
+    with pytest.raises(ValueError, match="invalid literal"):
+        encoder.encode_rows(["bad"])
+    assert len(set(seen)) == 1
+    assert seen[0][0] != threading.get_ident()
+    assert seen[0][1] == 1
+
+
+def test_a_forked_process_gets_a_thread_of_its_own(small_head: str, vocabulary: Path) -> None:
+    """A process forked from one that has a model answers, and does not wait for a thread that it has not."""
+    code = (
+        "import os, sys\n"
+        "from audioclip_text.pipeline.encoders import EncoderSettings, describe\n"
+        "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
+        "describe(settings)\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os._exit(7 if describe(settings)[0].dim else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, small_head, str(vocabulary)], timeout=60, check=False)
+    assert done.returncode == 7
 
 
 def test_handlers_and_options_survive_beams_pickling(handler: TextEmbeddingHandler) -> None:

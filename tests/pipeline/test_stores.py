@@ -15,10 +15,11 @@ from apache_beam.io.filesystems import FileSystems
 from safetensors.torch import save_file
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline import handler
+from audioclip_text.pipeline import encoders
 from audioclip_text.pipeline.cache import ReplacedError
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.handler import EncoderSettings, RecordBatchHandler
+from audioclip_text.pipeline.encoders import EncoderSettings
+from audioclip_text.pipeline.handler import RecordBatchHandler
 from audioclip_text.pipeline.run_dirs import run_path, start_run
 from audioclip_text.pipeline.snapshot import current, read_manifest
 from audioclip_text.pipeline.stores import StoreError, read, remove_below, upload
@@ -130,9 +131,9 @@ def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
     assert card.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
     for known in ("_read", "_loaded"):  # another process has neither
-        monkeypatch.setattr(handler, known, {})
+        monkeypatch.setattr(encoders, known, {})
     assert worker.load_model().dim == card.dim == 16
-    monkeypatch.setattr(handler, "_loaded", {})
+    monkeypatch.setattr(encoders, "_loaded", {})
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(
         ReplacedError, match=r"models/head\.safetensors has sha256 .*it was replaced since; start the job"
