@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from .names import is_run_name
 from .pointer import SnapshotError, change, owner, writing
-from .stores import is_local, match, remove_below
+from .stores import is_local, match, remove, remove_below
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, F
     for _ in range(ATTEMPTS):
         name = f"{moment:{_TIME}}-{fingerprint[:8]}"
         if not is_local(output):
-            if _take(FileSystems.join(run_path(output, name), MARKER)):
+            if _take(run_path(output, name)):
                 return name, None
         else:
             with writing(output):
@@ -121,8 +121,13 @@ def _make(making: str, directory: str) -> FileLock | None:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _take(marker: str) -> bool:
-    """Whether this run is the one that made the object `marker`."""
+def _take(directory: str) -> bool:
+    """Whether this run made the marker in `directory`, on a store, and nothing else is there.
+
+    The marker alone would not do: it is gone from a run that has ended, and that run's files are reused, and removed,
+    by the next one.
+    """
+    marker = FileSystems.join(directory, MARKER)
     made: list[bool] = []
 
     def decide(there: dict[str, object] | None) -> dict[str, object] | None:
@@ -133,7 +138,12 @@ def _take(marker: str) -> bool:
         change(marker, decide)
     except SnapshotError:
         return False
-    return made == [True]
+    if made != [True]:
+        return False
+    if all(FileSystems.split(file.path)[1] == MARKER for file in match(FileSystems.join(directory, "*"))):
+        return True
+    remove([marker])
+    return False
 
 
 def end_run(output: str, snapshot: str) -> None:

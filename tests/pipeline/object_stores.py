@@ -234,10 +234,10 @@ def s3() -> Iterator[Store]:
 _load_file = functools.cache(JSONFileLoader().load_file)
 
 
-@pytest.fixture(params=["gs", "s3"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A bucket on each kind of store, which this process's clients find by their environment."""
-    with gcs() if request.param == "gs" else s3() as made:
+@contextmanager
+def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on that kind of store, which this process's clients find by their environment."""
+    with gcs() if scheme == "gs" else s3() as made:
         for name, value in made.env.items():
             monkeypatch.setenv(name, value)
         # Where the extra gcp is installed, no half minute of looking for credentials that nobody needs here.
@@ -247,6 +247,13 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         FileSystems.set_options(PipelineOptions([]))
         yield made
         made.fault = lambda _: None
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on each kind of store."""
+    with connected(request.param, monkeypatch) as made:
+        yield made
 
 
 class Waits(SimpleNamespace):

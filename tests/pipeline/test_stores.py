@@ -20,7 +20,7 @@ from audioclip_text.pipeline.cache import ReplacedError
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.encoders import EncoderSettings
 from audioclip_text.pipeline.handler import RecordBatchHandler
-from audioclip_text.pipeline.run_dirs import run_path, start_run
+from audioclip_text.pipeline.run_dirs import end_run, run_path, start_run
 from audioclip_text.pipeline.snapshot import current, read_manifest
 from audioclip_text.pipeline.stores import StoreError, read, remove_below, upload
 from tests.pipeline import object_stores
@@ -172,6 +172,20 @@ def test_two_runs_that_begin_at_once_get_directories_of_their_own(store: Store) 
     """A marker with a precondition makes a snapshot's name one run's alone."""
     names = [start_run(f"{store.url}/out", "0123456789")[0] for _ in range(2)]
     assert len(set(names)) == 2
+
+
+def test_a_run_never_gets_the_directory_of_one_that_ended(store: Store) -> None:
+    """Not even in the same second: it would reuse the files there, and remove them, and with them its own."""
+    out, later = f"{store.url}/out", "29990101T000000Z-01234567"  # names begin behind this one, so all in one second
+    name, _ = start_run(out, "0123456789", after=later)
+    store.put(f"out/snapshots/{name}/part-0.parquet", b"finished")
+    end_run(out, name)
+    other, _ = start_run(out, "0123456789", after=later)
+    assert other > name
+    assert store.names("out/snapshots/") == [
+        f"out/snapshots/{name}/part-0.parquet",
+        f"out/snapshots/{other}/run.json",
+    ]
 
 
 @pytest.mark.parametrize("command", [["log"], ["current"], ["rollback"], ["gc", "--keep", "1"]])
