@@ -209,7 +209,7 @@ def workers(folder: Path, rows: int = 4_000) -> None:
 def start_run(folder: str, output: str) -> None:
     """Seconds of each part of a run over one row, from the first import on."""
     began = time.perf_counter()
-    from audioclip_text.pipeline import handler
+    from audioclip_text.pipeline import encoders
     from audioclip_text.pipeline.embed import EmbedCorpus
     from audioclip_text.pipeline.run import parse, run
 
@@ -219,16 +219,16 @@ def start_run(folder: str, output: str) -> None:
     corpus = EmbedCorpus(options)
     settled = time.perf_counter()
     built = 0.0
-    load = handler.TextEncoder
+    load = encoders._load
 
-    def timed(*args: Any, **settings: Any) -> handler.TextEncoder:
+    def timed(*args: Any) -> encoders.TextEncoder:
         nonlocal built
         start = time.perf_counter()
-        encoder = load(*args, **settings)
+        encoder = load(*args)
         built += time.perf_counter() - start
         return encoder
 
-    handler.TextEncoder = timed  # type: ignore[assignment, misc]
+    encoders._load = timed
     run(corpus, options)
     corpus.close()
     done = time.perf_counter()

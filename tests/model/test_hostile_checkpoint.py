@@ -134,7 +134,7 @@ SAID = {
     "plain-pickle.pt": "is no PyTorch zip archive",
     "tar.pt": "of before torch 1.6",
     "module.pt": "code in a checkpoint is never run",
-    "array.pt": "",
+    "array.pt": "code in a checkpoint is never run",
     "list.pt": "no flat state dict of tensors but list",
     "other-model.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
     "image-tower.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
@@ -146,7 +146,7 @@ SAID = {
     "bools.pt": "text_projection is torch.bool .*no plain float tensor",
     "integers.safetensors": "text_projection is torch.int64 .*no plain float tensor",
     "swapped.pt": "is no PyTorch zip archive",
-    "twice.safetensors": "",
+    "twice.safetensors": "holds no AudioCLIP text head: token_embedding.weight is missing",
 }
 SAFETENSORS = [
     "code", "swapped", "cut", "started", "longer", "empty", "length", "negative", "hundred-megabytes", "json", "list",
