@@ -24,7 +24,7 @@ from .output_file import FileInfo
 from .pointer import SnapshotError, change, read_json, write_json
 from .run_dirs import run_path
 from .statistics import Pace
-from .stores import is_local, remove
+from .stores import is_local, remove, said
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -109,7 +109,10 @@ def publish(output: str, manifest: Manifest) -> None:
         try:
             now = current(output)
         except Exception:  # whether it was done is not known: what may be current stays whole
-            raise error from None
+            raise SnapshotError(
+                f"{snapshot} may have been published or not: current.json could not be written, and could then not be "
+                f"read ({said(error.__cause__ or error)}); run again, and what is finished is reused"
+            ) from None
         if now == snapshot:
             return
         with suppress(Exception):

@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v pip-audit > /dev/null || { echo "pip-audit is not installed: pip install pip-audit" >&2; exit 2; }
-exec pip-audit --strict --no-deps --disable-pip --requirement constraints.txt "$@"
+exec pip-audit --strict --no-deps --disable-pip --requirement constraints.txt --requirement requirements.lock "$@"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,31 @@ from audioclip_text.model.text_head import text_shapes, untrained_state
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
+
+
+def own_environment(name: str, *packages: str, here: bool = False) -> Path:
+    """The `bin` of an environment below .cache with `packages` in it, made once, for tools that the project needs not.
+
+    With `here` it also sees what is installed here. Versions are those of requirements.lock where it has them. Where pip
+    cannot get them the test is skipped, with what pip said.
+    """
+    path = ROOT / ".cache" / f"tests-{name}"
+    python, done = path / "bin" / "python", path / "installed"
+    wanted = f"{sys.executable} {packages}"
+    if done.exists() and done.read_text() == wanted:
+        return python.parent
+    venv.create(path, clear=True)
+    if here:
+        (inside,) = path.glob("lib/python*/site-packages")
+        (inside / "here.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    pins = re.findall(r"^[\w.-]+==[^ ;]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    (path / "pins.txt").write_text("\n".join(pins))
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    ran = subprocess.run([*pip, "--constraint", str(path / "pins.txt"), *packages], capture_output=True, text=True)
+    if ran.returncode:
+        pytest.skip(f"{', '.join(packages)} cannot be had: {ran.stderr.strip().splitlines()[-1]}")
+    done.write_text(wanted)
+    return python.parent
 
 
 @pytest.fixture(scope="session")

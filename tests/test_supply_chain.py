@@ -17,7 +17,9 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT, own_environment
+
+TOOLS = ("cyclonedx-bom==7.5.0", "pip-audit==2.10.1")
 
 
 def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -107,10 +109,9 @@ def test_security_tells_the_limits_that_the_code_has() -> None:
 
 def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
     """CycloneDX in JSON, with a version and a package URL for each dependency."""
-    if not shutil.which("cyclonedx-py"):
-        pytest.skip("cyclonedx-py is not installed: pip install cyclonedx-bom")
+    path = f"{own_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     command = [str(ROOT / "scripts/sbom.sh"), str(tmp_path / "a.json"), sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
     bill = json.loads((tmp_path / "a.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
@@ -133,15 +134,15 @@ def test_a_script_whose_tool_is_missing_says_so(tmp_path: Path, script: str) -> 
 
 def test_an_audit_that_reaches_nobody_fails(tmp_path: Path) -> None:
     """What could not be looked up is no pass."""
-    if not shutil.which("pip-audit"):
-        pytest.skip("pip-audit is not installed: pip install pip-audit")
+    path = f"{own_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/audit.sh", tmp_path / "scripts")
-    (tmp_path / "constraints.txt").write_text("tqdm==4.70.1\n")
+    for name in ("constraints.txt", "requirements.lock"):
+        (tmp_path / name).write_text("tqdm==4.70.1\n")
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [str(tmp_path / "scripts/audit.sh"), "--cache-dir", str(tmp_path)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, **nowhere},
+        capture_output=True, text=True, timeout=120, env={**os.environ, **nowhere, "PATH": path},
     )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr
