@@ -63,10 +63,14 @@ def card_rate(worker: Worker) -> float:
     return worker.peak * 1e12 * ASSUMED["peak_share"] / flop_per_text()
 
 
+def process_rate() -> float:
+    """Rows per second that a single Python process reads, tokenizes and writes."""
+    return 1 / (1 / MEASURED["plumbing"] + 1 / MEASURED["tokenize"])
+
+
 def cpu_rate(worker: Worker) -> float:
     """Rows per second that the cores can feed and write, each vCPU taken for half a core of the measuring machine's."""
-    seconds_a_row = 1 / MEASURED["plumbing"] + 1 / MEASURED["tokenize"]
-    return worker.cores / 2 * ASSUMED["parallel"] / seconds_a_row
+    return worker.cores / 2 * ASSUMED["parallel"] * process_rate()
 
 
 def network_rate(worker: Worker) -> float:
@@ -93,6 +97,22 @@ def dollars(rows: float, worker: Worker, workers: int) -> float:
     return machines + rows * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
 
 
+def figures() -> dict[str, str]:
+    """What the page says beside its tables, as it says it."""
+    t4, l4, h100 = CARDS
+    bucket = CORPORA["100 billion"] / 65_536
+    return {
+        "one process": f"{process_rate():,.0f} rows/s",
+        "of a T4": f"{process_rate() / card_rate(t4):.1f} times what a T4",
+        "of an L4": f"{process_rate() / card_rate(l4):.0%} of what an L4",
+        "of an H100": f"{process_rate() / card_rate(h100):.0%} of what an H100",
+        "network of an L4": f"{network_rate(l4) / rate(l4)[0]:.0f} times what an L4",
+        "rows of a bucket": f"{bucket / 1e6:.1f} million rows",
+        "bytes of a bucket": f"{bucket * (MEASURED['bytes_in'] + 16) / 1e6:.0f} MB",
+        "an unchanged billion": f"{1e9 / MEASURED['plumbing'] / 3600:.1f} hours of one core",
+    }
+
+
 def tables() -> str:
     """Both tables, in Markdown."""
     lines = [
@@ -117,4 +137,4 @@ def tables() -> str:
 
 
 if __name__ == "__main__":
-    print(tables())
+    print(tables(), "", *(f"{name}: {said}" for name, said in figures().items()), sep="\n")

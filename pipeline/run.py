@@ -171,6 +171,8 @@ def summary(output: str, manifest: Manifest) -> str:
         f"{number['rejected']:,} rejected{f' ({why})' if why else ''}",
         f"model     {number['model_texts']:,} texts, {number['tokens']:,} tokens"
         + (f", {1 - number['nodes'] / number['tokens']:.0%} of them shared" if number["nodes"] else "")
+        + (f", {number['micro_batches']:,} micro-batches" if number["micro_batches"] else "")
+        + (f" with {1 - number['tokens'] / number['slots']:.0%} padding in attention" if number["slots"] else "")
         + (f", {number['model_texts'] / model:,.0f} texts/s" if model else "")
         + (f"; {number['truncated']:,} rows truncated" if number["truncated"] else "")
         + (f"; out of memory {number['oom_retries']:,} times, in smaller pieces then" if number["oom_retries"] else ""),

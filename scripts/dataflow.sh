@@ -35,9 +35,9 @@ flags=(
     --dtype bfloat16
     --dataflow_service_options enable_prime
 
-    # One process of Beam's a worker, and so one model a card. An L4 is kept busy by one (docs/scaling.md); where several
-    # should share a larger card, leave this out for one a vCPU, and have them share it by NVIDIA's MPS: in the whole-pool
-    # form, which Prime does not do, with ";use_nvidia_mps" at the end of worker_accelerator.
+    # One process of Beam's a worker, and so one model a card. It keeps a T4 busy, and an L4 to six tenths (docs/scaling.md).
+    # Where several should share a card, leave this out for one a vCPU; NVIDIA's MPS, with ";use_nvidia_mps" at the end of
+    # worker_accelerator, lets them compute at once, in the whole-pool form, which Prime does not do.
     --experiments no_use_multiple_sdk_containers
     # Two threads in it: one reads and writes while the other waits for the card.
     --number_of_worker_harness_threads 2

@@ -38,7 +38,8 @@ from tests.pipeline.stub import StubEncoder, StubHandler
 
 ROOT = Path(__file__).parents[1]
 SHARDS, DIM = 16, 64
-STEADY = 200  # samples, ten a second: in less a process does little more than start
+STEADY = 40  # samples: in less a process does little more than start
+EVERY = 0.05  # seconds between two samples
 BAD, SHARED = 997, 10  # every so many-th row is no row; rows that share one text
 
 
@@ -86,7 +87,7 @@ def write_corpus(directory: Path, rows: int, night: int) -> None:
 
 @dataclass
 class Load:
-    """What a process and its children hold, sampled ten times a second."""
+    """What a process and its children hold, sampled every now and then."""
 
     memory: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Soak:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             load.sample(watched)
-            time.sleep(0.1)
+            time.sleep(EVERY)
         if process.returncode:
             raise RuntimeError(f"an undisturbed run ended with status {process.returncode}")
         self.peaks.append(load)
@@ -184,7 +185,7 @@ def steady(load: Load) -> str:
         if len(values) >= STEADY and second > 1.25 * first + slack:
             raise AssertionError(f"{name} grew from {first:.0f} in the first half of the run to {second:.0f}")
         words.append(f"{name} {first:.0f} then {second:.0f}{' MiB' if unit > 1 else ''}")
-    return ", ".join(words)
+    return f"{', '.join(words)} over {len(load.memory)} samples"
 
 
 def check_rows(output: Path, rows: int, night: int) -> str:

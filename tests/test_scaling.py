@@ -24,6 +24,8 @@ def test_the_page_shows_the_tables_that_the_formulas_give() -> None:
     assert scaling.tables() in PAGE
     assert f"{scaling.flop_per_node() / 1e6:.1f} million" in PAGE
     assert f"{scaling.flop_per_text() / 1e9:.2f} billion" in PAGE
+    for name, said in scaling.figures().items():
+        assert said in " ".join(PAGE.split()), name
 
 
 def test_flop_a_node_are_those_of_the_text_head() -> None:

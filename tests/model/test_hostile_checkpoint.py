@@ -138,7 +138,7 @@ SAID = {
     "list.pt": "no flat state dict of tensors but list",
     "other-model.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
     "image-tower.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
-    "shape.pt": r"has shape \[64\] instead of \[65\]|has shape \[65, 32\] instead|instead of",
+    "shape.pt": r"has shape \[64\] instead of \[65\]|has shape \[65, 32\] instead",
     "nan.pt": "text_projection holds NaN or infinity",
     "infinite.pt": "text_projection holds NaN or infinity",
     "integers.pt": "text_projection is torch.int8 .*no plain float tensor",

@@ -56,13 +56,15 @@ def test_beams_counters_are_the_manifests_counts(ran: tuple[Manifest, dict[str, 
 
 
 def test_seconds_are_measured(ran: tuple[Manifest, dict[str, int], str]) -> None:
-    """Each stage has its time, in the manifest and in the summary."""
-    manifest, _, said = ran
+    """Each stage has its time, in the manifest, in Beam's metrics and in the summary."""
+    manifest, counters, said = ran
     seconds = manifest["seconds"]
     assert set(seconds) == {"total", *SECONDS}
     assert 0 < seconds["read_seconds"] < seconds["total"]
     assert 0 < seconds["write_seconds"] < seconds["total"]
     for name in SECONDS:
+        told = counters.get(name.replace("_seconds", "_msecs"), 0)
+        assert told == pytest.approx(1000 * seconds[name], abs=3)  # each file's is rounded by itself
         assert re.search(rf"{name.removesuffix('_seconds')} [\d.]+ s", said)
 
 

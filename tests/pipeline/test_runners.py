@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline.snapshot import current
+from audioclip_text.pipeline.snapshot import current, read_manifest
 from tests.pipeline.corpus import read, vectors, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,8 @@ def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(file)], check=True, capture_output=True)
     # Paths in a .pth are searched, but the .pth files there, such as an editable install's, are not read.
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    note = f"import sys\nprint(sys.orig_argv, file=open({str(folder / 'started')!r}, 'a'))\n"
+    (site / "sitecustomize.py").write_text(note)
     python = folder / "venv" / "bin" / "python"
     where = "import audioclip_text.pipeline as p; print(p.__file__)"
     found = subprocess.run([python, "-c", where], env=bare(), check=True, capture_output=True, text=True, cwd=folder)
@@ -100,6 +102,7 @@ def portable(
             [str(worker_python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"],
             pool,
             folder,
+            bare() | {"PATH": f"{worker_python.parent}:{os.environ['PATH']}"},  # the pool starts what `python` is
         ),
     ]
     flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}"]
@@ -179,6 +182,14 @@ class Corpus:
         assert tables[0].drop(["embedding"]).equals(tables[1].drop(["embedding"]))
         np.testing.assert_allclose(*map(vectors, tables), atol=1e-5)
 
+    def counts(self, output: str) -> dict[str, object]:
+        """What the manifest of the current snapshot counts, without what depends on how rows met in batches."""
+        manifest = read_manifest(str(self.folder / output), str(current(str(self.folder / output))))
+        assert manifest
+        assert "report" in manifest, manifest["notes"]
+        by_batch = ("nodes", "slots", "micro_batches")
+        return {name: number for name, number in manifest["counts"].items() if name not in by_batch}
+
 
 @pytest.fixture(scope="module")
 def corpus(small_head: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
@@ -188,7 +199,7 @@ def corpus(small_head: Path, vocabulary: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_workers_from_a_pool_that_know_the_wheel_alone(
-    corpus: Corpus, portable: tuple[list[str], psutil.Process]
+    corpus: Corpus, portable: tuple[list[str], psutil.Process], worker_python: Path
 ) -> None:
     """PortableRunner, job service and workers in processes of their own give what one process gives; then reuse it."""
     flags, _ = portable
@@ -197,7 +208,9 @@ def test_workers_from_a_pool_that_know_the_wheel_alone(
     assert process.returncode == 0, errors[-3000:]
     assert re.search(r"Beam's job id: job-[0-9a-f-]{36}$", errors, re.MULTILINE), errors
     assert f"{corpus.rows} read = {corpus.rows} embedded + 0 reused + 0 rejected" in said
+    assert "SdkHarness" in (worker_python.parents[2] / "started").read_text(), "the workers were other interpreters"
     corpus.assert_same("portable", "here")
+    assert corpus.counts("portable") == corpus.counts("here")
     said = corpus.embed("portable", flags)
     assert f"{corpus.rows} read = 0 embedded + {corpus.rows} reused + 0 rejected" in said
     corpus.assert_same("portable", "here")
@@ -208,6 +221,7 @@ def test_several_processes_of_the_local_runner(corpus: Corpus) -> None:
     said = corpus.embed("processes", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
     assert f"{corpus.rows} read = {corpus.rows} embedded" in said
     corpus.assert_same("processes", "here")
+    assert corpus.counts("processes") == corpus.counts("here")
 
 
 def test_a_worker_killed_in_a_bundle_loses_and_doubles_nothing(
