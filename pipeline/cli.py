@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from .escape import printable
 from .flags import add_flags, at_least
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--remake", action="store_true", help="make it again from the part files")
+    sub.add_argument("--open", action="store_true", help="open it in the browser of this machine")
     sub = command("rollback", _rollback, "make an earlier snapshot the current one")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("snapshot", nargs="?", help="default: the one before the current")
@@ -249,8 +251,18 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from .report import report
+    from .stores import is_local
 
-    print(printable(report(arguments.output, remake=arguments.remake)))
+    path = report(arguments.output, remake=arguments.remake)
+    print(printable(path))
+    if not arguments.open:
+        return EXIT_DONE
+    if not is_local(path):
+        raise ValueError(f"{path} lies on a store: copy it to this machine, and open it there")
+    import webbrowser
+
+    if not webbrowser.open(Path(path).resolve().as_uri()):
+        raise RuntimeError("no browser was found on this machine: open the file above in another way")
     return EXIT_DONE
 
 

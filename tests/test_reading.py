@@ -178,6 +178,7 @@ def test_bigquery_would_take_the_files(folder: Path) -> None:
     assert given.parquet_enable_list_inference == "true"
     assert re.fullmatch(r"\w+\.\w+", given.table)
     assert given.source.count("*") == 1
+    assert given.source.startswith("gs://")
     file = pq.ParquetFile(min(directory_of(folder / "out" / "corpus").glob(given.source.rpartition("/")[2])))
     columns = {column.path: column for column in map(file.schema.column, range(len(file.schema)))}
     vector = columns["embedding.list.element"]  # a group LIST > repeated group `list` > `element`, and no other names

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -149,13 +151,22 @@ def test_data_cannot_write_the_page(output: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
 
 
-def test_the_command_prints_its_path_and_makes_it_again(output: Path) -> None:
-    """From the part files alone, with the same figures."""
+def test_the_command_prints_its_path_makes_it_again_and_opens_it(output: Path, tmp_path: Path) -> None:
+    """From the part files alone, with the same figures; in whatever browser the machine has."""
     page = page_of(output)
     before = page.read_text(encoding="utf-8")
     assert report(str(output)) == str(page)
     page.unlink()
     assert report(str(output)) == str(page)
+    page.write_text("scribbled over")
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "report", str(output), "--remake", "--open"]
+    environment = {**os.environ, "BROWSER": f"{browser} %s"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == str(page)
+    assert (tmp_path / "browser.opened").read_text().strip() == page.as_uri()
     plain = [re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", text) for text in (before, page.read_text(encoding="utf-8"))]
     assert plain[0] == plain[1]
 
@@ -199,9 +210,11 @@ def test_a_browser_shows_it(output: Path, tmp_path: Path, scheme: str) -> None:
         "--host-resolver-rules=MAP * ~NOTFOUND",
         "--blink-settings=preferredColorScheme=" + "10"[scheme == "dark"],
     ]
-    shown = subprocess.run(
-        [*command, "--dump-dom", f"file://{page_of(output)}"], capture_output=True, text=True, timeout=120, check=True
-    )
+    picture = tmp_path / f"{scheme}.png"
+    command += [f"--screenshot={picture}", "--dump-dom", f"file://{page_of(output)}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 50_000, "a page with hardly anything on it"
     assert "CONSOLE" not in shown.stderr
     body = shown.stdout.partition("<body>")[2]
     assert body.count('class="main-svg"') >= 6
