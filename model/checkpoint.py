@@ -66,7 +66,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if faults:
         more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise CheckpointError(f"{file} holds no AudioCLIP text head: {'; '.join(faults[:NAMED])}{more}")
-    state = {name: tensor.detach().float() for name, tensor in state.items()}
+    # In memory of their own: what is mapped from a file would change, or end the process, with the file.
+    state = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
     return Checkpoint(state, file.name, _sha256(file), untrained)
 
 

@@ -26,7 +26,12 @@ NODES = {"cpu": 1536, "cuda": 32768}  # of a micro-batch; the CPU's found by mea
 WINDOW = 16384  # texts sorted together: more would share more beginnings, and start the model later
 CALM = 256  # micro-batches without running out of memory, after which twice their size is tried again
 # How torch says, but for its own class of error, that memory is out: on a CPU, and where cuBLAS finds none for itself.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # on a full card
+    "CUDA error: out of memory",  # outside of torch's own allocator
+)
 
 
 @dataclass
@@ -207,6 +212,8 @@ class TextEncoder:
         embedded, start, count = [], 0, len(rows.lengths)
         while start < count:
             run = rows.run_from(start, self.nodes)
+            if stats.oom_retries and not self._calm and self.device.type == "cuda":
+                torch.cuda.empty_cache()  # for those who take memory past torch's allocator
             try:
                 tree = rows.tree(run, self.device)
                 vectors = self.tower(tree)  # [rows of the run, dim]

@@ -29,7 +29,7 @@ def check_options(*, prompt: str, on_long: str, dtype: str) -> None:
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
     try:
         holds_text = "text" in prompt.format("text") and prompt.format("text") != prompt.format("another")
-    except (IndexError, KeyError, ValueError, AttributeError):
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError):
         holds_text = False
     if not holds_text:
         raise ValueError(f"prompt={prompt!r}: it must hold {{}} once, where the text goes, as in 'a photo of {{}}'")

@@ -54,7 +54,7 @@ class ClipTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as the original's `encode` gives them: no start, no end, no truncation.
 
-        Raises UnicodeEncodeError for lone surrogates, which have no UTF-8.
+        Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
         if not _is_plain(text):
             text = html.unescape(html.unescape(ftfy.fix_text(text)))

@@ -63,8 +63,13 @@ def from_bytes(data: bytes) -> pa.RecordBatch:
 
 
 def one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Several batches of one schema, at least one, as one."""
+    """Several batches of one schema, at least one, as one; RuntimeError where a column would pass Arrow's 2 GiB."""
     whole = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+    if len(whole) > 1:
+        raise RuntimeError(
+            f"{sum(batch.num_rows for batch in batches):,} rows that belong together hold more than 2 GiB of text: lower "
+            f"--max_text_bytes, keep fewer fields, or embed with --no_dedupe"
+        )
     return whole[0] if whole else batches[0]
 
 

@@ -18,6 +18,7 @@ BUCKET_ROWS = 16384  # as many as the encoder sorts at once: texts that begin al
 MAX_BUCKET_BITS = 16
 # Rows that a worker holds before it splits them into buckets: large enough that a shuffled piece is not all header.
 SPLIT_ROWS = 131_072
+SPLIT_BYTES = 256 << 20  # of what is held: long texts are split sooner
 
 
 def bucket_bits(rows: int) -> int:
@@ -45,7 +46,8 @@ class Split(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Hold `batch`; split all that is held once it is enough."""
         self._held.append(batch)
-        if sum(held.num_rows for held in self._held) >= SPLIT_ROWS:
+        enough = sum(held.num_rows for held in self._held) >= SPLIT_ROWS
+        if enough or sum(held.nbytes for held in self._held) >= SPLIT_BYTES:
             yield from self._split()
 
     def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         return _fail(error, EXIT_USAGE)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return EXIT_NOBODY_READS
         return _fail(error, EXIT_FAILED)

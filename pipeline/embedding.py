@@ -37,7 +37,9 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     outcome = _encode_each(words, encoder)
     if len(outcome.failed) == len(words) >= ALL_FAILED:
         raise RuntimeError(f"the model failed on all {len(words)} texts of a batch; the last said {outcome.failed[0]}")
-    broken = ~np.isfinite(outcome.vectors).all(axis=1)
+    with np.errstate(over="ignore"):
+        numbers = outcome.vectors.astype(stored, copy=False)
+    broken = ~np.isfinite(numbers).all(axis=1)
     long = outcome.truncated & (encoder.on_long == "reject")
     if len(words) >= ALL_FAILED and (broken & ~long).all():
         raise RuntimeError(f"the model gave no finite vector for any of the {len(words)} texts of a batch")
@@ -50,10 +52,10 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
             reasons[place] = "too long"
             details[place] = f"{outcome.n_tokens[place]} tokens, the context holds {encoder.tower.context_length}"
         else:
-            reasons[place], details[place] = "non-finite vector", "the model gave a vector with NaN or infinity"
+            said = "does not fit float16" if np.isfinite(outcome.vectors[place]).all() else "holds NaN or infinity"
+            reasons[place], details[place] = "non-finite vector", f"the model gave a vector that {said}"
     dim = outcome.vectors.shape[1]
-    numbers = pa.array(outcome.vectors.astype(stored, copy=False).ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(numbers, type=vector_type(dim, stored))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), type=vector_type(dim, stored))
     made = {
         "n_tokens": pa.array(outcome.n_tokens).take(texts.indices),
         "truncated": pa.array(outcome.truncated).take(texts.indices),

@@ -42,7 +42,7 @@ def _prompt(text: str) -> str:
     try:
         if text.format("\0") == text:
             raise ValueError("it has no {}")
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no prompt: it needs one {{}} for the text ({error})") from None
     return text
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ..model.encoder import TextEncoder
-from ..model.settings import fingerprint, join_and_prompt
+from ..model.settings import check_options, fingerprint, join_and_prompt
 from ..model.tokenizer import ClipTokenizer
 from .cache import local_copy
 from .embedding import embed_batch
@@ -56,7 +56,13 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
             large_model=large_model,
             model_copies=model_copies,
         )
+        check_options(prompt=prompt, on_long=on_long, dtype=dtype)
         self._settings = EncoderSettings(path, device, dtype, tokenizer_path, prompt, on_long, normalize)
+
+    def update_model_path(self, model_path: str | None = None) -> None:
+        """The checkpoint to load from now on, as RunInference's model updates give it."""
+        if model_path:
+            self._settings = replace(self._settings, path=model_path)
 
     def load_model(self) -> TextEncoder:
         """This process's encoder."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.types import EmbeddableItem
@@ -84,7 +85,7 @@ class ItemHandler(TextEmbeddingHandler):
         try:
             return self._embedded(batch, model)
         except Exception as error:
-            if not self._put_aside:
+            if not self._put_aside or (len(batch) == 1 and isinstance(error, MemoryError)):  # the machine's fault
                 raise
             if len(batch) == 1:
                 return [_Failed(batch[0], error)]
@@ -93,7 +94,10 @@ class ItemHandler(TextEmbeddingHandler):
 
     def _embedded(self, batch: Sequence[Any], model: TextEncoder) -> list[Any]:
         texts = [self.texts(item) for item in batch]
-        vectors = iter(model.encode([text for of_item in texts for text in of_item]).tolist())
+        found = model.encode([text for of_item in texts for text in of_item])
+        if not np.isfinite(found).all():
+            raise ValueError("the model gave a vector that holds NaN or infinity")
+        vectors = iter(found.tolist())
         embedded = []
         for item, of_item in zip(batch, texts, strict=True):
             # Beam's adapters write into the element, which may not happen to the input of a step.

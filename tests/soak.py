@@ -38,8 +38,8 @@ from tests.pipeline.stub import StubEncoder, StubHandler
 
 ROOT = Path(__file__).parents[1]
 SHARDS, DIM = 16, 64
-STEADY = 40  # samples: in less a process does little more than start
-EVERY = 0.05  # seconds between two samples
+STEADY = 200  # samples: in less a process does little more than start
+EVERY = 0.1  # seconds between two samples
 BAD, SHARED = 997, 10  # every so many-th row is no row; rows that share one text
 
 

@@ -11,16 +11,18 @@ import psutil
 import pytest
 
 from tests.pipeline.corpus import embed, write_jsonl
-from tests.soak import STEADY, Load, soak, steady
+from tests.soak import Load, soak, steady
 
 
 @pytest.mark.slow
 def test_a_short_soak() -> None:
-    """20,000 rows over two nights with kills: counts exact, every row as it should be, nothing left behind."""
+    """20,000 rows over two nights with kills: counts exact, every row as it should be, nothing left behind.
+
+    It is over before growth of memory could be told from starting; the whole soak tells.
+    """
     *nights, whole = soak(20_000, nights=2, kills=1, seconds=1.5, seed=1)
     assert len(nights) == 2
     assert all(" read 20,000, " in line and ", rejected 20;" in line for line in nights), nights
-    assert all(int(re.search(r"over (\d+) samples", line)[1]) >= STEADY for line in nights), nights  # type: ignore[index]
     assert re.search(r" [1-9]\d* killed, 0 rows lost", whole), whole
 
 

@@ -236,3 +236,17 @@ def test_bytes_gone_wrong_give_an_error_or_a_text_head(tmp_path: Path, name: str
         except CheckpointError:
             refused += 1
     assert 20 < refused <= 100
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_weights_do_not_change_with_their_file(tmp_path: Path, name: str) -> None:
+    """Written over or cut short while the model computes: that it was mapped once is nothing to it."""
+    state = _small()
+    (torch.save if name == "a.pt" else save_file)(state, tmp_path / name)
+    checkpoint = load_checkpoint(tmp_path / name)
+    with (tmp_path / name).open("r+b") as handle:
+        handle.write(bytes((tmp_path / name).stat().st_size))
+        handle.flush()
+        assert all(torch.equal(checkpoint.state[key], tensor) for key, tensor in state.items())
+        handle.truncate(0)
+    assert all(torch.equal(checkpoint.state[key], tensor) for key, tensor in state.items())

@@ -262,8 +262,9 @@ def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     return nights
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["refused", "answer lost"])
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize(
+    ("lasting", "late"), [(False, False), (True, False), (False, True)], ids=["once", "for good", "answer lost"]
+)
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_each_effect_fails(two_nights: Nights, tmp_path: Path, effect: str, lasting: bool, late: bool) -> None:
     """Each kind of effect is really hit, in a store that has a snapshot and the leavings of a dead run."""
@@ -283,7 +284,7 @@ def test_each_effect_fails(two_nights: Nights, tmp_path: Path, effect: str, last
     nights.check_clean()
 
 
-@pytest.mark.parametrize("nth", range(1, 13))
+@pytest.mark.parametrize("nth", [1, 5, 10])
 def test_the_pointer_is_changed_and_cannot_be_read(two_nights: Nights, tmp_path: Path, nth: int) -> None:
     """From any of its operations on, `current.json` does what it is asked, but all answers are lost."""
     shutil.copytree(two_nights.root, tmp_path, dirs_exist_ok=True)

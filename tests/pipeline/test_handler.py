@@ -179,3 +179,46 @@ def test_another_checkpoint_on_a_worker_is_an_error(small_head: str, vocabulary:
     load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # nothing is kept
     with pytest.raises(ValueError, match="on this worker has fingerprint .*, the job was started with"):
         there.load_model()
+
+
+def test_a_model_update_is_taken(
+    handler: TextEmbeddingHandler, small_head: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    """RunInference's own way to change a model in a running job."""
+    other = tmp_path / "other.pt"
+    torch.save({name: tensor * 0.5 for name, tensor in torch.load(small_head).items()}, other)
+    before = handler.load_model().encode(TEXTS)
+    handler.update_model_path(None)
+    np.testing.assert_array_equal(handler.load_model().encode(TEXTS), before)
+    handler.update_model_path(str(other))
+    expected = TextEncoder.load(other, tokenizer_path=vocabulary, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dtype": "float8"}, {"on_long": "cut"}, {"prompt": "no braces"}, {"prompt": "{[a]}"}, {"prompt": "{.x}"}],
+)
+def test_settings_are_refused_before_a_job_starts(settings: dict[str, str]) -> None:
+    """Not on the first worker that loads the model."""
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TextEmbeddingHandler("full", **settings)  # type: ignore[arg-type]
+
+
+def test_a_vector_that_half_precision_cannot_hold_is_rejected(handler: TextEmbeddingHandler) -> None:
+    """Infinity is never stored for it."""
+    encoder = handler.load_model()
+    rows = add_text_hash(pa.RecordBatch.from_pydict({"text": ["dog barking", "thunder"]}), "{}")
+
+    class Loud:
+        dim, on_long, tower = encoder.dim, encoder.on_long, encoder.tower
+
+        def encode_rows(self, texts: list[str]) -> object:
+            encoding = encoder.encode_rows(texts)
+            encoding.vectors[texts.index("thunder")] *= 1e6
+            return encoding
+
+    for stored, reasons in (("float32", [None, None]), ("float16", [None, "non-finite vector"])):
+        batch = embed_batch(rows, Loud(), stored)  # type: ignore[arg-type]
+        assert batch.column("reason").to_pylist() == reasons
+    assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])
