@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 TEST = [
     "apache-beam[yaml]>=2.77,<2.78",
@@ -25,6 +25,7 @@ TEST = [
     "polars",
     "psutil",
     "pytest",
+    "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
     "qdrant-client",
@@ -42,13 +43,20 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["audioclip_text.model", "audioclip_text.pipeline"],
+    packages=[
+        "audioclip_text.model",
+        "audioclip_text.pipeline",
+        *(f"audioclip_text.pipeline.{name}" for name in find_packages("pipeline")),
+    ],
     package_dir={"audioclip_text.model": "model", "audioclip_text.pipeline": "pipeline"},
     package_data={"audioclip_text.model": ["py.typed"], "audioclip_text.pipeline": ["py.typed"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "filelock>=3.12",
         "ftfy>=6.3",
+        "jinja2>=3.1",
+        "lazy-loader>=0.4",
+        "matplotlib>=3.8",
         "numpy>=1.26",
         "orjson>=3.10",
         "plotly>=5.20",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
-from tests.pipeline.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHandler
 
 DIM = 1024
 

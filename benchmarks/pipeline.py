@@ -59,8 +59,9 @@ def stub_run(folder: str, output: str, *flags: str) -> None:
     """EmbedCorpus over a model that answers at once."""
     from instant import InstantHandler
 
+    from audioclip_text.pipeline.cli.embed import parse
+    from audioclip_text.pipeline.cli.runner import run
     from audioclip_text.pipeline.embed import EmbedCorpus
-    from audioclip_text.pipeline.run import parse, run
 
     options = parse(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
     corpus = EmbedCorpus(options, InstantHandler(DIM))
@@ -75,7 +76,7 @@ def bare_run(folder: str, output: str) -> None:
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
-    from audioclip_text.pipeline.records import vector_type
+    from audioclip_text.pipeline.schemas import vector_type
 
     noise = pa.array(instant.noise().ravel())
     os.makedirs(output)
@@ -209,9 +210,10 @@ def workers(folder: Path, rows: int = 4_000) -> None:
 def start_run(folder: str, output: str) -> None:
     """Seconds of each part of a run over one row, from the first import on."""
     began = time.perf_counter()
-    from audioclip_text.pipeline import encoders
+    from audioclip_text.pipeline.cli.embed import parse
+    from audioclip_text.pipeline.cli.runner import run
     from audioclip_text.pipeline.embed import EmbedCorpus
-    from audioclip_text.pipeline.run import parse, run
+    from audioclip_text.pipeline.inference import shared_encoder as encoders
 
     imported = time.perf_counter()
     flags = ["--input", f"{folder}/*.jsonl", "--output", output, "--checkpoint", "untrained"]
@@ -277,7 +279,7 @@ if __name__ == "__main__":
             sys.path.insert(0, str(ROOT))
             import instant
 
-            import audioclip_text.pipeline.run  # noqa: F401  # imports are what `start` measures
+            import audioclip_text.pipeline.cli.embed  # noqa: F401  # imports are what `start` measures
 
             instant.noise()
             measured({"stub_run": stub_run, "bare_run": bare_run}[what], *arguments)

@@ -26,7 +26,7 @@ import corpora
 from audioclip_text.model import ClipTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.model.plain_tokenizer import PlainTokenizer
+from tests.support.plain_tokenizer import PlainTokenizer
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 Tokenize = Callable[[Sequence[str]], list[list[int]]]

@@ -1,28 +1,28 @@
 """The Beam pipeline: EmbedCorpus, its options, and the RunInference handler over the text head.
 
-Names are imported when they are first asked for: Beam and torch take seconds, and `--help` needs neither.
+Names are imported when they are first used: Beam and torch take seconds to import, and `--help` needs neither.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from .embed import EmbedCorpus
-    from .handler import TextEmbeddingHandler
-    from .ml_transform import AudioCLIPTextEmbeddings
+    from .inference.ml_transform import AudioCLIPTextEmbeddings
+    from .inference.model_handler import TextEmbeddingHandler
+    from .inference.shared_encoder import EncoderSettings
     from .options import EmbedOptions
 
-__all__ = ["AudioCLIPTextEmbeddings", "EmbedCorpus", "EmbedOptions", "TextEmbeddingHandler"]
+__all__ = ["AudioCLIPTextEmbeddings", "EmbedCorpus", "EmbedOptions", "EncoderSettings", "TextEmbeddingHandler"]
 
-_ROOMS = {
-    "AudioCLIPTextEmbeddings": ".ml_transform",
-    "EmbedCorpus": ".embed",
-    "EmbedOptions": ".options",
-    "TextEmbeddingHandler": ".handler",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name], __name__), name)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "embed": ["EmbedCorpus"],
+        "inference.ml_transform": ["AudioCLIPTextEmbeddings"],
+        "inference.model_handler": ["TextEmbeddingHandler"],
+        "inference.shared_encoder": ["EncoderSettings"],
+        "options": ["EmbedOptions"],
+    },
+)

@@ -19,17 +19,18 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
-from .handler import RecordBatchHandler, resource_hints
-from .ids import DuplicateIds
+from .canary import agrees, canary_batch, canary_of
+from .dedup.duplicate_ids import DuplicateIds
+from .dedup.reuse import MeetEarlier, Reuse
+from .inference.model_handler import RecordBatchHandler, resource_hints
+from .io.filesystem import is_local
 from .job import settle
 from .options import EmbedOptions, is_local_run
-from .publish import CANARY_TEXTS, Publish, agrees, canary_of
-from .records import ROW
-from .reuse import MeetEarlier, Reuse, add_text_hash
-from .run_dirs import end_run, run_path, start_run
-from .sink import WriteFiles
-from .source import ReadShards
-from .stores import is_local
+from .publish import Publish
+from .readers.read_shards import ReadShards
+from .snapshots.run_directory import end_run, run_path, start_run
+from .text_hash import add_text_hash
+from .writers.write_files import WriteFiles
 
 
 class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
@@ -65,31 +66,29 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         read = (
             pbegin
             | "Shards" >> beam.Create(job.shards)
-            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.read_timeout)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
         canary = (
             pbegin
-            | "Canary texts" >> beam.Create([_canary_batch()])
+            | "Canary texts" >> beam.Create([canary_batch()])
             | "Canary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
         )
         canary |= "Canary vectors" >> beam.Map(canary_of)
         reports = [
-            read.read | "Rows read" >> beam.Map(_report, "read"),
-            read.rejected | "Write rejected" >> beam.ParDo(write) | "Rejected files" >> beam.Map(_report, "file"),
-            canary | "Canary report" >> beam.Map(_report, "canary"),
+            read.read,
+            read.rejected | "Write rejected" >> beam.ParDo(write),
+            canary,
         ]
         new = rows
         if job.bits:
-            reuse = Reuse(self.batch_size, read_timeout=job.read_timeout)
+            reuse = Reuse(self.batch_size, file_io=job.file_io)
             same = AsSingleton(canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype))
             met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill, same)
             new = met.new
-            reports.append(
-                met.known | "Write reused" >> beam.ParDo(write) | "Reused files" >> beam.Map(_report, "file")
-            )
+            reports.append(met.known | "Write reused" >> beam.ParDo(write))
         if job.bits and job.fields.id is not None:
-            reports.append(rows | "Ids" >> DuplicateIds(job.bits, spill) | "Same ids" >> beam.Map(_report, "ids"))
+            reports.append(rows | "Ids" >> DuplicateIds(job.bits, spill))
         reports.append(new | "Model" >> EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (
             reports
@@ -119,15 +118,4 @@ class EmbedAndWrite(beam.PTransform):  # type: ignore[misc]
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Hashed row batches -> what the files made of them hold."""
         embedded = rows | "Embed" >> RunInference(self.handler).with_output_types(pa.RecordBatch)
-        return embedded | "Write" >> beam.ParDo(self.write) | "Files" >> beam.Map(_report, "file")
-
-
-def _report(what: object, name: str) -> dict[str, object]:
-    """What a step has to say to the publisher."""
-    return {name: what}
-
-
-def _canary_batch() -> pa.RecordBatch:
-    places = list(range(len(CANARY_TEXTS)))
-    columns = {"shard": ["canary"] * len(places), "row": places, "id": list(map(str, places)), "text": CANARY_TEXTS}
-    return pa.RecordBatch.from_pydict(columns, schema=ROW)
+        return embedded | "Write" >> beam.ParDo(self.write)

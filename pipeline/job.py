@@ -8,20 +8,23 @@ from importlib.metadata import version
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from .buckets import bucket_bits
-from .encoders import EncoderSettings, ModelCard
-from .fields import Fields
-from .handler import RecordBatchHandler
+from .canary import Canary
+from .dedup.buckets import bucket_bits
+from .dedup.reuse import leftover_row_groups
+from .inference.model_handler import RecordBatchHandler
+from .inference.shared_encoder import EncoderSettings, ModelCard
+from .io.file_io import FileIO
 from .options import EmbedOptions
-from .output_file import RowGroup
-from .peek import kept_fields
-from .records import embedded_schema
-from .reuse import leftover
-from .run_dirs import is_alive, is_complete, run_path, runs
-from .shards import Shard, find_shards
-from .snapshot import Canary, Manifest, current, read_manifest
+from .readers.fields import Fields
+from .readers.infer_schema import kept_fields
+from .readers.shards import Shard, find_shards
+from .schemas import embedded_schema
+from .snapshots.commit import current, read_manifest
+from .snapshots.manifest import Manifest, RowGroup
+from .snapshots.run_directory import is_alive, is_complete, run_path, runs
 
 ROW_BYTES = 100
+
 COMPRESSION_RATIO = 4
 
 
@@ -42,7 +45,7 @@ class Job:
     earlier: list[tuple[str, list[RowGroup]]] = field(repr=False)
     notes: list[str]
     max_text_bytes: int
-    read_timeout: float
+    file_io: FileIO
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
@@ -88,9 +91,10 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
     """
     inputs, output = options.check()
     FileSystems.set_options(options)  # endpoints and credentials of stores, before the first look at one
+    file_io = FileIO.from_options(options, options.read_timeout)
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
-    kept = kept_fields(shards, fields, options.read_timeout)
+    kept = kept_fields(shards, fields, file_io)
     handler = handler or RecordBatchHandler(
         EncoderSettings(
             options.checkpoint,
@@ -109,7 +113,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
     leftovers: list[str] = []
     earlier: list[tuple[str, list[RowGroup]]] = []
     if not options.no_dedupe:
-        leftovers, left_files = _leftovers(output, card.fingerprint)
+        leftovers, left_files = _leftovers(output, card.fingerprint, file_io)
         if reusable:
             directory = run_path(output, reusable["snapshot"])
             parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
@@ -131,7 +135,7 @@ def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> 
         earlier=earlier,
         notes=notes,
         max_text_bytes=options.max_text_bytes,
-        read_timeout=options.read_timeout,
+        file_io=file_io,
         max_rejected=options.max_rejected,
         max_shrink=options.max_shrink,
         unique_ids=options.unique_ids,
@@ -163,7 +167,7 @@ def _earlier_snapshots(output: str, card: ModelCard) -> tuple[Manifest | None, M
     return previous, None, notes
 
 
-def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
+def _leftovers(output: str, fingerprint: str, file_io: FileIO) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
     """(runs that died before they published, their finished part files of this fingerprint)."""
     dead, earlier = [], []
     for run, files in runs(output).items():
@@ -172,7 +176,8 @@ def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[tuple[str
         dead.append(run)
         for path, _ in files:
             name = FileSystems.split(path)[1]
-            info = leftover(path, fingerprint) if name.startswith("part-") and name.endswith(".parquet") else None
-            if info:
-                earlier.append((path, info["row_groups"]))
+            if name.startswith("part-") and name.endswith(".parquet"):
+                row_groups = leftover_row_groups(path, fingerprint, file_io)
+                if row_groups is not None:
+                    earlier.append((path, row_groups))
     return dead, earlier

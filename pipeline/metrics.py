@@ -6,8 +6,11 @@ twice here.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Mapping
+from typing import TypedDict
 
 from apache_beam.metrics import Metrics
 
@@ -15,6 +18,7 @@ NAMESPACE = "audioclip_text"
 
 # What a file's counts hold of the model's work, in the manifest under `counts`; seconds are under `seconds`.
 MODEL_COUNTS = ("model_texts", "tokens", "nodes", "slots", "micro_batches", "oom_retries")
+
 SECONDS = ("read_seconds", "tokenize_seconds", "model_seconds", "write_seconds")
 
 # What this process has counted so far. A progress line reads it while a runner's own metrics are not to be had yet.
@@ -26,24 +30,46 @@ def model_ran(texts: int) -> None:
     TALLY["texts_modelled"] += texts
 
 
-def count_file(counts: Mapping[str, float]) -> None:
-    """Count what a file's counts say beside its rows, which are counted as they pass; seconds in milliseconds."""
-    for name, amount in counts.items():
-        if name in SECONDS:
-            count(name.replace("_seconds", "_msecs"), round(1000 * amount))
-        elif name in MODEL_COUNTS:
-            count(name, int(amount))
-        elif name == "truncated":
-            count("rows_truncated", int(amount))
-        elif name.startswith("rejected: "):
-            count(
-                "rows_rejected_" + name.removeprefix("rejected: ").lower().replace(" ", "_").replace("-", "_"),
-                int(amount),
-            )
-
-
 def count(name: str, amount: int) -> None:
     """Add `amount` to the counter `name`, in Beam's metrics and in this process's tally."""
     if amount:
         Metrics.counter(NAMESPACE, name).inc(amount)
         TALLY[name] += amount
+
+
+OUTCOMES = ("read", "embedded", "reused", "rejected")
+MAX_SPANS = 60
+
+
+class Pace(TypedDict):
+    """Rows finished in each span of a run: for each of OUTCOMES one number per span; a span is `seconds` long."""
+
+    seconds: int
+    rows: dict[str, list[int]]
+
+
+def rows_by_second(rows: int, took: float = 0.0) -> Counter[int]:
+    """Return how many of `rows` rows, which are finished now, fall on each second, spread evenly over `took` seconds.
+
+    Keys are seconds since the epoch.
+    """
+    now = time.time()
+
+    def done(moment: float) -> int:
+        return rows if moment >= now else int(rows * max(0.0, moment - now + took) / took) if took else 0
+
+    return Counter({second: done(second + 1) - done(second) for second in range(int(now - took), int(now) + 1)})
+
+
+def pace_of(seconds_of: Mapping[str, Mapping[int, int]], started: float, total: float) -> Pace:
+    """Return the sums of `rows_by_second`, by outcome, as at most MAX_SPANS spans of a run of `total` seconds.
+
+    A worker whose clock is wrong moves rows to another span; it does not lose them.
+    """
+    seconds = max(1, math.ceil(total / MAX_SPANS))
+    spans = max(1, math.ceil(total / seconds))
+    rows = {outcome: [0] * spans for outcome in OUTCOMES}
+    for outcome, by_second in seconds_of.items():
+        for second, amount in by_second.items():
+            rows[outcome][min(max(int((second - int(started)) // seconds), 0), spans - 1)] += amount
+    return {"seconds": seconds, "rows": rows}

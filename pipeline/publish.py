@@ -2,144 +2,101 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
-from typing import TypedDict
+from typing import TypeAlias
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 
-from .ids import Ids
+from .canary import Canary, agrees
+from .dedup.duplicate_ids import Duplicates
+from .errors import SnapshotError
 from .job import Job
-from .metrics import MODEL_COUNTS, SECONDS
+from .metrics import pace_of
 from .options import rejected_limit
-from .output_file import FileInfo
-from .pointer import SnapshotError
-from .records import REASONS
-from .report import NAME, write_report
-from .run_dirs import remove_run, remove_spills, run_path
-from .snapshot import Canary, Manifest, lost_files, publish, remove_strays
-from .source import ShardRead
-from .statistics import pace_of
+from .readers.read_shards import ShardRead
+from .report.html import NAME, write_report
+from .schemas import REASONS
+from .snapshots.commit import lost_files, publish, remove_strays
+from .snapshots.manifest import FORMAT, Counts, FileInfo, Manifest
+from .snapshots.run_directory import remove_run, remove_spills, run_path
+from .writers.statistics import FileStats, WrittenFile
 
 _LOGGER = logging.getLogger(__name__)
 
-CANARY_TEXTS = (
-    "dog barking",
-    "rain on a tin roof",
-    "a choir singing in a cathedral",
-    "glass breaking, then footsteps running away",
-    "thunder",
-    "Coffee machine grinding beans; cups clinking in the background",
-    "an old steam train leaving the station",
-    "1, 2, 3, 4 - count-in with drum sticks",
-    "le vent dans les arbres",
-    "Möwen über dem Hafen",
-    "猫がのどを鳴らす",
-    "шум прибоя",
-    "a",
-    "people laughing & applauding (crowd)",
-    "slow piano music with a crackling vinyl noise, recorded from far away in a large empty hall",
-    "🎸 solo",
-)
+
+# What the steps of a run tell the publisher.
+RunReport: TypeAlias = "WrittenFile | ShardRead | Duplicates | Canary"
+_MAX_EXAMPLES = 10
 
 
-class Report(TypedDict, total=False):
-    """One report of a step to the publisher; each element holds one of these."""
+@dataclass
+class RunTotals:
+    """All reports of a run added up."""
 
-    file: FileInfo
-    read: ShardRead
-    ids: Ids
-    canary: Canary
-
-
-def canary_of(batch: pa.RecordBatch) -> Canary:
-    """The canary vectors out of an embedded batch of CANARY_TEXTS; SnapshotError where the model failed on one."""
-    failed = [detail for detail in batch.column("detail").to_pylist() if detail]
-    if failed:
-        raise SnapshotError(
-            f"the model failed on {len(failed)} of {len(CANARY_TEXTS)} plain texts: nothing was published; it said "
-            f"{failed[0]}"
-        )
-    vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
-    return {
-        "texts": batch.column("text").to_pylist(),
-        "vectors": base64.b64encode(vectors.astype("<f4").tobytes()).decode(),
-    }
-
-
-def agrees(now: Canary, before: Canary | None, dtype: str) -> bool:
-    """Whether the encoder still gives the vectors it gave: cosines of at least 0.9999, 0.9995 in reduced precision."""
-    if before is None:
-        return True
-    if now["texts"] != before["texts"]:
-        return False
-    old, new = (
-        np.frombuffer(base64.b64decode(canary["vectors"]), "<f4").reshape(len(canary["texts"]), -1)
-        for canary in (before, now)
-    )
-    if old.shape != new.shape:
-        return False
-    cosine = (old * new).sum(1) / np.maximum(np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1), 1e-30)
-    return bool((cosine >= (0.9999 if dtype == "float32" else 0.9995)).all())
-
-
-def add_up(reports: Iterable[Report]) -> tuple[dict[str, float], list[FileInfo], Canary | None, Ids, list[str]]:
-    """(counts, files, canary, ids that stand more than once, shards read) out of all steps' reports."""
-    counts: Counter[str] = Counter()
-    files: list[FileInfo] = []
+    stats: FileStats = field(default_factory=FileStats)
+    read: int = 0
+    read_seconds: float = 0.0
+    shards: list[str] = field(default_factory=list)
+    files: list[FileInfo] = field(default_factory=list)
+    duplicate_ids: int = 0
+    duplicate_examples: list[str] = field(default_factory=list)
     canary: Canary | None = None
-    ids: Ids = {"duplicates": 0, "examples": []}
-    shards: list[str] = []
-    for report in reports:
-        if "file" in report:
-            counts.update(report["file"]["counts"])
-            if report["file"]["name"]:
-                files.append({**report["file"], "counts": {}})
-        if "read" in report:
-            read = report["read"]
-            counts["read"] += read["rows"]
-            counts["read_seconds"] += read["seconds"]  # type: ignore[assignment]
-            counts.update(read["pace"])
-            shards.append(read["shard"])
-        if "ids" in report:
-            ids["duplicates"] += report["ids"]["duplicates"]
-            ids["examples"] = (ids["examples"] + report["ids"]["examples"])[:10]
-        canary = report.get("canary", canary)
-    return dict(counts), sorted(files, key=lambda file: file["name"]), canary, ids, shards
+
+    @classmethod
+    def of(cls, reports: Iterable[RunReport]) -> RunTotals:
+        """Return the sum of `reports`."""
+        totals = cls()
+        for report in reports:
+            totals.add(report)
+        totals.files.sort(key=lambda file: file["name"])
+        return totals
+
+    def add(self, report: RunReport) -> None:
+        """Add one report."""
+        if isinstance(report, WrittenFile):
+            self.stats += report.stats
+            if report.file is not None:
+                self.files.append(report.file)
+        elif isinstance(report, ShardRead):
+            self.read += report.rows
+            self.read_seconds += report.seconds
+            self.stats.add_seconds("read", report.by_second)
+            self.shards.append(report.shard)
+        elif isinstance(report, Duplicates):
+            self.duplicate_ids += report.ids
+            self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
+        else:
+            self.canary = report
 
 
-def check(
-    job: Job, counts: dict[str, float], files: list[FileInfo], ids: Ids, shards: list[str], *, directory: str
-) -> None:
-    """SnapshotError where rows are missing, or where the run breaks a limit that it was given."""
-    read, embedded, reused, rejected = (counts.get(name, 0) for name in ("read", "embedded", "reused", "rejected"))
-    written = sum(file["rows"] for file in files)
-    if not read == embedded + reused + rejected == written or len(shards) != len(job.shards):
+def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
+    """Raise SnapshotError if rows are missing, or if the run exceeds one of the limits it was given."""
+    read, stats = totals.read, totals.stats
+    written = sum(file["rows"] for file in totals.files)
+    if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != len(job.shards):
         raise SnapshotError(
-            f"rows do not add up: read {read:.0f} from {len(shards)} of {len(job.shards)} shards, embedded "
-            f"{embedded:.0f}, reused {reused:.0f}, rejected {rejected:.0f}, written {written}: nothing was published"
+            f"rows do not add up: read {read} from {len(totals.shards)} of {len(job.shards)} shards, embedded "
+            f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}: nothing was published"
         )
-    if rejected > rejected_limit(job.max_rejected, int(read)):
+    if stats.rejected > rejected_limit(job.max_rejected, read):
         raise SnapshotError(
-            f"{rejected:.0f} of {read:.0f} rows were rejected, more than --max_rejected {job.max_rejected}: nothing "
+            f"{stats.rejected} of {read} rows were rejected, more than --max_rejected {job.max_rejected}: nothing "
             f"was published; the reasons are in {directory}/rejected-*.parquet"
         )
-    if job.unique_ids and ids["duplicates"]:
+    if job.unique_ids and totals.duplicate_ids:
         raise SnapshotError(
-            f"{ids['duplicates']} ids stand more than once, with --unique_ids: nothing was published; among them "
-            f"{', '.join(map(repr, ids['examples'][:5]))}"
+            f"{totals.duplicate_ids} ids stand more than once, with --unique_ids: nothing was published; among them "
+            f"{', '.join(map(repr, totals.duplicate_examples[:5]))}"
         )
-    before = float(str(job.previous["counts"]["read"])) if job.previous else 0
+    before = job.previous["counts"]["read"] if job.previous else 0
     if read < before * job.max_shrink:
         raise SnapshotError(
-            f"the corpus shrank from {before:.0f} rows to {read:.0f}, below --max_shrink {job.max_shrink}: nothing was "
+            f"the corpus shrank from {before} rows to {read}, below --max_shrink {job.max_shrink}: nothing was "
             f"published; if that is right, run again with a lower --max_shrink"
         )
 
@@ -150,27 +107,27 @@ class Publish(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: Job, snapshot: str, started: float) -> None:
         self.job, self.snapshot, self.started = job, snapshot, started
 
-    def process(self, element: tuple[None, Iterable[Report]]) -> Iterator[Manifest]:
+    def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
         """Run once, after everything else; running twice publishes once."""
         job = self.job
-        counts, files, canary, ids, shards = add_up(element[1])
-        check(job, counts, files, ids, shards, directory=run_path(job.output, self.snapshot))
-        if canary is None:
+        totals = RunTotals.of(element[1])
+        check_totals(job, totals, directory=run_path(job.output, self.snapshot))
+        if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded: nothing was published")
         notes = list(job.notes)
-        if job.reusable and not agrees(canary, job.canary, job.dtype):
+        if job.reusable and not agrees(totals.canary, job.canary, job.dtype):
             notes.append(
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
-        manifest = self._manifest(counts, files, canary, ids, notes)
+        manifest = self._manifest(totals, totals.canary, notes)
         lost = lost_files(job.output, manifest)
         if lost:
             raise SnapshotError(
-                f"{len(lost)} of {len(files)} finished files are gone from {run_path(job.output, self.snapshot)} or not "
-                f"as they were written ({', '.join(lost[:3])}): nothing was published; run again"
+                f"{len(lost)} of {len(totals.files)} finished files are gone from {run_path(job.output, self.snapshot)} or "
+                f"not as they were written ({', '.join(lost[:3])}): nothing was published; run again"
             )
         try:
-            manifest["report"] = write_report(job.output, manifest, counts)
+            manifest["report"] = write_report(job.output, manifest, totals.stats)
         except Exception as error:  # a page costs no snapshot
             manifest["notes"].append(f"{NAME} could not be made: {type(error).__name__}: {error}"[:500])
         remove_spills(job.output, self.snapshot)
@@ -183,20 +140,35 @@ class Publish(beam.DoFn):  # type: ignore[misc]
                 _LOGGER.warning("%s, left by an unfinished run, cannot be removed: %s", run, error)
         yield manifest
 
-    def _manifest(
-        self, counts: dict[str, float], files: list[FileInfo], canary: Canary, ids: Ids, notes: list[str]
-    ) -> Manifest:
-        job, card = self.job, self.job.card
-        rows = ("read", "embedded", "reused", "rejected", "truncated", *MODEL_COUNTS)
-        shown: dict[str, object] = {name: int(counts.get(name, 0)) for name in rows}
-        shown["rejected_by_reason"] = {
-            reason: int(counts[f"rejected: {reason}"]) for reason in REASONS if f"rejected: {reason}" in counts
+    def _manifest(self, totals: RunTotals, canary: Canary, notes: list[str]) -> Manifest:
+        job, card, stats = self.job, self.job.card, totals.stats
+        counts: Counts = {
+            "read": totals.read,
+            "embedded": stats.embedded,
+            "reused": stats.reused,
+            "rejected": stats.rejected,
+            "truncated": stats.truncated,
+            "model_texts": stats.model_texts,
+            "tokens": stats.tokens,
+            "nodes": stats.nodes,
+            "slots": stats.slots,
+            "micro_batches": stats.micro_batches,
+            "oom_retries": stats.oom_retries,
+            "rejected_by_reason": {
+                reason: stats.rejected_by_reason[reason] for reason in REASONS if reason in stats.rejected_by_reason
+            },
         }
         if job.bits and job.fields.id is not None:
-            shown["duplicate_ids"] = ids["duplicates"]
-        seconds = {"total": round(time.time() - self.started, 3)}
-        seconds |= {name: round(counts.get(name, 0), 6) for name in SECONDS}
+            counts["duplicate_ids"] = totals.duplicate_ids
+        seconds = {
+            "total": round(time.time() - self.started, 3),
+            "read_seconds": round(totals.read_seconds, 6),
+            "tokenize_seconds": round(stats.tokenize_seconds, 6),
+            "model_seconds": round(stats.model_seconds, 6),
+            "write_seconds": round(stats.write_seconds, 6),
+        }
         return {
+            "format": FORMAT,
             "snapshot": self.snapshot,
             "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
             "tool_version": version("audioclip-text"),
@@ -206,10 +178,10 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             "checkpoint": {"name": card.name, "sha256": card.sha256},
             "dim": card.dim,
             "options": job.options,
-            "counts": shown,
+            "counts": counts,
             "seconds": seconds,
-            "pace": pace_of(counts, self.started, seconds["total"]),
-            "files": files,
+            "pace": pace_of(stats.by_second, self.started, seconds["total"]),
+            "files": totals.files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,
             "notes": notes,

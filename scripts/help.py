@@ -6,7 +6,7 @@ import os
 
 os.environ["COLUMNS"] = "110"  # before argparse looks for a terminal
 
-from audioclip_text.pipeline.cli import _parser
+from audioclip_text.pipeline.cli.parser import _parser
 
 
 def page() -> str:

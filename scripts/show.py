@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from audioclip_text.pipeline.escape import printable
+from audioclip_text.pipeline.terminal import printable
 
 
 def show(output: Path) -> None:

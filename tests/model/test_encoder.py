@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_text.model import encoder as room
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
+from tests.support.plain_tower import small_state
 
 HERE = Path(__file__)
-small_state = runpy.run_path(str(HERE.with_name("plain_tower.py")))["small_state"]
 LONG = "many words " * 50  # 102 tokens with start and end
 TEXTS = ["a dog barks", "a dog", "rain on a tin roof", "", "a dog barks at a red car", "wind"]
 

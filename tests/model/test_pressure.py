@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from audioclip_text.model import ClipTokenizer, TextEncoder
 from audioclip_text.model import encoder as room
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
-from audioclip_text.pipeline.embedding import embed_batch
-from audioclip_text.pipeline.encoders import EncoderSettings
-from audioclip_text.pipeline.handler import RecordBatchHandler
-from audioclip_text.pipeline.records import ROW
+from audioclip_text.pipeline.inference.embed_batch import embed_batch
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
+from audioclip_text.pipeline.schemas import ROW
+from tests.support.plain_tower import small_state
 
-small_state = runpy.run_path(str(Path(__file__).with_name("plain_tower.py")))["small_state"]
 GOOD = ["a dog", "wind", "a cat sat", *(f"text number {n}" for n in range(40))]
 POISON = ["a zebra", "a zebra runs", "a dog barks at the zebra", "a dog and a zebra and a cat"]
 FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +13,7 @@ from hypothesis import strategies as st
 from audioclip_text.model import linear
 from audioclip_text.model.prefix_tree import SortedRows
 from audioclip_text.model.text_tower import TextTower
-
-oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain_tower.py"))))
+from tests.support import plain_tower as oracle
 
 CPU = torch.device("cpu")
 START, END = 48, 49  # of the small vocabulary

@@ -17,7 +17,7 @@ from audioclip_text.model import ClipTokenizer
 from audioclip_text.model import tokenizer as room
 from audioclip_text.model.tokenizer import EOT, SOT, TokenizerError
 from tests.conftest import DATA, ROOT
-from tests.model.plain_tokenizer import PlainTokenizer
+from tests.support.plain_tokenizer import PlainTokenizer
 
 CASES = [json.loads(line) for line in (DATA / "tokens.jsonl").read_text(encoding="utf-8").splitlines()]
 _plain: list[PlainTokenizer] = []

@@ -15,12 +15,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.portability.common_urns import resource_hints
 
-from audioclip_text.pipeline import run as run_module
+from audioclip_text.pipeline.cli import embed as run_module
+from audioclip_text.pipeline.cli import runner
+from audioclip_text.pipeline.cli.embed import parse
+from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.run import parse, run
 from tests.conftest import ROOT, own_environment
-from tests.pipeline import object_stores
-from tests.pipeline.corpus import StubHandler, write_jsonl
+from tests.support import object_stores
+from tests.support.corpus import StubHandler, write_jsonl
 
 IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-text:1"
 CARD = b"type:nvidia-l4;count:1;install-nvidia-driver"
@@ -79,7 +81,7 @@ def test_a_flex_template_submits_and_returns(
 ) -> None:
     """The launcher runs us with --template_location: nobody waits, no manifest is read, and one line says what was done."""
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
-    monkeypatch.setattr(run_module, "runner_of", lambda options: "DirectRunner")
+    monkeypatch.setattr(runner, "runner_of", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
     monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHandler()))
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0

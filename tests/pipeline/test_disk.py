@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from audioclip_text.pipeline.snapshot import current
-from tests.pipeline.corpus import embed, read, write_jsonl
-from tests.pipeline.stub import ENCODERS, StubHandler
+from audioclip_text.pipeline.snapshots.commit import current
+from tests.support.corpus import embed, read, write_jsonl
+from tests.support.stub import ENCODERS, StubHandler
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -154,7 +154,7 @@ def test_the_right_to_write_is_lost_half_way(place: Path, where: str) -> None:
 
 def test_the_command_line_says_it_in_one_line(place: Path, vocabulary: Path) -> None:
     """No traceback reaches the terminal, and the exit status is that of a run that failed."""
-    small_state = runpy.run_path(str(ROOT / "tests/model/plain_tower.py"))["small_state"]
+    small_state = runpy.run_path(str(ROOT / "tests/support/plain_tower.py"))["small_state"]
     torch.save(small_state(vocabulary=49408), place / "small.pt")
     (place / "out/snapshots").chmod(0o555)
     code = "import sys; from audioclip_text.pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -169,7 +169,9 @@ def test_the_command_line_says_it_in_one_line(place: Path, vocabulary: Path) -> 
     ]
     flags += ["--tokenizer_path", str(vocabulary)]
     if os.geteuid() == 0:
-        code = f"import os; import audioclip_text.pipeline.run, audioclip_text.model; os.seteuid({NOBODY}); {code}"
+        code = (
+            f"import os; import audioclip_text.pipeline.cli.embed, audioclip_text.model; os.seteuid({NOBODY}); {code}"
+        )
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "audioclip-text: error: " in done.stderr

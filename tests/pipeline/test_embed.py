@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.history import gc, log, rollback
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.run_dirs import run_path
-from audioclip_text.pipeline.snapshot import SnapshotError, current
-from tests.pipeline.corpus import StubHandler, embed, read, vectors, write_jsonl
+from audioclip_text.pipeline.snapshots.commit import SnapshotError, current
+from audioclip_text.pipeline.snapshots.history import gc, log, rollback
+from audioclip_text.pipeline.snapshots.run_directory import run_path
+from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 
 
 def _rows(count: int, start: int = 0) -> list[dict[str, object]]:

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from audioclip_text.model.encoder import Encoding
-from audioclip_text.pipeline import run_dirs
+from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.snapshot import current, read_manifest
-from tests.pipeline.corpus import read, vectors
-from tests.pipeline.faults import EFFECTS, Fault, Faults
-from tests.pipeline.stub import StubEncoder, StubHandler
+from audioclip_text.pipeline.snapshots import run_directory as run_dirs
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from tests.support.corpus import read, vectors
+from tests.support.faults import EFFECTS, Fault, Faults
+from tests.support.stub import StubEncoder, StubHandler
 
 settings.register_profile("quick", max_examples=5, stateful_step_count=5, derandomize=True, database=None)
 settings.register_profile("night", max_examples=400, stateful_step_count=12, print_blob=True)

@@ -15,8 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.snapshot import current
-from tests.pipeline.corpus import embed, read, write_jsonl
+from audioclip_text.pipeline.snapshots.commit import current
+from tests.support.corpus import embed, read, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
@@ -25,7 +25,7 @@ KILLS = 10
 def _start(
     shards: Path, output: Path, calls: Path, *flags: str, stderr: int | IO[bytes] = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.pipeline.slow_run", str(shards), str(output), str(calls), *flags]
+    command = [sys.executable, "-m", "tests.support.slow_run", str(shards), str(output), str(calls), *flags]
     return subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=subprocess.DEVNULL)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
 
+from audioclip_text.pipeline.cli.embed import summary
+from audioclip_text.pipeline.cli.runner import runner_of
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.run import runner_of, summary
-from audioclip_text.pipeline.snapshot import Manifest, read_manifest
-from tests.pipeline.corpus import StubHandler, write_jsonl
+from audioclip_text.pipeline.snapshots.commit import read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from tests.support.corpus import StubHandler, write_jsonl
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
@@ -31,11 +34,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, i
     result = pipeline.run()
     result.wait_until_finish()
     corpus.close()
-    counters = {
-        counter.key.metric.name: counter.committed
-        for counter in result.metrics().query()["counters"]
-        if counter.key.metric.namespace == NAMESPACE
-    }
+    counters: Counter[str] = Counter()  # of several steps
+    for counter in result.metrics().query()["counters"]:
+        if counter.key.metric.namespace == NAMESPACE:
+            counters[counter.key.metric.name] += counter.committed
     manifest = read_manifest(str(folder / "out"), str(corpus.snapshot))
     assert manifest is not None
     return manifest, counters, summary(str(folder / "out"), manifest)

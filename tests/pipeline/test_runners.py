@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline.snapshot import current, read_manifest
-from tests.pipeline.corpus import read, vectors, write_jsonl
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from tests.support.corpus import read, vectors, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -13,16 +13,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline import pointer, stores
+from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.io import filesystem as stores
+from audioclip_text.pipeline.io import json_file as pointer
+from audioclip_text.pipeline.io.filesystem import StoreError, may_pass, retried
+from audioclip_text.pipeline.io.json_file import change, read_json
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.pointer import SnapshotError, change, read_json
-from audioclip_text.pipeline.run import run
-from audioclip_text.pipeline.snapshot import Manifest, current, read_manifest
-from audioclip_text.pipeline.stores import StoreError, may_pass, retried
-from tests.pipeline import object_stores
-from tests.pipeline.object_stores import Request, Store, Waits
-from tests.pipeline.stub import StubHandler
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from tests.support import object_stores
+from tests.support.object_stores import Request, Store, Waits
+from tests.support.stub import StubHandler
 
 store, waits, impatient = object_stores.store, object_stores.waits, object_stores.impatient
 

@@ -15,16 +15,16 @@ from apache_beam.io.filesystems import FileSystems
 from safetensors.torch import save_file
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline import encoders
-from audioclip_text.pipeline.cache import ReplacedError
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.encoders import EncoderSettings
-from audioclip_text.pipeline.handler import RecordBatchHandler
-from audioclip_text.pipeline.run_dirs import end_run, run_path, start_run
-from audioclip_text.pipeline.snapshot import current, read_manifest
-from audioclip_text.pipeline.stores import StoreError, read, remove_below, upload
-from tests.pipeline import object_stores
-from tests.pipeline.object_stores import Store
+from audioclip_text.pipeline.inference import shared_encoder as encoders
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
+from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
+from audioclip_text.pipeline.io.local_cache import ReplacedError
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.run_directory import end_run, run_path, start_run
+from tests.support import object_stores
+from tests.support.object_stores import Store
 
 store = object_stores.store
 

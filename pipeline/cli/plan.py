@@ -1,0 +1,145 @@
+"""What a run would do, found without the model: the same reading and meeting, and a comparison of ids."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics, MetricsFilter
+
+from ..dedup.buckets import Buckets, pieces_of
+from ..dedup.reuse import MeetEarlier, Reuse
+from ..inference.model_handler import RecordBatchHandler
+from ..io.file_io import FileIO
+from ..job import Job, settle
+from ..options import EmbedOptions, OptionsError, is_local_run
+from ..readers.read_shards import ReadShards
+from ..snapshots.run_directory import run_path
+from ..terminal import printable, say
+from ..text_hash import add_text_hash
+from .embed import parse
+from .runner import reason, runner_of
+
+NAMESPACE = "audioclip_text.plan"
+
+
+def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
+    """Run `audioclip-text plan` with embed's flags; gives the exit status."""
+    options = parse(argv)
+    if options.no_dedupe:
+        raise OptionsError("--no_dedupe embeds every row each time: there is nothing to plan")
+    job, handler = settle(options, handler)
+    for note in job.notes:
+        say(note)
+    with tempfile.TemporaryDirectory() as spill:
+        print(report(job, count(job, handler, options, spill if is_local_run(options) else None)))
+    return 0
+
+
+def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
+    """Rows and texts by what would become of them; `spill` is where a run on one machine may put rows aside."""
+    try:
+        pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+        read = (
+            pipeline
+            | "Shards" >> beam.Create(job.shards)
+            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
+        )
+        rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
+        reuse = Reuse(options.batch_size, (), job.file_io)
+        met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill)
+        _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
+        _ = met.new | "Count new" >> beam.Map(_count_new, handler)
+        _ = read.rejected | "Count rejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
+        now = rows | "Ids now" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
+        files = pipeline | "Files before" >> beam.Create(_files(job))
+        before = files | "Ids before" >> beam.FlatMap(_ids_of_file, job.file_io).with_output_types(pa.RecordBatch)
+        _ = (
+            (now, before)
+            | "Now and before" >> beam.Flatten()
+            | "Same ids" >> Buckets("id", job.bits, spill)
+            | "Compare" >> beam.Map(_compare)
+        )
+        result = pipeline.run()
+        result.wait_until_finish()
+    except Exception as error:
+        raise RuntimeError(reason(error)) from error
+    counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
+    return {counter.key.metric.name: counter.committed for counter in counters}
+
+
+def report(job: Job, counts: dict[str, int]) -> str:
+    """The plan in words."""
+    number = {name: counts.get(name, 0) for name in _NAMES}
+    texts, tokens = number["texts"], number["tokens"]
+    against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
+    lines = [
+        f"against   {against}",
+        f"rows      {number['new']:,} new, {number['changed']:,} changed, {number['same']:,} the same, "
+        f"{number['removed']:,} removed; {number['rejected']:,} rejected",
+        f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
+        f"model     {texts:,} texts, {tokens:,} tokens",
+    ]
+    spent = job.previous["seconds"].get("model_seconds", 0) if job.previous else 0
+    done = job.previous["counts"]["tokens"] if job.previous else 0
+    if spent and done:
+        lines.append(
+            f"estimate  {tokens * spent / done:,.0f} s of model time, at the last run's {done / spent:,.0f} tokens/s"
+        )
+    else:
+        lines.append("estimate  none: the last run measured no model time")
+    return "\n".join(map(printable, lines))
+
+
+_NAMES = ("new", "changed", "same", "removed", "rejected", "reused", "embed", "texts", "tokens")
+
+
+def _add(name: str, amount: int) -> None:
+    Metrics.counter(NAMESPACE, name).inc(amount)
+
+
+def _count_new(batch: pa.RecordBatch, handler: RecordBatchHandler) -> None:
+    texts = pc.unique(batch.column("text")).to_pylist()
+    _add("embed", batch.num_rows)
+    _add("texts", len(texts))
+    _add("tokens", handler.count_tokens(texts))
+
+
+def _files(job: Job) -> list[str]:
+    """Part files of the snapshot that the plan is against."""
+    if not job.previous:
+        return []
+    directory = run_path(job.output, job.previous["snapshot"])
+    names = [file["name"] for file in job.previous["files"] if file["name"].startswith("part-")]
+    return [FileSystems.join(directory, name) for name in names]
+
+
+def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:
+    columns = [batch.column("id"), batch.column("text_hash"), pa.array([before] * batch.num_rows, pa.bool_())]
+    return pa.RecordBatch.from_arrays(columns, names=["id", "text_hash", "before"])
+
+
+def _ids_of_file(path: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
+    with file_io.open(path) as handle:
+        for batch in pq.ParquetFile(handle).iter_batches(columns=["id", "text_hash"]):
+            yield _ids(batch, True)
+
+
+def _compare(element: tuple[int, Iterable[pa.RecordBatch]]) -> None:
+    """Count the rows of one bucket of ids as new, changed or the same, and the ids that are gone."""
+    table = pa.Table.from_batches(list(pieces_of(element[1]))).combine_chunks()
+    before = table.filter(table["before"])
+    now = table.filter(pc.invert(table["before"]))
+    hash_before, hash_now = (side["text_hash"].cast(pa.binary()) for side in (before, now))
+    known = pc.is_in(now["id"], value_set=before["id"])
+    pairs = pc.binary_join_element_wise(before["id"].cast(pa.binary()), hash_before, b"\0")
+    same = pc.is_in(pc.binary_join_element_wise(now["id"].cast(pa.binary()), hash_now, b"\0"), value_set=pairs)
+    gone = pc.unique(before["id"].filter(pc.invert(pc.is_in(before["id"], value_set=now["id"]))))
+    for name, mask in (("new", pc.invert(known)), ("changed", pc.and_(known, pc.invert(same))), ("same", same)):
+        _add(name, pc.sum(mask).as_py() or 0)
+    _add("removed", len(gone))

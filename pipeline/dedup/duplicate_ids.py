@@ -1,0 +1,48 @@
+"""Ids that occur more than once in a corpus, found by one shuffle of the ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .buckets import Buckets, pieces_of
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """How many ids occur more than once, and a few of them."""
+
+    ids: int
+    examples: list[str]
+
+
+class DuplicateIds(beam.PTransform):  # type: ignore[misc]
+    """Row batches -> a Duplicates for each bucket of ids in which one occurs more than once."""
+
+    def __init__(self, bits: int, spill: str | None) -> None:
+        super().__init__()
+        self.bits, self.spill = bits, spill
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Split the ids into 2**bits buckets by checksum, and count in each."""
+        return (
+            rows
+            | "Ids" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
+            | "Meet" >> Buckets("id", self.bits, self.spill)
+            | "Count" >> beam.FlatMap(_duplicates)
+        )
+
+
+def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Duplicates]:
+    ids = pa.chunked_array([batch.column("id") for batch in pieces_of(element[1])])
+    counted = pc.value_counts(ids)
+    values, counts = counted.field("values"), counted.field("counts")
+    twice = values.filter(pc.greater(counts, 1))
+    if len(twice):
+        yield Duplicates(len(twice), twice[:EXAMPLES].to_pylist())

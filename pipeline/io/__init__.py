@@ -1,0 +1,21 @@
+"""Files on any file system: local paths and object stores, with retries and timeouts."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .filesystem import StoreError
+    from .local_cache import local_copy
+    from .timeout_reader import open_to_read
+
+__all__ = ["StoreError", "local_copy", "open_to_read"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "filesystem": ["StoreError"],
+        "local_cache": ["local_copy"],
+        "timeout_reader": ["open_to_read"],
+    },
+)

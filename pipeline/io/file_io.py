@@ -1,0 +1,42 @@
+"""FileIO: how a job opens files, as one picklable object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, S3Options
+from apache_beam.options.value_provider import RuntimeValueProvider
+
+from .filesystem import is_local
+from .timeout_reader import READ_TIMEOUT, open_to_read
+
+
+@dataclass(frozen=True)
+class FileIO:
+    """Opens the files of a job, on every worker with the same limits and the same endpoints.
+
+    `read_timeout` is in seconds. `store_options` are the Beam options, by name, with which object stores are reached.
+    """
+
+    read_timeout: float = READ_TIMEOUT
+    store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # holds keys
+
+    @classmethod
+    def from_options(cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT) -> FileIO:
+        """Return the FileIO of a job with these Beam options."""
+        names = {
+            name for view in (S3Options, GoogleCloudOptions) for name in options.view_as(view)._visible_option_list()
+        }
+        given = options.get_all_options(drop_default=True)
+        return cls(read_timeout, {name: value for name, value in given.items() if name in names})
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open the file at `path` to be read; the caller closes it. Raises StoreError and OSError as open_to_read does."""
+        # Beam's harness gives its workers the job's options; in a process where no one has, these are used.
+        known = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options
+        if not is_local(path) and known is None and self.store_options:
+            FileSystems.set_options(PipelineOptions.from_dictionary(dict(self.store_options)))
+        return open_to_read(path, self.read_timeout)

@@ -1,0 +1,23 @@
+"""Readers: shards to record batches, one module per format."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .fields import Fields
+    from .infer_schema import kept_fields
+    from .read_shards import ReadShards
+    from .shards import InputError, Shard, find_shards
+
+__all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "kept_fields"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "fields": ["Fields"],
+        "infer_schema": ["kept_fields"],
+        "read_shards": ["ReadShards"],
+        "shards": ["InputError", "Shard", "find_shards"],
+    },
+)

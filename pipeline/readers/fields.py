@@ -1,0 +1,214 @@
+"""Where in a record the text, the id and the kept fields stand, and what their values become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+import orjson
+import pyarrow as pa
+
+from ..schemas import Reason
+
+MISSING = object()  # what a path leads to where the record has nothing there
+
+
+class BadRow(Exception):
+    """A row that cannot be embedded: its reason, a detail for people, and the id and text as far as they are known."""
+
+    def __init__(self, reason: Reason, detail: str, *, id: str | None = None, text: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason, self.detail, self.id, self.text = reason, detail, id, text
+
+
+class Written(float):
+    """A number of a text format that knows how it was written: a float forgets digits."""
+
+    def __new__(cls, text: str) -> Written:
+        """From the digits."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields that are read: paths of names with dots between them, `[]` behind a list that is gone through."""
+
+    text: str = "text"
+    id: str | None = None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every path, as given."""
+        return [self.text, *([] if self.id is None else [self.id]), *self.keep]
+
+
+def lookup(record: object, path: str) -> object:
+    """The value at a dotted path, or MISSING; a name that holds the dots itself comes first."""
+    if not isinstance(record, dict):
+        return MISSING
+    if path in record:
+        return record[path]
+    head, dot, rest = path.partition(".")
+    while dot:
+        if head in record and (value := lookup(record[head], rest)) is not MISSING:
+            return value
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return MISSING
+
+
+def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
+    """(suffix of the id, value) of each text at a path: through lists one for each element, as "/0", "/1", ..."""
+    before, through, rest = path.partition("[]")
+    if not through:
+        yield "", lookup(record, path)
+        return
+    elements = lookup(record, before)
+    if elements is MISSING or elements is None or elements == []:
+        raise BadRow("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
+    if not isinstance(elements, list):
+        raise BadRow("wrong type", f"field {before!r} is {kind(elements)}, not a list")
+    for number, element in enumerate(elements):
+        if not rest:
+            yield f"/{number}", element
+            continue
+        try:
+            for suffix, value in texts_at(element, rest.removeprefix(".")):
+                yield f"/{number}{suffix}", value
+        except BadRow as bad:  # this element's, not its neighbours'
+            yield f"/{number}", bad
+
+
+def as_text(value: object, field: str, limit: int) -> str:
+    """The text that a value is, a list of strings joined with ", "; BadRow where it is none."""
+    if isinstance(value, BadRow):
+        raise value
+    if isinstance(value, list) and value and all(isinstance(part, str | bytes) for part in value):
+        value = ", ".join(_decoded(part) for part in value)
+    if isinstance(value, bytes):
+        value = _decoded(value)
+    if value is MISSING:
+        raise BadRow("missing field", f"field {field!r} is missing")
+    if value is None:
+        raise BadRow("null text", f"field {field!r} is null")
+    if not isinstance(value, str):
+        raise BadRow("wrong type", f"field {field!r} is {kind(value)}, not text", text=_shown(value))
+    if not value or value.isspace():
+        raise BadRow("empty text", f"field {field!r} holds no text", text=value[:1000])
+    if len(value) > limit or (len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit):
+        raise BadRow("too long", f"the text is over {limit:,} bytes (--max_text_bytes)", text=value[:1000])
+    return _encodable(value)
+
+
+def as_id(value: object, field: str, limit: int) -> str:
+    """The id that a value is; numbers become their decimal text; BadRow where it is none, or is over `limit` bytes."""
+    if isinstance(value, bytes):
+        value = _decoded(value)
+    if isinstance(value, str):
+        if len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit:
+            raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes (--max_text_bytes)")
+        return _encodable(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        if value is MISSING or value is None:
+            raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
+        raise BadRow("wrong type", f"id field {field!r} is {kind(value)}, neither text nor a number")
+    return value.text if isinstance(value, Written) else str(value)
+
+
+def as_kept(value: object, field: pa.Field) -> object:
+    """A kept value as its column's type takes it, an array of one where it came as one; BadRow where it does not."""
+    if value is MISSING or value is None:
+        return None
+    if isinstance(value, pa.Array):  # out of Parquet: never through Python, which knows no nanoseconds
+        return _cast(value, field)
+    if is_text(field.type):
+        if isinstance(value, bytes):
+            return _decoded(value)
+        return _encodable(value) if isinstance(value, str) else _json(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if pa.types.is_float64(field.type) and number:
+        return float(value)  # type: ignore[arg-type]
+    if pa.types.is_boolean(field.type) and isinstance(value, bool):
+        return value
+    if pa.types.is_integer(field.type) and number and isinstance(value, int):
+        try:
+            return pa.scalar(value, field.type).as_py()
+        except (pa.ArrowException, OverflowError):
+            raise BadRow(
+                "wrong type", f"kept field {field.name!r} does not fit into its column, {field.type}"
+            ) from None
+    raise BadRow("wrong type", f"kept field {field.name!r} is {kind(value)}, its column is {field.type}")
+
+
+def _cast(value: pa.Array, field: pa.Field) -> pa.Array:
+    try:
+        value = value.cast(field.type)
+        value.validate(full=True)
+        return value
+    except (pa.ArrowException, UnicodeDecodeError):
+        detail = f"kept field {field.name!r} is {value.type}, and does not go into its column, {field.type}"
+        raise BadRow("wrong type", detail) from None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's three of text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def kind(value: object) -> str:
+    """What people call the type of a value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float | Decimal):
+        return "a number"
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict) else type(value).__name__
+
+
+def _decoded(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        shown = value[:1000].decode("utf-8", "backslashreplace")
+        raise BadRow("not UTF-8", f"byte {error.start} cannot be decoded", text=shown) from None
+
+
+def _encodable(value: str) -> str:
+    """`value`, where it has UTF-8: lone surrogates have none."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            shown = value[:1000].encode("utf-8", "backslashreplace").decode()
+            raise BadRow("not UTF-8", f"character {error.start} is a lone surrogate", text=shown) from None
+    return value
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except (TypeError, ValueError):
+        pass
+    try:
+        return json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        raise BadRow("wrong type", "the value is nested too deep to be written as text") from None
+
+
+def _shown(value: object) -> str:
+    try:
+        return _json(value)[:1000]
+    except BadRow:
+        return "..."

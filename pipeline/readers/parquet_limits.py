@@ -1,0 +1,239 @@
+"""What a Parquet file would grow to, told by its own pages before Arrow reads them, and refused where it is too much.
+
+A footer may lie, and 81 honest bytes can hold 50 million values of one row. Arrow allocates what it is told, so the
+schema's depth and the header of each page that is going to be read are looked at first.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .thrift import Compact, ThriftError, Value
+
+MAX_DEPTH = 100  # of a schema; Arrow walks it by recursion
+
+PAGE_BYTES = 256 << 20  # of one page, unpacked: that is how Arrow holds it
+
+NESTED_BYTES, NESTED_VALUES = 512 << 20, 16 << 20  # of one column of lists in a row group: all may be one row's
+
+VALUE_BYTES = 8  # levels and index of a value, whatever its size
+
+_DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
+
+_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 3, 4, 7, 8
+
+_LEAVES_DICTIONARIES = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONARY}
+
+
+@dataclass
+class Column:
+    """A column of a row group as the footer has it: where its pages are, how many values, how they are encoded."""
+
+    start: int
+    length: int
+    values: int
+    encodings: set[int]
+
+
+@dataclass
+class _Chunk:
+    """What a column of a row group may take in memory: in all, and by row where a row is a value."""
+
+    total: int = 0
+    values: int = 0
+    row: int = VALUE_BYTES
+
+
+def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]:
+    """`handle` as a Parquet file, and what its footer says of the columns of each row group.
+
+    pyarrow is not asked for those: it ends its process where a column's statistics are wrong. Raises ThriftError where
+    the schema is too deep for Arrow, an Arrow error where the file is none.
+    """
+    size = handle.seek(0, os.SEEK_END)
+    handle.seek(max(0, size - 8))
+    tail = handle.read(8)
+    length, groups = int.from_bytes(tail[:4], "little"), list[list[Column]]()
+    if tail[4:] == b"PAR1" and length <= size - 12:  # anything else Arrow has words for
+        handle.seek(size - 8 - length)
+        footer = Compact(handle.read(length)).struct()
+        _check_depth(footer.get(2))
+        groups = [[_column(column) for column in _list(_fields(group).get(1))] for group in _list(footer.get(4))]
+    handle.seek(0)
+    return pq.ParquetFile(handle), groups
+
+
+def _fields(value: Value) -> dict[int, Value]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Value) -> list[Value]:
+    return value if isinstance(value, list) else []
+
+
+def _column(value: Value) -> Column:
+    fields = _fields(_fields(value).get(3))
+    numbers = [fields.get(number) for number in (5, 7, 9, 11)]
+    values, length, start, dictionary = (number if isinstance(number, int) else 0 for number in numbers)
+    encodings = {encoding for encoding in _list(fields.get(2)) if isinstance(encoding, int)}
+    return Column(min(start, dictionary) if dictionary > 0 else start, length, values, encodings)
+
+
+def _check_depth(elements: Value) -> None:
+    """The schema is a list of elements in depth-first order, each with the number of its children."""
+    open_at: list[int] = []  # children still to come, by level
+    for element in elements if isinstance(elements, list) else []:
+        while open_at and open_at[-1] <= 0:
+            open_at.pop()
+        if open_at:
+            open_at[-1] -= 1
+        children = element.get(5) if isinstance(element, dict) else None
+        open_at.append(children if isinstance(children, int) else 0)
+        if len(open_at) > MAX_DEPTH:
+            raise ThriftError(f"its schema is nested over {MAX_DEPTH} deep")
+
+
+def rows_at_once(
+    ahead: Ahead, schema: pq.ParquetSchema, columns: dict[int, Column], *, rows: int, once: set[str], batch_bytes: int
+) -> int:
+    """How many rows of a row group of `rows` may be read at once, at least 1, for a batch of about `batch_bytes`.
+
+    `columns` are those that will be read, by leaf, `once` those of them whose values stay in their dictionary. Raises
+    ThriftError where a page, or what may be one row, is larger than anybody should hold.
+    """
+    most = batch_bytes
+    for leaf, chunked in columns.items():
+        column, path = schema.column(leaf), schema.column(leaf).path
+        width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
+        if column.physical_type != "BYTE_ARRAY":
+            width = max(width, VALUE_BYTES)
+        chunk = _measured(ahead, chunked, path in once, width)
+        if column.max_repetition_level:
+            if chunk.total > NESTED_BYTES or chunk.values > NESTED_VALUES:
+                raise ThriftError(
+                    f"column {path} of the row group has {chunk.values:,} values in {chunk.total:,} bytes, over "
+                    f"{NESTED_VALUES:,} or {NESTED_BYTES:,}, and all may be one row's: write smaller row groups"
+                )
+            most = min(most, batch_bytes * max(1, rows) // max(1, chunk.total))
+        else:
+            most = min(most, batch_bytes // chunk.row)
+    return max(1, most)
+
+
+def _measured(ahead: Ahead, column: Column, once: bool, width: int) -> _Chunk:
+    """What the pages of a column take; `width` is that of its values where they all have one, else 0."""
+    compact, found, dictionary = Compact(ahead.load(column.start, column.length)), _Chunk(), 0
+    while compact.at < column.length and found.values < column.values:  # Arrow stops there, and so may what was written
+        header = compact.struct()
+        size, packed = header.get(2), header.get(3)
+        if not isinstance(size, int) or not isinstance(packed, int) or size < 0 or packed < 0:
+            raise ThriftError("a page does not say how long it is")
+        if size > PAGE_BYTES:
+            raise ThriftError(f"a page of {size:,} bytes is more than {PAGE_BYTES:,}: write smaller pages")
+        compact.at += packed
+        kind = header.get(1)
+        if kind in (_DATA_PAGE, _DATA_PAGE_V2):
+            data = header.get(5 if kind == _DATA_PAGE else 8)
+            fields = data if isinstance(data, dict) else {}
+            values, encoding = fields.get(1), fields.get(2 if kind == _DATA_PAGE else 4)
+            if not isinstance(values, int) or values < 0:
+                raise ThriftError("a page does not say how many values it holds")
+            if encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY):
+                value = width or (0 if once else dictionary)
+            elif encoding == _DELTA_BYTE_ARRAY:  # each value may repeat the one before it
+                value = size
+            else:
+                value = max(width, -(-size // max(1, values)))
+            found.values += values
+            found.total += values * (value + VALUE_BYTES)
+            found.row = max(found.row, value + VALUE_BYTES)
+        elif kind == _DICTIONARY_PAGE:
+            dictionary = max(dictionary, size)
+    return found
+
+
+def leaves_of(schema: pq.ParquetSchema, names: list[str]) -> list[int]:
+    """The numbers of the leaf columns below the columns `names`."""
+    return [
+        leaf
+        for leaf in range(len(schema))
+        if any(schema.column(leaf).path == name or schema.column(leaf).path.startswith(f"{name}.") for name in names)
+    ]
+
+
+def can_stay_once(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
+    """Whether Arrow can leave the values of a leaf in their dictionary, by how the file says it has encoded them."""
+    text = column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+    return text and all(chunk.encodings <= _LEAVES_DICTIONARIES for chunk in chunks)
+
+
+def may_stay_once(kind: pa.DataType) -> bool:
+    """Whether all texts and bytes in a column of this type can stay in their dictionary: they can but inside of maps."""
+    if pa.types.is_struct(kind):
+        return all(may_stay_once(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return may_stay_once(kind.value_type)
+    return not pa.types.is_nested(kind)
+
+
+class Ahead:
+    """A file that gives out again what was read ahead of it, so that each chunk of a column is fetched once."""
+
+    closed = False
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle, self.at = handle, 0
+        self.size = handle.seek(0, os.SEEK_END)
+        self._ahead: dict[tuple[int, int], bytes] = {}
+
+    def load(self, start: int, length: int) -> bytes:
+        """The bytes there, kept until they are read or `forget` is called."""
+        if start < 0 or length < 0 or start + length > self.size:
+            raise ValueError(f"a column is said to be where the file has nothing, at {start:,}")
+        self.handle.seek(start)
+        data = self.handle.read(length)
+        self._ahead[start, length] = data
+        return data
+
+    def forget(self) -> None:
+        """Let go of what nobody came for."""
+        self._ahead.clear()
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        size = max(0, self.size - self.at) if size < 0 else size
+        data = self._ahead.pop((self.at, size), None)
+        if data is None:
+            self.handle.seek(self.at)
+            data = self.handle.read(size)
+        self.at += len(data)
+        return data
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        """As of any file."""
+        self.at = to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self.at
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def writable(self) -> bool:
+        """It is not."""
+        return False
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""

@@ -1,0 +1,113 @@
+"""`audioclip-text search`: the rows of the current snapshot that are nearest to some texts or vectors, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..errors import SnapshotError
+from ..snapshots.manifest import check_manifest
+from ..snapshots.model import find_model
+from ..snapshots.snapshot import REMEDY, Snapshot, open_snapshot, rows_of
+from ..terminal import cells_of, printable
+from .queries import Query, QueryError, is_file, read_queries
+from .top_k import Hit, Nearest
+
+ID_CELLS, TEXT_CELLS, SCORE_CELLS = 40, 200, 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to. A hit's score is its cosine times `scale`, which is 1 but for logits."""
+
+    snapshot: Snapshot
+    by: str
+    scale: float
+    queries: list[Query]
+    hits: list[list[Hit]]
+    notes: list[str]
+
+    def as_json(self) -> dict[str, object]:
+        """The same for programs; texts and ids whole."""
+        return {
+            "snapshot": self.snapshot.path,
+            "weights": self.snapshot.manifest["weights"],
+            "by": self.by,
+            "notes": self.notes,
+            "queries": [
+                {
+                    "query": query.name,
+                    "hits": [
+                        {"rank": rank, "score": hit.cosine * self.scale, "id": hit.id, "text": hit.text}
+                        for rank, hit in enumerate(hits, 1)
+                    ],
+                }
+                for query, hits in zip(self.queries, self.hits, strict=True)
+            ],
+        }
+
+    def as_table(self, width: int | None = None) -> Iterator[str]:
+        """Lines for a terminal `width` cells wide, or for a pipe; nothing in them but what can be seen."""
+        for number, (query, hits) in enumerate(zip(self.queries, self.hits, strict=True)):
+            if number:
+                yield ""
+            yield printable(query.name, width)
+            ids = [printable(hit.id, ID_CELLS) for hit in hits]
+            column = max(map(cells_of, ids), default=0)
+            left = TEXT_CELLS if width is None else max(10, width - column - SCORE_CELLS - 9)
+            for rank, (hit, shown) in enumerate(zip(hits, ids, strict=True), 1):
+                text = "" if hit.text is None else printable(hit.text, left)
+                padding = " " * (column - cells_of(shown))
+                yield f"{rank:>5}{hit.cosine * self.scale:>{SCORE_CELLS}.6f}  {shown}{padding}  {text}".rstrip()
+
+
+def search(
+    output: str,
+    queries: Sequence[str],
+    *,
+    top: int = 10,
+    by: str = "cosine",
+    checkpoint: str | None = None,
+    tokenizer_path: str | None = None,
+) -> Found:
+    """The `top` nearest rows to each query in the current snapshot of `output`.
+
+    A query is a text, which goes through the snapshot's own model and prompt, or the name of a .npy file with float
+    vectors [dim] or [n, dim]. `by` is "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's audio or
+    image encoder. Raises ValueError (QueryError, ModelNotFound) for what cannot be searched for, SnapshotError for a
+    snapshot that cannot be read.
+    """
+    snapshot = open_snapshot(output)
+    manifest = snapshot.manifest
+    faults = check_manifest(manifest, snapshot.name)
+    if faults:
+        raise SnapshotError(f"the manifest in {snapshot.path} contradicts itself ({faults[0]}): {REMEDY}")
+    if by != "cosine" and not all(map(is_file, queries)):
+        raise QueryError(
+            f"--by {by} compares texts with {by.partition('_')[0]} vectors out of .npy files: AudioCLIP has trained no "
+            f"scale for a text with a text; search for texts with --by cosine, which ranks alike"
+        )
+    model = cache(lambda: find_model(manifest, checkpoint, tokenizer_path))  # vectors by cosine need none
+    scale = 1.0 if by == "cosine" else model().logit_scale(by.partition("_")[0])
+    asked = read_queries(queries, manifest["dim"], lambda: model().encoder())
+    nearest = Nearest(np.stack([query.vector for query in asked]), top)
+    for batch in rows_of(snapshot, ("id", "text", "embedding")):
+        nearest.add(batch)
+    return Found(snapshot, by, scale, asked, nearest.hits(), _notes(snapshot, asked, nearest))
+
+
+def _notes(snapshot: Snapshot, asked: Sequence[Query], nearest: Nearest) -> list[str]:
+    notes = [f"{query.name:.80}: {query.note}" for query in asked if query.note]
+    if snapshot.manifest["weights"] == "untrained":
+        notes.append("WARNING: the weights are untrained: what is near to what carries no meaning")
+    if nearest.incomparable:
+        notes.append(
+            f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows have a vector without direction (zero or not "
+            f"finite) and cannot be found: see audioclip-text validate"
+        )
+    if not nearest.rows:
+        notes.append("the snapshot holds no rows")
+    return notes

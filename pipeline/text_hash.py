@@ -1,0 +1,42 @@
+"""Text hashes: blake2b-128 of each text as it enters the tokenizer, and ranges over their first bits."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .schemas import TEXT_HASH
+
+
+def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
+    """Row batch -> the same with `text_hash` behind: blake2b-128 of each text with the prompt around it."""
+    texts = batch.column("text").to_pylist()
+    if prompt != "{}":
+        texts = [prompt.format(text) for text in texts]
+    digest = hashlib.blake2b
+    hashes = b"".join([digest(text.encode(), digest_size=16).digest() for text in texts])
+    column = pa.FixedSizeBinaryArray.from_buffers(TEXT_HASH.type, len(texts), [None, pa.py_buffer(hashes)])
+    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(TEXT_HASH))
+
+
+MAX_RANGES = 64
+
+
+def hash_prefix(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
+    """The first 16 bits of each hash [n], as numbers that sort as the hashes do."""
+    words = np.frombuffer(text_hash.buffers()[1], ">u2")
+    return words[text_hash.offset * 8 :][: len(text_hash) * 8 : 8]
+
+
+def hash_ranges(text_hash: pa.FixedSizeBinaryArray) -> list[tuple[int, int]]:
+    """Ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all where the runs are many."""
+    if len(text_hash) == 0:
+        return []
+    prefix = hash_prefix(text_hash)
+    falls = np.flatnonzero(prefix[1:] < prefix[:-1]) + 1
+    if len(falls) >= MAX_RANGES:
+        return [(int(prefix.min()), int(prefix.max()))]
+    return [(int(run[0]), int(run[-1])) for run in np.split(prefix, falls)]

@@ -1,0 +1,104 @@
+"""What is counted of the rows while they pass into files; everything adds up over files, workers and retries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..metrics import MODEL_COUNTS, count
+from ..snapshots.manifest import FileInfo
+
+MAX_TOKENS = 128  # longer texts share one bin
+NORM_BINS = 64  # for a doubling of the norm
+
+
+@dataclass
+class FileStats:
+    """Counts of rows, by outcome, and of the model's work on them.
+
+    `token_counts` maps a text's tokens before truncation, at most MAX_TOKENS, to rows; `norm_bins` maps a bin, as
+    `norm_of` reads it, to rows; `by_second` maps an outcome to rows by the second in which they were finished.
+    """
+
+    embedded: int = 0
+    reused: int = 0
+    rejected: int = 0
+    truncated: int = 0
+    model_texts: int = 0
+    tokens: int = 0
+    nodes: int = 0
+    slots: int = 0
+    micro_batches: int = 0
+    oom_retries: int = 0
+    tokenize_seconds: float = 0.0
+    model_seconds: float = 0.0
+    write_seconds: float = 0.0
+    rejected_by_reason: Counter[str] = field(default_factory=Counter)
+    token_counts: Counter[int] = field(default_factory=Counter)
+    norm_bins: Counter[int] = field(default_factory=Counter)
+    by_second: dict[str, Counter[int]] = field(default_factory=dict)
+
+    def __iadd__(self, other: FileStats) -> FileStats:
+        """Add the counts of `other`."""
+        for own in fields(self):
+            if own.name != "by_second":
+                setattr(self, own.name, getattr(self, own.name) + getattr(other, own.name))
+        for outcome, rows in other.by_second.items():
+            self.add_seconds(outcome, rows)
+        return self
+
+    def __bool__(self) -> bool:
+        """Return whether anything was counted."""
+        return self != FileStats()
+
+    def add_model(self, counted: Mapping[str, float]) -> None:
+        """Add what embed_batch counted of the model's work."""
+        for name in (*MODEL_COUNTS, "tokenize_seconds", "model_seconds"):
+            setattr(self, name, getattr(self, name) + counted.get(name, 0))
+
+    def add_vectors(self, part: pa.RecordBatch) -> None:
+        """Add the tokens and norms of embedded rows, from the columns `n_tokens` and `embedding` [n, dim]."""
+        lengths = np.minimum(part.column("n_tokens").to_numpy(), MAX_TOKENS)
+        numbers = part.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
+        squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.float32)
+        with np.errstate(divide="ignore"):
+            bins = np.round(np.log2(squares) * (NORM_BINS / 2))
+        self.token_counts.update(_counted(lengths))
+        self.norm_bins.update(_counted(bins[np.isfinite(bins)].astype(np.int64)))
+
+    def add_seconds(self, outcome: str, rows: Mapping[int, int]) -> None:
+        """Add rows by the second in which they were finished."""
+        self.by_second.setdefault(outcome, Counter()).update(rows)
+
+    def count_metrics(self) -> None:
+        """Add these counts to Beam's metrics, seconds as milliseconds; rows were counted as they passed."""
+        for name in MODEL_COUNTS:
+            count(name, getattr(self, name))
+        for name in ("tokenize", "model", "write"):
+            count(f"{name}_msecs", round(1000 * getattr(self, f"{name}_seconds")))
+        count("rows_truncated", self.truncated)
+        for reason, rows in self.rejected_by_reason.items():
+            count(f"rows_rejected_{reason.lower().replace(' ', '_').replace('-', '_')}", rows)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A finished file, or None if a bundle made none, and what was counted on the way into it."""
+
+    file: FileInfo | None
+    stats: FileStats
+
+
+def norm_of(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the norm in the middle of each bin of `norm_bins` [n]."""
+    return 2.0 ** (bins / NORM_BINS)
+
+
+def _counted(values: NDArray[np.integer]) -> Counter[int]:
+    distinct, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip(distinct.tolist(), counts.tolist(), strict=True)))

@@ -1,0 +1,157 @@
+"""Record batches to Parquet files: finished under a temporary name, then renamed; what they hold is told downstream."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..errors import writing
+from ..metrics import count, rows_by_second
+from ..schemas import REJECTED
+from .parquet_file import ROW_GROUP, OutputFile
+from .statistics import FileStats, WrittenFile
+
+
+class WriteFiles(beam.DoFn):  # type: ignore[misc]
+    """Write embedded batches into part files and rejected rows into rejected files; yield a WrittenFile for each.
+
+    A file is closed at `max_rows` rows and at the end of a bundle. Names are new on every attempt, so a bundle that
+    runs twice leaves a file that no manifest names, never a row twice.
+    """
+
+    def __init__(self, directory: str, schema: pa.Schema, max_rows: int) -> None:
+        self.directory, self.max_rows = directory, max_rows
+        self._schema = schema.serialize().to_pybytes()  # pickled as a schema it forgets that no element is null
+        self.part_options: dict[str, object] = {
+            "compression": "zstd",
+            "compression_level": 1,
+            "use_dictionary": False,
+            "write_page_checksum": True,
+            "write_statistics": [name for name in schema.names if name != "embedding"],
+        }
+        if schema.field("embedding").type.value_type == pa.float32():
+            self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
+        self._files: dict[str, OutputFile] = {}
+        self._stats: dict[str, FileStats] = {}
+
+    def setup(self) -> None:
+        """Read the schema."""
+        self.schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
+
+    def start_bundle(self) -> None:
+        """Forget what a failed bundle left open."""
+        self.teardown()
+
+    def teardown(self) -> None:
+        """Remove files that never were finished."""
+        for file in self._files.values():
+            file.discard()
+        self._files, self._stats = {}, {"part": FileStats(), "rejected": FileStats()}
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+        """Take a batch of embedded rows, with or without rows that the model failed on, or of rejected rows."""
+        metadata = batch.schema.metadata or {}
+        counted = json.loads(metadata.get(b"stats", b"{}"))
+        self._stats["part"].add_model(counted)
+        if batch.schema.names[: len(REJECTED)] == REJECTED.names:
+            yield from self._write("rejected", batch)
+            return
+        if "reason" in batch.schema.names and batch.column("reason").null_count < batch.num_rows:
+            failed = pc.is_valid(batch.column("reason"))
+            yield from self._write("rejected", _rejected(batch.filter(failed)))
+            batch = batch.filter(pc.invert(failed))
+        reused = b"reused" in metadata
+        outcome = "reused" if reused else "embedded"
+        took = counted.get("tokenize_seconds", 0) + counted.get("model_seconds", 0)
+        self._stats["part"].add_seconds(outcome, rows_by_second(batch.num_rows, took))
+        for start in range(0, batch.num_rows, ROW_GROUP):
+            part = _conform(batch.slice(start, ROW_GROUP), self.schema)
+            stats = self._stats["part"]  # a new one with every file
+            stats.reused += part.num_rows if reused else 0
+            stats.embedded += 0 if reused else part.num_rows
+            stats.truncated += pc.sum(part.column("truncated")).as_py()
+            stats.add_vectors(part)
+            count(f"rows_{outcome}", part.num_rows)
+            yield from self._write("part", part)
+
+    def _write(self, kind: str, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+        if kind == "rejected":
+            stats = self._stats[kind]
+            stats.rejected_by_reason.update(batch.column("reason").to_pylist())
+            stats.rejected += batch.num_rows
+            stats.add_seconds("rejected", rows_by_second(batch.num_rows))
+            count("rows_rejected", batch.num_rows)
+        while batch.num_rows:
+            if kind not in self._files:
+                name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
+                schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
+                with writing(self.directory):
+                    self._files[kind] = OutputFile(self.directory, name, schema, options)
+            file = self._files[kind]
+            free = self.max_rows - file.rows
+            began = time.perf_counter()
+            with writing(self.directory):
+                file.add(batch.slice(0, free))
+            self._stats[kind].write_seconds += time.perf_counter() - began
+            batch = batch.slice(free)
+            if file.rows >= self.max_rows:
+                yield self._finish(kind)
+
+    def _finish(self, kind: str) -> WrittenFile:
+        began = time.perf_counter()
+        with writing(self.directory):
+            file = self._files.pop(kind).finish()
+        stats, self._stats[kind] = self._stats[kind], FileStats()
+        stats.write_seconds += time.perf_counter() - began
+        stats.count_metrics()
+        return WrittenFile(file, stats)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Close the open files; what a bundle counted without making a file is emitted as well."""
+        written = [self._finish(kind) for kind in list(self._files)]
+        rest = FileStats()
+        for stats in self._stats.values():
+            rest += stats
+        if rest:
+            rest.count_metrics()
+            written.append(WrittenFile(None, rest))
+        self.teardown()
+        window = GlobalWindow()
+        for one in written:
+            yield WindowedValue(one, window.max_timestamp(), [window])
+
+
+def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of `schema` out of `batch`, with every vector spelled out."""
+    columns = [batch.column(name) for name in schema.names]
+    vectors = batch.column("embedding")
+    if isinstance(vectors, pa.DictionaryArray):
+        columns[schema.get_field_index("embedding")] = _spelled_out(vectors)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _spelled_out(vectors: pa.DictionaryArray) -> pa.Array:
+    """A vector for each row; without a copy where no two rows of the batch share one, as in most batches."""
+    places = vectors.indices.to_numpy()
+    if len(places) and bool((np.diff(places) == 1).all()):
+        return vectors.dictionary.slice(int(places[0]), len(places))
+    return vectors.dictionary.take(vectors.indices)
+
+
+def _rejected(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows that the model did not take, as rejected rows."""
+    columns = [
+        batch.column("shard").cast(pa.string()),
+        batch.column("row").cast(pa.string()),
+        *(batch.column(name) for name in ("id", "text", "reason", "detail")),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=REJECTED)

@@ -1,0 +1,199 @@
+"""The command line as people and schedulers meet it: real shards, a real encoder, separate processes."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from audioclip_text.model import TextEncoder
+from audioclip_text.pipeline.cli import main
+from tests.support.snapshots import batch_of, write_snapshot
+
+TEXTS = [
+    f"{animal} {verb} in the {place}" for animal in ("dog", "cat") for verb in ("barks", "sleeps") for place in "abc"
+]
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "audioclip_text.pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def write_every_format(directory: Path, texts: Sequence[str]) -> int:
+    """The texts in every format and compression; gives the number of shards."""
+    directory.mkdir()
+    jsonl = "".join(json.dumps({"id": f"j{n}", "text": text}) + "\n" for n, text in enumerate(texts)).encode()
+    (directory / "a.txt").write_text("\n".join(texts) + "\n")
+    (directory / "b.jsonl").write_bytes(jsonl)
+    (directory / "c.jsonl.gz").write_bytes(gzip.compress(jsonl))
+    (directory / "d.jsonl.bz2").write_bytes(bz2.compress(jsonl))
+    (directory / "e.jsonl.xz").write_bytes(lzma.compress(jsonl))
+    (directory / "f.jsonl.zst").write_bytes(zstandard.compress(jsonl))
+    for name, delimiter in (("g.csv", ","), ("h.tsv", "\t")):
+        with (directory / name).open("w", newline="") as handle:
+            writer = csv.writer(handle, delimiter=delimiter)
+            writer.writerows([("id", "text"), *((f"c{n}", text) for n, text in enumerate(texts))])
+    pq.write_table(pa.table({"id": [f"p{n}" for n in range(len(texts))], "text": list(texts)}), directory / "i.parquet")
+    return 9
+
+
+def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path) -> None:
+    """One command embeds every format; the vectors are the encoder's, and DuckDB and Polars read them."""
+    shards = write_every_format(tmp_path / "in", TEXTS)
+    done = run(
+        "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
+        "--tokenizer_path", vocabulary,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{shards * len(TEXTS)} read = {shards * len(TEXTS)} embedded + 0 reused + 0 rejected" in done.stdout
+    assert f"{len(TEXTS)} texts" in done.stdout
+    assert "WARNING: the weights are untrained" in done.stderr
+    current = run("current", tmp_path / "out").stdout.strip()
+    files = f"{current}/part-*.parquet"
+    table = duckdb.sql(f"SELECT text, embedding::FLOAT[1024] AS e FROM '{files}' ORDER BY text, id").fetchall()
+    expected = TextEncoder.load("untrained", tokenizer_path=vocabulary).encode([text for text, _ in table])
+    np.testing.assert_allclose(np.array([vector for _, vector in table]), expected, atol=2e-5)
+    frame = pl.read_parquet(files)
+    assert frame.schema["embedding"] == pl.Array(pl.Float32, 1024)
+    assert frame.height == shards * len(TEXTS)
+    again = run(
+        "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
+        "--tokenizer_path", vocabulary,
+    )  # fmt: skip
+    assert "0 embedded" in again.stdout
+    log = run("log", tmp_path / "out").stdout.splitlines()
+    assert len(log) == 3
+    assert log[-1].startswith("*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "--output", "out"], "--input is missing: name the text shards"),
+        (["embed", "--input", "x"], "--output is missing: name the directory"),
+        (["embed", "--input", "none/*.txt", "--output", "out"], "none/*.txt"),
+        (["embed", "--input", "a.txt", "--output", "out", "--no_such_flag"], "unknown flags: --no_such_flag"),
+        (["embed", "--input", "a.txt", "--output", "out", "--checkpoint", "gone.pt"], "gone.pt"),
+        (["embed", "--input", "a.jsonl", "--output", "out", "--text_field", "body"], "caption"),
+        (["plan", "--input", "a.txt", "--output", "out", "--no_dedupe"], "there is nothing to plan"),
+        (["gc", "out", "--keep", "0"], "--keep 0 would remove the current snapshot"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """What cannot be run as given is said in one line before anything starts."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("dog\n")
+    Path("a.jsonl").write_text('{"caption": "dog"}\n')
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "flag", ["--batch_size=0", "--max_rejected=many", "--max_shrink=2", "--prompt=sound", "--dtype=int8"]
+)
+def test_flags_out_of_range_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse names the flag, the value and the rule."""
+    with pytest.raises(SystemExit) as stop:
+        main(["embed", "--input", "a.txt", "--output", "out", flag])
+    assert stop.value.code == 2
+    assert flag.split("=", maxsplit=1)[0] in capsys.readouterr().err
+
+
+def test_help_is_quick_and_imports_neither_beam_nor_torch() -> None:
+    """--help answers at once: the modules that take seconds are not imported."""
+    code = (
+        "import sys\nfrom audioclip_text.pipeline.cli import main\n"
+        "try: main(['embed', '--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    assert "--model_path" in done.stdout
+
+
+def test_commands_on_an_empty_directory_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """log, current and rollback need a snapshot."""
+    for command in ("log", "current", "rollback"):
+        assert main([command, str(tmp_path)]) == 1
+        assert "has no current snapshot" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    """As in `audioclip-text log OUT | head -1`: no traceback, and the status that a shell gives."""
+    rows = batch_of(["a", "b"], ["one", "two"], np.eye(4, dtype=np.float32)[:2])
+    write_snapshot(tmp_path / "out", [rows], 4)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "log", str(tmp_path / "out")]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, vocabulary: Path) -> None:
+    """Ctrl-C ends the run with one line, and the next run of the same command completes the snapshot."""
+    shard = tmp_path / "a.txt"
+    shard.write_text("".join(f"caption number {n} of a long list\n" for n in range(3000)))
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", shard, "--output", tmp_path / "out"]
+    command += [
+        "--checkpoint",
+        "untrained",
+        "--tokenizer_path",
+        vocabulary,
+        "--batch_size",
+        "64",
+        "--max_file_rows",
+        "64",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/snapshots/*/part-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: nothing was published" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out/current.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "fetched"), [("full", "full"), ("partial", "partial"), ("mine.pt", "vocabulary")]
+)
+def test_download_model_fetches_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, fetched: str
+) -> None:
+    """--download_model fetches what the checkpoint's word names; for a file of one's own just the vocabulary."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("dog\n")
+    asked: list[str] = []
+    monkeypatch.setattr("audioclip_text.model.fetch.fetch", asked.append)
+    assert main(["embed", "--input", "a.txt", "--output", "out", "--checkpoint", checkpoint, "--download_model"]) == 2
+    assert asked == [fetched]

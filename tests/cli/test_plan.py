@@ -1,0 +1,81 @@
+"""`plan` says what a run would do, and the run then does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.pipeline.cli.plan import count, report
+from audioclip_text.pipeline.job import settle
+from audioclip_text.pipeline.options import EmbedOptions
+from tests.support.corpus import embed, write_jsonl
+from tests.support.stub import StubHandler
+
+
+def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
+    options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
+    job, handler = settle(options, StubHandler())
+    counts = count(job, handler, options, None)
+    return counts, report(job, counts)
+
+
+def test_a_plan_names_what_is_new_changed_the_same_and_gone(tmp_path: Path) -> None:
+    """Rows are compared by id, vectors by text, and no model is loaded."""
+    shard = tmp_path / "a.jsonl"
+    rows = [{"id": f"r{n}", "text": f"caption {n}"} for n in range(10)]
+    write_jsonl(shard, rows)
+    counts, words = _plan(shard, tmp_path / "out")
+    assert {name: number for name, number in counts.items() if number} == {
+        "new": 10, "embed": 10, "texts": 10, "tokens": 40,
+    }  # fmt: skip
+    assert "against   nothing (the first run)" in words
+    embed(shard, tmp_path / "out", id_field="id")
+    edited = [
+        *rows[2:],
+        {"id": "r10", "text": "caption 3"},
+        {"id": "r11", "text": "new one"},
+        {"id": "r12", "text": ""},
+    ]
+    edited[0] = {"id": "r2", "text": "another caption"}
+    write_jsonl(shard, edited)
+    calls = len(StubHandler().load_model().calls)
+    counts, words = _plan(shard, tmp_path / "out")
+    assert len(StubHandler().load_model().calls) == calls
+    assert {name: number for name, number in counts.items() if number} == {
+        "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "texts": 2, "tokens": 8,
+    }  # fmt: skip
+    assert "2 new, 1 changed, 7 the same, 2 removed; 1 rejected" in words
+    assert "of model time" in words
+
+
+_CORPUS = st.dictionaries(st.sampled_from([f"r{n}" for n in range(8)]), st.sampled_from("abcde"), min_size=1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(before=_CORPUS, after=_CORPUS)
+def test_a_plan_is_what_a_dictionary_says_and_what_the_run_does(
+    before: dict[str, str], after: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For any two corpora the plan's numbers are those of a naive comparison, and the run embeds what it said."""
+    directory = tmp_path_factory.mktemp("plan")
+    shard = directory / "a.jsonl"
+    for corpus in (before, after):
+        write_jsonl(shard, [{"id": key, "text": text} for key, text in corpus.items()])
+        if corpus is before:
+            embed(shard, directory / "out", id_field="id")
+    counts, _ = _plan(shard, directory / "out")
+    known = set(before.values())
+    expected = {
+        "new": len(after.keys() - before.keys()),
+        "removed": len(before.keys() - after.keys()),
+        "same": len(after.items() & before.items()),
+        "changed": sum(key in before and before[key] != text for key, text in after.items()),
+        "reused": sum(text in known for text in after.values()),
+        "texts": len(set(after.values()) - known),
+    }
+    assert {name: counts.get(name, 0) for name in expected} == expected
+    manifest, texts = embed(shard, directory / "out", id_field="id", max_shrink=0.0)
+    assert (manifest["counts"]["reused"], len(texts)) == (expected["reused"], expected["texts"])

@@ -1,0 +1,40 @@
+"""The notebook runs from its first cell to its last, and what it shows is what it gave."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "examples" / "from_shards_to_search.ipynb"
+
+
+@pytest.mark.slow
+def test_from_shards_to_search(tmp_path: Path, vocabulary: Path) -> None:
+    """In an empty checkout: no cell fails, and the saved outputs are those of this run."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    saved = outputs(notebook)
+    NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path / "examples"}}
+    ).execute()
+    assert outputs(notebook) == saved, f"run {NOTEBOOK.name} again and save it"
+    assert "298, 'embedded': 296, 'reused': 0, 'rejected': 2" in " ".join(saved)
+    assert list((tmp_path / "out" / "notebook" / "snapshots").glob("*/manifest.json"))
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[str]:
+    """What the cells printed or gave, without warnings on stderr, the last digits of numbers and names of snapshots."""
+    texts = []
+    for cell in notebook.cells:
+        parts = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        text = "".join(part.get("text") or part.get("data", {}).get("text/plain", "") for part in parts)
+        texts.append(re.sub(r"(\d\.\d\d)\d", r"\1", text))
+    return texts

@@ -1,0 +1,262 @@
+"""The recipes of scripts/schedule, and the scripts for Dataflow, read as what they are for reads them."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+from audioclip_text.pipeline.flags import add_flags
+from audioclip_text.pipeline.options import EmbedOptions, check_known
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "scripts" / "schedule"
+
+
+def parse(flags: list[str]) -> argparse.Namespace:
+    """The flags of one `audioclip-text embed`, as the program takes them; unknown ones end the test."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    add_flags(parser)
+    return parser.parse_args(flags)
+
+
+def flags_of(command: list[str]) -> list[str]:
+    """What stands behind `audioclip-text embed`, up to a redirection."""
+    place = next(n for n, word in enumerate(command) if word.endswith("audioclip-text"))
+    assert command[place + 1] == "embed"
+    flags = command[place + 2 :]
+    ends = [n for n, word in enumerate(flags) if word.startswith((">", "2>"))]
+    return flags[: ends[0]] if ends else flags
+
+
+def check(flags: list[str]) -> argparse.Namespace:
+    """A night's command: shards, a place, a checkpoint, ids that stay, and a limit to what may go wrong."""
+    arguments = parse(flags)
+    assert arguments.input
+    assert arguments.output
+    assert arguments.checkpoint.endswith(("AudioCLIP-Full-Training.pt", "text-head.safetensors"))
+    assert arguments.id_field == "id"
+    assert arguments.max_rejected == "1%"
+    return arguments
+
+
+def assert_cron(schedule: str) -> None:
+    """Five fields, each a number in its range or a star."""
+    fields = schedule.split()
+    assert len(fields) == 5
+    for field, highest in zip(fields, (59, 23, 31, 12, 7), strict=True):
+        assert field == "*" or 0 <= int(field) <= highest
+
+
+def test_crontab() -> None:
+    """One line of /etc/cron.d: a time, a user and a command, no per cent sign that cron would take for a line's end."""
+    lines = [line for line in (RECIPES / "crontab").read_text().splitlines() if line and not line.startswith("#")]
+    settings = [line for line in lines if re.fullmatch(r"[A-Z]+=\S+", line)]
+    (line,) = [line for line in lines if line not in settings]
+    *schedule, user, command = line.split(maxsplit=6)
+    assert_cron(" ".join(schedule))
+    assert user == "audioclip"
+    assert not re.search(r"(?<!\\)%", command)
+    command = command.replace(r"\%", "%")
+    assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
+    check(flags_of(shlex.split(command)))
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((RECIPES / name).read_text())
+    return parser
+
+
+def test_systemd_units() -> None:
+    """The timer starts the service of its own name, and the service's command is one that systemd passes on as meant."""
+    timer, service = unit("audioclip-text.timer"), unit("audioclip-text.service")
+    assert timer["Install"]["WantedBy"] == "timers.target"
+    assert re.fullmatch(r"\*-\*-\* \d\d:\d\d:\d\d", timer["Timer"]["OnCalendar"])
+    assert service["Service"]["Type"] == "oneshot"
+    command = service["Service"]["ExecStart"]
+    assert command.startswith("/"), "systemd takes no relative path"
+    assert "%" not in command.replace("%%", "")
+    check(flags_of(shlex.split(command.replace("%%", "%"))))
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """systemd's own check of the units, with the program in a place that exists."""
+    for name in ("audioclip-text.timer", "audioclip-text.service"):
+        text = (RECIPES / name).read_text().replace("/srv/audioclip/.venv/bin/audioclip-text", "/bin/true")
+        (tmp_path / name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert str(tmp_path) not in done.stderr, done.stderr
+
+
+def test_kubernetes_cronjob() -> None:
+    """A CronJob that runs one at a time, tries again, is not root, and mounts what it names."""
+    job = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+    assert_cron(job["spec"]["schedule"])
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] in ("Never", "OnFailure")
+    assert pod["securityContext"]["runAsNonRoot"]
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    arguments = check(flags_of(["audioclip-text", *container["args"]]))
+    mounted = tuple(mount["mountPath"] + "/" for mount in container["volumeMounts"])
+    for path in (*arguments.input, arguments.output + "/", arguments.checkpoint, arguments.tokenizer_path):
+        assert path.startswith(mounted)
+
+
+def test_flex_template() -> None:
+    """What Cloud Scheduler sends is what the template declares, and what the template declares are flags of ours."""
+    template = json.loads((RECIPES / "flex_template.json").read_text())
+    declared = {parameter["name"]: parameter for parameter in template["parameters"]}
+    known = {"name", "label", "helpText", "isOptional", "regexes"}
+    assert all({"name", "label", "helpText"} <= set(parameter) <= known for parameter in declared.values())
+    assert set(declared) <= set(vars(parse([])))
+    launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
+    assert set(launch) == {"jobName", "containerSpecGcsPath", "parameters", "environment"}
+    given = launch["parameters"]
+    assert (
+        {name for name, parameter in declared.items() if not parameter.get("isOptional")} <= set(given) <= set(declared)
+    )
+    for name, value in given.items():
+        assert all(re.fullmatch(pattern, value) for pattern in declared[name].get("regexes", []))
+    check([f"--{name}={value}" for name, value in given.items()])
+
+
+def test_cloud_scheduler_script() -> None:
+    """The script is one that bash reads, and the files that it names are there."""
+    script = RECIPES / "cloud_scheduler.sh"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    text = script.read_text()
+    (schedule,) = re.findall(r'--schedule "(.+?)"', text)
+    assert_cron(schedule)
+    (named,) = re.findall(r"--message-body-from-file (\S+)", text)
+    assert (RECIPES / named).is_file()
+
+
+def shown(script: str, fake: str, folder: Path) -> list[list[str]]:
+    """The command lines that a script of ours gives to the programs named `fake`, which only write them down."""
+    tools, log = folder / "tools", folder / "log"
+    tools.mkdir()
+    for name in fake.split():
+        (tools / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "{name}" "$@" "--end--" >>{log}\n')
+        (tools / name).chmod(0o755)
+    given = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1"}
+    path = f"{tools}:{os.environ['PATH']}"
+    subprocess.run([ROOT / "scripts" / script], env={**os.environ, **given, "PATH": path}, check=True)
+    return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
+
+
+def test_dataflow_script(tmp_path: Path) -> None:
+    """One command, whose flags are ours and Beam's, and whose paths this machine and all workers can read."""
+    (command,) = shown("dataflow.sh", "audioclip-text", tmp_path)
+    options = EmbedOptions(flags_of(command))
+    options.check()
+    check_known(options)
+    assert options.accelerator == "nvidia-l4"
+    paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
+    assert all(str(path).startswith("gs://b/") for path in paths), "the launcher reads them too, for the fingerprint"
+    assert "enable_prime" in options.view_as(GoogleCloudOptions).dataflow_service_options, "else a hint brings no card"
+    assert "save_main_session" not in " ".join(command)
+
+
+def test_flex_template_script(tmp_path: Path) -> None:
+    """Builds and pushes the image, makes the template of our parameters, and launches it with such as it declares."""
+    commands = shown("flex_template.sh", "docker gcloud", tmp_path)
+    assert [command[:2] for command in commands[:2]] == [["docker", "build"], ["docker", "push"]]
+    build, launch = commands[2:]
+    assert build[1:4] == ["dataflow", "flex-template", "build"]
+    assert (ROOT / build[build.index("--metadata-file") + 1]).is_file()
+    given = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
+    declared = {part["name"] for part in json.loads((RECIPES / "flex_template.json").read_text())["parameters"]}
+    assert "enable_prime" in launch[launch.index("--additional-experiments") + 1].split(","), (
+        "else a hint brings no card"
+    )
+    # Google's own sample gives the image's parameter without declaring it; others were seen refused as unrecognized.
+    ours = [(name, value) for name, _, value in given if name != "sdk_container_image"]
+    assert {name for name, _ in ours} <= declared
+    check([f"--{name}={value}" for name, value in ours])
+
+
+def test_flex_launcher_adds_the_command() -> None:
+    """The launcher's file takes flags without a command and runs embed with them."""
+    launcher = [sys.executable, str(RECIPES / "flex_launcher.py"), "--max_shrink=7"]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: audioclip-text embed" in done.stderr
+    assert "'7' is not a number from 0 to 1" in done.stderr
+
+
+def test_airflow_dag() -> None:
+    """A DAG of one BashOperator with Airflow's own argument names."""
+    text = (RECIPES / "airflow_dag.py").read_text()
+    tree = ast.parse(text)
+    calls = {
+        call.func.id: call for call in ast.walk(tree) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    dag = {keyword.arg: keyword.value for keyword in calls["DAG"].keywords}
+    assert set(dag) == {"dag_id", "schedule", "start_date", "catchup", "max_active_runs", "default_args"}
+    assert_cron(ast.literal_eval(dag["schedule"]))
+    assert ast.literal_eval(dag["max_active_runs"]) == 1
+    assert ast.literal_eval(dag["catchup"]) is False
+    operator = {keyword.arg: keyword.value for keyword in calls["BashOperator"].keywords}
+    assert set(operator) == {"task_id", "bash_command"}
+    (assigned,) = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    command = ast.literal_eval(assigned)
+    assert "{{" not in command, "Airflow would take that for a template"
+    assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
+    check(flags_of(shlex.split(command)))
+
+
+AIRFLOW = shutil.which("airflow")
+LOAD = """
+import sys
+from airflow.dag_processing.dagbag import DagBag
+
+bag = DagBag(sys.argv[1])
+assert not bag.import_errors, bag.import_errors
+(dag,) = bag.dags.values()
+(task,) = dag.tasks
+assert (dag.dag_id, dag.max_active_runs, dag.catchup) == ("audioclip_text", 1, False)
+assert (task.task_type, task.retries) == ("BashOperator", 2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AIRFLOW, reason="no airflow here: put an environment of its own with Airflow 3 on PATH")
+def test_airflow_loads_the_dag(tmp_path: Path) -> None:
+    """Airflow's own loader takes the DAG, without a deprecated name; 400 MB, so it is no requirement of the tests."""
+    assert AIRFLOW
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    shutil.copy(RECIPES / "airflow_dag.py", dags)
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    command = [str(Path(AIRFLOW).with_name("python")), "-c", LOAD, str(dags)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "deprecated" not in done.stdout + done.stderr
+
+
+def test_every_recipe_stands_in_the_guide() -> None:
+    """docs/scheduling.md links every file of the folder, and its own command is one of ours."""
+    guide = (ROOT / "docs" / "scheduling.md").read_text()
+    for path in RECIPES.iterdir():
+        assert path.name == "__pycache__" or f"(../scripts/schedule/{path.name})" in guide
+    (command,) = re.findall(r"```sh\n(.+?)\n```", guide, re.DOTALL)
+    check(flags_of(shlex.split(command)))

@@ -1,0 +1,74 @@
+"""docs/stores.md is true: its commands are run, as they stand but for the ports."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+
+from audioclip_text.pipeline.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
+SET_UP, S3, GCS = (block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+
+
+@contextmanager
+def server(line: str, port: int) -> Iterator[None]:
+    """A server begun with a line of the page, on a port that is free."""
+    command = shlex.split(re.sub(r"\b(5000|9023)\b", str(port), line.removesuffix("&")))
+    command[0] = str(Path(sys.executable).parent / command[0])
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and process.poll() is None:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+
+
+def test_each_extra_that_is_named_is_there() -> None:
+    """./scripts/setup.sh EXTRA installs packages, which no test does; what it is given is known to setup.py."""
+    extras = metadata("audioclip-text").get_all("Provides-Extra") or []
+    assert [line.removeprefix("./scripts/setup.sh ") for line in SET_UP] == ["gcp", "aws"]
+    assert {"gcp", "aws"} <= set(extras)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize("lines", [S3, GCS], ids=["s3", "gs"])
+def test_every_command_works_as_it_stands(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The servers start, objects come into them, a corpus is embedded there, listed and cleaned up."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    install, start, export, *commands = lines
+    assert install.startswith("pip install ")  # the environment of the tests has it
+    for name, value in (pair.split("=", 1) for pair in export.removeprefix("export ").split()):
+        monkeypatch.setenv(name, re.sub(r"\b(5000|9023)$", str(port), value))
+    with server(start, port):
+        for line in commands:
+            program, *arguments = shlex.split(line)
+            if program == "audioclip-text":
+                assert main(arguments) == 0, capsys.readouterr().err
+            else:
+                assert program == "python"
+                subprocess.run([sys.executable, *arguments], check=True, timeout=60)
+    assert re.search(r"(\d+) read = \1 embedded \+ 0 reused \+ 0 rejected", capsys.readouterr().out)

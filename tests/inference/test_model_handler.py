@@ -1,0 +1,224 @@
+"""The RunInference handlers over a small real encoder: contract, features of Beam's, bad rows, two fingerprints."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from apache_beam.internal import pickler
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+from apache_beam.testing.util import assert_that
+
+from audioclip_text.model import TextEncoder
+from audioclip_text.pipeline import TextEmbeddingHandler
+from audioclip_text.pipeline.canary import canary_batch
+from audioclip_text.pipeline.inference.embed_batch import embed_batch
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, load_encoder
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.text_hash import add_text_hash
+
+TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
+
+
+@pytest.fixture
+def handler(small_head: str, vocabulary: Path) -> TextEmbeddingHandler:
+    return TextEmbeddingHandler(small_head, tokenizer_path=str(vocabulary), device="cpu")
+
+
+@pytest.fixture
+def expected(small_head: str, vocabulary: Path) -> dict[str, np.ndarray]:
+    encoder = TextEncoder.load(small_head, tokenizer_path=vocabulary, device="cpu")
+    return dict(zip(TEXTS, encoder.encode(TEXTS), strict=True))
+
+
+def _same(expected: dict[str, np.ndarray], count: int):  # type: ignore[no-untyped-def]
+    def check(results: list[PredictionResult]) -> None:
+        assert len(results) == count
+        for result in results:
+            np.testing.assert_allclose(result.inference, expected[result.example], atol=1e-5)
+
+    return check
+
+
+def test_predictions_in_anybodys_pipeline(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """Texts in, one PredictionResult each out."""
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(TEXTS) | RunInference(handler), _same(expected, len(TEXTS)))
+
+
+def test_keyed_and_with_exception_handling(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """Keys pass by the model, and Beam's own exception handling takes the handler as it is."""
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        good, bad = (
+            pipeline
+            | beam.Create(list(enumerate(TEXTS)))
+            | RunInference(KeyedModelHandler(handler)).with_exception_handling()
+        )
+        assert_that(good | beam.Values(), _same(expected, len(TEXTS)), "good")
+        assert_that(bad.failed_inferences, _none, "bad")
+
+
+def _none(failed: list[object]) -> None:
+    assert failed == []
+
+
+def test_pre_and_postprocessing(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """with_preprocess_fn and with_postprocess_fn wrap the handler like any other."""
+    wrapped = handler.with_preprocess_fn(lambda row: row["caption"]).with_postprocess_fn(lambda result: result)
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([{"caption": text} for text in TEXTS])
+        assert_that(rows | RunInference(wrapped), _same(expected, len(TEXTS)))
+
+
+def test_one_encoder_a_process(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
+    """Handlers of the same settings share their encoder."""
+    other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    assert handler.load_model() is other.load_model()
+
+
+def test_the_model_has_one_thread(small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks, all of torch's work is done in one thread, and in no two at once; an error reaches who asked."""
+    at_work, seen = [], []
+
+    def compute(encoder: TextEncoder, texts: list[str]) -> str:
+        at_work.append(threading.current_thread().name)
+        time.sleep(0.01)
+        seen.append((threading.get_ident(), len(at_work)))
+        at_work.pop()
+        return texts[0] if texts[0] != "bad" else int("bad")
+
+    monkeypatch.setattr(TextEncoder, "encode_rows", compute)
+    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda n: encoder.encode_rows([str(n)]), range(20))) == [str(n) for n in range(20)]
+    with pytest.raises(ValueError, match="invalid literal"):
+        encoder.encode_rows(["bad"])
+    assert len(set(seen)) == 1
+    assert seen[0][0] != threading.get_ident()
+    assert seen[0][1] == 1
+
+
+def test_a_forked_process_gets_a_thread_of_its_own(small_head: str, vocabulary: Path) -> None:
+    """A process forked from one that has a model answers, and does not wait for a thread that it has not."""
+    code = (
+        "import os, sys\n"
+        "from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, describe\n"
+        "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
+        "describe(settings)\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os._exit(7 if describe(settings)[0].dim else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, small_head, str(vocabulary)], timeout=60, check=False)
+    assert done.returncode == 7
+
+
+def test_handlers_and_options_survive_beams_pickling(handler: TextEmbeddingHandler) -> None:
+    """What travels to workers can be pickled by Beam's pickler and by pickle."""
+    options = EmbedOptions(input=["a"], output="b")
+    for thing in (handler, RecordBatchHandler(EncoderSettings("x"))):
+        assert pickler.loads(pickler.dumps(thing))._settings == thing._settings
+        assert pickle.loads(pickle.dumps(thing))._settings == thing._settings
+    assert EmbedOptions.from_dictionary(options.get_all_options()).view_as(EmbedOptions).output == "b"
+
+
+def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
+    """The handler counts bytes without pickling, names its metrics and memory, and refuses inference_args."""
+    assert handler.get_num_bytes(["dog", "é"]) == 5
+    assert handler.get_metrics_namespace() == "audioclip_text"
+    assert handler.get_resource_hints() == {"min_ram": "4GB"}
+    assert handler.batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 4096}
+    with pytest.raises(ValueError, match=r"takes no inference_args, got \['temperature'\]"):
+        handler.validate_inference_args({"temperature": 1})
+
+
+def test_batches_keep_their_rows_and_get_the_models_columns(
+    small_head: str, vocabulary: Path, expected: dict[str, np.ndarray]
+) -> None:
+    """A row batch comes back row by row with counts and vectors; equal texts share one vector."""
+    rows = add_text_hash(canary_batch().slice(0, 4), "{}").set_column(3, "text", pa.array(TEXTS))
+    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    batch = embed_batch(rows, encoder)
+    assert batch.column("n_tokens").to_pylist() == [4, 7, 3, 4]
+    assert batch.column("reason").null_count == 4
+    vectors = batch.column("embedding")
+    assert len(vectors.dictionary) == 3
+    np.testing.assert_allclose(np.array(vectors.to_pylist()), np.array([expected[text] for text in TEXTS]), atol=1e-5)
+
+
+def test_too_long_texts_are_rejected_on_request(small_head: str, vocabulary: Path) -> None:
+    """With on_long="reject" a text over the context is a rejected row, its neighbours are not."""
+    settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), on_long="reject")
+    rows = canary_batch().slice(0, 2).set_column(3, "text", pa.array(["dog", "dog " * 100]))
+    batch = embed_batch(rows, load_encoder(settings))
+    assert batch.column("reason").to_pylist() == [None, "too long"]
+    assert batch.column("detail").to_pylist() == [None, "102 tokens, the context holds 77"]
+
+
+def test_another_checkpoint_on_a_worker_is_an_error(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
+    """A worker whose file differs from the launcher's does not embed with it."""
+    path = tmp_path / "head.pt"
+    path.write_bytes(Path(small_head).read_bytes())
+    handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
+    handler.describe()
+    there = pickle.loads(pickle.dumps(handler))
+    state = torch.load(path)
+    state["ln_final.bias"] += 1
+    torch.save(state, path)
+    load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # nothing is kept
+    with pytest.raises(ValueError, match="on this worker has fingerprint .*, the job was started with"):
+        there.load_model()
+
+
+def test_a_model_update_is_taken(
+    handler: TextEmbeddingHandler, small_head: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    """RunInference's own way to change a model in a running job."""
+    other = tmp_path / "other.pt"
+    torch.save({name: tensor * 0.5 for name, tensor in torch.load(small_head).items()}, other)
+    before = handler.load_model().encode(TEXTS)
+    handler.update_model_path(None)
+    np.testing.assert_array_equal(handler.load_model().encode(TEXTS), before)
+    handler.update_model_path(str(other))
+    expected = TextEncoder.load(other, tokenizer_path=vocabulary, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dtype": "float8"}, {"on_long": "cut"}, {"prompt": "no braces"}, {"prompt": "{[a]}"}, {"prompt": "{.x}"}],
+)
+def test_settings_are_refused_before_a_job_starts(settings: dict[str, str]) -> None:
+    """Not on the first worker that loads the model."""
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TextEmbeddingHandler("full", **settings)  # type: ignore[arg-type]
+
+
+def test_a_vector_that_half_precision_cannot_hold_is_rejected(handler: TextEmbeddingHandler) -> None:
+    """Infinity is never stored for it."""
+    encoder = handler.load_model()
+    rows = add_text_hash(pa.RecordBatch.from_pydict({"text": ["dog barking", "thunder"]}), "{}")
+
+    class Loud:
+        dim, on_long, tower = encoder.dim, encoder.on_long, encoder.tower
+
+        def encode_rows(self, texts: list[str]) -> object:
+            encoding = encoder.encode_rows(texts)
+            encoding.vectors[texts.index("thunder")] *= 1e6
+            return encoding
+
+    for stored, reasons in (("float32", [None, None]), ("float16", [None, "non-finite vector"])):
+        batch = embed_batch(rows, Loud(), stored)  # type: ignore[arg-type]
+        assert batch.column("reason").to_pylist() == reasons
+    assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])

@@ -1,0 +1,151 @@
+"""EmbedText in Beam YAML, through Beam's own YAML main: the example, bad rows, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.yaml.yaml_provider import InlineProvider
+
+from audioclip_text.model import TextEncoder
+from audioclip_text.pipeline.inference.yaml_transform import EmbedText
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_yaml(file: Path, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Beam's YAML main over a file, in `folder`."""
+    command = [sys.executable, "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={file}"]
+    command.append(f"--jinja_variables={json.dumps(variables)}")
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=os.environ)
+
+
+def vectors_of(folder: Path) -> dict[str, np.ndarray]:
+    """Texts and vectors of the Parquet files written."""
+    (file,) = folder.glob("vectors*")
+    table = pq.read_table(file)
+    return {row["text"]: np.array(row["embedding"]) for row in table.to_pylist()}
+
+
+@pytest.fixture
+def encoder(small_head: str, vocabulary: Path) -> TextEncoder:
+    return TextEncoder.load(small_head, tokenizer_path=vocabulary, device="cpu")
+
+
+def test_the_example(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
+    """A YAML file alone reads, embeds and writes; the fields read stay beside the vectors."""
+    for name in ("examples", ".cache"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = run_yaml(Path("examples/embed.yaml"), tmp_path, {"CHECKPOINT": small_head})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = vectors_of(tmp_path / "out" / "yaml")
+    assert len(found) > 50
+    np.testing.assert_allclose(np.array(list(found.values())), encoder.encode(list(found)), atol=1e-5)
+    (file,) = (tmp_path / "out" / "yaml").glob("vectors*")
+    schema = pq.read_schema(file)
+    assert schema.names == ["id", "text", "seconds", "embedding"]
+    assert schema.field("embedding").type.value_type == "float"
+
+
+PIPELINE = """
+pipeline:
+  transforms:
+    - type: Create
+      config:
+        elements: [{text: dog, n: 1}, {n: 2}, {text: {{ LONG }}, n: 3}, {text: cat, n: 4}]
+    - type: EmbedText
+      input: Create
+      config:
+        checkpoint: {{ CHECKPOINT }}
+        tokenizer_path: {{ VOCABULARY }}
+        on_long: reject
+        device: cpu
+        {{ HOW }}
+    - type: WriteToParquet
+      input: EmbedText
+      config: {path: vectors}
+    {% if ERRORS %}
+    - type: WriteToJson
+      name: Errors
+      input: EmbedText.errors
+      config: {path: errors}
+    {% endif %}
+providers:
+  - type: python
+    config: {}
+    transforms: {EmbedText: audioclip_text.pipeline.yaml_embed.EmbedText}
+"""
+
+
+def variables(small_head: str, vocabulary: Path, how: str, errors: str) -> dict[str, str]:
+    long = "dog " * 100
+    found = {"CHECKPOINT": small_head, "VOCABULARY": str(vocabulary), "HOW": how, "ERRORS": errors}
+    return {**found, "LONG": long.strip()}
+
+
+def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
+    """Rows without a text and with one too long go to the output named, alone, and say why."""
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(PIPELINE)
+    done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "error_handling: {output: errors}", "yes"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = vectors_of(tmp_path)
+    assert sorted(found) == ["cat", "dog"]
+    np.testing.assert_allclose(found["dog"], encoder.encode(["dog"])[0], atol=1e-5)
+    lines = [json.loads(line) for path in tmp_path.glob("errors*") for line in path.read_text().splitlines()]
+    # Beam's JSON writes a row within a row as a list, its fields in an order that differs from run to run.
+    errors = {number: line["msg"] for line in lines for number in line["element"] if isinstance(number, int)}
+    assert set(errors) == {2, 3}
+    assert "takes str, got NoneType" in errors[2]
+    assert "102 tokens" in errors[3]
+
+
+def test_without_error_handling_a_bad_row_fails(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
+    """Nothing is dropped without a word."""
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(PIPELINE)
+    done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "", ""))
+    assert done.returncode != 0
+    assert "takes str, got NoneType" in done.stderr
+    assert not list(tmp_path.glob("vectors*"))
+
+
+def test_what_it_refuses(small_head: str) -> None:
+    """Fields that are not there or there already, and error_handling it does not know, fail before anything runs."""
+    rows = beam.Pipeline() | beam.Create([beam.Row(text="a", n=1)])
+    with pytest.raises(ValueError, match=r"rows have no field 'caption', they have \['text', 'n'\]"):
+        _ = rows | EmbedText(field="caption", checkpoint=small_head)
+    with pytest.raises(ValueError, match="rows have a field 'n' already"):
+        _ = rows | "again" >> EmbedText(output="n", checkpoint=small_head)
+    for given in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
+        with pytest.raises(ValueError, match="it takes `output`, a name other than good, and `threshold`"):
+            EmbedText(checkpoint=small_head, error_handling=given)
+
+
+def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
+    """`threshold` is the share of rows that may be errors: one of two is more than a tenth."""
+    step = EmbedText(
+        checkpoint=small_head,
+        tokenizer_path=str(vocabulary),
+        on_long="reject",
+        device="cpu",
+        error_handling={"output": "errors", "threshold": 0.1},
+    )
+    with pytest.raises(Exception, match="exceeded threshold: 1 / 2"), beam.Pipeline("FnApiRunner") as pipeline:
+        _ = pipeline | beam.Create([beam.Row(text="dog"), beam.Row(text="dog " * 100)]) | step
+
+
+def test_its_configuration_is_documented() -> None:
+    """Beam YAML finds a type and a description for each setting."""
+    schema = InlineProvider({"EmbedText": EmbedText}).config_schema("EmbedText")
+    described = {field.name: field.description for field in schema.fields}
+    assert list(described)[:3] == ["field", "output", "checkpoint"]
+    assert "error_handling" in described
+    assert all(described.values()), described

@@ -1,0 +1,124 @@
+"""Copies of a store's files: one a machine, verified, and whole whatever happens to the process that makes one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from audioclip_text.pipeline.io.filesystem import StoreError
+from audioclip_text.pipeline.io.local_cache import Content, ReplacedError, content_of, local_copy
+from tests.support import object_stores
+from tests.support.object_stores import Request, Store
+
+store = object_stores.store
+
+ROOT = Path(__file__).parents[2]
+DATA = bytes(range(256)) * 20_000
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of this test's own, for its processes too."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def fetches(store: Store) -> int:
+    """How often the beginning of the object was asked for."""
+    ranges = [str(request.headers.get("Range", request.headers.get("range", ""))) for request in store.seen]
+    return sum(asked.startswith("bytes=0-") for asked in ranges)
+
+
+def processes(paths: Sequence[str]) -> list[subprocess.Popen[str]]:
+    """A process for each path that prints where its copy lies."""
+    code = (
+        "import sys; from apache_beam.io.filesystems import FileSystems; "
+        "from apache_beam.options.pipeline_options import PipelineOptions; "
+        "from audioclip_text.pipeline.io.local_cache import local_copy; "
+        "FileSystems.set_options(PipelineOptions([])); print(local_copy(sys.argv[1]))"
+    )
+    commands = [[sys.executable, "-c", code, path] for path in paths]
+    return [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for command in commands]
+
+
+def test_a_local_path_is_its_own_copy() -> None:
+    """Nothing is looked at."""
+    assert local_copy("/no/such/file") == "/no/such/file"
+
+
+def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -> None:
+    """The second time nothing is fetched; one that was damaged since is fetched again."""
+    path = store.put("models/head.safetensors", DATA)
+    copy = local_copy(path)
+    assert Path(copy).read_bytes() == DATA
+    assert Path(copy).name == "head.safetensors"
+    assert Path(copy).is_relative_to(temporary)
+    assert (temporary / f"audioclip-text-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+    assert local_copy(path, content_of(copy)) == copy
+    assert fetches(store) == 1
+    Path(copy).write_bytes(DATA[:-1] + b"\0")
+    assert local_copy(path) == copy
+    assert Path(copy).read_bytes() == DATA
+    assert fetches(store) == 2
+
+
+def test_another_content_is_another_copy(store: Store, temporary: Path) -> None:
+    """What is replaced on the store is fetched anew, but not taken for what a running job began with."""
+    path = store.put("models/head.safetensors", DATA)
+    began_with = content_of(local_copy(path))
+    assert began_with == Content(len(DATA), hashlib.sha256(DATA).hexdigest())
+    store.put("models/head.safetensors", DATA[::-1])
+    assert Path(local_copy(path)).read_bytes() == DATA[::-1]
+    assert len(list(temporary.rglob("head.safetensors"))) == 1
+    with pytest.raises(ReplacedError, match=r"head\.safetensors has sha256 .*: it was replaced since; start the job"):
+        local_copy(path, began_with)
+    store.put("models/head.safetensors", b"short")
+    with pytest.raises(ReplacedError, match=r"has 5 bytes, and had 5,120,000 when the job was started"):
+        local_copy(path, began_with)
+
+
+def test_what_is_not_there_is_a_clear_error(store: Store, temporary: Path) -> None:
+    """The path is named, and what to check."""
+    with pytest.raises(StoreError, match=r"there is no file at .*/none\.pt: check its name"):
+        local_copy(f"{store.url}/none.pt")
+
+
+def test_processes_share_one_copy_and_a_killed_one_leaves_no_half(store: Store, temporary: Path) -> None:
+    """One of them fetches and is killed half-way; of three that wait for it, one begins anew, and two take its copy."""
+    path = store.put("models/head.safetensors", DATA)
+    store.seen.clear()
+    hung = []
+
+    def fault(request: Request) -> str | None:
+        asked = str(request.headers.get("Range"))
+        if asked.startswith("bytes=0-") and not hung:
+            hung.append(asked)
+            return "hang"
+        return None
+
+    store.fault = fault
+    (killed,) = processes([path])
+    deadline = time.monotonic() + 60
+    while not hung and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert hung
+    others = processes([path] * 3)
+    time.sleep(1)
+    killed.kill()
+    killed.communicate()
+    copies = {process.communicate(timeout=60)[0].strip() for process in others}
+    assert len(copies) == 1
+    assert Path(copies.pop()).read_bytes() == DATA
+    assert fetches(store) == 2
+    folder = temporary / f"audioclip-text-{os.getuid()}"
+    assert not [file for file in folder.rglob("*") if file.name == "unfinished"]

@@ -1,0 +1,159 @@
+"""Reads that hang are given up: on a local path, on gs:// and on s3://, without leaving a thread behind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.io.filesystem import StoreError
+from audioclip_text.pipeline.io.timeout_reader import open_to_read
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shards import find_shards
+from tests.support import object_stores
+from tests.support.object_stores import Store
+
+store = object_stores.store
+
+STUCK = r"gave nothing for 0\.3 s while it was read: see whether its file system or store answers, or .*--read_timeout"
+
+
+def reading() -> set[threading.Thread]:
+    """The threads that read files."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("read ")}
+
+
+def gone(threads: set[threading.Thread]) -> bool:
+    """Whether these threads end within a moment."""
+    for thread in threads:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_a_file_reads_as_any_other(tmp_path: Path) -> None:
+    """All of it, a piece, from a place, to its end; closed twice; no thread stays."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(range(256)) * 1000)
+    before = reading()
+    with open_to_read(str(path)) as handle:
+        assert reading() - before
+        assert handle.read(3) == b"\0\1\2"
+        assert handle.seek(-2, os.SEEK_END) == 255_998
+        assert (handle.tell(), handle.read(), handle.read(1)) == (255_998, b"\xfe\xff", b"")
+        handle.seek(0)
+        assert handle.read() == path.read_bytes()
+        handle.seek(10)
+        assert io.BufferedReader(handle).read(2) == b"\x0a\x0b"  # type: ignore[arg-type]
+    handle.close()
+    assert gone(reading() - before)
+    with pytest.raises(ValueError, match="is closed"):
+        handle.read(1)
+
+
+def test_parquet_is_read_through_it(tmp_path: Path) -> None:
+    """Arrow seeks and reads in it as in any file."""
+    table = pa.table({"text": [f"text {n}" for n in range(10_000)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with open_to_read(str(tmp_path / "a.parquet")) as handle:
+        assert pq.read_table(handle).equals(table)
+
+
+def test_a_file_that_is_not_there_is_told_as_always(tmp_path: Path) -> None:
+    """The system's own error, and no thread left."""
+    before = reading()
+    with pytest.raises(FileNotFoundError):
+        open_to_read(str(tmp_path / "none"))
+    assert gone(reading() - before)
+
+
+def test_an_unfinished_generator_leaves_no_thread(tmp_path: Path) -> None:
+    """Whoever stops reading a shard half-way closes it."""
+    (tmp_path / "a.txt").write_bytes(b"dog\n" * 1_000_000)
+    before = reading()
+    batches = read_shard(find_shards([str(tmp_path / "a.txt")])[0], Fields(), pa.schema([]))
+    next(batches)
+    assert len(reading() - before) == 1
+    batches.close()  # type: ignore[attr-defined]
+    assert gone(reading() - before)
+
+
+def test_opening_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """A pipe that nobody writes cannot even be opened; the thread ends when somebody does."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    before, began = reading(), time.monotonic()
+    with pytest.raises(StoreError, match=rf"pipe\.txt {STUCK}"):
+        open_to_read(str(tmp_path / "pipe.txt"), 0.3)
+    assert time.monotonic() - began < 3
+    stuck = reading() - before
+    assert len(stuck) == 1
+    assert all(thread.daemon for thread in stuck)  # it keeps no process alive
+    (tmp_path / "pipe.txt").write_bytes(b"")
+    assert gone(stuck)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz"])
+def test_reading_that_hangs_half_way_is_given_up(tmp_path: Path, suffix: str) -> None:
+    """What came before is read; then the file is named, with what to do."""
+    path = tmp_path / f"pipe.{suffix}"
+    os.mkfifo(path)
+    text = b"dog\n" * 100_000
+    data = gzip.compress(text) if suffix == "txt.gz" else text
+    ends = threading.Event()
+
+    def write() -> None:
+        with path.open("wb") as handle:
+            handle.write(data[: len(data) // 2])
+            handle.flush()
+            ends.wait(30)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    before = reading()
+    with pytest.raises(StoreError, match=STUCK):
+        list(read_shard(find_shards([str(path)])[0], Fields(), pa.schema([]), file_io=FileIO(0.3)))
+    ends.set()
+    writer.join()
+    assert gone(reading() - before)
+
+
+def test_a_store_that_hangs_is_given_up(store: Store) -> None:
+    """No byte of an object for as long as it is waited for, though the client itself would wait longer."""
+    path = store.put("texts/a.txt", b"dog\n" * 100_000)
+    store.fault = lambda request: "hang" if "a.txt" in request.path and request.headers.get("Range") else None
+    with pytest.raises(StoreError, match=STUCK):
+        list(read_shard(find_shards([path])[0], Fields(), pa.schema([]), file_io=FileIO(0.3)))
+
+
+def test_what_a_store_says_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while a store is read fails the run, whatever its kind: the shard's rows are not given up as damaged."""
+    path = store.put("texts/a.txt.gz", gzip.compress(b"dog\n" * 1000))
+    for kind in ("google.cloud.storage.fileio.BlobReader", "apache_beam.io.filesystemio.DownloaderStream"):
+        name = "read" if kind.endswith("BlobReader") else "readinto"
+        monkeypatch.setattr(f"{kind}.{name}", lambda *_: json.loads("<html>"))
+    with pytest.raises(StoreError, match=r"a\.txt\.gz cannot be read: Expecting value"):
+        list(read_shard(find_shards([path])[0], Fields(), pa.schema([])))
+
+
+def test_a_run_on_a_stuck_file_ends_with_a_sentence(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--read_timeout on the command line; nothing is published, and the exit status tells."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    command = ["embed", "--input", f"{tmp_path}/*.jsonl", "--output", f"{tmp_path}/out", "--read_timeout", "1"]
+    assert main([*command, "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]) == 2
+    error = capsys.readouterr().err
+    assert "pipe.jsonl" in error
+    assert "gave nothing for 1 s while it was read" in error
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "pipe.jsonl").write_bytes(b"")

@@ -1,0 +1,151 @@
+"""The Dockerfile without an engine: what it copies exists, and what it runs also works in an empty environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.metadata import distributions, requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, its arguments) of the Dockerfile, in order."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [(name, rest) for name, rest in lines]
+
+
+def arguments_of(name: str) -> list[str]:
+    return [rest for instruction, rest in instructions() if instruction == name]
+
+
+def lock() -> dict[str, tuple[str, list[str]]]:
+    """Version and sha256 hashes of each package in requirements.lock."""
+    text = (ROOT / "requirements.lock").read_text()
+    found = re.findall(r"^([\w.-]+)==(\S+) *((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE)
+    assert len(found) == len(re.findall(r"^\w", text, re.MULTILINE)), "a line that is no pin with hashes"
+    return {canonicalize_name(name): (version, re.findall(r"[0-9a-f]{64}", hashes)) for name, version, hashes in found}
+
+
+def test_one_image_for_workers_launcher_and_local_use() -> None:
+    """Beam's image of the pinned version with its own entry point, Google's launcher beside it, nothing to keep it alive."""
+    beam = lock()["apache-beam"][0]
+    assert arguments_of("FROM") == [
+        "gcr.io/dataflow-templates-base/python311-template-launcher-base:latest AS launcher",
+        f"apache/beam_python3.11_sdk:{beam}",
+    ]
+    assert arguments_of("ENTRYPOINT") == ['["/opt/apache/beam/boot"]']
+    assert not arguments_of("HEALTHCHECK")
+    (settings,) = arguments_of("ENV")
+    told = dict(setting.split("=") for setting in settings.split())
+    assert {"USER", "HOME"} < set(told)
+    assert told["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/opt/audioclip-text/flex_launcher.py"
+    copies = [copy.split()[-2:] for copy in arguments_of("COPY") if copy.startswith("--from=launcher")]
+    assert copies == [["/opt/google/dataflow/python_template_launcher"] * 2]
+
+
+def test_requirements_come_before_what_changes_more_often() -> None:
+    """A change in the project leaves the layer with torch and CUDA as it was; what is checked is what was installed."""
+    steps = [f"{name} {rest}" for name, rest in instructions()]
+    place = {
+        part: next(n for n, step in enumerate(steps) if part in step) for part in ("lock", "hashes", "model model")
+    }
+    assert place["lock"] < place["hashes"] < place["model model"]
+    (installed,) = [rest for rest in arguments_of("RUN") if "pip check" in rest]
+    assert installed.endswith("&& python -m pip check")
+    fetching = [rest for rest in arguments_of("RUN") if "pip install" in rest and "--no-deps" not in rest]
+    assert all("--require-hashes" in rest and "--no-build-isolation" in rest for rest in fetching), (
+        "no hash is asked for"
+    )
+    assert fetching
+
+
+def test_what_is_copied_exists_and_is_let_in() -> None:
+    """Every source of a COPY is in the project, and .dockerignore, which keeps all else out, names it."""
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for copy in arguments_of("COPY"):
+        *sources, _ = copy.split()
+        if not copy.startswith("--from="):
+            assert all((ROOT / source).exists() for source in sources)
+            assert set(sources) <= let_in
+
+
+def test_the_lock_holds_all_that_the_project_asks_for_at_the_pinned_versions() -> None:
+    """Base, gcp and aws, with what they need themselves; a version in both files is one version."""
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        pin = Requirement(line) if line[:1] not in ("#", "") else None
+        if pin and (not pin.marker or pin.marker.evaluate({"python_version": "3.11"})):
+            pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    locked = lock()
+    for line in requires("audioclip-text") or []:
+        need = Requirement(line)
+        if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in ("", "gcp", "aws")):
+            version, hashes = locked[canonicalize_name(need.name)]
+            assert need.specifier.contains(version)
+            assert hashes
+    assert {name: version for name, (version, _) in locked.items() if pins.get(name, version) != version} == {}
+    assert "google-cloud-dataflow-client" in locked
+
+
+@pytest.mark.slow
+def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
+    """The image's RUN steps, in its order over its files. Packages come from the environment of the tests, where torch is
+    a CPU build: of the lock, those that are there are asked for, and pip holds their versions against it."""
+    context, home = tmp_path / "context", tmp_path / "venv"
+    context.mkdir()
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    site = next(home.glob("lib/python*/site-packages"))
+    (site / "needs.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    environment = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+    ran = 0
+    for instruction, rest in instructions():
+        if instruction == "COPY" and not rest.startswith("--from="):
+            *sources, target = rest.split()
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, context / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, context)
+            if "requirements.lock" in sources:
+                shorten(context / "requirements.lock")
+        if instruction == "RUN":
+            # What the tests' environment holds beside the lock is none of the image's, and pip checks all of it.
+            command = rest.replace("&& python -m pip check", "")
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=context, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            ran += 1
+    assert ran == 3
+    answer = subprocess.run([home / "bin" / "audioclip-text", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
+    launcher = [python, context / "flex_launcher.py", "--help"]
+    launched = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    assert "usage: audioclip-text embed" in launched.stdout
+
+
+def shorten(file: Path) -> None:
+    """Leave of a lock file the packages that are installed here, torch apart, whose build here is another."""
+    here = {
+        canonicalize_name(found.name)  # by path: setuptools, once imported, puts what it bundles in ours
+        for found in distributions(path=[path for path in sys.path if path.endswith("site-packages")])
+    }
+    kept = [
+        f"{name}=={wanted} " + " ".join(f"--hash=sha256:{each}" for each in hashes)
+        for name, (wanted, hashes) in lock().items()
+        if name != "torch" and name in here
+    ]
+    assert len(kept) > 50
+    file.write_text("\n".join(kept) + "\n")

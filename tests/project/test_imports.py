@@ -1,0 +1,232 @@
+"""Imports run one way, from package to package; inside the project they are relative; what goes to workers pickles."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.internal import cloudpickle_pickler
+
+from audioclip_text.pipeline import EmbedCorpus, EmbedOptions, TextEmbeddingHandler
+
+ROOT = Path(__file__).parents[2]
+
+# Packages and top-level modules of pipeline/, bottom up: each may import what is in a layer below its own. Within a layer
+# only the listed modules of the leaf layer may import each other.
+LAYERS: list[set[str]] = [
+    {"errors", "flags", "options", "schemas", "text_hash", "canary", "metrics", "terminal"},
+    {"io"},
+    {"readers", "inference"},
+    {"snapshots"},
+    {"writers", "search"},
+    {"dedup", "report", "validation"},
+    {"job"},
+    {"publish"},
+    {"embed"},
+    {"cli"},
+    {"ml_transform", "yaml_embed", "__main__"},
+]
+# Modules of pipeline/ that may import ..model at run time, and the functions in which they do; None: at module level too.
+MODEL_USERS: dict[str, set[str] | None] = {
+    "inference/shared_encoder": None,
+    "inference/model_handler": None,
+    "cli/embed": {"download"},
+    "cli/commands": {"_fetch", "_extract"},
+    "snapshots/fingerprint": {"fingerprint_of"},
+}
+
+
+def files(package: str) -> list[Path]:
+    """The modules of a package and of the packages in it."""
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """A module's name in pipeline/ or model/, as in "readers/csv"."""
+    return str(path.relative_to(ROOT).with_suffix("")).partition("/")[2]
+
+
+def package_of(path: Path) -> str:
+    """The package of pipeline/ that a module belongs to, or its own name where it belongs to none."""
+    return name_of(path).partition("/")[0]
+
+
+def imports(path: Path) -> list[tuple[int, str, str | None]]:
+    """(level, module, enclosing function or TYPE_CHECKING) of every import in a file."""
+    found = []
+
+    def walk(node: ast.AST, function: str | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ImportFrom):
+                names = [child.module] if child.module else [alias.name for alias in child.names]
+                found.extend((child.level, name, function) for name in names)
+            elif isinstance(child, ast.Import):
+                found.extend((0, alias.name, function) for alias in child.names)
+            inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                inside = "TYPE_CHECKING"
+            walk(child, inside)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")), None)
+    return found
+
+
+def target_of(path: Path, level: int, module: str) -> tuple[str, str] | None:
+    """(top folder, module below it) of a relative import; None for imports from elsewhere."""
+    if not level:
+        return None
+    parts = [*path.relative_to(ROOT).parts[:-level], *module.split(".")]
+    return parts[0], "/".join(parts[1:])
+
+
+def pipeline_imports(path: Path) -> set[str]:
+    """What a module of pipeline/ imports from pipeline/, for types too, as "readers/csv" or "job"."""
+    targets = [target_of(path, level, module) for level, module, _ in imports(path)]
+    return {module for target in targets if target for top, module in [target] if top == "pipeline"}
+
+
+MODULES = [path for path in files("pipeline") if path.stem != "__init__"]
+
+
+def test_every_package_has_its_layer() -> None:
+    """A new package or top-level module is given a place in the order, and there are few modules beside the packages."""
+    assert {package_of(path) for path in MODULES} == set.union(*LAYERS)
+    beside = [path for path in MODULES if path.parent == ROOT / "pipeline" and path.stem != "__main__"]
+    assert len(beside) <= 14
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down_the_layers(path: Path) -> None:
+    """A module imports from its own package and from layers below; leaf modules may import each other."""
+    package = package_of(path)
+    layer = next(number for number, names in enumerate(LAYERS) if package in names)
+    allowed = set.union({package}, *LAYERS[:layer], *(LAYERS[:1] if layer == 0 else []))
+    imported = {module.partition("/")[0] for module in pipeline_imports(path)}
+    assert imported <= allowed, f"{name_of(path)} imports {imported - allowed}"
+
+
+@pytest.mark.parametrize("top", ["model", "pipeline"])
+def test_no_modules_import_each_other_in_a_circle(top: str) -> None:
+    """Each module can be imported after those that it imports."""
+    graph = {}
+    for path in files(top):
+        if path.stem != "__init__":
+            targets = [target_of(path, level, module) for level, module, _ in imports(path)]
+            graph[name_of(path)] = {target[1] for target in targets if target and target[0] == top}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_few_modules_import_the_model(path: Path) -> None:
+    """The inference package imports model/, and a few functions elsewhere do; for types alone, every module may."""
+    targets = [(target_of(path, level, module), function) for level, module, function in imports(path)]
+    users = [
+        function for target, function in targets if target and target[0] == "model" and function != "TYPE_CHECKING"
+    ]
+    if name_of(path) not in MODEL_USERS:
+        assert not users, f"{name_of(path)} imports model/"
+        return
+    functions = MODEL_USERS[name_of(path)]
+    assert functions is None or set(users) <= functions, f"{name_of(path)} imports model/ in {users}"
+
+
+@pytest.mark.parametrize("path", files("model"), ids=name_of)
+def test_the_model_imports_neither_beam_nor_the_pipeline(path: Path) -> None:
+    """model/ can be used and tested alone."""
+    for level, module, _ in imports(path):
+        assert not module.startswith("apache_beam"), f"{path.name} imports {module}"
+        assert level < 2, f"{path.name} imports from outside model/: {'.' * level}{module}"
+
+
+@pytest.mark.parametrize("path", [*files("model"), *files("pipeline")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_inside_the_project_are_relative(path: Path) -> None:
+    """No module spells out the name that the project is installed under."""
+    assert not [module for level, module, _ in imports(path) if level == 0 and module.startswith("audioclip_text")]
+
+
+@pytest.mark.parametrize("path", [path for path in files("pipeline") if path.stem == "__init__"], ids=name_of)
+def test_exported_names_can_be_imported_and_equal_no_module(path: Path) -> None:
+    """Each package exports its public names lazily, and importing a module never replaces one of them."""
+    package = ".".join(["audioclip_text", *path.relative_to(ROOT).parts[:-1]])
+    exported = import_module(package).__all__
+    assert not set(exported) & {other.stem for other in path.parent.glob("*.py")}
+    for name in exported:
+        assert getattr(import_module(package), name) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("audioclip_text.model", "TextEncoder"),
+        ("audioclip_text.pipeline", "EmbedCorpus"),
+        ("audioclip_text.pipeline.cli", "main"),
+        ("audioclip_text.pipeline.search", "search"),
+        ("audioclip_text.pipeline.yaml_embed", "EmbedText"),
+        ("audioclip_text.pipeline.ml_transform", "content_id_adapter"),
+    ],
+)
+def test_documented_import_paths(module: str, name: str) -> None:
+    """What the documentation imports is a function or class, also after every module was imported."""
+    for path in MODULES:
+        if path.stem != "__main__":
+            import_module(".".join(["audioclip_text", "pipeline", *name_of(path).split("/")]))
+    assert callable(getattr(import_module(module), name))
+
+
+def test_help_waits_for_neither_beam_nor_torch() -> None:
+    """The parser is built without the heavy imports."""
+    code = (
+        "import sys; from audioclip_text.pipeline.cli.parser import _parser; _parser(); "
+        "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def there_and_back(value: object) -> object:
+    """A value as a worker gets it."""
+    data = cloudpickle_pickler.dumps(value)
+    assert len(data) < 100_000, f"{type(value).__name__} takes {len(data)} bytes along"
+    return cloudpickle_pickler.loads(data)
+
+
+def test_handler_and_options_can_be_pickled(vocabulary: Path) -> None:
+    """What people hold in their own pipelines survives Beam's pickler, without weights."""
+    handler = there_and_back(TextEmbeddingHandler("untrained", tokenizer_path=str(vocabulary), prompt="a sound of {}"))
+    assert isinstance(handler, TextEmbeddingHandler)
+    assert handler.get_num_bytes(["abc"]) == 3
+    options = EmbedOptions(input=["a.txt"], output="out", keep_fields=["lang"], max_rejected="1%")
+    copy = there_and_back(options)
+    assert isinstance(copy, EmbedOptions)
+    assert copy.get_all_options(drop_default=True) == options.get_all_options(drop_default=True)
+
+
+def test_every_step_of_a_job_can_be_pickled(vocabulary: Path, tmp_path: Path) -> None:
+    """Every DoFn of EmbedCorpus survives Beam's pickler."""
+    shard = tmp_path / "a.txt"
+    shard.write_text("dog\ncat\n")
+    options = EmbedOptions(
+        input=[str(shard)], output=str(tmp_path / "out"), checkpoint="untrained", tokenizer_path=str(vocabulary)
+    )
+    corpus, dofns = EmbedCorpus(options), []
+
+    class Collect(beam.pipeline.PipelineVisitor):  # type: ignore[misc]
+        def visit_transform(self, node: object) -> None:
+            transform = getattr(node, "transform", None)
+            if isinstance(transform, beam.ParDo):
+                dofns.append(transform.fn)
+
+    pipeline = beam.Pipeline()
+    try:
+        _ = pipeline | corpus
+        pipeline.visit(Collect())
+    finally:
+        corpus.close()
+    names = {type(there_and_back(dofn)).__name__ for dofn in dofns}
+    assert {"WriteFiles", "Split", "Reuse", "Publish", "_ReadShard"} <= names

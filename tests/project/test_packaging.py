@@ -1,0 +1,134 @@
+"""What is built and shipped: the sdist, the wheel, what they hold, and that they work away from the checkout."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def files_of_the_project() -> list[Path]:
+    """What is tracked or about to be; the files of a checkout without git are not known."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    names = [name for name in listed.stdout.decode().split("\0") if name]
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sdist and wheel, the wheel made from the sdist, so that the sdist is known to hold all it takes."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return out
+
+
+def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
+    """No generic name lands in site-packages, and type checkers see the annotations."""
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    expected = {
+        f"audioclip_text/{path.relative_to(ROOT)}" for top in ("model", "pipeline") for path in (ROOT / top).rglob("*.py")
+    }
+    assert inside == expected | {"audioclip_text/model/py.typed", "audioclip_text/pipeline/py.typed"}
+    metadata = next(name for name in names if name.endswith("/METADATA"))
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert re.search("^License(-Expression)?: MIT$", text, re.MULTILINE)
+    assert "Requires-Python: >=3.10" in text
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_sdist_holds_sources_and_no_leftovers(built: Path) -> None:
+    """What is ignored by git is not shipped."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as tar:
+        names = [name.partition("/")[2] for name in tar.getnames()]
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "pipeline/cli/app.py", "model/py.typed"} <= set(names)
+    assert not [name for name in names if name.startswith((".cache", ".venv", "out/"))]
+
+
+def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> None:
+    """Installed into an environment of its own, the command answers and both rooms import from there."""
+    (wheel,) = built.glob("*.whl")
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    site = next(home.glob("lib/python*/site-packages"))
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # The packages that ours needs, from the environment of the tests; a .pth in there that leads back to the checkout
+    # is not followed, because only site directories themselves are looked into for those.
+    (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    answer = subprocess.run(
+        [str(home / "bin" / "audioclip-text"), "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
+    code = (
+        "import audioclip_text.model.tokenizer as m, audioclip_text.pipeline.embed as p; "
+        "print(m.__file__); print(p.__file__)"
+    )
+    where = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert where.returncode == 0, where.stderr
+    assert all(line.startswith(str(site)) for line in where.stdout.split())
+
+
+def test_no_file_is_large() -> None:
+    """Weights, vocabularies and outputs stay out of the repository."""
+    large = [str(path.relative_to(ROOT)) for path in files_of_the_project() if path.stat().st_size > 2 << 20]
+    assert not large
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    """What works here works elsewhere: no home or scratch directory is spelled out."""
+    pattern = re.compile(rb"/(?:home|Users)/(?!audioclip\b)\w+/|/tmp/\w|[A-Z]:\\\\Users")
+    found = {}
+    for path in files_of_the_project():
+        if path == Path(__file__).resolve() or path.suffix in (".npz", ".gz", ".parquet"):
+            continue
+        match = pattern.search(path.read_bytes())
+        if match:
+            found[str(path.relative_to(ROOT))] = match.group().decode()
+    assert not found
+
+
+def test_every_requirement_is_pinned() -> None:
+    """constraints.txt pins, for every Python that we allow, each package that setup.py names outside the cloud extras."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins = [
+        Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in ("#", "")
+    ]
+    for python in ("3.10", "3.11", "3.12", "3.13"):
+        environment = {"python_version": python, "extra": ""}
+        pinned = {
+            canonicalize_name(pin.name): pin for pin in pins if not pin.marker or pin.marker.evaluate(environment)
+        }
+        assert all(str(pin.specifier).startswith("==") for pin in pinned.values())
+        for line in requires("audioclip-text") or []:
+            need = Requirement(line)
+            if need.marker and not any(need.marker.evaluate({**environment, "extra": extra}) for extra in ("", "test")):
+                continue
+            pin = pinned.get(canonicalize_name(need.name))
+            assert pin, f"{need.name} is not pinned for Python {python}"
+            chosen = str(pin.specifier).removeprefix("==")
+            assert need.specifier.contains(chosen), f"{pin} does not satisfy {need}"

@@ -1,0 +1,48 @@
+"""The soak at a size that suits every day; `python -m tests.support.soak` is the whole one."""
+
+from __future__ import annotations
+
+import gc
+import re
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.corpus import embed, write_jsonl
+from tests.support.soak import Load, soak, steady
+
+
+@pytest.mark.slow
+def test_a_short_soak() -> None:
+    """20,000 rows over two nights with kills: counts exact, every row as it should be, nothing left behind.
+
+    It is over before growth of memory could be told from starting; the whole soak tells.
+    """
+    *nights, whole = soak(20_000, nights=2, kills=1, seconds=1.5, seed=1)
+    assert len(nights) == 2
+    assert all(" read 20,000, " in line and ", rejected 20;" in line for line in nights), nights
+    assert re.search(r" [1-9]\d* killed, 0 rows lost", whole), whole
+
+
+def test_the_soak_would_notice_growth() -> None:
+    """A load whose second half holds much more than its first is an error that says of what."""
+    level = [1 << 28] * 400
+    assert "memory 256 then 256 MiB" in steady(Load(level, [4] * 400, [9] * 400))
+    with pytest.raises(AssertionError, match="memory grew from 256 in the first half of the run to 512"):
+        steady(Load([*level, *[1 << 29] * 400], [4] * 800, [9] * 800))
+    with pytest.raises(AssertionError, match="files grew from 9 in the first half of the run to 500"):
+        steady(Load([*level, *level], [4] * 800, [*[9] * 400, *[500] * 400]))
+
+
+def test_runs_in_one_process_leave_no_threads_and_files_open(tmp_path: Path) -> None:
+    """A service that runs a job every night for years does not run out of either."""
+    write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"text {n}"} for n in range(200)])
+    process, held = psutil.Process(), []
+    for _ in range(6):
+        embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", max_file_rows=20)
+        gc.collect()
+        held.append((threading.active_count(), process.num_fds()))
+    for threads_or_files in zip(*held, strict=True):
+        assert threads_or_files[-1] <= threads_or_files[1], held

@@ -1,0 +1,301 @@
+"""`search` as people meet it: texts through the snapshot's own model, vectors out of files, tables and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from audioclip_text.model.settings import fingerprint
+from audioclip_text.model.text_head import logit_scale, untrained_state
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.search.exact_search import search
+from audioclip_text.pipeline.snapshots.commit import read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from audioclip_text.pipeline.snapshots.model import find_model
+from tests.support.corpus import embed as embed_with_stub
+from tests.support.corpus import write_jsonl
+from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
+
+TEXTS = ["dog barking", "a dog barks", "rain on a tin roof", "glass breaking", "dog barking", "slow piano music"]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
+    """A snapshot of a few texts by the untrained model, with a prompt."""
+    folder = tmp_path_factory.mktemp("search")
+    shard = write_jsonl(folder / "a.jsonl", [{"id": f"r{n}", "text": text} for n, text in enumerate(TEXTS)])
+    command = ["embed", "--input", str(shard), "--output", str(folder / "out"), "--checkpoint", "untrained"]
+    command += ["--tokenizer_path", str(vocabulary), "--id_field", "id", "--prompt", "a sound of {}"]
+    assert main(command) == 0
+    return folder / "out"
+
+
+def test_a_text_finds_itself_first(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The query takes the snapshot's prompt; equal texts stand by id; untrained weights are said."""
+    assert main(["search", str(output), "dog barking", "glass breaking", "--top", "3"]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0] == "dog barking"
+    assert lines[1].split() == ["1", "1.000000", "r0", "dog", "barking"]
+    assert lines[2].split() == ["2", "1.000000", "r4", "dog", "barking"]
+    assert lines[4] == ""
+    assert lines[5] == "glass breaking"
+    assert lines[6].split() == ["1", "1.000000", "r3", "glass", "breaking"]
+    assert len(lines) == 9
+    assert "WARNING: the weights are untrained" in said.err
+
+
+def test_json_is_whole_and_the_same_twice(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object with every query in the order given, scores in full, and the notes."""
+    command = ["search", str(output), "rain", "dog barking", "rain", "--json"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    found = json.loads(first)
+    assert [query["query"] for query in found["queries"]] == ["rain", "dog barking", "rain"]
+    assert found["queries"][0] == found["queries"][2]
+    hits = found["queries"][1]["hits"]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5, 6]
+    assert {hit["id"]: hit["text"] for hit in hits} == {f"r{n}": text for n, text in enumerate(TEXTS)}
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert found["weights"] == "untrained"
+    assert found["by"] == "cosine"
+    assert any("untrained" in note for note in found["notes"])
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_vectors_from_files_need_no_model(output: Path, tmp_path: Path) -> None:
+    """[d] and [n, d], half, single and double precision, of any length; the checkpoint is not looked for."""
+    rows = pq.read_table(sorted(directory_of(output).glob("part-*"))).sort_by("id")
+    vectors = np.array(rows["embedding"].to_pylist())
+    edit_manifest(output, lambda manifest: manifest["options"].update(checkpoint="gone.pt"))
+    try:
+        np.save(tmp_path / "one.npy", vectors[2] * 1e30)
+        np.save(tmp_path / "three.npy", vectors[[3, 5, 0]].astype(np.float16))
+        found = search(str(output), [str(tmp_path / "one.npy"), str(tmp_path / "three.npy")], top=1)
+        assert [hits[0].id for hits in found.hits] == ["r2", "r3", "r5", "r0"]
+        names = ["one.npy", "three.npy[0]", "three.npy[1]", "three.npy[2]"]
+        assert [query.name for query in found.queries] == [str(tmp_path / name) for name in names]
+        assert found.hits[0][0].cosine == pytest.approx(1.0, abs=1e-6)
+        assert main(["search", str(output), "dog"]) == 2
+    finally:
+        edit_manifest(output, lambda manifest: manifest["options"].update(checkpoint="untrained"))
+
+
+def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scale is the checkpoint's own, e to the parameter, clamped as in the original; the ranking is the cosine's."""
+    query = tmp_path / "sound.npy"
+    np.save(query, np.random.default_rng(0).standard_normal(1024))
+    cosines = search(str(output), [str(query)])
+    for by, name in (("audio_logits", "logit_scale_at"), ("image_logits", "logit_scale")):
+        logits = search(str(output), [str(query)], by=by)
+        assert logits.scale == min(max(math.exp(float(untrained_state()[name])), 1.0), 100.0)
+        assert logits.hits == cosines.hits
+        scores = [hit["score"] for hit in logits.as_json()["queries"][0]["hits"]]  # type: ignore[index]
+        assert scores == [hit.cosine * logits.scale for hit in cosines.hits[0]]
+    assert main(["search", str(output), "dog", "--by", "audio_logits"]) == 2
+    assert "AudioCLIP has trained no scale for a text with a text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("trained", "scale"), [(math.log(14.3), 14.3), (5.0, 100.0), (1000.0, 100.0), (-3.0, 1.0)])
+def test_the_scale_is_clamped(trained: float, scale: float) -> None:
+    """e to the parameter, at least 1 and at most 100."""
+    assert logit_scale({"logit_scale_at": torch.tensor(trained)}, "audio") == pytest.approx(scale)
+
+
+def test_a_checkpoint_without_scales_says_so() -> None:
+    """No scale is made up."""
+    with pytest.raises(ValueError, match="this checkpoint holds no logit_scale_at: extract its text head again"):
+        logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
+
+
+def test_another_checkpoint_is_refused(
+    output: Path, safetensors_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fingerprint decides, not the name: the same weights elsewhere are the same, other weights are refused."""
+    found = search(str(output), ["dog barking"], top=1, checkpoint=str(safetensors_file))
+    assert found.hits[0][0].id == "r0"
+
+    def change(manifest: Manifest, weights: str) -> None:
+        parts = {**manifest["fingerprint_parts"], "weights": weights}
+        manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+
+    manifest = json.loads((directory_of(output) / "manifest.json").read_text())
+    edit_manifest(output, lambda manifest: change(manifest, "0" * 64))
+    try:
+        assert main(["search", str(output), "dog"]) == 2
+    finally:
+        edit_manifest(output, lambda now: now.update(manifest))
+    said = capsys.readouterr().err
+    assert "untrained gives other vectors: its fingerprint is" in said
+    assert "(weights differ)" in said
+    assert "say where the right one is with --checkpoint" in said
+    assert main(["search", str(output), "dog", "--checkpoint", "nowhere.pt"]) == 2
+    said = capsys.readouterr().err
+    assert "was embedded with the checkpoint untrained, which is needed here: no checkpoint at nowhere.pt" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here, which takes float16")
+def test_a_snapshot_computed_in_float16_is_searched_without_a_gpu(output: Path) -> None:
+    """The fingerprint is held to what the snapshot says, and the query is computed in float32."""
+    manifest = read_manifest(str(output), directory_of(output).name)
+    assert manifest is not None
+    parts = {**manifest["fingerprint_parts"], "dtype": "float16"}
+    manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+    encoder = find_model(manifest).encoder()
+    assert encoder.fingerprint_parts["dtype"] == "float32"
+    assert encoder.encode(["dog"]).shape == (1, 1024)
+
+
+def save(path: Path, array: object) -> str:
+    np.save(path, array, allow_pickle=True)  # type: ignore[arg-type]
+    return str(path)
+
+
+def test_queries_that_cannot_be(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One clear line and status 2; a header that lies about its size costs no memory, and no pickle is opened."""
+    ones = np.ones(1024)
+    (tmp_path / "text.npy").write_text("dog barking")
+    lying = bytearray((Path(save(tmp_path / "lying.npy", ones))).read_bytes())
+    (tmp_path / "lying.npy").write_bytes(lying.replace(b"(1024,), }", b"(99999999999999, 1024), }", 1))
+    np.savez(tmp_path / "archive", ones)
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    cases = {
+        "": "an empty text cannot be searched for",
+        " \t": "an empty text cannot be searched for",
+        "dog \udcff": "is not UTF-8 (character 4)",
+        str(tmp_path / "gone.npy"): "a query that ends in .npy is taken for a file of vectors",
+        str(tmp_path / "text.npy"): "cannot be read as a .npy file",
+        str(tmp_path / "lying.npy"): "cannot be read as a .npy file",
+        str(tmp_path / "archive.npy"): "is an archive of arrays (.npz)",
+        save(tmp_path / "object.npy", np.array([{}, ones], object)): "cannot be read as a .npy file",
+        save(tmp_path / "short.npy", np.ones(512)): "float64 [512]: it must be floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "deep.npy", np.ones((1, 1, 1024))): "it must be floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "none.npy", np.ones((0, 1024))): "it must be floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "whole.npy", np.ones(1024, np.int64)): "it must be floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "nan.npy", ones * np.nan): "nan.npy has no direction: its vector is not finite",
+        save(tmp_path / "zero.npy", [ones, ones * 0]): "zero.npy[1] has no direction: its vector is all zeros",
+    }
+    for query, message in cases.items():
+        assert main(["search", str(output), query]) == 2, query
+        said = capsys.readouterr().err
+        assert message in said, query
+        assert said.count("\n") == 1
+
+
+def test_a_text_that_is_too_long_is_cut_and_said_so(output: Path) -> None:
+    """As when the corpus was embedded."""
+    found = search(str(output), ["bark " * 100])
+    assert any("cut to the 77 tokens that the model reads, of 105" in note for note in found.notes)
+
+
+def test_float16_and_hostile_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half precision is searched as it is stored; what ids and texts hold reaches the terminal as visible characters."""
+    ids, texts = ["\x1b[2Jid", "b\u202egnp.exe", "猫" * 30], ["\x1b]0;title\x07", "two\nlines", "x" * 500]
+    vectors = np.eye(3, 4, dtype=np.float16) * 0.1
+    write_snapshot(tmp_path / "out", [batch_of(ids, texts, vectors)], 4, stored="float16")
+    query = save(tmp_path / "q.npy", [3.0, 2.0, 1.0, 0.0])
+    assert main(["search", str(tmp_path / "out"), query]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1:3] == [
+        rf"    1  0.801784  \x1b[2Jid{' ' * 30}  \x1b]0;title\x07",
+        rf"    2  0.534522  b\u202egnp.exe{' ' * 25}  two\nlines",
+    ]
+    assert out.splitlines()[3].endswith("x" * 100 + "…")
+    assert main(["search", str(tmp_path / "out"), query, "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert [hit["id"] for hit in json.loads(printed)["queries"][0]["hits"]] == ids
+
+
+def test_a_terminal_of_few_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an ASCII terminal cannot show is spelled out."""
+    write_snapshot(tmp_path / "out", [batch_of(["é"], ["猫"], np.ones((1, 4), np.float32))], 4)
+    query = save(tmp_path / "q.npy", np.ones(4))
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, "ascii", write_through=True))
+    assert main(["search", str(tmp_path / "out"), query]) == 0
+    assert stream.getvalue().splitlines()[1] == rb"    1  1.000000  \xe9  \u732b"
+
+
+@pytest.mark.parametrize("flag", ["--top=0", "--top=x", "--by=logits"])
+def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse names the flag and what it takes."""
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "out", "dog", flag])
+    assert stop.value.code == 2
+    assert flag.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing, exchanged or broken files stop the search; rows that have no direction are told of."""
+    query = save(tmp_path / "q.npy", np.ones(4))
+    rows = batch_of(["a", "b"], ["one", "two"], np.array([[1, 0, 0, 0], [np.nan, 0, 0, 0]], np.float32))
+    out = tmp_path / "out"
+    write_snapshot(out, [rows], 4)
+    assert main(["search", str(out), query]) == 0
+    assert "1 of 2 rows have a vector without direction" in capsys.readouterr().err
+    rewrite(out, lambda table: table.drop_columns(["embedding"]))
+    assert main(["search", str(out), query]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+    shutil.rmtree(out)
+    write_snapshot(out, [rows], 4)
+    rewrite(out, lambda table: table.slice(0, 1), sign=False)
+    assert main(["search", str(out), query]) == 1
+    assert "is not the file that the manifest describes: audioclip-text validate says" in capsys.readouterr().err
+    (part,) = directory_of(out).glob("part-*")
+    part.write_bytes(b"PAR1" + part.read_bytes()[:-4])
+    assert main(["search", str(out), query]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    part.unlink()
+    assert main(["search", str(out), query]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    edit_manifest(out, lambda manifest: manifest.pop("counts"))
+    assert main(["search", str(out), query]) == 1
+    assert "is not a complete manifest: counts is" in capsys.readouterr().err
+    (directory_of(out) / "manifest.json").unlink()
+    assert main(["search", str(out), query]) == 1
+    assert "there is no manifest in" in capsys.readouterr().err
+    (out / "current.json").write_text("{}")
+    assert main(["search", str(out), query]) == 1
+    assert "names no snapshot" in capsys.readouterr().err
+    assert main(["search", str(tmp_path), query]) == 1
+    assert "has no current snapshot" in capsys.readouterr().err
+
+
+def test_a_snapshot_of_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A corpus of rejected rows alone is searched, and nothing is found."""
+    shard = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": "poison"}])
+    embed_with_stub(shard, tmp_path / "out")
+    assert main(["search", str(tmp_path / "out"), save(tmp_path / "q.npy", np.ones(8))]) == 0
+    assert "the snapshot holds no rows" in capsys.readouterr().err
+
+
+MEASURE = """
+import resource, sys
+from audioclip_text.pipeline.search.exact_search import search
+search(sys.argv[1], [sys.argv[2]])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
+    """Eight times the rows: the same peak, within a quarter of what the vectors themselves grew by."""
+    query, peaks = save(tmp_path / "q.npy", np.random.default_rng(9).standard_normal((3, 512))), {}
+    for rows in (8_192, 65_536):
+        output = tmp_path / str(rows)
+        write_snapshot(output, random_batches(rows, 512), 512, max_rows=8_192)
+        command = [sys.executable, "-c", MEASURE, str(output), query]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[rows] = int(done.stdout.split()[-1]) * 1024
+    assert peaks[65_536] - peaks[8_192] < 57_344 * 512 * 4 / 4, peaks

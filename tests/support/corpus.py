@@ -1,0 +1,62 @@
+"""Small corpora on disk and what came of them, for the pipeline's tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audioclip_text.pipeline.canary import CANARY_TEXTS
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from audioclip_text.pipeline.snapshots.run_directory import run_path
+from tests.support.stub import ENCODERS, StubHandler
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def embed(
+    source: Path | str, output: Path, handler: StubHandler | None = None, **options: object
+) -> tuple[Manifest, list[str]]:
+    """Run a job over `source` with the stub model; gives the manifest and the texts that the model was given."""
+    handler = handler or StubHandler()
+    encoder = handler.load_model()
+    encoder.calls.clear()
+    chosen = EmbedOptions(input=[str(source)], output=str(output), **options)
+    corpus = EmbedCorpus(chosen, handler)
+    try:
+        run(corpus, chosen)
+    finally:
+        corpus.close()
+    manifest = read_manifest(str(output), str(corpus.snapshot))
+    assert manifest is not None
+    return manifest, [text for call in encoder.calls if call != list(CANARY_TEXTS) for text in call]
+
+
+def read(output: Path, kind: str = "part") -> pa.Table:
+    """All rows of the current snapshot, by id; only files that the manifest names."""
+    name = current(str(output))
+    manifest = read_manifest(str(output), str(name))
+    assert manifest is not None
+    files = [file["name"] for file in manifest["files"] if file["name"].startswith(kind)]
+    tables = [pq.read_table(Path(run_path(str(output), str(name))) / file) for file in files]
+    return pa.concat_tables(tables).sort_by("id") if tables else pa.table({"id": pa.array([], pa.string())})
+
+
+def vectors(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    column = table["embedding"].combine_chunks()
+    return column.values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+
+
+__all__ = ["ENCODERS", "StubHandler", "embed", "read", "vectors", "write_jsonl"]

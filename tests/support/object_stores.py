@@ -1,0 +1,302 @@
+"""Object stores on loopback, behind a proxy in which requests can go wrong.
+
+gs:// is gcp-storage-emulator, and the proxy adds what it lacks: preconditions on an object's generation, and status 416
+behind an object's end. s3:// is moto's server.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from botocore.loaders import JSONFileLoader
+
+from audioclip_text.pipeline.io import filesystem as stores
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asks a store for."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.path).query)
+
+    @property
+    def what(self) -> str:
+        """The same for a request that is sent again, also for the rest of a download, or as part of a new upload."""
+        path = re.sub("upload_?id=[^&]*", "", self.path, flags=re.IGNORECASE)
+        body = re.sub(rb"=+[0-9]+=+|invocation-id/[0-9a-f-]+", b"", self.body)  # a batch has new ones each time
+        return f"{self.method} {path} {hash(body)}"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+# What goes wrong with a request: "503", answered so and not done; "lost", done and not answered; "cut", the connection
+# ends half-way through the answer; "hang", nothing comes after that half. None: nothing.
+Fault = Callable[[Request], str | None]
+
+
+@dataclass
+class Store:
+    """A bucket: `url` is gs://... or s3://..., `env` what leads clients to it; `fault` decides over each request."""
+
+    url: str
+    env: dict[str, str] = field(default_factory=dict)
+    fault: Fault = lambda _: None
+    seen: list[Request] = field(default_factory=list)
+
+    def put(self, name: str, data: bytes) -> str:
+        """Make an object; gives its path."""
+        with FileSystems.create(f"{self.url}/{name}", compression_type="uncompressed") as handle:
+            handle.write(data)
+        return f"{self.url}/{name}"
+
+    def names(self, below: str = "") -> list[str]:
+        """The objects whose names begin with `below`."""
+        found = FileSystems.match([f"{self.url}/{below}**"])[0].metadata_list
+        return sorted(file.path.removeprefix(f"{self.url}/") for file in found)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: Store
+    upstream: str
+    amend: Callable[[Request, Callable[[Request], Answer]], Answer]
+    ending: threading.Event
+
+    def _handle(self) -> None:
+        request = Request(self.command, self.path, self.headers, self._body())  # type: ignore[arg-type]
+        self.store.seen.append(request)
+        fault = self.store.fault(request)
+        if fault == "503":
+            self._answer(Answer(503, [("Retry-After", "0")], b""))
+            return
+        answer = type(self).amend(request, self._forward)
+        if fault == "lost":
+            self.close_connection = True
+            return
+        self._answer(answer, fault)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _handle
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _forward(self, request: Request) -> Answer:
+        connection = http.client.HTTPConnection(self.upstream, timeout=30)
+        headers = {name: value for name, value in request.headers.items() if name != "Transfer-Encoding"}
+        headers |= {"Content-Length": str(len(request.body))} if request.method in ("POST", "PUT", "PATCH") else {}
+        connection.request(request.method, request.path, request.body or None, headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return Answer(answer.status, answer.getheaders(), body)
+
+    def _answer(self, answer: Answer, fault: str | None = None) -> None:
+        if fault and (len(answer.body) < 2 or self.command == "HEAD"):  # half of this would be all of it
+            self.close_connection = True
+            if fault == "hang":
+                self.ending.wait(60)
+            return
+        self.send_response_only(answer.status)
+        length = str(len(answer.body))
+        for name, value in answer.headers:
+            if name.lower() == "content-length" and self.command == "HEAD":
+                length = value
+            elif name.lower() not in ("content-length", "connection", "transfer-encoding", "keep-alive"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(answer.body[: len(answer.body) // 2] if fault else answer.body)
+        self.close_connection = self.close_connection or fault is not None
+        if fault == "hang":
+            self.wfile.flush()
+            self.ending.wait(60)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has had enough is no news."""
+
+
+@contextmanager
+def _proxy(store: Store, upstream: str, amend: Callable[..., Answer]) -> Iterator[str]:
+    ending = threading.Event()
+    names = {"store": store, "upstream": upstream, "amend": staticmethod(amend), "ending": ending}
+    with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), names)) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        ending.set()
+        server.shutdown()
+
+
+class _Generations:
+    """The preconditions that the emulator does not know."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, request: Request, forward: Callable[[Request], Answer]) -> Answer:
+        wanted = request.query.get("ifGenerationMatch")
+        if wanted is None:
+            answer = forward(request)
+            behind = answer.status == 206 and not answer.body
+            return Answer(416, [], b"") if behind else answer
+        bucket = request.path.split("/b/")[1].split("/")[0]
+        name = unquote(urlsplit(request.path).path.partition("/o/")[2]) or _name_in(request.body)
+        with self.lock:  # nobody else's write comes between the look and the write
+            there = forward(Request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", {}, b""))
+            now = json.loads(there.body)["generation"] if there.status == 200 else "0"
+            return forward(request) if wanted == [now] else Answer(412, [], b'{"error": {"message": "precondition"}}')
+
+
+def _name_in(body: bytes) -> str:
+    found = re.search(rb'"name": ?"([^"]+)"', body)
+    assert found
+    return found[1].decode()
+
+
+@contextmanager
+def gcs() -> Iterator[Store]:
+    """A bucket on the emulator of Cloud Storage."""
+    from gcp_storage_emulator.server import create_server
+
+    store = Store("gs://corpus")
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="corpus")
+    server.start()
+    try:
+        with _proxy(store, f"127.0.0.1:{server._api._httpd.server_port}", _Generations()) as url:
+            # No credentials on loopback; Google's default project is asked for where there is none.
+            store.env = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
+            yield store
+    finally:
+        server.stop()
+
+
+@contextmanager
+def s3() -> Iterator[Store]:
+    """A bucket on moto's S3 server."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    store = Store(f"s3://corpus-{uuid.uuid4().hex[:8]}")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        upstream = "{}:{}".format(*server.get_host_and_port())
+        with _proxy(store, upstream, lambda request, forward: forward(request)) as url:
+            keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+            store.env = {"AWS_ENDPOINT_URL": url, **keys}
+            session = boto3.session.Session("a", "b", region_name="us-east-1")
+            session.client("s3", endpoint_url=url).create_bucket(Bucket=store.url.removeprefix("s3://"))
+            store.seen.clear()
+            yield store
+    finally:
+        server.stop()
+
+
+_load_file = functools.cache(JSONFileLoader().load_file)
+
+
+@contextmanager
+def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on that kind of store, which this process's clients find by their environment."""
+    with gcs() if scheme == "gs" else s3() as made:
+        for name, value in made.env.items():
+            monkeypatch.setenv(name, value)
+        # Where the extra gcp is installed, no half minute of looking for credentials that nobody needs here.
+        monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
+        # Beam makes a client for every operation on s3://, and each parses the same megabytes of JSON: 0.2 s of CPU.
+        monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda _, path: _load_file(path))
+        FileSystems.set_options(PipelineOptions([]))
+        yield made
+        made.fault = lambda _: None
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on each kind of store."""
+    with connected(request.param, monkeypatch) as made:
+        yield made
+
+
+class Waits(SimpleNamespace):
+    """Stands in for the module `time`: waits take no time, but the clock goes on by them; `waited` lists them."""
+
+    def __init__(self) -> None:
+        others = {name: getattr(time, name) for name in dir(time) if name not in ("sleep", "monotonic")}
+        super().__init__(**others, waited=[], lock=threading.Lock())
+
+    def sleep(self, seconds: float) -> None:
+        with self.lock:
+            self.waited.append(seconds)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + sum(self.waited)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """Nobody who tries again really waits: neither Google's client, nor Amazon's, nor Beam, nor we."""
+    made = Waits()
+    for module in (
+        "google.api_core.retry.retry_unary",
+        "google.api_core.retry.retry_base",
+        "botocore.endpoint",
+        "apache_beam.utils.retry",
+    ):
+        monkeypatch.setattr(f"{module}.time", made)
+    monkeypatch.setattr(stores, "time", made)
+    return made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait 0.3 s for an answer instead of a minute."""
+    from botocore.config import Config
+    from google.auth.transport.requests import AuthorizedSession
+
+    for name in ("connect_timeout", "read_timeout"):
+        monkeypatch.setitem(Config.OPTION_DEFAULTS, name, 0.3)
+    patient = AuthorizedSession.request
+
+    def request(self: object, *args: object, timeout: object = None, **options: object) -> object:
+        return patient(self, *args, timeout=0.3, **options)
+
+    monkeypatch.setattr(AuthorizedSession, "request", request)

@@ -1,0 +1,41 @@
+"""A run with a slow stub model in a process of its own, to be killed: slow_run.py SHARDS OUTPUT CALLS [BEAM FLAGS]."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from audioclip_text.model.encoder import Encoding
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from tests.support.stub import StubEncoder, StubHandler
+
+
+class LoggingEncoder(StubEncoder):
+    """Writes down each text before it is embedded."""
+
+    log: Path
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        with self.log.open("a") as handle:
+            handle.writelines(f"{text}\n" for text in texts)
+        return super().encode_rows(texts)
+
+
+class LoggingHandler(StubHandler):
+    """StubHandler over a LoggingEncoder."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__(delay=0.002)
+        self.log = log
+
+    def load_model(self) -> LoggingEncoder:
+        encoder = LoggingEncoder(self.dim, self.name, self.delay)
+        encoder.log = Path(self.log)
+        return encoder
+
+
+if __name__ == "__main__":
+    shards, output, calls, *flags = sys.argv[1:]
+    options = EmbedOptions(flags, input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
+    run(EmbedCorpus(options, LoggingHandler(calls)), options)

@@ -1,0 +1,127 @@
+"""Snapshots made to measure, without a model: what any vectors, and any damage, look like on disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from audioclip_text.model.settings import fingerprint
+from audioclip_text.pipeline.metrics import MODEL_COUNTS
+from audioclip_text.pipeline.schemas import embedded_schema
+from audioclip_text.pipeline.snapshots.commit import publish
+from audioclip_text.pipeline.snapshots.manifest import FORMAT, Manifest
+from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_text.pipeline.text_hash import hash_ranges
+from audioclip_text.pipeline.writers.write_files import WriteFiles
+
+PARTS = {"weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate", "normalize": "false"}
+
+
+def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) -> pa.RecordBatch:
+    """Embedded rows; the vectors' type is what they are stored as."""
+    schema = embedded_schema(vectors.shape[1], pa.schema([]), stored=str(vectors.dtype))
+    hashes = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+    numbers = pa.array(np.ascontiguousarray(vectors).ravel())
+    columns = [
+        pa.array(ids, pa.string()),
+        pa.array(texts, pa.string()),
+        pa.array(hashes, pa.binary(16)),
+        pa.array([len(text.split()) + 2 for text in texts], pa.int16()),
+        pa.array([False] * len(texts)),
+        pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("embedding").type),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def random_batches(rows: int, dim: int, seed: int = 0, stored: str = "float32") -> Iterator[pa.RecordBatch]:
+    """`rows` rows of seeded normal vectors, 4,096 at a time."""
+    random = np.random.default_rng(seed)
+    for start in range(0, rows, 4096):
+        numbers = range(start, min(rows, start + 4096))
+        vectors = random.standard_normal((len(numbers), dim), np.float32).astype(stored)
+        yield batch_of([f"row {n}" for n in numbers], [f"text number {n}" for n in numbers], vectors)
+
+
+def write_snapshot(
+    output: Path,
+    batches: Iterable[pa.RecordBatch],
+    dim: int,
+    *,
+    stored: str = "float32",
+    normalize: str = "false",
+    max_rows: int = 32768,
+) -> Manifest:
+    """Write and publish a snapshot of these batches with the project's own writer."""
+    parts = {**PARTS, "dtype": "float32", "stored": stored, "normalize": normalize}
+    name = f"20260101T000000Z-{fingerprint(parts)[:8]}"
+    told = {"fingerprint": fingerprint(parts), "checkpoint": "made.pt", "checkpoint_sha256": "0" * 64}
+    told |= {"weights": "trained", "tool_version": "0", "dim": str(dim), "snapshot": name}
+    told |= {key: parts[key] for key in ("dtype", "normalize", "prompt", "on_long")}
+    schema = embedded_schema(dim, pa.schema([]), stored=stored).with_metadata(told)
+    Path(run_path(str(output), name)).mkdir(parents=True)
+    write = WriteFiles(run_path(str(output), name), schema, max_rows)
+    write.setup()
+    write.start_bundle()
+    written = [one for batch in batches for one in write.process(batch)]
+    written += [windowed.value for windowed in write.finish_bundle()]
+    files = [one.file for one in written if one.file is not None]
+    rows = sum(info["rows"] for info in files)
+    model = dict.fromkeys(MODEL_COUNTS, 0) | {"model_texts": rows, "tokens": rows}
+    counts = {"read": rows, "embedded": rows, "reused": 0, "rejected": 0, "truncated": 0, "rejected_by_reason": {}}
+    manifest: Manifest = {
+        "format": FORMAT,
+        "snapshot": name,
+        "created": "2026-01-01T00:00:00+00:00",
+        "tool_version": "0",
+        "fingerprint": told["fingerprint"],
+        "fingerprint_parts": parts,
+        "weights": "trained",
+        "checkpoint": {"name": "made.pt", "sha256": "0" * 64},
+        "dim": dim,
+        "options": {"checkpoint": "gone/made.pt"},
+        "counts": {**counts, **model},  # type: ignore[typeddict-item]
+        "seconds": {"total": 1.0},
+        "files": files,
+        "canary": {"texts": ["dog"], "vectors": base64.b64encode(np.ones(dim, "<f4").tobytes()).decode()},
+        "previous": None,
+        "notes": [],
+    }
+    publish(str(output), manifest)
+    return manifest
+
+
+def directory_of(output: Path) -> Path:
+    """The directory of the current snapshot."""
+    return Path(run_path(str(output), json.loads((output / "current.json").read_text())["snapshot"]))
+
+
+def edit_manifest(output: Path, change: Callable[[Manifest], object]) -> None:
+    """Change the current manifest in place, as somebody with an editor would."""
+    path = directory_of(output) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True) -> None:
+    """Change the rows of the first part file; `sign` makes the manifest tell of the file as it then is."""
+    directory = directory_of(output)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    info = next(file for file in manifest["files"] if file["name"].startswith("part-"))
+    path = directory / info["name"]
+    table = change(pq.read_table(path)).combine_chunks()
+    pq.write_table(table, path, use_dictionary=False, row_group_size=1 << 20)
+    if sign:
+        data = path.read_bytes()
+        info |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": len(table)}
+        hashes = table["text_hash"].combine_chunks() if "text_hash" in table.column_names else None
+        info["row_groups"] = [{"rows": len(table), "ranges": hash_ranges(hashes)}] if hashes else info["row_groups"]
+        (directory / "manifest.json").write_text(json.dumps(manifest))

@@ -1,0 +1,261 @@
+"""A load of hours in minutes: a million rows a night, runs killed at random, and nothing lost, doubled or left behind.
+
+python -m tests.support.soak                      # 1,000,000 rows, three nights, at most ten minutes
+python -m tests.support.soak --rows 20000         # the one that the tests run
+
+Every run is a process of its own over a stubbed model. It is killed at random moments and started again until it comes
+through; meanwhile its memory, threads and open files are sampled. Then every row is read back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+
+from audioclip_text.model.encoder import EncodeStats, Encoding
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.run_directory import run_path
+from tests.support.stub import StubEncoder, StubHandler
+
+ROOT = Path(__file__).parents[2]
+SHARDS, DIM = 16, 64
+STEADY = 200  # samples: in less a process does little more than start
+EVERY = 0.1  # seconds between two samples
+BAD, SHARED = 997, 10  # every so many-th row is no row; rows that share one text
+
+
+class SoakEncoder(StubEncoder):
+    """A model that costs next to nothing, so that the load is the pipeline's."""
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        vectors = vectors_of(texts)
+        lengths = np.full(len(texts), 5, np.int16)
+        return Encoding(vectors, lengths, lengths > 77, EncodeStats(len(texts), 5 * len(texts)))
+
+
+class SoakHandler(StubHandler):
+    """Over a SoakEncoder."""
+
+    def load_model(self) -> SoakEncoder:
+        return SoakEncoder(DIM, self.name)
+
+
+def vectors_of(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """The stub's vectors [n, DIM]: the text's checksum, spread over the dimensions."""
+    seeds = np.fromiter((zlib.crc32(text.encode()) for text in texts), np.uint32, len(texts))
+    with np.errstate(over="ignore"):
+        spread = seeds[:, None] * np.arange(1, 2 * DIM, 2, dtype=np.uint32)
+    return (spread >> 8).astype(np.float32)
+
+
+def text_of(row: int, night: int) -> str | None:
+    """Text of a row on a night, None where its line is broken; one row in a hundred changes from night to night."""
+    if row % BAD == BAD - 1:
+        return None
+    version = night if row % 100 == 7 else 0
+    return f"a sound of kind {row // SHARED} recorded in take {version}, of some length as captions have it"
+
+
+def write_corpus(directory: Path, rows: int, night: int) -> None:
+    """The shards of a night."""
+    directory.mkdir(exist_ok=True)
+    for shard in range(SHARDS):
+        with (directory / f"{shard:02}.jsonl").open("w") as handle:
+            for row in range(shard, rows, SHARDS):
+                text = text_of(row, night)
+                handle.write('{"text":\n' if text is None else f'{{"id": {row}, "text": {json.dumps(text)}}}\n')
+
+
+@dataclass
+class Load:
+    """What a process and its children hold, sampled every now and then."""
+
+    memory: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def sample(self, process: psutil.Process) -> None:
+        """Take one sample; none where the process has just ended."""
+        try:
+            family = [process, *process.children(recursive=True)]
+            self.memory.append(sum(one.memory_info().rss for one in family))
+            self.threads.append(sum(one.num_threads() for one in family))
+            self.files.append(sum(one.num_fds() for one in family))
+        except psutil.Error:
+            return
+
+
+@dataclass
+class Soak:
+    """One soak below `root`."""
+
+    root: Path
+    rows: int
+    dice: random.Random
+    kills: int = 0
+    runs: int = 0
+    peaks: list[Load] = field(default_factory=list)
+
+    @property
+    def temporary(self) -> Path:
+        """Where runs put temporary files."""
+        return self.root / "tmp"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """One run in a process of its own."""
+        self.runs += 1
+        command = [sys.executable, "-m", "tests.support.soak", "--run", str(self.root)]
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+
+    def killed(self, seconds: float) -> None:
+        """A run that is killed, children and all, some time after it has made its directory."""
+        before = set(self.root.glob("out/snapshots/*"))
+        process = self.start()
+        while process.poll() is None and set(self.root.glob("out/snapshots/*")) == before:
+            time.sleep(0.02)
+        time.sleep(self.dice.uniform(0, seconds))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            self.kills += 1
+        process.wait()
+
+    def finished(self) -> float:
+        """A run that comes through, sampled; gives its seconds."""
+        began, load = time.monotonic(), Load()
+        process = self.start()
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            load.sample(watched)
+            time.sleep(EVERY)
+        if process.returncode:
+            raise RuntimeError(f"an undisturbed run ended with status {process.returncode}")
+        self.peaks.append(load)
+        return time.monotonic() - began
+
+    def night(self, number: int, kills: int, seconds: float) -> str:
+        """Change the corpus, run it through however many kills, check all; gives a line of figures."""
+        write_corpus(self.root / "in", self.rows, number)
+        shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+        for _ in range(kills):
+            self.killed(seconds)
+        for left in self.temporary.iterdir():  # of those that were killed; who comes through must leave nothing
+            subprocess.run(["rm", "-rf", left], check=True)
+        took = self.finished()
+        counts = check_rows(self.root / "out", self.rows, number)
+        left_over = [path for path in (self.root / "out").rglob("*") if path.name.endswith(".tmp")]
+        left_over += list(self.temporary.iterdir())
+        left_over += [path for path in (self.root / "out/snapshots").iterdir() if not (path / "manifest.json").exists()]
+        if os.path.isdir("/dev/shm"):
+            left_over += [Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - shared]
+        if left_over:
+            raise AssertionError(f"left behind: {', '.join(map(str, left_over[:5]))}")
+        return f"night {number}: {kills} kills, then {took:.1f} s; {counts}; {steady(self.peaks[-1])}"
+
+
+def steady(load: Load) -> str:
+    """The load of a run in words; AssertionError where its second half holds a good deal more than its first."""
+    words = []
+    for name, values, unit, slack in (
+        ("memory", load.memory, 1 << 20, 64),
+        ("threads", load.threads, 1, 8),
+        ("files", load.files, 1, 16),
+    ):
+        half = len(values) // 2
+        first, second = max(values[:half], default=0) / unit, max(values[half:], default=0) / unit
+        if len(values) >= STEADY and second > 1.25 * first + slack:
+            raise AssertionError(f"{name} grew from {first:.0f} in the first half of the run to {second:.0f}")
+        words.append(f"{name} {first:.0f} then {second:.0f}{' MiB' if unit > 1 else ''}")
+    return f"{', '.join(words)} over {len(load.memory)} samples"
+
+
+def check_rows(output: Path, rows: int, night: int) -> str:
+    """Read every row of the current snapshot back; AssertionError where one is lost, doubled or wrong."""
+    name = str(current(str(output)))
+    manifest = read_manifest(str(output), name)
+    assert manifest is not None
+    counts = {what: int(str(manifest["counts"][what])) for what in ("read", "embedded", "reused", "rejected")}
+    seen = np.zeros(rows, np.int8)
+    for file in manifest["files"]:
+        if not file["name"].startswith("part-"):
+            continue
+        for batch in pq.ParquetFile(Path(run_path(str(output), name), file["name"])).iter_batches(8192):
+            ids = batch.column("id").cast("int64").to_numpy()
+            np.add.at(seen, ids, 1)
+            texts = batch.column("text").to_pylist()
+            assert texts == [text_of(row, night) for row in ids.tolist()], "a row has another row's text"
+            vectors = batch.column("embedding").values.to_numpy().reshape(len(ids), -1)
+            assert (vectors == vectors_of(texts)).all(), "a row has another text's vector"
+    bad = np.arange(rows) % BAD == BAD - 1
+    assert (seen == ~bad).all(), f"{int((seen == 0).sum() - bad.sum())} rows lost, {int((seen > 1).sum())} doubled"
+    assert counts["read"] == rows == counts["embedded"] + counts["reused"] + counts["rejected"]
+    assert counts["rejected"] == int(bad.sum())
+    return ", ".join(f"{what} {number:,}" for what, number in counts.items())
+
+
+def soak(rows: int, nights: int, kills: int, seconds: float, seed: int) -> Iterator[str]:
+    """All nights; gives a line for each, and one for the whole."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as root:
+        one = Soak(Path(root), rows, random.Random(seed))
+        one.temporary.mkdir()
+        for night in range(nights):
+            yield one.night(night, kills, seconds)
+        yield (
+            f"{nights} nights of {rows:,} rows: {one.runs} runs, {one.kills} killed, 0 rows lost or doubled, nothing left "
+            f"behind, {time.monotonic() - began:.0f} s"
+        )
+
+
+def _run(root: Path) -> None:
+    """What the processes do: one run over the shards below `root`."""
+    logging.disable(logging.CRITICAL)
+    options = EmbedOptions(
+        input=[str(root / "in/*.jsonl")], output=str(root / "out"), id_field="id", max_file_rows=20_000, max_shrink=0.0
+    )
+    corpus = EmbedCorpus(options, SoakHandler(DIM, "soak"))
+    try:
+        run(corpus, options)
+    finally:
+        corpus.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--nights", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=3, help="a night")
+    parser.add_argument("--kill_within", type=float, default=25.0, help="seconds after a run's directory appeared")
+    parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(argv)
+    if chosen.run:
+        _run(chosen.run)
+        return 0
+    for line in soak(chosen.rows, chosen.nights, chosen.kills, chosen.kill_within, chosen.seed):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""A model handler whose encoder is arithmetic: the pipeline's own tests and benchmarks need no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+
+from audioclip_text.model.encoder import EncodeStats, Encoding
+from audioclip_text.model.settings import fingerprint
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelCard
+
+
+class StubEncoder:
+    """Vectors are a function of the text alone; counts what it was asked."""
+
+    on_long = "truncate"
+    tower = SimpleNamespace(context_length=77)
+
+    def __init__(self, dim: int, fingerprint: str, delay: float = 0.0) -> None:
+        self.dim, self.fingerprint, self.delay = dim, fingerprint, delay
+        self.calls: list[list[str]] = []
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        if any("poison" in text for text in texts):
+            raise RuntimeError("this text is poison")
+        self.calls.append(list(texts))
+        time.sleep(self.delay * len(texts))
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]
+        vectors = np.array(seeds, np.float32)[:, None] / 2**32 + np.arange(self.dim, dtype=np.float32)
+        vectors[["not a number" in text for text in texts]] = np.nan
+        lengths = np.array([min(len(text.split()) + 2, 32767) for text in texts], np.int16)
+        tokens = int(lengths.sum())
+        stats = EncodeStats(len(texts), tokens, nodes=tokens, slots=tokens, micro_batches=1, model_seconds=0.001)
+        return Encoding(vectors, lengths, lengths > 77, stats)
+
+
+ENCODERS: dict[str, StubEncoder] = {}
+
+
+class StubHandler(RecordBatchHandler):
+    """RecordBatchHandler over a StubEncoder; `name` stands for the checkpoint."""
+
+    def __init__(self, dim: int = 8, name: str = "stub", delay: float = 0.0) -> None:
+        super().__init__(EncoderSettings(name))
+        self.dim, self.name, self.delay = dim, name, delay
+
+    def describe(self) -> ModelCard:
+        parts = {"weights": self.name, "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
+        parts |= {"normalize": "false", "dtype": "float32", "stored": self._stored}
+        return ModelCard(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
+
+    def load_model(self) -> StubEncoder:  # type: ignore[override]
+        return ENCODERS.setdefault(f"{self.name}/{self.dim}", StubEncoder(self.dim, self.name, self.delay))
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return sum(len(text.split()) + 2 for text in texts)
