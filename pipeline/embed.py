@@ -21,10 +21,10 @@ from filelock import FileLock
 
 from .canary import agrees, canary_batch, canary_of
 from .dedup.duplicate_ids import DuplicateIds
-from .dedup.reuse import MeetEarlier, Reuse
+from .dedup.reuse import JoinWithEarlierVectors, ReuseVectors
 from .inference.model_handler import RecordBatchHandler, resource_hints
 from .io.filesystem import is_local
-from .job import settle
+from .job import prepare_job
 from .options import EmbedOptions, is_local_run
 from .publish import Publish
 from .readers.read_shards import ReadShards
@@ -42,7 +42,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
 
     def __init__(self, options: EmbedOptions, handler: RecordBatchHandler | None = None) -> None:
         super().__init__()
-        self.job, self.handler = settle(options, handler)
+        self.job, self.handler = prepare_job(options, handler)
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
         # On one machine hints change nothing but what Beam fuses: vectors must not wait in memory for their writer.
         self.local = is_local_run(options)
@@ -82,9 +82,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         ]
         new = rows
         if job.bits:
-            reuse = Reuse(self.batch_size, file_io=job.file_io)
+            reuse = ReuseVectors(self.batch_size, file_io=job.file_io)
             same = AsSingleton(canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype))
-            met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill, same)
+            met = rows | "Known" >> JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill, same)
             new = met.new
             reports.append(met.known | "Write reused" >> beam.ParDo(write))
         if job.bits and job.fields.id is not None:

@@ -84,7 +84,7 @@ class Job:
         return schema.with_metadata(metadata)
 
 
-def settle(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> tuple[Job, RecordBatchHandler]:
+def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> tuple[Job, RecordBatchHandler]:
     """Check everything that can be checked before a run and decide what it may reuse.
 
     Raises ValueError (OptionsError, InputError, CheckpointError, ...), OSError or SnapshotError, worded for people.

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from ..dedup.buckets import Buckets, pieces_of
-from ..dedup.reuse import MeetEarlier, Reuse
+from ..dedup.buckets import Buckets, read_pieces
+from ..dedup.reuse import JoinWithEarlierVectors, ReuseVectors
 from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
-from ..job import Job, settle
+from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..snapshots.run_directory import run_path
@@ -33,7 +33,7 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     options = parse(argv)
     if options.no_dedupe:
         raise OptionsError("--no_dedupe embeds every row each time: there is nothing to plan")
-    job, handler = settle(options, handler)
+    job, handler = prepare_job(options, handler)
     for note in job.notes:
         say(note)
     with tempfile.TemporaryDirectory() as spill:
@@ -51,8 +51,8 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
             | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-        reuse = Reuse(options.batch_size, (), job.file_io)
-        met = rows | "Known" >> MeetEarlier(job.earlier, reuse, job.bits, spill)
+        reuse = ReuseVectors(options.batch_size, (), job.file_io)
+        met = rows | "Known" >> JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill)
         _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
         _ = met.new | "Count new" >> beam.Map(_count_new, handler)
         _ = read.rejected | "Count rejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
@@ -132,7 +132,7 @@ def _ids_of_file(path: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
 
 def _compare(element: tuple[int, Iterable[pa.RecordBatch]]) -> None:
     """Count the rows of one bucket of ids as new, changed or the same, and the ids that are gone."""
-    table = pa.Table.from_batches(list(pieces_of(element[1]))).combine_chunks()
+    table = pa.Table.from_batches(list(read_pieces(element[1]))).combine_chunks()
     before = table.filter(table["before"])
     now = table.filter(pc.invert(table["before"]))
     hash_before, hash_now = (side["text_hash"].cast(pa.binary()) for side in (before, now))

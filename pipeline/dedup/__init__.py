@@ -7,15 +7,15 @@ import lazy_loader
 if TYPE_CHECKING:
     from .buckets import Buckets
     from .duplicate_ids import DuplicateIds
-    from .reuse import MeetEarlier, Reuse
+    from .reuse import JoinWithEarlierVectors, ReuseVectors
 
-__all__ = ["Buckets", "DuplicateIds", "MeetEarlier", "Reuse"]
+__all__ = ["Buckets", "DuplicateIds", "JoinWithEarlierVectors", "ReuseVectors"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "buckets": ["Buckets"],
         "duplicate_ids": ["DuplicateIds"],
-        "reuse": ["MeetEarlier", "Reuse"],
+        "reuse": ["JoinWithEarlierVectors", "ReuseVectors"],
     },
 )

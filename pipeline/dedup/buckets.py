@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..text_hash import hash_prefix
-from .spill import SPILLED, Spill, one_batch, unspill
+from .spill import SPILLED, Spill, combine_batches, read_spilled
 
 BUCKETED = tuple[int, pa.RecordBatch]
 
@@ -64,7 +64,7 @@ class Split(beam.DoFn):  # type: ignore[misc]
     def _split(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         if not self._held:
             return
-        batch = one_batch(self._held)
+        batch = combine_batches(self._held)
         self._held = []
         buckets = bucket_of(batch.column(self.column), self.bits)
         order = np.argsort(buckets, kind="stable")
@@ -91,7 +91,7 @@ class Split(beam.DoFn):  # type: ignore[misc]
 class Buckets(beam.PTransform):  # type: ignore[misc]
     """Record batches -> (bucket of `column`, its pieces), 2**bits buckets in all, by one shuffle.
 
-    `pieces_of` has the batches of a bucket. `spill` is as for Split; `also` are (bucket, batch) that meet them there.
+    `read_pieces` has the batches of a bucket. `spill` is as for Split; `also` are (bucket, batch) that meet them there.
     """
 
     def __init__(self, column: str, bits: int, spill: str | None, also: beam.PCollection | None = None) -> None:
@@ -106,11 +106,11 @@ class Buckets(beam.PTransform):  # type: ignore[misc]
         return pieces | "Together" >> beam.GroupByKey()
 
 
-def pieces_of(bucket: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def read_pieces(bucket: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The batches of a bucket as they were split, wherever they lie."""
     for batch in bucket:
         if batch.schema.equals(SPILLED):
-            yield from unspill(batch)
+            yield from read_spilled(batch)
         else:
             yield batch
 

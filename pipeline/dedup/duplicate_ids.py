@@ -9,7 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .buckets import Buckets, pieces_of
+from .buckets import Buckets, read_pieces
 
 EXAMPLES = 5
 
@@ -40,7 +40,7 @@ class DuplicateIds(beam.PTransform):  # type: ignore[misc]
 
 
 def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Duplicates]:
-    ids = pa.chunked_array([batch.column("id") for batch in pieces_of(element[1])])
+    ids = pa.chunked_array([batch.column("id") for batch in read_pieces(element[1])])
     counted = pc.value_counts(ids)
     values, counts = counted.field("values"), counted.field("counts")
     twice = values.filter(pc.greater(counts, 1))

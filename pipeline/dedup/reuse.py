@@ -23,13 +23,13 @@ from ..schemas import EARLIER, MODEL_COLUMNS
 from ..snapshots.manifest import RowGroup
 from ..text_hash import hash_ranges
 from ..writers.parquet_file import ROW_GROUP
-from .buckets import BUCKETED, Buckets, pieces_of
-from .spill import one_batch
+from .buckets import BUCKETED, Buckets, read_pieces
+from .spill import combine_batches
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def refer(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def refer_to_row_groups(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """An earlier file's (path, row groups) -> (bucket, EARLIER batch) for each bucket that its hashes fall into."""
     path, row_groups = file
     wanted: dict[int, list[int]] = {}
@@ -44,7 +44,7 @@ def refer(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)
-class Reuse(beam.DoFn):  # type: ignore[misc]
+class ReuseVectors(beam.DoFn):  # type: ignore[misc]
     """(bucket, its rows and references) -> embedded batches of known texts; hashed row batches of new ones on "new".
 
     Rows of equal text leave in one batch, so that the encoder sees each text once. An earlier file that cannot be read
@@ -61,11 +61,11 @@ class Reuse(beam.DoFn):  # type: ignore[misc]
         """`reuse` is the canary's word: where it is False, every row is new."""
         rows: list[pa.RecordBatch] = []
         references: list[pa.RecordBatch] = []
-        for batch in pieces_of(element[1]):
+        for batch in read_pieces(element[1]):
             (references if batch.schema.equals(EARLIER) else rows).append(batch)
         if not rows:
             return
-        batch = one_batch(rows)
+        batch = combine_batches(rows)
         batch = batch.take(pc.sort_indices(batch.column("text_hash")))
         for reference in references if reuse else []:
             for path, number in zip(*(column.to_pylist() for column in reference.columns), strict=True):
@@ -132,7 +132,7 @@ def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, end - start)
 
 
-class MeetEarlier(beam.PTransform):  # type: ignore[misc]
+class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     """Hashed row batches -> what `reuse` makes of them: `.known`, embedded from earlier vectors, and `.new`.
 
     `earlier` are files as (path, row groups). Rows meet them in 2**bits buckets of text hashes; `spill` is as for
@@ -142,7 +142,7 @@ class MeetEarlier(beam.PTransform):  # type: ignore[misc]
     def __init__(
         self,
         earlier: Sequence[tuple[str, list[RowGroup]]],
-        reuse: Reuse,
+        reuse: ReuseVectors,
         bits: int,
         spill: str | None,
         same: beam.pvalue.AsSideInput | None = None,
@@ -155,11 +155,11 @@ class MeetEarlier(beam.PTransform):  # type: ignore[misc]
         references = (
             rows.pipeline
             | "Earlier" >> beam.Create(self.earlier)
-            | "Refer" >> beam.FlatMap(refer, self.bits).with_output_types(BUCKETED)
+            | "Refer" >> beam.FlatMap(refer_to_row_groups, self.bits).with_output_types(BUCKETED)
         )
         reuse = beam.ParDo(self.reuse, *([self.same] if self.same else []))
         met = rows | "Meet" >> Buckets("text_hash", self.bits, self.spill, references)
-        return met | "Reuse" >> reuse.with_outputs("new", main="known")
+        return met | "ReuseVectors" >> reuse.with_outputs("new", main="known")
 
 
 def leftover_row_groups(path: str, fingerprint: str, file_io: FileIO = FileIO()) -> list[RowGroup] | None:

@@ -64,7 +64,7 @@ def from_bytes(data: bytes) -> pa.RecordBatch:
         return reader.read_next_batch()
 
 
-def one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def combine_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Several batches of one schema, at least one, as one; RuntimeError where a column would pass Arrow's 2 GiB."""
     whole = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     if len(whole) > 1:
@@ -98,7 +98,7 @@ class Spill:
             self._handle.close()
 
 
-def unspill(reference: pa.RecordBatch) -> list[pa.RecordBatch]:
+def read_spilled(reference: pa.RecordBatch) -> list[pa.RecordBatch]:
     """The batches that a batch of references stands for."""
     batches = []
     for path, offset, length in zip(*(column.to_pylist() for column in reference.columns), strict=True):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.pipeline.cli.plan import count, report
-from audioclip_text.pipeline.job import settle
+from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
 from tests.support.corpus import embed, write_jsonl
 from tests.support.stub import StubHandler
@@ -17,7 +17,7 @@ from tests.support.stub import StubHandler
 
 def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
-    job, handler = settle(options, StubHandler())
+    job, handler = prepare_job(options, StubHandler())
     counts = count(job, handler, options, None)
     return counts, report(job, counts)
 

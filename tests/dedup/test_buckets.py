@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from audioclip_text.pipeline.dedup import buckets
-from audioclip_text.pipeline.dedup.spill import one_batch
+from audioclip_text.pipeline.dedup.spill import combine_batches
 
 
 def test_long_texts_are_split_before_they_pass_what_arrow_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,4 +25,4 @@ def test_long_texts_are_split_before_they_pass_what_arrow_holds(monkeypatch: pyt
     )
     batch = pa.RecordBatch.from_arrays([huge], names=["text"])
     with pytest.raises(RuntimeError, match="more than 2 GiB of text"):
-        one_batch([batch, batch])
+        combine_batches([batch, batch])

@@ -145,7 +145,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     assert cards == {"Canary", "Model"}
     steps = [step.spec for step in graph.components.transforms.values() if step.spec.urn == "beam:transform:pardo:v1"]
     functions = [pickler.loads(proto.ParDoPayload.FromString(spec.payload).do_fn.payload)[0] for spec in steps]
-    assert {"Publish", "WriteFiles", "Reuse"} <= {type(function).__name__ for function in functions}
+    assert {"Publish", "WriteFiles", "ReuseVectors"} <= {type(function).__name__ for function in functions}
 
     # What it would submit.
     environment = Environment([], job.options, "8", f"{bucket}/staging/pipeline.pb", graph).proto

@@ -88,7 +88,7 @@ def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) ->
 
 
 def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
-    """Reuse goes by text: new ids and new metadata for old texts cost nothing."""
+    """ReuseVectors goes by text: new ids and new metadata for old texts cost nothing."""
     rows = [{**row, "likes": number} for number, row in enumerate(_rows(100))]
     write_jsonl(tmp_path / "a.jsonl", rows)
     embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", keep_fields=["likes"])
