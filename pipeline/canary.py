@@ -45,7 +45,7 @@ def canary_batch() -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=ROW)
 
 
-def canary_of(batch: pa.RecordBatch) -> Canary:
+def canary_from_batch(batch: pa.RecordBatch) -> Canary:
     """The canary vectors out of an embedded batch of CANARY_TEXTS; SnapshotError where the model failed on one."""
     failed = [detail for detail in batch.column("detail").to_pylist() if detail]
     if failed:
@@ -60,7 +60,7 @@ def canary_of(batch: pa.RecordBatch) -> Canary:
     }
 
 
-def agrees(now: Canary, before: Canary | None, dtype: str) -> bool:
+def canaries_agree(now: Canary, before: Canary | None, dtype: str) -> bool:
     """Whether the encoder still gives the vectors it gave: cosines of at least 0.9999, 0.9995 in reduced precision."""
     if before is None:
         return True

@@ -19,7 +19,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
-from .canary import agrees, canary_batch, canary_of
+from .canary import canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import DuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReuseVectors
 from .inference.model_handler import RecordBatchHandler, resource_hints
@@ -74,7 +74,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "Canary texts" >> beam.Create([canary_batch()])
             | "Canary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
         )
-        canary |= "Canary vectors" >> beam.Map(canary_of)
+        canary |= "Canary vectors" >> beam.Map(canary_from_batch)
         reports = [
             read.read,
             read.rejected | "Write rejected" >> beam.ParDo(write),
@@ -83,7 +83,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         new = rows
         if job.bits:
             reuse = ReuseVectors(self.batch_size, file_io=job.file_io)
-            same = AsSingleton(canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype))
+            same = AsSingleton(canary | "Same model" >> beam.Map(canaries_agree, job.canary, job.dtype))
             met = rows | "Known" >> JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill, same)
             new = met.new
             reports.append(met.known | "Write reused" >> beam.ParDo(write))

@@ -25,7 +25,7 @@ SECONDS = ("read_seconds", "tokenize_seconds", "model_seconds", "write_seconds")
 TALLY: Counter[str] = Counter()
 
 
-def model_ran(texts: int) -> None:
+def count_model_texts(texts: int) -> None:
     """Tell the progress line of texts that the model has embedded, long before their batch is whole and counted."""
     TALLY["texts_modelled"] += texts
 
@@ -61,7 +61,7 @@ def rows_by_second(rows: int, took: float = 0.0) -> Counter[int]:
     return Counter({second: done(second + 1) - done(second) for second in range(int(now - took), int(now) + 1)})
 
 
-def pace_of(seconds_of: Mapping[str, Mapping[int, int]], started: float, total: float) -> Pace:
+def pace_by_span(seconds_of: Mapping[str, Mapping[int, int]], started: float, total: float) -> Pace:
     """Return the sums of `rows_by_second`, by outcome, as at most MAX_SPANS spans of a run of `total` seconds.
 
     A worker whose clock is wrong moves rows to another span; it does not lose them.

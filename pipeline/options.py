@@ -62,14 +62,14 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         return self.input, self.output
 
 
-def set_store_options(flags: Sequence[str]) -> None:
+def set_object_store_options(flags: Sequence[str]) -> None:
     """Have all file systems use what Beam's `flags` say of endpoints and credentials; OptionsError for unknown ones."""
     options = PipelineOptions(list(flags))
-    check_known(options)
+    reject_unknown_flags(options)
     FileSystems.set_options(options)
 
 
-def check_known(options: PipelineOptions) -> None:
+def reject_unknown_flags(options: PipelineOptions) -> None:
     """OptionsError for flags that neither we nor Beam know."""
     known = options.get_all_options(retain_unknown_options=False)
     unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import apache_beam as beam
 
-from .canary import Canary, agrees
+from .canary import Canary, canaries_agree
 from .dedup.duplicate_ids import Duplicates
 from .errors import SnapshotError
 from .job import Job
-from .metrics import pace_of
+from .metrics import pace_by_span
 from .options import rejected_limit
 from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
@@ -115,7 +115,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded: nothing was published")
         notes = list(job.notes)
-        if job.reusable and not agrees(totals.canary, job.canary, job.dtype):
+        if job.reusable and not canaries_agree(totals.canary, job.canary, job.dtype):
             notes.append(
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
@@ -180,7 +180,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             "options": job.options,
             "counts": counts,
             "seconds": seconds,
-            "pace": pace_of(stats.by_second, self.started, seconds["total"]),
+            "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
             "files": totals.files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,

@@ -30,7 +30,7 @@ def printable(text: str, width: int | None = None) -> str:
     return "".join(pieces)
 
 
-def cells_of(shown: str) -> int:
+def count_cells(shown: str) -> int:
     """How many cells of a terminal a printable string takes."""
     return sum(max(0, wcwidth(character)) for character in shown)
 
@@ -41,11 +41,11 @@ def _harmless(character: str) -> bool:
 
 def _cut(pieces: list[str], width: int) -> str:
     """The pieces without as many at their end as an ellipsis needs room for."""
-    while pieces and cells_of("".join(pieces)) >= width:
+    while pieces and count_cells("".join(pieces)) >= width:
         pieces.pop()
     return "".join(pieces) + "…" * min(width, 1)
 
 
-def say(text: str) -> None:
+def print_note(text: str) -> None:
     """One line to the person at the terminal."""
     print(f"audioclip-text: {printable(text)}", file=sys.stderr, flush=True)

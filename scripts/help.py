@@ -6,12 +6,12 @@ import os
 
 os.environ["COLUMNS"] = "110"  # before argparse looks for a terminal
 
-from audioclip_text.pipeline.cli.parser import _parser
+from audioclip_text.pipeline.cli.parser import build_parser
 
 
 def page() -> str:
     """The whole page, in Markdown."""
-    parser = _parser()
+    parser = build_parser()
     (commands,) = [action for action in parser._actions if action.dest == "command"]
     assert isinstance(commands.choices, dict)
     parts = [

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from ..terminal import printable
-from .commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY_READS, EXIT_USAGE
-from .parser import _parser
+from .commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_USAGE
+from .parser import build_parser
 
 _FORMAT = "audioclip-text: %(levelname)s: %(message)s"
 
@@ -25,7 +25,7 @@ _NOISE = ("apitools not found", "Resource module is not available")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status: 0 done, 1 failed, 2 the command cannot be run as it was given."""
     given = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
+    parser = build_parser()
     arguments, rest = parser.parse_known_args(given)
     if rest and arguments.command in ("fetch", "extract"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -35,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if arguments.command not in ("embed", "plan", "fetch", "extract"):
-            from ..options import set_store_options
+            from ..options import set_object_store_options
 
-            set_store_options(rest)
+            set_object_store_options(rest)
         status = int(arguments.run(arguments))
         sys.stdout.flush()
         return status
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         return _fail(error, EXIT_USAGE)
     except (RuntimeError, OSError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return EXIT_NOBODY_READS
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return EXIT_BROKEN_PIPE
         return _fail(error, EXIT_FAILED)
     except KeyboardInterrupt:
         return _fail(
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
-def _nobody_reads() -> bool:
+def _output_is_closed() -> bool:
     """Whether it is our own output that is closed, as by `| head`; then Python shall not complain of it at its end."""
     output, asked = sys.stdout.fileno(), select.poll()
     asked.register(output, 0)  # errors are told unasked

@@ -12,22 +12,22 @@ from ..terminal import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-EXIT_INTERRUPTED, EXIT_NOBODY_READS = 130, 141  # as a shell says of SIGINT and SIGPIPE
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
 
 
-def _embed(arguments: argparse.Namespace) -> int:
+def run_embed(arguments: argparse.Namespace) -> int:
     from .embed import embed
 
     return embed(arguments.argv)
 
 
-def _plan(arguments: argparse.Namespace) -> int:
+def run_plan(arguments: argparse.Namespace) -> int:
     from .plan import plan
 
     return plan(arguments.argv)
 
 
-def _fetch(arguments: argparse.Namespace) -> int:
+def run_fetch(arguments: argparse.Namespace) -> int:
     from ...model.fetch import fetch
 
     for path in fetch(arguments.what, arguments.dir):
@@ -35,7 +35,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _extract(arguments: argparse.Namespace) -> int:
+def run_extract(arguments: argparse.Namespace) -> int:
     from ...model.checkpoint import extract
 
     extract(arguments.checkpoint, arguments.target)
@@ -43,7 +43,7 @@ def _extract(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _log(arguments: argparse.Namespace) -> int:
+def run_log(arguments: argparse.Namespace) -> int:
     from ..snapshots.history import log
 
     for line in log(arguments.output):
@@ -51,14 +51,14 @@ def _log(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _current(arguments: argparse.Namespace) -> int:
+def run_current(arguments: argparse.Namespace) -> int:
     from ..snapshots.history import current_path
 
     print(current_path(arguments.output))
     return EXIT_DONE
 
 
-def _search(arguments: argparse.Namespace) -> int:
+def run_search(arguments: argparse.Namespace) -> int:
     from ..search.exact_search import search
 
     found = search(
@@ -79,7 +79,7 @@ def _search(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _validate(arguments: argparse.Namespace) -> int:
+def run_validate(arguments: argparse.Namespace) -> int:
     from ..validation.validate_snapshot import validate
 
     verdict = validate(
@@ -96,7 +96,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     return EXIT_DONE if verdict.sound else EXIT_FAILED
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def run_report(arguments: argparse.Namespace) -> int:
     from ..io.filesystem import is_local
     from ..report.html import report
 
@@ -113,14 +113,14 @@ def _report(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _rollback(arguments: argparse.Namespace) -> int:
+def run_rollback(arguments: argparse.Namespace) -> int:
     from ..snapshots.history import rollback
 
     print(rollback(arguments.output, arguments.snapshot))
     return EXIT_DONE
 
 
-def _gc(arguments: argparse.Namespace) -> int:
+def run_gc(arguments: argparse.Namespace) -> int:
     from ..snapshots.history import gc
 
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):

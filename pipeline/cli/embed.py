@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from ..embed import EmbedCorpus
 from ..metrics import SECONDS
-from ..options import EmbedOptions, check_known
+from ..options import EmbedOptions, reject_unknown_flags
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
-from ..terminal import printable, say
-from .runner import _progress, run
+from ..terminal import print_note, printable
+from .runner import show_progress, run
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:
     """EmbedOptions from flags; OptionsError for flags that neither we nor Beam know."""
     options = EmbedOptions(list(argv))
-    check_known(options)
+    reject_unknown_flags(options)
     return options
 
 
@@ -30,11 +30,11 @@ def embed(argv: Sequence[str]) -> int:
     corpus = EmbedCorpus(options)
     job = corpus.job
     for note in job.notes:
-        say(note)
+        print_note(note)
     if job.card.untrained:
-        say("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
+        print_note("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
     try:
-        with _progress(known_total=bool(job.bits)):
+        with show_progress(known_total=bool(job.bits)):
             ended = run(corpus, options)
     finally:
         corpus.close()
@@ -44,7 +44,7 @@ def embed(argv: Sequence[str]) -> int:
     manifest = read_manifest(job.output, str(corpus.snapshot))
     if manifest is None:
         raise RuntimeError(f"the run ended, but {job.output} holds no manifest of {corpus.snapshot}")
-    print(summary(job.output, manifest))
+    print(run_summary(job.output, manifest))
     return 0
 
 
@@ -55,7 +55,7 @@ def download(options: EmbedOptions) -> None:
     fetch(options.checkpoint if options.checkpoint in ("full", "partial") else "vocabulary")
 
 
-def summary(output: str, manifest: Manifest) -> str:
+def run_summary(output: str, manifest: Manifest) -> str:
     """What a person wants to know of a finished run."""
     counts, seconds = manifest["counts"], manifest["seconds"]
     why = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from ..flags import add_flags, at_least
-from .commands import _current, _embed, _extract, _fetch, _gc, _log, _plan, _report, _rollback, _search, _validate
+from .commands import run_current, run_embed, run_extract, run_fetch, run_gc, run_log, run_plan, run_report, run_rollback, run_search, run_validate
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "audioclip-text", description="Embed text corpora with AudioCLIP's text head.", allow_abbrev=False
     )
@@ -25,22 +25,22 @@ def _parser() -> argparse.ArgumentParser:
     beam_flags = (
         "Any flag of Apache Beam's may stand beside these: --runner, --direct_num_workers, --temp_location, ..."
     )
-    embed = command("embed", _embed, "embed text shards into a new snapshot; only what changed costs model time")
-    plan = command("plan", _plan, "say what embed would do, without running the model")
+    embed = command("embed", run_embed, "embed text shards into a new snapshot; only what changed costs model time")
+    plan = command("plan", run_plan, "say what embed would do, without running the model")
     for sub in (embed, plan):
         add_flags(sub)
         sub.epilog = beam_flags
-    sub = command("fetch", _fetch, "download a released checkpoint and the vocabulary, verified")
+    sub = command("fetch", run_fetch, "download a released checkpoint and the vocabulary, verified")
     sub.add_argument("what", choices=("full", "partial", "vocabulary"))
     sub.add_argument("--dir", default=".cache", help="where to put them (default: .cache)")
-    sub = command("extract", _extract, "write a checkpoint's text head as .safetensors: 254 MB instead of 537")
+    sub = command("extract", run_extract, "write a checkpoint's text head as .safetensors: 254 MB instead of 537")
     sub.add_argument("checkpoint")
     sub.add_argument("target")
-    sub = command("log", _log, "list the snapshots with their counts")
+    sub = command("log", run_log, "list the snapshots with their counts")
     sub.add_argument("output", metavar="OUT")
-    sub = command("current", _current, "print the path of the current snapshot")
+    sub = command("current", run_current, "print the path of the current snapshot")
     sub.add_argument("output", metavar="OUT")
-    sub = command("search", _search, "find the rows of the current snapshot that are nearest to texts or vectors")
+    sub = command("search", run_search, "find the rows of the current snapshot that are nearest to texts or vectors")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("queries", nargs="+", metavar="QUERY", help="a text, or a .npy file: floats [dim] or [n, dim]")
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="how many rows (default: 10)")
@@ -52,21 +52,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    sub = command("validate", _validate, "hold a snapshot against its manifest: exit status 0 sound, 1 not")
+    sub = command("validate", run_validate, "hold a snapshot against its manifest: exit status 0 sound, 1 not")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--snapshot", metavar="NAME", help="default: the current one")
     _add_model(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object instead of a report")
     sub = command(
-        "report", _report, "print the path of the current snapshot's report.html; make it where it is missing"
+        "report", run_report, "print the path of the current snapshot's report.html; make it where it is missing"
     )
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--remake", action="store_true", help="make it again from the part files")
     sub.add_argument("--open", action="store_true", help="open it in the browser of this machine")
-    sub = command("rollback", _rollback, "make an earlier snapshot the current one")
+    sub = command("rollback", run_rollback, "make an earlier snapshot the current one")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("snapshot", nargs="?", help="default: the one before the current")
-    sub = command("gc", _gc, "remove old snapshots and what dead runs left")
+    sub = command("gc", run_gc, "remove old snapshots and what dead runs left")
     sub.add_argument("output", metavar="OUT")
     sub.add_argument("--keep", type=int, required=True, metavar="N", help="how many snapshots to keep")
     sub.add_argument("--dry_run", action="store_true", help="only say what would be removed")

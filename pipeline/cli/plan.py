@@ -20,10 +20,10 @@ from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..snapshots.run_directory import run_path
-from ..terminal import printable, say
+from ..terminal import print_note, printable
 from ..text_hash import add_text_hash
 from .embed import parse
-from .runner import reason, runner_of
+from .runner import choose_runner, error_message
 
 NAMESPACE = "audioclip_text.plan"
 
@@ -35,16 +35,16 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
         raise OptionsError("--no_dedupe embeds every row each time: there is nothing to plan")
     job, handler = prepare_job(options, handler)
     for note in job.notes:
-        say(note)
+        print_note(note)
     with tempfile.TemporaryDirectory() as spill:
-        print(report(job, count(job, handler, options, spill if is_local_run(options) else None)))
+        print(plan_summary(job, count_changes(job, handler, options, spill if is_local_run(options) else None)))
     return 0
 
 
-def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
+def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
     """Rows and texts by what would become of them; `spill` is where a run on one machine may put rows aside."""
     try:
-        pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+        pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
         read = (
             pipeline
             | "Shards" >> beam.Create(job.shards)
@@ -68,12 +68,12 @@ def count(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: s
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
-        raise RuntimeError(reason(error)) from error
+        raise RuntimeError(error_message(error)) from error
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
     return {counter.key.metric.name: counter.committed for counter in counters}
 
 
-def report(job: Job, counts: dict[str, int]) -> str:
+def plan_summary(job: Job, counts: dict[str, int]) -> str:
     """The plan in words."""
     number = {name: counts.get(name, 0) for name in _NAMES}
     texts, tokens = number["texts"], number["tokens"]

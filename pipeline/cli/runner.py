@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..embed import EmbedCorpus
 from ..metrics import TALLY
 from ..options import is_local_run
-from ..terminal import say
+from ..terminal import print_note
 
 PLAIN_LINE_SECONDS = 30
 
@@ -28,7 +28,7 @@ PLAIN_LINE_SECONDS = 30
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     """Run the job to its end, or hand it to a template's launcher and give False; RuntimeError where it fails."""
     try:
-        pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+        pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
         try:
             _ = pipeline | "EmbedCorpus" >> corpus
         except BaseException:  # Beam removes its directory for temporary files only at the end of a run
@@ -41,16 +41,16 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
         # A method of Dataflow's result; of a job service's it is no public one.
         job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
         if job:
-            say(f"Beam's job id: {job() if callable(job) else job}")
+            print_note(f"Beam's job id: {job() if callable(job) else job}")
         result.wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
-        raise RuntimeError(reason(error)) from error
+        raise RuntimeError(error_message(error)) from error
     return True
 
 
-def runner_of(options: PipelineOptions) -> FnApiRunner | None:
+def choose_runner(options: PipelineOptions) -> FnApiRunner | None:
     """Beam's own runner for one machine, so that DirectRunner downloads no other one; None for any other."""
     if not is_local_run(options):
         return None
@@ -62,7 +62,7 @@ def runner_of(options: PipelineOptions) -> FnApiRunner | None:
     )
 
 
-def reason(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """The sentence that one of our errors carries, or else the last error's, out of a runner's traceback."""
     text = str(error)
     if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
@@ -77,7 +77,7 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _progress(*, known_total: bool) -> Iterator[None]:
+def show_progress(*, known_total: bool) -> Iterator[None]:
     """Show rows, rows/s, rejected and, once all rows are read, the time left: a bar on a terminal, else plain lines."""
     TALLY.clear()
     done, terminal = threading.Event(), sys.stderr.isatty()
@@ -91,7 +91,7 @@ def _progress(*, known_total: bool) -> Iterator[None]:
             rows = min(read, embedded + TALLY["rows_reused"] + rejected)
             if not terminal:
                 rate = rows / (time.monotonic() - started)
-                say(f"read {read:,}, done {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
+                print_note(f"read {read:,}, done {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
                 continue
             if known_total and rows > rejected:  # what is shuffled has been read to its end
                 bar.total = read

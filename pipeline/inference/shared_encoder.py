@@ -22,7 +22,7 @@ from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.filesystem import is_local
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.worker_thread import CallThread
-from ..metrics import model_ran
+from ..metrics import count_model_texts
 
 _T = TypeVar("_T")
 
@@ -124,7 +124,7 @@ def _end(thread: CallThread) -> None:
 def _progress(texts: int) -> None:
     if _exiting.is_set():  # Ctrl-C: whoever waits for this batch is gone, and a whole one takes minutes
         raise SystemExit
-    model_ran(texts)
+    count_model_texts(texts)
 
 
 def _load(settings: EncoderSettings, contents: Contents) -> TextEncoder:

@@ -12,7 +12,7 @@ from ..errors import SnapshotError
 from ..snapshots.manifest import check_manifest
 from ..snapshots.model import find_model
 from ..snapshots.snapshot import REMEDY, Snapshot, open_snapshot, rows_of
-from ..terminal import cells_of, printable
+from ..terminal import count_cells, printable
 from .queries import Query, QueryError, is_file, read_queries
 from .top_k import Hit, Nearest
 
@@ -56,11 +56,11 @@ class Found:
                 yield ""
             yield printable(query.name, width)
             ids = [printable(hit.id, ID_CELLS) for hit in hits]
-            column = max(map(cells_of, ids), default=0)
+            column = max(map(count_cells, ids), default=0)
             left = TEXT_CELLS if width is None else max(10, width - column - SCORE_CELLS - 9)
             for rank, (hit, shown) in enumerate(zip(hits, ids, strict=True), 1):
                 text = "" if hit.text is None else printable(hit.text, left)
-                padding = " " * (column - cells_of(shown))
+                padding = " " * (column - count_cells(shown))
                 yield f"{rank:>5}{hit.cosine * self.scale:>{SCORE_CELLS}.6f}  {shown}{padding}  {text}".rstrip()
 
 

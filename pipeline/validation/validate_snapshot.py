@@ -8,7 +8,7 @@ import tempfile
 
 import numpy as np
 
-from ..canary import Canary, agrees
+from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..snapshots.commit import current, read_manifest
 from ..snapshots.manifest import Manifest, check_manifest
@@ -102,7 +102,7 @@ def check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: str
     parts = manifest["fingerprint_parts"]
     vectors = encoder.encode_rows(texts).vectors.astype(parts.get("stored", "float32")).astype("<f4")
     again: Canary = {"texts": texts, "vectors": base64.b64encode(vectors.tobytes()).decode()}
-    if not agrees(again, canary, parts["dtype"]):
+    if not canaries_agree(again, canary, parts["dtype"]):
         check.fault("the checkpoint gives other vectors for the fixed texts than the manifest holds")
     check.said = f"{len(texts)} fixed texts embedded again, with the vectors in the manifest"
     return check

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.cli.plan import count, report
+from audioclip_text.pipeline.cli.plan import count_changes, plan_summary
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
 from tests.support.corpus import embed, write_jsonl
@@ -18,8 +18,8 @@ from tests.support.stub import StubHandler
 def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
     job, handler = prepare_job(options, StubHandler())
-    counts = count(job, handler, options, None)
-    return counts, report(job, counts)
+    counts = count_changes(job, handler, options, None)
+    return counts, plan_summary(job, counts)
 
 
 def test_a_plan_names_what_is_new_changed_the_same_and_gone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.terminal import cells_of, printable
+from audioclip_text.pipeline.terminal import count_cells, printable
 
 ANY = st.text(st.characters(), max_size=80)  # lone surrogates and control characters among them
 
@@ -48,7 +48,7 @@ def test_nothing_that_acts_gets_through(text: str) -> None:
 def test_it_fits(text: str, width: int) -> None:
     """A width is kept, in cells; what fits is not cut, and what is cut ends in an ellipsis."""
     shown, whole = printable(text, width), printable(text)
-    assert cells_of(shown) <= width
+    assert count_cells(shown) <= width
     if shown != whole and width:
         assert shown.endswith("…")
         assert whole.startswith(shown[:-1])

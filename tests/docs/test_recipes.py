@@ -19,7 +19,7 @@ import yaml
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from audioclip_text.pipeline.flags import add_flags
-from audioclip_text.pipeline.options import EmbedOptions, check_known
+from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "scripts" / "schedule"
@@ -168,7 +168,7 @@ def test_dataflow_script(tmp_path: Path) -> None:
     (command,) = shown("dataflow.sh", "audioclip-text", tmp_path)
     options = EmbedOptions(flags_of(command))
     options.check()
-    check_known(options)
+    reject_unknown_flags(options)
     assert options.accelerator == "nvidia-l4"
     paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
     assert all(str(path).startswith("gs://b/") for path in paths), "the launcher reads them too, for the fingerprint"

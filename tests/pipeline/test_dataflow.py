@@ -81,7 +81,7 @@ def test_a_flex_template_submits_and_returns(
 ) -> None:
     """The launcher runs us with --template_location: nobody waits, no manifest is read, and one line says what was done."""
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
-    monkeypatch.setattr(runner, "runner_of", lambda options: "DirectRunner")
+    monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
     monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHandler()))
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0

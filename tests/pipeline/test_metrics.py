@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 
 from audioclip_text.pipeline.cli.embed import summary
-from audioclip_text.pipeline.cli.runner import runner_of
+from audioclip_text.pipeline.cli.runner import choose_runner
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
 from audioclip_text.pipeline.options import EmbedOptions
@@ -29,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, i
     write_jsonl(folder / "a.jsonl", [*rows, {"text": None}, {"other": 1}, {"text": ""}])
     options = EmbedOptions(input=[str(folder / "a.jsonl")], output=str(folder / "out"))
     corpus = EmbedCorpus(options, StubHandler())
-    pipeline = beam.Pipeline(runner=runner_of(options), options=options)
+    pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = pipeline | corpus
     result = pipeline.run()
     result.wait_until_finish()

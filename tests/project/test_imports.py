@@ -182,7 +182,7 @@ def test_documented_import_paths(module: str, name: str) -> None:
 def test_help_waits_for_neither_beam_nor_torch() -> None:
     """The parser is built without the heavy imports."""
     code = (
-        "import sys; from audioclip_text.pipeline.cli.parser import _parser; _parser(); "
+        "import sys; from audioclip_text.pipeline.cli.parser import build_parser; build_parser(); "
         "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.pipeline import publish as publish_module
-from audioclip_text.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_of, rows_by_second
+from audioclip_text.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_by_span, rows_by_second
 from audioclip_text.pipeline.report.html import report
 from audioclip_text.pipeline.report.sample import sample
 from audioclip_text.pipeline.schemas import vector_type
@@ -74,7 +74,7 @@ def test_the_pace_loses_no_row(done: list[tuple[str, int, float]], off: float, t
     stats = FileStats()
     for outcome, rows, took in done:
         stats.add_seconds(outcome, rows_by_second(rows, took))
-    pace = pace_of(stats.by_second, time.time() + off, total)
+    pace = pace_by_span(stats.by_second, time.time() + off, total)
     for outcome in OUTCOMES:
         assert sum(pace["rows"][outcome]) == sum(rows for kind, rows, _ in done if kind == outcome)
         assert 1 <= len(pace["rows"][outcome]) <= MAX_SPANS
@@ -83,7 +83,7 @@ def test_the_pace_loses_no_row(done: list[tuple[str, int, float]], off: float, t
 
 def test_rows_are_spread_over_the_time_they_took() -> None:
     """A batch that took ten seconds does not appear as a spike at its end."""
-    pace = pace_of({"embedded": rows_by_second(1000, 10.0)}, time.time() - 20, 25.0)
+    pace = pace_by_span({"embedded": rows_by_second(1000, 10.0)}, time.time() - 20, 25.0)
     assert pace["seconds"] == 1
     assert sum(pace["rows"]["embedded"]) == 1000
     assert [rows for rows in pace["rows"]["embedded"] if rows][1:-1] == [100] * 9
