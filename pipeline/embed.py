@@ -19,7 +19,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
-from .canary import canaries_agree, canary_batch, canary_from_batch
+from .canary import agrees, canary_batch, canary_of
 from .dedup.duplicate_ids import DuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReuseVectors
 from .inference.model_handler import RecordBatchHandler, resource_hints
@@ -57,7 +57,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         """Read, meet earlier vectors by text hash, embed what is new, write, publish."""
         job, handler, started = self.job, self.handler, time.time()
         before = job.previous["snapshot"] if job.previous else ""
-        self.snapshot, self._lock = start_run(job.output, job.card.fingerprint, after=before)
+        self.snapshot, self._lock = start_run(job.output, job.model.fingerprint, after=before)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         aside = self._aside.name if self._aside else run_path(job.output, self.snapshot)
         spill = aside if self.local else None
@@ -74,7 +74,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "Canary texts" >> beam.Create([canary_batch()])
             | "Canary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
         )
-        canary |= "Canary vectors" >> beam.Map(canary_from_batch)
+        canary |= "Canary vectors" >> beam.Map(canary_of)
         reports = [
             read.read,
             read.rejected | "Write rejected" >> beam.ParDo(write),
@@ -83,7 +83,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         new = rows
         if job.bits:
             reuse = ReuseVectors(self.batch_size, file_io=job.file_io)
-            same = AsSingleton(canary | "Same model" >> beam.Map(canaries_agree, job.canary, job.dtype))
+            same = AsSingleton(canary | "Same model" >> beam.Map(agrees, job.canary, job.dtype))
             met = rows | "Known" >> JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill, same)
             new = met.new
             reports.append(met.known | "Write reused" >> beam.ParDo(write))

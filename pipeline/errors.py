@@ -11,7 +11,7 @@ class SnapshotError(RuntimeError):
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
+def convert_write_errors(path: str) -> Iterator[None]:
     """What the file system says against writing `path` or something in it, as a SnapshotError."""
     try:
         yield

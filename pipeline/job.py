@@ -12,7 +12,7 @@ from .canary import Canary
 from .dedup.buckets import bucket_bits
 from .dedup.reuse import leftover_row_groups
 from .inference.model_handler import RecordBatchHandler
-from .inference.shared_encoder import EncoderSettings, ModelCard
+from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions
 from .readers.fields import Fields
@@ -36,7 +36,7 @@ class Job:
     shards: list[Shard]
     fields: Fields
     kept: pa.Schema
-    card: ModelCard
+    model: ModelInfo
     options: dict[str, object]
     bits: int
     previous: Manifest | None
@@ -55,12 +55,12 @@ class Job:
     @property
     def prompt(self) -> str:
         """What stands around each text."""
-        return self.card.fingerprint_parts["prompt"]
+        return self.model.fingerprint_parts["prompt"]
 
     @property
     def dtype(self) -> str:
         """What the model computes in."""
-        return self.card.fingerprint_parts["dtype"]
+        return self.model.fingerprint_parts["dtype"]
 
     @property
     def canary(self) -> Canary | None:
@@ -70,17 +70,17 @@ class Job:
     @property
     def schema(self) -> pa.Schema:
         """Schema of this run's part files, with their provenance in the metadata; the snapshot's id is added later."""
-        card = self.card
+        model = self.model
         metadata = {
-            "fingerprint": card.fingerprint,
-            "checkpoint": card.name,
-            "checkpoint_sha256": card.sha256,
-            "weights": card.weights,
+            "fingerprint": model.fingerprint,
+            "checkpoint": model.name,
+            "checkpoint_sha256": model.sha256,
+            "weights": model.weights,
             "tool_version": version("audioclip-text"),
-            "dim": str(card.dim),
-            **{name: card.fingerprint_parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
+            "dim": str(model.dim),
+            **{name: model.fingerprint_parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
         }
-        schema = embedded_schema(card.dim, self.kept, stored=self.stored, text=self.text)
+        schema = embedded_schema(model.dim, self.kept, stored=self.stored, text=self.text)
         return schema.with_metadata(metadata)
 
 
@@ -107,13 +107,13 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         ),
         options.vector_dtype,
     )
-    card = handler.describe()
-    previous, reusable, notes = _earlier_snapshots(output, card)
+    model = handler.describe()
+    previous, reusable, notes = _earlier_snapshots(output, model)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
     leftovers: list[str] = []
     earlier: list[tuple[str, list[RowGroup]]] = []
     if not options.no_dedupe:
-        leftovers, left_files = _leftovers(output, card.fingerprint, file_io)
+        leftovers, left_files = _leftovers(output, model.fingerprint, file_io)
         if reusable:
             directory = run_path(output, reusable["snapshot"])
             parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
@@ -126,7 +126,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         shards=shards,
         fields=fields,
         kept=kept,
-        card=card,
+        model=model,
         options={name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN},
         bits=0 if options.no_dedupe else bucket_bits(rows),
         previous=previous,
@@ -148,19 +148,19 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
 _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 
-def _earlier_snapshots(output: str, card: ModelCard) -> tuple[Manifest | None, Manifest | None, list[str]]:
+def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, Manifest | None, list[str]]:
     """(the current snapshot, the newest complete one of the same fingerprint, what is to be said of the two)."""
     name = current(output)
     previous = read_manifest(output, name) if name else None
     notes = []
-    if previous and previous["fingerprint"] != card.fingerprint:
+    if previous and previous["fingerprint"] != model.fingerprint:
         old = previous["fingerprint_parts"]
-        changed = [part for part, value in card.fingerprint_parts.items() if old.get(part) != value]
+        changed = [part for part, value in model.fingerprint_parts.items() if old.get(part) != value]
         notes.append(f"the fingerprint changed since {name} ({', '.join(changed)}): its vectors are not reused")
     for run, files in reversed(runs(output).items()):
-        if run.endswith(card.fingerprint[:8]) and is_complete(files):
+        if run.endswith(model.fingerprint[:8]) and is_complete(files):
             manifest = read_manifest(output, run)
-            if manifest and manifest["fingerprint"] == card.fingerprint:
+            if manifest and manifest["fingerprint"] == model.fingerprint:
                 if run != name:
                     notes.append(f"vectors of {run}, made with this fingerprint, are reused")
                 return previous, manifest, notes

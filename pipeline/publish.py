@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import apache_beam as beam
 
-from .canary import Canary, canaries_agree
+from .canary import Canary, agrees
 from .dedup.duplicate_ids import Duplicates
 from .errors import SnapshotError
 from .job import Job
-from .metrics import pace_by_span
+from .metrics import pace_of
 from .options import rejected_limit
 from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
@@ -115,7 +115,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded: nothing was published")
         notes = list(job.notes)
-        if job.reusable and not canaries_agree(totals.canary, job.canary, job.dtype):
+        if job.reusable and not agrees(totals.canary, job.canary, job.dtype):
             notes.append(
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
@@ -141,7 +141,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         yield manifest
 
     def _manifest(self, totals: RunTotals, canary: Canary, notes: list[str]) -> Manifest:
-        job, card, stats = self.job, self.job.card, totals.stats
+        job, model, stats = self.job, self.job.model, totals.stats
         counts: Counts = {
             "read": totals.read,
             "embedded": stats.embedded,
@@ -172,15 +172,15 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             "snapshot": self.snapshot,
             "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
             "tool_version": version("audioclip-text"),
-            "fingerprint": card.fingerprint,
-            "fingerprint_parts": card.fingerprint_parts,
-            "weights": card.weights,
-            "checkpoint": {"name": card.name, "sha256": card.sha256},
-            "dim": card.dim,
+            "fingerprint": model.fingerprint,
+            "fingerprint_parts": model.fingerprint_parts,
+            "weights": model.weights,
+            "checkpoint": {"name": model.name, "sha256": model.sha256},
+            "dim": model.dim,
             "options": job.options,
             "counts": counts,
             "seconds": seconds,
-            "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
+            "pace": pace_of(stats.by_second, self.started, seconds["total"]),
             "files": totals.files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,

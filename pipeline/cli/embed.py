@@ -31,7 +31,7 @@ def embed(argv: Sequence[str]) -> int:
     job = corpus.job
     for note in job.notes:
         print_note(note)
-    if job.card.untrained:
+    if job.model.untrained:
         print_note("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
     try:
         with show_progress(known_total=bool(job.bits)):

@@ -12,7 +12,7 @@ import uuid
 import apache_beam as beam
 import pyarrow as pa
 
-from ..errors import writing
+from ..errors import convert_write_errors
 
 # Where a batch lies in a spill file.
 SPILLED = pa.schema(
@@ -80,7 +80,7 @@ class Spill:
 
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, f"spill-{uuid.uuid4().hex}.tmp")
-        with writing(self.path):
+        with convert_write_errors(self.path):
             os.makedirs(directory, exist_ok=True)
             self._handle = open(self.path, "wb")  # noqa: SIM115
 
@@ -88,13 +88,13 @@ class Spill:
         """Write a batch; gives its (offset, length)."""
         data = to_bytes(batch)
         offset = self._handle.tell()
-        with writing(self.path):
+        with convert_write_errors(self.path):
             self._handle.write(data)
         return offset, len(data)
 
     def close(self) -> None:
         """What was added can be read from now on."""
-        with writing(self.path):
+        with convert_write_errors(self.path):
             self._handle.close()
 
 

@@ -17,7 +17,7 @@ from ...model.tokenizer import ClipTokenizer
 from ..io.local_cache import local_copy
 from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
-from .shared_encoder import Contents, EncoderSettings, ModelCard, describe, load_encoder, vocabulary_path
+from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder, vocabulary_path
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
@@ -114,15 +114,15 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self._context = 0
         self._counting: ClipTokenizer | None = None
 
-    def describe(self) -> ModelCard:
+    def describe(self) -> ModelInfo:
         """Read checkpoint and vocabulary, say what they are, and tie this handler's workers to them.
 
         Raises ValueError or OSError, with a text for people, where they cannot be used.
         """
-        card, self._contents, self._context = describe(self._settings)
-        self._fingerprint = card.fingerprint
-        parts = card.fingerprint_parts | {"stored": self._stored}
-        return replace(card, fingerprint=fingerprint(parts), fingerprint_parts=parts)
+        model, self._contents, self._context = describe_model(self._settings)
+        self._fingerprint = model.fingerprint
+        parts = model.fingerprint_parts | {"stored": self._stored}
+        return replace(model, fingerprint=fingerprint(parts), fingerprint_parts=parts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that the model would read of `texts`, start and end included."""

@@ -21,7 +21,7 @@ from ...model.text_head import logit_scale as scale_of
 from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.filesystem import is_local
 from ..io.local_cache import Content, content_of, local_copy
-from ..io.worker_thread import CallThread
+from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
 
 _T = TypeVar("_T")
@@ -41,7 +41,7 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelInfo:
     """What a job says of its model: all that a launcher must know without building the tower."""
 
     name: str
@@ -66,7 +66,7 @@ _read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer, Contents]] 
 
 _loaded: dict[EncoderSettings, TextEncoder] = {}
 
-_threads: list[CallThread] = []
+_threads: list[WorkerThread] = []
 
 _lock = threading.Lock()
 
@@ -78,12 +78,12 @@ def load_encoder(settings: EncoderSettings, contents: Contents = (None, None)) -
     return _in_its_thread(lambda: _load(settings, contents))
 
 
-def describe(settings: EncoderSettings) -> tuple[ModelCard, Contents, int]:
+def describe_model(settings: EncoderSettings) -> tuple[ModelInfo, Contents, int]:
     """What an encoder of `settings` would be, what its files hold, and how many tokens it would read of a text.
 
     Raises ValueError or OSError, with a text for people, where they cannot be used.
     """
-    return _in_its_thread(lambda: _describe(settings))
+    return _in_its_thread(lambda: _describe_model(settings))
 
 
 def logit_scale(settings: EncoderSettings, other: str) -> float:
@@ -109,12 +109,12 @@ def _in_its_thread(call: Callable[[], _T]) -> _T:
     """What `call` gives or raises in the model's thread: a new one in a process that was forked, where none lives on."""
     with _lock:
         if not (_threads and _threads[-1].thread.is_alive()):
-            _threads.append(CallThread("model"))
+            _threads.append(WorkerThread("model"))
             atexit.register(_end, _threads[-1])
     return _threads[-1].submit(call).result()
 
 
-def _end(thread: CallThread) -> None:
+def _end(thread: WorkerThread) -> None:
     """Wait until torch has let go of a thread of ours: a process that exits while it computes is aborted."""
     _exiting.set()
     thread.end()
@@ -145,7 +145,7 @@ def _load(settings: EncoderSettings, contents: Contents) -> TextEncoder:
     return _loaded[settings]
 
 
-def _describe(settings: EncoderSettings) -> tuple[ModelCard, Contents, int]:
+def _describe_model(settings: EncoderSettings) -> tuple[ModelInfo, Contents, int]:
     check_options(prompt=settings.prompt, on_long=settings.on_long, dtype=settings.dtype)
     checkpoint, tokenizer, contents = _parts(settings)
     check_vocabulary(checkpoint.name, checkpoint.state)
@@ -158,8 +158,8 @@ def _describe(settings: EncoderSettings) -> tuple[ModelCard, Contents, int]:
         dtype=settings.dtype,
     )
     dim = checkpoint.state["text_projection"].shape[1]
-    card = ModelCard(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
-    return card, contents, checkpoint.state["positional_embedding"].shape[0]
+    model = ModelInfo(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
+    return model, contents, checkpoint.state["positional_embedding"].shape[0]
 
 
 def _parts(settings: EncoderSettings, contents: Contents = (None, None)) -> tuple[Checkpoint, ClipTokenizer, Contents]:

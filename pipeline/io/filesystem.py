@@ -41,7 +41,7 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
-def retried(path: str, done: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
+def with_retries(path: str, done: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
     """What `operation` gives, which can be done twice; on a store it is tried again where that may help.
 
     `done` is what is done to `path`, for the error: "read", "written"; `also` are more HTTP statuses to try again on.
@@ -49,7 +49,7 @@ def retried(path: str, done: str, operation: Callable[[], _T], *, also: tuple[in
     """
     if is_local(path):
         return operation()
-    reach(path)
+    check_bucket(path)
     return _tried(path, done, operation, also)
 
 
@@ -62,19 +62,19 @@ def _tried(path: str, done: str, operation: Callable[[], _T], also: tuple[int, .
             raise
         except Exception as error:
             spent = time.monotonic() - began
-            if not may_pass(error, also) or spent >= RETRY_SECONDS:
+            if not is_transient(error, also) or spent >= RETRY_SECONDS:
                 after = f" ({tries} tries in {spent:,.0f} s)" if tries > 1 else ""
-                raise StoreError(f"{path} cannot be {done}: {said(error)}{after}") from error
-            _LOGGER.warning("%s cannot be %s (%s): again in %.1f s", path, done, said(error), wait)
+                raise StoreError(f"{path} cannot be {done}: {error_text(error)}{after}") from error
+            _LOGGER.warning("%s cannot be %s (%s): again in %.1f s", path, done, error_text(error), wait)
             time.sleep(wait)
     raise AssertionError("the intervals do not end before RETRY_SECONDS")
 
 
-def may_pass(error: object, also: tuple[int, ...] = ()) -> bool:
+def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
     """Whether what was asked for may succeed later: not what a store refuses, nor what never was a request to one."""
     details = getattr(error, "exception_details", None)  # of Beam, an error or a status a file
     if details:
-        return all(may_pass(detail, also) for detail in details.values())
+        return all(is_transient(detail, also) for detail in details.values())
     status = _status(error)
     if status is not None:
         return status in (408, 412, 429, *also) or status >= 500  # 412: a read that another's write came between
@@ -96,11 +96,11 @@ def _status(error: object) -> int | None:
     return None
 
 
-def said(error: object) -> str:
+def error_text(error: object) -> str:
     """What an error of a store's client says, in one line."""
     details = getattr(error, "exception_details", None)
     if details:
-        return "; ".join(dict.fromkeys(said(detail) for detail in details.values()))
+        return "; ".join(dict.fromkeys(error_text(detail) for detail in details.values()))
     if isinstance(error, int):
         return f"HTTP status {error}"
     if isinstance(error, AttributeError):  # Beam's batches for gs:// look into an answer that never came
@@ -116,7 +116,7 @@ def said(error: object) -> str:
 
 def match(pattern: str) -> list[FileMetadata]:
     """The files that a glob matches: `path`, `size_in_bytes`, `last_updated_in_seconds`."""
-    return list(retried(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
+    return list(with_retries(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
 
 
 def read(path: str) -> bytes | None:
@@ -128,7 +128,7 @@ def read(path: str) -> bytes | None:
         with FileSystems.open(path, compression_type="uncompressed") as handle:
             return bytes(handle.read())
 
-    return retried(path, "read", once)
+    return with_retries(path, "read", once)
 
 
 def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-stream") -> None:
@@ -148,13 +148,13 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
             shutil.copyfileobj(source, handle, PIECE)
 
     # 404 and 410: there is no such upload any more, as when it was finished and the answer was lost.
-    retried(path, "written", once, also=(404, 410))
+    with_retries(path, "written", once, also=(404, 410))
 
 
 def remove(paths: Sequence[str]) -> None:
     """Delete files; one that is gone already is no error."""
     if paths:
-        retried(paths[0], "removed", lambda: FileSystems.delete(list(paths)))
+        with_retries(paths[0], "removed", lambda: FileSystems.delete(list(paths)))
 
 
 def remove_below(directory: str) -> None:
@@ -162,20 +162,20 @@ def remove_below(directory: str) -> None:
     if is_local(directory):
         FileSystems.delete([directory])
         return
-    retried(directory, "removed", lambda: FileSystems.delete([f"{directory.rstrip('/')}/"]))
+    with_retries(directory, "removed", lambda: FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = match(FileSystems.join(directory, "**"))
     if left:  # Beam only logs what a store would not delete of gs://
         raise StoreError(f"{directory} cannot be removed: the store kept {len(left)} files, as {left[0].path}")
 
 
-def reach(path: str) -> None:
+def check_bucket(path: str) -> None:
     """StoreError for an s3:// bucket that cannot be reached: Beam would try for minutes in silence, whatever is wrong."""
     if path.startswith("s3://"):
-        _reach_s3(path.split("/")[2])
+        _check_s3_bucket(path.split("/")[2])
 
 
 @functools.cache
-def _reach_s3(bucket: str) -> None:
+def _check_s3_bucket(bucket: str) -> None:
     from botocore.exceptions import ClientError, NoCredentialsError
 
     def once() -> None:
@@ -190,7 +190,7 @@ def _reach_s3(bucket: str) -> None:
         except ClientError as error:
             if _status(error) == 404:
                 raise StoreError(f"there is no bucket s3://{bucket}: check its name and the region") from None
-            if may_pass(error):
+            if is_transient(error):
                 raise
             # Whoever may not list the bucket may still be allowed what is asked for.
 

@@ -15,11 +15,11 @@ from typing import TypeAlias
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from ..errors import SnapshotError, writing
-from .filesystem import is_local, read, retried, upload
+from ..errors import SnapshotError, convert_write_errors
+from .filesystem import is_local, read, upload, with_retries
 from .object_store import _PRECONDITIONED
 
-__all__ = ["Json", "SnapshotError", "change", "is_local", "owner", "read_json", "write_json"]
+__all__ = ["Json", "SnapshotError", "update_json", "is_local", "owner", "read_json", "write_json"]
 
 LOCK_SECONDS = 600
 
@@ -51,7 +51,7 @@ def write_json(path: str, value: object) -> None:
         upload(io.BytesIO(data), path, "application/json")
         return
     temporary = f"{path}.{os.getpid()}.tmp"
-    with writing(path):
+    with convert_write_errors(path):
         try:
             with open(temporary, "wb") as handle:
                 handle.write(data)
@@ -68,7 +68,7 @@ def _dumped(value: object) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def change(path: str, decide: Callable[[Json | None], Json | None]) -> None:
+def update_json(path: str, decide: Callable[[Json | None], Json | None]) -> None:
     """Replace the object in `path` by what `decide` makes of the one that is there, if nobody else does so meanwhile.
 
     `decide` gives None to leave it as it is, and may raise. SnapshotError where somebody else was quicker.
@@ -76,14 +76,14 @@ def change(path: str, decide: Callable[[Json | None], Json | None]) -> None:
     scheme = path.partition("://")[0] if not is_local(path) else ""
     if scheme in _PRECONDITIONED:
         read_version, write = _PRECONDITIONED[scheme]
-        data, version = retried(path, "read", lambda: read_version(path))
+        data, version = with_retries(path, "read", lambda: read_version(path))
         value = decide(None if data is None else _parsed(path, data))
         if value is None:
             return
         new = _dumped(value)
         # A write that is refused may have been done before: by us, when its answer was lost on the way and it was sent
         # again. What is written here names its run, so nobody else's can be equal.
-        if not retried(path, "written", lambda: write(path, new, version)) and read(path) != new:
+        if not with_retries(path, "written", lambda: write(path, new, version)) and read(path) != new:
             raise SnapshotError(f"another run changed {path} in this moment: nothing of it was touched; run again")
         return
     with _local_lock(path) if is_local(path) else _lock_file(path):
@@ -100,7 +100,7 @@ def owner() -> Json:
 @contextmanager
 def _local_lock(path: str) -> Iterator[None]:
     lock = FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=LOCAL_LOCK_SECONDS)
-    with writing(path):
+    with convert_write_errors(path):
         try:
             lock.acquire()
         except Timeout:

@@ -20,7 +20,7 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock
 
-from .filesystem import StoreError, is_local, retried
+from .filesystem import StoreError, is_local, with_retries
 from .timeout_reader import open_to_read
 
 PIECE = 1 << 20
@@ -45,7 +45,7 @@ def local_copy(path: str, content: Content | None = None) -> str:
     """
     if is_local(path):
         return path
-    size, version = retried(path, "found", lambda: _state(path))
+    size, version = with_retries(path, "found", lambda: _state(path))
     if content is not None and size != content.bytes:
         raise ReplacedError(f"{path} has {size:,} bytes, and had {content.bytes:,} {_AGAIN}")
     with _own(_key(path)) as folder:

@@ -15,8 +15,8 @@ from typing import IO, Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
-from .filesystem import StoreError, is_local, reach, said
-from .worker_thread import CallThread
+from .filesystem import StoreError, check_bucket, error_text, is_local
+from .worker_thread import WorkerThread
 
 # Stores' clients have timeouts of their own and repeat what they can: gs:// for two minutes, s3:// for about eight.
 READ_TIMEOUT = 600
@@ -35,7 +35,7 @@ class _Limited(io.RawIOBase):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__()
         self.path, self.timeout, self._stuck = path, timeout, False
-        self._calls = CallThread(f"read {path}")
+        self._calls = WorkerThread(f"read {path}")
         self._handle: IO[bytes] | None = None
         try:
             self._handle = self._within(lambda: _open(path))
@@ -60,7 +60,7 @@ class _Limited(io.RawIOBase):
         except Exception as error:
             if is_local(self.path) or isinstance(error, StoreError):
                 raise  # any other would be taken for damage in the shard, if it is a ValueError
-            raise StoreError(f"{self.path} cannot be read: {said(error)}") from error
+            raise StoreError(f"{self.path} cannot be read: {error_text(error)}") from error
 
     def _file(self) -> IO[bytes]:
         if self.closed or self._handle is None:
@@ -112,6 +112,6 @@ class _Limited(io.RawIOBase):
 
 
 def _open(path: str) -> IO[bytes]:
-    reach(path)
+    check_bucket(path)
     handle: IO[bytes] = FileSystems.open(path, compression_type="uncompressed")
     return handle

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 _Calls: TypeAlias = "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
 
 
-class CallThread:
+class WorkerThread:
     """Makes the calls that it is given, one after another, in a thread that never keeps a process alive."""
 
     def __init__(self, name: str) -> None:

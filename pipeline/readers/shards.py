@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
 
-from ..io.filesystem import StoreError, match, retried
+from ..io.filesystem import StoreError, match, with_retries
 from .compression import SUFFIXES
 from .registry import READERS
 
@@ -52,7 +52,7 @@ def state_of(shard: Shard) -> tuple[int, float]:
     Shards are one version of the corpus: what is still being written, or replaced under the reader, is none.
     """
     try:
-        now = retried(shard.path, "found", lambda: FileSystems.get_filesystem(shard.path).metadata(shard.path))
+        now = with_retries(shard.path, "found", lambda: FileSystems.get_filesystem(shard.path).metadata(shard.path))
     except OSError as error:
         raise InputError(
             f"{shard.path} was there when the run began and cannot be read now ({error}): nothing was published; bring "

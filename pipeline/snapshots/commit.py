@@ -20,8 +20,8 @@ from contextlib import suppress
 from apache_beam.io.filesystems import FileSystems
 
 from ..errors import SnapshotError
-from ..io.filesystem import is_local, remove, said
-from ..io.json_file import change, read_json, write_json
+from ..io.filesystem import error_text, is_local, remove
+from ..io.json_file import read_json, update_json, write_json
 from .manifest import MANIFEST_TYPES, Manifest, checked_pointer, manifest_from
 from .run_directory import run_path
 
@@ -61,7 +61,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
             )
         return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/manifest.json"}
 
-    change(path, decide)
+    update_json(path, decide)
 
 
 def publish(output: str, manifest: Manifest) -> None:
@@ -80,7 +80,7 @@ def publish(output: str, manifest: Manifest) -> None:
         except Exception:  # whether it was done is not known: what may be current stays whole
             raise SnapshotError(
                 f"{snapshot} may have been published or not: current.json could not be written, and could then not be "
-                f"read ({said(error.__cause__ or error)}); run again, and what is finished is reused"
+                f"read ({error_text(error.__cause__ or error)}); run again, and what is finished is reused"
             ) from None
         if now == snapshot:
             return

@@ -55,17 +55,17 @@ def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path
     )
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"
     try:
-        card = RecordBatchHandler(settings, parts.get("stored", "float32")).describe()
+        info = RecordBatchHandler(settings, parts.get("stored", "float32")).describe()
     except (ValueError, OSError) as error:
         raise ModelNotFound(
             f"{name}, which is needed here: {error}; or say where it is with --checkpoint, and --tokenizer_path for the "
             f"vocabulary"
         ) from None
-    if card.fingerprint != manifest["fingerprint"]:
-        other = [part for part, value in card.fingerprint_parts.items() if parts.get(part) != value]
+    if info.fingerprint != manifest["fingerprint"]:
+        other = [part for part, value in info.fingerprint_parts.items() if parts.get(part) != value]
         raise ModelNotFound(
             f"{name} (sha256 {manifest['checkpoint']['sha256'][:12]}), and {path} gives other vectors: its fingerprint "
-            f"is {card.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} ({', '.join(other)} differ); say where "
+            f"is {info.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} ({', '.join(other)} differ); say where "
             f"the right one is with --checkpoint, or --tokenizer_path for the vocabulary"
         )
     return SameModel(settings)

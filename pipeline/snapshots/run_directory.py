@@ -13,9 +13,9 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
-from ..errors import SnapshotError, writing
+from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import is_local, match, remove, remove_below
-from ..io.json_file import change, owner
+from ..io.json_file import owner, update_json
 from .manifest import is_run_name
 
 _LOGGER = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, F
             if _take(run_path(output, name)):
                 return name, None
         else:
-            with writing(output):
+            with convert_write_errors(output):
                 lock = _make(run_path(output, f".{name}-{os.getpid()}"), run_path(output, name))
             if lock:
                 return name, lock
@@ -138,7 +138,7 @@ def _take(directory: str) -> bool:
         return owner() if there is None else None
 
     try:
-        change(marker, decide)
+        update_json(marker, decide)
     except SnapshotError:
         return False
     if made != [True]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..errors import writing
+from ..errors import convert_write_errors
 from ..metrics import count, rows_by_second
 from ..schemas import REJECTED
 from .parquet_file import ROW_GROUP, OutputFile
@@ -94,12 +94,12 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             if kind not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
                 schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
-                with writing(self.directory):
+                with convert_write_errors(self.directory):
                     self._files[kind] = OutputFile(self.directory, name, schema, options)
             file = self._files[kind]
             free = self.max_rows - file.rows
             began = time.perf_counter()
-            with writing(self.directory):
+            with convert_write_errors(self.directory):
                 file.add(batch.slice(0, free))
             self._stats[kind].write_seconds += time.perf_counter() - began
             batch = batch.slice(free)
@@ -108,7 +108,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
 
     def _finish(self, kind: str) -> WrittenFile:
         began = time.perf_counter()
-        with writing(self.directory):
+        with convert_write_errors(self.directory):
             file = self._files.pop(kind).finish()
         stats, self._stats[kind] = self._stats[kind], FileStats()
         stats.write_seconds += time.perf_counter() - began

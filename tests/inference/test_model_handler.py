@@ -113,11 +113,11 @@ def test_a_forked_process_gets_a_thread_of_its_own(small_head: str, vocabulary: 
     """A process forked from one that has a model answers, and does not wait for a thread that it has not."""
     code = (
         "import os, sys\n"
-        "from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, describe\n"
+        "from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, describe_model\n"
         "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
-        "describe(settings)\n"
+        "describe_model(settings)\n"
         "if (child := os.fork()) == 0:\n"
-        "    os._exit(7 if describe(settings)[0].dim else 1)\n"
+        "    os._exit(7 if describe_model(settings)[0].dim else 1)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, small_head, str(vocabulary)], timeout=60, check=False)

@@ -11,7 +11,7 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.io import json_file as pointer
-from audioclip_text.pipeline.io.json_file import change, read_json, write_json
+from audioclip_text.pipeline.io.json_file import read_json, update_json, write_json
 from tests.support.object_stores import connected
 
 
@@ -52,7 +52,7 @@ def test_a_change_sees_what_is_there_and_replaces_it(path: str) -> None:
     """From nothing to one, from one to two, and left alone where nothing is decided."""
     seen: list[object] = []
     for value in ({"snapshot": "one"}, {"snapshot": "two"}, None, {"snapshot": "thrée"}):
-        change(path, lambda now, value=value: seen.append(now) or value)  # type: ignore[func-returns-value,misc]
+        update_json(path, lambda now, value=value: seen.append(now) or value)  # type: ignore[func-returns-value,misc]
     assert seen == [None, {"snapshot": "one"}, {"snapshot": "two"}, {"snapshot": "two"}]
 
 
@@ -60,7 +60,7 @@ def test_of_two_changes_at_once_one_fails(path: str, monkeypatch: pytest.MonkeyP
     """Whoever decides on what is no longer there does not write."""
 
     def late(now: object) -> dict[str, object]:
-        change(path, lambda _: {"snapshot": "first"})
+        update_json(path, lambda _: {"snapshot": "first"})
         return {"snapshot": "second"}
 
     impatient = pointer.FileLock
@@ -68,9 +68,9 @@ def test_of_two_changes_at_once_one_fails(path: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         (SnapshotError, TimeoutError), match=r"in this moment|holds .*\.lock: run again|could not be acquired"
     ):
-        change(path, late)
+        update_json(path, late)
     seen: list[object] = []
-    change(path, seen.append)
+    update_json(path, seen.append)
     assert seen in ([{"snapshot": "first"}], [None])
 
 
@@ -79,10 +79,10 @@ def test_a_lock_file_names_its_owner_and_ages(tmp_path: Path) -> None:
     path = f"other://{tmp_path}/current.json"
     write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() - 60})
     with pytest.raises(SnapshotError, match="ann@host:7 holds"):
-        change(path, lambda _: {"snapshot": "mine"})
+        update_json(path, lambda _: {"snapshot": "mine"})
     assert read_json(path) is None
     write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() - 3600})
-    change(path, lambda _: {"snapshot": "mine"})
+    update_json(path, lambda _: {"snapshot": "mine"})
     assert read_json(path) == {"snapshot": "mine"}
     assert not (tmp_path / "current.json.lock").exists()
 

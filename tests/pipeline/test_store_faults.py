@@ -18,8 +18,8 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.io import filesystem as stores
 from audioclip_text.pipeline.io import json_file as pointer
-from audioclip_text.pipeline.io.filesystem import StoreError, may_pass, retried
-from audioclip_text.pipeline.io.json_file import change, read_json
+from audioclip_text.pipeline.io.filesystem import StoreError, is_transient, with_retries
+from audioclip_text.pipeline.io.json_file import read_json, update_json
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current, read_manifest
 from audioclip_text.pipeline.snapshots.manifest import Manifest
@@ -160,7 +160,7 @@ def test_waits_grow_and_are_never_alike(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionResetError(104, "Connection reset by peer")
 
     with pytest.raises(StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ tries in 3\d\d s\)"):
-        retried("gs://b/a", "read", busy)
+        with_retries("gs://b/a", "read", busy)
     for wait, whole in zip(waits.waited, [1, 2, 4, 8, 16, *[30] * 100], strict=False):
         assert whole / 2 <= wait <= whole
     assert len(set(waits.waited)) == len(waits.waited) > 10
@@ -173,7 +173,7 @@ def test_what_a_store_refuses_is_not_tried_again(store: Store, waits: Waits) -> 
     class Refused(Exception):
         code = 403
 
-    assert not may_pass(Refused())
+    assert not is_transient(Refused())
     tries = []
 
     def refused() -> None:
@@ -181,22 +181,22 @@ def test_what_a_store_refuses_is_not_tried_again(store: Store, waits: Waits) -> 
         raise Refused("the account has no access")
 
     with pytest.raises(StoreError, match=r"x cannot be read: the account has no access \(HTTP status 403\)$"):
-        retried(f"{store.url}/x", "read", refused)
+        with_retries(f"{store.url}/x", "read", refused)
     assert (len(tries), waits.waited) == (1, [])
 
 
 def test_a_local_file_is_not_tried_again(tmp_path: Path) -> None:
     """What a local disk says comes through at once and as it is."""
     with pytest.raises(FileNotFoundError):
-        retried(str(tmp_path / "none"), "read", (tmp_path / "none").read_bytes)
+        with_retries(str(tmp_path / "none"), "read", (tmp_path / "none").read_bytes)
 
 
 def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
     """The client sends it again and is refused, since its own write is there: that is no other run's."""
     path = f"{store.url}/out/current.json"
-    change(path, lambda _: {"snapshot": "one"})
+    update_json(path, lambda _: {"snapshot": "one"})
     store.fault = once = FirstTime("lost")
-    change(path, lambda now: {"snapshot": "two", "after": now})
+    update_json(path, lambda now: {"snapshot": "two", "after": now})
     store.fault = lambda _: None
     assert read_json(path) == {"snapshot": "two", "after": {"snapshot": "one"}}
     assert once.kinds["POST"] + once.kinds["PUT"] == 1
@@ -208,11 +208,11 @@ def test_a_change_by_another_run_is_still_found_out(store: Store) -> None:
     store.fault = FirstTime("lost")
 
     def late(_: pointer.Json | None) -> pointer.Json:
-        change(path, lambda _: {"snapshot": "first"})
+        update_json(path, lambda _: {"snapshot": "first"})
         return {"snapshot": "second"}
 
     with pytest.raises(SnapshotError, match="another run changed"):
-        change(path, late)
+        update_json(path, late)
     store.fault = lambda _: None
     assert read_json(path) == {"snapshot": "first"}
 

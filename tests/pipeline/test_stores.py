@@ -127,12 +127,12 @@ def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
     """The pickled handler knows size and digest; another file under the same name is refused, with what to do."""
     checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
     launched = RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary)))
-    card = launched.describe()
-    assert card.name == "head.safetensors"
+    model = launched.describe()
+    assert model.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
     for known in ("_read", "_loaded"):  # another process has neither
         monkeypatch.setattr(encoders, known, {})
-    assert worker.load_model().dim == card.dim == 16
+    assert worker.load_model().dim == model.dim == 16
     monkeypatch.setattr(encoders, "_loaded", {})
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(

@@ -12,7 +12,7 @@ import numpy as np
 from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.model.settings import fingerprint
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelCard
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelInfo
 
 
 class StubEncoder:
@@ -49,10 +49,10 @@ class StubHandler(RecordBatchHandler):
         super().__init__(EncoderSettings(name))
         self.dim, self.name, self.delay = dim, name, delay
 
-    def describe(self) -> ModelCard:
+    def describe(self) -> ModelInfo:
         parts = {"weights": self.name, "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
         parts |= {"normalize": "false", "dtype": "float32", "stored": self._stored}
-        return ModelCard(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
+        return ModelInfo(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
 
     def load_model(self) -> StubEncoder:  # type: ignore[override]
         return ENCODERS.setdefault(f"{self.name}/{self.dim}", StubEncoder(self.dim, self.name, self.delay))
