@@ -1,4 +1,4 @@
-"""What a launcher settles before anything starts: shards, fields, model, and which earlier vectors may be reused."""
+"""prepare_job: everything that is decided before a run starts, and Job, what its workers know of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPRESSION_RATIO = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as its workers know it. `bits` is 0 where rows are not shuffled."""
+    """One run, as its workers know it. `bits` is 0 if rows are not shuffled."""
 
     output: str
     shards: list[Shard]
@@ -54,22 +54,22 @@ class Job:
 
     @property
     def prompt(self) -> str:
-        """What stands around each text."""
+        """The prompt, with {} for the text."""
         return self.model.fingerprint_parts["prompt"]
 
     @property
     def dtype(self) -> str:
-        """What the model computes in."""
+        """The type that the model computes in."""
         return self.model.fingerprint_parts["dtype"]
 
     @property
     def canary(self) -> Canary | None:
-        """The canary vectors that the encoder must still give for anything to be reused."""
+        """The canary vectors that the encoder must reproduce before anything is reused."""
         return self.reusable["canary"] if self.reusable else None
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of this run's part files, with their provenance in the metadata; the snapshot's id is added later."""
+        """Schema of the part files, with the provenance of their vectors; the snapshot's name is added later."""
         model = self.model
         metadata = {
             "fingerprint": model.fingerprint,
@@ -85,12 +85,13 @@ class Job:
 
 
 def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None) -> tuple[Job, RecordBatchHandler]:
-    """Check everything that can be checked before a run and decide what it may reuse.
+    """Check everything that can be checked before a run, and decide which vectors it may reuse.
 
-    Raises ValueError (OptionsError, InputError, CheckpointError, ...), OSError or SnapshotError, worded for people.
+    Returns the job and the handler of its model. Raises ValueError (OptionsError, InputError, CheckpointError, ...),
+    OSError or SnapshotError, each with a message for users.
     """
     inputs, output = options.check()
-    FileSystems.set_options(options)  # endpoints and credentials of stores, before the first look at one
+    FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
@@ -113,14 +114,14 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     leftovers: list[str] = []
     earlier: list[tuple[str, list[RowGroup]]] = []
     if not options.no_dedupe:
-        leftovers, left_files = _leftovers(output, model.fingerprint, file_io)
+        leftovers, leftover_files = _leftovers(output, model.fingerprint, file_io)
         if reusable:
             directory = run_path(output, reusable["snapshot"])
             parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
             earlier = [(FileSystems.join(directory, file["name"]), file["row_groups"]) for file in parts]
-        earlier += left_files
-        if left_files:
-            notes.append(f"{len(left_files)} finished files of {len(leftovers)} unfinished runs are reused")
+        earlier += leftover_files
+        if leftover_files:
+            notes.append(f"{len(leftover_files)} finished files of {len(leftovers)} unfinished runs are reused")
     job = Job(
         output=output,
         shards=shards,
@@ -149,7 +150,7 @@ _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 
 def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, Manifest | None, list[str]]:
-    """(the current snapshot, the newest complete one of the same fingerprint, what is to be said of the two)."""
+    """Return the current snapshot, the newest complete one of the same fingerprint, and notes on the two."""
     name = current(output)
     previous = read_manifest(output, name) if name else None
     notes = []
@@ -168,16 +169,16 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
 
 
 def _leftovers(output: str, fingerprint: str, file_io: FileIO) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
-    """(runs that died before they published, their finished part files of this fingerprint)."""
-    dead, earlier = [], []
+    """Return the runs that ended before they published, and their finished part files of this fingerprint."""
+    ended, earlier = [], []
     for run, files in runs(output).items():
         if is_complete(files) or is_alive(output, run, files):
             continue
-        dead.append(run)
+        ended.append(run)
         for path, _ in files:
             name = FileSystems.split(path)[1]
             if name.startswith("part-") and name.endswith(".parquet"):
                 row_groups = leftover_row_groups(path, fingerprint, file_io)
                 if row_groups is not None:
                     earlier.append((path, row_groups))
-    return dead, earlier
+    return ended, earlier

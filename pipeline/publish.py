@@ -1,4 +1,4 @@
-"""The end of a run: add up what was written, hold it against what was read, and publish the snapshot or refuse to."""
+"""The end of a run: add up the reports of all steps, check rows written against rows read, and publish or refuse."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import apache_beam as beam
 
-from .canary import Canary, agrees
+from .canary import Canary, canaries_agree
 from .dedup.duplicate_ids import Duplicates
 from .errors import SnapshotError
 from .job import Job
-from .metrics import pace_of
+from .metrics import pace_by_span
 from .options import rejected_limit
 from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
@@ -81,41 +81,42 @@ def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
     if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != len(job.shards):
         raise SnapshotError(
             f"rows do not add up: read {read} from {len(totals.shards)} of {len(job.shards)} shards, embedded "
-            f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}: nothing was published"
+            f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
+            f"run again, and report this if it happens twice"
         )
     if stats.rejected > rejected_limit(job.max_rejected, read):
         raise SnapshotError(
-            f"{stats.rejected} of {read} rows were rejected, more than --max_rejected {job.max_rejected}: nothing "
-            f"was published; the reasons are in {directory}/rejected-*.parquet"
+            f"{stats.rejected} of {read} rows were rejected, more than --max_rejected {job.max_rejected}; the "
+            f"reasons are in {directory}/rejected-*.parquet"
         )
     if job.unique_ids and totals.duplicate_ids:
         raise SnapshotError(
-            f"{totals.duplicate_ids} ids stand more than once, with --unique_ids: nothing was published; among them "
+            f"{totals.duplicate_ids} ids occur more than once, and --unique_ids forbids that; among them "
             f"{', '.join(map(repr, totals.duplicate_examples[:5]))}"
         )
     before = job.previous["counts"]["read"] if job.previous else 0
     if read < before * job.max_shrink:
         raise SnapshotError(
-            f"the corpus shrank from {before} rows to {read}, below --max_shrink {job.max_shrink}: nothing was "
-            f"published; if that is right, run again with a lower --max_shrink"
+            f"the corpus shrank from {before} rows to {read}, below --max_shrink {job.max_shrink}; if "
+            f"that is right, run again with a lower --max_shrink"
         )
 
 
-class Publish(beam.DoFn):  # type: ignore[misc]
-    """All reports of a run -> its manifest, published; SnapshotError where it must not be."""
+class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
+    """Publishes the snapshot of a run from all of its reports; raises SnapshotError if it must not be published."""
 
     def __init__(self, job: Job, snapshot: str, started: float) -> None:
         self.job, self.snapshot, self.started = job, snapshot, started
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
-        """Run once, after everything else; running twice publishes once."""
+        """Publish, and return the manifest. Called again with the same reports, it publishes the same snapshot."""
         job = self.job
         totals = RunTotals.of(element[1])
         check_totals(job, totals, directory=run_path(job.output, self.snapshot))
         if totals.canary is None:
-            raise SnapshotError("the canary texts were not embedded: nothing was published")
+            raise SnapshotError("the canary texts were not embedded; run again")
         notes = list(job.notes)
-        if job.reusable and not agrees(totals.canary, job.canary, job.dtype):
+        if job.reusable and not canaries_agree(totals.canary, job.canary, job.dtype):
             notes.append(
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
@@ -124,20 +125,20 @@ class Publish(beam.DoFn):  # type: ignore[misc]
         if lost:
             raise SnapshotError(
                 f"{len(lost)} of {len(totals.files)} finished files are gone from {run_path(job.output, self.snapshot)} or "
-                f"not as they were written ({', '.join(lost[:3])}): nothing was published; run again"
+                f"not as they were written ({', '.join(lost[:3])}); run again"
             )
         try:
             manifest["report"] = write_report(job.output, manifest, totals.stats)
-        except Exception as error:  # a page costs no snapshot
-            manifest["notes"].append(f"{NAME} could not be made: {type(error).__name__}: {error}"[:500])
+        except Exception as error:  # a snapshot without its page is still complete
+            manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
         remove_spills(job.output, self.snapshot)
         remove_strays(job.output, manifest)
         publish(job.output, manifest)
         for run in job.leftovers:
             try:
                 remove_run(job.output, run)
-            except Exception as error:  # the snapshot stands; what is left over is removed by the next run
-                _LOGGER.warning("%s, left by an unfinished run, cannot be removed: %s", run, error)
+            except Exception as error:  # the snapshot is published; the next run removes the rest
+                _LOGGER.warning("%s, left by a run that never finished, cannot be removed: %s", run, error)
         yield manifest
 
     def _manifest(self, totals: RunTotals, canary: Canary, notes: list[str]) -> Manifest:
@@ -180,7 +181,7 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             "options": job.options,
             "counts": counts,
             "seconds": seconds,
-            "pace": pace_of(stats.by_second, self.started, seconds["total"]),
+            "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
             "files": totals.files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,

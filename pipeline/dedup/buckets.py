@@ -100,10 +100,10 @@ class Buckets(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Split and shuffle."""
-        pieces = batches | "Split" >> beam.ParDo(self.split)
+        pieces = batches | "SplitIntoBuckets" >> beam.ParDo(self.split)
         if self.also is not None:
-            pieces = (pieces, self.also) | "Both" >> beam.Flatten()
-        return pieces | "Together" >> beam.GroupByKey()
+            pieces = (pieces, self.also) | "AddReferences" >> beam.Flatten()
+        return pieces | "GroupByBucket" >> beam.GroupByKey()
 
 
 def read_pieces(bucket: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -22,20 +22,20 @@ class Duplicates:
     examples: list[str]
 
 
-class DuplicateIds(beam.PTransform):  # type: ignore[misc]
-    """Row batches -> a Duplicates for each bucket of ids in which one occurs more than once."""
+class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
+    """Row batches to one Duplicates for each bucket of ids in which an id occurs more than once."""
 
     def __init__(self, bits: int, spill: str | None) -> None:
         super().__init__()
         self.bits, self.spill = bits, spill
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        """Split the ids into 2**bits buckets by checksum, and count in each."""
+        """Split the ids into 2**bits buckets by checksum, and count them in each."""
         return (
             rows
-            | "Ids" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
-            | "Meet" >> Buckets("id", self.bits, self.spill)
-            | "Count" >> beam.FlatMap(_duplicates)
+            | "SelectIds" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
+            | "MeetInBuckets" >> Buckets("id", self.bits, self.spill)
+            | "CountDuplicates" >> beam.FlatMap(_duplicates)
         )
 
 
@@ -43,6 +43,6 @@ def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Dupli
     ids = pa.chunked_array([batch.column("id") for batch in read_pieces(element[1])])
     counted = pc.value_counts(ids)
     values, counts = counted.field("values"), counted.field("counts")
-    twice = values.filter(pc.greater(counts, 1))
-    if len(twice):
-        yield Duplicates(len(twice), twice[:EXAMPLES].to_pylist())
+    repeated = values.filter(pc.greater(counts, 1))
+    if len(repeated):
+        yield Duplicates(len(repeated), repeated[:EXAMPLES].to_pylist())

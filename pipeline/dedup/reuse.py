@@ -154,11 +154,11 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
         """One shuffle, of rows and of references."""
         references = (
             rows.pipeline
-            | "Earlier" >> beam.Create(self.earlier)
-            | "Refer" >> beam.FlatMap(refer_to_row_groups, self.bits).with_output_types(BUCKETED)
+            | "ListEarlierFiles" >> beam.Create(self.earlier)
+            | "ReferToRowGroups" >> beam.FlatMap(refer_to_row_groups, self.bits).with_output_types(BUCKETED)
         )
         reuse = beam.ParDo(self.reuse, *([self.same] if self.same else []))
-        met = rows | "Meet" >> Buckets("text_hash", self.bits, self.spill, references)
+        met = rows | "MeetInBuckets" >> Buckets("text_hash", self.bits, self.spill, references)
         return met | "ReuseVectors" >> reuse.with_outputs("new", main="known")
 
 

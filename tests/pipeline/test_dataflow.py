@@ -54,9 +54,9 @@ def test_only_the_models_steps_ask_for_a_card(flags: list[str]) -> None:
     hints = hinted(pipeline.to_runner_api())
     cards = {name for name, told in hints.items() if told.get(resource_hints.ACCELERATOR.urn) == CARD}
     assert cards
-    assert {name.split("/")[0] for name in cards} == {"Canary", "Model"}
-    assert any(name.startswith("Model/Write") for name in cards)
-    assert {name.split("/")[0] for name, told in hints.items() if told} == {"Canary", "Model"}
+    assert {name.split("/")[0] for name in cards} == {"EmbedCanary", "EmbedAndWrite"}
+    assert any(name.startswith("EmbedAndWrite/WriteParquet") for name in cards)
+    assert {name.split("/")[0] for name, told in hints.items() if told} == {"EmbedCanary", "EmbedAndWrite"}
     assert all(told[resource_hints.MIN_RAM_BYTES.urn] == b"4000000000" for name, told in hints.items() if told)
 
 
@@ -67,8 +67,8 @@ def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
     _ = pipeline | "EmbedCorpus" >> corpus
     steps = pipeline.to_runner_api().components.transforms.values()
     names = {step.unique_name for step in steps}
-    assert "EmbedCorpus/Known/Meet" in names
-    assert any(name.startswith("EmbedCorpus/Shards") and "Reshuffle" in name for name in names)
+    assert "EmbedCorpus/JoinWithEarlierVectors/MeetInBuckets" in names
+    assert any(name.startswith("EmbedCorpus/ListShards") and "Reshuffle" in name for name in names)
 
 
 class _Result:
@@ -142,10 +142,10 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     assert images == {IMAGE}
     told = hinted(graph)
     cards = {name.split("/")[0] for name, hints in told.items() if hints.get(resource_hints.ACCELERATOR.urn) == CARD}
-    assert cards == {"Canary", "Model"}
+    assert cards == {"EmbedCanary", "EmbedAndWrite"}
     steps = [step.spec for step in graph.components.transforms.values() if step.spec.urn == "beam:transform:pardo:v1"]
     functions = [pickler.loads(proto.ParDoPayload.FromString(spec.payload).do_fn.payload)[0] for spec in steps]
-    assert {"Publish", "WriteFiles", "ReuseVectors"} <= {type(function).__name__ for function in functions}
+    assert {"PublishSnapshot", "WriteFiles", "ReuseVectors"} <= {type(function).__name__ for function in functions}
 
     # What it would submit.
     environment = Environment([], job.options, "8", f"{bucket}/staging/pipeline.pb", graph).proto

@@ -229,4 +229,4 @@ def test_every_step_of_a_job_can_be_pickled(vocabulary: Path, tmp_path: Path) ->
     finally:
         corpus.close()
     names = {type(there_and_back(dofn)).__name__ for dofn in dofns}
-    assert {"WriteFiles", "Split", "ReuseVectors", "Publish", "_ReadShard"} <= names
+    assert {"WriteFiles", "Split", "ReuseVectors", "PublishSnapshot", "_ReadShard"} <= names
