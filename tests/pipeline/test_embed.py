@@ -189,12 +189,12 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     assert (manifest["counts"]["read"], texts) == (40, [])
 
 
-def test_ids_that_stand_twice_are_counted_and_an_error_on_request(tmp_path: Path) -> None:
+def test_ids_that_occur_twice_are_counted_and_an_error_on_request(tmp_path: Path) -> None:
     """The same id twice is reported; with --unique_ids nothing is published."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
     assert manifest["counts"]["duplicate_ids"] == 1
-    with pytest.raises(RuntimeError, match="1 ids stand more than once, with --unique_ids: .* among them '7'"):
+    with pytest.raises(RuntimeError, match="1 ids occur more than once, and --unique_ids forbids that; among them '7'"):
         embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True)
     assert current(str(tmp_path / "out2")) is None
 
