@@ -21,7 +21,8 @@ from filelock import FileLock
 
 from .canary import canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import FindDuplicateIds
-from .dedup.reuse import JoinWithEarlierVectors, ReuseVectors
+from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
+from .dedup.spill import PieceCodec
 from .inference.model_handler import RecordBatchHandler, resource_hints
 from .io.filesystem import is_local
 from .job import prepare_job
@@ -62,7 +63,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
-        write = WriteFiles(directory, schema, self.max_file_rows)
+        write = WriteFiles(directory, schema, self.max_file_rows, job.bits)
 
         read = (
             pbegin
@@ -79,12 +80,13 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         reports = [read.read, read.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         new = rows
         if job.bits:
-            reuse = ReuseVectors(self.batch_size, file_io=job.file_io)
+            refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
+            reuse = ReuseVectors(PieceCodec(job.row_schema), self.batch_size, file_io=job.file_io)
             same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
-            joined = rows | JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill, same_model)
+            joined = rows | JoinWithEarlierVectors(job.earlier, refer, reuse, spill, same_model)
             new = joined.new
             reports.append(joined.known | "WriteReused" >> beam.ParDo(write))
-        if job.bits and job.fields.id is not None:
+        if job.bits and job.unique_ids:
             reports.append(rows | FindDuplicateIds(job.bits, spill))
         reports.append(new | EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (

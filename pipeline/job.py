@@ -10,17 +10,16 @@ from apache_beam.io.filesystems import FileSystems
 
 from .canary import Canary
 from .dedup.buckets import bucket_bits
-from .dedup.reuse import leftover_row_groups
 from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
-from .options import EmbedOptions
+from .options import EmbedOptions, is_local_run
 from .readers.fields import Fields
 from .readers.infer_schema import kept_fields
 from .readers.shards import Shard, find_shards
-from .schemas import embedded_schema
+from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current, read_manifest
-from .snapshots.manifest import Manifest, RowGroup
+from .snapshots.manifest import Manifest
 from .snapshots.run_directory import is_alive, is_complete, run_path, runs
 
 ROW_BYTES = 100
@@ -42,7 +41,7 @@ class Job:
     previous: Manifest | None
     reusable: Manifest | None
     leftovers: list[str]
-    earlier: list[tuple[str, list[RowGroup]]] = field(repr=False)
+    earlier: list[str] = field(repr=False)
     notes: list[str]
     max_text_bytes: int
     file_io: FileIO
@@ -66,6 +65,11 @@ class Job:
     def canary(self) -> Canary | None:
         """The canary vectors that the encoder must reproduce before anything is reused."""
         return self.reusable["canary"] if self.reusable else None
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """Schema of hashed row batches."""
+        return pa.schema([*ROW, *self.kept, TEXT_HASH])
 
     @property
     def schema(self) -> pa.Schema:
@@ -112,13 +116,13 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     previous, reusable, notes = _earlier_snapshots(output, model)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
     leftovers: list[str] = []
-    earlier: list[tuple[str, list[RowGroup]]] = []
+    earlier: list[str] = []
     if not options.no_dedupe:
-        leftovers, leftover_files = _leftovers(output, model.fingerprint, file_io)
+        leftovers, leftover_files = _leftovers(output, model.fingerprint)
         if reusable:
             directory = run_path(output, reusable["snapshot"])
             parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
-            earlier = [(FileSystems.join(directory, file["name"]), file["row_groups"]) for file in parts]
+            earlier = [FileSystems.join(directory, file["name"]) for file in parts]
         earlier += leftover_files
         if leftover_files:
             notes.append(f"{len(leftover_files)} finished files of {len(leftovers)} unfinished runs are reused")
@@ -129,7 +133,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         kept=kept,
         model=model,
         options={name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN},
-        bits=0 if options.no_dedupe else bucket_bits(rows),
+        bits=0 if options.no_dedupe else bucket_bits(rows, local=is_local_run(options)),
         previous=previous,
         reusable=reusable,
         leftovers=leftovers,
@@ -168,8 +172,8 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
     return previous, None, notes
 
 
-def _leftovers(output: str, fingerprint: str, file_io: FileIO) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
-    """Return the runs that ended before they published, and their finished part files of this fingerprint."""
+def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str]]:
+    """Return the runs that ended before they published, and the finished part files of those of this fingerprint."""
     ended, earlier = [], []
     for run, files in runs(output).items():
         if is_complete(files) or is_alive(output, run, files):
@@ -177,8 +181,6 @@ def _leftovers(output: str, fingerprint: str, file_io: FileIO) -> tuple[list[str
         ended.append(run)
         for path, _ in files:
             name = FileSystems.split(path)[1]
-            if name.startswith("part-") and name.endswith(".parquet"):
-                row_groups = leftover_row_groups(path, fingerprint, file_io)
-                if row_groups is not None:
-                    earlier.append((path, row_groups))
+            if run.endswith(fingerprint[:8]) and name.startswith("part-") and name.endswith(".parquet"):
+                earlier.append(path)
     return ended, earlier

@@ -159,7 +159,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
                 reason: stats.rejected_by_reason[reason] for reason in REASONS if reason in stats.rejected_by_reason
             },
         }
-        if job.bits and job.fields.id is not None:
+        if job.bits and job.unique_ids:
             counts["duplicate_ids"] = totals.duplicate_ids
         seconds = {
             "total": round(time.time() - self.started, 3),

@@ -22,6 +22,12 @@ def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(TEXT_HASH))
 
 
+def hash_words(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
+    """Return each hash as four numbers of 32 bits, [n, 4], that sort as the hashes do."""
+    words = np.frombuffer(text_hash.buffers()[1], ">u4").reshape(-1, 4)
+    return words[text_hash.offset : text_hash.offset + len(text_hash)]
+
+
 MAX_RANGES = 64
 
 

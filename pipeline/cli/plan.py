@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from ..dedup.buckets import Buckets, read_pieces
-from ..dedup.reuse import JoinWithEarlierVectors, ReuseVectors
+from ..dedup.buckets import Buckets, read_rows
+from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
+from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
 from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
+from ..schemas import ROW, TEXT_HASH
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note, printable
 from ..text_hash import add_text_hash
@@ -51,8 +53,9 @@ def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, 
             | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
         rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-        reuse = ReuseVectors(options.batch_size, (), job.file_io)
-        met = rows | "Known" >> JoinWithEarlierVectors(job.earlier, reuse, job.bits, spill)
+        refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
+        reuse = ReuseVectors(PieceCodec(job.row_schema), options.batch_size, (), job.file_io)
+        met = rows | JoinWithEarlierVectors(job.earlier, refer, reuse, spill)
         _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
         _ = met.new | "Count new" >> beam.Map(_count_new, handler)
         _ = read.rejected | "Count rejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
@@ -62,7 +65,7 @@ def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, 
         _ = (
             (now, before)
             | "Now and before" >> beam.Flatten()
-            | "Same ids" >> Buckets("id", job.bits, spill)
+            | "Same ids" >> Buckets(_IDS, "id", job.bits, spill)
             | "Compare" >> beam.Map(_compare)
         )
         result = pipeline.run()
@@ -119,6 +122,9 @@ def _files(job: Job) -> list[str]:
     return [FileSystems.join(directory, name) for name in names]
 
 
+_IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.bool_())]))
+
+
 def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:
     columns = [batch.column("id"), batch.column("text_hash"), pa.array([before] * batch.num_rows, pa.bool_())]
     return pa.RecordBatch.from_arrays(columns, names=["id", "text_hash", "before"])
@@ -130,9 +136,9 @@ def _ids_of_file(path: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
             yield _ids(batch, True)
 
 
-def _compare(element: tuple[int, Iterable[pa.RecordBatch]]) -> None:
+def _compare(element: tuple[int, Iterable[bytes]]) -> None:
     """Count the rows of one bucket of ids as new, changed or the same, and the ids that are gone."""
-    table = pa.Table.from_batches(list(read_pieces(element[1]))).combine_chunks()
+    table = pa.Table.from_batches(list(read_rows(element[1], _IDS))).combine_chunks()
     before = table.filter(table["before"])
     now = table.filter(pc.invert(table["before"]))
     hash_before, hash_now = (side["text_hash"].cast(pa.binary()) for side in (before, now))

@@ -1,7 +1,12 @@
-"""Record batches to buckets, by the first bits of a text hash or of an id's checksum: how rows that belong together meet."""
+"""Buckets: rows that belong together meet by the first bits of a text hash, or of an id's checksum.
+
+What is shuffled is (bucket, piece). A piece is bytes: rows of the bucket, a reference to rows in a spill file, or a
+reference to a row group of an earlier part file.
+"""
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -10,93 +15,112 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..text_hash import hash_prefix
-from .spill import SPILLED, Spill, combine_batches, read_spilled
+from ..text_hash import hash_words
+from .spill import PieceCodec, Spill, combine_batches, read_spilled
 
-BUCKETED = tuple[int, pa.RecordBatch]
+BUCKETED = tuple[int, bytes]
+BUCKET_ROWS = 131_072
+MAX_BUCKET_BITS = 24
+# A remote run has at least 64 buckets, so that each worker gets several of a small corpus too.
+MIN_REMOTE_BITS = 6
+# What a worker holds before it splits rows into buckets: the more, the larger the pieces. On one machine pieces go to a
+# file, where small ones cost little, and memory is what counts.
+SPLIT_BYTES, LOCAL_SPLIT_BYTES = 256 << 20, 32 << 20
+PIECE_BYTES = 4 << 20  # of rows in a piece, before compression
 
-BUCKET_ROWS = 16384  # as many as the encoder sorts at once: texts that begin alike share work only within a batch
-
-MAX_BUCKET_BITS = 16
-
-
-# Rows that a worker holds before it splits them into buckets: large enough that a shuffled piece is not all header.
-SPLIT_ROWS = 131_072
-
-SPLIT_BYTES = 256 << 20  # of what is held: long texts are split sooner
+_ROWS, _SPILLED, _ROW_GROUP = b"r", b"s", b"g"
+_NUMBER = struct.Struct("<I")
 
 
-def bucket_bits(rows: int) -> int:
-    """How many leading hash bits name a bucket, so that `rows` rows make buckets of about BUCKET_ROWS."""
-    return min(MAX_BUCKET_BITS, max(1, (rows // BUCKET_ROWS).bit_length()))
+def bucket_bits(rows: int, *, local: bool) -> int:
+    """Return how many leading hash bits name a bucket, so that `rows` rows make buckets of about BUCKET_ROWS."""
+    bits = max(1, (rows // BUCKET_ROWS).bit_length())
+    return min(MAX_BUCKET_BITS, bits if local else max(bits, MIN_REMOTE_BITS))
+
+
+def bucket_of(column: pa.Array, bits: int) -> NDArray[np.int64]:
+    """Return the bucket of each value, int64 [n]: the first `bits` bits of a text hash, or of the checksum of an id."""
+    if pa.types.is_string(column.type):
+        prefix = np.fromiter((zlib.crc32(value.encode()) for value in column.to_pylist()), np.int64, len(column))
+    else:
+        prefix = hash_words(column)[:, 0].astype(np.int64)
+    return prefix >> (32 - bits)
 
 
 @beam.typehints.with_input_types(pa.RecordBatch)
 @beam.typehints.with_output_types(BUCKETED)
-class Split(beam.DoFn):  # type: ignore[misc]
-    """Record batches -> (bucket of `column`, its rows), gathered over a bundle so that the pieces are not crumbs.
+class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
+    """Record batches to (bucket of `column`, piece), gathered over a bundle so that pieces are as large as they may be.
 
-    With a `spill` directory the rows stay in a file there, and (bucket, references to them) come out.
+    With a `spill` directory the rows go into a file there, and the pieces are references to them.
     """
 
-    def __init__(self, column: str, bits: int, spill: str | None) -> None:
-        self.column, self.bits, self.spill = column, bits, spill
+    def __init__(self, codec: PieceCodec, column: str, bits: int, spill: str | None) -> None:
+        self.codec, self.column, self.bits, self.spill = codec, column, bits, spill
 
     def start_bundle(self) -> None:
-        """Begin with nothing, whatever a failed bundle held."""
-        self._held: list[pa.RecordBatch] = []
+        """Start with nothing, whatever a failed bundle left."""
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
         self._file = Spill(self.spill) if self.spill else None
-        self._places: dict[int, list[tuple[int, int]]] = {}
+        self._references: list[BUCKETED] = []
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Hold `batch`; split all that is held once it is enough."""
-        self._held.append(batch)
-        enough = sum(held.num_rows for held in self._held) >= SPLIT_ROWS
-        if enough or sum(held.nbytes for held in self._held) >= SPLIT_BYTES:
+    def process(self, batch: pa.RecordBatch) -> Iterator[BUCKETED]:
+        """Keep `batch`, and split everything kept if it is enough."""
+        self._batches.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= (LOCAL_SPLIT_BYTES if self.spill else SPLIT_BYTES):
             yield from self._split()
 
     def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:
-        """Give out the rest."""
+        """Emit the rest."""
         window = beam.window.GlobalWindow()
-        for piece in [*self._split(), *self._references()]:
+        pieces = [*self._split()]
+        if self._file is not None:
+            self._file.close()  # only now can its pieces be read
+        for piece in [*pieces, *self._references]:
             yield beam.utils.windowed_value.WindowedValue(piece, window.max_timestamp(), [window])
 
-    def _split(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if not self._held:
+    def _split(self) -> Iterator[BUCKETED]:
+        if not self._batches:
             return
-        batch = combine_batches(self._held)
-        self._held = []
+        batch = combine_batches(self._batches)
+        self._batches, self._bytes = [], 0
         buckets = bucket_of(batch.column(self.column), self.bits)
         order = np.argsort(buckets, kind="stable")
-        ends = np.flatnonzero(np.diff(buckets[order])) + 1
-        for places in np.split(order, ends):
-            if not len(places):
-                continue
-            bucket, piece = int(buckets[places[0]]), batch.take(pa.array(places))
-            if self._file is None:
-                yield bucket, piece
-            else:
-                self._places.setdefault(bucket, []).append(self._file.add(piece))
+        batch, buckets = batch.take(pa.array(order)), buckets[order]
+        starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
+        for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+            for rows in _cut(batch.slice(start, end - start)):
+                piece = self.codec.encode(rows)
+                if self._file is None:
+                    yield int(buckets[start]), _ROWS + piece
+                else:
+                    self._references.append((int(buckets[start]), _SPILLED + self._file.add(piece)))
 
-    def _references(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if self._file is None:
-            return
-        self._file.close()
-        for bucket, places in self._places.items():
-            offsets, lengths = zip(*places, strict=True)
-            columns = {"path": [self._file.path] * len(places), "offset": offsets, "length": lengths}
-            yield bucket, pa.RecordBatch.from_pydict(columns, schema=SPILLED)
+
+def _cut(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield `rows` in parts of at most PIECE_BYTES, or of one row."""
+    if rows.num_rows <= 1 or rows.nbytes <= PIECE_BYTES:
+        yield rows
+        return
+    half = rows.num_rows // 2
+    yield from _cut(rows.slice(0, half))
+    yield from _cut(rows.slice(half))
 
 
 class Buckets(beam.PTransform):  # type: ignore[misc]
-    """Record batches -> (bucket of `column`, its pieces), 2**bits buckets in all, by one shuffle.
+    """Record batches to (bucket of `column`, its pieces), 2**bits buckets in all, by one shuffle.
 
-    `read_pieces` has the batches of a bucket. `spill` is as for Split; `also` are (bucket, batch) that meet them there.
+    `read_rows` returns the batches of a bucket. `spill` is as for SplitIntoBuckets; `also` are (bucket, piece) that are
+    grouped with them.
     """
 
-    def __init__(self, column: str, bits: int, spill: str | None, also: beam.PCollection | None = None) -> None:
+    def __init__(
+        self, codec: PieceCodec, column: str, bits: int, spill: str | None, also: beam.PCollection | None = None
+    ) -> None:
         super().__init__()
-        self.split, self.also = Split(column, bits, spill), also
+        self.split, self.also = SplitIntoBuckets(codec, column, bits, spill), also
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Split and shuffle."""
@@ -106,19 +130,24 @@ class Buckets(beam.PTransform):  # type: ignore[misc]
         return pieces | "GroupByBucket" >> beam.GroupByKey()
 
 
-def read_pieces(bucket: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches of a bucket as they were split, wherever they lie."""
-    for batch in bucket:
-        if batch.schema.equals(SPILLED):
-            yield from read_spilled(batch)
-        else:
-            yield batch
+def read_rows(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a bucket, each read when it is its turn; references to row groups are passed over."""
+    for piece in pieces:
+        kind = piece[:1]
+        if kind != _ROW_GROUP:
+            yield codec.decode(piece[1:] if kind == _ROWS else read_spilled(piece[1:]))
 
 
-def bucket_of(column: pa.Array, bits: int) -> NDArray[np.int64]:
-    """Bucket number of each value [n]: the first `bits` bits of a text hash, or of the checksum of an id; int64 [n]."""
-    if pa.types.is_string(column.type):
-        prefix = np.fromiter((zlib.crc32(value.encode()) >> 16 for value in column.to_pylist()), np.int64, len(column))
-    else:
-        prefix = hash_prefix(column).astype(np.int64)
-    return prefix >> (16 - bits)
+def row_group_piece(path: str, row_group: int) -> bytes:
+    """Return the piece that refers to a row group of an earlier part file."""
+    return _ROW_GROUP + _NUMBER.pack(row_group) + path.encode()
+
+
+def row_groups_in(pieces: Iterable[bytes]) -> list[tuple[str, int]]:
+    """Return (path, row group) of the references to row groups among the pieces of a bucket, in order."""
+    found = {
+        (piece[1 + _NUMBER.size :].decode(), _NUMBER.unpack_from(piece, 1)[0])
+        for piece in pieces
+        if piece[:1] == _ROW_GROUP
+    }
+    return sorted(found)

@@ -9,9 +9,12 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .buckets import Buckets, read_pieces
+from ..schemas import ROW
+from .buckets import Buckets, read_rows
+from .spill import PieceCodec
 
 EXAMPLES = 5
+_CODEC = PieceCodec(pa.schema([ROW.field("id")]))
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
         return (
             rows
             | "SelectIds" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
-            | "MeetInBuckets" >> Buckets("id", self.bits, self.spill)
+            | "MeetInBuckets" >> Buckets(_CODEC, "id", self.bits, self.spill)
             | "CountDuplicates" >> beam.FlatMap(_duplicates)
         )
 
 
-def _duplicates(element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Duplicates]:
-    ids = pa.chunked_array([batch.column("id") for batch in read_pieces(element[1])])
+def _duplicates(element: tuple[int, Iterable[bytes]]) -> Iterator[Duplicates]:
+    ids = pa.chunked_array([batch.column("id") for batch in read_rows(element[1], _CODEC)])
     counted = pc.value_counts(ids)
     values, counts = counted.field("values"), counted.field("counts")
     repeated = values.filter(pc.greater(counts, 1))

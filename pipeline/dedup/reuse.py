@@ -1,8 +1,8 @@
-"""Which rows need the model: rows and earlier vectors meet by text hash, and what is known is taken from where it lies.
+"""Reuse of earlier vectors: rows and earlier row groups meet by text hash, and known rows take their vectors from there.
 
-Rows go through one shuffle, in Arrow, by the first bits of their text hash, together with references to the row groups
-of earlier part files that hold hashes of the same bucket. Vectors are never shuffled: whoever has a bucket opens the
-row groups it refers to. Our own part files are written bucket by bucket, so an unchanged bucket is one or two of them.
+Rows go through one shuffle by the first bits of their text hash. Vectors are never shuffled: the worker that has a
+bucket opens the row groups whose hashes can be in it. A row group of a part file belongs to one bucket, so Parquet's
+own minimum and maximum of `text_hash` are the index; workers read it from the footers of earlier files.
 """
 
 from __future__ import annotations
@@ -16,91 +16,112 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ..io.file_io import FileIO
 from ..metrics import count
-from ..schemas import EARLIER, MODEL_COLUMNS
-from ..snapshots.manifest import RowGroup
-from ..text_hash import hash_ranges
+from ..schemas import MODEL_COLUMNS
+from ..text_hash import hash_words
 from ..writers.parquet_file import ROW_GROUP
-from .buckets import BUCKETED, Buckets, read_pieces
-from .spill import combine_batches
+from .buckets import BUCKETED, Buckets, bucket_of, read_rows, row_group_piece, row_groups_in
+from .spill import PieceCodec, combine_batches
 
 _LOGGER = logging.getLogger(__name__)
 
+MAX_RANGE = 4  # buckets; of a row group that spans more, as --no_dedupe writes them, the hashes themselves are read
+SLICE_BYTES = 256 << 20  # of a bucket's rows in memory at a time
+BATCH_ROWS = 131_072  # in an emitted batch
+MAX_OPEN_FILES = 8
 
-def refer_to_row_groups(file: tuple[str, list[RowGroup]], bits: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """An earlier file's (path, row groups) -> (bucket, EARLIER batch) for each bucket that its hashes fall into."""
-    path, row_groups = file
-    wanted: dict[int, list[int]] = {}
-    for number, row_group in enumerate(row_groups):
-        buckets: set[int] = set()
-        for low, high in row_group["ranges"]:
-            buckets.update(range(low >> (16 - bits), (high >> (16 - bits)) + 1))
-        for bucket in buckets:
-            wanted.setdefault(bucket, []).append(number)
-    for bucket, numbers in wanted.items():
-        yield bucket, pa.RecordBatch.from_pydict({"path": [path] * len(numbers), "row_group": numbers}, schema=EARLIER)
+
+class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
+    """Path of an earlier part file to (bucket, reference) for each bucket that a row group of it may have rows in.
+
+    A file of another fingerprint is not referred to. One that cannot be read costs model time, nothing else.
+    """
+
+    def __init__(self, fingerprint: str, bits: int, file_io: FileIO) -> None:
+        self.fingerprint, self.bits, self.file_io = fingerprint, bits, file_io
+
+    def process(self, path: str) -> Iterator[BUCKETED]:
+        """Read the footer of the file."""
+        try:
+            with self.file_io.open(path) as handle:
+                yield from self._refer(path, pq.ParquetFile(handle, page_checksum_verification=True))
+        except (OSError, pa.ArrowException, KeyError) as error:
+            _warn_unreadable(path, error)
+
+    def _refer(self, path: str, file: pq.ParquetFile) -> list[BUCKETED]:
+        if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace") != self.fingerprint:
+            return []
+        column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
+        references = []
+        for number in range(file.num_row_groups):
+            statistics = file.metadata.row_group(number).column(column).statistics
+            if statistics is not None and statistics.has_min_max:
+                ends = bucket_of(pa.array([statistics.min, statistics.max], pa.binary(16)), self.bits).tolist()
+                buckets: Iterable[int] = range(ends[0], ends[1] + 1)
+            if statistics is None or not statistics.has_min_max or len(range(*ends)) >= MAX_RANGE:
+                table = file.read_row_group(number, columns=["text_hash"], use_threads=False)
+                buckets = np.unique(bucket_of(table["text_hash"].combine_chunks(), self.bits)).tolist()
+            references += [(bucket, row_group_piece(path, number)) for bucket in buckets]
+        return references
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)
 class ReuseVectors(beam.DoFn):  # type: ignore[misc]
-    """(bucket, its rows and references) -> embedded batches of known texts; hashed row batches of new ones on "new".
+    """(bucket, pieces) to embedded batches of known texts, and on "new" to hashed row batches of new ones.
 
-    Rows of equal text leave in one batch, so that the encoder sees each text once. An earlier file that cannot be read
-    (gone, or its checksums do not hold) costs model time, nothing else. `columns` are those taken from earlier files.
+    Rows of equal text leave in one batch, or in batches that follow each other, so that the encoder gets each text
+    once. A bucket that is larger than SLICE_BYTES is processed in slices cut by hash. An earlier file that cannot be
+    read (removed, or its checksums are wrong) costs model time, nothing else. `columns` are those taken from it.
     """
 
-    def __init__(self, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS, file_io: FileIO = FileIO()) -> None:
-        self.batch_texts, self.columns, self.file_io = batch_texts, columns, file_io
+    def __init__(
+        self, codec: PieceCodec, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS, file_io: FileIO = FileIO()
+    ) -> None:
+        self.codec, self.batch_texts, self.columns, self.file_io = codec, batch_texts, columns, file_io
         self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
 
     def process(
-        self, element: tuple[int, Iterable[pa.RecordBatch]], reuse: bool = True
+        self, element: tuple[int, Iterable[bytes]], reuse: bool = True
     ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        """`reuse` is the canary's word: where it is False, every row is new."""
-        rows: list[pa.RecordBatch] = []
-        references: list[pa.RecordBatch] = []
-        for batch in read_pieces(element[1]):
-            (references if batch.schema.equals(EARLIER) else rows).append(batch)
-        if not rows:
-            return
-        batch = combine_batches(rows)
-        batch = batch.take(pc.sort_indices(batch.column("text_hash")))
-        for reference in references if reuse else []:
-            for path, number in zip(*(column.to_pylist() for column in reference.columns), strict=True):
+        """Process a bucket. `reuse` is the result of the canary: if it is False, every row is new."""
+        _, pieces = element
+        row_groups = row_groups_in(pieces) if reuse else []
+        for batch in _slices(pieces, self.codec):
+            batch = batch.take(pc.sort_indices(batch.column("text_hash")))
+            for path, number in row_groups:
                 if batch.num_rows:
-                    known, batch = self._take(batch, path, number)
+                    known, batch = self._take_known(batch, path, number)
                     yield from known
-        for piece in _by_texts(batch, self.batch_texts):
-            yield beam.pvalue.TaggedOutput("new", piece)
+            for part in _by_texts(batch, self.batch_texts):
+                yield beam.pvalue.TaggedOutput("new", part)
 
-    def _take(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
-        """(embedded batches of the rows whose hashes lie in that row group, the other rows)."""
+    def _take_known(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
+        """Return embedded batches of the rows whose hashes are in that row group, and the other rows."""
         try:
             file = self._file(path)
             place = pc.index_in(batch.column("text_hash"), value_set=self._read(file, number, ["text_hash"])[0])
-            found = pc.is_valid(place)
+            is_known = pc.is_valid(place)
             if place.null_count == len(place):
                 return [], batch
             columns = self._read(file, number, list(self.columns))
         except (OSError, pa.ArrowException, KeyError) as error:
-            _LOGGER.warning("%s cannot be read (%s): its texts are embedded again", path, error)
-            count("earlier_unreadable", 1)
+            _warn_unreadable(path, error)
             return [], batch
-        rows, place = batch.filter(found), place.drop_null()
+        rows, place = batch.filter(is_known), place.drop_null()
         known = []
         for start in range(0, rows.num_rows, ROW_GROUP):
             part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
-            taken = [column.take(places) for column in columns]
             names = [*part.schema.names, *self.columns]
-            made = pa.RecordBatch.from_arrays([*part.columns, *taken], names=names)
-            known.append(made.replace_schema_metadata({"reused": "1"}))
-        return known, batch.filter(pc.invert(found))
+            embedded = [*part.columns, *(column.take(places) for column in columns)]
+            known.append(pa.RecordBatch.from_arrays(embedded, names=names).replace_schema_metadata({"reused": "1"}))
+        return known, batch.filter(pc.invert(is_known))
 
     def _file(self, path: str) -> pq.ParquetFile:
         if path not in self._open:
-            while len(self._open) >= 8:
+            while len(self._open) >= MAX_OPEN_FILES:
                 self._close(next(iter(self._open)))
             handle = self.file_io.open(path)
             self._open[path] = handle, pq.ParquetFile(handle, page_checksum_verification=True)
@@ -109,6 +130,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
     @staticmethod
     def _read(file: pq.ParquetFile, number: int, columns: list[str]) -> list[pa.Array]:
         table = file.read_row_group(number, columns=columns, use_threads=False)
+        count("earlier_row_groups", 1)
         return [table[name].combine_chunks() for name in columns]
 
     def _close(self, path: str) -> None:
@@ -122,61 +144,86 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             self._close(path)
 
 
+def _warn_unreadable(path: str, error: Exception) -> None:
+    _LOGGER.warning("%s cannot be read (%s): its texts are embedded again", path, error)
+    count("earlier_unreadable", 1)
+
+
+def _slices(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a bucket in slices of about SLICE_BYTES, cut by hash.
+
+    The rows are read once if they fit into one slice; if not, once more for each slice. Only a text that fills a slice
+    alone is in more than one.
+    """
+    held, size = list[pa.RecordBatch](), 0
+    for batch in read_rows(pieces, codec):
+        size += batch.nbytes
+        held.append(batch)
+        if size > SLICE_BYTES:
+            held.clear()
+    if held and size <= SLICE_BYTES:
+        yield combine_batches(held)
+    if size <= SLICE_BYTES:
+        return
+    parts = 1 << (2 * size // SLICE_BYTES).bit_length()
+    for part in range(parts):
+        held, size = [], 0
+        for batch in read_rows(pieces, codec):
+            rows = batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part))
+            if rows.num_rows:
+                held.append(rows)
+                size += rows.nbytes
+            if size > SLICE_BYTES:
+                yield combine_batches(held)
+                held, size = [], 0
+        if held:
+            yield combine_batches(held)
+
+
+def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
+    """Return the last 32 bits of each hash, uint32 [n]: the first ones are the same in a bucket."""
+    return hash_words(text_hash)[:, 3]
+
+
 def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
-    """Cut a batch sorted by hash so that each piece holds at most `texts` different texts and no text is cut."""
+    """Cut a batch sorted by hash into parts of at most `texts` different texts and BATCH_ROWS rows.
+
+    A part may go on with the last text of the part before it.
+    """
     if not batch.num_rows:
         return
     hashes = batch.column("text_hash").dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.diff(hashes, prepend=-1))[::texts].tolist()
     for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-        yield batch.slice(start, end - start)
+        for first in range(start, end, BATCH_ROWS):
+            yield batch.slice(first, min(BATCH_ROWS, end - first))
 
 
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
-    """Hashed row batches -> what `reuse` makes of them: `.known`, embedded from earlier vectors, and `.new`.
+    """Hashed row batches to `.known`, embedded from earlier vectors, and `.new`.
 
-    `earlier` are files as (path, row groups). Rows meet them in 2**bits buckets of text hashes; `spill` is as for
-    Buckets, and `same` the canary's word as a side input, where the rows are to be embedded.
+    `earlier` are the paths of earlier part files. Rows meet their row groups in 2**bits buckets of text hashes; `spill`
+    is as for Buckets. `same_model`, a side input, is the result of the canary, if the rows are going to be embedded.
     """
 
     def __init__(
         self,
-        earlier: Sequence[tuple[str, list[RowGroup]]],
+        earlier: Sequence[str],
+        refer: ReferToRowGroups,
         reuse: ReuseVectors,
-        bits: int,
         spill: str | None,
-        same: beam.pvalue.AsSideInput | None = None,
+        same_model: beam.pvalue.AsSideInput | None = None,
     ) -> None:
         super().__init__()
-        self.earlier, self.reuse, self.bits, self.spill, self.same = earlier, reuse, bits, spill, same
+        self.earlier, self.refer, self.reuse, self.spill, self.same_model = earlier, refer, reuse, spill, same_model
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        """One shuffle, of rows and of references."""
+        """Shuffle rows and references once."""
         references = (
             rows.pipeline
             | "ListEarlierFiles" >> beam.Create(self.earlier)
-            | "ReferToRowGroups" >> beam.FlatMap(refer_to_row_groups, self.bits).with_output_types(BUCKETED)
+            | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
         )
-        reuse = beam.ParDo(self.reuse, *([self.same] if self.same else []))
-        met = rows | "MeetInBuckets" >> Buckets("text_hash", self.bits, self.spill, references)
+        reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
+        met = rows | "MeetInBuckets" >> Buckets(self.reuse.codec, "text_hash", self.refer.bits, self.spill, references)
         return met | "ReuseVectors" >> reuse.with_outputs("new", main="known")
-
-
-def leftover_row_groups(path: str, fingerprint: str, file_io: FileIO = FileIO()) -> list[RowGroup] | None:
-    """Return the row groups of a part file of a run that never finished.
-
-    Returns None if the file is incomplete or its vectors have another fingerprint.
-    """
-    row_groups: list[RowGroup] = []
-    try:
-        with file_io.open(path) as handle:
-            file = pq.ParquetFile(handle, page_checksum_verification=True)
-            if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode() != fingerprint:
-                return None
-            for number in range(file.num_row_groups):
-                hashes = file.read_row_group(number, columns=["text_hash"])["text_hash"].combine_chunks()
-                row_groups.append({"rows": len(hashes), "ranges": hash_ranges(hashes)})
-    except (OSError, pa.ArrowException, KeyError) as error:
-        _LOGGER.warning("%s, left by an unfinished run, cannot be read (%s): it is not reused", path, error)
-        return None
-    return row_groups

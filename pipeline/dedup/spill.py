@@ -1,12 +1,13 @@
-"""Record batches as bytes: through Beam's shuffle, or on one machine through a file beside the output.
+"""Record batches as bytes, for Beam's shuffle and for files on one machine.
 
-Beam's runner for one machine keeps three to four copies of all that is shuffled in memory. There, batches go to a file
-and only references to them are shuffled, so that memory does not grow with the corpus.
+Beam's runner for one machine keeps three to four copies of all shuffled elements in memory. There, pieces go to a spill
+file and only references to them are shuffled, so that memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import uuid
 
 import apache_beam as beam
@@ -14,69 +15,97 @@ import pyarrow as pa
 
 from ..errors import convert_write_errors
 
-# Where a batch lies in a spill file.
-SPILLED = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("length", pa.int64(), nullable=False),
-    ]
-)
-
-
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+_END_OF_STREAM = 8  # bytes that end an Arrow IPC stream
 
 
 class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
-    """Record batches as compressed Arrow IPC streams."""
+    """Encodes record batches as compressed Arrow IPC streams."""
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
-        """One stream with the schema and the batch."""
-        return to_bytes(batch)
+        """Return one stream of the schema and the batch."""
+        return _stream(batch)
 
     def decode(self, data: bytes) -> pa.RecordBatch:
-        """The batch that `encode` was given."""
-        return from_bytes(data)
+        """Return the batch that `encode` was given."""
+        with pa.ipc.open_stream(data) as reader:
+            return reader.read_next_batch()
 
     def estimate_size(self, batch: pa.RecordBatch) -> int:
-        """Bytes of the columns: Beam's default encodes a batch to see how long it is."""
+        """Return the bytes of the columns; Beam's default encodes a batch to see how long it is."""
         return int(batch.nbytes)
 
     def is_deterministic(self) -> bool:
-        """Record batches are no keys."""
+        """Return False: record batches are not keys."""
         return False
 
 
 beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
 
 
-def to_bytes(batch: pa.RecordBatch) -> bytes:
-    """A batch with its schema, compressed."""
+def _stream(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
 
 
-def from_bytes(data: bytes) -> pa.RecordBatch:
-    """The batch that `to_bytes` was given."""
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()
+class PieceCodec:
+    """Encodes batches of one schema without repeating it; both sides of a shuffle know it.
+
+    A dictionary-encoded column is encoded by its values, and is dictionary-encoded again when it is decoded.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._ipc = schema.serialize().to_pybytes()  # a pickled pa.Schema forgets which list elements are not null
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_ipc": self._ipc}
+
+    def _schemas(self) -> tuple[pa.Schema, pa.Schema, int]:
+        """Return the schema of batches, the plain one that is encoded, and the bytes of the latter in a stream."""
+        if not hasattr(self, "_cached"):
+            schema = pa.ipc.read_schema(pa.py_buffer(self._ipc))
+            plain = pa.schema([field.with_type(_plain_type(field.type)) for field in schema])
+            self._cached = schema, plain, len(plain.serialize())
+        return self._cached
+
+    def encode(self, batch: pa.RecordBatch) -> bytes:
+        """Return the compressed columns of `batch`."""
+        _, plain, header = self._schemas()
+        columns = [
+            column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+        ]
+        return _stream(pa.RecordBatch.from_arrays(columns, schema=plain))[header:-_END_OF_STREAM]
+
+    def decode(self, data: bytes) -> pa.RecordBatch:
+        """Return the batch that `encode` was given."""
+        schema, plain, _ = self._schemas()
+        batch = pa.ipc.read_record_batch(pa.py_buffer(data), plain)
+        columns = [
+            column.dictionary_encode() if pa.types.is_dictionary(field.type) else column
+            for field, column in zip(schema, batch.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def combine_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Several batches of one schema, at least one, as one; RuntimeError where a column would pass Arrow's 2 GiB."""
+    """Return several batches of one schema, at least one, as one; RuntimeError if a column would exceed Arrow's 2 GiB."""
     whole = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     if len(whole) > 1:
         raise RuntimeError(
-            f"{sum(batch.num_rows for batch in batches):,} rows that belong together hold more than 2 GiB of text: lower "
+            f"{sum(batch.num_rows for batch in batches):,} rows of one bucket contain more than 2 GiB of text: lower "
             f"--max_text_bytes, keep fewer fields, or embed with --no_dedupe"
         )
     return whole[0] if whole else batches[0]
 
 
 class Spill:
-    """A file of batches in `directory`, to be read by reference once it is closed."""
+    """A file of encoded pieces in `directory`, to be read by reference after it is closed."""
 
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, f"spill-{uuid.uuid4().hex}.tmp")
@@ -84,25 +113,25 @@ class Spill:
             os.makedirs(directory, exist_ok=True)
             self._handle = open(self.path, "wb")  # noqa: SIM115
 
-    def add(self, batch: pa.RecordBatch) -> tuple[int, int]:
-        """Write a batch; gives its (offset, length)."""
-        data = to_bytes(batch)
+    def add(self, piece: bytes) -> bytes:
+        """Write a piece, and return a reference to it."""
         offset = self._handle.tell()
         with convert_write_errors(self.path):
-            self._handle.write(data)
-        return offset, len(data)
+            self._handle.write(piece)
+        return _REFERENCE.pack(offset, len(piece)) + os.fsencode(self.path)
 
     def close(self) -> None:
-        """What was added can be read from now on."""
+        """Close the file; what was added can be read now."""
         with convert_write_errors(self.path):
             self._handle.close()
 
 
-def read_spilled(reference: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """The batches that a batch of references stands for."""
-    batches = []
-    for path, offset, length in zip(*(column.to_pylist() for column in reference.columns), strict=True):
-        with open(path, "rb") as handle:
-            handle.seek(offset)
-            batches.append(from_bytes(handle.read(length)))
-    return batches
+_REFERENCE = struct.Struct("<QQ")  # offset and length; the path follows
+
+
+def read_spilled(reference: bytes) -> bytes:
+    """Return the piece that a reference refers to."""
+    offset, length = _REFERENCE.unpack_from(reference)
+    with open(os.fsdecode(reference[_REFERENCE.size :]), "rb") as handle:
+        handle.seek(offset)
+        return handle.read(length)

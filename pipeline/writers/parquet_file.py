@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..io.filesystem import is_local, upload
 from ..snapshots.manifest import FileInfo, RowGroup
-from ..text_hash import hash_ranges
+from ..text_hash import hash_ranges, hash_words
 
 ROW_GROUP = 4096
 
@@ -52,6 +52,8 @@ class OutputFile:
     name: str
     schema: pa.Schema
     options: dict[str, object]
+    bits: int = 0  # of the bucket of a text hash; 0 if rows come in any order
+    bucket: int = 0
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     row_groups: list[RowGroup] = field(default_factory=list)
@@ -65,11 +67,20 @@ class OutputFile:
         self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows; they are written a row group at a time."""
+        """Take rows; they are written a row group at a time, and a row group has rows of one bucket."""
+        bucket = self._bucket(batch)
+        if self.waiting and bucket != self.bucket:
+            self._flush()
+        self.bucket = bucket
         self.waiting.append(batch)
         self.rows += batch.num_rows
         if sum(waiting.num_rows for waiting in self.waiting) >= ROW_GROUP:
             self._flush()
+
+    def _bucket(self, batch: pa.RecordBatch) -> int:
+        if not self.bits or not batch.num_rows:
+            return 0
+        return int(hash_words(batch.column("text_hash").slice(0, 1))[0, 0]) >> (32 - self.bits)
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self.waiting, self.schema)

@@ -24,19 +24,20 @@ from .statistics import FileStats, WrittenFile
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Write embedded batches into part files and rejected rows into rejected files; yield a WrittenFile for each.
 
-    A file is closed at `max_rows` rows and at the end of a bundle. Names are new on every attempt, so a bundle that
-    runs twice leaves a file that no manifest names, never a row twice.
+    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket. A file is closed at
+    `max_rows` rows and at the end of a bundle. Names are new on every attempt, so a bundle that runs twice leaves a file
+    that no manifest names, never a row twice.
     """
 
-    def __init__(self, directory: str, schema: pa.Schema, max_rows: int) -> None:
-        self.directory, self.max_rows = directory, max_rows
+    def __init__(self, directory: str, schema: pa.Schema, max_rows: int, bits: int = 0) -> None:
+        self.directory, self.max_rows, self.bits = directory, max_rows, bits
         self._schema = schema.serialize().to_pybytes()  # pickled as a schema it forgets that no element is null
         self.part_options: dict[str, object] = {
             "compression": "zstd",
             "compression_level": 1,
             "use_dictionary": False,
             "write_page_checksum": True,
-            "write_statistics": [name for name in schema.names if name != "embedding"],
+            "write_statistics": ["text_hash"],
         }
         if schema.field("embedding").type.value_type == pa.float32():
             self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
@@ -93,9 +94,11 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         while batch.num_rows:
             if kind not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
-                schema, options = (self.schema, self.part_options) if kind == "part" else (REJECTED, {})
+                is_part = kind == "part"
+                schema, options = (self.schema, self.part_options) if is_part else (REJECTED, {})
+                bits = self.bits if is_part else 0
                 with convert_write_errors(self.directory):
-                    self._files[kind] = OutputFile(self.directory, name, schema, options)
+                    self._files[kind] = OutputFile(self.directory, name, schema, options, bits)
             file = self._files[kind]
             free = self.max_rows - file.rows
             began = time.perf_counter()

@@ -1,28 +1,123 @@
-"""Rows on their way to their buckets: none gets lost, however long its text."""
+"""Rows on their way to their buckets: none is lost, pieces are bounded, and the work grows with the rows alone."""
 
 from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audioclip_text.pipeline.dedup import buckets
-from audioclip_text.pipeline.dedup.spill import combine_batches
+from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_bits, bucket_of, read_rows
+from audioclip_text.pipeline.dedup.spill import PieceCodec, combine_batches
+from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
+from audioclip_text.pipeline.text_hash import add_text_hash
+
+SCHEMA = pa.schema([*ROW, pa.field("tags", pa.list_(pa.string())), TEXT_HASH])
+CODEC = PieceCodec(SCHEMA)
 
 
-def test_long_texts_are_split_before_they_pass_what_arrow_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By bytes and not by rows alone; what belongs together and is too large is an error, never a row less."""
+def hashed(texts: list[str], shard: str = "a.txt") -> pa.RecordBatch:
+    """A hashed row batch of `texts`, with a kept field."""
+    columns = {
+        "shard": pa.array([shard] * len(texts)).dictionary_encode(),
+        "row": range(len(texts)),
+        "id": [f"{shard}#{n}" for n in range(len(texts))],
+        "text": texts,
+        "tags": [[text[:1]] if text else None for text in texts],
+    }
+    return add_text_hash(pa.RecordBatch.from_pydict(columns, schema=pa.schema(list(SCHEMA)[:-1])), "{}")
+
+
+def split(batches: list[pa.RecordBatch], bits: int, spill: str | None = None) -> list[tuple[int, bytes]]:
+    """All pieces of one bundle."""
+    do = SplitIntoBuckets(CODEC, "text_hash", bits, spill)
+    do.start_bundle()
+    pieces = [piece for batch in batches for piece in do.process(batch)]
+    return [*pieces, *(windowed.value for windowed in do.finish_bundle())]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.text(max_size=20), min_size=1, max_size=20), min_size=1, max_size=6), st.integers(1, 8))
+def test_every_row_is_in_one_piece_of_its_bucket(texts: list[list[str]], bits: int) -> None:
+    """What goes in comes out, row by row, whatever the cuts."""
+    batches = [
+        hashed([text.encode(errors="replace").decode() for text in some], f"{n}") for n, some in enumerate(texts)
+    ]
+    found: list[dict[str, object]] = []
+    for bucket, piece in split(batches, bits):
+        for rows in read_rows([piece], CODEC):
+            assert rows.schema.equals(SCHEMA)
+            assert (bucket_of(rows.column("text_hash"), bits) == bucket).all()
+            found += rows.to_pylist()
+    given_rows = [row for batch in batches for row in batch.to_pylist()]
+    assert sorted(map(str, found)) == sorted(map(str, given_rows))
+
+
+def test_spilled_rows_are_read_by_reference(tmp_path: Path) -> None:
+    """On one machine only references are shuffled, and they are short."""
+    batch = hashed([f"text {n} {'x' * 500}" for n in range(200)])
+    pieces = split([batch], 2, str(tmp_path))
+    assert all(len(piece) < 300 for _, piece in pieces)
+    assert sum(rows.num_rows for rows in read_rows((piece for _, piece in pieces), CODEC)) == 200
+
+
+def test_pieces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts make pieces of fewer rows; a row that is longer than a piece is a piece."""
+    monkeypatch.setattr(buckets, "PIECE_BYTES", 10_000)
+    pieces = split([hashed(["x" * 900 + str(n) for n in range(100)] + ["y" * 50_000])], 1)
+    sizes = [rows.nbytes for _, piece in pieces for rows in read_rows([piece], CODEC)]
+    assert len([size for size in sizes if size > 10_000]) == 1
+
+
+def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are kept by bytes; a bucket that is too large for Arrow is an error, never a lost row."""
     monkeypatch.setattr(buckets, "SPLIT_BYTES", 1000)
-    split = buckets.Split("text_hash", 1, None)
-    split.start_bundle()
-    rows = pa.RecordBatch.from_pydict(
-        {"text_hash": pa.array([bytes([64 * n]) * 16 for n in range(4)], pa.binary(16)), "text": ["x" * 200] * 4}
-    )
-    pieces = [piece for _ in range(5) for _, piece in split.process(rows)]
-    assert sum(piece.num_rows for piece in pieces) == 16
+    do = SplitIntoBuckets(CODEC, "text_hash", 1, None)
+    do.start_bundle()
+    batch = hashed(["x" * 200] * 4)
+    pieces = [piece for _ in range(5) for piece in do.process(batch)]
+    assert sum(rows.num_rows for _, piece in pieces for rows in read_rows([piece], CODEC)) >= 16
     huge = pa.StringArray.from_buffers(
         1, pa.py_buffer(np.array([0, 3 << 29], np.int32)), pa.py_buffer(np.zeros(3 << 29, np.uint8))
     )
-    batch = pa.RecordBatch.from_arrays([huge], names=["text"])
+    whole = pa.RecordBatch.from_arrays([huge], names=["text"])
     with pytest.raises(RuntimeError, match="more than 2 GiB of text"):
-        combine_batches([batch, batch])
+        combine_batches([whole, whole])
+
+
+def test_many_small_batches_cost_what_their_rows_cost() -> None:
+    """Four times the batches take at most six times the time: nothing is counted again with each of them."""
+
+    def seconds(batches: int) -> float:
+        one = hashed(["a text"])
+        began = time.process_time()
+        split([one] * batches, 4)
+        return time.process_time() - began
+
+    seconds(100)
+    assert seconds(16_000) < 6 * max(seconds(4_000), 0.02)
+
+
+def test_how_many_buckets() -> None:
+    """About 131,072 rows each, and at least 64 on a remote runner, so that each worker gets some."""
+    assert bucket_bits(5_000, local=True) == 1
+    assert bucket_bits(5_000, local=False) == 6
+    assert 10**9 / 2 ** bucket_bits(10**9, local=False) == pytest.approx(131_072, rel=0.5)
+
+
+def test_shuffled_bytes_of_a_row_at_a_billion_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pieces of a billion rows (about 300 rows each), splitting adds under 20 bytes to each row."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(0, 5000, 8))) for _ in range(20_000)]
+    batch = hashed(texts)
+    whole = len(CODEC.encode(batch))
+    pieces = split([batch], 6)  # 312 rows each
+    shuffled = sum(len(piece) + 4 for _, piece in pieces)
+    assert (shuffled - whole) / len(texts) < 20
+    assert max(Counter(bucket for bucket, _ in pieces).values()) == 1

@@ -1,0 +1,145 @@
+"""Earlier vectors are found by the statistics of row groups, whatever the order in which buckets were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.pipeline.dedup import reuse
+from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
+from audioclip_text.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
+from audioclip_text.pipeline.dedup.spill import PieceCodec
+from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
+from audioclip_text.pipeline.text_hash import add_text_hash
+from audioclip_text.pipeline.writers.write_files import WriteFiles
+from tests.support.snapshots import batch_of
+
+BITS, DIM = 5, 4
+SCHEMA = pa.schema([*ROW, TEXT_HASH])
+CODEC = PieceCodec(SCHEMA)
+
+
+def rows_of(texts: list[str]) -> pa.RecordBatch:
+    columns = {
+        "shard": pa.array(["a"] * len(texts)).dictionary_encode(),
+        "row": range(len(texts)),
+        "id": [f"id {n}" for n in range(len(texts))],
+        "text": texts,
+    }
+    return add_text_hash(pa.RecordBatch.from_pydict(columns, schema=ROW), "{}")
+
+
+def vector(text: str) -> list[float]:
+    return [float(byte) for byte in hashlib.sha256(text.encode()).digest()[:DIM]]
+
+
+def write(folder: Path, texts: list[str], order: list[int], fingerprint: str = "f") -> list[str]:
+    """Part files with the rows of `texts`, bucket by bucket in `order`, as a run writes them; their paths."""
+    folder.mkdir()
+    embedded = batch_of([f"id {n}" for n in range(len(texts))], texts, np.array([vector(t) for t in texts], np.float32))
+    writer = WriteFiles(str(folder), embedded.schema.with_metadata({"fingerprint": fingerprint}), 5_000, BITS)
+    writer.setup()
+    writer.start_bundle()
+    buckets = bucket_of(embedded.column("text_hash"), BITS)
+    for bucket in order:
+        rows = embedded.filter(pa.array(buckets == bucket))
+        list(writer.process(rows.sort_by("text_hash")))
+    list(writer.finish_bundle())
+    return sorted(map(str, folder.glob("part-*.parquet")))
+
+
+def references(paths: list[str], fingerprint: str = "f") -> list[tuple[int, str, int]]:
+    refer = ReferToRowGroups(fingerprint, BITS, FileIO())
+    found = [(bucket, piece) for path in paths for bucket, piece in refer.process(path)]
+    return [(bucket, *place) for bucket, piece in found for place in row_groups_in([piece])]
+
+
+TEXTS = [f"text number {n}" for n in range(20_000)]
+
+
+def test_a_row_group_belongs_to_one_bucket_in_any_order(tmp_path: Path) -> None:
+    """Buckets arrive in no order that a runner promises; the row groups that are read stay within 10 %."""
+    ascending = references(write(tmp_path / "ascending", TEXTS, list(range(2**BITS))))
+    permuted = references(write(tmp_path / "permuted", TEXTS, np.random.default_rng(1).permutation(2**BITS).tolist()))
+    assert len(ascending) == len(set(ascending)) >= 2**BITS
+    assert len(permuted) <= 1.1 * len(ascending)
+    per_group = Counter((path, number) for _, path, number in permuted)
+    assert set(per_group.values()) == {1}
+
+
+def test_files_of_another_fingerprint_or_damaged_are_not_referred_to(tmp_path: Path) -> None:
+    """Their texts are embedded again."""
+    paths = write(tmp_path / "a", TEXTS[:500], list(range(2**BITS)), fingerprint="other")
+    assert references(paths) == []
+    broken = tmp_path / "part-broken.parquet"
+    broken.write_bytes(Path(paths[0]).read_bytes()[:100])
+    assert references([str(broken)]) == []
+
+
+def test_row_groups_in_no_order_are_referred_to_by_the_hashes_they_have(tmp_path: Path) -> None:
+    """--no_dedupe writes rows as they come: such a row group is referred to by the buckets that it has rows in."""
+    embedded = batch_of(["a", "b"], TEXTS[:2], np.ones((2, DIM), np.float32))
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(pa.table(embedded).replace_schema_metadata({"fingerprint": "f"}), path)
+    assert {bucket for bucket, _, _ in references([str(path)])} == set(
+        bucket_of(embedded.column("text_hash"), BITS).tolist()
+    )
+
+
+def process(texts: list[str], paths: list[str] = [], batch_texts: int = 1000) -> tuple[list[pa.RecordBatch], ...]:  # noqa: B006
+    """The known and the new batches of `texts`, all buckets together."""
+    split = SplitIntoBuckets(CODEC, "text_hash", 1, None)
+    split.start_bundle()
+    pieces = [*split.process(rows_of(texts)), *(windowed.value for windowed in split.finish_bundle())]
+    refer = ReferToRowGroups("f", 1, FileIO())
+    pieces += [piece for path in paths for piece in refer.process(path)]
+    do, known, new = ReuseVectors(CODEC, batch_texts), [], []
+    for bucket in (0, 1):
+        for output in do.process((bucket, [piece for number, piece in pieces if number == bucket])):
+            if isinstance(output, pa.RecordBatch):
+                known.append(output)
+            else:
+                new.append(output.value)
+    do.teardown()
+    return known, new
+
+
+def test_known_texts_get_their_vectors_and_new_ones_are_new(tmp_path: Path) -> None:
+    """Every row leaves once; a known one with the vector that its text had."""
+    paths = write(tmp_path / "a", TEXTS[:3000], list(range(2**BITS)))
+    known, new = process(TEXTS[1000:5000], paths)
+    rows = [row for batch in known for row in batch.to_pylist()]
+    assert {row["text"] for row in rows} == set(TEXTS[1000:3000])
+    assert all(row["embedding"] == vector(row["text"]) for row in rows)
+    assert sorted(text for batch in new for text in batch.column("text").to_pylist()) == sorted(TEXTS[3000:5000])
+
+
+@pytest.mark.parametrize("slice_bytes", [20_000, 1 << 30])
+def test_a_bucket_larger_than_memory_allows_is_processed_in_slices(
+    monkeypatch: pytest.MonkeyPatch, slice_bytes: int
+) -> None:
+    """No row is lost; rows of a text leave in one batch or in consecutive ones, also for a text of half of all rows."""
+    monkeypatch.setattr(reuse, "SLICE_BYTES", slice_bytes)
+    texts = [text for n in range(2000) for text in (f"text {n % 400}", "the same")]
+    known, new = process(texts, batch_texts=50)
+    assert not known
+    assert Counter(text for batch in new for text in batch.column("text").to_pylist()) == Counter(texts)
+    assert all(len(set(batch.column("text").to_pylist())) <= 50 for batch in new)
+    batches_of: dict[str, list[int]] = {}
+    for place, batch in enumerate(new):
+        for text in set(batch.column("text").to_pylist()):
+            batches_of.setdefault(text, []).append(place)
+    assert all(len(places) == 1 for text, places in batches_of.items() if text != "the same")
+
+
+def test_a_reference_names_a_path_of_any_characters() -> None:
+    """Paths are not cut, split or re-encoded."""
+    pieces = [row_group_piece("gs://b/ö 猫/part-1.parquet", 7), row_group_piece("a", 0), row_group_piece("a", 0)]
+    assert row_groups_in(pieces) == [("a", 0), ("gs://b/ö 猫/part-1.parquet", 7)]
