@@ -11,7 +11,7 @@ from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note, printable
-from .runner import show_progress, run
+from .runner import run, show_progress
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:
