@@ -16,7 +16,7 @@ from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions
 from .readers.fields import Fields
-from .readers.infer_schema import kept_fields
+from .readers.infer_schema import infer_kept_schema
 from .readers.shards import Shard, find_shards
 from .schemas import embedded_schema
 from .snapshots.commit import current, read_manifest
@@ -95,7 +95,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
-    kept = kept_fields(shards, fields, file_io)
+    kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(
         EncoderSettings(
             options.checkpoint,
