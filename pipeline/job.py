@@ -19,9 +19,9 @@ from .readers.fields import Fields
 from .readers.infer_schema import infer_kept_schema
 from .readers.shards import Shard, find_shards
 from .schemas import embedded_schema
-from .snapshots.commit import current, read_manifest
+from .snapshots.commit import current_name, read_manifest
 from .snapshots.manifest import Manifest, RowGroup
-from .snapshots.run_directory import is_alive, is_complete, run_path, runs
+from .snapshots.run_directory import is_alive, is_complete, list_runs, run_path
 
 ROW_BYTES = 100
 
@@ -151,14 +151,14 @@ _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, Manifest | None, list[str]]:
     """Return the current snapshot, the newest complete one of the same fingerprint, and notes on the two."""
-    name = current(output)
+    name = current_name(output)
     previous = read_manifest(output, name) if name else None
     notes = []
     if previous and previous["fingerprint"] != model.fingerprint:
         old = previous["fingerprint_parts"]
         changed = [part for part, value in model.fingerprint_parts.items() if old.get(part) != value]
         notes.append(f"the fingerprint changed since {name} ({', '.join(changed)}): its vectors are not reused")
-    for run, files in reversed(runs(output).items()):
+    for run, files in reversed(list_runs(output).items()):
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
             manifest = read_manifest(output, run)
             if manifest and manifest["fingerprint"] == model.fingerprint:
@@ -171,7 +171,7 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
 def _leftovers(output: str, fingerprint: str, file_io: FileIO) -> tuple[list[str], list[tuple[str, list[RowGroup]]]]:
     """Return the runs that ended before they published, and their finished part files of this fingerprint."""
     ended, earlier = [], []
-    for run, files in runs(output).items():
+    for run, files in list_runs(output).items():
         if is_complete(files) or is_alive(output, run, files):
             continue
         ended.append(run)
