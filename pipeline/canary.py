@@ -1,4 +1,4 @@
-"""The canary: 16 fixed texts whose vectors show whether an encoder still computes the same."""
+"""The canary: 16 fixed texts whose vectors show whether an encoder still computes the same vectors."""
 
 from __future__ import annotations
 
@@ -46,12 +46,16 @@ def canary_batch() -> pa.RecordBatch:
 
 
 def canary_from_batch(batch: pa.RecordBatch) -> Canary:
-    """The canary vectors out of an embedded batch of CANARY_TEXTS; SnapshotError where the model failed on one."""
+    """Return the canary of an embedded batch of CANARY_TEXTS.
+
+    Raises:
+        SnapshotError: The model failed on one of the texts.
+    """
     failed = [detail for detail in batch.column("detail").to_pylist() if detail]
     if failed:
         raise SnapshotError(
-            f"the model failed on {len(failed)} of {len(CANARY_TEXTS)} plain texts: nothing was published; it said "
-            f"{failed[0]}"
+            f"the model failed on {len(failed)} of the {len(CANARY_TEXTS)} canary texts: nothing was published; "
+            f"the first error is: {failed[0]}"
         )
     vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
     return {
@@ -61,7 +65,7 @@ def canary_from_batch(batch: pa.RecordBatch) -> Canary:
 
 
 def canaries_agree(now: Canary, before: Canary | None, dtype: str) -> bool:
-    """Whether the encoder still gives the vectors it gave: cosines of at least 0.9999, 0.9995 in reduced precision."""
+    """Return whether two canaries have equal vectors: cosines of at least 0.9999, or 0.9995 in reduced precision."""
     if before is None:
         return True
     if now["texts"] != before["texts"]:

@@ -15,12 +15,12 @@ from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions, is_local_run
 from .readers.fields import Fields
-from .readers.infer_schema import kept_fields
+from .readers.infer_schema import infer_kept_schema
 from .readers.shards import Shard, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
-from .snapshots.commit import current, read_manifest
+from .snapshots.commit import current_name, read_manifest
 from .snapshots.manifest import Manifest
-from .snapshots.run_directory import is_alive, is_complete, run_path, runs
+from .snapshots.run_directory import is_alive, is_complete, list_runs, run_path
 
 ROW_BYTES = 100
 
@@ -99,7 +99,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
-    kept = kept_fields(shards, fields, file_io)
+    kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(
         EncoderSettings(
             options.checkpoint,
@@ -155,14 +155,14 @@ _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, Manifest | None, list[str]]:
     """Return the current snapshot, the newest complete one of the same fingerprint, and notes on the two."""
-    name = current(output)
+    name = current_name(output)
     previous = read_manifest(output, name) if name else None
     notes = []
     if previous and previous["fingerprint"] != model.fingerprint:
         old = previous["fingerprint_parts"]
         changed = [part for part, value in model.fingerprint_parts.items() if old.get(part) != value]
         notes.append(f"the fingerprint changed since {name} ({', '.join(changed)}): its vectors are not reused")
-    for run, files in reversed(runs(output).items()):
+    for run, files in reversed(list_runs(output).items()):
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
             manifest = read_manifest(output, run)
             if manifest and manifest["fingerprint"] == model.fingerprint:
@@ -175,7 +175,7 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
 def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str]]:
     """Return the runs that ended before they published, and the finished part files of those of this fingerprint."""
     ended, earlier = [], []
-    for run, files in runs(output).items():
+    for run, files in list_runs(output).items():
         if is_complete(files) or is_alive(output, run, files):
             continue
         ended.append(run)

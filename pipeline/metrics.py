@@ -1,7 +1,7 @@
-"""Counters of a job: Beam metrics under one namespace, and this process's own tally for the progress line.
+"""Counters of a job: Beam metrics in one namespace, and a tally of this process for the progress line.
 
-What a snapshot's manifest says is added up from what was written, not from these: a bundle that runs twice counts
-twice here.
+The manifest of a snapshot does not use them: its counts are added up from what was written, while a bundle that runs
+twice counts twice here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from apache_beam.metrics import Metrics
 
 NAMESPACE = "audioclip_text"
 
-# What a file's counts hold of the model's work, in the manifest under `counts`; seconds are under `seconds`.
+# Counts of the model's work, in the manifest under `counts`; seconds are under `seconds`.
 MODEL_COUNTS = ("model_texts", "tokens", "nodes", "slots", "micro_batches", "oom_retries")
 
 SECONDS = ("read_seconds", "tokenize_seconds", "model_seconds", "write_seconds")
 
-# What this process has counted so far. A progress line reads it while a runner's own metrics are not to be had yet.
+OUTCOMES = ("read", "embedded", "reused", "rejected")
+
+MAX_SPANS = 60
+
+# What this process has counted so far. The progress line reads it, because a runner's metrics come only at the end.
 TALLY: Counter[str] = Counter()
 
 
 def count_model_texts(texts: int) -> None:
-    """Tell the progress line of texts that the model has embedded, long before their batch is whole and counted."""
+    """Add to the texts that the model has embedded, for the progress line: a whole batch is counted minutes later."""
     TALLY["texts_modelled"] += texts
 
 
@@ -37,34 +41,30 @@ def count(name: str, amount: int) -> None:
         TALLY[name] += amount
 
 
-OUTCOMES = ("read", "embedded", "reused", "rejected")
-MAX_SPANS = 60
-
-
 class Pace(TypedDict):
-    """Rows finished in each span of a run: for each of OUTCOMES one number per span; a span is `seconds` long."""
+    """Rows finished in each time span of a run: one number per span for each of OUTCOMES; a span lasts `seconds`."""
 
     seconds: int
     rows: dict[str, list[int]]
 
 
 def rows_by_second(rows: int, took: float = 0.0) -> Counter[int]:
-    """Return how many of `rows` rows, which are finished now, fall on each second, spread evenly over `took` seconds.
+    """Return the number of rows finished in each second, if `rows` were finished evenly in the last `took` seconds.
 
     Keys are seconds since the epoch.
     """
     now = time.time()
 
-    def done(moment: float) -> int:
+    def finished(moment: float) -> int:
         return rows if moment >= now else int(rows * max(0.0, moment - now + took) / took) if took else 0
 
-    return Counter({second: done(second + 1) - done(second) for second in range(int(now - took), int(now) + 1)})
+    return Counter({second: finished(second + 1) - finished(second) for second in range(int(now - took), int(now) + 1)})
 
 
 def pace_by_span(seconds_of: Mapping[str, Mapping[int, int]], started: float, total: float) -> Pace:
     """Return the sums of `rows_by_second`, by outcome, as at most MAX_SPANS spans of a run of `total` seconds.
 
-    A worker whose clock is wrong moves rows to another span; it does not lose them.
+    A worker whose clock is wrong moves rows to another span, but no row is lost.
     """
     seconds = max(1, math.ceil(total / MAX_SPANS))
     spans = max(1, math.ceil(total / seconds))

@@ -21,7 +21,7 @@ from .options import rejected_limit
 from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
 from .schemas import REASONS
-from .snapshots.commit import lost_files, publish, remove_strays
+from .snapshots.commit import missing_files, publish, remove_strays
 from .snapshots.manifest import FORMAT, Counts, FileInfo, Manifest
 from .snapshots.run_directory import remove_run, remove_spills, run_path
 from .writers.statistics import FileStats, WrittenFile
@@ -121,7 +121,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
         manifest = self._manifest(totals, totals.canary, notes)
-        lost = lost_files(job.output, manifest)
+        lost = missing_files(job.output, manifest)
         if lost:
             raise SnapshotError(
                 f"{len(lost)} of {len(totals.files)} finished files are gone from {run_path(job.output, self.snapshot)} or "

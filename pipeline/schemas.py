@@ -1,7 +1,7 @@
-"""The Arrow schemas of everything that flows, and nothing else.
+"""The Arrow schemas of all data in the pipeline, and nothing else.
 
-A row batch goes from the reader to the encoder, an embedded batch from the encoder into part files, and a rejected
-batch says of each row that could not be embedded where it stood and why.
+Row batches go from the readers to the encoder, embedded batches from the encoder to the part files. Rejected batches
+hold the rows that could not be embedded, each with its shard, its row number and the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Reason = Literal[
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-# What a reader makes of a shard; the kept fields stand behind these columns. `row` counts from 0, bad rows included.
+# What a reader makes of a shard; the kept fields follow these columns. `row` counts from 0 and includes rejected rows.
 ROW = pa.schema(
     [
         pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
@@ -36,7 +36,7 @@ ROW = pa.schema(
     ]
 )
 
-# Stands behind a row's other columns once it is hashed: blake2b-128 of the text as it enters the tokenizer.
+# The last column of a hashed row batch: blake2b-128 of the text as it enters the tokenizer.
 TEXT_HASH = pa.field("text_hash", pa.binary(16), nullable=False)
 
 REJECTED = pa.schema(
@@ -50,7 +50,7 @@ REJECTED = pa.schema(
     ]
 )
 
-# Where earlier vectors lie: a row group of a finished part file, and the range of hash prefixes in it.
+# Where earlier vectors are stored: a row group of a finished part file.
 EARLIER = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -58,18 +58,18 @@ EARLIER = pa.schema(
     ]
 )
 
-# The columns that the model makes, and that a reused row takes from an earlier snapshot.
+# The columns that the model computes; a reused row has those of an earlier snapshot.
 MODEL_COLUMNS = ("n_tokens", "truncated", "embedding")
 
 
 def vector_type(dim: int, stored: str = "float32") -> pa.DataType:
-    """Arrow type of one `dim`-vector; `stored` is "float32" or "float16"."""
+    """Return the Arrow type of one vector of `dim` numbers; `stored` is "float32" or "float16"."""
     element = pa.float16() if stored == "float16" else pa.float32()
     return pa.list_(pa.field("element", element, nullable=False), dim)
 
 
 def embedded_schema(dim: int, kept: pa.Schema, *, stored: str = "float32", text: bool = True) -> pa.Schema:
-    """Schema of a part file: vectors of `dim` numbers, and the kept fields behind them."""
+    """Return the schema of a part file: vectors of `dim` numbers, followed by the fields of `kept`."""
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from .schemas import TEXT_HASH
 
+MAX_RANGES = 64
+
 
 def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
-    """Row batch -> the same with `text_hash` behind: blake2b-128 of each text with the prompt around it."""
+    """Return the row batch with a last column `text_hash`: blake2b-128 of each text inserted into the prompt."""
     texts = batch.column("text").to_pylist()
     if prompt != "{}":
         texts = [prompt.format(text) for text in texts]
@@ -28,17 +30,14 @@ def hash_words(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     return words[text_hash.offset : text_hash.offset + len(text_hash)]
 
 
-MAX_RANGES = 64
-
-
 def hash_prefix(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
-    """The first 16 bits of each hash [n], as numbers that sort as the hashes do."""
+    """Return the first 16 bits of each hash: uint16 [n], which sort like the hashes."""
     words = np.frombuffer(text_hash.buffers()[1], ">u2")
     return words[text_hash.offset * 8 :][: len(text_hash) * 8 : 8]
 
 
 def hash_ranges(text_hash: pa.FixedSizeBinaryArray) -> list[tuple[int, int]]:
-    """Ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all where the runs are many."""
+    """Return the ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all if there are many."""
     if len(text_hash) == 0:
         return []
     prefix = hash_prefix(text_hash)

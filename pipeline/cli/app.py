@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ..terminal import printable
-from .commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_USAGE
+from .commands import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from .parser import build_parser
 
 _FORMAT = "audioclip-text: %(levelname)s: %(message)s"

@@ -91,7 +91,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(verdict.as_json(), indent=1))
     else:
-        for line in verdict.as_report():
+        for line in verdict.as_lines():
             print(printable(line))
     return EXIT_DONE if verdict.sound else EXIT_FAILED
 

@@ -11,7 +11,7 @@ from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note, printable
-from .runner import show_progress, run
+from .runner import run, show_progress
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:
@@ -75,8 +75,6 @@ def run_summary(output: str, manifest: Manifest) -> str:
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
         + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]
-    if counts.get("duplicate_ids"):
-        lines.append(f"ids       {counts['duplicate_ids']:,} stand more than once (--unique_ids makes that an error)")
     lines += [f"note      {note}" for note in manifest["notes"]]
     if manifest["weights"] == "untrained":
         lines.append("weights   untrained: the vectors carry no meaning")

@@ -7,7 +7,19 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from ..flags import add_flags, at_least
-from .commands import run_current, run_embed, run_extract, run_fetch, run_gc, run_log, run_plan, run_report, run_rollback, run_search, run_validate
+from .commands import (
+    run_current,
+    run_embed,
+    run_extract,
+    run_fetch,
+    run_gc,
+    run_log,
+    run_plan,
+    run_report,
+    run_rollback,
+    run_search,
+    run_validate,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

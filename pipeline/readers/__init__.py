@@ -6,17 +6,17 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .fields import Fields
-    from .infer_schema import kept_fields
+    from .infer_schema import infer_kept_schema
     from .read_shards import ReadShards
     from .shards import InputError, Shard, find_shards
 
-__all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "kept_fields"]
+__all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "infer_kept_schema"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "fields": ["Fields"],
-        "infer_schema": ["kept_fields"],
+        "infer_schema": ["infer_kept_schema"],
         "read_shards": ["ReadShards"],
         "shards": ["InputError", "Shard", "find_shards"],
     },

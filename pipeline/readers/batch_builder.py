@@ -1,4 +1,4 @@
-"""Rows and rejected rows of a shard, gathered one by one until there are enough for a batch."""
+"""Rows and rejected rows of a shard, builder one by one until there are enough for a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batches = Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]
 _NONE = pa.RecordBatch.from_pylist([], REJECTED)
 
 
-class Gathered:
+class BatchBuilder:
     """Rows and rejected rows of a shard until there are enough for a batch."""
 
     def __init__(self, shard: Shard, fields: Fields, kept: pa.Schema, limit: int) -> None:
@@ -36,7 +36,7 @@ class Gathered:
         self.bytes = 0
 
     def add(self, row: int, record: Record | BadRow, kept: Sequence[object] | None = None) -> Batches:
-        """Take a record apart into its rows, and give out what was gathered whenever it is enough."""
+        """Take a record apart into its rows, and give out what was builder whenever it is enough."""
         try:
             if isinstance(record, BadRow):
                 raise record
@@ -47,7 +47,7 @@ class Gathered:
         except BadRow as bad:
             self.reject(row, bad)
         if self._full():
-            yield self.take()
+            yield self.flush()
 
     def _record(self, row: int, record: dict[str, object], kept: Sequence[object] | None) -> Batches:
         fields = self.fields
@@ -67,7 +67,7 @@ class Gathered:
                     bad.id = own + suffix
                     self.reject(row, bad)
                 if self._full():  # a record may hold millions of texts
-                    yield self.take()
+                    yield self.flush()
         except BadRow as bad:
             bad.id = own
             raise
@@ -89,14 +89,14 @@ class Gathered:
     def _full(self) -> bool:
         return len(self.texts) + len(self.rejected) >= BLOCK_ROWS or self.bytes >= BATCH_BYTES
 
-    def then(self, clean: pa.RecordBatch) -> Batches:
-        """What was gathered, if anything was, and behind it a batch that had no need to be."""
+    def pass_through(self, clean: pa.RecordBatch) -> Batches:
+        """What was builder, if anything was, and behind it a batch that had no need to be."""
         if self.texts or self.rejected:
-            yield self.take()
+            yield self.flush()
         yield clean, _NONE
 
-    def take(self) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        """All that was gathered, as (row batch, rejected batch)."""
+    def flush(self) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """All that was builder, as (row batch, rejected batch)."""
         size = len(self.texts)
         columns = [
             shard_column(self.shard, size),
@@ -136,13 +136,13 @@ _TAKES: dict[pa.DataType, set[type]] = {
 }
 
 
-def rows_of_block(block: list[Record | BadRow], first: int, gathered: Gathered) -> pa.RecordBatch | None:
+def rows_of_block(block: list[Record | BadRow], first: int, builder: BatchBuilder) -> pa.RecordBatch | None:
     """The row batch of a block in which every row is plainly good; None where a closer look is needed."""
-    fields, own = gathered.fields, None
+    fields, own = builder.fields, None
     try:
-        if gathered.shard.format == "txt":
-            kept = [pa.nulls(len(block), field.type) for field in gathered.kept]
-            return _checked(pa.array(block, pa.string()), None, kept, first, gathered)
+        if builder.shard.format == "txt":
+            kept = [pa.nulls(len(block), field.type) for field in builder.kept]
+            return _checked(pa.array(block, pa.string()), None, kept, first, builder)
         texts = [record[fields.text] for record in block]  # type: ignore[index]  # what it may be instead, fails
         if set(map(type, texts)) != {str}:
             return None
@@ -153,49 +153,49 @@ def rows_of_block(block: list[Record | BadRow], first: int, gathered: Gathered) 
                 return None
             own = pa.array(ids if types == {str} else list(map(str, ids)), pa.string())
         kept = []
-        for field in gathered.kept:
+        for field in builder.kept:
             values = [record[field.name] for record in block]  # type: ignore[index]
             if not set(map(type, values)) <= _TAKES.get(field.type, set()):
                 return None
             kept.append(pa.array(values, field.type))
-        return _checked(pa.array(texts, pa.string()), own, kept, first, gathered)
+        return _checked(pa.array(texts, pa.string()), own, kept, first, builder)
     except (KeyError, TypeError, UnicodeEncodeError, OverflowError, pa.ArrowException):
         return None
 
 
-def rows_of_parquet(batch: pa.RecordBatch, first: int, gathered: Gathered) -> pa.RecordBatch | None:
+def rows_of_parquet(batch: pa.RecordBatch, first: int, builder: BatchBuilder) -> pa.RecordBatch | None:
     """As rows_of_block, for a batch of a Parquet shard."""
-    fields = gathered.fields
+    fields = builder.fields
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    if not {fields.text, *gathered.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():
+    if not {fields.text, *builder.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():
         return None
     try:
         text = _strings(columns[fields.text])
         own = _strings(columns[fields.id], numbers=True) if fields.id else None
-        kept = [columns[field.name].cast(field.type) for field in gathered.kept]
+        kept = [columns[field.name].cast(field.type) for field in builder.kept]
         for column in (text, own, *kept):
             if column is not None:
                 column.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
-    return _checked(text, own, kept, first, gathered)
+    return _checked(text, own, kept, first, builder)
 
 
 def _checked(
-    text: pa.StringArray, own: pa.StringArray | None, kept: list[pa.Array], first: int, gathered: Gathered
+    text: pa.StringArray, own: pa.StringArray | None, kept: list[pa.Array], first: int, builder: BatchBuilder
 ) -> pa.RecordBatch | None:
     """The row batch of these columns, where none of their rows is to be rejected."""
     blank = pc.equal(pc.utf8_trim_whitespace(text), "")
-    long = pc.greater(pc.binary_length(text), gathered.limit)
+    long = pc.greater(pc.binary_length(text), builder.limit)
     if text.null_count or pc.any(pc.or_(blank, long)).as_py():
         return None
-    if own is not None and (own.null_count or (pc.max(pc.binary_length(own)).as_py() or 0) > gathered.limit):
+    if own is not None and (own.null_count or (pc.max(pc.binary_length(own)).as_py() or 0) > builder.limit):
         return None
     rows = pa.array(range(first, first + len(text)), pa.int64())
     if own is None:
-        own = pc.binary_join_element_wise(f"{gathered.shard.name}#", rows.cast(pa.string()), "")
-    columns = [shard_column(gathered.shard, len(text)), rows, own, text, *kept]
-    return pa.RecordBatch.from_arrays(columns, schema=gathered.schema)
+        own = pc.binary_join_element_wise(f"{builder.shard.name}#", rows.cast(pa.string()), "")
+    columns = [shard_column(builder.shard, len(text)), rows, own, text, *kept]
+    return pa.RecordBatch.from_arrays(columns, schema=builder.schema)
 
 
 def _strings(column: pa.Array, *, numbers: bool = False) -> pa.StringArray:

@@ -23,10 +23,10 @@ class BadRow(Exception):
         self.reason, self.detail, self.id, self.text = reason, detail, id, text
 
 
-class Written(float):
+class NumberAsWritten(float):
     """A number of a text format that knows how it was written: a float forgets digits."""
 
-    def __new__(cls, text: str) -> Written:
+    def __new__(cls, text: str) -> NumberAsWritten:
         """From the digits."""
         number = super().__new__(cls, text)
         number.text = text
@@ -119,7 +119,7 @@ def as_id(value: object, field: str, limit: int) -> str:
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
         raise BadRow("wrong type", f"id field {field!r} is {kind(value)}, neither text nor a number")
-    return value.text if isinstance(value, Written) else str(value)
+    return value.text if isinstance(value, NumberAsWritten) else str(value)
 
 
 def as_kept(value: object, field: pa.Field) -> object:

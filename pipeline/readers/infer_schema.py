@@ -22,7 +22,7 @@ PEEKED_SHARDS, PEEKED_RECORDS = 16, 1000
 OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
 
 
-def kept_fields(shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO()) -> pa.Schema:
+def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO()) -> pa.Schema:
     """Column of each kept field, its type fixed by a look into up to 16 shards.
 
     Raises InputError where a field stands in none of the records looked at, naming those that do, and where a shard

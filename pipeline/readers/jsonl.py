@@ -9,7 +9,7 @@ import orjson
 
 from .base import RECORD_BYTES, Record, Records, not_utf8, shown, too_long
 from .compression import line_blocks
-from .fields import BadRow, Fields, Written, lookup
+from .fields import BadRow, Fields, NumberAsWritten, lookup
 
 
 def read_jsonl(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
@@ -47,7 +47,7 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         return BadRow("malformed record", "the line is JSON, but no object", text=shown(line))
     if fields.id is not None and isinstance(lookup(record, fields.id), float):
         try:
-            written = json.loads(line, parse_float=Written, parse_int=Written)
+            written = json.loads(line, parse_float=NumberAsWritten, parse_int=NumberAsWritten)
         except RecursionError:  # json gives up a little before orjson does
             return BadRow("malformed record", "the line is nested too deep", text=shown(line))
         return {**record, fields.id: lookup(written, fields.id)}

@@ -15,12 +15,12 @@ import pyarrow as pa
 from ..io.file_io import FileIO
 from ..io.filesystem import StoreError
 from ..metrics import count, rows_by_second
-from .batch_builder import Batches, Gathered, rows_of_block, rows_of_parquet
+from .batch_builder import BatchBuilder, Batches, rows_of_block, rows_of_parquet
 from .compression import DamagedShard
 from .fields import BadRow, Fields, is_text
 from .parquet import column_at, parquet_batches, parquet_records, plain_values
 from .registry import READERS
-from .shards import Shard, changed, state_of
+from .shards import Shard, shard_changed, shard_state
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -37,45 +37,45 @@ def read_shard(
     Damage in the shard's content ends it with one rejected row; what cannot be read at all (gone, forbidden, or nothing
     came for as long as `file_io` waits) raises OSError with the shard's path.
     """
-    gathered = Gathered(shard, fields, kept, max_text_bytes)
+    builder = BatchBuilder(shard, fields, kept, max_text_bytes)
     try:
         with file_io.open(shard.path) as handle:
-            yield from _read(handle, gathered)
+            yield from _read(handle, builder)
     except StoreError:
         raise
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}") from error
-    yield gathered.take()
+    yield builder.flush()
 
 
-def _read(handle: IO[bytes], gathered: Gathered) -> Batches:
-    shard, fields, row = gathered.shard, gathered.fields, 0
+def _read(handle: IO[bytes], builder: BatchBuilder) -> Batches:
+    shard, fields, row = builder.shard, builder.fields, 0
     try:
         if shard.format == "parquet":
             for row, batch in parquet_batches(handle, fields):
                 if isinstance(batch, BadRow):
-                    yield from gathered.add(row, batch)
+                    yield from builder.add(row, batch)
                     row += 1
                     continue
-                clean = rows_of_parquet(batch, row, gathered)
+                clean = rows_of_parquet(batch, row, builder)
                 if clean is None:
-                    values = [_kept_values(batch, field) for field in gathered.kept]
+                    values = [_kept_values(batch, field) for field in builder.kept]
                     for at, record in enumerate(parquet_records(batch)):
-                        yield from gathered.add(row + at, record, [column[at] for column in values])
+                        yield from builder.add(row + at, record, [column[at] for column in values])
                 else:
-                    yield from gathered.then(clean)
+                    yield from builder.pass_through(clean)
                 row += batch.num_rows
         else:
-            for row, block in READERS[shard.format](handle, shard.compression, fields, gathered.limit):
-                clean = rows_of_block(block, row, gathered)
+            for row, block in READERS[shard.format](handle, shard.compression, fields, builder.limit):
+                clean = rows_of_block(block, row, builder)
                 if clean is None:
                     for at, found in enumerate(block, row):
-                        yield from gathered.add(at, found)
+                        yield from builder.add(at, found)
                 else:
-                    yield from gathered.then(clean)
+                    yield from builder.pass_through(clean)
                 row += len(block)
     except DamagedShard as damage:
-        gathered.reject(row, BadRow("damaged shard", str(damage)))
+        builder.reject(row, BadRow("damaged shard", str(damage)))
 
 
 def _kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
@@ -110,7 +110,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read the shard as a stream."""
         kept, read = pa.ipc.read_schema(pa.py_buffer(self.kept)), ShardRead(shard.name)
-        before = state_of(shard)
+        before = shard_state(shard)
         began = time.perf_counter()
         for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.file_io):
             found = rows.num_rows + rejected.num_rows
@@ -125,8 +125,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
         count("read_msecs", round(1000 * read.seconds))
-        if state_of(shard) != before:
-            raise changed(shard)
+        if shard_state(shard) != before:
+            raise shard_changed(shard)
         yield beam.pvalue.TaggedOutput("read", read)
 
 

@@ -46,7 +46,7 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None) -> lis
     return shards
 
 
-def state_of(shard: Shard) -> tuple[int, float]:
+def shard_state(shard: Shard) -> tuple[int, float]:
     """(bytes, time of last change) of a shard now; InputError where it is gone or not as large as the job found it.
 
     Shards are one version of the corpus: what is still being written, or replaced under the reader, is none.
@@ -59,11 +59,11 @@ def state_of(shard: Shard) -> tuple[int, float]:
             f"it back or leave it out, and run again"
         ) from error
     if now.size_in_bytes != shard.bytes:
-        raise changed(shard, f"from {shard.bytes:,} bytes to {now.size_in_bytes:,}")
+        raise shard_changed(shard, f"from {shard.bytes:,} bytes to {now.size_in_bytes:,}")
     return now.size_in_bytes, now.last_updated_in_seconds or 0.0
 
 
-def changed(shard: Shard, how: str = "while it was read") -> InputError:
+def shard_changed(shard: Shard, how: str = "while it was read") -> InputError:
     """The error for a shard that did not stay as it was."""
     return InputError(
         f"{shard.path} changed {how} during the run: nothing was published; run again once it is complete, and what is "

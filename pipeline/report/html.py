@@ -19,7 +19,7 @@ from ..metrics import SECONDS
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
-from ..snapshots.snapshot import open_snapshot, rows_of
+from ..snapshots.snapshot import iter_rows, open_snapshot
 from ..terminal import printable
 from ..writers.statistics import MAX_TOKENS, FileStats, norm_of
 from .sample import sample
@@ -118,7 +118,7 @@ def report(output: str, *, remake: bool = False) -> str:
     path: str = FileSystems.join(snapshot.path, NAME)
     if remake or not FileSystems.exists(path):
         stats = FileStats()
-        for batch in rows_of(snapshot, ("n_tokens", "embedding")):
+        for batch in iter_rows(snapshot, ("n_tokens", "embedding")):
             stats.add_vectors(batch)
         write_report(output, snapshot.manifest, stats)
     return path

@@ -11,16 +11,16 @@ import numpy as np
 from ..errors import SnapshotError
 from ..snapshots.manifest import check_manifest
 from ..snapshots.model import find_model
-from ..snapshots.snapshot import REMEDY, Snapshot, open_snapshot, rows_of
+from ..snapshots.snapshot import REMEDY, Snapshot, iter_rows, open_snapshot
 from ..terminal import count_cells, printable
 from .queries import Query, QueryError, is_file, read_queries
-from .top_k import Hit, Nearest
+from .top_k import Hit, TopK
 
 ID_CELLS, TEXT_CELLS, SCORE_CELLS = 40, 200, 10
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search came to. A hit's score is its cosine times `scale`, which is 1 but for logits."""
 
     snapshot: Snapshot
@@ -72,7 +72,7 @@ def search(
     by: str = "cosine",
     checkpoint: str | None = None,
     tokenizer_path: str | None = None,
-) -> Found:
+) -> SearchResult:
     """The `top` nearest rows to each query in the current snapshot of `output`.
 
     A query is a text, which goes through the snapshot's own model and prompt, or the name of a .npy file with float
@@ -93,13 +93,13 @@ def search(
     model = cache(lambda: find_model(manifest, checkpoint, tokenizer_path))  # vectors by cosine need none
     scale = 1.0 if by == "cosine" else model().logit_scale(by.partition("_")[0])
     asked = read_queries(queries, manifest["dim"], lambda: model().encoder())
-    nearest = Nearest(np.stack([query.vector for query in asked]), top)
-    for batch in rows_of(snapshot, ("id", "text", "embedding")):
+    nearest = TopK(np.stack([query.vector for query in asked]), top)
+    for batch in iter_rows(snapshot, ("id", "text", "embedding")):
         nearest.add(batch)
-    return Found(snapshot, by, scale, asked, nearest.hits(), _notes(snapshot, asked, nearest))
+    return SearchResult(snapshot, by, scale, asked, nearest.hits(), _notes(snapshot, asked, nearest))
 
 
-def _notes(snapshot: Snapshot, asked: Sequence[Query], nearest: Nearest) -> list[str]:
+def _notes(snapshot: Snapshot, asked: Sequence[Query], nearest: TopK) -> list[str]:
     notes = [f"{query.name:.80}: {query.note}" for query in asked if query.note]
     if snapshot.manifest["weights"] == "untrained":
         notes.append("WARNING: the weights are untrained: what is near to what carries no meaning")

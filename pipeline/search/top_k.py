@@ -30,7 +30,7 @@ class Hit(NamedTuple):
     text: str | None
 
 
-class Nearest:
+class TopK:
     """The `top` rows with the highest cosines to each of `queries`, float64 [q, dim] of length 1.
 
     Rows of equal cosine stand by id, then by text, so that the same rows give the same list wherever they lie. A matrix

@@ -28,7 +28,7 @@ from .run_directory import run_path
 _LOGGER = logging.getLogger(__name__)
 
 
-def current(output: str) -> str | None:
+def current_name(output: str) -> str | None:
     """Name of the current snapshot, or None before the first."""
     path = FileSystems.join(output, "current.json")
     pointer = read_json(path)
@@ -68,7 +68,7 @@ def publish(output: str, manifest: Manifest) -> None:
     """Write the manifest, then point `current.json` at it, if the snapshot the run began from still is current."""
     snapshot = manifest["snapshot"]
     path = FileSystems.join(run_path(output, snapshot), "manifest.json")
-    now = current(output)
+    now = current_name(output)
     if now not in (snapshot, manifest["previous"]):  # fail before the directory counts as a snapshot
         point_to(output, snapshot, expected=manifest["previous"])
     write_json(path, manifest)
@@ -76,7 +76,7 @@ def publish(output: str, manifest: Manifest) -> None:
         point_to(output, snapshot, expected=manifest["previous"])
     except Exception as error:
         try:
-            now = current(output)
+            now = current_name(output)
         except Exception:  # whether it was done is not known: what may be current stays whole
             raise SnapshotError(
                 f"{snapshot} may have been published or not: current.json could not be written, and could then not be "
@@ -89,7 +89,7 @@ def publish(output: str, manifest: Manifest) -> None:
         raise
 
 
-def lost_files(output: str, manifest: Manifest) -> list[str]:
+def missing_files(output: str, manifest: Manifest) -> list[str]:
     """Names of files in `manifest` that do not lie in its directory with their number of bytes."""
     directory = run_path(output, manifest["snapshot"])
     if is_local(output):

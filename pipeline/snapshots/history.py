@@ -6,19 +6,21 @@ from collections.abc import Collection, Mapping
 
 from ..errors import SnapshotError
 from ..io.filesystem import remove
-from .commit import current, point_to, read_manifest
+from .commit import current_name, point_to, read_manifest
 from .manifest import Manifest
-from .run_directory import is_alive, is_complete, remove_run, run_path, runs
+from .run_directory import is_alive, is_complete, list_runs, remove_run, run_path
 
 
 def _complete(output: str, reads: Collection[str] = ()) -> dict[str, Manifest]:
     """Return the manifests of the finished snapshots, oldest first; `reads` are the keys that the caller needs."""
-    found = {name: read_manifest(output, name, reads) for name, files in runs(output).items() if is_complete(files)}
+    found = {
+        name: read_manifest(output, name, reads) for name, files in list_runs(output).items() if is_complete(files)
+    }
     return {name: manifest for name, manifest in found.items() if manifest}
 
 
 def _must_be_current(output: str) -> str:
-    name = current(output)
+    name = current_name(output)
     if name is None:
         raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
     return name
@@ -64,7 +66,7 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")
     now = _must_be_current(output)
-    found = runs(output)
+    found = list_runs(output)
     complete = [name for name, files in found.items() if is_complete(files)]
     kept = {now, *complete[-keep:]}
     removed = []

@@ -18,7 +18,7 @@ class ModelNotFound(ValueError):
 
 
 @dataclass(frozen=True)
-class SameModel:
+class SnapshotModel:
     """How to load the encoder that gives a snapshot's vectors; its fingerprint was found to be the snapshot's."""
 
     settings: EncoderSettings
@@ -37,7 +37,7 @@ class SameModel:
         return logit_scale(self.settings, other)
 
 
-def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path: str | None = None) -> SameModel:
+def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path: str | None = None) -> SnapshotModel:
     """The model of a snapshot, from where its run found it unless other paths are given.
 
     Raises ModelNotFound where it is not there, or would give other vectors.
@@ -68,4 +68,4 @@ def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path
             f"is {info.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} ({', '.join(other)} differ); say where "
             f"the right one is with --checkpoint, or --tokenizer_path for the vocabulary"
         )
-    return SameModel(settings)
+    return SnapshotModel(settings)

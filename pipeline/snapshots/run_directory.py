@@ -34,7 +34,7 @@ def run_path(output: str, snapshot: str) -> str:
     return str(FileSystems.join(output, "snapshots", snapshot))
 
 
-def runs(output: str) -> dict[str, list[tuple[str, float]]]:
+def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
     """Every run directory under `output`, by name, with its files as (path, time of last change).
 
     A link is none of ours, wherever it leads, and neither is a name that we give to no run: nothing there is read,

@@ -12,7 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from ..errors import SnapshotError
 from ..io.timeout_reader import open_to_read
 from ..schemas import embedded_schema
-from .commit import current, read_manifest
+from .commit import current_name, read_manifest
 from .manifest import FileInfo, Manifest
 from .run_directory import run_path
 
@@ -42,7 +42,7 @@ class Snapshot:
 
 def open_snapshot(output: str) -> Snapshot:
     """The current snapshot of `output`; SnapshotError where there is none, or its manifest is gone."""
-    name = current(output)
+    name = current_name(output)
     if name is None:
         raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
     manifest = read_manifest(output, name)
@@ -54,7 +54,7 @@ def open_snapshot(output: str) -> Snapshot:
     return Snapshot(output, name, manifest)
 
 
-def rows_of(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All embedded rows, a batch of at most BATCH_ROWS at a time: those of `columns` that the snapshot has.
 
     Raises SnapshotError where a file is missing, damaged, or of another snapshot than its manifest says.

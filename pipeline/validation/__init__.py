@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .result import Check, Verdict
+    from .result import Check, ValidationResult
     from .validate_snapshot import validate
 
-__all__ = ["Check", "Verdict", "validate"]
+__all__ = ["Check", "ValidationResult", "validate"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "result": ["Check", "Verdict"],
+        "result": ["Check", "ValidationResult"],
         "validate_snapshot": ["validate"],
     },
 )

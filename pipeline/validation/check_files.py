@@ -23,31 +23,31 @@ def check_files(output: str, manifest: Manifest) -> tuple[Check, list[FileInfo]]
     for file in manifest["files"]:
         name, path = file["name"], FileSystems.join(directory, file["name"])
         if name not in there:
-            check.fault(f"{name} is missing")
+            check.add_fault(f"{name} is missing")
         elif there[name] != file["bytes"]:
-            check.fault(f"{name} has {there[name]:,} bytes, and must have {file['bytes']:,}")
+            check.add_fault(f"{name} has {there[name]:,} bytes, and must have {file['bytes']:,}")
         else:
             try:
                 digest = _sha256(path)
             except OSError as error:
-                check.fault(f"{name} cannot be read: {error}")
+                check.add_fault(f"{name} cannot be read: {error}")
                 continue
             if digest == file["sha256"]:
                 sound.append(file)
             else:
-                check.fault(f"{name} has sha256 {digest[:16]}..., and must have {file['sha256'][:16]:.16}...")
+                check.add_fault(f"{name} has sha256 {digest[:16]}..., and must have {file['sha256'][:16]:.16}...")
     named = {file["name"] for file in manifest["files"]}
     others = sorted(there.keys() - named - set(_BESIDE))
     for name in others:
         if name.startswith(("part-", "rejected-")) and name.endswith(".parquet"):
-            check.fault(
+            check.add_fault(
                 f"{name} is not in the manifest: whoever reads part-*.parquet takes it for a part of the snapshot"
             )
     harmless = [name for name in others if not name.endswith(".parquet") or not name.startswith(("part-", "rejected-"))]
     size = sum(file["bytes"] for file in manifest["files"])
-    check.said = f"{len(named):,} with {size:,} bytes, of the sha256 that the manifest tells"
+    check.summary = f"{len(named):,} with {size:,} bytes, of the sha256 that the manifest tells"
     if harmless:
-        check.said += f"; also there, and no part of the snapshot: {', '.join(harmless[:5])}"
+        check.summary += f"; also there, and no part of the snapshot: {', '.join(harmless[:5])}"
     return check, sound
 
 

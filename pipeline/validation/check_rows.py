@@ -19,7 +19,7 @@ from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import BATCH_ROWS
 from ..text_hash import add_text_hash, hash_ranges
-from .result import NAMED, Check
+from .result import MAX_EXAMPLES, Check
 
 # How far the length of a normalized vector may be from 1: what rounding each number to half precision does, twofold.
 LENGTH_ERROR = {"float32": 1e-4, "float16": 2e-3}
@@ -46,13 +46,13 @@ class RowChecks:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 (self._part if info["name"].startswith("part-") else self._rejected)(info, file)
         except (OSError, pa.ArrowException) as error:
-            self.readable.fault(f"{info['name']} cannot be read: {(str(error).splitlines() or [''])[0]}")
+            self.readable.add_fault(f"{info['name']} cannot be read: {(str(error).splitlines() or [''])[0]}")
 
     def _part(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not self._schema_holds(info, file):
             return
-        self.schema.hold(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
-        self.schema.hold(f"{info['name']}: row groups", file.num_row_groups, len(info["row_groups"]))
+        self.schema.expect_equal(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
+        self.schema.expect_equal(f"{info['name']}: row groups", file.num_row_groups, len(info["row_groups"]))
         for number, told in enumerate(info["row_groups"][: file.num_row_groups]):
             hashes = []
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[number]):
@@ -60,13 +60,13 @@ class RowChecks:
                 hashes.append(batch.column("text_hash"))
             ranges: object = [list(pair) for pair in hash_ranges(pa.concat_arrays(hashes))] if hashes else []
             if ranges != told["ranges"]:
-                self.hashes.fault(f"{info['name']}, row group {number}: other ranges than in the manifest")
+                self.hashes.add_fault(f"{info['name']}, row group {number}: other ranges than in the manifest")
 
     def _rejected(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not file.schema_arrow.equals(REJECTED):
-            self.schema.fault(f"{info['name']} has other columns than rejected rows have")
+            self.schema.add_fault(f"{info['name']} has other columns than rejected rows have")
             return
-        self.schema.hold(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
+        self.schema.expect_equal(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
         for batch in file.iter_batches(BATCH_ROWS, columns=["reason"]):
             self._reasons.update(batch.column("reason").to_pylist())
 
@@ -78,12 +78,14 @@ class RowChecks:
             manifest["dim"], pa.schema([]), stored=parts["stored"], text=not manifest["options"].get("no_text")
         )
         if not pa.schema(list(schema)[: len(own)]).equals(own):
-            self.schema.fault(f"{info['name']} has columns {', '.join(f'{f.name} {f.type}' for f in schema)}"[:300])
+            self.schema.add_fault(f"{info['name']} has columns {', '.join(f'{f.name} {f.type}' for f in schema)}"[:300])
             return False
         kept = pa.schema(list(schema)[len(own) :])
         self._kept = kept if self._kept is None else self._kept
         if not kept.equals(self._kept):
-            self.schema.fault(f"{info['name']} keeps other fields than the files before it: {', '.join(kept.names)}")
+            self.schema.add_fault(
+                f"{info['name']} keeps other fields than the files before it: {', '.join(kept.names)}"
+            )
         told = {
             "fingerprint": manifest["fingerprint"],
             "checkpoint": manifest["checkpoint"].get("name"),
@@ -96,7 +98,7 @@ class RowChecks:
         }
         there = {key.decode("utf-8", "replace"): value for key, value in (schema.metadata or {}).items()}
         for key, value in told.items():
-            self.schema.hold(f"{info['name']}: {key}", there.get(key, b"").decode("utf-8", "replace"), value)
+            self.schema.expect_equal(f"{info['name']}: {key}", there.get(key, b"").decode("utf-8", "replace"), value)
         return True
 
     def _batch(self, batch: pa.RecordBatch) -> None:
@@ -142,44 +144,47 @@ class RowChecks:
     def _fault_rows(check: Check, batch: pa.RecordBatch, faulty: pa.Array, what: str) -> None:
         places = np.flatnonzero(faulty.to_numpy(zero_copy_only=False))
         if len(places):
-            ids = batch.column("id").take(pa.array(places[:NAMED])).to_pylist()
-            check.fault(*(f"row {name!r:.80} {what}" for name in ids), times=len(places))
+            ids = batch.column("id").take(pa.array(places[:MAX_EXAMPLES])).to_pylist()
+            check.add_fault(*(f"row {name!r:.80} {what}" for name in ids), times=len(places))
 
     def finish(self) -> list[Check]:
         """All checks, once every file was looked at."""
         counts, options = self.manifest["counts"], self.manifest["fingerprint_parts"]
-        self.readable.said = f"{self._rows:,} rows"
-        self.schema.said = "columns and provenance as in the manifest"
-        self.vectors.said = f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}" if self._rows else ""
-        self.hashes.said = (
+        self.readable.summary = f"{self._rows:,} rows"
+        self.schema.summary = "columns and provenance as in the manifest"
+        self.vectors.summary = (
+            f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}" if self._rows else ""
+        )
+        self.hashes.summary = (
             "of the texts, as stored" if not self.manifest["options"].get("no_text") else "texts are not stored"
         )
         if self._shortest_cut <= self._longest_whole:
-            self.tokens.fault(
+            self.tokens.add_fault(
                 f"a row of {self._shortest_cut:.0f} tokens is marked truncated, and one of {self._longest_whole:.0f} is not"
             )
         if options["on_long"] == "reject" and self._truncated:
-            self.tokens.fault(f"{self._truncated} rows are truncated, with --on_long reject")
-        self.tokens.said = f"{self._truncated:,} rows truncated"
-        self.counts.hold("rows truncated", self._truncated, counts["truncated"])
-        self.counts.hold("rejected rows by reason", dict(self._reasons), counts["rejected_by_reason"])
+            self.tokens.add_fault(f"{self._truncated} rows are truncated, with --on_long reject")
+        self.tokens.summary = f"{self._truncated:,} rows truncated"
+        self.counts.expect_equal("rows truncated", self._truncated, counts["truncated"])
+        self.counts.expect_equal("rejected rows by reason", dict(self._reasons), counts["rejected_by_reason"])
         unknown = sorted(set(self._reasons) - set(REASONS))
         if unknown:
-            self.counts.fault(f"{unknown} are no reasons that rows are rejected for")
-        self.counts.said = "as in the manifest"
+            self.counts.add_fault(f"{unknown} are no reasons that rows are rejected for")
+        self.counts.summary = "as in the manifest"
         self._check_ids()
         return [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.tokens, self.counts]
 
     def _check_ids(self) -> None:
-        found, examples = self._seen.found(NAMED)
+        found, examples = self._seen.found(MAX_EXAMPLES)
         self._seen.close()
-        known = self.manifest["counts"].get("duplicate_ids", 0)
-        self.ids.said = "each stands once"
-        if found > (known if isinstance(known, int) else 0):
-            names = (f"{name.decode('utf-8', 'replace')!r:.80} stands more than once" for name in examples)
-            self.ids.fault(*names, times=found)
+        options = self.manifest["options"]
+        may_repeat = options.get("id_field") and not options.get("unique_ids")
+        self.ids.summary = "unique"
+        if found and may_repeat:
+            self.ids.summary = f"{found:,} occur more than once, which the run did not forbid (--unique_ids)"
         elif found:
-            self.ids.said = f"{found:,} stand more than once, as the manifest tells"
+            names = (f"{name.decode('utf-8', 'replace')!r:.80} occurs more than once" for name in examples)
+            self.ids.add_fault(*names, times=found)
 
 
 MEMORY_KIB = 32 * 1024

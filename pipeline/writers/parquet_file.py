@@ -45,7 +45,7 @@ class _Digesting:
 
 
 @dataclass
-class OutputFile:
+class ParquetFileWriter:
     """A Parquet file in the making, in a directory of any file system; `options` are those of pyarrow's writer."""
 
     directory: str

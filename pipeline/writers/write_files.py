@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ..errors import convert_write_errors
 from ..metrics import count, rows_by_second
 from ..schemas import REJECTED
-from .parquet_file import ROW_GROUP, OutputFile
+from .parquet_file import ROW_GROUP, ParquetFileWriter
 from .statistics import FileStats, WrittenFile
 
 
@@ -41,7 +41,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         }
         if schema.field("embedding").type.value_type == pa.float32():
             self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
-        self._files: dict[str, OutputFile] = {}
+        self._files: dict[str, ParquetFileWriter] = {}
         self._stats: dict[str, FileStats] = {}
 
     def setup(self) -> None:
@@ -98,7 +98,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
                 schema, options = (self.schema, self.part_options) if is_part else (REJECTED, {})
                 bits = self.bits if is_part else 0
                 with convert_write_errors(self.directory):
-                    self._files[kind] = OutputFile(self.directory, name, schema, options, bits)
+                    self._files[kind] = ParquetFileWriter(self.directory, name, schema, options, bits)
             file = self._files[kind]
             free = self.max_rows - file.rows
             began = time.perf_counter()

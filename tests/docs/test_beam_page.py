@@ -1,58 +1,51 @@
-"""docs/beam.md is true: every Python snippet is run as a program of its own, and prints what it says."""
+"""docs/beam.md: every Python snippet runs as a program and prints what its comments say."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from apache_beam.yaml.yaml_provider import InlineProvider
 
-from audioclip_text.pipeline.inference.yaml_transform import EmbedText
+from audioclip_text.pipeline.yaml_embed import EmbedText
+from tests.support.pages import blocks, read_page, run_blocks, sections
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "beam.md").read_text(encoding="utf-8")
-SECTIONS = dict(zip(*[iter(re.split(r"^## (.+)$", PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
-SNIPPETS = [name for name, text in SECTIONS.items() if "```python" in text]
+PAGE = read_page("docs/beam.md")
+SECTIONS = sections(PAGE)
+SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python")]
 
 
 @pytest.mark.parametrize("section", SNIPPETS)
-def test_every_snippet_prints_what_it_says(section: str, tmp_path: Path, checkpoint_file: Path) -> None:
-    """With a file of the released format in the place of "full"."""
+def test_every_snippet_prints_what_it_says(
+    section: str, tmp_path: Path, checkpoint_file: Path, vocabulary: Path
+) -> None:
+    """Run each snippet with a file of the released format in the place of "full"."""
     cache = tmp_path / ".cache"
     cache.mkdir()
-    for file in (checkpoint_file, ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"):
+    for file in (checkpoint_file, vocabulary):
         (cache / file.name).symlink_to(file)
-    (code,) = re.findall(r"^```python\n(.*?)^```", SECTIONS[section], re.DOTALL | re.MULTILINE)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = re.findall(r"print\(.+\)  # (.+)$", code, re.MULTILINE)
-    assert said
-    assert sorted(done.stdout.splitlines()) == sorted(said)
+    run_blocks(SECTIONS[section], "python", tmp_path)
 
 
-def test_no_section_lacks_its_snippet() -> None:
-    """None is left out by accident; Beam YAML's example has a test of its own."""
+def test_every_section_has_its_snippet() -> None:
+    """Check that no snippet was left out by accident; Beam YAML's example has its own test."""
     assert SNIPPETS == ["RunInference", "Keys", "Errors", "MLTransform", "RAG"]
 
 
-def test_the_provider_is_the_examples() -> None:
-    """What the page says to put into a YAML file is what the example has, which is run elsewhere."""
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    assert (ROOT / "examples" / "embed.yaml").read_text().endswith(shown)
+def test_the_provider_is_that_of_the_example() -> None:
+    """Compare the lines for a YAML file with the end of examples/embed.yaml, which another test runs."""
+    (shown,) = blocks(PAGE, "yaml")
+    assert read_page("examples/embed.yaml").endswith(shown)
 
 
-def test_the_configuration_is_whole() -> None:
-    """The table of EmbedText's settings is what Beam YAML itself would say of them."""
-    defaults = {name: found.default for name, found in inspect.signature(EmbedText).parameters.items()}
-    wanted = []
+def test_the_configuration_is_complete() -> None:
+    """Compare the table of EmbedText's settings with what Beam YAML itself derives from the function."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(EmbedText).parameters.items()}
+    rows = []
     for field in InlineProvider({"EmbedText": EmbedText}).config_schema("EmbedText").fields:
         default = "" if defaults[field.name] is None else f"`{json.dumps(defaults[field.name])}`"
-        wanted.append(f"| `{field.name}` | {default} | {' '.join(field.description.split())} |")
-    assert re.findall(r"^\| `.+$", SECTIONS["Beam YAML"], re.MULTILINE) == wanted
+        rows.append(f"| `{field.name}` | {default} | {' '.join(field.description.split())} |")
+    assert re.findall(r"^\| `.+$", SECTIONS["Beam YAML"], re.MULTILINE) == rows

@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and what it shows is what it gave."""
+"""The notebook runs from its first cell to its last, and its saved outputs are those of the run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parents[2]
+from tests.support.pages import ROOT
+
 NOTEBOOK = ROOT / "examples" / "from_shards_to_search.ipynb"
 
 
 @pytest.mark.slow
 def test_from_shards_to_search(tmp_path: Path, vocabulary: Path) -> None:
-    """In an empty checkout: no cell fails, and the saved outputs are those of this run."""
+    """Run the notebook in an empty checkout: no cell fails, and the saved outputs are those of this run."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
@@ -31,7 +32,7 @@ def test_from_shards_to_search(tmp_path: Path, vocabulary: Path) -> None:
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[str]:
-    """What the cells printed or gave, without warnings on stderr, the last digits of numbers and names of snapshots."""
+    """Return the outputs of the cells without stderr, and without the last digits of numbers."""
     texts = []
     for cell in notebook.cells:
         parts = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]

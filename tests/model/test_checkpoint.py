@@ -25,7 +25,7 @@ from audioclip_text.model.checkpoint import (
     weights_digest,
 )
 from audioclip_text.model.text_head import SCALES, text_shapes
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 
 def test_a_released_file_gives_its_text_head(checkpoint_file: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.model import ClipTokenizer
-from audioclip_text.model import tokenizer as room
+from audioclip_text.model import tokenizer as tokenizer_module
 from audioclip_text.model.tokenizer import EOT, SOT, TokenizerError
-from tests.conftest import DATA, ROOT
+from tests.support.paths import DATA, ROOT
 from tests.support.plain_tokenizer import PlainTokenizer
 
 CASES = [json.loads(line) for line in (DATA / "tokens.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -97,7 +97,7 @@ def test_special_tokens_written_out_are_special(tokenizer: ClipTokenizer) -> Non
 
 def test_the_memo_is_bounded(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of all-different words does not grow the memo without end, nor do long chunks enter it."""
-    monkeypatch.setattr(room, "MEMO_CHUNKS", 100)
+    monkeypatch.setattr(tokenizer_module, "MEMO_CHUNKS", 100)
     tokenizer = ClipTokenizer(vocabulary)
     dice = random.Random(7)
     for _ in range(1000):

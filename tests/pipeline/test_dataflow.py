@@ -20,9 +20,10 @@ from audioclip_text.pipeline.cli import runner
 from audioclip_text.pipeline.cli.embed import parse
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
-from tests.conftest import ROOT, own_environment
 from tests.support import object_stores
 from tests.support.corpus import StubHandler, write_jsonl
+from tests.support.environments import create_environment
+from tests.support.paths import ROOT
 
 IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-text:1"
 CARD = b"type:nvidia-l4;count:1;install-nvidia-driver"
@@ -111,7 +112,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     each of the tests' processes.
     """
     if importlib.util.find_spec("google.cloud.dataflow_v1beta3") is None:
-        folder = own_environment("dataflow", "apache-beam[gcp]", here=True)
+        folder = create_environment("dataflow", "apache-beam[gcp]", see_installed=True)
         itself = f"{Path(__file__)}::{request.node.name}"
         command = [str(folder / "python"), "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", itself]
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

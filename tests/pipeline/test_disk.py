@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audioclip_text.pipeline.snapshots.commit import current
+from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.stub import ENCODERS, StubHandler
 
@@ -52,7 +52,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     _corpus(tmp_path / "a.jsonl", 8000, noise=200)
     with pytest.raises(RuntimeError, match=r"disk/out/\S+ cannot be written: No space left on device; nothing was pub"):
         embed(tmp_path / "a.jsonl", output, StubHandler(), id_field="id")
-    assert current(str(output)) == first["snapshot"]
+    assert current_name(str(output)) == first["snapshot"]
     assert read(output).equals(before)
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     manifest, _ = embed(tmp_path / "a.jsonl", output, StubHandler(), id_field="id")
@@ -71,7 +71,7 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
             embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert current(str(tmp_path / "out")) is None
+    assert current_name(str(tmp_path / "out")) is None
     assert embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")[0]["counts"]["read"] == 3000
 
 
@@ -112,12 +112,12 @@ def _forbid(root: Path) -> None:
 
 def test_a_read_only_output(place: Path) -> None:
     """Nothing is begun where nothing can be written, and the message names the place and the right that is missing."""
-    before = current(str(place / "out"))
+    before = current_name(str(place / "out"))
     _forbid(place / "out")
     refused = pytest.raises(RuntimeError, match=r"out cannot be written: Permission denied; nothing was published")
     with _as_nobody(), refused:
         embed(place / "a.jsonl", place / "out", id_field="id")
-    assert current(str(place / "out")) == before
+    assert current_name(str(place / "out")) == before
     assert len(read(place / "out")) == 50
 
 
@@ -146,7 +146,7 @@ def test_the_right_to_write_is_lost_half_way(place: Path, where: str) -> None:
         ENCODERS.clear()
         for path in place.glob(where):
             path.chmod(0o777)
-        assert [f"{path}" for path in before] == [str(place / "out/snapshots" / str(current(str(place / "out"))))]
+        assert [f"{path}" for path in before] == [str(place / "out/snapshots" / str(current_name(str(place / "out"))))]
         embed(place / "a.jsonl", place / "out", StubHandler(name="forbidding"), id_field="id")
     assert len(read(place / "out")) == 100
     assert len(list((place / "out/snapshots").iterdir())) == 2

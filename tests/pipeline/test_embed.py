@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import SnapshotError, current
+from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
@@ -154,7 +154,7 @@ def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"poison {number}"} for number in range(50)])
     with pytest.raises(RuntimeError, match="the model failed on all \\d+ texts of a batch"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
-    assert current(str(tmp_path / "out")) is None
+    assert current_name(str(tmp_path / "out")) is None
 
 
 def test_bad_records_are_rejected_and_counted(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, pas
     else:
         with pytest.raises(RuntimeError, match=f"2 of 4 rows were rejected, more than --max_rejected {limit}"):
             embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)
-        assert current(str(tmp_path / "out")) is None
+        assert current_name(str(tmp_path / "out")) is None
 
 
 def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
@@ -184,19 +184,19 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
     with pytest.raises(RuntimeError, match="the corpus shrank from 100 rows to 40, below --max_shrink 0.5"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
-    assert current(str(tmp_path / "out")) == first["snapshot"]
+    assert current_name(str(tmp_path / "out")) == first["snapshot"]
     manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", max_shrink=0.3)
     assert (manifest["counts"]["read"], texts) == (40, [])
 
 
-def test_ids_that_occur_twice_are_counted_and_an_error_on_request(tmp_path: Path) -> None:
-    """The same id twice is reported; with --unique_ids nothing is published."""
+def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path) -> None:
+    """Ids may repeat, and are not compared; with --unique_ids nothing is published."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
-    assert manifest["counts"]["duplicate_ids"] == 1
+    assert "duplicate_ids" not in manifest["counts"]
     with pytest.raises(RuntimeError, match="1 ids occur more than once, and --unique_ids forbids that; among them '7'"):
         embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True)
-    assert current(str(tmp_path / "out2")) is None
+    assert current_name(str(tmp_path / "out2")) is None
 
 
 def test_a_new_fingerprint_embeds_everything_and_says_why(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path)
     with pytest.raises(RuntimeError, match=f"another run published {second['snapshot']} while this one ran"):
         run(late, options)
     late.close()
-    assert current(str(tmp_path / "out")) == second["snapshot"]
+    assert current_name(str(tmp_path / "out")) == second["snapshot"]
     assert first["snapshot"] != second["snapshot"]
     embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert not (tmp_path / "out/snapshots" / str(late.snapshot)).exists()
@@ -274,7 +274,7 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
     ]
     assert log(out)[-1].startswith(f"* {names[2]}")
     assert rollback(out) == run_path(out, names[1])
-    assert current(out) == names[1]
+    assert current_name(out) == names[1]
     with pytest.raises(SnapshotError, match="has no finished snapshot 'nonsense'"):
         rollback(out, "nonsense")
     assert gc(out, 1, dry_run=True) == [names[0]]

@@ -23,7 +23,7 @@ from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots import run_directory as run_dirs
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors
 from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.stub import StubEncoder, StubHandler
@@ -108,7 +108,7 @@ class Nights:
     def night(self, fault: Fault | None) -> str | None:
         """Run with a fault; gives the error's text, or None where the run published. Checks what either promises."""
         self.write_corpus()
-        before, good = current(str(self.output)), dict(self.corpus)
+        before, good = current_name(str(self.output)), dict(self.corpus)
         self.met, told = [], None
         try:
             with self.faults.armed(fault):
@@ -116,7 +116,7 @@ class Nights:
         except (RuntimeError, OSError, ValueError) as error:
             told = str(error)
             assert len(told.splitlines()) == 1, told
-            after = current(str(self.output))
+            after = current_name(str(self.output))
             if "may have been published" not in told or after != self.name:
                 assert after == (self.met[-1] if self.met else before)
                 return told
@@ -146,7 +146,7 @@ class Nights:
 
     def check_current(self, lost: int = 0) -> None:
         """The current snapshot is one that was published, and holds what its corpus held."""
-        name = current(str(self.output))
+        name = current_name(str(self.output))
         if name is None:
             assert not self.published
             return
@@ -292,7 +292,7 @@ def test_the_pointer_is_changed_and_cannot_be_read(two_nights: Nights, tmp_path:
     nights.corpus, nights.published = dict(two_nights.corpus), dict(two_nights.published)
     error = nights.night(Fault("pointer", nth, lasting=True, late=True))
     assert (error is None) == (nights.faults.fired == 0)
-    if current(str(nights.output)) == nights.name:
+    if current_name(str(nights.output)) == nights.name:
         assert error is None or "may have been published" in error
     assert nights.night(None) is None
     nights.check_clean()

@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.snapshots.commit import current
+from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
         assert process.wait(timeout=60) == (-signal.SIGKILL if kill < KILLS else 0)
         embedded = set(calls.read_text().splitlines()) if calls.exists() else set()
         assert not embedded & finished, "texts of finished files were embedded again"
-    name = current(str(output))
+    name = current_name(str(output))
     assert read(output).equals(read(tmp_path / "undisturbed"))
     assert name in {path.name for path in (output / "snapshots").iterdir()}
     assert all((path / "manifest.json").exists() for path in (output / "snapshots").iterdir()), "a dead run was left"
@@ -83,7 +83,7 @@ def test_a_worker_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
         _workers(process)[0].kill()
         assert process.wait(timeout=60) == 1
     assert "a worker process ended before its work did" in (tmp_path / "stderr").read_text()
-    assert current(str(output)) is None
+    assert current_name(str(output)) is None
     finished = _finished_texts(output)
     manifest, texts = embed(tmp_path / "in/*.jsonl", output, id_field="id")
     ids = read(output)["id"].to_pylist()

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,7 @@ class Corpus:
 
     def counts(self, output: str) -> dict[str, object]:
         """What the manifest of the current snapshot counts, without what depends on how rows met in batches."""
-        manifest = read_manifest(str(self.folder / output), str(current(str(self.folder / output))))
+        manifest = read_manifest(str(self.folder / output), str(current_name(str(self.folder / output))))
         assert manifest
         assert "report" in manifest, manifest["notes"]
         by_batch = ("nodes", "slots", "micro_batches")
@@ -239,7 +239,7 @@ def test_a_worker_killed_in_a_bundle_loses_and_doubles_nothing(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "audioclip-text: error: " in errors
-    assert current(str(tmp_path / "out")) is None
+    assert current_name(str(tmp_path / "out")) is None
     said = corpus.embed("out", [*flags, *crumbs])
     assert "12,000 read = " in said
     assert " 0 reused" not in said, "what the dead run had finished was not reused"

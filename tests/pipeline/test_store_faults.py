@@ -21,7 +21,7 @@ from audioclip_text.pipeline.io import json_file as pointer
 from audioclip_text.pipeline.io.filesystem import StoreError, is_transient, with_retries
 from audioclip_text.pipeline.io.json_file import read_json, update_json
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
@@ -97,7 +97,7 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
     store.fault = lambda _: None
     assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 3000
     assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
-    assert current(f"{store.url}/out") == manifest["snapshot"]
+    assert current_name(f"{store.url}/out") == manifest["snapshot"]
     there = {name.split("/")[3] for name in store.names("out/snapshots/")}
     assert there == {"manifest.json", "report.html", *(file["name"] for file in manifest["files"])}
     assert once.kinds["GET"] >= 5
@@ -122,7 +122,7 @@ def test_a_store_that_fails_for_good_fails_the_run(store: Store, waits: Waits) -
         assert "Traceback" not in str(caught.value)
         assert sum(waits.waited) - began > 100
         store.fault = lambda _: None
-        assert current(f"{store.url}/out") == before["snapshot"]
+        assert current_name(f"{store.url}/out") == before["snapshot"]
         assert read_manifest(f"{store.url}/out", before["snapshot"]) == before
     after = embed(store)
     assert after["counts"]["read"] == after["counts"]["reused"] + after["counts"]["embedded"] == 2001  # type: ignore[operator]
@@ -144,7 +144,7 @@ def test_what_a_failed_run_had_finished_is_reused_at_once(store: Store) -> None:
     with pytest.raises(RuntimeError, match=r"part-\w+\.parquet cannot be written: .*503"):
         embed(store)
     store.fault = lambda _: None
-    assert current(f"{store.url}/out") is None
+    assert current_name(f"{store.url}/out") is None
     after = embed(store)
     assert (after["counts"]["reused"], after["counts"]["embedded"]) == (2000, 1000)
     assert ids(store, after) == sorted(str(row["id"]) for row in ROWS)

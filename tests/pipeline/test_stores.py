@@ -21,7 +21,7 @@ from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.run_directory import end_run, run_path, start_run
 from tests.support import object_stores
 from tests.support.object_stores import Store
@@ -57,7 +57,7 @@ def shard(first: int, last: int) -> bytes:
 
 def rows_in(output: str) -> pa.Table:
     """All rows of the current snapshot, by id."""
-    name = current(output)
+    name = current_name(output)
     assert name
     manifest = read_manifest(output, name)
     assert manifest
@@ -92,7 +92,7 @@ def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
     assert there.equals(here)
     assert there.schema.metadata[b"checkpoint"] == b"small-head.safetensors"
     assert there.schema.metadata[b"fingerprint"] == here.schema.metadata[b"fingerprint"]
-    first = current(output)
+    first = current_name(output)
     assert first
     assert not [name for name in store.names("out/") if name.endswith((".tmp", ".lock"))]
 
@@ -102,7 +102,7 @@ def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
     assert "60 rows reused, 1 rows to embed" in capsys.readouterr().out
     assert main(["embed", "--input", texts, "--output", output, *model]) == 0
     assert "61 read = 1 embedded + 60 reused + 0 rejected" in capsys.readouterr().out
-    second = current(output)
+    second = current_name(output)
 
     assert main(["log", output]) == 0
     lines = capsys.readouterr().out.splitlines()

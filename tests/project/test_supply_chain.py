@@ -17,7 +17,8 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import ROOT, own_environment
+from tests.support.environments import create_environment
+from tests.support.paths import ROOT
 
 TOOLS = ("cyclonedx-bom==7.5.0", "pip-audit==2.10.1")
 
@@ -109,7 +110,7 @@ def test_security_tells_the_limits_that_the_code_has() -> None:
 
 def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
     """CycloneDX in JSON, with a version and a package URL for each dependency."""
-    path = f"{own_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
+    path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     command = [str(ROOT / "scripts/sbom.sh"), str(tmp_path / "a.json"), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
@@ -134,7 +135,7 @@ def test_a_script_whose_tool_is_missing_says_so(tmp_path: Path, script: str) -> 
 
 def test_an_audit_that_reaches_nobody_fails(tmp_path: Path) -> None:
     """What could not be looked up is no pass."""
-    path = f"{own_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
+    path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/audit.sh", tmp_path / "scripts")
     for name in ("constraints.txt", "requirements.lock"):

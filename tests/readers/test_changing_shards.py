@@ -11,7 +11,7 @@ import pytest
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current
+from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
 from tests.support.stub import StubHandler
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_shard_that_changes_while_it_is_read(store: Path, change: Callable[[Path], None]) -> None:
     """Between its opening and its end: nothing of a version that never was gets published."""
-    shard, before = store / "in/a.jsonl", current(str(store / "out"))
+    shard, before = store / "in/a.jsonl", current_name(str(store / "out"))
     options = EmbedOptions(input=[str(shard)], output=str(store / "out"), id_field="id")
     corpus, faults = EmbedCorpus(options, StubHandler()), Faults(store)
     fault = Fault("read", 2, meanwhile=lambda: change(shard))  # once it is open, before its first bytes
@@ -73,7 +73,7 @@ def test_a_shard_that_changes_while_it_is_read(store: Path, change: Callable[[Pa
         run(corpus, options)
     corpus.close()
     assert faults.fired == 1
-    assert current(str(store / "out")) == before
+    assert current_name(str(store / "out")) == before
     if change is not _vanish:
         manifest, _ = embed(shard, store / "out", id_field="id")
         assert manifest["counts"]["read"] == len(shard.read_bytes().splitlines())
@@ -82,14 +82,14 @@ def test_a_shard_that_changes_while_it_is_read(store: Path, change: Callable[[Pa
 @pytest.mark.parametrize("change", [_grow, _shrink, _vanish, _replace])
 def test_a_shard_that_changed_before_it_was_read(store: Path, change: Callable[[Path], None]) -> None:
     """Between the launcher's look and the worker's: the corpus is no longer the one that the job was made for."""
-    shard, before = store / "in/a.jsonl", current(str(store / "out"))
+    shard, before = store / "in/a.jsonl", current_name(str(store / "out"))
     options = EmbedOptions(input=[str(shard)], output=str(store / "out"), id_field="id")
     corpus = EmbedCorpus(options, StubHandler())
     change(shard)
     with pytest.raises(RuntimeError, match=CHANGES[change]):
         run(corpus, options)
     corpus.close()
-    assert current(str(store / "out")) == before
+    assert current_name(str(store / "out")) == before
 
 
 def test_a_shard_replaced_whole_by_one_of_the_same_length_is_read(store: Path) -> None:

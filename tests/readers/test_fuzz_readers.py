@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import kept_fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.read_shards import read_shard
 from audioclip_text.pipeline.readers.registry import READERS
 from audioclip_text.pipeline.readers.shards import Shard, find_shards
@@ -89,7 +89,7 @@ def test_any_rows_come_back_as_they_were_written(
         path.write_bytes(PACK[suffix](written(form, rows)))
         shards = find_shards([str(path)])
         fields = Fields("text", "key", ("n",))
-        found, rejected = account(shards[0], fields, kept_fields(shards, fields))
+        found, rejected = account(shards[0], fields, infer_kept_schema(shards, fields))
         assert rejected == 0
         number = (lambda n: "" if n is None else str(n)) if form in ("csv", "tsv") else (lambda n: n)
         assert [(row["id"], row["text"], row["n"]) for row in found] == [(k, t, number(n)) for k, t, n in rows]
@@ -123,7 +123,7 @@ def survives(data: bytes, form: str, suffix: str) -> None:
         shards = find_shards([str(path)])
         for fields in (Fields(), Fields("text", "key", ("n",)), Fields("c[].text", "key", ("n.m",))):
             try:
-                kept = kept_fields(shards, fields)
+                kept = infer_kept_schema(shards, fields)
             except ValueError:  # fields that are not there are refused before a run
                 kept = pa.schema([pa.field(name, pa.int64()) for name in fields.keep])
             account(shards[0], fields, kept)

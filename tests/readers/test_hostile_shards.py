@@ -16,7 +16,7 @@ import pytest
 from audioclip_text.pipeline.readers import parquet_limits as pages
 from audioclip_text.pipeline.readers.compression import pieces
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import kept_fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.parquet import parquet_batches
 from audioclip_text.pipeline.readers.read_shards import read_shard
 from audioclip_text.pipeline.readers.shards import InputError, find_shards
@@ -134,7 +134,7 @@ def shard_of(table: pa.Table, path: Path, text: str, **options: object) -> tuple
     shards = find_shards([str(path)])
     fields = Fields(text)
     texts, reasons = list[str](), list[str]()
-    for rows, rejected in read_shard(shards[0], fields, kept_fields(shards, fields)):
+    for rows, rejected in read_shard(shards[0], fields, infer_kept_schema(shards, fields)):
         assert rows.nbytes < 64 << 20
         texts += rows.column("text").to_pylist()
         reasons += rejected.column("reason").to_pylist()

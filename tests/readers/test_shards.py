@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import OWN_COLUMNS, kept_fields
+from audioclip_text.pipeline.readers.infer_schema import OWN_COLUMNS, infer_kept_schema
 from audioclip_text.pipeline.readers.shards import InputError, find_shards, format_of
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_found_or_read_is_said(tree: Path, monkeypatch: pytest.Mo
 
 
 def kept(folder: Path, *keep: str, text: str = "text", id: str | None = None) -> dict[str, str]:
-    schema = kept_fields(find_shards([f"{folder}/*"]), Fields(text, id, keep))
+    schema = infer_kept_schema(find_shards([f"{folder}/*"]), Fields(text, id, keep))
     return {field.name: str(field.type) for field in schema}
 
 
@@ -217,5 +217,5 @@ def test_a_shard_that_vanished_is_said(tmp_path: Path) -> None:
     lines(tmp_path / "a.jsonl", {"text": "t"})
     shards = find_shards([str(tmp_path / "a.jsonl")])
     (tmp_path / "a.jsonl").unlink()
-    said = refusal(lambda: kept_fields(shards, Fields()))
+    said = refusal(lambda: infer_kept_schema(shards, Fields()))
     assert said == f"{tmp_path}/a.jsonl cannot be read: No such file or directory"

@@ -23,7 +23,7 @@ import zstandard
 
 from audioclip_text.pipeline.readers.compression import line_blocks
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import kept_fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.read_shards import MAX_TEXT_BYTES, read_shard
 from audioclip_text.pipeline.readers.shards import find_shards
 from audioclip_text.pipeline.schemas import REASONS, REJECTED, ROW
@@ -43,7 +43,7 @@ def read(path: Path, limit: int = MAX_TEXT_BYTES, **fields: object) -> tuple[lis
     """Rows and rejected rows of the one shard at `path`, after checking what holds for any."""
     (shard,) = find_shards([str(path)])
     wanted = Fields(**fields)  # type: ignore[arg-type]
-    kept = kept_fields([shard], wanted)
+    kept = infer_kept_schema([shard], wanted)
     rows, rejected = list[Row](), list[Row]()
     for good, bad in read_shard(shard, wanted, kept, limit):
         good.validate(full=True)
@@ -266,7 +266,7 @@ def test_kept_columns_of_parquet_keep_their_types(tmp_path: Path, caption: list[
     pq.write_table(table, tmp_path / "a.parquet")
     (shard,) = find_shards([str(tmp_path / "a.parquet")])
     fields = Fields(keep=tuple(table.schema.names[1:]))
-    kept = kept_fields([shard], fields)
+    kept = infer_kept_schema([shard], fields)
     assert kept.field("word").type == pa.string()
     assert all(kept.field(name).type == column.type for name, column in PARQUET_KEPT.items())
     rows = pa.Table.from_batches([good for good, _ in read_shard(shard, fields, kept)])
@@ -448,7 +448,7 @@ def test_lines_are_never_held_whole_when_too_long() -> None:
 BOMB = """
 import resource, sys
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import kept_fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.shards import find_shards
 from audioclip_text.pipeline.readers.read_shards import read_shard
 def peak():
@@ -457,7 +457,7 @@ for path in sys.argv[1:]:
     shards = find_shards([path])
     before = peak()
     found = [(rows.num_rows, rejected.column("reason").to_pylist())
-             for rows, rejected in read_shard(shards[0], Fields(), kept_fields(shards, Fields()))]
+             for rows, rejected in read_shard(shards[0], Fields(), infer_kept_schema(shards, Fields()))]
     print(sum(n for n, _ in found), sum((r for _, r in found), []), (peak() - before) >> 10)
 """
 

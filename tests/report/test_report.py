@@ -22,7 +22,7 @@ from audioclip_text.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_by_span, r
 from audioclip_text.pipeline.report.html import report
 from audioclip_text.pipeline.report.sample import sample
 from audioclip_text.pipeline.schemas import vector_type
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from audioclip_text.pipeline.writers.statistics import MAX_TOKENS, FileStats, norm_of
 from tests.support.corpus import embed, write_jsonl
@@ -103,12 +103,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def page_of(output: Path) -> Path:
-    return Path(run_path(str(output), str(current(str(output))))) / "report.html"
+    return Path(run_path(str(output), str(current_name(str(output))))) / "report.html"
 
 
 def test_every_snapshot_has_a_page(output: Path) -> None:
     """Named in the manifest; with the counts, the change since the snapshot before, and the warning."""
-    manifest = read_manifest(str(output), str(current(str(output))))
+    manifest = read_manifest(str(output), str(current_name(str(output))))
     assert manifest is not None
     assert manifest["report"] == page_of(output).name
     text = page_of(output).read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_the_command_prints_its_path_makes_it_again_and_opens_it(output: Path, t
 
 def test_the_sample_is_the_lowest_hashes(output: Path) -> None:
     """So it is the same whatever runner or batches; rows, not files, bound it."""
-    manifest = read_manifest(str(output), str(current(str(output))))
+    manifest = read_manifest(str(output), str(current_name(str(output))))
     assert manifest is not None
     rows = sample(str(page_of(output).parent), manifest["files"])
     assert len(rows) == 56

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.search.top_k import Hit, Nearest
+from audioclip_text.pipeline.search.top_k import Hit, TopK
 from tests.support.snapshots import batch_of
 
 
@@ -49,7 +49,7 @@ def test_the_nearest_are_those_of_a_plain_computation(
 ) -> None:
     """Few directions, few ids: most rows tie, in every batching, and the list is the sorted one."""
     direction = unit(np.array([query]))
-    nearest = Nearest(direction, top)
+    nearest = TopK(direction, top)
     for start in range(0, len(rows), size):
         names, texts, vectors = zip(*rows[start : start + size], strict=True)
         nearest.add(batch_of(list(names), list(texts), np.array(vectors, stored)))
@@ -63,7 +63,7 @@ def test_equal_rows_score_the_same_wherever_they_lie() -> None:
     """One vector at every place of batches of every size gives one score, to the last bit, so that ids decide."""
     random = np.random.default_rng(1)
     vector, query = random.standard_normal((2, 1024))
-    nearest = Nearest(unit(query[None]), 500)
+    nearest = TopK(unit(query[None]), 500)
     number = 0
     for size in (1, 2, 3, 5, 8, 13, 100, 257):
         vectors = random.standard_normal((size, 1024)).astype(np.float32)
@@ -85,7 +85,7 @@ def test_many_queries_against_many_rows(stored: str) -> None:
     """300 queries over 3,000 random rows: ids and scores of a full matrix in float64."""
     random = np.random.default_rng(2)
     vectors, queries = random.standard_normal((3000, 32)).astype(stored), unit(random.standard_normal((300, 32)))
-    nearest = Nearest(queries, 7)
+    nearest = TopK(queries, 7)
     names = [f"{n:05}" for n in range(len(vectors))]
     for start in range(0, len(vectors), 700):
         batch = batch_of(names[start : start + 700], names[start : start + 700], vectors[start : start + 700])
@@ -101,7 +101,7 @@ def test_many_queries_against_many_rows(stored: str) -> None:
 def test_rows_without_direction_are_counted_and_not_found() -> None:
     """NaN, infinity and zeros have no cosine; very large and very small vectors do."""
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3e38, 0], [1e-30, 0]], np.float32)
-    nearest = Nearest(np.array([[1.0, 0.0]]), 10)
+    nearest = TopK(np.array([[1.0, 0.0]]), 10)
     nearest.add(batch_of(list("abcde"), list("abcde"), vectors))
     assert nearest.hits() == [[Hit(1.0, "d", "d"), Hit(1.0, "e", "e")]]
     assert nearest.incomparable == 3
@@ -109,7 +109,7 @@ def test_rows_without_direction_are_counted_and_not_found() -> None:
 
 def test_a_batch_of_no_rows_and_one_without_texts() -> None:
     """Nothing is nothing; a snapshot written with --no_text has ids alone."""
-    nearest = Nearest(np.array([[1.0, 0.0]]), 1)
+    nearest = TopK(np.array([[1.0, 0.0]]), 1)
     batch = batch_of(["a"], ["t"], np.ones((1, 2), np.float32))
     nearest.add(batch.slice(0, 0))
     assert nearest.hits() == [[]]

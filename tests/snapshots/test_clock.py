@@ -15,9 +15,9 @@ import pytest
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.io import json_file as pointer
 from audioclip_text.pipeline.snapshots import run_directory as run_dirs
-from audioclip_text.pipeline.snapshots.commit import current
+from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.history import rollback
-from audioclip_text.pipeline.snapshots.run_directory import is_alive, run_path, runs, start_run
+from audioclip_text.pipeline.snapshots.run_directory import is_alive, list_runs, run_path, start_run
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
 
@@ -63,13 +63,13 @@ def test_a_living_run_is_alive_by_its_lock_whatever_the_clock_says(
     name, lock = start_run(output, FINGERPRINT)
     for days in (-365, 0, 365):
         _set_clock(monkeypatch, timedelta(days=days))
-        assert is_alive(output, name, runs(output)[name])
+        assert is_alive(output, name, list_runs(output)[name])
         monkeypatch.undo()
     assert lock is not None
     lock.release()
     for days in (-365, 0, 365):
         _set_clock(monkeypatch, timedelta(days=days))
-        assert not is_alive(output, name, runs(output)[name])
+        assert not is_alive(output, name, list_runs(output)[name])
         monkeypatch.undo()
 
 
@@ -107,7 +107,7 @@ def test_rollback_goes_to_what_the_current_snapshot_followed(tmp_path: Path) -> 
         if night == 2:
             rollback(str(tmp_path / "out"))
     rollback(str(tmp_path / "out"))
-    assert current(str(tmp_path / "out")) == names[1]
+    assert current_name(str(tmp_path / "out")) == names[1]
 
 
 def test_files_lost_before_publishing_are_missed(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_files_lost_before_publishing_are_missed(tmp_path: Path) -> None:
             pytest.raises(RuntimeError, match=r"1 of \d finished files are gone from .*or not as"),
         ):
             embed(tmp_path / "a.jsonl", tmp_path / "out", max_file_rows=10)
-        assert current(str(tmp_path / "out")) is None
+        assert current_name(str(tmp_path / "out")) is None
     assert embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["counts"]["read"] == 30
 
 

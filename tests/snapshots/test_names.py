@@ -15,10 +15,10 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.readers.shards import InputError, find_shards
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.manifest import is_run_name, plain_name
-from audioclip_text.pipeline.snapshots.run_directory import run_path, runs
+from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support.corpus import embed, read, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -88,13 +88,13 @@ def test_a_pointer_without_a_name_is_refused(output: Path) -> None:
     """An object of anything else is no pointer."""
     (output / "current.json").write_text('{"manifest": "x"}')
     with pytest.raises(SnapshotError, match="names no snapshot: restore it"):
-        current(str(output))
+        current_name(str(output))
 
 
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
 def test_a_manifest_whose_files_lead_away_is_refused(output: Path, name: object) -> None:
     """Neither reuse nor a listing follows a file's name out of the snapshot."""
-    snapshot = str(current(str(output)))
+    snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["files"][0]["name"] = name
@@ -120,7 +120,7 @@ def test_a_manifest_whose_files_lead_away_is_refused(output: Path, name: object)
 )
 def test_a_manifest_of_another_making_is_refused(output: Path, change: dict[str, object], message: str) -> None:
     """Before anything in it is used."""
-    snapshot = str(current(str(output)))
+    snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(SnapshotError, match=message):
@@ -130,12 +130,12 @@ def test_a_manifest_of_another_making_is_refused(output: Path, change: dict[str,
 @pytest.mark.parametrize("name", ["../../elsewhere", "../snapshots", "/etc", "", ".", "*", "a/b"])
 def test_rollback_takes_the_name_of_a_snapshot_alone(output: Path, name: str) -> None:
     """A path to one is none, whether it is there or not."""
-    now = current(str(output))
+    now = current_name(str(output))
     with pytest.raises(SnapshotError, match="has no finished snapshot"):
         rollback(str(output), name)
     with pytest.raises(SnapshotError, match="has no finished snapshot"):
         rollback(str(output), f"../snapshots/{now}")
-    assert current(str(output)) == now
+    assert current_name(str(output)) == now
 
 
 def test_gc_follows_no_links(output: Path) -> None:
@@ -148,8 +148,8 @@ def test_gc_follows_no_links(output: Path) -> None:
     (dead / "inside").symlink_to(elsewhere, target_is_directory=True)
     for name in ("run.lock", "part-0.parquet", "manifest.json"):
         (dead / name).symlink_to(elsewhere / name)
-    assert "20200101T000000Z-00000000" not in runs(str(output))
-    oldest = min(name for name in runs(str(output)) if name != dead.name)
+    assert "20200101T000000Z-00000000" not in list_runs(str(output))
+    oldest = min(name for name in list_runs(str(output)) if name != dead.name)
     assert gc(str(output), 1) == [dead.name, oldest]
     assert not dead.exists()
     assert (snapshots / "20200101T000000Z-00000000").is_symlink()
@@ -219,10 +219,10 @@ def test_the_sample_of_rows_is_escaped_too(tmp_path: Path) -> None:
 
 def test_our_own_names_are_plain(output: Path) -> None:
     """Runs, in the making too, and the files in them."""
-    assert all(is_run_name(name) for name in runs(str(output)))
+    assert all(is_run_name(name) for name in list_runs(str(output)))
     assert is_run_name(".20260101T000000Z-0123abcd-7")
     assert not any(is_run_name(str(name)) for name in LEADING_AWAY if isinstance(name, str))
-    for name in runs(str(output)):
+    for name in list_runs(str(output)):
         manifest = read_manifest(str(output), name)
         assert manifest
         assert all(Path(run_path(str(output), name), file["name"]).is_file() for file in manifest["files"])

@@ -14,7 +14,7 @@ from audioclip_text.pipeline.canary import CANARY_TEXTS
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.stub import ENCODERS, StubHandler
@@ -46,7 +46,7 @@ def embed(
 
 def read(output: Path, kind: str = "part") -> pa.Table:
     """All rows of the current snapshot, by id; only files that the manifest names."""
-    name = current(str(output))
+    name = current_name(str(output))
     manifest = read_manifest(str(output), str(name))
     assert manifest is not None
     files = [file["name"] for file in manifest["files"] if file["name"].startswith(kind)]

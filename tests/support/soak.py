@@ -32,7 +32,7 @@ from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current, read_manifest
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.stub import StubEncoder, StubHandler
 
@@ -190,7 +190,7 @@ def steady(load: Load) -> str:
 
 def check_rows(output: Path, rows: int, night: int) -> str:
     """Read every row of the current snapshot back; AssertionError where one is lost, doubled or wrong."""
-    name = str(current(str(output)))
+    name = str(current_name(str(output)))
     manifest = read_manifest(str(output), name)
     assert manifest is not None
     counts = {what: int(str(manifest["counts"][what])) for what in ("read", "embedded", "reused", "rejected")}

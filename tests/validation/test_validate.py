@@ -18,7 +18,7 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.schemas import vector_type
 from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.validation.result import Verdict
+from audioclip_text.pipeline.validation.result import ValidationResult
 from audioclip_text.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import ENCODERS, StubHandler, embed, write_jsonl
 from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
@@ -44,8 +44,8 @@ def output(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 
-def failed(verdict: Verdict) -> dict[str, list[str]]:
-    return {check.name: check.named for check in verdict.checks if check.status == "FAILED"}
+def failed(verdict: ValidationResult) -> dict[str, list[str]]:
+    return {check.name: check.examples for check in verdict.checks if check.status == "FAILED"}
 
 
 def part(output: Path) -> Path:
@@ -90,7 +90,7 @@ def test_json_and_an_earlier_snapshot(output: Path, tmp_path: Path, capsys: pyte
     (files,) = (check for check in verdict["checks"] if check["status"] == "FAILED")
     assert files["check"] == "files"
     assert files["faults"] == 1
-    assert files["named"][0].endswith("is missing")
+    assert files["examples"][0].endswith("is missing")
     assert main(["validate", str(output), "--snapshot", name, "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["sound"] is True
@@ -146,7 +146,7 @@ def test_other_files_are_named_and_harmless(output: Path) -> None:
     verdict = validate(str(output))
     assert verdict.sound
     (files,) = (check for check in verdict.checks if check.name == "files")
-    assert "also there, and no part of the snapshot: .part-1.parquet.tmp, notes.txt" in files.said
+    assert "also there, and no part of the snapshot: .part-1.parquet.tmp, notes.txt" in files.summary
 
 
 def test_a_bundle_that_ran_twice_leaves_no_rows_twice(tmp_path: Path) -> None:
@@ -279,11 +279,11 @@ def test_a_manifest_of_anything_is_no_crash(made: Path, tmp_path: Path, value: o
     output = Path(shutil.copytree(made, tmp_path / "out"))
     for key in original:
         edit_manifest(output, lambda manifest: (manifest.clear(), manifest.update({**original, key: value})))  # type: ignore[attr-defined, arg-type, typeddict-item]  # noqa: B023
-        validate(str(output)).as_report()
+        validate(str(output)).as_lines()
     for key in original["files"][0]:
         files = [{**original["files"][0], key: value}, *original["files"][1:]]
         edit_manifest(output, lambda manifest: manifest.update({**original, "files": files}))  # type: ignore[arg-type]  # noqa: B023
-        validate(str(output)).as_report()
+        validate(str(output)).as_lines()
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ def test_normalized_vectors_are_of_length_one(tmp_path: Path) -> None:
         assert ("vectors" not in failed(validate(str(out)))) == sound
 
 
-def test_ids_that_the_manifest_tells_of_are_no_fault(tmp_path: Path) -> None:
-    """Without --unique_ids a corpus may repeat ids: the manifest counts them, and one more is a fault."""
+def test_ids_may_repeat_unless_unique_ids_forbids_it(tmp_path: Path) -> None:
+    """Without --unique_ids a corpus may repeat the ids of its own field; with it a repeated id is a fault."""
     shard = write_jsonl(tmp_path / "a.jsonl", [{"id": n // 2, "text": f"t{n}"} for n in range(6)])
     embed(shard, tmp_path / "out", id_field="id")
     verdict = validate(str(tmp_path / "out"))
     assert verdict.sound
-    assert any(check.said == "3 stand more than once, as the manifest tells" for check in verdict.checks)
-    edit_manifest(tmp_path / "out", set_in("counts", "duplicate_ids", to=2))
+    assert any(check.summary == "3 occur more than once, which the run did not forbid (--unique_ids)" for check in verdict.checks)
+    edit_manifest(tmp_path / "out", set_in("options", "unique_ids", to=True))
     assert list(failed(validate(str(tmp_path / "out")))) == ["ids"]
 
 
@@ -350,7 +350,7 @@ def test_the_canary_is_embedded_again(
     capsys.readouterr()
     verdict = validate(str(tmp_path / "out"), checkpoint=str(safetensors_file))
     assert verdict.sound
-    assert verdict.checks[-1].said == "16 fixed texts embedded again, with the vectors in the manifest"
+    assert verdict.checks[-1].summary == "16 fixed texts embedded again, with the vectors in the manifest"
 
     def turn(manifest: Manifest) -> None:
         vectors = np.frombuffer(base64.b64decode(manifest["canary"]["vectors"]), "<f4").copy()
@@ -369,7 +369,7 @@ def test_rows_are_looked_at_in_batches(tmp_path: Path) -> None:
     before = pa.default_memory_pool().max_memory()
     verdict = validate(str(tmp_path / "out"))
     assert verdict.sound
-    assert verdict.checks[3].said == "20,000 rows"
+    assert verdict.checks[3].summary == "20,000 rows"
     assert pa.default_memory_pool().max_memory() - before < 16 << 20
 
 

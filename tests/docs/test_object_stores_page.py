@@ -1,4 +1,4 @@
-"""docs/stores.md is true: its commands are run, as they stand but for the ports."""
+"""docs/object-stores.md: its commands work as shown, except for the ports."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from pathlib import Path
 import pytest
 
 from audioclip_text.pipeline.cli import main
+from tests.support.pages import ROOT, blocks, read_page
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
-SET_UP, S3, GCS = (block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+SET_UP, S3, GCS = (block.splitlines() for block in blocks(read_page("docs/object-stores.md"), "sh"))
 
 
 @contextmanager
 def server(line: str, port: int) -> Iterator[None]:
-    """A server begun with a line of the page, on a port that is free."""
+    """Run a server with a line of the page, on `port`."""
     command = shlex.split(re.sub(r"\b(5000|9023)\b", str(port), line.removesuffix("&")))
     command[0] = str(Path(sys.executable).parent / command[0])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -40,8 +39,8 @@ def server(line: str, port: int) -> Iterator[None]:
             process.kill()
 
 
-def test_each_extra_that_is_named_is_there() -> None:
-    """./scripts/setup.sh EXTRA installs packages, which no test does; what it is given is known to setup.py."""
+def test_the_named_extras_exist() -> None:
+    """Check the extras against setup.py; no test installs them."""
     extras = metadata("audioclip-text").get_all("Provides-Extra") or []
     assert [line.removeprefix("./scripts/setup.sh ") for line in SET_UP] == ["gcp", "aws"]
     assert {"gcp", "aws"} <= set(extras)
@@ -50,17 +49,17 @@ def test_each_extra_that_is_named_is_there() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("vocabulary")
 @pytest.mark.parametrize("lines", [S3, GCS], ids=["s3", "gs"])
-def test_every_command_works_as_it_stands(
+def test_every_command_works_as_shown(
     lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The servers start, objects come into them, a corpus is embedded there, listed and cleaned up."""
+    """Start the server, upload the object, embed the corpus there, list the snapshots and clean up."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     install, start, export, *commands = lines
-    assert install.startswith("pip install ")  # the environment of the tests has it
+    assert install.startswith("pip install ")  # it is installed for the tests
     for name, value in (pair.split("=", 1) for pair in export.removeprefix("export ").split()):
         monkeypatch.setenv(name, re.sub(r"\b(5000|9023)$", str(port), value))
     with server(start, port):

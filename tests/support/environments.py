@@ -1,0 +1,39 @@
+"""Virtual environments for tools that the project itself does not need."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+
+def create_environment(name: str, *packages: str, see_installed: bool = False) -> Path:
+    """Return the `bin` directory of an environment below .cache that contains `packages`; create it on the first call.
+
+    With `see_installed` it also sees the packages of the running interpreter. Versions are those of requirements.lock,
+    for packages that it lists. If pip cannot install the packages, skip the test with pip's last line of output.
+    """
+    path = ROOT / ".cache" / f"tests-{name}"
+    python, marker = path / "bin" / "python", path / "installed"
+    contents = f"{sys.executable} {packages}"
+    if marker.exists() and marker.read_text() == contents:
+        return python.parent
+    venv.create(path, clear=True)
+    if see_installed:
+        (site_packages,) = path.glob("lib/python*/site-packages")
+        (site_packages / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    pins = re.findall(r"^[\w.-]+==[^ ;]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    (path / "pins.txt").write_text("\n".join(pins))
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    done = subprocess.run([*pip, "--constraint", str(path / "pins.txt"), *packages], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{', '.join(packages)} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    marker.write_text(contents)
+    return python.parent
