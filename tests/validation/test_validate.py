@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rows += [{"id": "e", "text": ""}, {"id": "p", "text": "poison"}, {"id": "q", "text": "more poison"}]
     shard = write_jsonl(folder / "a.jsonl", rows)
-    embed(shard, folder / "out", id_field="id", keep_fields=["lang"], max_file_rows=16)
+    embed(shard, folder / "out", id_field="id", unique_ids=True, keep_fields=["lang"], max_file_rows=16)
     return folder / "out"
 
 
@@ -193,7 +193,7 @@ def first_value(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
         (with_vector([0.0] * 7 + [np.nan]), "vectors", "has a vector with NaN or infinity"),
         (with_vector([np.inf] * 8), "vectors", "has a vector with NaN or infinity"),
         (with_vector([0.0] * 8), "vectors", "has a vector of zeros"),
-        (lambda table: put(table, "id", pa.array(["twice"] * len(table))), "ids", "'twice' stands more than once"),
+        (lambda table: put(table, "id", pa.array(["twice"] * len(table))), "ids", "'twice' occurs more than once"),
         (first_value("text", "another text"), "hashes", "has not the hash of its text"),
         (first_value("n_tokens", 1), "tokens", "has fewer tokens than start and end"),
         (lambda table: put(table, "truncated", pc.invert(table["truncated"])), "tokens", "is marked truncated, and one of"),
@@ -335,7 +335,10 @@ def test_ids_may_repeat_unless_unique_ids_forbids_it(tmp_path: Path) -> None:
     embed(shard, tmp_path / "out", id_field="id")
     verdict = validate(str(tmp_path / "out"))
     assert verdict.sound
-    assert any(check.summary == "3 occur more than once, which the run did not forbid (--unique_ids)" for check in verdict.checks)
+    assert any(
+        check.summary == "3 occur more than once, which the run did not forbid (--unique_ids)"
+        for check in verdict.checks
+    )
     edit_manifest(tmp_path / "out", set_in("options", "unique_ids", to=True))
     assert list(failed(validate(str(tmp_path / "out")))) == ["ids"]
 
