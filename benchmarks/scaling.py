@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py            # prints the tables of docs/scaling.md
 
-Nothing here was run on a GPU. What was measured is in MEASURED, what is assumed in ASSUMED and GPU_WORKERS; the functions are
-the formulas. Change a figure and print the tables again.
+Nothing here was run on a GPU. What was measured is in MEASURED, what is assumed in ASSUMED and GPU_WORKERS; the functions
+are the formulas. Change a figure and print the tables again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def process_rate() -> float:
 
 
 def cpu_rate(worker: Worker) -> float:
-    """Rows per second that the cores can feed and write, each vCPU taken for half a core of the machine that was measured."""
+    """Rows per second that the cores can feed and write, if a vCPU is half a core of the measured machine."""
     return worker.cores / 2 * ASSUMED["parallel"] * process_rate()
 
 
@@ -98,7 +98,7 @@ def dollars(rows: float, worker: Worker, workers: int) -> float:
 
 
 def figures() -> dict[str, str]:
-    """What the page says beside its tables, as it says it."""
+    """Return the figures in the text of the page, by name."""
     t4, l4, h100 = GPU_WORKERS
     bucket = CORPORA["100 billion"] / 65_536
     return {
@@ -131,8 +131,8 @@ def tables() -> str:
         for worker in GPU_WORKERS:
             n = WORKERS[corpus]
             written = f"{rows * MEASURED['bytes_out'] / 1e12:,.2f} TB"
-            took, cost = hours(rows, worker, n), dollars(rows, worker, n)
-            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {took:,.2f} | {cost:,.2f} |")
+            duration, cost = hours(rows, worker, n), dollars(rows, worker, n)
+            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {duration:,.2f} | {cost:,.2f} |")
     return "\n".join(lines)
 
 
