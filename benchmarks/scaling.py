@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py            # prints the tables of docs/scaling.md
 
-Nothing here was run on a card. What was measured is in MEASURED, what is assumed in ASSUMED and CARDS; the functions are
-the formulas. Change a figure and print the tables again.
+Nothing here was run on a GPU. What was measured is in MEASURED, what is assumed in ASSUMED and GPU_WORKERS; the functions
+are the formulas. Change a figure and print the tables again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MEASURED = {
     "bytes_shuffled": 58.0,  # a row on its way to its bucket; vectors are never shuffled
 }
 ASSUMED = {
-    "peak_share": 0.45,  # of the card's matrix peak on real tokens: the aim, not a measurement
+    "peak_share": 0.45,  # of the GPU's matrix peak on real tokens: the aim, not a measurement
     "parallel": 0.8,  # of the CPU cores that Python processes keep busy beside each other
-    "shuffle_gb": 0.011,  # US dollars a GB that a managed shuffle processes
+    "shuffle_gb": 0.011,  # US dollars per GB that a managed shuffle processes
 }
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A machine with one card: peak in TFLOP/s (dense, bfloat16 or float16), network in Gbit/s, US dollars an hour."""
+    """A machine with one GPU: peak in TFLOP/s (dense, bfloat16 or float16), network in Gbit/s, US dollars per hour."""
 
     name: str
     peak: float
@@ -37,7 +37,7 @@ class Worker:
     price: float
 
 
-CARDS = (
+GPU_WORKERS = (
     Worker("T4, 8 vCPU", 65, 8, 16, 0.95),
     Worker("L4, 8 vCPU", 121, 8, 16, 1.10),
     Worker("H100, 26 vCPU", 989, 26, 100, 12.00),
@@ -47,7 +47,7 @@ WORKERS = {"10 million": 1, "1 billion": 16, "100 billion": 256}
 
 
 def flop_per_node(width: int = 512, layers: int = 12) -> float:
-    """Of the linear layers, which are nearly all: 12 w^2 weights a layer, a multiplication and an addition each."""
+    """Of the linear layers, which are nearly all: 12 w^2 weights per layer, each one multiplication and one addition."""
     return 2.0 * 12 * width * width * layers
 
 
@@ -58,8 +58,8 @@ def flop_per_text() -> float:
     return nodes * flop_per_node() * (1 - last_layer_saves)
 
 
-def card_rate(worker: Worker) -> float:
-    """Texts per second that the card can take."""
+def gpu_rate(worker: Worker) -> float:
+    """Texts per second that the GPU can take."""
     return worker.peak * 1e12 * ASSUMED["peak_share"] / flop_per_text()
 
 
@@ -69,7 +69,7 @@ def process_rate() -> float:
 
 
 def cpu_rate(worker: Worker) -> float:
-    """Rows per second that the cores can feed and write, each vCPU taken for half a core of the measuring machine's."""
+    """Rows per second that the cores can feed and write, if a vCPU is half a core of the measured machine."""
     return worker.cores / 2 * ASSUMED["parallel"] * process_rate()
 
 
@@ -81,7 +81,7 @@ def network_rate(worker: Worker) -> float:
 
 def rate(worker: Worker) -> tuple[float, str]:
     """(rows per second, what limits them)."""
-    rates = {"card": card_rate(worker), "CPU": cpu_rate(worker), "network": network_rate(worker)}
+    rates = {"GPU": gpu_rate(worker), "CPU": cpu_rate(worker), "network": network_rate(worker)}
     limit = min(rates, key=lambda name: rates[name])
     return rates[limit], limit
 
@@ -98,14 +98,14 @@ def dollars(rows: float, worker: Worker, workers: int) -> float:
 
 
 def figures() -> dict[str, str]:
-    """What the page says beside its tables, as it says it."""
-    t4, l4, h100 = CARDS
+    """Return the figures in the text of the page, by name."""
+    t4, l4, h100 = GPU_WORKERS
     bucket = CORPORA["100 billion"] / 65_536
     return {
         "one process": f"{process_rate():,.0f} rows/s",
-        "of a T4": f"{process_rate() / card_rate(t4):.1f} times what a T4",
-        "of an L4": f"{process_rate() / card_rate(l4):.0%} of what an L4",
-        "of an H100": f"{process_rate() / card_rate(h100):.0%} of what an H100",
+        "of a T4": f"{process_rate() / gpu_rate(t4):.1f} times what a T4",
+        "of an L4": f"{process_rate() / gpu_rate(l4):.0%} of what an L4",
+        "of an H100": f"{process_rate() / gpu_rate(h100):.0%} of what an H100",
         "network of an L4": f"{network_rate(l4) / rate(l4)[0]:.0f} times what an L4",
         "rows of a bucket": f"{bucket / 1e6:.1f} million rows",
         "bytes of a bucket": f"{bucket * (MEASURED['bytes_in'] + 16) / 1e6:.0f} MB",
@@ -116,11 +116,11 @@ def figures() -> dict[str, str]:
 def tables() -> str:
     """Both tables, in Markdown."""
     lines = [
-        "| worker | card, texts/s | CPU, rows/s | network, rows/s | so rows/s | limit |",
+        "| worker | GPU, texts/s | CPU, rows/s | network, rows/s | least, rows/s | limit |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for worker in CARDS:
-        each = [card_rate(worker), cpu_rate(worker), network_rate(worker), rate(worker)[0]]
+    for worker in GPU_WORKERS:
+        each = [gpu_rate(worker), cpu_rate(worker), network_rate(worker), rate(worker)[0]]
         lines.append(f"| {worker.name} | {' | '.join(f'{number:,.0f}' for number in each)} | {rate(worker)[1]} |")
     lines += [
         "",
@@ -128,13 +128,13 @@ def tables() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for corpus, rows in CORPORA.items():
-        for worker in CARDS:
+        for worker in GPU_WORKERS:
             n = WORKERS[corpus]
             written = f"{rows * MEASURED['bytes_out'] / 1e12:,.2f} TB"
-            took, cost = hours(rows, worker, n), dollars(rows, worker, n)
-            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {took:,.2f} | {cost:,.2f} |")
+            duration, cost = hours(rows, worker, n), dollars(rows, worker, n)
+            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {duration:,.2f} | {cost:,.2f} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(tables(), "", *(f"{name}: {said}" for name, said in figures().items()), sep="\n")
+    print(tables(), "", *(f"{name}: {text}" for name, text in figures().items()), sep="\n")

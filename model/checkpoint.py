@@ -1,8 +1,7 @@
-"""Checkpoints: find, read and check the text head of a file, and write it as safetensors."""
+"""Find, read, check and extract the text head of a checkpoint."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import struct
@@ -16,24 +15,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .files import replace_file, sha256_of_file
 from .text_head import text_head_faults, untrained_state, weights_digest
 
 __all__ = ["Checkpoint", "CheckpointError", "extract", "load_checkpoint", "resolve_checkpoint", "weights_digest"]
 
 UNTRAINED = "untrained"
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
-NAMED = 10  # as many faults as an error names
+MAX_NAMED_FAULTS = 10  # further faults are only counted
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or holds no AudioCLIP text head; the text says which and what to do."""
+    """A checkpoint that is missing, damaged, or without an AudioCLIP text head; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A text head: `state` maps tensor names to float32 tensors, the logit scales among them.
+    """A text head: `state` maps tensor names to float32 tensors, including the logit scales.
 
-    `name` is the file's name or "untrained", `sha256` that of the file or, untrained, of its tensors.
+    `name` is the file's name or "untrained"; `sha256` is that of the file or, if untrained, of the tensors.
     """
 
     state: dict[str, Tensor]
@@ -43,100 +43,96 @@ class Checkpoint:
 
 
 def resolve_checkpoint(word: str | os.PathLike[str], cache: str | os.PathLike[str] = ".cache") -> str:
-    """Path that `word` stands for: "full" and "partial" are the released files in `cache`; "untrained" stays."""
+    """Return the path of "full" or "partial", the released files in `cache`; return any other word as it is."""
     word = os.fspath(word)
     return str(Path(cache, RELEASED[word])) if word in RELEASED else word
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Text head of a released .pt, of a text-only .safetensors, of "full" or "partial" in .cache, or "untrained".
+    """Return the text head of a .pt, a text-only .safetensors, "full" or "partial" in .cache, or "untrained".
 
-    Tensors of lower precision are widened to float32. Raises CheckpointError where there is no such file, it is damaged,
-    or tensors are missing, unknown, misshapen or not finite.
+    Tensors of lower precision are widened to float32. Raises CheckpointError if the file does not exist or is damaged,
+    or if tensors are missing, unknown, not finite or of the wrong shape.
     """
     if os.fspath(path) == UNTRAINED:
         state = untrained_state()
         return Checkpoint(state, UNTRAINED, weights_digest(state), True)
     file = Path(resolve_checkpoint(path))
     if not file.is_file():
-        raise CheckpointError(_missing(file, os.fspath(path)))
+        raise CheckpointError(_missing_message(file, os.fspath(path)))
     tensors, untrained = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pt(file)
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith(("visual.", "audio."))}
     faults = text_head_faults(state)
     if faults:
-        more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise CheckpointError(f"{file} holds no AudioCLIP text head: {'; '.join(faults[:NAMED])}{more}")
-    # In memory of their own: what is mapped from a file would change, or end the process, with the file.
+        more = f"; and {len(faults) - MAX_NAMED_FAULTS} more" if len(faults) > MAX_NAMED_FAULTS else ""
+        raise CheckpointError(
+            f"{file} does not contain an AudioCLIP text head: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}"
+        )
+    # Copies: a tensor that is mapped from the file would change with it, and a truncated file would end the process.
     state = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
-    return Checkpoint(state, file.name, _sha256(file), untrained)
+    return Checkpoint(state, file.name, sha256_of_file(file), untrained)
 
 
-def _missing(file: Path, word: str) -> str:
-    nearest = next(place for place in (file, *file.absolute().parents) if place.exists())
-    there = "it is no file" if nearest == file else f"there is {nearest}"
+def _missing_message(file: Path, word: str) -> str:
+    existing = next(path for path in (file, *file.absolute().parents) if path.exists())
+    why = "it is not a regular file" if existing == file else f"the nearest existing path is {existing}"
     return (
-        f"no checkpoint at {file} ({there}): run `audioclip-text fetch {word if word in RELEASED else 'full'}`, give "
-        f"the path of a .pt or .safetensors file, or try the machinery out with the word untrained"
+        f"no checkpoint at {file} ({why}): run `audioclip-text fetch {word if word in RELEASED else 'full'}`, or give the "
+        f"path of a .pt or .safetensors file, or the word untrained (random weights, for testing only)"
     )
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
-    """Tensors of a .pt by name, mapped from the file; no code of its pickle runs.
+    """Return the tensors of a .pt by name, mapped from the file; code in its pickle never runs.
 
-    The zip format alone: torch before 2.6 runs code of the older tar format in spite of weights_only (CVE-2025-32434).
+    Only the zip format is read: torch before 2.6 runs code of the older tar format despite weights_only (CVE-2025-32434).
     """
     with file.open("rb") as handle:
-        zipped = handle.read(4) == b"PK\x03\x04"
-    if not zipped:
+        is_zip = handle.read(4) == b"PK\x03\x04"
+    if not is_zip:
         raise CheckpointError(
-            f"{file} is no PyTorch zip archive but another kind of file, or of before torch 1.6: fetch it again, or save "
-            f"its state dict again with a present torch"
+            f"{file} is not a PyTorch zip archive: it is another kind of file, or was saved by torch before 1.6; fetch it "
+            f"again, or save its state dict again with a current torch"
         )
     _check_members(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{file} is no plain state dict: it is damaged, or its pickle holds more than tensors, and code in a "
+            f"{file} is not a plain state dict: it is damaged, or its pickle contains more than tensors, and code in a "
             f"checkpoint is never run; fetch the released file again"
         ) from None
     except Exception as error:  # damaged bytes lead the reader anywhere: KeyError, AttributeError, RuntimeError, ...
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{file} cannot be read as a PyTorch checkpoint: it is damaged ({reason})") from None
-    other = type(loaded).__name__
+    content = type(loaded).__name__
     if isinstance(loaded, Mapping):
-        other = ", ".join(
-            [  # another key than a name or number may take for ever to be written out
+        content = ", ".join(
+            [  # the text of a key that is neither string nor number may be endless
                 str(k)[:100] if isinstance(k, str | int) else type(k).__name__
                 for k, v in loaded.items()
                 if not (isinstance(k, str) and isinstance(v, Tensor))
-            ][:NAMED]
+            ][:MAX_NAMED_FAULTS]
         )
-    if other:
-        raise CheckpointError(f"{file} holds no flat state dict of tensors but {other}: save model.state_dict() alone")
+    if content:
+        raise CheckpointError(
+            f"{file} does not contain a flat state dict of tensors but {content}: save model.state_dict() alone"
+        )
     return dict(loaded), False
 
 
 def _check_members(file: Path) -> None:
-    """CheckpointError where a .pt is not whole by its checksums, which torch does not look at, or where it is packed.
+    """Raise CheckpointError if a checksum of a .pt is wrong, which torch ignores, or if its members are compressed.
 
-    torch packs nothing: what is packed may be a bomb.
+    torch compresses nothing: a compressed member may be a zip bomb.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
-            if packed or sum(member.file_size for member in members) > file.stat().st_size:
-                why = f"{packed[0][:100]!r} is compressed" if packed else "its members hold more bytes than the file"
-                raise CheckpointError(f"{file} is nothing that torch.save wrote: {why}; fetch the released file again")
+            compressed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+            if compressed or sum(member.file_size for member in members) > file.stat().st_size:
+                why = f"{compressed[0][:100]!r} is compressed" if compressed else "its members are larger than the file"
+                raise CheckpointError(f"{file} was not written by torch.save: {why}; fetch the released file again")
             broken = archive.testzip()
     except CheckpointError:
         raise
@@ -150,13 +146,16 @@ def _check_members(file: Path) -> None:
         struct.error,
     ) as error:
         raise CheckpointError(
-            f"{file} is no whole zip archive ({error}): it is damaged or was downloaded in part; fetch it again"
+            f"{file} is not a complete zip archive ({error}): it is damaged or only partly downloaded; fetch it again"
         ) from None
     if broken:
-        raise CheckpointError(f"{file} is damaged: {broken[:100]!r} in it fails its checksum; fetch it again")
+        raise CheckpointError(
+            f"{file} is damaged: the checksum of its member {broken[:100]!r} is wrong; fetch it again"
+        )
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors of a .safetensors file by name, and whether its metadata mark them as untrained."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -168,7 +167,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:
 def extract(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Write the text head of checkpoint `source` to the .safetensors file `target`: 254 MB instead of 537.
 
-    Raises CheckpointError as load_checkpoint does, and where `target` is not named .safetensors.
+    Raises CheckpointError as load_checkpoint does, and if the name of `target` does not end in .safetensors.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
@@ -177,14 +176,10 @@ def extract(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     metadata = {"source": checkpoint.name, "source_sha256": checkpoint.sha256}
     if checkpoint.untrained:
         metadata["weights"] = UNTRAINED
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    # Copies, because safetensors refuses tensors that share memory.
+    state = {name: t.clone(memory_format=torch.contiguous_format) for name, t in checkpoint.state.items()}
     try:
-        # Copies, because safetensors refuses tensors that share memory.
-        state = {name: t.clone(memory_format=torch.contiguous_format) for name, t in checkpoint.state.items()}
-        save_file(state, temporary, metadata)
-        os.replace(temporary, target)
+        with replace_file(target) as temporary:
+            save_file(state, temporary, metadata)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{target} cannot be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

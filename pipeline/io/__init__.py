@@ -1,4 +1,4 @@
-"""Files on any file system: local paths and object stores, with retries and timeouts."""
+"""Files on local disks and object stores, with retries and time limits."""
 
 from typing import TYPE_CHECKING
 

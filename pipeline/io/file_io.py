@@ -1,4 +1,4 @@
-"""FileIO: how a job opens files, as one picklable object."""
+"""FileIO: how a job's workers open files, as one picklable object."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .timeout_reader import READ_TIMEOUT, open_to_read
 
 @dataclass(frozen=True)
 class FileIO:
-    """Opens the files of a job, on every worker with the same limits and the same endpoints.
+    """Opens the files of a job: on every worker with the same time limit, endpoints and credentials.
 
-    `read_timeout` is in seconds. `store_options` are the Beam options, by name, with which object stores are reached.
+    `read_timeout` is in seconds. `store_options` are the Beam options for object stores, by name.
     """
 
     read_timeout: float = READ_TIMEOUT
-    store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # holds keys
+    store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # contains secret keys
 
     @classmethod
     def from_options(cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT) -> FileIO:
-        """Return the FileIO of a job with these Beam options."""
+        """Return the FileIO of a job that is started with these Beam options."""
         names = {
             name for view in (S3Options, GoogleCloudOptions) for name in options.view_as(view)._visible_option_list()
         }
@@ -34,8 +34,11 @@ class FileIO:
         return cls(read_timeout, {name: value for name, value in given.items() if name in names})
 
     def open(self, path: str) -> IO[bytes]:
-        """Open the file at `path` to be read; the caller closes it. Raises StoreError and OSError as open_to_read does."""
-        # Beam's harness gives its workers the job's options; in a process where no one has, these are used.
+        """Open the file at `path`, without decompressing it; the caller closes it.
+
+        Raises StoreError or OSError, as open_to_read does.
+        """
+        # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.
         known = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options
         if not is_local(path) and known is None and self.store_options:
             FileSystems.set_options(PipelineOptions.from_dictionary(dict(self.store_options)))

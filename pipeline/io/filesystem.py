@@ -1,17 +1,21 @@
-"""Operations on files wherever they lie: what fails on a store is tried again, and what fails for good is named.
+"""File operations on local paths and object stores: transient errors are retried, others name the file.
 
-On a local path these are plain file operations. On a store (gs://, s3://, ...) each is one whole operation that can be
-done twice. The store's own client repeats its requests; what it gives up is repeated here, with exponential back-off
-and jitter, until RETRY_SECONDS have gone.
+On a local path these are plain file operations. On an object store (gs://, s3://, ...) each is one whole operation that
+can be repeated. The store's client retries its requests; an operation that it gives up is repeated here, with
+exponential back-off and jitter, for up to RETRY_SECONDS.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, TypeVar
 
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
@@ -19,13 +23,15 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.retry import FuzzedExponentialIntervals
 
-from .object_store import SENDERS, s3_object
+from .object_store import UPLOADERS, s3_object
 
 RETRY_SECONDS = 300
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each cut by up to a half at random
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each reduced by up to a half at random
 
-PIECE = 8 << 20
+COPY_BYTES = 8 << 20
+
+HASH_BYTES = 1 << 20
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,143 +39,196 @@ _T = TypeVar("_T")
 
 
 class StoreError(OSError):
-    """A file system or store did not do what it was asked for; the text names the file and what was said."""
+    """Error of a file system or object store; the message names the file and gives the store's answer."""
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` is a path of this machine's file system."""
+    """Return whether `path` is on this machine's file system."""
     return "://" not in path
 
 
-def with_retries(path: str, done: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
-    """What `operation` gives, which can be done twice; on a store it is tried again where that may help.
+def with_retries(path: str, action: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
+    """Return the result of `operation`, which can be repeated; on an object store, retry it after transient errors.
 
-    `done` is what is done to `path`, for the error: "read", "written"; `also` are more HTTP statuses to try again on.
-    ValueErrors and a local file's errors come through as they are; StoreError for all others.
+    `action` says in the error what was to be done with `path`: "read", "written". `also` are HTTP statuses to retry
+    after in addition to those of `is_transient`.
+
+    Raises:
+        ValueError: as `operation` raised it.
+        OSError: as `operation` raised it, if `path` is local.
+        StoreError: for every other error.
     """
     if is_local(path):
         return operation()
     check_bucket(path)
-    return _tried(path, done, operation, also)
+    return _retry(path, action, operation, also)
 
 
-def _tried(path: str, done: str, operation: Callable[[], _T], also: tuple[int, ...]) -> _T:
-    began = time.monotonic()
-    for tries, wait in enumerate(FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1):
+def _retry(path: str, action: str, operation: Callable[[], _T], also: tuple[int, ...]) -> _T:
+    start = time.monotonic()
+    for attempt, wait in enumerate(FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1):
         try:
             return operation()
         except (StoreError, ValueError):
             raise
         except Exception as error:
-            spent = time.monotonic() - began
-            if not is_transient(error, also) or spent >= RETRY_SECONDS:
-                after = f" ({tries} tries in {spent:,.0f} s)" if tries > 1 else ""
-                raise StoreError(f"{path} cannot be {done}: {error_text(error)}{after}") from error
-            _LOGGER.warning("%s cannot be %s (%s): again in %.1f s", path, done, error_text(error), wait)
+            seconds = time.monotonic() - start
+            if not is_transient(error, also) or seconds >= RETRY_SECONDS:
+                attempts = f" ({attempt} attempts in {seconds:,.0f} s)" if attempt > 1 else ""
+                raise StoreError(f"{path} cannot be {action}: {error_text(error)}{attempts}") from error
+            _LOGGER.warning("%s cannot be %s (%s): next attempt in %.1f s", path, action, error_text(error), wait)
             time.sleep(wait)
     raise AssertionError("the intervals do not end before RETRY_SECONDS")
 
 
 def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
-    """Whether what was asked for may succeed later: not what a store refuses, nor what never was a request to one."""
-    details = getattr(error, "exception_details", None)  # of Beam, an error or a status a file
+    """Return whether a retry may succeed: not if the store refused the request, nor if none was sent.
+
+    `also` are HTTP statuses that count as transient for this operation.
+    """
+    details = getattr(error, "exception_details", None)  # of Beam: an error or HTTP status per file
     if details:
         return all(is_transient(detail, also) for detail in details.values())
-    status = _status(error)
+    status = _http_status(error)
     if status is not None:
-        return status in (408, 412, 429, *also) or status >= 500  # 412: a read that another's write came between
-    if isinstance(error, S3ClientError) and error.code:  # one file's of many: a word instead of a status
+        return status in (408, 412, 429, *also) or status >= 500  # 412: the object was written while it was read
+    if isinstance(error, S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
         return error.code in ("InternalError", "ServiceUnavailable", "SlowDown")
     if isinstance(error, OSError) and error.errno is not None:
         return isinstance(error, ConnectionError | TimeoutError)
     return not isinstance(error, RuntimeError | TypeError | LookupError)
 
 
-def _status(error: object) -> int | None:
-    """HTTP status in the errors of Beam, google-cloud-storage and botocore; None where there was no answer."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):
-        answer = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for status in (error, getattr(error, "code", None), answer, getattr(answer, "status_code", None)):
+def _http_status(error: object) -> int | None:
+    """Return the HTTP status in an error of Beam, google-cloud-storage or botocore; None without an answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for status in (error, getattr(error, "code", None), response, getattr(response, "status_code", None)):
         if isinstance(status, int):
             return int(status)
     return None
 
 
 def error_text(error: object) -> str:
-    """What an error of a store's client says, in one line."""
+    """Return the message in an error of an object store's client, on one line."""
     details = getattr(error, "exception_details", None)
     if details:
         return "; ".join(dict.fromkeys(error_text(detail) for detail in details.values()))
     if isinstance(error, int):
         return f"HTTP status {error}"
-    if isinstance(error, AttributeError):  # Beam's batches for gs:// look into an answer that never came
-        return "the store did not answer"
+    if isinstance(error, AttributeError):  # Beam's batches for gs:// read the answer without a check that one came
+        return "the object store did not answer"
     if isinstance(error, S3ClientError):
         error = error.message
-    error = getattr(error, "cause", None) or error  # of google's RetryError: what it gave up on
+    error = getattr(error, "cause", None) or error  # of google's RetryError: the last error
     first = getattr(error, "args", None) or [error]
     text = " ".join(str(getattr(error, "strerror", None) or first[0]).split())[:500] or type(error).__name__
-    status = _status(error)
+    status = _http_status(error)
     return text if status is None or str(status) in text else f"{text} (HTTP status {status})"
 
 
 def match(pattern: str) -> list[FileMetadata]:
-    """The files that a glob matches: `path`, `size_in_bytes`, `last_updated_in_seconds`."""
+    """Return the files that a glob matches: `path`, `size_in_bytes`, `last_updated_in_seconds`."""
     return list(with_retries(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
 
 
 def read(path: str) -> bytes | None:
-    """The content of a small file, or None where there is none."""
+    """Return the content of a small file, or None if it does not exist."""
 
-    def once() -> bytes | None:
+    def attempt() -> bytes | None:
         if not FileSystems.exists(path):
             return None
         with FileSystems.open(path, compression_type="uncompressed") as handle:
             return bytes(handle.read())
 
-    return with_retries(path, "read", once)
+    return with_retries(path, "read", attempt)
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the sha256, in hex, of everything from here to the end of an open file."""
+    digest = hashlib.sha256()
+    while piece := file.read(HASH_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+class AtomicFile:
+    """A local file that is written under a temporary name, and gets its name when it is whole."""
+
+    def __init__(self, temporary: str) -> None:
+        self.temporary = temporary
+        self.handle: IO[bytes] = open(temporary, "wb")  # noqa: SIM115 - closed by commit and discard
+
+    def commit(self, path: str, *, sync: bool = False) -> None:
+        """Close the file and rename it to `path`; with `sync`, only after its content is on the disk."""
+        self.handle.flush()
+        if sync:
+            os.fsync(self.handle.fileno())
+        self.handle.close()
+        os.replace(self.temporary, path)
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        with suppress(OSError):
+            self.handle.close()
+        with suppress(OSError):
+            os.unlink(self.temporary)
+
+
+def write_atomically(path: str, data: bytes, mime_type: str, *, sync: bool = False) -> None:
+    """Write `data` to `path`, whole or not at all; with `sync`, a local file is on the disk before it gets its name."""
+    if not is_local(path):  # an object appears when its upload is complete
+        upload(io.BytesIO(data), path, mime_type)
+        return
+    file = AtomicFile(f"{path}.{os.getpid()}.tmp")
+    try:
+        file.handle.write(data)
+        file.commit(path, sync=sync)
+    except BaseException:
+        file.discard()
+        raise
 
 
 def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-stream") -> None:
-    """Make `path`, on a store, of all that `source` holds: it appears whole.
+    """Write the whole content of `source` to `path` on an object store, where it appears when it is complete.
 
-    On gs:// and s3:// by the clients' own uploads of files, which check what arrived. The handles that Beam writes with
-    there try again when they are collected as garbage, and may then put what failed long ago in place of what is right.
+    On gs:// and s3:// this uses the clients' uploads of files, which verify what arrived. The handles that Beam writes
+    with there retry when they are garbage-collected, and may then replace a correct object by one that failed earlier.
     """
 
-    def once() -> None:
+    def attempt() -> None:
         source.seek(0)
-        send = SENDERS.get(path.partition("://")[0])
+        send = UPLOADERS.get(path.partition("://")[0])
         if send:
             send(source, path, mime_type)
             return
         with FileSystems.create(path, mime_type, "uncompressed") as handle:
-            shutil.copyfileobj(source, handle, PIECE)
+            shutil.copyfileobj(source, handle, COPY_BYTES)
 
-    # 404 and 410: there is no such upload any more, as when it was finished and the answer was lost.
-    with_retries(path, "written", once, also=(404, 410))
+    # 404 and 410: the upload does not exist any more, for instance because it was finished and the answer was lost.
+    with_retries(path, "written", attempt, also=(404, 410))
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Delete files; one that is gone already is no error."""
+    """Delete files; one that does not exist is not an error."""
     if paths:
         with_retries(paths[0], "removed", lambda: FileSystems.delete(list(paths)))
 
 
 def remove_below(directory: str) -> None:
-    """Delete a directory and all in it; on a store, all objects whose names begin with it and a slash."""
+    """Delete a directory with its content; on an object store, all objects whose names begin with it and a slash."""
     if is_local(directory):
         FileSystems.delete([directory])
         return
     with_retries(directory, "removed", lambda: FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = match(FileSystems.join(directory, "**"))
-    if left:  # Beam only logs what a store would not delete of gs://
-        raise StoreError(f"{directory} cannot be removed: the store kept {len(left)} files, as {left[0].path}")
+    if left:  # on gs:// Beam only logs what could not be deleted
+        raise StoreError(f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}")
 
 
 def check_bucket(path: str) -> None:
-    """StoreError for an s3:// bucket that cannot be reached: Beam would try for minutes in silence, whatever is wrong."""
+    """Raise StoreError if `path` is in an s3:// bucket that cannot be reached; Beam would retry silently for minutes."""
     if path.startswith("s3://"):
         _check_s3_bucket(path.split("/")[2])
 
@@ -178,20 +237,20 @@ def check_bucket(path: str) -> None:
 def _check_s3_bucket(bucket: str) -> None:
     from botocore.exceptions import ClientError, NoCredentialsError
 
-    def once() -> None:
+    def attempt() -> None:
         client, _, _ = s3_object(f"s3://{bucket}/")
         try:
             client.list_objects_v2(Bucket=bucket, MaxKeys=1)
         except NoCredentialsError:
             raise StoreError(
                 f"s3://{bucket} cannot be reached without credentials: set AWS_ACCESS_KEY_ID and "
-                f"AWS_SECRET_ACCESS_KEY, or what else boto3 reads them from"
+                f"AWS_SECRET_ACCESS_KEY, or another source of credentials that boto3 reads"
             ) from None
         except ClientError as error:
-            if _status(error) == 404:
-                raise StoreError(f"there is no bucket s3://{bucket}: check its name and the region") from None
+            if _http_status(error) == 404:
+                raise StoreError(f"the bucket s3://{bucket} does not exist: check its name and the region") from None
             if is_transient(error):
                 raise
-            # Whoever may not list the bucket may still be allowed what is asked for.
+            # Credentials that may not list the bucket may still be allowed to do what follows.
 
-    _tried(f"s3://{bucket}", "reached", once, ())
+    _retry(f"s3://{bucket}", "reached", attempt, ())

@@ -1,22 +1,22 @@
-"""The clients of gs:// and s3:// that Beam's file systems use, for what those file systems cannot do.
+"""What Beam's file systems for gs:// and s3:// cannot do, through the clients that they use.
 
-That is writing with a precondition, and sending a file so that nothing is left behind where it fails.
+That is: conditional writes (compare and swap), and uploads that leave nothing behind if they fail.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import IO, TypeAlias
+from typing import IO, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-GCS_PIECE = 16 << 20  # else 100 MB of a file are held in memory
+GCS_CHUNK = 16 << 20  # bytes; by default the client holds 100 MB of a file in memory
 
 
-def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, where the extra gcp is
-    """(bucket of the client that Beam uses with these options, name) of a path on gs://."""
+def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, with the extra gcp
+    """Return (bucket of the client that Beam uses with its current options, object name) for a path on gs://."""
     from apache_beam.io.gcp.gcsio import GcsIO
 
     _, _, bucket, name = path.split("/", 3)
@@ -24,8 +24,8 @@ def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.stora
     return GcsIO(pipeline_options=options).client.bucket(bucket), name
 
 
-def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, where the extra aws is
-    """(client that Beam uses with these options, bucket, key) of a path on s3://."""
+def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, with the extra aws
+    """Return (client that Beam uses with its current options, bucket, key) for a path on s3://."""
     from apache_beam.io.aws.s3io import S3IO
 
     _, _, bucket, key = path.split("/", 3)
@@ -33,41 +33,41 @@ def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, whe
     return S3IO(options=options).client.client, bucket, key
 
 
-def _send_gcs(source: IO[bytes], path: str, mime_type: str) -> None:
+def _upload_gcs(source: IO[bytes], path: str, mime_type: str) -> None:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     bucket, name = gcs_object(path)
     size = source.seek(0, os.SEEK_END)
-    blob = bucket.blob(name, chunk_size=GCS_PIECE)
+    blob = bucket.blob(name, chunk_size=GCS_CHUNK)
     blob.upload_from_file(source, rewind=True, size=size, content_type=mime_type, retry=DEFAULT_RETRY)
 
 
-def _send_s3(source: IO[bytes], path: str, mime_type: str) -> None:
+def _upload_s3(source: IO[bytes], path: str, mime_type: str) -> None:
     client, bucket, key = s3_object(path)
-    client.upload_fileobj(_Kept(source), bucket, key, {"ContentType": mime_type})
+    client.upload_fileobj(_Unclosable(source), bucket, key, {"ContentType": mime_type})
 
 
-class _Kept:
-    """A file that stays open when boto3 closes it, so that it can be sent again."""
+class _Unclosable:
+    """A file that stays open when boto3 closes it, so that its content can be sent again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
     def close(self) -> None:
-        """Not here."""
+        """Leave the file open."""
 
 
-# By scheme: makes an object of (all that a file holds, path, MIME type).
-SENDERS: dict[str, Callable[[IO[bytes], str, str], None]] = {"gs": _send_gcs, "s3": _send_s3}
+# By scheme: creates an object from (open file, path, MIME type).
+UPLOADERS: dict[str, Callable[[IO[bytes], str, str], None]] = {"gs": _upload_gcs, "s3": _upload_s3}
 
 
 def _read_gcs(path: str) -> tuple[bytes | None, object]:
-    """(content, generation) of an object; (None, 0) where there is none."""
+    """Return (content, generation) of an object; (None, 0) if it does not exist."""
     bucket, name = gcs_object(path)
     blob = bucket.get_blob(name)
     if blob is None:
         return None, 0
-    generation = int(blob.generation)  # taken first: a download writes what the answer's headers say over it
+    generation = int(blob.generation)  # before the download, which overwrites it with the answer's headers
     return blob.download_as_bytes(if_generation_match=generation), generation
 
 
@@ -84,7 +84,7 @@ def _write_gcs(path: str, data: bytes, generation: object) -> bool:
 
 
 def _read_s3(path: str) -> tuple[bytes | None, object]:
-    """(content, entity tag) of an object; (None, None) where there is none."""
+    """Return (content, entity tag) of an object; (None, None) if it does not exist."""
     from botocore.exceptions import ClientError
 
     client, bucket, key = s3_object(path)
@@ -92,7 +92,7 @@ def _read_s3(path: str) -> tuple[bytes | None, object]:
         answer = client.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status == 404:  # an answer that broke off says no more than that
+        if status == 404:  # the only detail if the answer's body broke off
             return None, None
         raise
     return answer["Body"].read(), answer["ETag"]
@@ -112,10 +112,16 @@ def _write_s3(path: str, data: bytes, tag: object) -> bool:
     return True
 
 
-_Read: TypeAlias = "Callable[[str], tuple[bytes | None, object]]"
+class ConditionalAccess(NamedTuple):
+    """Compare and swap on an object: `read(path)` and `write(path, data, version)`.
+
+    `read` returns (content, version), with None as the content of an object that does not exist. `write` returns False,
+    and writes nothing, if the object no longer has that version.
+    """
+
+    read: Callable[[str], tuple[bytes | None, object]]
+    write: Callable[[str, bytes, object], bool]
 
 
-_Write: TypeAlias = "Callable[[str, bytes, object], bool]"
-
-
-_PRECONDITIONED: dict[str, tuple[_Read, _Write]] = {"gs": (_read_gcs, _write_gcs), "s3": (_read_s3, _write_s3)}
+# By scheme.
+CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": ConditionalAccess(_read_s3, _write_s3)}

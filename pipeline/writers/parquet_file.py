@@ -1,4 +1,4 @@
-"""One Parquet file in the making: written under a temporary name, digested on the way, renamed or sent when it is whole."""
+"""A Parquet file that is written under a temporary name, hashed on the way, and renamed or uploaded when complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from ..io.filesystem import is_local, upload
+from ..io.filesystem import AtomicFile, is_local, upload
 from ..snapshots.manifest import FileInfo, RowGroup
 from ..text_hash import hash_ranges, hash_words
 
@@ -21,13 +21,13 @@ ROW_GROUP = 4096
 
 
 class _Digesting:
-    """A write-only file that hashes and counts what passes through it."""
+    """A write-only file that hashes and counts the bytes written to it."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self.handle, self.sha256, self.bytes, self.closed = handle, hashlib.sha256(), 0, False
 
     def write(self, data: bytes) -> int:
-        if self.closed:  # a ParquetWriter that is given up still writes its footer
+        if self.closed:  # a ParquetWriter that is discarded still writes its footer
             return len(data)
         self.handle.write(data)
         self.sha256.update(data)
@@ -46,7 +46,7 @@ class _Digesting:
 
 @dataclass
 class ParquetFileWriter:
-    """A Parquet file in the making, in a directory of any file system; `options` are those of pyarrow's writer."""
+    """Writes one Parquet file into a directory of any file system; `options` are those of pyarrow's writer."""
 
     directory: str
     name: str
@@ -55,26 +55,29 @@ class ParquetFileWriter:
     bits: int = 0  # of the bucket of a text hash; 0 if rows come in any order
     bucket: int = 0
     rows: int = 0
-    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    pending: list[pa.RecordBatch] = field(default_factory=list)
     row_groups: list[RowGroup] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.temporary = FileSystems.join(self.directory, f".{self.name}.tmp")
-        # For a store the file is made here, so that it can be sent whole, and again; without a name it leaves with us.
-        self.here = is_local(self.directory)
-        self.handle = FileSystems.create(self.temporary) if self.here else tempfile.TemporaryFile()  # noqa: SIM115
+        # For an object store the file is written to local disk first, so that its upload can be retried. It has no name
+        # there, so it ends with this process.
+        self.file: AtomicFile | None = None
+        if is_local(self.directory):
+            os.makedirs(self.directory, exist_ok=True)
+            self.file = AtomicFile(os.path.join(self.directory, f".{self.name}.tmp"))
+        self.handle = self.file.handle if self.file else tempfile.TemporaryFile()  # noqa: SIM115
         self.digest = _Digesting(self.handle)
         self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows; they are written a row group at a time, and a row group has rows of one bucket."""
+        """Add rows; they are written in row groups, each of rows of one bucket."""
         bucket = self._bucket(batch)
-        if self.waiting and bucket != self.bucket:
+        if self.pending and bucket != self.bucket:
             self._flush()
         self.bucket = bucket
-        self.waiting.append(batch)
+        self.pending.append(batch)
         self.rows += batch.num_rows
-        if sum(waiting.num_rows for waiting in self.waiting) >= ROW_GROUP:
+        if sum(part.num_rows for part in self.pending) >= ROW_GROUP:
             self._flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
@@ -83,8 +86,8 @@ class ParquetFileWriter:
         return int(hash_words(batch.column("text_hash").slice(0, 1))[0, 0]) >> (32 - self.bits)
 
     def _flush(self) -> None:
-        table = pa.Table.from_batches(self.waiting, self.schema)
-        self.waiting = []
+        table = pa.Table.from_batches(self.pending, self.schema)
+        self.pending = []
         if not table.num_rows:
             return
         self.writer.write_table(table, row_group_size=table.num_rows)
@@ -92,16 +95,14 @@ class ParquetFileWriter:
         self.row_groups.append({"rows": table.num_rows, "ranges": ranges})
 
     def finish(self) -> FileInfo:
-        """Write what waits, and put the file in its place."""
+        """Write the last row group and give the file its name; return what the manifest says of it."""
         self._flush()
         self.writer.close()
-        self.handle.flush()
         path = FileSystems.join(self.directory, self.name)
-        if self.here:
-            os.fsync(self.handle.fileno())
-            self.handle.close()
-            FileSystems.rename([self.temporary], [path])
+        if self.file:
+            self.file.commit(path, sync=True)
         else:
+            self.handle.flush()
             upload(self.handle, path, "application/vnd.apache.parquet")
             self.handle.close()
         return {
@@ -113,12 +114,11 @@ class ParquetFileWriter:
         }
 
     def discard(self) -> None:
-        """Leave nothing of it behind."""
+        """Delete the file; no error is raised."""
         self.digest.close()
         with suppress(Exception):
             self.writer.close()
         with suppress(Exception):
             self.handle.close()
-        if self.here:
-            with suppress(Exception):
-                FileSystems.delete([self.temporary])
+        if self.file:
+            self.file.discard()

@@ -1,73 +1,49 @@
-"""The README is true: its commands and snippets are run, its output is the demo's, its links lead somewhere."""
+"""README.md: its commands and snippet run, its output is the demo's, and its links and those of all pages lead somewhere."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.support.pages import ROOT, blocks, read_page, run_blocks
+
+README = read_page("README.md")
 
 # Commands that are not run here, and why.
 NOT_RUN = {
-    "./scripts/demo.sh": "it installs packages; its embed and its look at the result are run below",
-    "./scripts/test.sh": "it runs these tests",
-    "source .venv/bin/activate": "the environment of the tests stands in",
-    "audioclip-text fetch full": "537 MB from the network; a file of the same format stands in, fetch has its own tests",
+    "./scripts/setup.sh": "it installs packages",
+    "source .venv/bin/activate": "the tests run in their own environment",
+    "audioclip-text fetch full": "537 MB from the network; a file of the same format is in its place",
 }
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def environment() -> dict[str, str]:
-    """The console script of this environment comes first."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-def run(command: list[str], directory: Path) -> str:
-    """Output of a command in `directory`; the test fails with its errors where it fails."""
-    done = subprocess.run(
-        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, vocabulary: Path) -> Path:
-    """A folder that looks like a checkout into which the checkpoint was fetched."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("examples", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / ".cache").mkdir()
-    for file in (checkpoint_file, vocabulary):
-        (folder / ".cache" / file.name).symlink_to(file)
-    return folder
-
-
-def test_the_readme_is_short() -> None:
-    """Whoever comes new reads it to its end."""
-    assert len(README.splitlines()) < 150
-
 
 PAGES = sorted(
     str(page.relative_to(ROOT)) for part in (".", "docs", "benchmarks") for page in (ROOT / part).glob("*.md")
 )
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, vocabulary: Path) -> Path:
+    """Return a directory that looks like a checkout into which the checkpoint was fetched."""
+    directory = tmp_path_factory.mktemp("checkout")
+    for name in ("examples", "scripts"):
+        (directory / name).symlink_to(ROOT / name)
+    (directory / ".cache").mkdir()
+    for file in (checkpoint_file, vocabulary):
+        (directory / ".cache" / file.name).symlink_to(file)
+    return directory
+
+
+def test_the_readme_is_short() -> None:
+    """Check that a new user can read it to its end."""
+    assert len(README.splitlines()) < 130
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
-    """Relative links name files that exist, and headings that the page they lead to has."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)]+)\)", text):
+    """Check that relative links name files that exist, and headings of the pages that they lead to."""
+    for link in re.findall(r"\]\(([^)]+)\)", read_page(page)):
         if link.startswith("https://"):
             continue
         path, _, heading = link.partition("#")
@@ -78,47 +54,60 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, link
 
 
-def test_every_page_stands_in_the_readme() -> None:
-    """Whoever looks for a page finds it from the first one."""
-    linked = set(re.findall(r"\]\((docs/\S+?\.md)[)#]", README))
-    assert linked >= {page for page in PAGES if page.startswith("docs/")}
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_exists(page: str) -> None:
+    """Check the paths of this project that a page names in code marks, those of test files among them."""
+    folders = "benchmarks|docs|examples|model|pipeline|scripts|tests"
+    for path in re.findall(rf"`((?:\./)?(?:{folders})/[\w./-]*)", read_page(page)):
+        assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def test_the_readme_links_every_page() -> None:
+    """Check that each page can be reached from the first one."""
+    linked = set(re.findall(r"\]\(([^)#]+\.md)[)#]", README))
+    assert linked >= set(PAGES) - {"README.md"}
 
 
 @pytest.mark.slow
-def test_every_command_works_as_it_stands(checkout: Path) -> None:
-    """The README's commands, one after the other, with the checkpoint in place; rejected rows are those of the demo."""
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line]
-    assert set(NOT_RUN) <= set(commands)
-    said = {command: run(["bash", "-c", command], checkout) for command in commands if command not in NOT_RUN}
-    embed, plan = (next(command for command in said if f" {name} " in command) for name in ("embed", "plan"))
-    assert commands.count(embed) == 2
-    assert "298 read = 0 embedded + 296 reused + 2 rejected" in said[embed]
-    assert "296 rows reused, 0 rows to embed" in said[plan]
+def test_every_command_works_as_shown(checkout: Path) -> None:
+    """Run the commands one after the other, with the checkpoint in place; the rejected rows are those of the demo."""
+    outputs = run_blocks(README, "sh", checkout, skip=NOT_RUN)
+    command = next(command for command in outputs if " embed " in command)
+    assert README.count(f"{command}\n") == 2, "embed is shown twice; this is the output of the second run"
+    assert "298 read = 0 embedded + 296 reused + 2 rejected" in outputs[command]
+    plan = next(output for command, output in outputs.items() if " plan " in command)
+    assert "296 rows reused, 0 rows to embed" in plan
     assert (checkout / ".cache" / "text-head.safetensors").stat().st_size > 250_000_000
 
 
 @pytest.mark.slow
-def test_the_output_is_the_demos(checkout: Path) -> None:
-    """What the README shows is what the demo prints, but for times, rates, names of snapshots and the numbers' ends."""
-    demo = (ROOT / "scripts" / "demo.sh").read_text()
+def test_the_output_is_that_of_the_demo(checkout: Path) -> None:
+    """Compare the block with what the demo prints first, and look at the rest: a table of rows, and the rejected rows."""
+    demo = read_page("scripts/demo.sh")
     (embed,) = re.findall(r"^\.venv/bin/(audioclip-text embed .+)$", demo, re.MULTILINE)
     (show,) = re.findall(r"^\.venv/bin/(python scripts/show\.py .+)$", demo, re.MULTILINE)
-    script = f"checkpoint=untrained; {embed}; echo; {show}"
-    (shown,) = blocks("text")
-    assert plain(run(["bash", "-c", script], checkout)) == plain(shown)
+    (output,) = run_blocks(f"```sh\ncheckpoint=untrained; {embed}; echo; {show}\n```", "sh", checkout).values()
+    (shown,) = blocks(README, "text")
+    summary, table, rejected = re.split(r"^out/demo/snapshots/.*\n|^rejected rows\n", output, flags=re.MULTILINE)
+    assert comparable(summary) == comparable(shown)
+    assert "embedding: fixed_size_list<element: float not null>[1024]" in table
+    assert re.search(r"^  captions\.txt#0 +14 +\[.+\] +A dog barks twice", table, re.MULTILINE)
+    assert re.findall(r"^  (\S+), row (\d+): (.+?) \(", rejected, re.MULTILINE) == [
+        ("labels.parquet", "40", "null text"),
+        ("titles.jsonl.gz", "21", "malformed record"),
+    ]
 
 
-def plain(output: str) -> list[str]:
-    """Lines without what differs from run to run and machine to machine."""
+def comparable(output: str) -> list[str]:
+    """Return the lines without what differs from run to run and machine to machine."""
     output = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{8}", "SNAPSHOT", output)
     output = re.sub(r"[\d,.]+ (s\b|rows/s|texts/s)", r"N \1", output)
-    output = re.sub(r"([+-]\d\.\d)\d+", r"\1", output)
-    return output.splitlines()
+    return output.strip().splitlines()
 
 
 @pytest.mark.slow
-def test_every_snippet_runs(checkout: Path) -> None:
-    """The README's Python, each block as a program of its own, prints what its comments say."""
-    printed = [run([sys.executable, "-c", code], checkout) for code in blocks("python")]
-    assert printed[0] == "float32 (2, 1024)\n"
-    assert sorted(printed[1].splitlines()) == ["dog barking (1024,)", "rain on a tin roof (1024,)"]
+def test_the_snippet_prints_what_it_says(checkout: Path) -> None:
+    """Run the five lines of Python as a program."""
+    (snippet,) = blocks(README, "python")
+    assert len([line for line in snippet.splitlines() if line]) <= 5
+    run_blocks(README, "python", checkout)

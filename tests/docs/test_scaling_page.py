@@ -41,8 +41,8 @@ def test_flop_per_node_are_those_of_the_text_head() -> None:
 
 def test_a_worker_is_as_fast_as_its_slowest_part() -> None:
     """Slow the GPU, the cores or the network down: each becomes the limit. Twice the workers take half the hours."""
-    worker = scaling.CARDS[1]
-    for part, limit in (("peak", "card"), ("cores", "CPU"), ("network", "network")):
+    worker = scaling.GPU_WORKERS[1]
+    for part, limit in (("peak", "GPU"), ("cores", "CPU"), ("network", "network")):
         slow = replace(worker, **{part: 1e-3})
         rate, slowest = scaling.rate(slow)
         assert slowest == limit

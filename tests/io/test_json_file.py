@@ -1,4 +1,4 @@
-"""`current.json` is changed by one run at a time, on every kind of store."""
+"""JSON files are updated by one process at a time, on local disks and on every kind of object store."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import pytest
 from apache_beam.io.localfilesystem import LocalFileSystem
 
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import json_file as pointer
+from audioclip_text.pipeline.io import json_file
 from audioclip_text.pipeline.io.json_file import read_json, update_json, write_json
 from tests.support.object_stores import connected
 
 
 class _OtherFileSystem(LocalFileSystem):
-    """A file system that is none of those we know the preconditions of: other://PATH."""
+    """A file system without conditional writes: other://PATH."""
 
     @classmethod
     def scheme(cls) -> str:
         return "other"
 
-    def _plain(self, path: str) -> str:
+    def _local_path(self, path: str) -> str:
         return path.removeprefix("other://")
 
     def exists(self, path: str) -> bool:
-        return bool(super().exists(self._plain(path)))
+        return bool(super().exists(self._local_path(path)))
 
     def open(self, path: str, *args: object, **options: object) -> object:
-        return super().open(self._plain(path), *args, **options)
+        return super().open(self._local_path(path), *args, **options)
 
     def create(self, path: str, *args: object, **options: object) -> object:
-        return super().create(self._plain(path), *args, **options)
+        return super().create(self._local_path(path), *args, **options)
 
     def delete(self, paths: list[str]) -> None:
-        super().delete([self._plain(path) for path in paths])
+        super().delete([self._local_path(path) for path in paths])
 
 
 @pytest.fixture(params=["local", "gs", "s3", "other"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """current.json on each kind of store."""
+    """current.json on each kind of file system."""
     if request.param in ("gs", "s3"):
         with connected(request.param, monkeypatch) as store:
             yield f"{store.url}/out/current.json"
@@ -48,48 +48,64 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield f"{'other://' if request.param == 'other' else ''}{tmp_path}/current.json"
 
 
-def test_a_change_sees_what_is_there_and_replaces_it(path: str) -> None:
-    """From nothing to one, from one to two, and left alone where nothing is decided."""
+def test_update_replaces_the_object_that_decide_was_given(path: str) -> None:
+    """A file is created, replaced, and left alone if `decide` returns None."""
     seen: list[object] = []
     for value in ({"snapshot": "one"}, {"snapshot": "two"}, None, {"snapshot": "thrée"}):
         update_json(path, lambda now, value=value: seen.append(now) or value)  # type: ignore[func-returns-value,misc]
     assert seen == [None, {"snapshot": "one"}, {"snapshot": "two"}, {"snapshot": "two"}]
 
 
-def test_of_two_changes_at_once_one_fails(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever decides on what is no longer there does not write."""
+def test_one_of_two_simultaneous_updates_fails(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update that was decided on an older object is not written."""
 
-    def late(now: object) -> dict[str, object]:
+    def decide_late(now: object) -> dict[str, object]:
         update_json(path, lambda _: {"snapshot": "first"})
         return {"snapshot": "second"}
 
-    impatient = pointer.FileLock
-    monkeypatch.setattr(pointer, "FileLock", lambda lock, timeout: impatient(lock, timeout=0.1))
+    file_lock = json_file.FileLock
+    monkeypatch.setattr(json_file, "FileLock", lambda lock, timeout: file_lock(lock, timeout=0.1))
     with pytest.raises(
-        (SnapshotError, TimeoutError), match=r"in this moment|holds .*\.lock: run again|could not be acquired"
+        (SnapshotError, TimeoutError), match=r"at the same time|holds .*\.lock: run again|could not be acquired"
     ):
-        update_json(path, late)
+        update_json(path, decide_late)
     seen: list[object] = []
     update_json(path, seen.append)
     assert seen in ([{"snapshot": "first"}], [None])
 
 
-def test_a_lock_file_names_its_owner_and_ages(tmp_path: Path) -> None:
-    """Where there are only lock files, a fresh one is respected and an old one is not."""
+def test_a_lock_file_names_its_owner_and_expires(tmp_path: Path) -> None:
+    """On a file system with lock files only, a recent lock is respected and an old or damaged one is not."""
     path = f"other://{tmp_path}/current.json"
     write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() - 60})
     with pytest.raises(SnapshotError, match="ann@host:7 holds"):
         update_json(path, lambda _: {"snapshot": "mine"})
     assert read_json(path) is None
-    write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() - 3600})
-    update_json(path, lambda _: {"snapshot": "mine"})
-    assert read_json(path) == {"snapshot": "mine"}
-    assert not (tmp_path / "current.json.lock").exists()
+    for old in ({"owner": "ann@host:7", "time": time.time() - 3600}, {"owner": "ann@host:7", "time": "noon"}):
+        write_json(f"{path}.lock", old)
+        update_json(path, lambda _: {"snapshot": "mine"})
+        assert read_json(path) == {"snapshot": "mine"}
+        assert not (tmp_path / "current.json.lock").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00"])
-def test_a_damaged_pointer_is_a_clear_error(tmp_path: Path, content: str) -> None:
-    """What is no JSON object is named, and never taken for an empty store."""
+def test_a_damaged_file_is_a_clear_error(tmp_path: Path, content: str) -> None:
+    """A file that is not a JSON object is named, and not treated as missing."""
     (tmp_path / "current.json").write_text(content)
-    with pytest.raises(SnapshotError, match=r"current\.json (is not JSON|holds no JSON object)"):
+    with pytest.raises(SnapshotError, match=r"current\.json is not (a JSON object|JSON)"):
         read_json(str(tmp_path / "current.json"))
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither half a file nor a temporary one stays behind."""
+    path = tmp_path / "current.json"
+    write_json(str(path), {"snapshot": "one"})
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(SnapshotError, match=r"current\.json cannot be written: No space left on device; .* run again"):
+        write_json(str(path), {"snapshot": "two"})
+    assert read_json(str(path)) == {"snapshot": "one"}
+    assert [file.name for file in tmp_path.iterdir()] == ["current.json"]

@@ -1,4 +1,4 @@
-"""Checkpoints: the released format, its extract, untrained weights, and files that are none of them."""
+"""Checkpoints: the released format, its extract, untrained weights, and files that are not checkpoints."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from audioclip_text.model.text_head import SCALES, text_shapes
 from tests.support.paths import DATA
 
 
-def test_a_released_file_gives_its_text_head(checkpoint_file: Path) -> None:
-    """Of 861 tensors the 152 of the text head are read, as float32."""
+def test_a_released_file_yields_its_text_head(checkpoint_file: Path) -> None:
+    """The 152 tensors of the text head are read out of 861, as float32."""
     checkpoint = load_checkpoint(checkpoint_file)
     keys = json.loads((DATA / "keys.json").read_text())
     text = {name: shape for name, (shape, _) in keys.items() if not name.startswith(("visual.", "audio."))}
@@ -47,8 +47,8 @@ def test_the_extract_has_the_same_weights_in_half_the_bytes(checkpoint_file: Pat
     assert not list(safetensors_file.parent.glob("*.tmp"))
 
 
-def test_both_files_give_the_goldens_vectors(checkpoint_file: Path, safetensors_file: Path, vocabulary: Path) -> None:
-    """.pt, .safetensors and "untrained" of one seed embed alike."""
+def test_all_formats_give_equal_vectors(checkpoint_file: Path, safetensors_file: Path, vocabulary: Path) -> None:
+    """.pt, .safetensors and "untrained" of one seed give the same bits."""
     texts = ["dog barking", "rain on a tin roof"]
     first, *others = (
         TextEncoder.load(path, tokenizer_path=vocabulary).encode(texts)
@@ -57,14 +57,14 @@ def test_both_files_give_the_goldens_vectors(checkpoint_file: Path, safetensors_
     assert all((other == first).all() for other in others)
 
 
-def test_untrained_weights_are_made_in_seconds_and_say_so() -> None:
-    """Seeded noise of the full shapes, the same on every machine."""
+def test_untrained_weights_are_fast_and_marked() -> None:
+    """Seeded weights of the full shapes are the same on every machine, and are marked as untrained."""
     began = time.perf_counter()
     checkpoint = load_checkpoint("untrained")
     assert time.perf_counter() - began < 20
     assert checkpoint.untrained
     assert checkpoint.name == "untrained"
-    # The digest of the weights that the goldens of embeddings.npz were made with.
+    # The digest of the weights of embeddings.npz.
     assert checkpoint.sha256 == "339486188e28483e40cf769b13d8dd3190dadfdf572597dc6e4c5a102c0e7a8c"
     assert checkpoint.sha256 == weights_digest(checkpoint.state)
 
@@ -76,8 +76,8 @@ def test_shapes_built_in_code_are_the_released_ones() -> None:
     assert {**text_shapes(), **dict.fromkeys(SCALES, ())} == text
 
 
-def test_the_digest_tells_names_shapes_and_values_apart() -> None:
-    """Whatever changes a vector changes the digest; the order of tensors, their precision and the logit scales do not."""
+def test_the_digest_depends_on_names_shapes_and_values() -> None:
+    """What changes a vector changes the digest; the order of tensors, their precision and the logit scales do not."""
     state = {"a": torch.arange(4.0), "b": torch.ones(2)}
     digest = weights_digest(state)
     assert digest == weights_digest({"b": torch.ones(2).half(), "a": torch.arange(4.0), "logit_scale": torch.ones(())})
@@ -87,13 +87,13 @@ def test_the_digest_tells_names_shapes_and_values_apart() -> None:
 
 
 def test_an_extract_of_untrained_weights_stays_untrained(tmp_path: Path) -> None:
-    """Nothing made with seeded weights loses that mark on the way through a file."""
+    """Untrained weights keep their mark in a file."""
     extract("untrained", tmp_path / "head.safetensors")
     assert load_checkpoint(tmp_path / "head.safetensors").untrained
 
 
-def test_an_extract_names_the_file_it_came_from(checkpoint_file: Path, safetensors_file: Path) -> None:
-    """Its metadata hold name and sha256 of the .pt, and no mark of untrained weights."""
+def test_an_extract_names_its_source(checkpoint_file: Path, safetensors_file: Path) -> None:
+    """Its metadata contain name and sha256 of the .pt, and no mark of untrained weights."""
     with safetensors.safe_open(safetensors_file, framework="pt") as opened:
         metadata = opened.metadata()
     sha256 = hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()
@@ -122,30 +122,34 @@ def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ({"transformer.resblocks.1.attn.in_proj_bias": None}, "transformer.resblocks.1.attn.in_proj_bias is missing"),
         ({"surprise": torch.rand(3)}, "surprise is not known"),
         ({"ln_final.bias": torch.rand(3)}, r"ln_final.bias has shape \[3\] instead of \[64\]"),
-        ({"ln_final.bias": torch.ones(64, dtype=torch.int64)}, "ln_final.bias is torch.int64 .*no plain float tensor"),
-        ({"ln_final.bias": torch.ones(64).to_sparse()}, "ln_final.bias is torch.float32 .*no plain float tensor"),
-        ({"ln_final.bias": torch.empty(64, device="meta")}, "ln_final.bias is torch.float32 .*no plain float tensor"),
+        (
+            {"ln_final.bias": torch.ones(64, dtype=torch.int64)},
+            "ln_final.bias is torch.int64 .*not a plain float tensor",
+        ),
+        ({"ln_final.bias": torch.ones(64).to_sparse()}, "ln_final.bias is torch.float32 .*not a plain float tensor"),
+        (
+            {"ln_final.bias": torch.empty(64, device="meta")},
+            "ln_final.bias is torch.float32 .*not a plain float tensor",
+        ),
         ({"token_embedding.weight": torch.rand(1, 64).expand(10**10, 64)}, "has less data than its shape needs"),
         (
             {"token_embedding.weight": torch.rand(0, 64)},
-            r"token_embedding.weight has shape \[0, 64\], no filled matrix",
+            r"token_embedding.weight has shape \[0, 64\], not that of a filled matrix",
         ),
-        ({"text_projection": torch.rand(64)}, r"text_projection has shape \[64\], no filled matrix"),
-        ({"ln_final.bias": torch.full((64,), torch.nan)}, "ln_final.bias holds NaN or infinity"),
+        ({"text_projection": torch.rand(64)}, r"text_projection has shape \[64\], not that of a filled matrix"),
+        ({"ln_final.bias": torch.full((64,), torch.nan)}, "ln_final.bias contains NaN or infinity"),
         ({"text_projection": None}, "text_projection is missing"),
     ],
 )
-def test_a_wrong_text_head_is_refused_by_name(
-    tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str
-) -> None:
-    """Missing, unknown, misshapen, non-float and non-finite tensors are an error that names them."""
+def test_faults_of_a_text_head_are_named(tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str) -> None:
+    """Tensors that are missing, unknown, not finite, not floats or of the wrong shape are an error that names them."""
     torch.save(_small(**changes), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "a.pt")
 
 
 def test_other_sizes_load(tmp_path: Path) -> None:
-    """CLIP text heads of other widths and depths are read from their shapes, and widened to plain float32."""
+    """CLIP text heads of other widths and depths load by their shapes, widened to plain float32."""
     half = {name: torch.nn.Parameter(tensor.half()) for name, tensor in _small().items()}
     torch.save(half | {"visual.x": torch.rand(2)}, tmp_path / "a.pt")
     state = load_checkpoint(tmp_path / "a.pt").state
@@ -154,29 +158,33 @@ def test_other_sizes_load(tmp_path: Path) -> None:
 
 
 def test_an_error_names_ten_faults_and_counts_the_others(tmp_path: Path) -> None:
-    """A file of something else does not fill the screen."""
+    """The message for a file of another kind stays short."""
     torch.save(_small() | {f"extra{n}": torch.rand(2) for n in range(12)}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="extra9 is not known; and 2 more$"):
         load_checkpoint(tmp_path / "a.pt")
 
 
-def test_full_and_partial_stand_for_the_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words mean the files that fetch puts into .cache; where they are not there, the error gives the command."""
+def test_full_and_partial_name_the_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words name the files that fetch writes to .cache; if they are missing, the error names the command."""
     monkeypatch.chdir(tmp_path)
-    assert resolve_checkpoint("partial", "there") == str(Path("there", "AudioCLIP-Partial-Training.pt"))
+    assert resolve_checkpoint("partial", "folder") == str(Path("folder", "AudioCLIP-Partial-Training.pt"))
     assert resolve_checkpoint("some.pt") == "some.pt"
-    with pytest.raises(CheckpointError, match=f"there is {tmp_path}.: run `audioclip-text fetch partial`"):
+    with pytest.raises(
+        CheckpointError, match=f"nearest existing path is {tmp_path}.: run `audioclip-text fetch partial`"
+    ):
         load_checkpoint("partial")
-    with pytest.raises(CheckpointError, match="it is no file.: run `audioclip-text fetch full`"):
+    with pytest.raises(CheckpointError, match="it is not a regular file.: run `audioclip-text fetch full`"):
         load_checkpoint(tmp_path)
 
 
 class _Evil:
+    """An object whose unpickling runs a command."""
+
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch pwned",)
 
 
-def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only tensors are read from a .pt; code in it never runs."""
     monkeypatch.chdir(tmp_path)
     torch.save({"text_projection": _Evil()}, "zip.pt")
@@ -188,7 +196,7 @@ def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tmp_path: Path, mo
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    """Cut-off, empty, foreign and lying files are each one clear error."""
+    """Truncated, empty and forged files, and files of another kind, each give one clear error."""
     torch.save(_small(), tmp_path / "good.pt")
     save_file(_small(), tmp_path / "good.safetensors")
     data, tensors = (tmp_path / "good.pt").read_bytes(), (tmp_path / "good.safetensors").read_bytes()
@@ -198,18 +206,18 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     for name, content in {
         "cut.pt": data[: len(data) // 2],
         "empty.pt": b"",
-        "text.pt": b"this is no checkpoint",
+        "text.pt": b"not a checkpoint",
         "cut.safetensors": tensors[: len(tensors) // 2],
-        "lying.safetensors": (2**40).to_bytes(8, "little") + tensors[8:],
+        "forged.safetensors": (2**40).to_bytes(8, "little") + tensors[8:],
         "empty.safetensors": b"",
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
             load_checkpoint(tmp_path / name)
     for name, message in {
-        "nested.pt": "no flat state dict of tensors but state_dict: save",
-        "number.pt": "no flat state dict of tensors but 3: save",
-        "legacy.pt": "no PyTorch zip archive but .* of before torch 1.6",
+        "nested.pt": "not contain a flat state dict of tensors but state_dict: save",
+        "number.pt": "not contain a flat state dict of tensors but 3: save",
+        "legacy.pt": "not a PyTorch zip archive: .* by torch before 1.6",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / name)
@@ -220,16 +228,16 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
-def test_bytes_gone_wrong_give_an_error_or_a_text_head(tmp_path: Path, name: str) -> None:
-    """No damage to a file's structure gets through as any other exception."""
+def test_random_damage_gives_an_error_or_a_text_head(tmp_path: Path, name: str) -> None:
+    """Damage to a file's structure never raises another exception."""
     torch.save(_small(), tmp_path / "a.pt")
     save_file(_small(), tmp_path / "a.safetensors")
-    good, dice = (tmp_path / name).read_bytes(), random.Random(5)
+    good, chance = (tmp_path / name).read_bytes(), random.Random(5)
     refused = 0
     for _ in range(100):
         bad = bytearray(good)
-        for _ in range(dice.choice([1, 3, 20])):
-            bad[dice.choice([dice.randrange(6000), -1 - dice.randrange(6000)])] = dice.randrange(256)
+        for _ in range(chance.choice([1, 3, 20])):
+            bad[chance.choice([chance.randrange(6000), -1 - chance.randrange(6000)])] = chance.randrange(256)
         (tmp_path / f"bad{name}").write_bytes(bad)
         try:
             load_checkpoint(tmp_path / f"bad{name}")
@@ -240,7 +248,7 @@ def test_bytes_gone_wrong_give_an_error_or_a_text_head(tmp_path: Path, name: str
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_weights_do_not_change_with_their_file(tmp_path: Path, name: str) -> None:
-    """Written over or cut short while the model computes: that it was mapped once is nothing to it."""
+    """A file that is overwritten or truncated after loading leaves the weights as they are."""
     state = _small()
     (torch.save if name == "a.pt" else save_file)(state, tmp_path / name)
     checkpoint = load_checkpoint(tmp_path / name)

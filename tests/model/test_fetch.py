@@ -1,4 +1,4 @@
-"""fetch against a local server: resumed, verified, and in place only when verified."""
+"""fetch from a local server: downloads resume, are verified, and get their name only then."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from audioclip_text.model import fetch as room
+from audioclip_text.model import fetch as fetch_module
 from audioclip_text.model.fetch import FetchError, Released, fetch
 
 BODY = bytes(range(256)) * 4000
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Serves BODY under any name; `faults` holds what it does to the next requests instead."""
+    """A server of BODY under any name; `faults` is what it does to the next requests instead."""
 
     faults: list[str]
     requests: list[str | None]
@@ -49,7 +49,7 @@ class _Server(BaseHTTPRequestHandler):
         self.wfile.write(body[start : start + 300_000] if fault in ("break", "stall") else body[start:])
         if fault == "stall":
             self.wfile.flush()
-            self.rfile.read(1)  # until the other side is gone
+            self.rfile.read(1)  # until the client is gone
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -57,11 +57,11 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str], list[str | None]]]:
-    """(base URL, faults to come, Range headers seen); the table holds small files of BODY."""
+    """(base URL, faults of the next requests, Range headers received); the released files are small files of BODY."""
     released = {
         what: Released(f"{what}.bin", len(BODY), hashlib.sha256(BODY).hexdigest()) for what in ("full", "vocabulary")
     }
-    monkeypatch.setattr(room, "FILES", released)
+    monkeypatch.setattr(fetch_module, "FILES", released)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     _Server.faults, _Server.requests = [], []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as httpd:
@@ -74,7 +74,7 @@ Server = tuple[str, list[str], list[str | None]]
 
 
 def test_checkpoint_and_vocabulary_are_fetched_once(server: Server, tmp_path: Path) -> None:
-    """Both files come, verified; what is there and right is not fetched again."""
+    """Both files are fetched and verified; a correct file is not fetched again."""
     url, _, requests = server
     paths = fetch("full", tmp_path, url)
     assert [path.name for path in paths] == ["full.bin", "vocabulary.bin"]
@@ -84,12 +84,12 @@ def test_checkpoint_and_vocabulary_are_fetched_once(server: Server, tmp_path: Pa
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_broken_download_goes_on_where_it_broke(server: Server, tmp_path: Path) -> None:
-    """The second request asks for the bytes behind those that came."""
+def test_an_interrupted_download_resumes(server: Server, tmp_path: Path) -> None:
+    """The second request asks for the bytes after those received."""
     url, faults, requests = server
     faults += ["break", "break"]
     assert fetch("vocabulary", tmp_path, url)[0].read_bytes() == BODY
-    starts = [int((asked or "bytes=0-").removeprefix("bytes=").rstrip("-")) for asked in requests]
+    starts = [int((header or "bytes=0-").removeprefix("bytes=").rstrip("-")) for header in requests]
     assert starts[0] == 0
     assert 200_000 < starts[1] < starts[2] - 200_000
 
@@ -97,8 +97,8 @@ def test_a_broken_download_goes_on_where_it_broke(server: Server, tmp_path: Path
 @pytest.mark.parametrize(
     "faults", [["503", "429"], ["break", "no range"], ["break", "416"], ["other"], ["longer"], ["break", "503"]]
 )
-def test_failures_that_pass_are_tried_again(server: Server, tmp_path: Path, faults: list[str]) -> None:
-    """Busy servers, ignored ranges and wrong content end in the right file."""
+def test_transient_failures_are_tried_again(server: Server, tmp_path: Path, faults: list[str]) -> None:
+    """Busy servers, ignored ranges and wrong content still lead to the right file."""
     server[1].extend(faults)
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
 
@@ -108,40 +108,40 @@ def test_failures_that_pass_are_tried_again(server: Server, tmp_path: Path, faul
     [
         (["404"], "the server answered 404"),
         (["503"] * 9, "the server answered 503"),
-        (["other"] * 9, "what came is not the released file: its sha256 is"),
-        (["longer"] * 9, "what came is not the released file: it has"),
+        (["other"] * 9, "the received file is not the released one: its sha256 is"),
+        (["longer"] * 9, "the received file is not the released one: it has"),
         (["to ftp://127.0.0.1/x"], "ftp://127.0.0.1/x is not https: refused"),
         (["to http://example.org/x"], "http://example.org/x is not https: refused"),
-        (["to /again"] * 10, "redirects without end"),
+        (["to /again"] * 10, "redirects more than 10 times"),
     ],
 )
-def test_what_cannot_be_had_is_a_clear_error_and_no_file(
+def test_a_failed_download_is_a_clear_error_and_leaves_no_file(
     server: Server, tmp_path: Path, faults: list[str], message: str
 ) -> None:
-    """Nothing stands under the final name that was not verified."""
+    """A file that was not verified never gets the final name."""
     server[1].extend(faults)
     with pytest.raises(FetchError, match=message):
         fetch("full", tmp_path, server[0])
     assert not (tmp_path / "full.bin").exists()
 
 
-def test_a_server_of_wrong_files_is_asked_twice(server: Server, tmp_path: Path) -> None:
-    """One clean retry, for what may have been an old beginning, and no more downloads of half a gigabyte."""
+def test_a_wrong_file_is_downloaded_twice_at_most(server: Server, tmp_path: Path) -> None:
+    """The retry is for an unfinished download of another file; half a gigabyte is not downloaded a third time."""
     server[1].extend(["other"] * 9)
     with pytest.raises(FetchError):
         fetch("full", tmp_path, server[0])
     assert server[2] == [None, None]
 
 
-def test_a_part_that_the_server_cannot_go_on_with_is_thrown_away(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_the_server_cannot_resume_is_deleted(server: Server, tmp_path: Path) -> None:
     """After 416 the next request asks for the whole file."""
     server[1].extend(["break", "416"])
     fetch("full", tmp_path, server[0])
-    assert [bool(asked) for asked in server[2][:3]] == [False, True, False]
+    assert [bool(header) for header in server[2][:3]] == [False, True, False]
 
 
-def test_a_killed_fetch_leaves_a_beginning_that_the_next_goes_on_with(server: Server, tmp_path: Path) -> None:
-    """SIGKILL half-way leaves NAME.part alone, and no lock that anybody would wait for."""
+def test_a_killed_fetch_is_resumed_by_the_next(server: Server, tmp_path: Path) -> None:
+    """SIGKILL during a download leaves only NAME.part, and no lock for which another fetch would wait."""
     server[1].append("stall")
     child = multiprocessing.get_context("fork").Process(target=fetch, args=("vocabulary", tmp_path, server[0]))
     child.start()
@@ -156,43 +156,43 @@ def test_a_killed_fetch_leaves_a_beginning_that_the_next_goes_on_with(server: Se
 
 
 def test_two_fetches_at_once_download_once(server: Server, tmp_path: Path) -> None:
-    """The second waits for the first and finds the file there."""
+    """The second waits for the first and finds the file."""
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: fetch("full", tmp_path, server[0]), range(2)))
     assert both[0] == both[1]
     assert len(server[2]) == 2
 
 
-def test_a_wrong_file_in_place_is_replaced(server: Server, tmp_path: Path) -> None:
-    """A file of the right name and the wrong content is not taken for the released one."""
+def test_a_wrong_file_is_replaced(server: Server, tmp_path: Path) -> None:
+    """A file of the right name and the wrong content is downloaded again."""
     (tmp_path / "full.bin").write_bytes(b"x" * len(BODY))
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
 
 
 @pytest.mark.parametrize("size", [1000, len(BODY), len(BODY) + 1])
-def test_a_part_of_another_file_is_thrown_away(server: Server, tmp_path: Path, size: int) -> None:
-    """Going on with the wrong beginning is found by the sha256, and the download starts anew."""
+def test_a_part_of_another_file_is_deleted(server: Server, tmp_path: Path, size: int) -> None:
+    """The sha256 finds the wrong start of a resumed download, which then starts again."""
     (tmp_path / "full.bin.part").write_bytes(b"x" * size)
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
 
 
 def test_only_https_or_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http elsewhere is refused before a byte is asked for, and https never leads to http, not even here."""
+    """Plain http to another host is refused before a request, and https never leads to http, not even on this machine."""
     with pytest.raises(FetchError, match=r"http://example\.org/AudioCLIP-Full-Training\.pt is not https: refused"):
         fetch("full", tmp_path, "http://example.org")
     redirect = Mock(is_redirect=True, headers={"location": "http://127.0.0.1/x"})
     monkeypatch.setattr("requests.get", Mock(return_value=redirect))
     with pytest.raises(FetchError, match=r"http://127\.0\.0\.1/x is not https: refused"):
         fetch("full", tmp_path, "https://example.org")
-    with pytest.raises(ValueError, match="'everything' is none of the released files: full, partial, vocabulary"):
+    with pytest.raises(ValueError, match="'everything' is not one of the released files: full, partial, vocabulary"):
         fetch("everything", tmp_path)
 
 
 @pytest.fixture
 def offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Base URL of a host that is not there; waiting for it fails; pip looks into the test's folder instead of PyPI."""
+    """Base URL of a host that does not exist; waiting for it fails the test; pip reads the test's folder, not PyPI."""
     monkeypatch.setattr(
-        room, "time", SimpleNamespace(sleep=lambda _: pytest.fail("waited for a host that was not there"))
+        fetch_module, "time", SimpleNamespace(sleep=lambda _: pytest.fail("waited for a host that does not exist"))
     )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -210,23 +210,21 @@ def _wheel(folder: Path, member: str, content: bytes) -> None:
 
 
 def test_the_vocabulary_has_a_second_source(offline: str, tmp_path: Path) -> None:
-    """Where the release cannot be reached, the vocabulary comes out of a wheel, at once."""
-    _wheel(tmp_path, room.WHEEL_MEMBER, BODY)
+    """If the release cannot be reached, the vocabulary is extracted from a wheel, without waiting."""
+    _wheel(tmp_path, fetch_module.WHEEL_MEMBER, BODY)
     assert fetch("vocabulary", tmp_path / "cache", offline)[0].read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (room.WHEEL_MEMBER, "could not be fetched: .* whose file is not the released one: its sha256 is"),
-        ("open_clip/other", "neither: .*There is no item named 'open_clip/bpe_simple"),
-        (None, "neither: ERROR: No matching distribution found for open_clip_torch"),
+        (fetch_module.WHEEL_MEMBER, "could not be fetched: .* whose file is not the released one: its sha256 is"),
+        ("open_clip/other", "nor could it be .*There is no item named 'open_clip/bpe_simple"),
+        (None, "from open_clip_torch on PyPI: ERROR: No matching distribution found for open_clip_torch"),
     ],
 )
-def test_the_second_source_is_held_to_the_same_sha256(
-    offline: str, tmp_path: Path, member: str | None, message: str
-) -> None:
-    """A wheel without the file, or with another one, is an error that names both sources, and no file."""
+def test_the_second_source_is_verified_too(offline: str, tmp_path: Path, member: str | None, message: str) -> None:
+    """A wheel without the file, or with another file, is an error that names both sources, and leaves no file."""
     if member:
         _wheel(tmp_path, member, BODY[::-1])
     with pytest.raises(FetchError, match=message):

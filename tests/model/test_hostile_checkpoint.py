@@ -1,4 +1,4 @@
-"""Checkpoints and vocabularies that mean harm: one clear line before a row is read, and nothing of theirs runs."""
+"""Malicious checkpoints and vocabularies: one clear line before a row is read, and no code of theirs runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 
 
 class _Evil:
-    """Runs a command where it is unpickled by anything but a careful reader."""
+    """An object whose unpickling runs a command."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch pwned",)
@@ -41,6 +41,7 @@ def head(**changes: torch.Tensor) -> State:
 
 
 def pt(content: object, **options: object) -> bytes:
+    """The bytes that torch.save writes."""
     out = io.BytesIO()
     torch.save(content, out, **options)  # type: ignore[arg-type]
     return out.getvalue()
@@ -55,18 +56,19 @@ def repacked(data: bytes, **members: bytes) -> bytes:
     return out.getvalue()
 
 
-def lying(header: object, body: bytes = bytes(256), length: int | None = None) -> bytes:
-    """A safetensors file of any header."""
+def forged(header: object, body: bytes = bytes(256), length: int | None = None) -> bytes:
+    """A safetensors file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
 def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, object]:
+    """The header's entry for one tensor."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
 def damaged(name: str) -> bytes:
-    """A PNG's beginning, a shell script, another model, and so on."""
+    """The content of a malicious or damaged file: the start of a PNG, a shell script, another model, ..."""
     whole = pt(head())
     tensors = save(head())
     return {
@@ -100,66 +102,66 @@ def damaged(name: str) -> bytes:
         "started.safetensors": tensors[:100],
         "longer.safetensors": tensors + b"more",
         "empty.safetensors": b"",
-        "length.safetensors": lying({}, length=2**63),
-        "negative.safetensors": lying({}, length=2**64 - 1),
-        "hundred-megabytes.safetensors": lying({}, length=90 << 20),
-        "json.safetensors": lying(b'{"a": '),
-        "list.safetensors": lying([1, 2]),
-        "deep.safetensors": lying(b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
-        "outside.safetensors": lying({"a": entry(0, 1 << 40, [1 << 38])}),
-        "backwards.safetensors": lying({"a": entry(256, 0, [64])}),
-        "overlap.safetensors": lying({"a": entry(0, 256, [64]), "b": entry(128, 256, [32])}),
-        "hole.safetensors": lying({"a": entry(128, 256, [32])}),
-        "size.safetensors": lying({"a": entry(0, 256, [63])}),
-        "overflow.safetensors": lying({"a": entry(0, 256, [2**62, 2**62, 64])}),
-        "dtype.safetensors": lying({"a": entry(0, 256, [64], "F128")}),
-        "wrong-dtype.safetensors": lying({"a": entry(0, 256, [64], "F64")}),
+        "length.safetensors": forged({}, length=2**63),
+        "negative.safetensors": forged({}, length=2**64 - 1),
+        "hundred-megabytes.safetensors": forged({}, length=90 << 20),
+        "json.safetensors": forged(b'{"a": '),
+        "list.safetensors": forged([1, 2]),
+        "deep.safetensors": forged(b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+        "outside.safetensors": forged({"a": entry(0, 1 << 40, [1 << 38])}),
+        "backwards.safetensors": forged({"a": entry(256, 0, [64])}),
+        "overlap.safetensors": forged({"a": entry(0, 256, [64]), "b": entry(128, 256, [32])}),
+        "hole.safetensors": forged({"a": entry(128, 256, [32])}),
+        "size.safetensors": forged({"a": entry(0, 256, [63])}),
+        "overflow.safetensors": forged({"a": entry(0, 256, [2**62, 2**62, 64])}),
+        "dtype.safetensors": forged({"a": entry(0, 256, [64], "F128")}),
+        "wrong-dtype.safetensors": forged({"a": entry(0, 256, [64], "F64")}),
         "integers.safetensors": save(head(text_projection=torch.ones((64, 32), dtype=torch.int64))),
-        "twice.safetensors": lying(b'{"a":{"dtype":"F32","shape":[64],"data_offsets":[0,256]},'
+        "twice.safetensors": forged(b'{"a":{"dtype":"F32","shape":[64],"data_offsets":[0,256]},'
                                    b'"a":{"dtype":"F32","shape":[64],"data_offsets":[0,256]}}'),
     }[name]  # fmt: skip
 
 
-SAID = {
-    "image.pt": "is no PyTorch zip archive but another kind of file",
-    "script.pt": "is no PyTorch zip archive but another kind of file",
+MESSAGES = {
+    "image.pt": "is not a PyTorch zip archive: it is another kind of file",
+    "script.pt": "is not a PyTorch zip archive: it is another kind of file",
     "zip-of-text.pt": "is compressed",
-    "cut.pt": "downloaded in part; fetch it again",
-    "started.pt": "downloaded in part; fetch it again",
-    "no-end.pt": "downloaded in part; fetch it again",
-    "holes.pt": "is damaged: 'archive/data/.*' in it fails its checksum|is no whole zip archive",
-    "bomb.pt": "is nothing that torch.save wrote: 'archive/.*' is compressed",
+    "cut.pt": "only partly downloaded; fetch it again",
+    "started.pt": "only partly downloaded; fetch it again",
+    "no-end.pt": "only partly downloaded; fetch it again",
+    "holes.pt": "is damaged: the checksum of its member 'archive/data/.*' is wrong|is not a complete zip archive",
+    "bomb.pt": "was not written by torch.save: 'archive/.*' is compressed",
     "code.pt": "code in a checkpoint is never run",
     "code-beside.pt": "code in a checkpoint is never run",
-    "plain-pickle.pt": "is no PyTorch zip archive",
-    "tar.pt": "of before torch 1.6",
+    "plain-pickle.pt": "is not a PyTorch zip archive",
+    "tar.pt": "by torch before 1.6",
     "module.pt": "code in a checkpoint is never run",
     "array.pt": "code in a checkpoint is never run",
-    "list.pt": "no flat state dict of tensors but list",
-    "other-model.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
-    "image-tower.pt": "holds no AudioCLIP text head: token_embedding.weight is missing",
+    "list.pt": "does not contain a flat state dict of tensors but list",
+    "other-model.pt": "does not contain an AudioCLIP text head: token_embedding.weight is missing",
+    "image-tower.pt": "does not contain an AudioCLIP text head: token_embedding.weight is missing",
     "shape.pt": r"has shape \[64\] instead of \[65\]|has shape \[65, 32\] instead",
-    "nan.pt": "text_projection holds NaN or infinity",
-    "infinite.pt": "text_projection holds NaN or infinity",
-    "integers.pt": "text_projection is torch.int8 .*no plain float tensor",
-    "complex.pt": "text_projection is torch.complex64 .*no plain float tensor",
-    "bools.pt": "text_projection is torch.bool .*no plain float tensor",
-    "integers.safetensors": "text_projection is torch.int64 .*no plain float tensor",
-    "swapped.pt": "is no PyTorch zip archive",
-    "twice.safetensors": "holds no AudioCLIP text head: token_embedding.weight is missing",
+    "nan.pt": "text_projection contains NaN or infinity",
+    "infinite.pt": "text_projection contains NaN or infinity",
+    "integers.pt": "text_projection is torch.int8 .*not a plain float tensor",
+    "complex.pt": "text_projection is torch.complex64 .*not a plain float tensor",
+    "bools.pt": "text_projection is torch.bool .*not a plain float tensor",
+    "integers.safetensors": "text_projection is torch.int64 .*not a plain float tensor",
+    "swapped.pt": "is not a PyTorch zip archive",
+    "twice.safetensors": "does not contain an AudioCLIP text head: token_embedding.weight is missing",
 }
 SAFETENSORS = [
     "code", "swapped", "cut", "started", "longer", "empty", "length", "negative", "hundred-megabytes", "json", "list",
     "deep", "outside", "backwards", "overlap", "hole", "size", "overflow", "dtype", "wrong-dtype",
 ]  # fmt: skip
-SAID |= {f"{name}.safetensors": "cannot be read as safetensors" for name in SAFETENSORS}
+MESSAGES |= {f"{name}.safetensors": "cannot be read as safetensors" for name in SAFETENSORS}
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_a_hostile_checkpoint_ends_before_a_row_is_read(
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_malicious_checkpoint_fails_before_a_row_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Path, name: str
 ) -> None:
-    """`audioclip-text embed` says in one line what is wrong with which file; no directory is made, no code runs."""
+    """`audioclip-text embed` names the file and its fault in one line; no directory is created, no code runs."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     Path(name).write_bytes(damaged(name))
@@ -175,16 +177,16 @@ def test_a_hostile_checkpoint_ends_before_a_row_is_read(
         str(vocabulary),
     ]
     assert main(command) == 2
-    said = capsys.readouterr().err.strip()
-    assert len(said.splitlines()) == 1, said
-    assert name in said
-    with pytest.raises(CheckpointError, match=SAID[name]):
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1, message
+    assert name in message
+    with pytest.raises(CheckpointError, match=MESSAGES[name]):
         load_checkpoint(name)
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", name}
 
 
-def test_a_half_downloaded_file_of_any_length_is_refused(tmp_path: Path) -> None:
-    """Whatever came of a .pt or .safetensors, it is not taken for the whole."""
+def test_an_incomplete_download_of_any_length_is_refused(tmp_path: Path) -> None:
+    """No part of a .pt or .safetensors is accepted as the complete file."""
     save_file(head(), tmp_path / "a.safetensors")
     (tmp_path / "a.pt").write_bytes(pt(head()))
     for name in ("a.pt", "a.safetensors"):
@@ -195,8 +197,8 @@ def test_a_half_downloaded_file_of_any_length_is_refused(tmp_path: Path) -> None
                 load_checkpoint(tmp_path / f"half{name}")
 
 
-def test_a_bomb_inside_a_checkpoint_is_never_unpacked(tmp_path: Path) -> None:
-    """Half a gigabyte packed into half a megabyte is refused without being held."""
+def test_a_zip_bomb_is_never_decompressed(tmp_path: Path) -> None:
+    """Half a gigabyte compressed to half a megabyte is refused without filling memory."""
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data.pkl", "w") as member:
         for _ in range(512):
@@ -210,36 +212,36 @@ def test_a_bomb_inside_a_checkpoint_is_never_unpacked(tmp_path: Path) -> None:
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(bomb)], capture_output=True, text=True, check=True)
-    said, memory = done.stdout.splitlines()
-    assert "is compressed" in said
+    message, memory = done.stdout.splitlines()
+    assert "is compressed" in message
     assert int(memory) < 100
 
 
-def test_members_that_hold_more_than_the_file_are_refused(tmp_path: Path) -> None:
-    """Two entries over the same bytes are how a small archive says that it is large."""
+def test_members_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    """A small archive can claim to be large by several entries for the same bytes."""
     data = bytearray(pt(head()))
     names = zipfile.ZipFile(io.BytesIO(data)).infolist()
     largest = max(names, key=lambda member: member.file_size)
-    place = data.rindex(largest.filename.encode())  # in the central directory
-    struct.pack_into("<II", data, place - 46 + 20, 1 << 30, 1 << 30)
+    start = data.rindex(largest.filename.encode())  # in the central directory
+    struct.pack_into("<II", data, start - 46 + 20, 1 << 30, 1 << 30)
     (tmp_path / "a.pt").write_bytes(data)
-    with pytest.raises(CheckpointError, match="its members hold more bytes than the file"):
+    with pytest.raises(CheckpointError, match="its members are larger than the file"):
         load_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b"\xff" * 100), gzip.compress(b"a b\n" * 60_000), gzip.compress(bytes(64 << 20))],
+    [b"", b"not gzip", gzip.compress(b"\xff" * 100), gzip.compress(b"a b\n" * 60_000), gzip.compress(bytes(64 << 20))],
     ids=["empty", "text", "bytes", "repeated", "bomb"],
 )
-def test_a_hostile_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Neither a bomb nor another file is taken for CLIP's vocabulary."""
+def test_a_malicious_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Neither a decompression bomb nor another file is accepted as CLIP's vocabulary."""
     (tmp_path / "v.gz").write_bytes(content)
-    with pytest.raises(TokenizerError, match=r"v\.gz .*CLIP's holds 48,894 merges"):
+    with pytest.raises(TokenizerError, match=r"v\.gz .*CLIP's contains 48,894 merges"):
         ClipTokenizer(tmp_path / "v.gz")
 
 
-def test_a_vocabulary_without_end_is_not_read_for_ever() -> None:
-    """A device is no file, and is given up after some megabytes."""
-    with pytest.raises(TokenizerError, match="CLIP's holds 48,894 merges"):
+def test_an_endless_vocabulary_is_not_read_for_ever() -> None:
+    """A device is read for some megabytes only."""
+    with pytest.raises(TokenizerError, match="CLIP's contains 48,894 merges"):
         ClipTokenizer("/dev/zero")

@@ -1,4 +1,4 @@
-"""TextEncoder under pressure: poisonous texts cost themselves alone, and memory that runs out costs time."""
+"""TextEncoder under pressure: a text at fault fails alone, and low memory only costs time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audioclip_text.model import ClipTokenizer, TextEncoder
-from audioclip_text.model import encoder as room
+from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
@@ -26,7 +26,7 @@ FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 G
 
 
 def _encoder(tokenizer: ClipTokenizer, poison: float = 0.0) -> TextEncoder:
-    """A small encoder, whose numbers overflow at the word zebra where `poison` is not finite."""
+    """A small encoder, whose numbers overflow at the word zebra if `poison` is not finite."""
     state = small_state(vocabulary=49408)
     state["token_embedding.weight"][tokenizer.encode("zebra")[0]] = poison
     return TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
@@ -39,8 +39,8 @@ def _rows(texts: list[str]) -> pa.RecordBatch:
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_a_text_that_gives_nan_costs_itself_alone(tokenizer: ClipTokenizer, poison: float) -> None:
-    """Texts that share beginnings, attention or a micro-batch with it get the vectors they get without it."""
+def test_a_text_that_gives_nan_fails_alone(tokenizer: ClipTokenizer, poison: float) -> None:
+    """Texts that share prefixes, attention or a micro-batch with it get the same vectors as without it."""
     texts = [text for pair in zip(GOOD, POISON * 11, strict=False) for text in pair]
     encoder = _encoder(tokenizer, poison)
     encoding = encoder.encode_rows(texts)
@@ -53,9 +53,9 @@ def test_a_text_that_gives_nan_costs_itself_alone(tokenizer: ClipTokenizer, pois
     assert reasons == dict.fromkeys(GOOD, None) | dict.fromkeys(POISON, "non-finite vector")
 
 
-@pytest.mark.parametrize("place", [0, 1, 17, 42])
-def test_a_text_that_makes_the_model_throw_costs_itself_alone(tokenizer: ClipTokenizer, place: int) -> None:
-    """A tower that fails on one text's tokens leaves the others their vectors, wherever it stands."""
+@pytest.mark.parametrize("position", [0, 1, 17, 42])
+def test_a_text_that_raises_fails_alone(tokenizer: ClipTokenizer, position: int) -> None:
+    """If the tower raises on one text's tokens, the other texts get their vectors, whatever its position."""
     encoder = _encoder(tokenizer)
     zebra, tower = tokenizer.encode("zebra")[0], encoder.tower
 
@@ -69,23 +69,24 @@ def test_a_text_that_makes_the_model_throw_costs_itself_alone(tokenizer: ClipTok
 
     expected = encoder.encode(GOOD)
     encoder.tower = Fragile()  # type: ignore[assignment]
-    batch = embed_batch(_rows([*GOOD[:place], "zebra", *GOOD[place:]]), encoder)
+    batch = embed_batch(_rows([*GOOD[:position], "zebra", *GOOD[position:]]), encoder)
     reasons = batch.column("reason").to_pylist()
-    assert reasons.pop(place) == "model error"
-    assert batch.column("detail")[place].as_py() == "RuntimeError: index out of range in self"
+    assert reasons.pop(position) == "model error"
+    assert batch.column("detail")[position].as_py() == "RuntimeError: index out of range in self"
     assert reasons == [None] * len(GOOD)
-    vectors = np.delete(np.array(batch.column("embedding").to_pylist()), place, 0)
+    vectors = np.delete(np.array(batch.column("embedding").to_pylist()), position, 0)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
 def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None:
-    """Eight texts and more without one finite vector are no bad rows: the batch fails and says so."""
+    """If eight or more texts get no finite vector, the batch fails instead of rejecting its rows."""
     encoder = _encoder(tokenizer, float("nan"))
     with pytest.raises(RuntimeError, match="the model gave no finite vector for any of the 9 texts of a batch"):
         embed_batch(_rows([f"zebra {n}" for n in range(9)]), encoder)
 
 
-def _with_room_for(encoder: TextEncoder, nodes: Callable[[], int], error: Exception = FULL) -> None:
+def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Exception = FULL) -> None:
+    """Let the encoder's tower raise `error` for more than so many nodes."""
     tower = encoder.tower
 
     class Short:
@@ -109,27 +110,25 @@ def _with_room_for(encoder: TextEncoder, nodes: Callable[[], int], error: Except
     ],
     ids=["cuda", "host", "cpu allocator", "cublas"],
 )
-def test_any_room_from_one_text_up_gives_the_result_and_less_a_clear_error(
-    tokenizer: ClipTokenizer, error: Exception
-) -> None:
-    """At every size of memory there is the right result or, where one text does not fit, an error that says so."""
-    expected, longest = _encoder(tokenizer).encode(GOOD), 6  # text number 1 0, and its ends
+def test_any_memory_gives_the_result_or_a_clear_error(tokenizer: ClipTokenizer, error: Exception) -> None:
+    """Every size of memory gives the right result or, if a single text does not fit, an error that says so."""
+    expected, longest = _encoder(tokenizer).encode(GOOD), 6  # "text number 1 0" with start and end
     for nodes in (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 23, 31, 32, 47, 63, 64):
         encoder = _encoder(tokenizer)
-        _with_room_for(encoder, lambda nodes=nodes: nodes, error)  # type: ignore[misc]
+        _limit_memory(encoder, lambda nodes=nodes: nodes, error)  # type: ignore[misc]
         if nodes < longest:
             with pytest.raises(MemoryError, match="^cpu has too little free memory for a single text of [456] tokens"):
                 encoder.encode(GOOD)
-            with pytest.raises(MemoryError):  # and no row is said to be at fault
+            with pytest.raises(MemoryError):  # instead of a rejected row
                 embed_batch(_rows(GOOD), encoder)
         else:
             np.testing.assert_allclose(encoder.encode(GOOD), expected, rtol=0, atol=1e-5)
 
 
-def test_out_of_memory_beside_the_tower_is_told_as_such(
+def test_out_of_memory_outside_of_the_tower_is_a_memory_error(
     tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the result itself finds no room, the caller gets a MemoryError with the number of texts."""
+    """If memory does not suffice for the result itself, the caller gets a MemoryError with the number of texts."""
     encoder = _encoder(tokenizer)
 
     def full(*_: object) -> None:
@@ -140,32 +139,30 @@ def test_out_of_memory_beside_the_tower_is_told_as_such(
         encoder.encode(GOOD[:2])
 
 
-def test_micro_batches_grow_again_once_there_is_memory(
-    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What another process took for a while costs speed for a while, and the first size is never exceeded."""
-    monkeypatch.setattr(room, "CALM", 8)
-    encoder, first = _encoder(tokenizer), room.NODES["cpu"]
+def test_micro_batches_grow_again(tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is free again, micro-batches grow again, up to their first size."""
+    monkeypatch.setattr(encoder_module, "BATCHES_TO_GROW", 8)
+    encoder, first = _encoder(tokenizer), encoder_module.MAX_NODES["cpu"]
     free = 20
-    _with_room_for(encoder, lambda: free)
+    _limit_memory(encoder, lambda: free)
     encoder.encode(GOOD)
-    assert encoder.nodes < 64
+    assert encoder.max_nodes < 64
     free = 10**6
     for _ in range(100):
         encoder.encode(GOOD)
-    assert encoder.nodes == first
+    assert encoder.max_nodes == first
     free = 20
     assert encoder.encode_rows(GOOD).stats.oom_retries > 0
     retries = sum(encoder.encode_rows(GOOD).stats.oom_retries for _ in range(20))
-    assert retries <= 20 * len(GOOD) / 8, "a small card pays with one failed micro-batch in CALM"
+    assert retries <= 20 * len(GOOD) / 8, "at most one micro-batch in BATCHES_TO_GROW fails"
 
 
-def test_a_head_with_too_few_words_is_refused_by_name(
+def test_a_head_with_too_few_embeddings_is_refused_by_name(
     tokenizer: ClipTokenizer, vocabulary: Path, tmp_path: Path
 ) -> None:
-    """Ids beyond the embedding table are found before any text, by the encoder and by a job's launcher."""
+    """An embedding table smaller than the vocabulary is found before any text, by the encoder and by a job's launcher."""
     state = small_state(vocabulary=49407)
-    words = r"cannot be used: its token_embedding.weight has 49,407 rows, and CLIP's tokenizer gives 49,408 ids"
+    words = r"cannot be used: its token_embedding.weight has 49,407 rows, and CLIP's tokenizer has 49,408 ids"
     with pytest.raises(ValueError, match=f"^small {words}"):
         TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
     torch.save(state, tmp_path / "short.pt")

@@ -1,4 +1,4 @@
-"""The tower over prefix trees, against a plain padded one."""
+"""The tower over prefix trees, compared with a plain padded tower."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ START, END = 48, 49  # of the small vocabulary
 STATE = oracle.small_state()
 TOWER = TextTower(STATE, device=CPU, dtype=torch.float32)
 
-# Few different tokens make shared beginnings and duplicates; a stem with many endings makes long shared ones.
+# A small set of tokens makes shared prefixes and duplicates; a stem with several endings makes long shared prefixes.
 middles = st.lists(st.integers(0, 3), max_size=75)
 families = st.tuples(middles, st.lists(middles, min_size=1, max_size=5)).map(
     lambda family: [(family[0] + ending)[:75] for ending in family[1]]
 )
 some_rows = st.lists(families, min_size=1, max_size=4).map(
-    lambda found: [[START, *middle, END] for family in found for middle in family]
+    lambda families: [[START, *middle, END] for family in families for middle in family]
 )
 
 
@@ -34,24 +34,24 @@ def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch
     """Rows through the tower in micro-batches of at most `nodes` nodes, in the order given."""
     arranged, start, out = SortedRows.of(rows), 0, []
     while start < len(arranged.lengths):
-        run = arranged.run_from(start, nodes)
-        out.append(tower(arranged.tree(run, CPU)))
-        start = run.stop
-    return torch.cat(out)[torch.from_numpy(arranged.place)]
+        batch = arranged.batch_from(start, nodes)
+        out.append(tower(arranged.tree(batch, CPU)))
+        start = batch.stop
+    return torch.cat(out)[torch.from_numpy(arranged.inverse)]
 
 
 @given(rows=some_rows, nodes=st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_equals_the_plain_tower(rows: list[list[int]], nodes: int) -> None:
-    """Rows with shared beginnings and duplicates, cut anywhere, get the vectors of the plain padded tower, in order."""
-    wanted = oracle.plain_tower(STATE, rows, END)
-    torch.testing.assert_close(embed(TOWER, rows, nodes), wanted, rtol=0, atol=2e-5)
+    """Rows with shared prefixes and duplicates, in any micro-batches, get the plain padded tower's vectors, in order."""
+    expected = oracle.plain_tower(STATE, rows, END)
+    torch.testing.assert_close(embed(TOWER, rows, nodes), expected, rtol=0, atol=2e-5)
 
 
 @given(rows=some_rows, which=st.data())
 @settings(max_examples=40, deadline=None)
-def test_batch_mates_do_not_matter(rows: list[list[int]], which: st.DataObject) -> None:
-    """A row alone gets the vector that it gets among others, within 1e-5."""
+def test_the_rest_of_the_batch_does_not_matter(rows: list[list[int]], which: st.DataObject) -> None:
+    """A row alone gets the same vector as in a batch, within 1e-5."""
     index = which.draw(st.integers(0, len(rows) - 1))
     torch.testing.assert_close(embed(TOWER, [rows[index]])[0], embed(TOWER, rows)[index], rtol=0, atol=1e-5)
 
@@ -59,34 +59,36 @@ def test_batch_mates_do_not_matter(rows: list[list[int]], which: st.DataObject) 
 @given(rows=some_rows)
 @settings(max_examples=60, deadline=None)
 def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
-    """A tree has exactly as many nodes as its rows have distinct beginnings."""
+    """A tree has exactly as many nodes as its rows have distinct prefixes."""
     arranged = SortedRows.of(rows)
     tree = arranged.tree(slice(0, len(arranged.lengths)), CPU)
     assert len(tree.tokens) == len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
-    assert len(tree.kept) == len(tree.tokens)
+    assert len(tree.node_slots) == len(tree.tokens)
 
 
 @given(rows=some_rows, nodes=st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
-def test_runs_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
-    """Every run of more than one row fits the budget, could not have taken one row more, and none is lost."""
+def test_micro_batches_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
+    """Every micro-batch of several rows fits the budget and has no place for one more row, and no row is lost."""
     arranged, start = SortedRows.of(rows), 0
     while start < len(arranged.lengths):
-        run = arranged.run_from(start, nodes)
-        assert run.start == start
-        assert run.stop - start == 1 or len(arranged.tree(run, CPU).tokens) <= nodes
-        assert run.stop == len(arranged.lengths) or len(arranged.tree(slice(start, run.stop + 1), CPU).tokens) > nodes
-        start = run.stop
+        batch = arranged.batch_from(start, nodes)
+        assert batch.start == start
+        assert batch.stop - start == 1 or len(arranged.tree(batch, CPU).tokens) <= nodes
+        assert (
+            batch.stop == len(arranged.lengths) or len(arranged.tree(slice(start, batch.stop + 1), CPU).tokens) > nodes
+        )
+        start = batch.stop
     assert start == len({tuple(row) for row in rows})
 
 
 def test_sorting_is_by_token_and_by_length() -> None:
-    """Rows sort as lists of numbers do, token 0 and a missing token apart."""
+    """Rows sort like lists of numbers; token 0 differs from a missing token."""
     rows = [[2, 0, 0], [2, 0], [1, 300], [1, 2], [1, 65_536], [2, 0]]
     arranged = SortedRows.of(rows)
-    found = [list(row[:length]) for row, length in zip(arranged.tokens, arranged.lengths, strict=True)]
-    assert found == [[1, 2], [1, 300], [1, 65_536], [2, 0], [2, 0, 0]]
-    assert [found[i] for i in arranged.place] == rows
+    actual = [list(row[:length]) for row, length in zip(arranged.tokens, arranged.lengths, strict=True)]
+    assert actual == [[1, 2], [1, 300], [1, 65_536], [2, 0], [2, 0, 0]]
+    assert [actual[i] for i in arranged.inverse] == rows
 
 
 @pytest.mark.parametrize(("width", "layers"), [(64, 1), (192, 3), (320, 1)])
@@ -105,7 +107,7 @@ def random_rows() -> list[list[int]]:
 
 
 def test_bfloat16_is_close() -> None:
-    """In bfloat16 every vector has a cosine of at least 0.999 with the plain float32 one, in float32."""
+    """In bfloat16 every vector has a cosine of at least 0.999 with the plain one in float32."""
     rows = random_rows()
     vectors = embed(TextTower(STATE, device=CPU, dtype=torch.bfloat16), rows)
     assert vectors.dtype == torch.float32
@@ -113,7 +115,7 @@ def test_bfloat16_is_close() -> None:
 
 
 def test_without_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where torch lacks the packed layers, plain ones give the same vectors."""
+    """If torch lacks the packed layers, plain ones give the same vectors."""
     monkeypatch.setattr(linear, "packed_works", lambda _: False)
     tower, rows = TextTower(STATE, device=CPU, dtype=torch.float32), random_rows()
     assert type(tower.blocks[0].c_fc) is linear.Linear
@@ -121,22 +123,22 @@ def test_without_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def untried() -> Iterator[None]:
-    """No memory of earlier trials of the packed layers, before or after."""
+def uncached() -> Iterator[None]:
+    """An empty cache of packed_works, before and after."""
     linear.packed_works.cache_clear()
     yield
     linear.packed_works.cache_clear()
 
 
-@pytest.mark.usefixtures("untried")
+@pytest.mark.usefixtures("uncached")
 def test_packed_layers_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch without the private operators gets plain layers."""
+    """Without the private operators of torch, layers are plain."""
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert not linear.packed_works(torch.float32)
 
 
-@pytest.mark.usefixtures("untried")
+@pytest.mark.usefixtures("uncached")
 def test_packed_layers_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed layers whose numbers are off are not used."""
+    """Packed layers with wrong results are not used."""
     monkeypatch.setattr(linear.PackedLinear, "silu", linear.PackedLinear.__call__)
     assert not linear.packed_works(torch.float32)

@@ -1,4 +1,4 @@
-"""ClipTokenizer against the original's ids, and against a slow, plain implementation of the same description."""
+"""ClipTokenizer against the original's ids, and against a slow, plain implementation of the same steps."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def plain() -> PlainTokenizer:
 
 
 def test_all_goldens_have_the_originals_ids(tokenizer: ClipTokenizer) -> None:
-    """The 1,460 strings that the original was asked give the same ids, cold and from the memo."""
+    """The 1,460 strings of the original give the same ids, computed and from the memo."""
     assert len(CASES) == 1460
     for _ in range(2):
         assert [case["text"] for case in CASES if tokenizer.encode(case["text"]) != case["ids"]] == []
 
 
 def test_the_plain_implementation_has_the_originals_ids() -> None:
-    """The oracle of the property tests is itself right."""
+    """The oracle of the property tests is correct."""
     assert [case["text"] for case in CASES if plain().encode(case["text"]) != case["ids"]] == []
 
 
@@ -55,7 +55,7 @@ _TEXT = st.lists(st.one_of(_PIECES, st.text(max_size=8), st.text("abc 'dlemrstv&
 @settings(max_examples=400, deadline=None)
 @given(pieces=_TEXT, glue=st.sampled_from(["", " "]))
 def test_any_text_has_the_plain_implementations_ids(pieces: list[str], glue: str) -> None:
-    """Memo, fast path and queue change nothing, whatever the text."""
+    """Memo, fast path and queue change no ids of any text."""
     text = glue.join(pieces)
     try:
         expected: object = plain().encode(text)
@@ -77,31 +77,31 @@ def _shared() -> ClipTokenizer:
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=60))
-def test_printable_ascii_takes_the_short_way_to_the_same_ids(text: str) -> None:
-    """What skips ftfy and unescaping is what they would not have changed."""
+def test_the_fast_path_for_printable_ascii_gives_the_same_ids(text: str) -> None:
+    """Texts that skip ftfy and unescaping would not have been changed by them."""
     assert _shared().encode(text) == plain().encode(text)
 
 
 @settings(max_examples=100, deadline=None)
 @given(word=st.text("aabcdehilnorst", min_size=1, max_size=120))
 def test_long_words_merge_as_the_original_merges(word: str) -> None:
-    """The queue of pairs takes the same merges in the same order as rescanning the word does."""
+    """The queue of pairs applies the same merges in the same order as rescanning the word."""
     assert _shared().encode(word) == plain().encode(word)
 
 
 def test_special_tokens_written_out_are_special(tokenizer: ClipTokenizer) -> None:
-    """A text that spells <|endoftext|> gets that token, in any case and without spaces around."""
+    """A text that contains <|endoftext|> gets that token, in upper or lower case and without spaces around it."""
     assert tokenizer.encode("dog<|EndOfText|>cat") == [*tokenizer.encode("dog"), EOT, *tokenizer.encode("cat")]
     assert tokenizer.encode("<|startoftext|>") == [SOT]
 
 
 def test_the_memo_is_bounded(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corpus of all-different words does not grow the memo without end, nor do long chunks enter it."""
+    """A corpus without repeated words does not grow the memo for ever, and long chunks do not enter it."""
     monkeypatch.setattr(tokenizer_module, "MEMO_CHUNKS", 100)
     tokenizer = ClipTokenizer(vocabulary)
-    dice = random.Random(7)
+    chance = random.Random(7)
     for _ in range(1000):
-        tokenizer.encode("".join(dice.choices("abcdefgh", k=9)))
+        tokenizer.encode("".join(chance.choices("abcdefgh", k=9)))
         assert len(tokenizer._memo) <= 100
     tokenizer.encode("y" * 65)
     assert "y" * 65 not in tokenizer._memo
@@ -114,8 +114,8 @@ def test_a_megabyte_without_spaces_takes_seconds_not_hours(tokenizer: ClipTokeni
     assert time.perf_counter() - began < 20
 
 
-def test_it_survives_pickling(tokenizer: ClipTokenizer) -> None:
-    """A tokenizer that went to another process gives the same ids."""
+def test_pickling(tokenizer: ClipTokenizer) -> None:
+    """A tokenizer that was pickled gives the same ids."""
     assert pickle.loads(pickle.dumps(tokenizer)).encode("Rain on a tin roof!") == tokenizer.encode(
         "Rain on a tin roof!"
     )
@@ -125,24 +125,24 @@ def test_it_survives_pickling(tokenizer: ClipTokenizer) -> None:
     ("content", "message"),
     [
         (None, "no vocabulary at .*: run `audioclip-text fetch vocabulary`"),
-        (b"no gzip", "is no gzipped vocabulary"),
+        (b"not gzip", "is not a gzipped vocabulary"),
         (
             gzip.compress(b"header\na b\nc d\n", mtime=0),
-            "holds 2 different merges: CLIP's holds 48,894 merges for 49,408 entries",
+            "contains 2 different merges: CLIP's contains 48,894 merges for 49,408 entries",
         ),
         (
             gzip.compress(b"header\n" + b"a b\n" * 49000, mtime=0),
-            "holds 1 different merges: CLIP's holds 48,894 merges",
+            "contains 1 different merges: CLIP's contains 48,894 merges",
         ),
-        (gzip.compress(b"header\n" + b"a b\n" * 49000, mtime=0)[:-20], "is no gzipped vocabulary"),
+        (gzip.compress(b"header\n" + b"a b\n" * 49000, mtime=0)[:-20], "is not a gzipped vocabulary"),
         (
             gzip.compress(b"header", mtime=0)[:10] + b"\xff" * 20,
-            "is no gzipped vocabulary .*run `audioclip-text fetch vocabulary`",
+            "is not a gzipped vocabulary .*run `audioclip-text fetch vocabulary`",
         ),
     ],
 )
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
-    """The error names the file, what is wrong with it and how to get the right one."""
+    """The error names the file, its fault and how to get the right one."""
     path = tmp_path / "vocabulary.gz"
     if content is not None:
         path.write_bytes(content)

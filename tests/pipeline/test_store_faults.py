@@ -159,7 +159,7 @@ def test_waits_grow_and_are_never_alike(monkeypatch: pytest.MonkeyPatch) -> None
     def busy() -> None:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    with pytest.raises(StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ tries in 3\d\d s\)"):
+    with pytest.raises(StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ attempts in 3\d\d s\)"):
         with_retries("gs://b/a", "read", busy)
     for wait, whole in zip(waits.waited, [1, 2, 4, 8, 16, *[30] * 100], strict=False):
         assert whole / 2 <= wait <= whole

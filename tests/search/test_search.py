@@ -115,7 +115,7 @@ def test_the_scale_is_clamped(trained: float, scale: float) -> None:
 
 def test_a_checkpoint_without_scales_says_so() -> None:
     """No scale is made up."""
-    with pytest.raises(ValueError, match="this checkpoint holds no logit_scale_at: extract its text head again"):
+    with pytest.raises(ValueError, match="this checkpoint does not contain logit_scale_at: extract its text head again"):
         logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
 
 
