@@ -85,5 +85,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--read_timeout", type=at_least(1), default=600, help="seconds that a read may give nothing (default: 600)")
     add("--max_rejected", type=_rejected_limit, metavar="N|P%", help="fail and publish nothing above this")
     add("--max_shrink", type=_share, default=0.5, help="fail where rows fall below this share of the last run's")
+    add("--allow_damaged", type=at_least(0), default=0, metavar="N", help="publish although N shards break off (default: 0)")
+    add("--allow_empty", action="store_true", help="publish although no row could be embedded")
     add("--unique_ids", action="store_true", help="fail where an id stands more than once")
     add("--no_dedupe", action="store_true", help="no shuffle: equal texts are embedded each time, nothing is reused")

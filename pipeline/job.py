@@ -48,6 +48,8 @@ class Job:
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
+    allow_damaged: int
+    allow_empty: bool
     stored: str
     text: bool
 
@@ -144,6 +146,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         max_rejected=options.max_rejected,
         max_shrink=options.max_shrink,
         unique_ids=options.unique_ids,
+        allow_damaged=options.allow_damaged,
+        allow_empty=options.allow_empty,
         stored=options.vector_dtype,
         text=not options.no_text,
     )

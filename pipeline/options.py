@@ -43,6 +43,8 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     max_rejected: str | None
     max_shrink: float
     unique_ids: bool
+    allow_damaged: int
+    allow_empty: bool
     no_dedupe: bool
 
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:

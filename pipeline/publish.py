@@ -32,6 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 # What the steps of a run tell the publisher.
 RunReport: TypeAlias = "WrittenFile | ShardRead | Duplicates | Canary"
 _MAX_EXAMPLES = 10
+_MAX_NAMED = 5  # shards in an error
 
 
 @dataclass
@@ -42,6 +43,7 @@ class RunTotals:
     read: int = 0
     read_seconds: float = 0.0
     shards: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # shards that were not read to their end, with the reason
     files: list[FileInfo] = field(default_factory=list)
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
@@ -67,6 +69,8 @@ class RunTotals:
             self.read_seconds += report.seconds
             self.stats.add_seconds("read", report.by_second)
             self.shards.append(report.shard)
+            if report.damage is not None:
+                self.damaged.append(f"{report.shard} ({report.damage})")
         elif isinstance(report, Duplicates):
             self.duplicate_ids += report.ids
             self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
@@ -83,6 +87,23 @@ def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
             f"rows do not add up: read {read} from {len(totals.shards)} of {len(job.shards)} shards, embedded "
             f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
             f"run again, and report this if it happens twice"
+        )
+    if len(totals.damaged) > job.allow_damaged:
+        more = f", and {len(totals.damaged) - _MAX_NAMED} more" if len(totals.damaged) > _MAX_NAMED else ""
+        raise SnapshotError(
+            f"{len(totals.damaged)} of {len(job.shards)} shards could not be read to the end: "
+            f"{'; '.join(sorted(totals.damaged)[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their "
+            f"other rows with --allow_damaged {len(totals.damaged)}"
+        )
+    if not stats.embedded + stats.reused and not job.allow_empty:
+        if read:
+            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in stats.rejected_by_reason.most_common())
+            raise SnapshotError(
+                f"all {read:,} rows were rejected ({reasons}): check --text_field and {directory}/rejected-*.parquet, or "
+                f"publish an empty snapshot with --allow_empty"
+            )
+        raise SnapshotError(
+            f"no row was read from {len(job.shards)} shards: check --input, or publish an empty snapshot with --allow_empty"
         )
     if stats.rejected > rejected_limit(job.max_rejected, read):
         raise SnapshotError(
@@ -120,6 +141,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             notes.append(
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
+        if totals.damaged:
+            notes.append(f"{len(totals.damaged)} shards could not be read to the end: {'; '.join(sorted(totals.damaged))}")
         manifest = self._manifest(totals, totals.canary, notes)
         lost = missing_files(job.output, manifest)
         if lost:
