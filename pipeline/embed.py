@@ -29,6 +29,7 @@ from .job import prepare_job
 from .options import EmbedOptions, is_local_run
 from .publish import PublishSnapshot
 from .readers.read_shards import ReadShards
+from .snapshots.listing import EARLIER, SHARDS, ReadListing, write_listings
 from .snapshots.run_directory import end_run, run_path, start_run
 from .text_hash import add_text_hash
 from .writers.write_files import WriteFiles
@@ -63,11 +64,12 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
+        write_listings(directory, job.shards, job.earlier)
         write = WriteFiles(directory, schema, self.max_file_rows, job.bits)
 
         read = (
             pbegin
-            | "ListShards" >> beam.Create(job.shards)
+            | "ListShards" >> ReadListing(directory, SHARDS, job.file_io)
             | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
         rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
@@ -83,12 +85,15 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
             reuse = ReuseVectors(PieceCodec(job.row_schema), self.batch_size, file_io=job.file_io)
             same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
-            joined = rows | JoinWithEarlierVectors(job.earlier, refer, reuse, spill, same_model)
+            earlier = pbegin | "ListEarlierFiles" >> ReadListing(directory, EARLIER, job.file_io)
+            joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)
             new = joined.new
             reports.append(joined.known | "WriteReused" >> beam.ParDo(write))
         if job.bits and job.unique_ids:
             reports.append(rows | FindDuplicateIds(job.bits, spill))
-        if not self.local:  # readers need no GPU, and each GPU worker gets its share; local runs would hold it in memory
+        if (
+            not self.local
+        ):  # readers need no GPU, and each GPU worker gets its share; local runs would hold it in memory
             new = new | "SpreadBatches" >> beam.Reshuffle()
         reports.append(new | EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -32,16 +33,17 @@ class Job:
     """One run, as its workers know it. `bits` is 0 if rows are not shuffled."""
 
     output: str
-    shards: list[Shard]
+    shards: Sequence[Shard] = field(repr=False)
+    shard_count: int
     fields: Fields
     kept: pa.Schema
     model: ModelInfo
     options: dict[str, object]
     bits: int
-    previous: Manifest | None
-    reusable: Manifest | None
+    previous: Manifest | None = field(repr=False)
+    reusable: Manifest | None = field(repr=False)
     leftovers: list[str]
-    earlier: list[str] = field(repr=False)
+    earlier: Sequence[str] = field(repr=False)
     notes: list[str]
     max_text_bytes: int
     file_io: FileIO
@@ -52,6 +54,13 @@ class Job:
     allow_empty: bool
     stored: str
     text: bool
+
+    def without_files(self) -> Job:
+        """Return the job without its lists of files, which would make a job graph grow with the corpus."""
+        previous, reusable = (
+            {**manifest, "files": []} if manifest else None for manifest in (self.previous, self.reusable)
+        )
+        return replace(self, shards=(), earlier=(), previous=previous, reusable=reusable)  # type: ignore[arg-type]
 
     @property
     def prompt(self) -> str:
@@ -131,6 +140,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     job = Job(
         output=output,
         shards=shards,
+        shard_count=len(shards),
         fields=fields,
         kept=kept,
         model=model,

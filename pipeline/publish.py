@@ -11,10 +11,12 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 
 from .canary import Canary, canaries_agree
 from .dedup.duplicate_ids import Duplicates
 from .errors import SnapshotError
+from .io.filesystem import remove
 from .job import Job
 from .metrics import pace_by_span
 from .options import rejected_limit
@@ -22,6 +24,7 @@ from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
 from .schemas import REASONS
 from .snapshots.commit import missing_files, publish, remove_strays
+from .snapshots.listing import EARLIER
 from .snapshots.manifest import FORMAT, Counts, FileInfo, Manifest
 from .snapshots.run_directory import remove_run, remove_spills, run_path
 from .writers.statistics import FileStats, WrittenFile
@@ -82,16 +85,16 @@ def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
     """Raise SnapshotError if rows are missing, or if the run exceeds one of the limits it was given."""
     read, stats = totals.read, totals.stats
     written = sum(file["rows"] for file in totals.files)
-    if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != len(job.shards):
+    if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != job.shard_count:
         raise SnapshotError(
-            f"rows do not add up: read {read} from {len(totals.shards)} of {len(job.shards)} shards, embedded "
+            f"rows do not add up: read {read} from {len(totals.shards)} of {job.shard_count} shards, embedded "
             f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
             f"run again, and report this if it happens twice"
         )
     if len(totals.damaged) > job.allow_damaged:
         more = f", and {len(totals.damaged) - _MAX_NAMED} more" if len(totals.damaged) > _MAX_NAMED else ""
         raise SnapshotError(
-            f"{len(totals.damaged)} of {len(job.shards)} shards could not be read to the end: "
+            f"{len(totals.damaged)} of {job.shard_count} shards could not be read to the end: "
             f"{'; '.join(sorted(totals.damaged)[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their "
             f"other rows with --allow_damaged {len(totals.damaged)}"
         )
@@ -103,7 +106,7 @@ def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
                 f"publish an empty snapshot with --allow_empty"
             )
         raise SnapshotError(
-            f"no row was read from {len(job.shards)} shards: check --input, or publish an empty snapshot with --allow_empty"
+            f"no row was read from {job.shard_count} shards: check --input, or publish an empty snapshot with --allow_empty"
         )
     if stats.rejected > rejected_limit(job.max_rejected, read):
         raise SnapshotError(
@@ -127,7 +130,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     """Publishes the snapshot of a run from all of its reports; raises SnapshotError if it must not be published."""
 
     def __init__(self, job: Job, snapshot: str, started: float) -> None:
-        self.job, self.snapshot, self.started = job, snapshot, started
+        self.job, self.snapshot, self.started = job.without_files(), snapshot, started
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
         """Publish, and return the manifest. Called again with the same reports, it publishes the same snapshot."""
@@ -142,7 +145,9 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
                 f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
             )
         if totals.damaged:
-            notes.append(f"{len(totals.damaged)} shards could not be read to the end: {'; '.join(sorted(totals.damaged))}")
+            notes.append(
+                f"{len(totals.damaged)} shards could not be read to the end: {'; '.join(sorted(totals.damaged))}"
+            )
         manifest = self._manifest(totals, totals.canary, notes)
         lost = missing_files(job.output, manifest)
         if lost:
@@ -155,6 +160,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         except Exception as error:  # a snapshot without its page is still complete
             manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
         remove_spills(job.output, self.snapshot)
+        remove([FileSystems.join(run_path(job.output, self.snapshot), EARLIER)])
         remove_strays(job.output, manifest)
         publish(job.output, manifest)
         for run in job.leftovers:

@@ -8,7 +8,7 @@ own minimum and maximum of `text_hash` are the index; workers read it from the f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import apache_beam as beam
@@ -202,13 +202,13 @@ def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     """Hashed row batches to `.known`, embedded from earlier vectors, and `.new`.
 
-    `earlier` are the paths of earlier part files. Rows meet their row groups in 2**bits buckets of text hashes; `spill`
+    `earlier` has the paths of earlier part files. Rows meet their row groups in 2**bits buckets of text hashes; `spill`
     is as for Buckets. `same_model`, a side input, is the result of the canary, if the rows are going to be embedded.
     """
 
     def __init__(
         self,
-        earlier: Sequence[str],
+        earlier: beam.PCollection,
         refer: ReferToRowGroups,
         reuse: ReuseVectors,
         spill: str | None,
@@ -219,11 +219,7 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Shuffle rows and references once."""
-        references = (
-            rows.pipeline
-            | "ListEarlierFiles" >> beam.Create(self.earlier)
-            | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
-        )
+        references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
         reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
         met = rows | "MeetInBuckets" >> Buckets(self.reuse.codec, "text_hash", self.refer.bits, self.spill, references)
         return met | "ReuseVectors" >> reuse.with_outputs("new", main="known")

@@ -98,6 +98,7 @@ class ShardRead:
     rows: int = 0
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
+    damage: str | None = None  # why the shard was not read to its end
 
 
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
@@ -121,6 +122,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             if rows.num_rows:
                 yield rows
             if rejected.num_rows:
+                if rejected.column("reason")[-1].as_py() == "damaged shard":
+                    read.damage = rejected.column("detail")[-1].as_py()
                 yield beam.pvalue.TaggedOutput("rejected", rejected)
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
