@@ -15,9 +15,10 @@ from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions
+from .readers.base import Shard
 from .readers.fields import Fields
 from .readers.infer_schema import infer_kept_schema
-from .readers.shards import Shard, find_shards
+from .readers.shards import find_shards
 from .schemas import embedded_schema
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.manifest import Manifest, RowGroup
