@@ -1,6 +1,6 @@
 # One image for local use, for workers (Dataflow, Flink, Spark) and for the launcher of a Flex Template:
-#   docker build -t audioclip-text .                              # the checkpoint is mounted, or read from a bucket
-#   docker build -t audioclip-text --build-arg CHECKPOINT=full .  # a released text head is baked in, under /opt/audioclip
+#   docker build -t audioclip-text .                              # the checkpoint is mounted or in a bucket
+#   docker build -t audioclip-text --build-arg CHECKPOINT=full .  # a released text head is in /opt/audioclip
 #   docker run --rm --user "$(id -u)" --entrypoint audioclip-text \
 #       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
@@ -10,10 +10,10 @@ FROM apache/beam_python3.11_sdk:2.77.0
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 
 WORKDIR /opt/audioclip-text
-# First what changes least: a change in the project does not bring torch and CUDA anew.
+# First the files that change least: after a change in the project torch and CUDA are not installed again.
 COPY requirements.lock ./
 ARG PIP_INDEX_URL
-# google-apitools has no wheel: it is built with the image's own setuptools; else pip would fetch one, without a hash.
+# google-apitools has no wheel: it is built with the image's setuptools, because pip would download one without a hash.
 RUN python -m pip install --no-cache-dir --no-build-isolation --require-hashes -r requirements.lock
 COPY setup.py pyproject.toml README.md LICENSE scripts/schedule/flex_launcher.py ./
 COPY model model
@@ -26,8 +26,8 @@ RUN if [ -n "$CHECKPOINT" ]; then \
         rm /opt/audioclip/AudioCLIP-*.pt; \
     fi
 
-# Dataflow's workers and the Flex launcher write where root alone may, so root it is for them; docker run --user names
-# another for local use, who finds a name and a home here and needs no entry in /etc/passwd.
+# Dataflow's workers and the Flex launcher write to directories of root, so the image runs as root. For local use, docker
+# run --user names another user; with USER and HOME it needs no entry in /etc/passwd.
 ENV USER=audioclip HOME=/tmp FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-text/flex_launcher.py
 WORKDIR /tmp
 ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -1,4 +1,4 @@
-"""All benchmarks one after the other, on a quiet machine: python benchmarks [tokenizer] [encoder] [pipeline]"""
+"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [pipeline]"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     unknown = [name for name in chosen if name not in ALL]
     if unknown:
         raise SystemExit(
-            f"no benchmark named {', '.join(unknown)}: there are {', '.join(ALL)}; each takes flags by itself"
+            f"no benchmark named {', '.join(unknown)}: choose from {', '.join(ALL)}; run one alone to give it flags"
         )
     for name in chosen:
         print(f"\n== {name} ==", flush=True)

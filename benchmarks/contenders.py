@@ -1,4 +1,4 @@
-"""What the encoder is measured against: functions of (state dict, tokenizer) that give texts -> vectors."""
+"""The encoders that ours is compared with: functions from (state dict, tokenizer) to an encode function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = Mapping[str, Tensor]
 
 
 def ids_of(tokenizer: ClipTokenizer, text: str) -> list[int]:
-    """Start, tokens, end; at most 77."""
+    """Return the ids of a text as the model reads them: start, tokens, end; at most 77."""
     return [START, *tokenizer.encode(text)[: CONTEXT - 2], END]
 
 
@@ -27,12 +27,12 @@ class QuickGELU(nn.Module):
     """CLIP's activation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+        """Apply it to a tensor of any shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
 class Block(nn.Module):
-    """A residual attention block over [position, text, width], as CLIP's first release has it."""
+    """A residual attention block over [position, text, width], as in CLIP's first release."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class Block(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Of x [position, text, width] makes the same shape; mask [position, position] is added to the scores."""
+        """Compute the block for x [position, text, width]; mask [position, position] is added to the scores."""
         normed = self.ln_1(x)
         x = x + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
 
 
 def original_way(state: State, tokenizer: ClipTokenizer) -> Encode:
-    """Each text tokenized alone and padded to 77, batches of 32, every position through nn.MultiheadAttention."""
+    """Tokenize each text alone, pad it to 77, and compute every position in batches of 32 by nn.MultiheadAttention."""
     width = state["text_projection"].shape[0]
     blocks = nn.ModuleList(Block(width, width // 64) for _ in range(12)).eval()
     prefix = "transformer.resblocks."
@@ -79,7 +79,7 @@ def original_way(state: State, tokenizer: ClipTokenizer) -> Encode:
 
 
 def clip_text_model(state: State, dtype: torch.dtype) -> nn.Module:
-    """transformers' CLIPTextModelWithProjection with these weights."""
+    """Return transformers' CLIPTextModelWithProjection with these weights."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     width, dim = state["text_projection"].shape
@@ -87,7 +87,7 @@ def clip_text_model(state: State, dtype: torch.dtype) -> nn.Module:
         vocab_size=49408, hidden_size=width, intermediate_size=4 * width, projection_dim=dim, num_hidden_layers=12,
         num_attention_heads=width // 64, hidden_act="quick_gelu", bos_token_id=START, eos_token_id=END, pad_token_id=END,
     )  # fmt: skip
-    theirs = {
+    their_state = {
         "text_projection.weight": state["text_projection"].T,
         "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
         "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
@@ -100,16 +100,16 @@ def clip_text_model(state: State, dtype: torch.dtype) -> nn.Module:
         ours, layer = f"transformer.resblocks.{i}.", f"text_model.encoder.layers.{i}."
         for kind in ("weight", "bias"):
             for one, other in names.items():
-                theirs[f"{layer}{other}.{kind}"] = state[f"{ours}{one}.{kind}"]
+                their_state[f"{layer}{other}.{kind}"] = state[f"{ours}{one}.{kind}"]
             for name, part in zip("qkv", state[f"{ours}attn.in_proj_{kind}"].chunk(3), strict=True):
-                theirs[f"{layer}self_attn.{name}_proj.{kind}"] = part
+                their_state[f"{layer}self_attn.{name}_proj.{kind}"] = part
     model = CLIPTextModelWithProjection(config)
-    model.load_state_dict(theirs)
+    model.load_state_dict(their_state)
     return model.to(dtype).eval()
 
 
 def padded(rows: Sequence[list[int]]) -> np.ndarray:
-    """[n, longest of them], end-of-text behind the end, as transformers pads CLIP's texts; causality hides it."""
+    """Return the rows as [n, longest], padded with end-of-text as transformers does; causal attention never reads it."""
     tokens = np.full((len(rows), max(map(len, rows))), END, np.int64)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
@@ -119,7 +119,7 @@ def padded(rows: Sequence[list[int]]) -> np.ndarray:
 def batched(
     run: Callable[[np.ndarray], np.ndarray], tokenizer: ClipTokenizer, *, by_length: bool, batch: int = 64
 ) -> Encode:
-    """Texts in batches of 64, padded to the longest of the batch; sorted by length, or as they come."""
+    """Encode texts in batches of 64, padded to the longest of the batch; sorted by length, or in the given order."""
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows = [ids_of(tokenizer, text) for text in texts]
@@ -144,7 +144,7 @@ def transformers(dtype: torch.dtype, *, by_length: bool) -> Callable[[State, Cli
 
 
 def onnxruntime(state: State, tokenizer: ClipTokenizer) -> Encode:
-    """onnxruntime on torch's export of transformers' model, sorted by length, batches of 64."""
+    """Encode by onnxruntime with torch's export of transformers' model, sorted by length, in batches of 64."""
     import onnx  # noqa: F401, the export needs it
     import onnxruntime as runtime
 
@@ -168,7 +168,7 @@ def onnxruntime(state: State, tokenizer: ClipTokenizer) -> Encode:
 
 
 def sentence_transformers(state: State, tokenizer: ClipTokenizer) -> Encode:
-    """sentence-transformers' encode, which sorts by length itself, over transformers' model; batches of 64."""
+    """Encode by sentence-transformers, which sorts by length itself, with transformers' model; in batches of 64."""
     from sentence_transformers import SentenceTransformer
 
     class Tower(nn.Module):

@@ -1,4 +1,4 @@
-"""Texts to measure with: real ones of real lengths, shuffled with a fixed seed, none twice."""
+"""Texts for measurements: real ones of real lengths, without duplicates, shuffled with a fixed seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FRAMES = (
 
 
 def _entries(part: str) -> list[tuple[str, str]]:
-    """(first lemma, gloss) of every synset."""
+    """Return (first lemma, gloss) of every synset."""
     path = WORDNET / f"data.{part}"
     if not path.exists():
         raise SystemExit(f"no {path}: install WordNet 3.0 (Debian: apt-get install wordnet-base)")
@@ -39,24 +39,24 @@ def _entries(part: str) -> list[tuple[str, str]]:
 
 
 def glosses() -> list[str]:
-    """The definitions and examples of WordNet's 117,659 synsets."""
-    found = list(dict.fromkeys(gloss for part in PARTS for _, gloss in _entries(part)))
-    random.Random(0).shuffle(found)
-    return found
+    """Return the definitions and examples of WordNet's 117,659 synsets."""
+    texts = list(dict.fromkeys(gloss for part in PARTS for _, gloss in _entries(part)))
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def captions() -> list[str]:
-    """50,000 short captions: WordNet's nouns and adjectives in the frames that captions and labels come in."""
+    """Return 50,000 short captions: WordNet's nouns and adjectives in phrases that are common in captions and labels."""
     chance = random.Random(1)
     nouns = [lemma for lemma, _ in _entries("noun") if lemma.islower()]
     adjectives = [lemma for lemma, _ in _entries("adj") if lemma.islower() and " " not in lemma]
-    made: dict[str, None] = {}
-    while len(made) < 50_000:
+    distinct: dict[str, None] = {}
+    while len(distinct) < 50_000:
         words = {"noun": chance.choice(nouns), "other": chance.choice(nouns), "adj": chance.choice(adjectives)}
-        made[chance.choice(FRAMES).format(place=chance.choice(PLACES), **words)] = None
-    found = list(made)
-    chance.shuffle(found)
-    return found
+        distinct[chance.choice(FRAMES).format(place=chance.choice(PLACES), **words)] = None
+    texts = list(distinct)
+    chance.shuffle(texts)
+    return texts
 
 
 ALL: dict[str, Callable[[], list[str]]] = {"glosses": glosses, "captions": captions}

@@ -1,4 +1,4 @@
-"""A model that answers at once, for measuring what is around it; in a module, because Beam pickles local classes whole."""
+"""A model that takes no time, to measure the pipeline around it; in a module, because Beam pickles local classes whole."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DIM = 1024
 
 @cache
 def noise() -> NDArray[np.float32]:
-    """Vectors for up to 16,384 texts; made before the clock runs."""
+    """Return vectors for up to 16,384 texts; called once before the measurement."""
     return np.random.default_rng(0).standard_normal((16384, DIM), np.float32)
 
 
 class InstantEncoder(StubEncoder):
-    """Gives noise, whatever the texts."""
+    """An encoder that returns noise for any texts."""
 
     def encode_rows(self, texts: Sequence[str]) -> Encoding:
-        """Vectors [n, 1024] of n texts."""
+        """Return vectors [n, 1024] of n texts."""
         lengths = np.full(len(texts), 18, np.int16)
         stats = EncodeStats(texts=len(texts), tokens=18 * len(texts))
         return Encoding(noise()[: len(texts)], lengths, lengths > 77, stats)
 
 
 class InstantHandler(StubHandler):
-    """StubHandler over an InstantEncoder."""
+    """A StubHandler with an InstantEncoder."""
 
     def load_model(self) -> StubEncoder:
-        """A new one costs nothing."""
+        """Return a new encoder, which costs nothing."""
         return InstantEncoder(DIM, "stub")

@@ -1,15 +1,15 @@
-"""What the pipeline costs around the model, and what a night costs where little has changed.
+"""The cost of the pipeline around the model, and of a nightly run after few changes.
 
     python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [workers] [start]
 
-plumbing    rows per CPU second from jsonl to Parquet with a stubbed model, over bare pyarrow reading and writing the same
-memory      peak of a run over 400,000 rows against one over 40,000, stubbed model
-end_to_end  rows/s of a whole run against TextEncoder.encode alone on the same texts
-night       the same corpus again: time of the first run over that of the second, and of one with 1 % changed
-workers     two worker processes of one thread each against one of two
+plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone
+memory      peak memory for 400,000 rows, divided by that for 40,000, with a stub model
+end_to_end  rows/s of a whole run, divided by texts/s of TextEncoder.encode alone on the same texts
+night       the same corpus again: time of the first run, divided by that of the second; and of one with 1 % changed
+workers     two worker processes of one thread each, compared with one process of two threads
 start       seconds from the command to the first embedded row
 
-Texts are WordNet's glosses. Every measurement is a process of its own; pairs run in alternation, and ratios are medians.
+Texts are WordNet's glosses. Every measurement is a separate process; pairs run in alternation, and ratios are medians.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DIM = 1024
 
 
 def write_shards(folder: Path, rows: int, shards: int = 8) -> None:
-    """`rows` glosses as jsonl, made different by a number where WordNet has no more of them."""
+    """Write `rows` glosses as jsonl, numbered if there are more rows than glosses."""
     texts = corpora.glosses()
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
@@ -47,7 +47,7 @@ def write_shards(folder: Path, rows: int, shards: int = 8) -> None:
 
 
 def child(what: str, *arguments: object, **environment: str) -> dict[str, float]:
-    """Figures of one measurement in a process of its own."""
+    """Return the figures of one measurement in a separate process."""
     command = [sys.executable, __file__, "--child", what, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, check=True, text=True
@@ -56,7 +56,7 @@ def child(what: str, *arguments: object, **environment: str) -> dict[str, float]
 
 
 def stub_run(folder: str, output: str, *flags: str) -> None:
-    """EmbedCorpus over a model that answers at once."""
+    """Run EmbedCorpus with a model that takes no time."""
     from instant import InstantHandler
 
     from audioclip_text.pipeline.cli.embed import parse
@@ -70,7 +70,7 @@ def stub_run(folder: str, output: str, *flags: str) -> None:
 
 
 def bare_run(folder: str, output: str) -> None:
-    """The same reads and writes in pyarrow alone."""
+    """Read and write the same in pyarrow alone."""
     import instant
     import pyarrow as pa
     import pyarrow.json as pj
@@ -95,7 +95,7 @@ def bare_run(folder: str, output: str) -> None:
 
 
 def measured(run: Callable[..., object], *arguments: str) -> None:
-    """Print CPU seconds, wall seconds and peak bytes of a run, without the imports before it."""
+    """Print CPU seconds, wall seconds and peak bytes of a run, without earlier imports."""
     wall, cpu = time.perf_counter(), time.process_time()
     run(*arguments)
     figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
@@ -103,7 +103,7 @@ def measured(run: Callable[..., object], *arguments: str) -> None:
 
 
 def encode_run(folder: str) -> None:
-    """TextEncoder.encode over all texts of the shards."""
+    """Run TextEncoder.encode over all texts of the shards."""
     from audioclip_text.model import TextEncoder
 
     texts = [json.loads(line)["text"] for file in Path(folder).glob("*.jsonl") for line in file.open()]
@@ -113,7 +113,7 @@ def encode_run(folder: str) -> None:
 
 
 def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -> tuple[float, dict[str, object]]:
-    """(wall seconds, manifest) of the command line over the shards."""
+    """Run the command line over the shards; return wall seconds and the manifest."""
     command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
     command += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
@@ -196,11 +196,11 @@ def night(folder: Path, rows: int = 20_000) -> None:
 
 def workers(folder: Path, rows: int = 4_000) -> None:
     write_shards(folder / "in", rows)
-    ways = {
+    set_ups = {
         "one process of two threads": (["--direct_num_workers", "1"], 2),
         "two processes of one thread": (["--direct_num_workers", "2", "--direct_running_mode", "multi_processing"], 1),
     }
-    for name, (flags, threads) in ways.items():
+    for name, (flags, threads) in set_ups.items():
         walls = []
         for turn in range(2):
             walls.append(embed(folder / "in", folder / f"{name}{turn}", *flags, threads=threads)[0])
@@ -208,29 +208,29 @@ def workers(folder: Path, rows: int = 4_000) -> None:
 
 
 def start_run(folder: str, output: str) -> None:
-    """Seconds of each part of a run over one row, from the first import on."""
+    """Print the seconds of each part of a run over one row, from the first import on."""
     began = time.perf_counter()
     from audioclip_text.pipeline.cli.embed import parse
     from audioclip_text.pipeline.cli.runner import run
     from audioclip_text.pipeline.embed import EmbedCorpus
-    from audioclip_text.pipeline.inference import shared_encoder as encoders
+    from audioclip_text.pipeline.inference.shared_encoder import EncoderThread, TextEncoder
 
     imported = time.perf_counter()
     flags = ["--input", f"{folder}/*.jsonl", "--output", output, "--checkpoint", "untrained"]
     options = parse([*flags, "--tokenizer_path", str(VOCABULARY)])
     corpus = EmbedCorpus(options)
-    settled = time.perf_counter()
+    prepared = time.perf_counter()
     built = 0.0
-    load = encoders._load
+    load = EncoderThread.load
 
-    def timed(*args: Any) -> encoders.TextEncoder:
+    def timed(*args: Any) -> TextEncoder:
         nonlocal built
         start = time.perf_counter()
         encoder = load(*args)
         built += time.perf_counter() - start
         return encoder
 
-    encoders._load = timed
+    EncoderThread.load = timed
     run(corpus, options)
     corpus.close()
     done = time.perf_counter()
@@ -238,9 +238,9 @@ def start_run(folder: str, output: str) -> None:
         json.dumps(
             {
                 "imports": imported - began,
-                "checkpoint and vocabulary": settled - imported,
+                "checkpoint and vocabulary": prepared - imported,
                 "weights packed": built,
-                "Beam's pipeline, the row, the snapshot": done - settled - built,
+                "Beam's pipeline, the row, the snapshot": done - prepared - built,
             }
         )
     )
@@ -251,8 +251,10 @@ def start(folder: Path) -> None:
     (folder / "in" / "a.jsonl").write_text('{"text": "dog barking"}\n')
     whole = min(embed(folder / "in", folder / f"out{turn}")[0] for turn in range(3))
     parts = min((child("start_run", folder / "in", folder / f"parts{turn}") for turn in range(3)), key=_total)
-    said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
-    print(f"start       {whole:.1f} s from the command to its end with one row: {said}, Python itself the rest")
+    seconds_of_parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+    print(
+        f"start       {whole:.1f} s from the command to its end with one row: {seconds_of_parts}, Python itself the rest"
+    )
 
 
 def _total(parts: dict[str, float]) -> float:
@@ -279,7 +281,7 @@ if __name__ == "__main__":
             sys.path.insert(0, str(ROOT))
             import instant
 
-            import audioclip_text.pipeline.cli.embed  # noqa: F401  # imports are what `start` measures
+            import audioclip_text.pipeline.cli.embed  # noqa: F401  # `start` measures imports, the others do not
 
             instant.noise()
             measured({"stub_run": stub_run, "bare_run": bare_run}[what], *arguments)

@@ -1,4 +1,4 @@
-"""Rows per second, hours and price of large corpora on three kinds of GPU worker, worked out from measured figures.
+"""Rows per second, hours and price of large corpora on three kinds of GPU worker, computed from measured figures.
 
     python benchmarks/scaling.py            # prints the tables of docs/scaling.md
 
@@ -15,13 +15,13 @@ MEASURED = {
     "shared": 0.149,  # of them computed once for several texts, in batches of 16,384 (benchmarks/README.md)
     "tokenize": 231_000.0,  # texts per CPU second, warm (benchmarks/tokenizer.py)
     "plumbing": 37_000.0,  # rows per CPU second around the model: read, hash, shuffle, write (benchmarks/pipeline.py)
-    "bytes_out": 1_470.0,  # a row in a part file: float32 vectors of a bfloat16 model, zstd; of a float32 model 3,530
-    "bytes_in": 105.0,  # a row of jsonl with its id
-    "bytes_shuffled": 58.0,  # a row on its way to its bucket; vectors are never shuffled
+    "bytes_out": 1_470.0,  # per row in a part file: float32 vectors of a bfloat16 model, zstd; of a float32 model 3,530
+    "bytes_in": 105.0,  # per row of jsonl with its id
+    "bytes_shuffled": 58.0,  # per row in the shuffle; vectors are never shuffled
 }
 ASSUMED = {
     "peak_share": 0.45,  # of the GPU's matrix peak on real tokens: the aim, not a measurement
-    "parallel": 0.8,  # of the CPU cores that Python processes keep busy beside each other
+    "parallel": 0.8,  # of the CPU cores that several Python processes keep busy
     "shuffle_gb": 0.011,  # US dollars per GB that a managed shuffle processes
 }
 
@@ -47,52 +47,52 @@ WORKERS = {"10 million": 1, "1 billion": 16, "100 billion": 256}
 
 
 def flop_per_node(width: int = 512, layers: int = 12) -> float:
-    """Of the linear layers, which are nearly all: 12 w^2 weights per layer, each one multiplication and one addition."""
+    """Return the FLOP of the linear layers, nearly all there is: 12 w^2 weights per layer, one multiply-add each."""
     return 2.0 * 12 * width * width * layers
 
 
 def flop_per_text() -> float:
-    """Nodes that are left of a text's tokens; the last layer works out keys and values for all, the rest at the end."""
+    """Return the FLOP of a text's nodes, without what the last layer saves: only its keys and values need every node."""
     nodes = MEASURED["tokens"] * (1 - MEASURED["shared"])
     last_layer_saves = 10 / 12 / 12  # 10 of the last layer's 12 w^2, of 12 layers
     return nodes * flop_per_node() * (1 - last_layer_saves)
 
 
 def gpu_rate(worker: Worker) -> float:
-    """Texts per second that the GPU can take."""
+    """Return the texts per second that the GPU can embed."""
     return worker.peak * 1e12 * ASSUMED["peak_share"] / flop_per_text()
 
 
 def process_rate() -> float:
-    """Rows per second that a single Python process reads, tokenizes and writes."""
+    """Return the rows per second that a single Python process reads, tokenizes and writes."""
     return 1 / (1 / MEASURED["plumbing"] + 1 / MEASURED["tokenize"])
 
 
 def cpu_rate(worker: Worker) -> float:
-    """Rows per second that the cores can feed and write, if a vCPU is half a core of the measured machine."""
+    """Return the rows per second that the cores can feed and write, if a vCPU is half a core of the measured machine."""
     return worker.cores / 2 * ASSUMED["parallel"] * process_rate()
 
 
 def network_rate(worker: Worker) -> float:
-    """Rows per second that fit through the network, in and out, with the shuffle both ways."""
-    carried = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * MEASURED["bytes_shuffled"]
-    return worker.network * 1e9 / 8 / carried
+    """Return the rows per second that fit through the network, in and out, with the shuffle both ways."""
+    bytes_per_row = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * MEASURED["bytes_shuffled"]
+    return worker.network * 1e9 / 8 / bytes_per_row
 
 
 def rate(worker: Worker) -> tuple[float, str]:
-    """(rows per second, what limits them)."""
+    """Return the rows per second of a worker, and what limits them."""
     rates = {"GPU": gpu_rate(worker), "CPU": cpu_rate(worker), "network": network_rate(worker)}
     limit = min(rates, key=lambda name: rates[name])
     return rates[limit], limit
 
 
 def hours(rows: float, worker: Worker, workers: int) -> float:
-    """Of the whole corpus, without the minutes of starting up."""
+    """Return the hours for a whole corpus, without the minutes of start-up."""
     return rows / rate(worker)[0] / workers / 3600
 
 
 def dollars(rows: float, worker: Worker, workers: int) -> float:
-    """Machines by the hour and the shuffle by the GB; storage and traffic out of the region are not in it."""
+    """Return the price of machines per hour and of the shuffle per GB; storage and egress are not included."""
     machines = hours(rows, worker, workers) * workers * worker.price
     return machines + rows * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
 
@@ -114,7 +114,7 @@ def figures() -> dict[str, str]:
 
 
 def tables() -> str:
-    """Both tables, in Markdown."""
+    """Return both tables, in Markdown."""
     lines = [
         "| worker | GPU, texts/s | CPU, rows/s | network, rows/s | least, rows/s | limit |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -1,9 +1,9 @@
-"""Texts per CPU second of the tokenizer on one core, over WordNet's glosses after a warm-up, and what its memo may hold.
+"""Texts per CPU second of the tokenizer on one core, for WordNet's glosses after a warm-up, and the memory of its memo.
 
     python benchmarks/tokenizer.py [--texts 30000] [--rounds 3]
 
 The original's way is its algorithm with its memo of words; transformers' tokenizer is compiled Rust. Ids must be equal,
-but for texts that ftfy mends, which transformers' does not.
+except for texts that ftfy repairs, because transformers' tokenizer does not use ftfy.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
 
 def original_way(plain: PlainTokenizer) -> Tokenize:
-    """The original's steps with its memo from words to symbols."""
+    """Return the original's tokenizer, with its memo from words to symbols."""
     plain.symbols = functools.cache(plain.symbols)  # type: ignore[method-assign]
     return lambda texts: [plain.encode(text) for text in texts]
 
 
 def transformers(plain: PlainTokenizer) -> Tokenize:
-    """transformers' CLIPTokenizerFast with the same vocabulary, in one thread."""
+    """Return transformers' CLIPTokenizerFast with the same vocabulary, in one thread."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import CLIPTokenizerFast
 
     try:
-        theirs = CLIPTokenizerFast(vocab=plain.ids, merges=plain.merges)
+        their_tokenizer = CLIPTokenizerFast(vocab=plain.ids, merges=plain.merges)
     except TypeError:  # before release 5 it took files
         import json
 
@@ -52,19 +52,19 @@ def transformers(plain: PlainTokenizer) -> Tokenize:
             words, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
             words.write_text(json.dumps(plain.ids))
             merges.write_text("\n".join(["#version: 0.2", *map(" ".join, plain.merges)]))
-            theirs = CLIPTokenizerFast(str(words), str(merges))
-    return lambda texts: theirs(list(texts), add_special_tokens=False)["input_ids"]
+            their_tokenizer = CLIPTokenizerFast(str(words), str(merges))
+    return lambda texts: their_tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
 def rate(tokenize: Tokenize, texts: Sequence[str]) -> float:
-    """Texts per CPU second."""
+    """Return texts per CPU second."""
     began = time.process_time()
     tokenize(texts)
     return len(texts) / (time.process_time() - began)
 
 
 def memo_megabytes(texts: int) -> float:
-    """The most that a new tokenizer holds over so many texts of words that never come again."""
+    """Return the peak memory of a new tokenizer over this many texts whose words never occur again."""
     chance = random.Random(0)
     tokenizer = ClipTokenizer(VOCABULARY)
     tracemalloc.start()
@@ -81,32 +81,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     ours, plain = ClipTokenizer(VOCABULARY), PlainTokenizer(VOCABULARY)
-    crowd: dict[str, Tokenize] = {
+    tokenizers: dict[str, Tokenize] = {
         "audioclip-text": lambda texts: [ours.encode(text) for text in texts],
         "original's way": original_way(plain),
     }
     try:
-        crowd["transformers (Rust)"] = transformers(plain)
+        tokenizers["transformers (Rust)"] = transformers(plain)
     except ImportError as error:
         print(f"left out: transformers ({error})")
     texts = corpora.glosses()[: args.texts]
-    wanted = crowd["audioclip-text"](texts)
-    for name, tokenize in crowd.items():  # and with that they are warm
-        different = sum(a != b for a, b in zip(tokenize(texts), wanted, strict=True))
+    expected = tokenizers["audioclip-text"](texts)
+    for name, tokenize in tokenizers.items():  # this also warms them up
+        different = sum(a != b for a, b in zip(tokenize(texts), expected, strict=True))
         if different and name == "original's way":
-            raise SystemExit(f"{name} gives other ids for {different} texts")
+            raise SystemExit(f"{name} returns other ids for {different} texts")
         if different:
-            print(f"{name} gives other ids for {different} of {len(texts)} texts")
-    found: dict[str, list[float]] = {name: [] for name in crowd}
+            print(f"{name} returns other ids for {different} of {len(texts)} texts")
+    measured: dict[str, list[float]] = {name: [] for name in tokenizers}
     for _ in range(args.rounds):
-        for name, tokenize in crowd.items():
-            found[name].append(rate(tokenize, texts))
+        for name, tokenize in tokenizers.items():
+            measured[name].append(rate(tokenize, texts))
     print("\n| tokenizer | texts per CPU second, warm | ours is |\n| --- | --- | --- |")
-    for name, rates in found.items():
-        ratio = statistics.median(a / b for a, b in zip(found["audioclip-text"], rates, strict=True))
+    for name, rates in measured.items():
+        ratio = statistics.median(a / b for a, b in zip(measured["audioclip-text"], rates, strict=True))
         print(f"| {name} | {statistics.median(rates):,.0f} | {ratio:.2f} x |")
     few, many = memo_megabytes(15_000), memo_megabytes(45_000)
-    print(f"\nat most {few:.0f} MB over 15,000 texts of ten words never seen again, {many:.0f} MB over 45,000")
+    print(f"\nthe memo needs at most {few:.0f} MB for 15,000 texts of ten new words, {many:.0f} MB for 45,000")
 
 
 if __name__ == "__main__":

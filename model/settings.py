@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch
 
@@ -12,6 +14,8 @@ from .checkpoint import Checkpoint, weights_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ON_LONG = ("truncate", "reject")
+FINGERPRINT_SCHEME = "1"  # raised when the meaning of the parts changes
+VERSION_PARTS = ("ftfy", "regex", "unicode")  # parts of the fingerprint that decide the token ids of rare strings only
 
 Text = str | Sequence[str]
 
@@ -61,13 +65,20 @@ def fingerprint_parts(
 ) -> dict[str, str]:
     """Return everything that decides a text's vector, by name; no tower is built."""
     return {
+        "scheme": FINGERPRINT_SCHEME,
         "weights": weights_digest(checkpoint.state),
         "vocabulary": vocabulary_sha256,
         "prompt": prompt,
         "on_long": on_long,
         "normalize": str(normalize).lower(),
         "dtype": dtype,
+        **tokenizer_versions(),
     }
+
+
+def tokenizer_versions() -> dict[str, str]:
+    """Return the versions that decide token ids: of ftfy, of regex, and of the Unicode data in Python's str.lower."""
+    return {"ftfy": version("ftfy"), "regex": version("regex"), "unicode": unicodedata.unidata_version}
 
 
 def fingerprint(parts: dict[str, str]) -> str:

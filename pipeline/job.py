@@ -15,11 +15,13 @@ from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions, is_local_run
+from .readers.base import Shard
 from .readers.fields import Fields
 from .readers.infer_schema import infer_kept_schema
-from .readers.shards import Shard, find_shards
+from .readers.shards import find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
+from .snapshots.fingerprint import describe_changes
 from .snapshots.manifest import Manifest
 from .snapshots.run_directory import is_alive, is_complete, list_runs, run_path
 
@@ -173,9 +175,8 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
     previous = read_manifest(output, name) if name else None
     notes = []
     if previous and previous["fingerprint"] != model.fingerprint:
-        old = previous["fingerprint_parts"]
-        changed = [part for part, value in model.fingerprint_parts.items() if old.get(part) != value]
-        notes.append(f"the fingerprint changed since {name} ({', '.join(changed)}): its vectors are not reused")
+        changed = describe_changes(model.fingerprint_parts, previous["fingerprint_parts"])
+        notes.append(f"the fingerprint changed since {name} ({changed}): its vectors are not reused")
     for run, files in reversed(list_runs(output).items()):
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
             manifest = read_manifest(output, run)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Hold every pinned version against PyPI's list of known vulnerabilities. Needs pip-audit (pip install pip-audit) and the
-# network; what could not be looked up is a failure, not a pass.
+# Check every pinned version against PyPI's list of known vulnerabilities. Needs pip-audit (pip install pip-audit) and the
+# network; a package that cannot be looked up is a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v pip-audit > /dev/null || { echo "pip-audit is not installed: pip install pip-audit" >&2; exit 2; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set the project up, embed the sample shards under examples/shards into out/demo, and show what came of it.
+# Set the project up, embed the sample shards in examples/shards into out/demo, and show the result.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./scripts/setup.sh
@@ -8,7 +8,7 @@ checkpoint=.cache/AudioCLIP-Full-Training.pt
 if [[ -f "$checkpoint" ]]; then
     echo "demo: the checkpoint is $checkpoint" >&2
 else
-    echo "demo: no $checkpoint here (./scripts/download_full.sh fetches it): the weights are untrained" >&2
+    echo "demo: no $checkpoint (./scripts/download_full.sh downloads it): random weights, for testing only" >&2
     checkpoint=untrained
 fi
 .venv/bin/audioclip-text embed --input 'examples/shards/*' --output out/demo --checkpoint "$checkpoint"

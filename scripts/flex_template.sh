@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Build the image and a Flex Template of it, and launch it once: ./scripts/flex_template.sh
-# Needs gcloud and Docker, and these in the environment: PROJECT, REGION, BUCKET (a name without gs://), and IMAGE, as in
-# europe-west4-docker.pkg.dev/my-project/audioclip/audioclip-text:0.1.0. Nobody waits for the job: `audioclip-text log` on
-# its output, or Dataflow's page, tells when it is done. Not yet tried on Dataflow.
+# Needs gcloud and Docker, and the environment variables PROJECT, REGION, BUCKET (a name without gs://), and IMAGE, as in
+# europe-west4-docker.pkg.dev/my-project/audioclip/audioclip-text:0.1.0. The script does not wait for the job:
+# `audioclip-text log` on its output, or Dataflow's page, shows when it is done. Not tested on Dataflow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
 
-# The one image is launcher and worker; the released text head is baked in, so that no worker has to fetch it.
+# The same image is launcher and worker; it contains the released text head, so that no worker has to download it.
 docker build --tag "$IMAGE" --build-arg CHECKPOINT=full .
 docker push "$IMAGE"
 
@@ -17,7 +17,7 @@ gcloud dataflow flex-template build "gs://$BUCKET/templates/audioclip-text.json"
     --sdk-language PYTHON \
     --metadata-file scripts/schedule/flex_template.json
 
-# Without Prime, a hint on the model's steps brings no card; experiments is also gcloud's name for service options.
+# Without Prime, a hint on the model's steps adds no GPU. Gcloud passes service options as experiments.
 gcloud dataflow flex-template run "audioclip-text-$(date -u +%Y%m%d-%H%M%S)" \
     --project "$PROJECT" \
     --region "$REGION" \

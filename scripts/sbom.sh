@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write a bill of materials (CycloneDX, JSON) of an environment: scripts/sbom.sh FILE [PYTHON]; default: that of .venv.
+# Write a bill of materials (CycloneDX, JSON) of an environment: scripts/sbom.sh FILE [PYTHON] (default: .venv).
 # Needs cyclonedx-py (pip install cyclonedx-bom), in any environment; no network.
 set -euo pipefail
 file=${1:?name the file to write, as in scripts/sbom.sh sbom.json}

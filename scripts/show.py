@@ -1,4 +1,4 @@
-"""Look into a snapshot directory with pyarrow: its counts, a few rows, and what was rejected and why.
+"""Show a snapshot with pyarrow: its counts, a few rows, and the rejected rows with their reasons.
 
 python scripts/show.py OUT
 """
@@ -24,7 +24,7 @@ def show(output: Path) -> None:
     print(f"{snapshot}\n  weights {manifest['weights']}; {counts}\n")
 
     rows = pq.read_table([snapshot / file["name"] for file in manifest["files"] if file["name"].startswith("part-")])
-    print(f"{rows.num_rows} rows, of which the first of each shard; embedding: {rows.schema.field('embedding').type}")
+    print(f"{rows.num_rows} rows, here the first of each shard; embedding: {rows.schema.field('embedding').type}")
     print(f"  {'id':<20} {'n_tokens':>8}  {'embedding':<28} text")
     shown = set()
     for row in rows.sort_by("id").select(["id", "n_tokens", "embedding", "text"]).to_pylist():

@@ -98,9 +98,9 @@ def run_validate(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     from ..io.filesystem import is_local
-    from ..report.html import report
+    from ..report.html import ensure_report
 
-    path = report(arguments.output, remake=arguments.remake)
+    path = ensure_report(arguments.output, remake=arguments.remake)
     print(printable(path))
     if not arguments.open:
         return EXIT_DONE

@@ -1,23 +1,25 @@
-"""Readers: shards to record batches, one module per format."""
+"""Readers: from shards to record batches, one module per format."""
 
 from typing import TYPE_CHECKING
 
 import lazy_loader
 
 if TYPE_CHECKING:
+    from .base import InputError, Shard
     from .fields import Fields
     from .infer_schema import infer_kept_schema
     from .read_shards import ReadShards
-    from .shards import InputError, Shard, find_shards
+    from .shards import find_shards
 
 __all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "infer_kept_schema"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "base": ["InputError", "Shard"],
         "fields": ["Fields"],
         "infer_schema": ["infer_kept_schema"],
         "read_shards": ["ReadShards"],
-        "shards": ["InputError", "Shard", "find_shards"],
+        "shards": ["find_shards"],
     },
 )

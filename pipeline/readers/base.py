@@ -1,43 +1,152 @@
-"""What the line formats share: what a record is, how long it may be, and what becomes of lines that are no text."""
+"""What all readers share: the shard, the Reader protocol, the reader of text formats, and rules for lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 
-from .fields import BadRow
+import pyarrow as pa
 
+from .fields import MISSING, BadRow, Fields, has_value_at, lookup
+
+if TYPE_CHECKING:
+    from .batch_builder import BatchBuilder
+
+# A record is a dict of fields; a line of txt is a str.
 Record: TypeAlias = "dict[str, object] | str"
-
-
+# (number of the first row, records of that row and the rows behind it)
 Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
+# (row batch, rejected batch)
+Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
+Blocks: TypeAlias = "Callable[[IO[bytes], str | None, Fields, int], Records]"
 
-# A line of jsonl or a record of csv may hold much beside its text; what is longer is not even gathered.
+# A record of jsonl or csv may contain much besides its text; a longer one is never held whole.
 RECORD_BYTES = 16 << 20
+
+# The rows of a batch take about this much at most.
+BATCH_BYTES = 16 << 20
+
+PEEKED_RECORDS = 1000  # per shard, to find out which fields there are
+
+
+class InputError(ValueError):
+    """An input that cannot be read as it was given; the message says why and names a remedy."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file; `name` is its path below the fixed part of the glob, as ids contain it."""
+
+    path: str
+    name: str
+    format: str
+    compression: str | None
+    bytes: int
+
+
+@dataclass
+class FieldSummary:
+    """The fields that shards have, as far as readers have looked.
+
+    `names` are those at the top level, in order; `paths` are the job's paths that exist, and `kept_types` the types that
+    its kept fields have.
+    """
+
+    names: dict[str, None] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
+    kept_types: dict[str, list[pa.DataType]] = field(default_factory=dict)
+
+    def add_record(self, record: dict[str, object], fields: Fields) -> None:
+        """Add the fields of a record of text or JSON."""
+        self.names.update(dict.fromkeys(record))
+        self.paths.update(path for path in fields.columns if path not in self.paths and has_value_at(record, path))
+        for path in fields.keep:
+            value = lookup(record, path)
+            if value is not MISSING and value is not None:
+                self.add_kept_type(path, _type_of(value))
+
+    def add_kept_type(self, path: str, kind: pa.DataType) -> None:
+        """Add a type of a kept field."""
+        self.kept_types.setdefault(path, []).append(kind)
+
+
+def _type_of(value: object) -> pa.DataType:
+    """Return the Arrow type of a kept value; a list or an object is kept as JSON text."""
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64()
+    return pa.float64() if isinstance(value, float) else pa.string()
+
+
+class Reader(Protocol):
+    """Reader of one format.
+
+    Rows count from 0, rejected ones included. Whatever the bytes are, a reader continues with the next record. It raises
+    DamagedShard, after all rows that it could read, if others are missing.
+    """
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether records have named fields."""
+
+    @property
+    def compressible(self) -> bool:
+        """Whether the file as a whole may be compressed."""
+
+    def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
+        """Add every row of the shard to `builder`, and yield its batches as they fill up."""
+
+    def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
+        """Add the fields of a shard to `summary`, as its beginning shows them."""
+
+
+@dataclass(frozen=True)
+class RecordReader:
+    """Reader of a text format; `blocks` yields the records of a file."""
+
+    blocks: Blocks
+    has_fields: bool = True
+    compressible: bool = True
+
+    def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
+        """Add every record of the shard to `builder`, a block at a time."""
+        for first, block in self.blocks(handle, builder.shard.compression, builder.fields, builder.limit):
+            yield from builder.add_block(first, block)
+
+    def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
+        """Add the fields of the first records to `summary`."""
+        blocks = self.blocks(handle, shard.compression, fields, RECORD_BYTES)
+        records = itertools.chain.from_iterable(block for _, block in blocks)
+        for record in itertools.islice(records, PEEKED_RECORDS):
+            if isinstance(record, dict):
+                summary.add_record(record, fields)
 
 
 def too_long(limit: int, what: str = "record") -> BadRow:
-    """Why a record of over `limit` bytes is none."""
+    """Return the rejection of a record of over `limit` bytes."""
     return BadRow("too long", f"the {what} is over {limit:,} bytes")
 
 
-def not_utf8(line: bytes) -> BadRow | None:
-    """Why a line is no text, or None where it is."""
+def check_utf8(line: bytes) -> BadRow | None:
+    """Return the rejection of a line that is not UTF-8, or None."""
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return BadRow("not UTF-8", f"byte {error.start} of the line cannot be decoded", text=shown(line))
+        return BadRow("not UTF-8", f"byte {error.start} of the line cannot be decoded", text=excerpt(line))
     return None
 
 
-def shown(line: bytes) -> str:
-    """The beginning of a line, for people."""
+def excerpt(line: bytes) -> str:
+    """Return the beginning of a line, bytes that are not UTF-8 spelled out."""
     return line[:1000].decode("utf-8", "backslashreplace")
 
 
-def decoded(block: list[bytes | None]) -> list[str] | None:
-    """The lines as text, where all are there and UTF-8."""
+def decode_lines(block: list[bytes | None]) -> list[str] | None:
+    """Return the lines as text, or None if one is too long or not UTF-8."""
     try:
-        return b"\n".join(block).decode().split("\n")  # type: ignore[arg-type]  # None is what the except is for
+        return b"\n".join(block).decode().split("\n")  # type: ignore[arg-type]  # None raises the TypeError
     except (UnicodeDecodeError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Bytes and lines out of shards, in bounded pieces: everything that can be read comes out before damage is told."""
+"""Bytes and lines of shards, in pieces of bounded size: damage is reported after everything that could be read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import zstandard
 PIECE = 1 << 20
 
 
-# A decompressor that meets bad data keeps what the same call had made of the data before it: calls are small.
+# If a call meets bad data, a decompressor withholds what the same call had already decompressed: calls are small.
 READ, FEED, STEP = 1 << 16, 1 << 10, 1 << 12
 
-XZ_MEMORY = 256 << 20  # xz files say themselves how much they need; `xz -9` says 65 MiB
+XZ_MEMORY = 256 << 20  # an xz file states how much it needs, 65 MiB for `xz -9`
 
 BLOCK_ROWS = 4096
 
@@ -26,7 +26,7 @@ _BOM, _OTHER_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 class DamagedShard(Exception):
-    """The rest of a shard cannot be read; the text says what is wrong with it."""
+    """A shard whose rest cannot be read; the message says why."""
 
 
 class _Decompressor(Protocol):
@@ -37,31 +37,31 @@ class _Decompressor(Protocol):
 
 
 def pieces(handle: IO[bytes], compression: str | None) -> Iterator[bytes]:
-    """The decompressed bytes of `handle`, a few MiB at most at a time; DamagedShard where they end too early."""
+    """Yield the decompressed bytes of `handle`, at most a few MiB at a time. Raises DamagedShard if they end too early."""
     if compression is None:
         while data := handle.read(PIECE):
             yield data
         return
-    gathered, size = list[bytes](), 0
+    parts, size = list[bytes](), 0
     try:
         for part in _decompressed(handle, compression):
-            gathered.append(part)
+            parts.append(part)
             size += len(part)
             if size >= PIECE:
-                yield b"".join(gathered)
-                gathered, size = [], 0
+                yield b"".join(parts)
+                parts, size = [], 0
     except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError, MemoryError) as error:
-        if gathered:
-            yield b"".join(gathered)
+        if parts:
+            yield b"".join(parts)
         raise DamagedShard(f"{compression}: {error}") from error
-    if gathered:
-        yield b"".join(gathered)
+    if parts:
+        yield b"".join(parts)
 
 
 def _decompressed(handle: IO[bytes], compression: str) -> Iterator[bytes]:
     new, drain = _CODECS[compression]
     current: _Decompressor | None = None
-    ended = False  # a stream did: others may follow, and zeros that pad them
+    ended = False  # whether a stream has: others may follow it, and zeros as padding
     while data := handle.read(READ):
         for start in range(0, len(data), FEED):
             waiting = data[start : start + FEED]
@@ -77,7 +77,7 @@ def _decompressed(handle: IO[bytes], compression: str) -> Iterator[bytes]:
 
 def _drain_zlib(current: zlib._Decompress, data: bytes) -> Iterator[bytes]:
     out = b"more"
-    # With all data taken there may still be output; behind the stream's end, what is left stands in `unconsumed_tail` too.
+    # More output may come after all data is consumed; after the end of the stream, `unconsumed_tail` has the rest, too.
     while not current.eof and (data or out):
         out = current.decompress(data, STEP)
         data = current.unconsumed_tail
@@ -87,7 +87,7 @@ def _drain_zlib(current: zlib._Decompress, data: bytes) -> Iterator[bytes]:
 def _drain_bzip2(current: bz2.BZ2Decompressor, data: bytes) -> Iterator[bytes]:
     try:
         yield from _drain(current, data)
-    except OSError as error:  # without a number: bad data, not a failing disk
+    except OSError as error:  # without an errno: bad data, not a failing disk
         raise ValueError(str(error)) from error
 
 
@@ -98,7 +98,7 @@ def _drain(current: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) ->
 
 
 def _drain_zstd(current: zstandard.ZstdDecompressionObj, data: bytes) -> Iterator[bytes]:
-    # This one cannot be asked for at most so many bytes; of FEED bytes even its densest blocks make only some 32 MiB.
+    # zstandard has no limit on the output of a call; the densest FEED bytes expand to about 32 MiB.
     yield current.decompress(data)
 
 
@@ -111,10 +111,9 @@ _CODECS: dict[str, tuple[Callable[[], _Decompressor], Callable[..., Iterator[byt
 
 
 def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Iterator[list[bytes | None]]:
-    r"""Lines without their "\n", up to BLOCK_ROWS at a time; None for one over `limit` bytes, which is never held whole.
+    r"""Yield lines without their "\n", up to BLOCK_ROWS at a time; a line over `limit` bytes, never held whole, is None.
 
-    A byte order mark is taken off. Where the bytes break off, the line they break off in is no line, and DamagedShard
-    is raised, as it is for UTF-16.
+    A byte order mark is removed. Raises DamagedShard for UTF-16, and if the bytes end too early, without the last line.
     """
     rest, skipping, first = b"", False, True
     for piece in pieces(handle, compression):
@@ -126,7 +125,7 @@ def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Itera
         if block:
             if first:
                 block[0], first = (block[0] or b"").removeprefix(_BOM), False
-            block = _measured(block, limit)
+            block = _drop_long(block, limit)
             if skipping:
                 block[0], skipping = None, False
         if skipping:
@@ -138,10 +137,10 @@ def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Itera
     if skipping:
         yield [None]
     elif rest:
-        yield _measured([rest.removeprefix(_BOM) if first else rest], limit)
+        yield _drop_long([rest.removeprefix(_BOM) if first else rest], limit)
 
 
-def _measured(block: list[bytes | None], limit: int) -> list[bytes | None]:
+def _drop_long(block: list[bytes | None], limit: int) -> list[bytes | None]:
     if max(len(line or b"") for line in block) <= limit:
         return block
     return [None if line is not None and len(line.removesuffix(b"\r")) > limit else line for line in block]

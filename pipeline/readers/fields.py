@@ -1,4 +1,4 @@
-"""Where in a record the text, the id and the kept fields stand, and what their values become."""
+"""Fields: the paths of the text, the id and the kept fields of a record, and what their values become."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from ..schemas import Reason
 
-MISSING = object()  # what a path leads to where the record has nothing there
+MISSING = object()  # the value at a path that a record does not have
 
 
 class BadRow(Exception):
-    """A row that cannot be embedded: its reason, a detail for people, and the id and text as far as they are known."""
+    """A row that cannot be embedded: the reason, a detail for people, and its id and text as far as they are known."""
 
     def __init__(self, reason: Reason, detail: str, *, id: str | None = None, text: str | None = None) -> None:
         super().__init__(detail)
@@ -24,10 +24,10 @@ class BadRow(Exception):
 
 
 class NumberAsWritten(float):
-    """A number of a text format that knows how it was written: a float forgets digits."""
+    """A number with its digits as written in a text format: a float loses some."""
 
     def __new__(cls, text: str) -> NumberAsWritten:
-        """From the digits."""
+        """Return the number that `text` spells."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -37,7 +37,7 @@ class NumberAsWritten(float):
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields that are read: paths of names with dots between them, `[]` behind a list that is gone through."""
+    """The paths of the fields that are read: names joined by dots, with `[]` after a list whose elements are read."""
 
     text: str = "text"
     id: str | None = None
@@ -45,12 +45,12 @@ class Fields:
 
     @property
     def columns(self) -> list[str]:
-        """Every path, as given."""
+        """Return every path, as given."""
         return [self.text, *([] if self.id is None else [self.id]), *self.keep]
 
 
 def lookup(record: object, path: str) -> object:
-    """The value at a dotted path, or MISSING; a name that holds the dots itself comes first."""
+    """Return the value at a dotted path, or MISSING; a name that contains the dots itself comes first."""
     if not isinstance(record, dict):
         return MISSING
     if path in record:
@@ -65,7 +65,7 @@ def lookup(record: object, path: str) -> object:
 
 
 def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
-    """(suffix of the id, value) of each text at a path: through lists one for each element, as "/0", "/1", ..."""
+    """Yield (suffix of the id, value) of each text at a path; each element of a list has a suffix "/0", "/1", ..."""
     before, through, rest = path.partition("[]")
     if not through:
         yield "", lookup(record, path)
@@ -74,7 +74,7 @@ def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
     if elements is MISSING or elements is None or elements == []:
         raise BadRow("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
     if not isinstance(elements, list):
-        raise BadRow("wrong type", f"field {before!r} is {kind(elements)}, not a list")
+        raise BadRow("wrong type", f"field {before!r} is {type_name(elements)}, not a list")
     for number, element in enumerate(elements):
         if not rest:
             yield f"/{number}", element
@@ -82,56 +82,64 @@ def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
         try:
             for suffix, value in texts_at(element, rest.removeprefix(".")):
                 yield f"/{number}{suffix}", value
-        except BadRow as bad:  # this element's, not its neighbours'
+        except BadRow as bad:  # only this element is rejected
             yield f"/{number}", bad
 
 
+def has_value_at(record: object, path: str) -> bool:
+    """Return whether a record has the field at a path."""
+    try:
+        return any(value is not MISSING and not isinstance(value, BadRow) for _, value in texts_at(record, path))
+    except BadRow as bad:
+        return bad.reason != "missing field"
+
+
 def as_text(value: object, field: str, limit: int) -> str:
-    """The text that a value is, a list of strings joined with ", "; BadRow where it is none."""
+    """Return a value as text, a list of strings joined with ", ". Raises BadRow if it is not text."""
     if isinstance(value, BadRow):
         raise value
     if isinstance(value, list) and value and all(isinstance(part, str | bytes) for part in value):
-        value = ", ".join(_decoded(part) for part in value)
+        value = ", ".join(_decode(part) for part in value)
     if isinstance(value, bytes):
-        value = _decoded(value)
+        value = _decode(value)
     if value is MISSING:
         raise BadRow("missing field", f"field {field!r} is missing")
     if value is None:
         raise BadRow("null text", f"field {field!r} is null")
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"field {field!r} is {kind(value)}, not text", text=_shown(value))
+        raise BadRow("wrong type", f"field {field!r} is {type_name(value)}, not text", text=_excerpt(value))
     if not value or value.isspace():
-        raise BadRow("empty text", f"field {field!r} holds no text", text=value[:1000])
+        raise BadRow("empty text", f"field {field!r} is blank", text=value[:1000])
     if len(value) > limit or (len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit):
         raise BadRow("too long", f"the text is over {limit:,} bytes (--max_text_bytes)", text=value[:1000])
-    return _encodable(value)
+    return _check_encodable(value)
 
 
 def as_id(value: object, field: str, limit: int) -> str:
-    """The id that a value is; numbers become their decimal text; BadRow where it is none, or is over `limit` bytes."""
+    """Return a value as an id, a number as its decimal text. Raises BadRow if it cannot be one or is over `limit` bytes."""
     if isinstance(value, bytes):
-        value = _decoded(value)
+        value = _decode(value)
     if isinstance(value, str):
         if len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit:
             raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes (--max_text_bytes)")
-        return _encodable(value)
+        return _check_encodable(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
-        raise BadRow("wrong type", f"id field {field!r} is {kind(value)}, neither text nor a number")
+        raise BadRow("wrong type", f"id field {field!r} is {type_name(value)}, neither text nor a number")
     return value.text if isinstance(value, NumberAsWritten) else str(value)
 
 
 def as_kept(value: object, field: pa.Field) -> object:
-    """A kept value as its column's type takes it, an array of one where it came as one; BadRow where it does not."""
+    """Return a kept value for a column of `field`'s type, an array of length 1 as such. Raises BadRow if it does not fit."""
     if value is MISSING or value is None:
         return None
-    if isinstance(value, pa.Array):  # out of Parquet: never through Python, which knows no nanoseconds
+    if isinstance(value, pa.Array):  # of Parquet: Python has no nanoseconds
         return _cast(value, field)
     if is_text(field.type):
         if isinstance(value, bytes):
-            return _decoded(value)
-        return _encodable(value) if isinstance(value, str) else _json(value)
+            return _decode(value)
+        return _check_encodable(value) if isinstance(value, str) else _json(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_float64(field.type) and number:
         return float(value)  # type: ignore[arg-type]
@@ -141,10 +149,8 @@ def as_kept(value: object, field: pa.Field) -> object:
         try:
             return pa.scalar(value, field.type).as_py()
         except (pa.ArrowException, OverflowError):
-            raise BadRow(
-                "wrong type", f"kept field {field.name!r} does not fit into its column, {field.type}"
-            ) from None
-    raise BadRow("wrong type", f"kept field {field.name!r} is {kind(value)}, its column is {field.type}")
+            raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}") from None
+    raise BadRow("wrong type", f"kept field {field.name!r} is {type_name(value)}, its column is {field.type}")
 
 
 def _cast(value: pa.Array, field: pa.Field) -> pa.Array:
@@ -153,17 +159,17 @@ def _cast(value: pa.Array, field: pa.Field) -> pa.Array:
         value.validate(full=True)
         return value
     except (pa.ArrowException, UnicodeDecodeError):
-        detail = f"kept field {field.name!r} is {value.type}, and does not go into its column, {field.type}"
+        detail = f"kept field {field.name!r} is {value.type} and does not fit its column, {field.type}"
         raise BadRow("wrong type", detail) from None
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's three of text."""
+    """Return whether a type is one of Arrow's three types of text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def kind(value: object) -> str:
-    """What people call the type of a value."""
+def type_name(value: object) -> str:
+    """Return the type of a value in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -175,24 +181,24 @@ def kind(value: object) -> str:
     return "an object" if isinstance(value, dict) else type(value).__name__
 
 
-def _decoded(value: str | bytes) -> str:
+def _decode(value: str | bytes) -> str:
     if isinstance(value, str):
         return value
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        shown = value[:1000].decode("utf-8", "backslashreplace")
-        raise BadRow("not UTF-8", f"byte {error.start} cannot be decoded", text=shown) from None
+        start = value[:1000].decode("utf-8", "backslashreplace")
+        raise BadRow("not UTF-8", f"byte {error.start} cannot be decoded", text=start) from None
 
 
-def _encodable(value: str) -> str:
-    """`value`, where it has UTF-8: lone surrogates have none."""
+def _check_encodable(value: str) -> str:
+    """Return `value`. Raises BadRow if it contains lone surrogates, which UTF-8 cannot encode."""
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            shown = value[:1000].encode("utf-8", "backslashreplace").decode()
-            raise BadRow("not UTF-8", f"character {error.start} is a lone surrogate", text=shown) from None
+            start = value[:1000].encode("utf-8", "backslashreplace").decode()
+            raise BadRow("not UTF-8", f"character {error.start} is a lone surrogate", text=start) from None
     return value
 
 
@@ -204,10 +210,10 @@ def _json(value: object) -> str:
     try:
         return json.dumps(value, default=str)
     except (ValueError, RecursionError):
-        raise BadRow("wrong type", "the value is nested too deep to be written as text") from None
+        raise BadRow("wrong type", "the value is nested too deep to be kept as JSON text") from None
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     try:
         return _json(value)[:1000]
     except BadRow:

@@ -1,4 +1,4 @@
-"""Records of jsonl: one JSON object per line."""
+"""Records of jsonl: each line is one JSON object, blank lines are skipped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import IO
 
 import orjson
 
-from .base import RECORD_BYTES, Record, Records, not_utf8, shown, too_long
+from .base import RECORD_BYTES, Record, RecordReader, Records, check_utf8, excerpt, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields, NumberAsWritten, lookup
 
 
-def read_jsonl(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
-    """A JSON object a line."""
+def _blocks(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
     row = 0
     for block in line_blocks(handle, compression, RECORD_BYTES):
         filled = [line for line in block if line is None or (line and not line.isspace())]
@@ -23,9 +22,9 @@ def read_jsonl(handle: IO[bytes], compression: str | None, fields: Fields, limit
 
 
 def _objects(block: list[bytes | None], fields: Fields) -> list[Record | BadRow] | None:
-    """All lines of a block as objects, where nothing is wrong with any and no id needs its digits."""
+    """Return the objects of a block, or None if a line is bad or an id is a number whose digits a float would lose."""
     try:
-        records = [orjson.loads(line) for line in block]  # type: ignore[arg-type]  # None is what the except is for
+        records = [orjson.loads(line) for line in block]  # type: ignore[arg-type]  # None raises JSONDecodeError
     except orjson.JSONDecodeError:
         return None
     if any(type(record) is not dict for record in records):
@@ -42,13 +41,16 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         reason = "not UTF-8" if "surrogate" in str(error) else "malformed record"
-        return not_utf8(line) or BadRow(reason, str(error), text=shown(line))  # type: ignore[arg-type]
+        return check_utf8(line) or BadRow(reason, str(error), text=excerpt(line))  # type: ignore[arg-type]
     if not isinstance(record, dict):
-        return BadRow("malformed record", "the line is JSON, but no object", text=shown(line))
+        return BadRow("malformed record", "the line is JSON, but not an object", text=excerpt(line))
     if fields.id is not None and isinstance(lookup(record, fields.id), float):
         try:
-            written = json.loads(line, parse_float=NumberAsWritten, parse_int=NumberAsWritten)
-        except RecursionError:  # json gives up a little before orjson does
-            return BadRow("malformed record", "the line is nested too deep", text=shown(line))
-        return {**record, fields.id: lookup(written, fields.id)}
+            exact = json.loads(line, parse_float=NumberAsWritten, parse_int=NumberAsWritten)
+        except RecursionError:  # json's limit of depth is a little below orjson's
+            return BadRow("malformed record", "the line is nested too deep", text=excerpt(line))
+        return {**record, fields.id: lookup(exact, fields.id)}
     return record
+
+
+JSONL = RecordReader(_blocks)

@@ -1,12 +1,11 @@
-"""Records of Parquet: batches of the columns that the fields need, and a closer look where a batch is not clean."""
+"""Rows of Parquet: batches of the columns that the fields need, and a look at each row of a batch that is not clean."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,98 +13,153 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .base import RECORD_BYTES, Records, too_long
+from .arrow_values import as_strings, is_list, kept_values, needed_columns, records_of, type_at
+from .base import BATCH_BYTES, RECORD_BYTES, Batches, FieldSummary, Shard, too_long
 from .compression import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields, is_text
 from .parquet_limits import (
     VALUE_BYTES,
-    Ahead,
     Column,
-    can_stay_once,
+    ReadAheadFile,
+    can_stay_encoded,
     leaves_of,
-    may_stay_once,
+    may_stay_encoded,
     open_parquet,
     rows_at_once,
 )
 
-# What the rows of a batch should take at most, as far as the file's own figures tell.
-BATCH_BYTES = 16 << 20
+if TYPE_CHECKING:
+    from .batch_builder import BatchBuilder
+
+_MAX_ROWS = 2**62
 
 
-def read_parquet(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
-    """Rows of a Parquet file, as records of the columns that the fields need."""
-    for row, batch in parquet_batches(handle, fields):
-        yield row, [batch] if isinstance(batch, BadRow) else [*parquet_records(batch)]
+class ParquetReader:
+    """Reader of Parquet, whose files are compressed inside only."""
+
+    has_fields = True
+    compressible = False
+
+    def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
+        """Add every row of every row group that can be read to `builder`."""
+        for first, batch in _batches(handle, builder.fields):
+            if isinstance(batch, BadRow):
+                yield from builder.add(first, batch)
+                continue
+            clean = _clean_rows(first, batch, builder)
+            if clean is not None:
+                yield from builder.pass_through(first, clean)
+                continue
+            kept = [kept_values(batch, field) for field in builder.kept]
+            for at, record in enumerate(records_of(batch)):
+                yield from builder.add(first + at, record, [column[at] for column in kept])
+
+    def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
+        """Add the columns of the file's schema to `summary`."""
+        with _arrow_damage():
+            schema = open_parquet(handle)[0].schema_arrow
+        summary.names.update(dict.fromkeys(schema.names))
+        types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
+        summary.paths.update(types)
+        for path in fields.keep:
+            if path in types:
+                summary.add_kept_type(path, types[path])
 
 
-def parquet_batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
-    """(first row's number, batch) of the columns that the fields need, from every row group that can be read.
+def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.RecordBatch | None:
+    """Return the row batch of `batch`, or None if a row must be looked at by itself."""
+    fields = builder.fields
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    if not {fields.text, *builder.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():
+        return None
+    try:
+        text = as_strings(columns[fields.text])
+        ids = as_strings(columns[fields.id], numbers=True) if fields.id else None
+        kept = [columns[field.name].cast(field.type) for field in builder.kept]
+        for column in (text, ids, *kept):
+            if column is not None:
+                column.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    return builder.checked_batch(first, text, ids, kept)
 
-    A BadRow in a batch's place is one row that is too long to be held. Raises DamagedShard at the end where a row group
-    could not be read, and at once where the file is not Parquet.
+
+def _batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
+    """Yield (number of the first row, batch) of the columns that the fields need, from every readable row group.
+
+    A BadRow instead of a batch is one row that is too long to be held. Raises DamagedShard at the end if a row group
+    could not be read, and at once if the file is not Parquet.
     """
-    with arrow_damage():
-        reading = _opened(handle, fields)
-    file = reading.file
+    with _arrow_damage():
+        opened = _open(handle, fields)
+    file = opened.file
     first, damage = 0, None
     for number in range(file.num_row_groups):
         row = first
         try:
-            with arrow_damage():
+            with _arrow_damage():
                 rows = file.metadata.row_group(number).num_rows
                 first += max(0, rows)
-                if first >= 2**62:
-                    raise ValueError(f"its footer tells of {rows:,} rows")
-                chunks, once = reading.groups[number], reading.once
-                size = rows_at_once(reading.ahead, file.schema, chunks, rows=rows, once=once, batch_bytes=BATCH_BYTES)
+                if first >= _MAX_ROWS:
+                    raise ValueError(f"its footer claims {rows:,} rows")
+                size = rows_at_once(
+                    opened.ahead,
+                    file.schema,
+                    opened.groups[number],
+                    rows=rows,
+                    encoded=opened.encoded,
+                    batch_bytes=BATCH_BYTES,
+                )
                 size = min(size, BLOCK_ROWS)
-                for batch in file.iter_batches(size, row_groups=[number], columns=reading.needed, use_threads=False):
+                for batch in file.iter_batches(size, row_groups=[number], columns=opened.needed, use_threads=False):
                     for part in _parts(batch):
                         yield row, part
                         row += 1 if isinstance(part, BadRow) else part.num_rows
                 if row != first:
-                    raise ValueError(f"{rows:,} rows are said to be in it, and it ends elsewhere")
+                    raise ValueError(f"its footer claims {rows:,} rows, and it has another number")
         except DamagedShard as error:
             damage = damage or DamagedShard(f"row group {number} of {file.num_row_groups}: {error}")
-            first = max(first, row)  # a number is never given twice, whatever the footer says
-            if first >= 2**62:
+            first = max(first, row)  # no number is given twice, whatever the footer claims
+            if first >= _MAX_ROWS:
                 break
-        reading.ahead.forget()
+        opened.ahead.forget()
     if damage:
         raise damage
 
 
 @dataclass
-class _Reading:
-    """A file as it is read: the columns `needed`, their chunks by leaf for each row group, and the leaves kept `once`."""
+class _OpenFile:
+    """An open file: the columns `needed`, their chunks by leaf for each row group, and the leaves that stay encoded."""
 
     file: pq.ParquetFile
-    ahead: Ahead
+    ahead: ReadAheadFile
     needed: list[str]
     groups: list[dict[int, Column]]
-    once: set[str]
+    encoded: set[str]
 
 
-def _opened(handle: IO[bytes], fields: Fields) -> _Reading:
+def _open(handle: IO[bytes], fields: Fields) -> _OpenFile:
     file, groups = open_parquet(handle)
     schema, count = file.schema, len(file.schema)
     if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
         raise ValueError("its row groups do not have the columns of its schema")
     needed = needed_columns(file.schema_arrow, fields)
-    # A value that a small file holds once may fill gigabytes of rows: it stays one until its rows are counted.
-    whole = leaves_of(schema, [name for name in needed if may_stay_once(file.schema_arrow.field(name).type)])
-    columns = {leaf: schema.column(leaf) for leaf in whole}
-    once = {column.path for leaf, column in columns.items() if can_stay_once(column, [group[leaf] for group in groups])}
-    ahead, leaves = Ahead(handle), leaves_of(schema, needed)
-    file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(once))
-    return _Reading(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], once)
+    # A value that a small file stores once may fill gigabytes of rows: it stays in a dictionary until they are counted.
+    candidates = leaves_of(schema, [name for name in needed if may_stay_encoded(file.schema_arrow.field(name).type)])
+    columns = {leaf: schema.column(leaf) for leaf in candidates}
+    encoded = {
+        column.path for leaf, column in columns.items() if can_stay_encoded(column, [group[leaf] for group in groups])
+    }
+    ahead, leaves = ReadAheadFile(handle), leaves_of(schema, needed)
+    file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(encoded))
+    return _OpenFile(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], encoded)
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
-    """A batch in as many parts as keep each at about BATCH_BYTES when its dictionaries are written out."""
+    """Yield a batch in parts that take about BATCH_BYTES each with their dictionaries expanded."""
     sizes = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
-        sizes += row_bytes(column)
+        sizes += _row_bytes(column)
     long = sizes > RECORD_BYTES
     sizes[long] = 0
     cut = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_BYTES)) + 1
@@ -117,103 +171,38 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
         start = end
 
 
-def row_bytes(column: pa.Array) -> NDArray[np.int64]:
-    """About how many bytes each row of a column takes when its dictionaries are written out [n]."""
+def _row_bytes(column: pa.Array) -> NDArray[np.int64]:
+    """Return about how many bytes each row of a column takes with its dictionaries expanded [n]."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        inside = row_bytes(column.dictionary)
+        value_bytes = _row_bytes(column.dictionary)
         ends = pc.min_max(column.indices).as_py()
-        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(inside):
-            raise ValueError(f"an index leads out of a dictionary of {len(inside):,} values")
-        longest = int(inside.max(initial=0))
-        if longest * len(column) <= BATCH_BYTES >> 4:  # no need to know which
+        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(value_bytes):
+            raise ValueError(f"an index is outside of its dictionary of {len(value_bytes):,} values")
+        longest = int(value_bytes.max(initial=0))
+        if longest * len(column) <= BATCH_BYTES >> 4:  # small in any case
             return np.full(len(column), longest, np.int64)
-        return np.asarray(pa.array(inside).take(column.indices).fill_null(0))
+        return np.asarray(pa.array(value_bytes).take(column.indices).fill_null(0))
     if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         lengths = pc.binary_length(column.cast(pa.large_binary()) if pa.types.is_string_view(kind) else column)
         return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
     if pa.types.is_struct(kind):
-        return sum((row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return sum((_row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
+    if is_list(kind):
         lengths = np.asarray(pc.list_value_length(column).cast(pa.int64()).fill_null(0))
-        sums = np.concatenate([[0], np.cumsum(row_bytes(column.flatten()))])
+        sums = np.concatenate([[0], np.cumsum(_row_bytes(column.flatten()))])
         ends = np.cumsum(lengths)
         return np.asarray(sums[ends] - sums[ends - lengths] + VALUE_BYTES * lengths)
     return np.full(len(column), column.nbytes // max(1, len(column)) + 1, np.int64)
 
 
 @contextmanager
-def arrow_damage() -> Iterator[None]:
-    """Arrow's errors about what it reads as DamagedShard; those of the file system under it as they are."""
+def _arrow_damage() -> Iterator[None]:
+    """Raise Arrow's errors about the file as DamagedShard; errors of the file system stay as they are."""
     try:
         yield
-    # What Arrow's C++ throws without a name of its own comes as RuntimeError or MemoryError.
+    # C++ exceptions that Arrow has no class for become RuntimeError or MemoryError.
     except (pa.ArrowException, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise DamagedShard(f"parquet: {(str(error).splitlines() or ['not readable'])[0]}") from error
-
-
-def needed_columns(schema: pa.Schema, fields: Fields) -> list[str]:
-    """The columns that the fields' paths begin with."""
-    return [name for name in schema.names if any(_begins(path, name) for path in fields.columns)]
-
-
-def _begins(path: str, name: str) -> bool:
-    return path == name or path.startswith((f"{name}.", f"{name}[]"))
-
-
-def parquet_records(batch: pa.RecordBatch) -> list[dict[str, object]]:
-    """A batch as records; strings that Arrow did not check come as bytes where one in the column is not UTF-8."""
-    if not batch.num_columns:
-        return [{} for _ in range(batch.num_rows)]
-    columns = [plain_values(column) for column in batch.columns]
-    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def column_at(batch: pa.RecordBatch, path: str) -> pa.Array | None:
-    """The column at a dotted path, as `lookup` goes; None where there is none."""
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    while path not in columns:
-        head = next((name for name in columns if path.startswith(f"{name}.") and _is_struct(columns[name])), None)
-        if head is None:
-            return None
-        column, path = columns[head], path.removeprefix(f"{head}.")
-        columns = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
-    return columns[path]
-
-
-def _is_struct(column: pa.Array) -> bool:
-    return bool(pa.types.is_struct(column.type))
-
-
-def plain_values(column: pa.Array) -> list[object]:
-    """The values of a column as Python's; what Python has no value for comes as an array of one."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return plain_values(column.dictionary_decode())
-    if is_text(kind):
-        try:
-            return list(column.to_pylist())
-        except UnicodeDecodeError:
-            binary = pa.binary() if pa.types.is_string_view(kind) else pa.large_binary()
-            return list(column.cast(binary).to_pylist())
-    if pa.types.is_struct(kind):
-        parts = [plain_values(part) for part in column.flatten()]
-        names = [field.name for field in kind]
-        rows = zip(*parts, strict=True) if parts else ((),) * len(column)
-        return [
-            dict(zip(names, row, strict=True)) if ok else None for row, ok in zip(rows, _there(column), strict=True)
-        ]
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        values = iter(plain_values(column.flatten()))
-        lengths = pc.list_value_length(column).to_pylist()
-        return [None if length is None else list(itertools.islice(values, length)) for length in lengths]
-    try:
-        return list(column.to_pylist())
-    except (ValueError, OverflowError, KeyError):  # nanoseconds, years after 9999, time zones that are not known
-        return [column.slice(row, 1) if ok else None for row, ok in enumerate(_there(column))]
-
-
-def _there(column: pa.Array) -> list[bool]:
-    return list(column.is_valid().to_pylist())

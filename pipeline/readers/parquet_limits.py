@@ -1,7 +1,7 @@
-"""What a Parquet file would grow to, told by its own pages before Arrow reads them, and refused where it is too much.
+"""Limits on what a Parquet file expands to, checked in the headers of its pages before Arrow reads them.
 
-A footer may lie, and 81 honest bytes can hold 50 million values of one row. Arrow allocates what it is told, so the
-schema's depth and the header of each page that is going to be read are looked at first.
+A footer may be wrong, and 81 correct bytes can store 50 million values of one row. Arrow allocates what the file claims,
+so the depth of the schema and the header of each page that will be read are checked first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DEPTH = 100  # of a schema; Arrow walks it by recursion
 
 PAGE_BYTES = 256 << 20  # of one page, unpacked: that is how Arrow holds it
 
-NESTED_BYTES, NESTED_VALUES = 512 << 20, 16 << 20  # of one column of lists in a row group: all may be one row's
+NESTED_BYTES, NESTED_VALUES = 512 << 20, 16 << 20  # of one column of lists in a row group: one row may have them all
 
 VALUE_BYTES = 8  # levels and index of a value, whatever its size
 
@@ -32,7 +32,7 @@ _LEAVES_DICTIONARIES = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTI
 
 @dataclass
 class Column:
-    """A column of a row group as the footer has it: where its pages are, how many values, how they are encoded."""
+    """A column of a row group in the footer: the place of its pages, the number of its values, their encodings."""
 
     start: int
     length: int
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass
 class _Chunk:
-    """What a column of a row group may take in memory: in all, and by row where a row is a value."""
+    """Bytes that a column of a row group may take in memory: in all, and per row if each row is one value."""
 
     total: int = 0
     values: int = 0
@@ -50,16 +50,16 @@ class _Chunk:
 
 
 def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]:
-    """`handle` as a Parquet file, and what its footer says of the columns of each row group.
+    """Return `handle` as a Parquet file, and the columns of each row group as its footer describes them.
 
-    pyarrow is not asked for those: it ends its process where a column's statistics are wrong. Raises ThriftError where
-    the schema is too deep for Arrow, an Arrow error where the file is none.
+    The footer is not read by pyarrow, which ends the process if a column's statistics are wrong. Raises ThriftError if
+    the schema is too deep for Arrow, an Arrow error if the file is not Parquet.
     """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(max(0, size - 8))
     tail = handle.read(8)
     length, groups = int.from_bytes(tail[:4], "little"), list[list[Column]]()
-    if tail[4:] == b"PAR1" and length <= size - 12:  # anything else Arrow has words for
+    if tail[4:] == b"PAR1" and length <= size - 12:  # else Arrow says what is wrong
         handle.seek(size - 8 - length)
         footer = Compact(handle.read(length)).struct()
         _check_depth(footer.get(2))
@@ -85,8 +85,8 @@ def _column(value: Value) -> Column:
 
 
 def _check_depth(elements: Value) -> None:
-    """The schema is a list of elements in depth-first order, each with the number of its children."""
-    open_at: list[int] = []  # children still to come, by level
+    """Check the depth of a schema: a list of elements, depth first, each with the number of its children."""
+    open_at: list[int] = []  # remaining children by level
     for element in elements if isinstance(elements, list) else []:
         while open_at and open_at[-1] <= 0:
             open_at.pop()
@@ -99,40 +99,46 @@ def _check_depth(elements: Value) -> None:
 
 
 def rows_at_once(
-    ahead: Ahead, schema: pq.ParquetSchema, columns: dict[int, Column], *, rows: int, once: set[str], batch_bytes: int
+    ahead: ReadAheadFile,
+    schema: pq.ParquetSchema,
+    columns: dict[int, Column],
+    *,
+    rows: int,
+    encoded: set[str],
+    batch_bytes: int,
 ) -> int:
-    """How many rows of a row group of `rows` may be read at once, at least 1, for a batch of about `batch_bytes`.
+    """Return how many rows of a row group of `rows` may be read at once, at least 1, for a batch of about `batch_bytes`.
 
-    `columns` are those that will be read, by leaf, `once` those of them whose values stay in their dictionary. Raises
-    ThriftError where a page, or what may be one row, is larger than anybody should hold.
+    `columns` are those that will be read, by leaf; `encoded` are the paths of those whose values stay in a dictionary.
+    Raises ThriftError if a page, or what may be one row, is over the limits of this module.
     """
-    most = batch_bytes
+    limit = batch_bytes
     for leaf, chunked in columns.items():
         column, path = schema.column(leaf), schema.column(leaf).path
         width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
         if column.physical_type != "BYTE_ARRAY":
             width = max(width, VALUE_BYTES)
-        chunk = _measured(ahead, chunked, path in once, width)
+        chunk = _measure(ahead, chunked, path in encoded, width)
         if column.max_repetition_level:
             if chunk.total > NESTED_BYTES or chunk.values > NESTED_VALUES:
                 raise ThriftError(
                     f"column {path} of the row group has {chunk.values:,} values in {chunk.total:,} bytes, over "
-                    f"{NESTED_VALUES:,} or {NESTED_BYTES:,}, and all may be one row's: write smaller row groups"
+                    f"{NESTED_VALUES:,} or {NESTED_BYTES:,}, and one row may have them all: write smaller row groups"
                 )
-            most = min(most, batch_bytes * max(1, rows) // max(1, chunk.total))
+            limit = min(limit, batch_bytes * max(1, rows) // max(1, chunk.total))
         else:
-            most = min(most, batch_bytes // chunk.row)
-    return max(1, most)
+            limit = min(limit, batch_bytes // chunk.row)
+    return max(1, limit)
 
 
-def _measured(ahead: Ahead, column: Column, once: bool, width: int) -> _Chunk:
-    """What the pages of a column take; `width` is that of its values where they all have one, else 0."""
-    compact, found, dictionary = Compact(ahead.load(column.start, column.length)), _Chunk(), 0
-    while compact.at < column.length and found.values < column.values:  # Arrow stops there, and so may what was written
+def _measure(ahead: ReadAheadFile, column: Column, encoded: bool, width: int) -> _Chunk:
+    """Return what the pages of a column take; `width` is that of its values if all have the same, else 0."""
+    compact, chunk, dictionary = Compact(ahead.load(column.start, column.length)), _Chunk(), 0
+    while compact.at < column.length and chunk.values < column.values:  # Arrow stops there, and a writer may do so
         header = compact.struct()
         size, packed = header.get(2), header.get(3)
         if not isinstance(size, int) or not isinstance(packed, int) or size < 0 or packed < 0:
-            raise ThriftError("a page does not say how long it is")
+            raise ThriftError("a page has no length")
         if size > PAGE_BYTES:
             raise ThriftError(f"a page of {size:,} bytes is more than {PAGE_BYTES:,}: write smaller pages")
         compact.at += packed
@@ -142,23 +148,23 @@ def _measured(ahead: Ahead, column: Column, once: bool, width: int) -> _Chunk:
             fields = data if isinstance(data, dict) else {}
             values, encoding = fields.get(1), fields.get(2 if kind == _DATA_PAGE else 4)
             if not isinstance(values, int) or values < 0:
-                raise ThriftError("a page does not say how many values it holds")
+                raise ThriftError("a page has no number of values")
             if encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY):
-                value = width or (0 if once else dictionary)
-            elif encoding == _DELTA_BYTE_ARRAY:  # each value may repeat the one before it
+                value = width or (0 if encoded else dictionary)
+            elif encoding == _DELTA_BYTE_ARRAY:  # each value may repeat the previous one
                 value = size
             else:
                 value = max(width, -(-size // max(1, values)))
-            found.values += values
-            found.total += values * (value + VALUE_BYTES)
-            found.row = max(found.row, value + VALUE_BYTES)
+            chunk.values += values
+            chunk.total += values * (value + VALUE_BYTES)
+            chunk.row = max(chunk.row, value + VALUE_BYTES)
         elif kind == _DICTIONARY_PAGE:
             dictionary = max(dictionary, size)
-    return found
+    return chunk
 
 
 def leaves_of(schema: pq.ParquetSchema, names: list[str]) -> list[int]:
-    """The numbers of the leaf columns below the columns `names`."""
+    """Return the numbers of the leaf columns below the columns `names`."""
     return [
         leaf
         for leaf in range(len(schema))
@@ -166,23 +172,23 @@ def leaves_of(schema: pq.ParquetSchema, names: list[str]) -> list[int]:
     ]
 
 
-def can_stay_once(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
-    """Whether Arrow can leave the values of a leaf in their dictionary, by how the file says it has encoded them."""
+def can_stay_encoded(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
+    """Return whether Arrow can leave the values of a leaf in their dictionary, given the encodings in the file."""
     text = column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
     return text and all(chunk.encodings <= _LEAVES_DICTIONARIES for chunk in chunks)
 
 
-def may_stay_once(kind: pa.DataType) -> bool:
-    """Whether all texts and bytes in a column of this type can stay in their dictionary: they can but inside of maps."""
+def may_stay_encoded(kind: pa.DataType) -> bool:
+    """Return whether all texts and bytes in a column of this type can stay in their dictionary: not so in maps."""
     if pa.types.is_struct(kind):
-        return all(may_stay_once(field.type) for field in kind)
+        return all(may_stay_encoded(field.type) for field in kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return may_stay_once(kind.value_type)
+        return may_stay_encoded(kind.value_type)
     return not pa.types.is_nested(kind)
 
 
-class Ahead:
-    """A file that gives out again what was read ahead of it, so that each chunk of a column is fetched once."""
+class ReadAheadFile:
+    """A file that keeps the chunks loaded in advance until they are read, so that each is fetched once."""
 
     closed = False
 
@@ -192,20 +198,20 @@ class Ahead:
         self._ahead: dict[tuple[int, int], bytes] = {}
 
     def load(self, start: int, length: int) -> bytes:
-        """The bytes there, kept until they are read or `forget` is called."""
+        """Return `length` bytes from `start` on, and keep them until they are read or `forget` is called."""
         if start < 0 or length < 0 or start + length > self.size:
-            raise ValueError(f"a column is said to be where the file has nothing, at {start:,}")
+            raise ValueError(f"a column begins at byte {start:,}, and the file has no such bytes")
         self.handle.seek(start)
         data = self.handle.read(length)
         self._ahead[start, length] = data
         return data
 
     def forget(self) -> None:
-        """Let go of what nobody came for."""
+        """Drop the chunks that were not read."""
         self._ahead.clear()
 
     def read(self, size: int = -1) -> bytes:
-        """As of any file."""
+        """Return `size` bytes, or all to the end."""
         size = max(0, self.size - self.at) if size < 0 else size
         data = self._ahead.pop((self.at, size), None)
         if data is None:
@@ -215,25 +221,25 @@ class Ahead:
         return data
 
     def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        """As of any file."""
+        """Move to a position and return it."""
         self.at = to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
         return self.at
 
     def tell(self) -> int:
-        """As of any file."""
+        """Return the position."""
         return self.at
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def writable(self) -> bool:
-        """It is not."""
+        """Return False."""
         return False
 
     def close(self) -> None:
-        """Whoever opened the file closes it."""
+        """Leave the file open: its owner closes it."""

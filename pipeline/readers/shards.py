@@ -1,4 +1,4 @@
-"""Which shards a job reads and what their fields are: found, named and looked into before anything starts."""
+"""find_shards: the input files of a job, their names in ids and their formats."""
 
 from __future__ import annotations
 
@@ -8,55 +8,40 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
 
 from ..io.filesystem import StoreError, match, with_retries
+from .base import InputError, Shard
 from .compression import SUFFIXES
 from .registry import READERS
 
 
-class InputError(ValueError):
-    """The input cannot be read as it was named; the text says what is there and what to do."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of input; `name` is its path below the fixed part of the glob, as it stands in ids."""
-
-    path: str
-    name: str
-    format: str
-    compression: str | None
-    bytes: int
-
-
 def find_shards(patterns: Sequence[str], input_format: str | None = None) -> list[Shard]:
-    """The shards that the globs match, by path; each once. Raises InputError where one matches nothing usable."""
-    found: dict[str, tuple[str, int]] = {}
+    """Return the shards that the globs match, by path, each once. Raises InputError if a glob matches no usable file."""
+    files: dict[str, tuple[str, int]] = {}
     for pattern in patterns:
         for path, size in _match(pattern):
-            found.setdefault(path, (_below(pattern, path), size))
-    names = Counter(name for name, _ in found.values())
+            files.setdefault(path, (_below(pattern, path), size))
+    names = Counter(name for name, _ in files.values())
     shards = []
-    for path, (name, size) in sorted(found.items()):
-        form, compression = format_of(path, input_format)
+    for path, (name, size) in sorted(files.items()):
+        form, compression = _format_of(path, input_format)
         shards.append(Shard(path, _text(name if names[name] == 1 else path), form, compression, size))
     return shards
 
 
 def shard_state(shard: Shard) -> tuple[int, float]:
-    """(bytes, time of last change) of a shard now; InputError where it is gone or not as large as the job found it.
+    """Return (bytes, time of last change) of a shard now. Raises InputError if it is gone or has another size than before.
 
-    Shards are one version of the corpus: what is still being written, or replaced under the reader, is none.
+    The shards are one version of the corpus; a file that is written or replaced during the run is not part of any.
     """
     try:
         now = with_retries(shard.path, "found", lambda: FileSystems.get_filesystem(shard.path).metadata(shard.path))
     except OSError as error:
         raise InputError(
-            f"{shard.path} was there when the run began and cannot be read now ({error}): nothing was published; bring "
-            f"it back or leave it out, and run again"
+            f"{shard.path} existed when the run began and cannot be read now ({error}): restore it or leave it out, and "
+            f"run again"
         ) from error
     if now.size_in_bytes != shard.bytes:
         raise shard_changed(shard, f"from {shard.bytes:,} bytes to {now.size_in_bytes:,}")
@@ -64,20 +49,19 @@ def shard_state(shard: Shard) -> tuple[int, float]:
 
 
 def shard_changed(shard: Shard, how: str = "while it was read") -> InputError:
-    """The error for a shard that did not stay as it was."""
+    """Return the error of a shard that changed during the run."""
     return InputError(
-        f"{shard.path} changed {how} during the run: nothing was published; run again once it is complete, and what is "
-        f"finished is reused"
+        f"{shard.path} changed {how} during the run: run again when it is complete; finished files are reused"
     )
 
 
 def _text(name: str) -> str:
-    """A file's name as ids can hold it: bytes of it that are not UTF-8 are spelled out."""
+    """Return a file's name as valid text: bytes of it that are not UTF-8 are spelled out."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def format_of(path: str, input_format: str | None = None) -> tuple[str, str | None]:
-    """(format, compression) of a file by its suffixes; InputError where they name none."""
+def _format_of(path: str, input_format: str | None = None) -> tuple[str, str | None]:
+    """Return (format, compression) of a file by its suffixes. Raises InputError if they name no known format."""
     stem, suffix = os.path.splitext(path)
     compression = SUFFIXES.get(suffix.lower())
     if compression:
@@ -85,11 +69,11 @@ def format_of(path: str, input_format: str | None = None) -> tuple[str, str | No
     form = input_format or suffix.lower().removeprefix(".")
     if form not in READERS:
         raise InputError(
-            f"{path}: {suffix or 'no suffix'} names no format; known are {', '.join(READERS)}, compressed also "
-            f"{', '.join(SUFFIXES)}: say which it is with --input_format"
+            f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(READERS)}, compressed also "
+            f"{', '.join(SUFFIXES)}: name it with --input_format"
         )
-    if form == "parquet" and compression:
-        raise InputError(f"{path}: Parquet is compressed within; unpack the file, or name it .parquet if it is plain")
+    if compression and not READERS[form].compressible:
+        raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression
 
 
@@ -103,34 +87,34 @@ def _match(pattern: str) -> list[tuple[str, int]]:
     except OSError as error:
         raise InputError(f"{pattern} cannot be listed: {error}") from None
     files = [(file.path, file.size_in_bytes) for file in found if not os.path.isdir(file.path)]
-    if not files and os.path.isfile(pattern):  # a name with brackets in it
+    if not files and os.path.isfile(pattern):  # a name that contains brackets
         files = [(pattern, os.path.getsize(pattern))]
-    if "://" not in pattern:  # Beam's star stops at a backslash, which other systems separate folders with
+    if "://" not in pattern:  # Beam's star stops at a backslash, the separator of other systems
         missed = [path for path in glob.glob(pattern, recursive=True) if "\\" in path and os.path.isfile(path)]
         missed = sorted(set(missed) - {path for path, _ in files})
         if missed:
             raise InputError(f"{missed[0]!r} has a backslash in its name, and no glob matches that: rename the file")
     if not files:
-        raise InputError(f"--input {pattern} matches no file; {_what_is_there(pattern)}")
+        raise InputError(f"--input {pattern} matches no file; {_nearest_files(pattern)}")
     for path, _ in files:
         if "://" not in path and not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: permission denied")
     return files
 
 
-def _what_is_there(pattern: str) -> str:
-    """Words on the nearest thing that does exist."""
+def _nearest_files(pattern: str) -> str:
+    """Return words on the nearest files that do exist."""
     if "://" in pattern:
         return "check the bucket and the path"
     if os.path.isdir(pattern):
-        return f"it is a directory: name the files in it, as in '{pattern.rstrip('/')}/*'"
+        return f"it is a directory: name its files, as in '{pattern.rstrip('/')}/*'"
     folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder) or "."
     names = sorted(os.listdir(folder))
     near = difflib.get_close_matches(os.path.basename(pattern), names, 3) or names[:5]
     return (
-        f"{folder} holds {', '.join(near)}{', ...' if len(names) > len(near) else ''}"
+        f"{folder} contains {', '.join(near)}{', ...' if len(names) > len(near) else ''}"
         if names
         else f"{folder} is empty"
     )

@@ -1,19 +1,18 @@
-"""Records of txt: one row per line."""
+"""Records of txt: each line is one row."""
 
 from __future__ import annotations
 
 from typing import IO
 
-from .base import Record, Records, decoded, not_utf8, too_long
+from .base import Record, RecordReader, Records, check_utf8, decode_lines, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields
 
 
-def read_txt(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
-    """A line a row."""
+def _blocks(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
     row = 0
     for block in line_blocks(handle, compression, limit):
-        texts = decoded(block)
+        texts = decode_lines(block)
         if texts is not None:
             yield row, [text.removesuffix("\r") for text in texts]
         else:
@@ -24,4 +23,7 @@ def read_txt(handle: IO[bytes], compression: str | None, fields: Fields, limit: 
 def _line(line: bytes | None, limit: int) -> Record | BadRow:
     if line is None:
         return too_long(limit, "line")
-    return not_utf8(line) or line.decode().removesuffix("\r")
+    return check_utf8(line) or line.decode().removesuffix("\r")
+
+
+TEXT = RecordReader(_blocks, has_fields=False)

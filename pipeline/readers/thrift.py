@@ -1,7 +1,7 @@
-"""Thrift's compact protocol, as far as Parquet's footers and page headers need it, read with a limit on everything.
+"""Thrift's compact protocol, as far as Parquet's footers and page headers use it, read with limits.
 
-Arrow reads the same bytes in C++, and believes them: a schema nested 50,000 deep ends its process. So what they claim is
-looked at before Arrow does. Source: the specification "Thrift Compact protocol encoding" of Apache Thrift.
+Arrow reads the same bytes in C++ without such limits: a schema nested 50,000 deep ends the process. So they are checked
+before Arrow reads them. Source: the specification "Thrift Compact protocol encoding" of Apache Thrift.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from typing import TypeAlias
 
 Value: TypeAlias = "int | list[Value] | dict[int, Value] | None"
 
-MAX_DEPTH = 16  # Parquet's own structures are six deep
+MAX_DEPTH = 16  # Parquet's structures are six deep
 
 _BOOLS, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
 
 
 class ThriftError(ValueError):
-    """The bytes are no structure of this protocol, or one out of all proportion."""
+    """Bytes that are not a structure of this protocol, or one over the limits."""
 
 
 class Compact:
-    """Reads values out of `data` from byte `at` on; of those that are no integers, lists or structures comes None."""
+    """Parser of the values in `data` from byte `at` on; only integers, lists and structures are returned, others as None."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data, self.at = data, at
 
     def struct(self, depth: int = 0) -> dict[int, Value]:
-        """The fields of a structure by number; ThriftError where it ends too early or nests too deep."""
+        """Return the fields of a structure by number. Raises ThriftError if it ends too early or nests too deep."""
         if depth > MAX_DEPTH:
             raise ThriftError(f"structures are nested over {MAX_DEPTH} deep")
         fields: dict[int, Value] = {}
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._integer()
-            if number in fields:  # readers differ on which one counts
-                raise ThriftError(f"field {number} stands twice in a structure")
+            if number in fields:  # readers disagree on which one counts
+                raise ThriftError(f"field {number} occurs twice in a structure")
             fields[number] = self._value(head & 15, depth)
         return fields
 
@@ -48,15 +48,15 @@ class Compact:
         if kind in _LISTS:
             head = self._byte()
             size = self._varint() if head >> 4 == 15 else head >> 4
-            if size > len(self.data) - self.at:  # an element takes a byte at least
-                raise ThriftError(f"a list of {size:,} elements is longer than what is left")
+            if size > len(self.data) - self.at:  # an element takes at least a byte
+                raise ThriftError(f"a list of {size:,} elements is longer than the rest of the data")
             inner = head & 15
             return [self._byte() if inner in _BOOLS else self._value(inner, depth + 1) for _ in range(size)]
         if kind not in (_BYTE, _DOUBLE, _BINARY):
-            raise ThriftError(f"values of type {kind} do not stand in Parquet")
+            raise ThriftError(f"Parquet has no values of type {kind}")
         length = self._varint() if kind == _BINARY else 1 if kind == _BYTE else 8
         if length > len(self.data) - self.at:
-            raise ThriftError(f"a value of {length:,} bytes is longer than what is left")
+            raise ThriftError(f"a value of {length:,} bytes is longer than the rest of the data")
         self.at += length
         return None
 

@@ -1,25 +1,27 @@
-"""A sample of a snapshot's rows, read back from its part files."""
+"""A sample of a snapshot's rows, read from its part files, and what is close to what in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
+from numpy.typing import NDArray
 
 from ..io.timeout_reader import open_to_read
 
-SAMPLE = 256
+SAMPLE_ROWS = 256
 
 SAMPLE_GROUPS = 4  # row groups that are read for the sample
 
 
-def sample(directory: str, files: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Up to SAMPLE rows of part files with the lowest text hashes: columns id, text (null where left out), embedding.
+def read_sample(directory: str, files: Sequence[Mapping[str, object]]) -> pa.Table:
+    """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text (null if not stored), embedding.
 
-    `files` are those of a manifest. Files are written bucket by bucket, so the lowest hashes lie in few row groups; of
-    files in another order (--no_dedupe) it is the lowest of those few.
+    `files` are those of a manifest. Files are written bucket by bucket, so that few row groups contain the lowest
+    hashes; of files in another order (--no_dedupe) the sample is the lowest of those few.
     """
     groups = []
     for file in files:
@@ -28,19 +30,48 @@ def sample(directory: str, files: Sequence[Mapping[str, object]]) -> pa.Table:
                 lowest = min((low for low, _ in group["ranges"]), default=0)
                 groups.append((lowest, str(file["name"]), number))
     tables = [
-        _row_group(FileSystems.join(directory, name), number) for _, name, number in sorted(groups)[:SAMPLE_GROUPS]
+        _read_row_group(FileSystems.join(directory, name), number) for _, name, number in sorted(groups)[:SAMPLE_GROUPS]
     ]
     if not tables:
         return pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string()), "embedding": []})
-    table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE)
+    table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
     return table.select(["id", "text", "embedding"])
 
 
-def _row_group(path: str, number: int) -> pa.Table:
+def unit_vectors(rows: pa.Table) -> tuple[NDArray[np.float64], list[str]]:
+    """Return the directions [n, dim] of a sample's rows and their texts, or ids if no text is stored.
+
+    Rows whose vector has no direction (zero, infinite or NaN) are left out.
+    """
+    if not len(rows):
+        return np.zeros((0, 1)), []
+    vectors = np.stack(rows["embedding"].to_numpy(zero_copy_only=False)).astype(np.float64)  # [rows, dim]
+    good = np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1) > 0)  # [rows]
+    texts = [row["text"] if row["text"] is not None else row["id"] for row in rows.select(["id", "text"]).to_pylist()]
+    directions = vectors[good] / np.linalg.norm(vectors[good], axis=1, keepdims=True)
+    return directions, [text for text, keep in zip(texts, good, strict=True) if keep]
+
+
+def principal_plane(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the two principal components [n, 2] of [n, dim], with signs that do not depend on the machine."""
+    centered = directions - directions.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(axis=1)].diagonal())[:, None]  # [2, dim]
+    return np.asarray(centered @ axes.T)
+
+
+def nearest_rows(directions: NDArray[np.float64], row: int, count: int) -> list[tuple[float, int]]:
+    """Return the cosine and the index of the `count` rows of [n, dim] that are nearest to `row`, nearest first."""
+    cosines = directions @ directions[row]  # [n]
+    cosines[row] = -np.inf
+    return [(float(cosines[other]), int(other)) for other in np.argsort(-cosines, kind="stable")[:count]]
+
+
+def _read_row_group(path: str, number: int) -> pa.Table:
     with open_to_read(path) as handle:
         file = pq.ParquetFile(handle, page_checksum_verification=True)
-        there = [name for name in ("id", "text", "text_hash", "embedding") if name in file.schema_arrow.names]
-        table = file.read_row_group(number, columns=there, use_threads=False)
-    if "text" not in there:
+        columns = [name for name in ("id", "text", "text_hash", "embedding") if name in file.schema_arrow.names]
+        table = file.read_row_group(number, columns=columns, use_threads=False)
+    if "text" not in columns:
         table = table.append_column("text", pa.nulls(len(table), pa.string()))
     return table.cast(pa.schema([field.remove_metadata() for field in table.schema]))

@@ -1,10 +1,26 @@
-"""The fingerprint of a snapshot, computed from its parts."""
+"""The fingerprint of a snapshot: one hash of everything that determines its vectors, by parts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def fingerprint_of(parts: dict[str, str]) -> str:
-    """The fingerprint that its parts add up to."""
-    from ...model.settings import fingerprint
+    """Return the fingerprint of these parts."""
+    from ...model.settings import fingerprint  # imports torch, which `log` and the like do not need
 
     return fingerprint(parts)
+
+
+def changed_parts(parts: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Return the names of the parts that differ from `expected`, or that only one of the two has."""
+    return [name for name in {**parts, **expected} if parts.get(name) != expected.get(name)]
+
+
+def describe_changes(parts: Mapping[str, str], earlier: Mapping[str, str]) -> str:
+    """Return what changed since `earlier`, as in "weights, dtype float32 -> bfloat16, ftfy 6.3.0 -> 6.3.1"."""
+    hashes = ("weights", "vocabulary")  # their values would tell a reader nothing
+    return ", ".join(
+        name if name in hashes else f"{name} {earlier.get(name, 'unknown')} -> {parts.get(name, 'unknown')}"
+        for name in changed_parts(parts, earlier)
+    )

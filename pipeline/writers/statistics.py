@@ -94,7 +94,7 @@ class WrittenFile:
     stats: FileStats
 
 
-def norm_of(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+def norm_of(bins: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the norm in the middle of each bin of `norm_bins` [n]."""
     return 2.0 ** (bins / NORM_BINS)
 

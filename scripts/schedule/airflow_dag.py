@@ -17,7 +17,7 @@ with DAG(
     dag_id="audioclip_text",
     schedule="30 2 * * *",
     start_date=datetime(2026, 1, 1),
-    catchup=False,  # a snapshot is of the corpus as it is now: nights gone by cannot be made up for
+    catchup=False,  # a snapshot is of the corpus as it is now: past nights cannot be repeated
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=10)},
 ):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Have Cloud Scheduler launch the Flex Template, which scripts/flex_template.sh makes, every night at 02:30. Replace the
-# names in capitals here and in flex_launch.json first.
+# Make Cloud Scheduler launch the Flex Template, which scripts/flex_template.sh makes, every night at 02:30. First replace
+# the names in capitals here and in flex_launch.json.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

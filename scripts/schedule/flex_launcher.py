@@ -1,4 +1,4 @@
-"""Dataflow's Flex Template launcher runs this file with flags and without a command: it adds `embed`."""
+"""Run `audioclip-text embed` for Dataflow's Flex Template launcher, which passes flags and no command."""
 
 import sys
 

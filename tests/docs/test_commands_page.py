@@ -9,7 +9,7 @@ from tests.support.pages import ROOT, read_page
 
 
 def test_the_page_contains_the_help_of_every_command() -> None:
-    """Make the page anew and compare: a flag that is added, removed or reworded changes it."""
+    """Make the page again and compare: a flag that is added, removed or reworded changes it."""
     command = [sys.executable, "scripts/help.py"]
     page = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert page == read_page("docs/commands.md"), "python scripts/help.py > docs/commands.md"

@@ -75,11 +75,11 @@ def test_search_as_on_the_page(folder: Path, environment: dict[str, str]) -> Non
 
 
 def test_validate_as_on_the_page(folder: Path, environment: dict[str, str]) -> None:
-    """Run the check: all rows are checked, the canary is embedded again, and the snapshot is sound."""
+    """Run the check: all rows are checked, the canary is embedded again, and the snapshot is valid."""
     (output,) = run_blocks(SECTIONS["Validate"], "sh", folder, environment=environment).values()
-    assert output.endswith("sound\n")
+    assert output.endswith("valid\n")
     assert "296 rows" in output
-    assert "16 fixed texts embedded again" in output
+    assert "the checkpoint gives the 16 vectors in the manifest again" in output
 
 
 def test_a_batch_is_a_matrix_without_a_copy(folder: Path) -> None:
@@ -155,12 +155,12 @@ def test_the_files_have_the_layout_that_bigquery_expects(folder: Path) -> None:
     parser.add_argument("--replace", action="store_true")
     parser.add_argument("table")
     parser.add_argument("source")
-    given = parser.parse_args(shlex.split(command))
-    assert given.parquet_enable_list_inference == "true"
-    assert re.fullmatch(r"\w+\.\w+", given.table)
-    assert given.source.count("*") == 1
-    assert given.source.startswith("gs://")
-    file = pq.ParquetFile(min(directory_of(folder / "out" / "corpus").glob(given.source.rpartition("/")[2])))
+    arguments = parser.parse_args(shlex.split(command))
+    assert arguments.parquet_enable_list_inference == "true"
+    assert re.fullmatch(r"\w+\.\w+", arguments.table)
+    assert arguments.source.count("*") == 1
+    assert arguments.source.startswith("gs://")
+    file = pq.ParquetFile(min(directory_of(folder / "out" / "corpus").glob(arguments.source.rpartition("/")[2])))
     columns = {column.path: column for column in map(file.schema.column, range(len(file.schema)))}
     vector = columns["embedding.list.element"]  # the names must be `list` and `element`
     assert (vector.physical_type, vector.max_repetition_level) == ("FLOAT", 1)

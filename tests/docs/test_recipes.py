@@ -131,13 +131,15 @@ def test_flex_template() -> None:
     assert set(declared) <= set(vars(parse([])))
     launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
     assert set(launch) == {"jobName", "containerSpecGcsPath", "parameters", "environment"}
-    given = launch["parameters"]
+    parameters = launch["parameters"]
     assert (
-        {name for name, parameter in declared.items() if not parameter.get("isOptional")} <= set(given) <= set(declared)
+        {name for name, parameter in declared.items() if not parameter.get("isOptional")}
+        <= set(parameters)
+        <= set(declared)
     )
-    for name, value in given.items():
+    for name, value in parameters.items():
         assert all(re.fullmatch(pattern, value) for pattern in declared[name].get("regexes", []))
-    check([f"--{name}={value}" for name, value in given.items()])
+    check([f"--{name}={value}" for name, value in parameters.items()])
 
 
 def test_cloud_scheduler_script() -> None:
@@ -158,9 +160,9 @@ def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
     for name in fake.split():
         (tools / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "{name}" "$@" "--end--" >>{log}\n')
         (tools / name).chmod(0o755)
-    given = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1"}
+    settings = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1"}
     path = f"{tools}:{os.environ['PATH']}"
-    subprocess.run([ROOT / "scripts" / script], env={**os.environ, **given, "PATH": path}, check=True)
+    subprocess.run([ROOT / "scripts" / script], env={**os.environ, **settings, "PATH": path}, check=True)
     return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
 
 
@@ -188,13 +190,13 @@ def test_flex_template_script(tmp_path: Path) -> None:
     build, launch = commands[2:]
     assert build[1:4] == ["dataflow", "flex-template", "build"]
     assert (ROOT / build[build.index("--metadata-file") + 1]).is_file()
-    given = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
+    all_parameters = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
     declared = {part["name"] for part in json.loads((RECIPES / "flex_template.json").read_text())["parameters"]}
     assert "enable_prime" in launch[launch.index("--additional-experiments") + 1].split(","), (
         "without it the hint adds no GPU"
     )
     # Google's own sample passes this parameter without declaring it; other undeclared ones are refused as unrecognized.
-    parameters = [(name, value) for name, _, value in given if name != "sdk_container_image"]
+    parameters = [(name, value) for name, _, value in all_parameters if name != "sdk_container_image"]
     assert {name for name, _ in parameters} <= declared
     check([f"--{name}={value}" for name, value in parameters])
 

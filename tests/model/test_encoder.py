@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
+from audioclip_text.model.settings import VERSION_PARTS
 from tests.conftest import DATA
 from tests.support.plain_tower import small_state
 
@@ -216,7 +218,8 @@ def test_fingerprint(checkpoint: Checkpoint, tokenizer: ClipTokenizer) -> None:
     """The fingerprint changes with everything that changes a vector, and is known without a tower."""
     options = {"prompt": "{}", "on_long": "truncate", "normalize": False, "dtype": "float32"}
     parts = encoder_module.fingerprint_parts(checkpoint, tokenizer.sha256, **options)
-    assert list(parts) == ["weights", "vocabulary", "prompt", "on_long", "normalize", "dtype"]
+    options_and_files = ["scheme", "weights", "vocabulary", "prompt", "on_long", "normalize", "dtype"]
+    assert list(parts) == [*options_and_files, *VERSION_PARTS]
     changes = [{"prompt": "a {}"}, {"on_long": "reject"}, {"normalize": True}, {"dtype": "bfloat16"}]
     others = [
         encoder_module.fingerprint_parts(checkpoint, tokenizer.sha256, **{**options, **change}) for change in changes
@@ -227,6 +230,24 @@ def test_fingerprint(checkpoint: Checkpoint, tokenizer: ClipTokenizer) -> None:
     encoder = TextEncoder(checkpoint, tokenizer, device="cpu")
     assert (encoder.fingerprint_parts, encoder.fingerprint) == (parts, encoder_module.fingerprint(parts))
     assert (encoder.checkpoint_name, encoder.untrained, encoder.device.type) == ("small", True, "cpu")
+
+
+@pytest.mark.parametrize("package", ["ftfy", "regex", "unicode"])
+def test_versions_of_the_tokenizer_change_the_fingerprint(
+    checkpoint: Checkpoint, tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """Another ftfy, regex or Unicode database may give other token ids, so its vectors are not mixed with earlier ones."""
+    before = TextEncoder(checkpoint, tokenizer, device="cpu")
+    if package == "unicode":
+        monkeypatch.setattr("unicodedata.unidata_version", "1.1.0")
+    else:
+        monkeypatch.setattr(
+            "audioclip_text.model.settings.version", lambda name: "1.1.0" if name == package else version(name)
+        )
+    after = TextEncoder(checkpoint, tokenizer, device="cpu")
+    changed = {name for name, value in after.fingerprint_parts.items() if before.fingerprint_parts[name] != value}
+    assert (changed, after.fingerprint_parts[package]) == ({package}, "1.1.0")
+    assert after.fingerprint != before.fingerprint
 
 
 @pytest.mark.gpu

@@ -46,7 +46,8 @@ def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
     expected = {
         f"audioclip_text/{path.relative_to(ROOT)}" for top in ("model", "pipeline") for path in (ROOT / top).rglob("*.py")
     }
-    assert inside == expected | {"audioclip_text/model/py.typed", "audioclip_text/pipeline/py.typed"}
+    data = {"model/py.typed", "pipeline/py.typed", "pipeline/report/template.html.j2"}
+    assert inside == expected | {f"audioclip_text/{name}" for name in data}
     metadata = next(name for name in names if name.endswith("/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert re.search("^License(-Expression)?: MIT$", text, re.MULTILINE)

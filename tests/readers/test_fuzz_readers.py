@@ -1,39 +1,29 @@
-"""Any rows come back as they were written, and any bytes are a shard that is accounted for row by row."""
+"""Any rows are read as they were written, and of any bytes every row is counted."""
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import random
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from audioclip_text.pipeline.readers.base import Shard
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.read_shards import read_shard
 from audioclip_text.pipeline.readers.registry import READERS
-from audioclip_text.pipeline.readers.shards import Shard, find_shards
+from audioclip_text.pipeline.readers.shards import find_shards
 from audioclip_text.pipeline.schemas import REASONS
+from tests.support.shards import COMPRESS
 
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
-}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WORDS = TEXT.filter(lambda text: bool(text.strip()) and "\0" not in text)  # csv takes no NUL before Python 3.11
 ROWS = st.lists(st.tuples(WORDS, WORDS, st.none() | st.integers(-(2**63), 2**63 - 1)), max_size=20)
@@ -41,15 +31,15 @@ QUICK = settings(max_examples=60, deadline=None)
 
 
 def account(shard: Shard, fields: Fields, kept: pa.Schema, limit: int = 1000) -> tuple[list[dict[str, object]], int]:
-    """The rows of a shard, and the number of rejected ones; every row number stands in order, each of them once."""
+    """Return the rows of a shard and the number of rejected ones, and check that each row number occurs once, in order."""
     rows, numbers, rejected = list[dict[str, object]](), list[int](), 0
     for good, bad in read_shard(shard, fields, kept, limit):
         good.validate(full=True)
         bad.validate(full=True)
         rows += good.to_pylist()
         assert set(bad.column("reason").to_pylist()) <= set(REASONS)
-        here = good.column("row").to_pylist() + [int(row) for row in bad.column("row").to_pylist()]
-        numbers += sorted(here)
+        block = good.column("row").to_pylist() + [int(row) for row in bad.column("row").to_pylist()]
+        numbers += sorted(block)
         rejected += bad.num_rows
     if shard.format == "parquet":  # rows of damaged row groups are missing
         assert numbers == sorted(set(numbers))
@@ -59,7 +49,7 @@ def account(shard: Shard, fields: Fields, kept: pa.Schema, limit: int = 1000) ->
     return rows, rejected
 
 
-def written(form: str, rows: list[tuple[str, str, int | None]]) -> bytes:
+def encode(form: str, rows: list[tuple[str, str, int | None]]) -> bytes:
     names = ("key", "text", "n")
     if form == "jsonl":
         return "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows).encode()
@@ -76,17 +66,17 @@ def written(form: str, rows: list[tuple[str, str, int | None]]) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
-@given(rows=ROWS, suffix=st.sampled_from(sorted(PACK)))
+@given(rows=ROWS, suffix=st.sampled_from(sorted(COMPRESS)))
 @example(rows=[("a", "b\rc", 1), ('"', '",', None), ("\x1f", "\x85x\r\n", 0), ("\ufeff", "\ufeff", 5)], suffix="")
 @QUICK
-def test_any_rows_come_back_as_they_were_written(
+def test_any_rows_come_back_as_they_were_encode(
     form: str, rows: list[tuple[str, str, int | None]], suffix: str
 ) -> None:
-    """Whatever stands in them: quotes, line ends, marks, any script."""
+    """Texts may contain quotes, line ends, byte order marks and any script."""
     with tempfile.TemporaryDirectory() as folder:
         suffix = "" if form == "parquet" else suffix
         path = Path(folder, f"a.{form}{suffix}")
-        path.write_bytes(PACK[suffix](written(form, rows)))
+        path.write_bytes(COMPRESS[suffix](encode(form, rows)))
         shards = find_shards([str(path)])
         fields = Fields("text", "key", ("n",))
         found, rejected = account(shards[0], fields, infer_kept_schema(shards, fields))
@@ -95,28 +85,28 @@ def test_any_rows_come_back_as_they_were_written(
         assert [(row["id"], row["text"], row["n"]) for row in found] == [(k, t, number(n)) for k, t, n in rows]
 
 
-PARQUET = written("parquet", [(f"k{n}", f"text {n}", n) for n in range(20)])
-JSONL = written("jsonl", [(f"k{n}", f"text {n}", n) for n in range(20)])
-CSV = written("csv", [(f"k{n}", f'text, "{n}"', n) for n in range(20)])
+PARQUET = encode("parquet", [(f"k{n}", f"text {n}", n) for n in range(20)])
+JSONL = encode("jsonl", [(f"k{n}", f"text {n}", n) for n in range(20)])
+CSV = encode("csv", [(f"k{n}", f'text, "{n}"', n) for n in range(20)])
 SEEDS = {"txt": b"a\nb\n", "jsonl": JSONL, "csv": CSV, "tsv": CSV.replace(b",", b"\t"), "parquet": PARQUET}
 
 
 @st.composite
-def spoiled(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Some bytes of a good file changed, put in, left out, or its end cut off."""
+def corrupted(draw: st.DrawFn, whole: bytes) -> bytes:
+    """Return a good file with some bytes changed, inserted or removed, or with its end cut off."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
-        how = draw(st.sampled_from(["put", "change", "drop", "cut"]))
+        how = draw(st.sampled_from(["insert", "change", "drop", "cut"]))
         if how == "cut":
             del data[at:]
         else:
             size = draw(st.integers(1, 8))
-            data[at : at + (0 if how == "put" else size)] = b"" if how == "drop" else draw(st.binary(max_size=8))
+            data[at : at + (0 if how == "insert" else size)] = b"" if how == "drop" else draw(st.binary(max_size=8))
     return bytes(data)
 
 
-def survives(data: bytes, form: str, suffix: str) -> None:
+def check(data: bytes, form: str, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"a.{form}{suffix}")
         path.write_bytes(data)
@@ -124,7 +114,7 @@ def survives(data: bytes, form: str, suffix: str) -> None:
         for fields in (Fields(), Fields("text", "key", ("n",)), Fields("c[].text", "key", ("n.m",))):
             try:
                 kept = infer_kept_schema(shards, fields)
-            except ValueError:  # fields that are not there are refused before a run
+            except ValueError:  # missing fields are refused before a run
                 kept = pa.schema([pa.field(name, pa.int64()) for name in fields.keep])
             account(shards[0], fields, kept)
 
@@ -135,35 +125,35 @@ CHUNK = st.sampled_from(
 
 
 @pytest.mark.parametrize("form", READERS)
-@given(data=st.data(), suffix=st.sampled_from(sorted(PACK)))
+@given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK
 def test_any_bytes_are_accounted_for(form: str, data: st.DataObject, suffix: str) -> None:
-    """Bytes of any kind, plain or packed, give rows and rejected rows in order, and never an error."""
+    """Bytes of any kind, compressed or not, give rows and rejected rows in order, and no error."""
     suffix = "" if form == "parquet" else suffix
     content = data.draw(st.binary(max_size=60) | st.lists(CHUNK | st.binary(max_size=4), max_size=30).map(b"".join))
     content = data.draw(st.sampled_from([content, b"text,key\n" + content, b"\xef\xbb\xbf" + content]))
-    survives(data.draw(st.sampled_from([content, PACK[suffix](content)])), form, suffix)
+    check(data.draw(st.sampled_from([content, COMPRESS[suffix](content)])), form, suffix)
 
 
 @pytest.mark.parametrize("form", READERS)
-@given(data=st.data(), suffix=st.sampled_from(sorted(PACK)))
+@given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK
-def test_spoiled_shards_are_accounted_for(form: str, data: st.DataObject, suffix: str) -> None:
-    """So do good files with some bytes changed, inside the packing and outside."""
+def test_corrupted_shards_are_accounted_for(form: str, data: st.DataObject, suffix: str) -> None:
+    """So do good files with some bytes changed, before compression and after it."""
     suffix = "" if form == "parquet" else suffix
     whole = SEEDS[form]
-    content = PACK[suffix](data.draw(spoiled(whole))) if data.draw(st.booleans()) else PACK[suffix](whole)
-    survives(data.draw(spoiled(content)), form, suffix)
+    content = COMPRESS[suffix](data.draw(corrupted(whole))) if data.draw(st.booleans()) else COMPRESS[suffix](whole)
+    check(data.draw(corrupted(content)), form, suffix)
 
 
 def test_every_bit_of_a_footer_may_flip() -> None:
-    """A Parquet file with one wrong bit is read, rejected, or damaged, and nothing else."""
+    """A Parquet file with one wrong bit gives rows, rejected rows or a damaged shard."""
     chance = random.Random(7)
     for _ in range(400):
         data = bytearray(PARQUET)
         place = chance.randrange(len(data))
         data[place] ^= 1 << chance.randrange(8)
-        survives(bytes(data), "parquet", "")
+        check(bytes(data), "parquet", "")
 
 
 VALUES = st.recursive(
@@ -179,7 +169,7 @@ RECORDS = st.lists(
 @given(records=RECORDS, text=st.sampled_from(["text", "c[].text", "c.text", "n.m", "c[]"]))
 @QUICK
 def test_records_of_any_values_are_accounted_for(records: list[dict[str, object]], text: str) -> None:
-    """Values of any type in any field: each record is a row, several, or a rejected one."""
+    """A record with values of any type in any field is one row, several, or a rejected one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -195,22 +185,22 @@ def test_records_of_any_values_are_accounted_for(records: list[dict[str, object]
             assert rejected <= len(rows)
 
 
-def test_a_footer_that_lies_about_its_rows_gives_no_number_twice() -> None:
-    """Every single wrong bit that changes how many rows a row group says it has."""
+def test_a_footer_with_wrong_row_counts_gives_no_number_twice() -> None:
+    """Try every bit whose change changes the number of rows of a row group."""
 
-    def told(data: bytes) -> list[int]:
+    def row_counts(data: bytes) -> list[int]:
         try:
             metadata = pq.read_metadata(io.BytesIO(data))
             return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         except (OSError, ValueError, pa.ArrowException):
             return []
 
-    lies = 0
+    cases = 0
     footer = len(PARQUET) - 8 - int.from_bytes(PARQUET[-8:-4], "little")
     for bit in range(8 * footer, 8 * (len(PARQUET) - 8)):
         data = bytearray(PARQUET)
         data[bit // 8] ^= 1 << bit % 8
-        if len(rows := told(bytes(data))) == 3 and rows != [7, 7, 6]:
-            survives(bytes(data), "parquet", "")
-            lies += 1
-    assert lies > 10
+        if len(rows := row_counts(bytes(data))) == 3 and rows != [7, 7, 6]:
+            check(bytes(data), "parquet", "")
+            cases += 1
+    assert cases > 10

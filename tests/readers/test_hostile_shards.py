@@ -1,4 +1,4 @@
-"""A corpus that means harm goes through the whole job: no crash, no hang, bounded memory, every row accounted for."""
+"""A malicious corpus goes through the whole job: no crash, no hang, bounded memory, every row counted."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.readers import parquet_limits as pages
-from audioclip_text.pipeline.readers.compression import pieces
+from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.readers import parquet_limits
+from audioclip_text.pipeline.readers.base import InputError
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.parquet import parquet_batches
 from audioclip_text.pipeline.readers.read_shards import read_shard
-from audioclip_text.pipeline.readers.shards import InputError, find_shards
+from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support import hostile
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.shards import read_rows, texts
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 700  # MiB that the job may take above what it takes for one row
+MEMORY = 700  # MiB that the job may take more than for one row
 
 CHILD = """
 import json, resource, sys
 from pathlib import Path
+from typing import IO, cast
 from tests.support.corpus import embed
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 folder = Path(sys.argv[1])
@@ -41,46 +44,46 @@ print(json.dumps({"counts": manifest["counts"], "memory": peak() - before}))
 
 
 def in_a_child(folder: Path) -> dict[str, object]:
-    """Counts of a job over `folder`/in and the MiB that its peak of memory rose, from a process of its own."""
+    """Return the counts of a job over `folder`/in and the rise of its peak of memory in MiB, run in a new process."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder)], capture_output=True, text=True, timeout=250, cwd=ROOT, check=False
     )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(told, dict)
-    return told
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(result, dict)
+    return result
 
 
 @pytest.mark.parametrize("kind", ["lines", "packed", "tables"])
 def test_a_hostile_corpus_is_embedded_row_by_row(tmp_path: Path, kind: str) -> None:
-    """Each shard's rows are embedded or rejected for the reason that holds, in bounded memory."""
+    """Each row is embedded or rejected for the right reason, in bounded memory."""
     shards = list(getattr(hostile, kind)())
     (tmp_path / "in").mkdir()
     for shard in shards:
         shard.write(tmp_path / "in" / shard.name)
-    told = in_a_child(tmp_path)
-    counts, memory = told["counts"], told["memory"]
+    result = in_a_child(tmp_path)
+    counts, memory = result["counts"], result["memory"]
     assert isinstance(counts, dict)
     assert counts["read"] == counts["embedded"] + counts["rejected"]
-    good = [own.rpartition("#") for own in read(tmp_path / "out")["id"].to_pylist()]
+    good = [row_id.rpartition("#") for row_id in read(tmp_path / "out")["id"].to_pylist()]
     bad = read(tmp_path / "out", "rejected")
     assert len(good) == len(set(good)) == counts["embedded"]
     assert len(bad) == counts["rejected"]
     embedded = Counter(name for name, _, _ in good)
     rejected = Counter(zip(bad["shard"].to_pylist(), bad["reason"].to_pylist(), strict=True))
     for shard in shards:
-        here = {reason: rows for (name, reason), rows in rejected.items() if name == shard.name}
+        actual = {reason: rows for (name, reason), rows in rejected.items() if name == shard.name}
         if shard.embedded >= 0:
-            assert (shard.name, embedded[shard.name], here) == (shard.name, shard.embedded, shard.rejected)
+            assert (shard.name, embedded[shard.name], actual) == (shard.name, shard.embedded, shard.rejected)
         else:
-            assert embedded[shard.name] + sum(here.values()) > 0
+            assert embedded[shard.name] + sum(actual.values()) > 0
     assert isinstance(memory, int)
     print(f"{len(shards)} shards, {counts['read']} rows, {memory} MiB")
     assert memory < MEMORY, f"{memory} MiB"
 
 
 def test_ids_and_kept_fields_of_any_type(tmp_path: Path) -> None:
-    """What names something is an id, whatever its type; the rest is rejected, and every row is one or the other."""
+    """Texts and numbers are ids; rows whose id is of another type are rejected."""
     values: list[object] = [
         1,
         "a",
@@ -107,7 +110,7 @@ def test_ids_and_kept_fields_of_any_type(tmp_path: Path) -> None:
 
 
 def test_a_column_may_change_its_type_between_shards(tmp_path: Path) -> None:
-    """In text, id and kept field, between formats and within one: rows that do not fit are rejected, the others stay."""
+    """In text, id and kept field, between formats and within one: rows that do not fit are rejected."""
     (tmp_path / "in").mkdir()
     kinds: dict[str, pa.Array] = {
         "a": pa.array(["1", "2"]), "b": pa.array([1, 2]), "c": pa.array([1.5, 2.5]), "d": pa.array([True, False]),
@@ -124,12 +127,12 @@ def test_a_column_may_change_its_type_between_shards(tmp_path: Path) -> None:
     assert set(read(tmp_path / "out")["text"].to_pylist()) == {"1", "2", "3", "4", "5", "7", "8", "9"}
     assert manifest["counts"]["rejected_by_reason"] == {"wrong type": 7, "null text": 2, "not UTF-8": 1}
     pq.write_table(pa.table({"text": ["x"], "n": [b"x"], "id": ["z"]}), tmp_path / "in/z.parquet")
-    with pytest.raises(InputError, match="'n' has types that do not go together: .*binary.*; leave it out"):
+    with pytest.raises(InputError, match="'n' has types without a common one: .*binary.*; leave it out"):
         embed(f"{tmp_path}/in/*", tmp_path / "out", id_field="id", keep_fields=["n"])
 
 
 def shard_of(table: pa.Table, path: Path, text: str, **options: object) -> tuple[list[str], list[str]]:
-    """(texts, reasons) of a table written to `path`, with `text` as its text field."""
+    """Return (texts, reasons) of a table written to `path`, with `text` as its text field."""
     pq.write_table(table, path, **options)
     shards = find_shards([str(path)])
     fields = Fields(text)
@@ -142,24 +145,24 @@ def shard_of(table: pa.Table, path: Path, text: str, **options: object) -> tuple
 
 
 @pytest.mark.parametrize("where", ["m.text", "l[]", "s[].text", "m.l[]"])
-def test_a_value_that_stands_once_inside_of_lists_and_structs_stays_once(tmp_path: Path, where: str) -> None:
-    """A megabyte that 2,000 rows name comes out in batches of bounded size, however it is nested."""
-    once = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 1000, pa.int32()), pa.array(["x" * 1_000_000, "good"]))
-    struct = pa.StructArray.from_arrays([once], ["text"])
+def test_a_value_stored_once_inside_of_lists_and_structs_is_not_expanded_at_once(tmp_path: Path, where: str) -> None:
+    """A text of 1 MB that 1,000 rows share is read in batches of bounded size, however it is nested."""
+    shared = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 1000, pa.int32()), pa.array(["x" * 1_000_000, "good"]))
+    struct = pa.StructArray.from_arrays([shared], ["text"])
     offsets = pa.array(range(2001), pa.int32())
     column = {
         "m.text": ("m", struct),
-        "l[]": ("l", pa.ListArray.from_arrays(offsets, once)),
+        "l[]": ("l", pa.ListArray.from_arrays(offsets, shared)),
         "s[].text": ("s", pa.ListArray.from_arrays(offsets, struct)),
-        "m.l[]": ("m", pa.StructArray.from_arrays([pa.ListArray.from_arrays(offsets, once)], ["l"])),
+        "m.l[]": ("m", pa.StructArray.from_arrays([pa.ListArray.from_arrays(offsets, shared)], ["l"])),
     }[where]
     texts, reasons = shard_of(pa.table({column[0]: column[1]}), tmp_path / "a.parquet", where)
     assert (len(texts), reasons) == (2000, [])
     assert Counter(map(len, texts)) == {1_000_000: 1000, 4: 1000}
 
 
-def test_a_footer_that_lies_about_a_column_does_not_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's own header counts: a footer that names one value, or little, hides none of them."""
+def test_a_wrong_footer_does_not_hide_the_values_of_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of the pages count, not the footer."""
     zeros = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array(["x"]))
     table = pa.table({"l": pa.ListArray.from_arrays([0, 100_000], zeros)})
     pq.write_table(table, tmp_path / "a.parquet", write_statistics=False)
@@ -167,47 +170,51 @@ def test_a_footer_that_lies_about_a_column_does_not_help(tmp_path: Path, monkeyp
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     values = b"\xc0\x9a\x0c"  # 100,000 in Thrift's zigzag
     assert values in data[footer:]
-    lying = data[:footer] + data[footer:].replace(values, b"\x82\x80\x00")  # 1, in as many bytes
-    (tmp_path / "b.parquet").write_bytes(lying)
-    monkeypatch.setattr(pages, "NESTED_VALUES", 50_000)
+    wrong = data[:footer] + data[footer:].replace(values, b"\x82\x80\x00")  # 1, in as many bytes
+    (tmp_path / "b.parquet").write_bytes(wrong)
+    monkeypatch.setattr(parquet_limits, "NESTED_VALUES", 50_000)
     (shard,) = find_shards([str(tmp_path / "b.parquet")])
     found = list(read_shard(shard, Fields("l[]"), pa.schema([])))
     assert sum(rows.num_rows for rows, _ in found) == 0
     assert "has 100,000 values" in found[-1][1].column("detail")[0].as_py()
 
 
-def test_parquet_read_ahead_is_fetched_once(tmp_path: Path) -> None:
-    """Looking at the pages costs no second read of a column."""
+def test_the_columns_of_parquet_are_fetched_once(tmp_path: Path) -> None:
+    """The check of the pages costs no second read of a column."""
     table = pa.table({"text": [f"{number:06} some text" for number in range(100_000)], "other": ["y" * 50] * 100_000})
     pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, compression="none")
-    taken = list[int]()
+    sizes = list[int]()
 
-    class Counting(io.FileIO):
+    class CountingFile(io.FileIO):
         def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
             data = super().read(size) or b""
-            taken.append(len(data))
+            sizes.append(len(data))
             return data
 
-    batches = parquet_batches(Counting(tmp_path / "a.parquet"), Fields())  # type: ignore[arg-type]
-    assert sum(batch.num_rows for _, batch in batches if isinstance(batch, pa.RecordBatch)) == 100_000
+    class CountingIO(FileIO):
+        def open(self, path: str) -> IO[bytes]:
+            return cast("IO[bytes]", CountingFile(path))
+
+    rows, _ = read_rows(tmp_path / "a.parquet", kept=pa.schema([]), file_io=CountingIO())
+    assert len(rows) == 100_000
     column = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(0).total_compressed_size
-    assert column <= sum(taken) < 1.2 * column
+    assert column <= sum(sizes) < 1.2 * column
 
 
 @pytest.mark.parametrize("suffix", hostile.PACK)
-def test_members_behind_one_another_that_shrank_very_much_come_to_an_end(tmp_path: Path, suffix: str) -> None:
-    """A stream's end in the middle of what was fed in, with output still to come, is passed once."""
-    member = hostile.PACK[suffix](b"a" * (4 << 20))
+def test_concatenated_streams_of_high_compression_end(tmp_path: Path, suffix: str) -> None:
+    """The end of a stream in the middle of a piece, with more output to come, is handled once."""
+    member = hostile.PACK[suffix]((b"a" * 1023 + b"\n") * 4096)
     for between in (b"", bytes(3)):
         path = tmp_path / f"a.txt{suffix}"
         path.write_bytes((member + between) * 3)
-        compression = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}[suffix]
-        with path.open("rb") as handle:
-            assert sum(map(len, pieces(handle, compression))) == 3 * (4 << 20)
+        rows, rejected = read_rows(path)
+        assert texts(rows) == ["a" * 1023] * (3 * 4096)
+        assert rejected == []
 
 
 def test_any_bit_of_a_footer_of_lists_may_flip(tmp_path: Path) -> None:
-    """A fuzzer found a histogram with an entry too many: pyarrow ended its process where it was asked of that column."""
+    """A fuzzer found a histogram with an entry too many, for which pyarrow ended the process."""
     pq.write_table(pa.table({"m": [{"l": ["a", "b"]}, {"l": None}]}), tmp_path / "a.parquet", store_schema=False)
     data = (tmp_path / "a.parquet").read_bytes()
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")

@@ -14,7 +14,8 @@ import pytest
 
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.readers.shards import InputError, find_shards
+from audioclip_text.pipeline.readers.base import InputError
+from audioclip_text.pipeline.readers.shards import find_shards
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.manifest import is_run_name, plain_name

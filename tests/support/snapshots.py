@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from audioclip_text.model.settings import fingerprint
+from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint, tokenizer_versions
 from audioclip_text.pipeline.metrics import MODEL_COUNTS
 from audioclip_text.pipeline.schemas import embedded_schema
 from audioclip_text.pipeline.snapshots.commit import publish
@@ -22,7 +22,8 @@ from audioclip_text.pipeline.snapshots.run_directory import run_path
 from audioclip_text.pipeline.text_hash import hash_ranges
 from audioclip_text.pipeline.writers.write_files import WriteFiles
 
-PARTS = {"weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate", "normalize": "false"}
+PARTS = {"scheme": FINGERPRINT_SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
+PARTS |= {"normalize": "false", **tokenizer_versions()}
 
 
 def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) -> pa.RecordBatch:

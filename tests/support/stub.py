@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
-from audioclip_text.model.settings import fingerprint
+from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint, tokenizer_versions
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelInfo
 
@@ -50,8 +50,9 @@ class StubHandler(RecordBatchHandler):
         self.dim, self.name, self.delay = dim, name, delay
 
     def describe(self) -> ModelInfo:
-        parts = {"weights": self.name, "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
-        parts |= {"normalize": "false", "dtype": "float32", "stored": self._stored}
+        parts = {"scheme": FINGERPRINT_SCHEME, "weights": self.name, "vocabulary": "v", "prompt": "{}"}
+        parts |= {"on_long": "truncate", "normalize": "false", "dtype": "float32", "stored": self._stored}
+        parts |= tokenizer_versions()
         return ModelInfo(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
 
     def load_model(self) -> StubEncoder:  # type: ignore[override]

@@ -1,0 +1,121 @@
+"""Columns of Arrow at a path: their types, their texts, and their values as Python objects."""
+
+from __future__ import annotations
+
+import itertools
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .fields import Fields, is_text
+
+
+def needed_columns(schema: pa.Schema, fields: Fields) -> list[str]:
+    """Return the columns with which a path of the fields begins."""
+    return [name for name in schema.names if any(_begins(path, name) for path in fields.columns)]
+
+
+def _begins(path: str, name: str) -> bool:
+    return path == name or path.startswith((f"{name}.", f"{name}[]"))
+
+
+def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """Return the type at a dotted path, through lists at "[]", or None if the path does not exist."""
+    before, through, rest = path.partition("[]")
+    if before not in schema.names:
+        head = next((name for name in schema.names if before.startswith(f"{name}.")), None)
+        if head is None or not pa.types.is_struct(schema.field(head).type):
+            return None
+        return type_at(pa.schema(list(schema.field(head).type)), path.removeprefix(f"{head}."))
+    kind = schema.field(before).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if through and rest and hasattr(kind, "value_type"):
+        inner = kind.value_type
+        return type_at(pa.schema(list(inner)), rest.removeprefix(".")) if pa.types.is_struct(inner) else inner
+    return kind
+
+
+def column_at(batch: pa.RecordBatch, path: str) -> pa.Array | None:
+    """Return the column at a dotted path, as `lookup` does for a record, or None."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    while path not in columns:
+        head = next((name for name in columns if path.startswith(f"{name}.") and _is_struct(columns[name])), None)
+        if head is None:
+            return None
+        column, path = columns[head], path.removeprefix(f"{head}.")
+        columns = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
+    return columns[path]
+
+
+def _is_struct(column: pa.Array) -> bool:
+    return bool(pa.types.is_struct(column.type))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's types of lists that Parquet files have."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def as_strings(column: pa.Array, *, numbers: bool = False) -> pa.StringArray:
+    """Return a column of texts, or of whole numbers with `numbers`, as strings; raise ArrowException for others."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not (is_text(kind) or binary or (numbers and pa.types.is_integer(kind))):
+        raise pa.ArrowInvalid(f"{kind} is not text")
+    return column.cast(pa.string())
+
+
+def records_of(batch: pa.RecordBatch) -> list[dict[str, object]]:
+    """Return a batch as records; in a column that is not UTF-8 throughout, texts are bytes."""
+    if not batch.num_columns:
+        return [{} for _ in range(batch.num_rows)]
+    columns = [plain_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
+    """Return the values of a kept field: texts as str, others as arrays of length 1, which lose nothing."""
+    column = column_at(batch, field.name)
+    if column is None:
+        return [None] * batch.num_rows
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if is_text(column.type) and is_text(field.type):
+        return plain_values(column)
+    return [column.slice(row, 1) for row in range(len(column))]
+
+
+def plain_values(column: pa.Array) -> list[object]:
+    """Return a column as Python values; a value that Python has no type for becomes an array of length 1."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return plain_values(column.dictionary_decode())
+    if is_text(kind):
+        try:
+            return list(column.to_pylist())
+        except UnicodeDecodeError:
+            binary = pa.binary() if pa.types.is_string_view(kind) else pa.large_binary()
+            return list(column.cast(binary).to_pylist())
+    if pa.types.is_struct(kind):
+        parts = [plain_values(part) for part in column.flatten()]
+        names = [field.name for field in kind]
+        rows = zip(*parts, strict=True) if parts else ((),) * len(column)
+        return [
+            dict(zip(names, row, strict=True)) if valid else None
+            for row, valid in zip(rows, _validity(column), strict=True)
+        ]
+    if is_list(kind):
+        values = iter(plain_values(column.flatten()))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if length is None else list(itertools.islice(values, length)) for length in lengths]
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, KeyError):  # nanoseconds, years after 9999, unknown time zones
+        return [column.slice(row, 1) if valid else None for row, valid in enumerate(_validity(column))]
+
+
+def _validity(column: pa.Array) -> list[bool]:
+    return list(column.is_valid().to_pylist())

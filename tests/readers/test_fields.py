@@ -1,0 +1,140 @@
+"""Texts, ids and kept fields at their paths in records."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.support.shards import ids, read_rows, reasons, texts, write_lines
+
+
+def test_nested_fields_and_lists(tmp_path: Path) -> None:
+    """Dots lead into objects, [] through lists; each list adds a number to the id."""
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        {"k": 1, "meta": {"caption": "m"}, "chunks": [{"text": "x", "lines": [{"text": "p"}, {"text": "q"}]}]},
+        {"k": 2, "meta": {}, "chunks": [{"text": "y"}, {"text": None, "lines": []}, 3]},
+        {"k": 3, "meta": None, "chunks": []},
+        {"k": 4, "chunks": "no list"},
+    )
+    rows, rejected = read_rows(path, text="meta.caption", id="k")
+    assert (ids(rows), texts(rows)) == (["1"], ["m"])
+    assert [(row["id"], row["reason"]) for row in rejected] == [(f"{n}", "missing field") for n in (2, 3, 4)]
+    rows, rejected = read_rows(path, text="chunks[].text", id="k")
+    assert (ids(rows), texts(rows)) == (["1/0", "2/0"], ["x", "y"])
+    assert [(row["id"], row["reason"]) for row in rejected] == [
+        ("2/1", "null text"),
+        ("2/2", "missing field"),
+        ("3", "missing field"),
+        ("4", "wrong type"),
+    ]
+    rows, rejected = read_rows(path, text="chunks[].lines[].text", id="k")
+    assert (ids(rows), texts(rows)) == (["1/0/0", "1/0/1"], ["p", "q"])
+    assert ids(rejected) == ["2/0", "2/1", "2/2", "3", "4"]
+
+
+def test_nested_fields_of_parquet_equal_those_of_jsonl(tmp_path: Path) -> None:
+    """Structs and lists of Parquet are objects and lists."""
+    records = [
+        {"k": 1, "meta": {"caption": "m"}, "chunks": [{"lines": [{"text": "p"}, {"text": "q"}]}, {"lines": None}]},
+        {"k": 2, "meta": None, "chunks": None},
+        {"k": 3, "meta": {"caption": "n"}, "chunks": [{"lines": [{"text": "r"}]}]},
+    ]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    write_lines(tmp_path / "a.jsonl", *records)
+    for text in ("meta.caption", "chunks[].lines[].text"):
+        parquet, json_lines = (
+            read_rows(tmp_path / name, text=text, id="k", keep=("meta.caption",)) for name in ("a.parquet", "a.jsonl")
+        )
+        for left, right in zip(parquet, json_lines, strict=True):
+            assert [row | {"shard": 0, "detail": 0} for row in left] == [
+                row | {"shard": 0, "detail": 0} for row in right
+            ]
+
+
+def test_a_name_that_contains_dots_comes_before_a_path(tmp_path: Path) -> None:
+    """A key that contains the dots is used as it is, also inside an object."""
+    path = write_lines(
+        tmp_path / "a.jsonl", {"a.b": "x", "a": {"b": "y"}}, {"a": {"c": 1}, "a.b": "z"}, {"a": {"b": "w"}}
+    )
+    assert texts(read_rows(path, text="a.b")[0]) == ["x", "z", "w"]
+    path = write_lines(tmp_path / "b.jsonl", {"a": {}, "a.b": {"c": "x"}}, {"a": {"b.c": "y"}})
+    assert texts(read_rows(path, text="a.b.c")[0]) == ["x", "y"]
+
+
+def test_a_list_of_strings_is_one_text(tmp_path: Path) -> None:
+    """It is joined as the original joins labels; any other list has the wrong type."""
+    path = write_lines(
+        tmp_path / "a.jsonl", *({"text": value} for value in (["dog", "cat"], ["x"], [], ["a", 1], ["", ""]))
+    )
+    rows, rejected = read_rows(path)
+    assert texts(rows) == ["dog, cat", "x", ", "]
+    assert reasons(rejected) == [("2", "wrong type"), ("3", "wrong type")]
+    pq.write_table(pa.table({"text": [["dog", "cat"], None, ["x"]]}), tmp_path / "a.parquet")
+    rows, rejected = read_rows(tmp_path / "a.parquet")
+    assert (texts(rows), reasons(rejected)) == (["dog, cat", "x"], [("1", "null text")])
+
+
+def test_ids_that_are_numbers_become_the_text_they_were_written_as(tmp_path: Path) -> None:
+    """No digit is lost, neither beyond 64 bits nor after the point."""
+    written = ["1", "-7", "18446744073709551615", "123456789012345678901234567890", "1.10", "1e3", "0.1"]
+    path = write_lines(
+        tmp_path / "a.jsonl", *(b'{"n": {"k": %s}, "text": "t"}' % number.encode() for number in written)
+    )
+    assert ids(read_rows(path, id="n.k")[0]) == written
+    path = write_lines(tmp_path / "b.jsonl", b'{"k": 1.10, "text": "t"}', b'{"k": 2, "text": "t"}')
+    rows, rejected = read_rows(path, id="k", keep=("k",))
+    assert ([(row["id"], row["k"]) for row in rows], rejected) == ([("1.10", 1.1), ("2", 2.0)], [])
+    decimals = pa.array([Decimal("1.10"), Decimal("2.00")], pa.decimal128(10, 2))
+    for column, expected in ((decimals, ["1.10", "2.00"]), (pa.array([2**63, 1], pa.uint64()), [str(2**63), "1"])):
+        pq.write_table(pa.table({"k": column, "text": ["a", "b"]}), tmp_path / "a.parquet")
+        assert ids(read_rows(tmp_path / "a.parquet", id="k")[0]) == expected
+
+
+def test_a_row_without_its_id_is_rejected(tmp_path: Path) -> None:
+    """It is null, missing, or of a type that cannot be an id; an empty text can."""
+    values = [None, True, [1], {"a": 1}, "", "ok", "x" * 50]
+    path = write_lines(tmp_path / "a.jsonl", {"text": "t"}, *({"k": value, "text": "t"} for value in values))
+    rows, rejected = read_rows(path, id="k", limit=40)
+    assert ids(rows) == ["", "ok"]
+    assert [row["reason"] for row in rejected] == ["missing field"] * 2 + ["wrong type"] * 3 + ["too long"]
+    pq.write_table(pa.table({"k": ["a", None], "text": ["t", "t"]}), tmp_path / "a.parquet")
+    rows, rejected = read_rows(tmp_path / "a.parquet", id="k")
+    assert (ids(rows), reasons(rejected)) == (["a"], [("1", "missing field")])
+
+
+def test_kept_values_that_do_not_fit_their_column_cost_only_their_row(tmp_path: Path) -> None:
+    """The beginnings of the shards decide the type; later values have to fit."""
+    head = [{"text": "t", "n": 1, "f": 0.5, "s": "x", "b": True}] * 1000
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        *head,
+        {"text": "u", "n": "x"},
+        {"text": "u", "n": 2**63},
+        {"text": "u"},
+        {"text": "u", "f": 2**60 + 1, "s": [1, {"a": None}], "b": None},
+        {"text": "u", "b": 1},
+    )
+    rows, rejected = read_rows(path, keep=("n", "f", "s", "b"))
+    assert reasons(rejected) == [("1000", "wrong type"), ("1001", "wrong type"), ("1004", "wrong type")]
+    assert rows[-1] | {"id": 0, "shard": 0} == {
+        "id": 0,
+        "shard": 0,
+        "row": 1003,
+        "text": "u",
+        "n": None,
+        "f": 2.0**60,
+        "s": '[1,{"a":null}]',
+        "b": None,
+    }
+
+
+def test_a_record_of_many_texts_fills_several_batches(tmp_path: Path) -> None:
+    """Batches stay small, whatever one record contains."""
+    rows, _ = read_rows(write_lines(tmp_path / "a.jsonl", {"c": [str(n) for n in range(10_000)]}), text="c[]")
+    assert ids(rows) == [f"a.jsonl#0/{n}" for n in range(10_000)]
+    pq.write_table(pa.table({"c": [[str(n) for n in range(10_000)]]}), tmp_path / "a.parquet")
+    assert texts(read_rows(tmp_path / "a.parquet", text="c[]")[0]) == [str(n) for n in range(10_000)]

@@ -1,0 +1,142 @@
+"""The fields of shards, checked before a run, and the types of the kept ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.pipeline.readers.base import InputError
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.infer_schema import OWN_COLUMNS, infer_kept_schema
+from audioclip_text.pipeline.readers.shards import find_shards
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    return str(caught.value)
+
+
+def kept(folder: Path, *keep: str, text: str = "text", id: str | None = None) -> dict[str, str]:
+    schema = infer_kept_schema(find_shards([f"{folder}/*"]), Fields(text, id, keep))
+    return {field.name: str(field.type) for field in schema}
+
+
+def lines(path: Path, *records: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_types_of_kept_fields_of_jsonl(tmp_path: Path) -> None:
+    """Numbers widen to floats, mixed types become text, lists and objects become JSON text."""
+    lines(
+        tmp_path / "a.jsonl",
+        {"text": "t", "i": 1, "f": 1, "m": 1, "s": "x", "b": True, "l": [1], "o": {"deep": 1}, "never": None},
+        {"text": "t", "i": None, "f": 0.5, "m": "x", "b": None},
+    )
+    assert kept(tmp_path, "i", "f", "m", "s", "b", "l", "o", "o.deep", "never") == {
+        "i": "int64",
+        "f": "double",
+        "m": "string",
+        "s": "string",
+        "b": "bool",
+        "l": "string",
+        "o": "string",
+        "o.deep": "int64",
+        "never": "string",
+    }
+
+
+def test_types_of_kept_fields_of_csv_are_text(tmp_path: Path) -> None:
+    """01 is not 1."""
+    (tmp_path / "a.csv").write_text("text,n\nt,01\n")
+    assert kept(tmp_path, "n") == {"n": "string"}
+
+
+def test_types_of_kept_fields_of_parquet_stay(tmp_path: Path) -> None:
+    """They are those of the file; a dictionary is a way to store a column, not a type of its values."""
+    table = pa.table({
+        "text": ["t"],
+        "when": pa.array([1], pa.timestamp("ns", "UTC")),
+        "price": pa.array([Decimal("1.10")], pa.decimal128(10, 2)),
+        "small": pa.array([1], pa.int32()),
+        "word": pa.array(["x"]).dictionary_encode(),
+        "m": pa.array([{"a": {"b": 1}}], pa.struct({"a": pa.struct({"b": pa.int16()})})),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert kept(tmp_path, "when", "price", "small", "word", "m.a.b") == {
+        "when": "timestamp[ns, tz=UTC]",
+        "price": "decimal128(10, 2)",
+        "small": "int32",
+        "word": "string",
+        "m.a.b": "int16",
+    }
+
+
+def test_types_of_kept_fields_over_several_shards(tmp_path: Path) -> None:
+    """A column has one type that fits the values of all shards; if none does, that is an error."""
+    lines(tmp_path / "a.jsonl", {"text": "t", "n": 1, "s": "x", "l": 1})
+    table = {"text": ["t"], "n": pa.array([1], pa.int32()), "s": pa.array(["x"], pa.large_string()), "l": [[1]]}
+    pq.write_table(pa.table(table), tmp_path / "b.parquet")
+    assert kept(tmp_path, "n", "s") == {"n": "int64", "s": "string"}
+    assert "kept field 'l' has types without a common one: int64, list<" in refusal(lambda: kept(tmp_path, "l"))
+
+
+def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
+    """This is so for a text field, an id field, a kept field, and one inside a list."""
+    lines(tmp_path / "a.jsonl", {"txet": "t", "c": [{"t": "x"}], "n": 1}, {"more": 1})
+    existing = "the fields are txet, c, n, more"
+    assert refusal(lambda: kept(tmp_path)) == f"no record has the field 'text'; {existing}"
+    assert refusal(lambda: kept(tmp_path, "k", text="c[].t", id="i")) == f"no record has the field 'i', 'k'; {existing}"
+    assert refusal(lambda: kept(tmp_path, text="c[].text")) == f"no record has the field 'c[].text'; {existing}"
+    pq.write_table(pa.table({"c": [[{"t": "x"}]], "m": [{"a": 1}]}), tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").rename(tmp_path / "a.parquet")
+    assert kept(tmp_path, text="c[].t") == {}
+    for field in ("text", "c[].text", "m.b", "m.a.b"):
+        assert (
+            refusal(lambda field=field: kept(tmp_path, text=field))
+            == f"no record has the field '{field}'; the fields are c, m"
+        )
+
+
+def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    """The names of the output's other columns, a name twice, and paths through lists."""
+    lines(tmp_path / "a.jsonl", {"text": "t", "c": [{"t": 1}]})
+    for name in OWN_COLUMNS:
+        assert refusal(lambda name=name: kept(tmp_path, name)).startswith(f"--keep_fields {name}: the output has")
+    assert refusal(lambda: kept(tmp_path, "c", "c")) == "--keep_fields c,c: c occurs twice"
+    assert refusal(lambda: kept(tmp_path, "c[].t")) == "c[].t: only --text_field may go through a list with []"
+    assert refusal(lambda: kept(tmp_path, id="c[].t")) == "c[].t: only --text_field may go through a list with []"
+
+
+def test_formats_without_fields_ignore_them(tmp_path: Path) -> None:
+    """Lines of text have no fields; next to shards that have some, their kept values are null."""
+    (tmp_path / "a.txt").write_text("x\n")
+    assert kept(tmp_path, "n", id="k") == {"n": "string"}
+    lines(tmp_path / "b.jsonl", {"text": "t", "k": 1, "n": 1})
+    assert kept(tmp_path, "n", id="k") == {"n": "int64"}
+
+
+def test_damaged_shards_do_not_prevent_a_run(tmp_path: Path) -> None:
+    """The run reports them; the other shards tell the fields."""
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "b.parquet").write_bytes(b"no parquet")
+    (tmp_path / "c.csv").write_bytes(b'"open\n')
+    assert kept(tmp_path, "n") == {"n": "string"}
+    lines(tmp_path / "d.jsonl", {"text": "t", "n": 1})
+    assert kept(tmp_path, "n") == {"n": "int64"}
+
+
+def test_a_shard_that_was_removed(tmp_path: Path) -> None:
+    """The error names its path."""
+    lines(tmp_path / "a.jsonl", {"text": "t"})
+    shards = find_shards([str(tmp_path / "a.jsonl")])
+    (tmp_path / "a.jsonl").unlink()
+    message = refusal(lambda: infer_kept_schema(shards, Fields()))
+    assert message == f"{tmp_path}/a.jsonl cannot be read: No such file or directory"

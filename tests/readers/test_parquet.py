@@ -1,0 +1,117 @@
+"""Rows of Parquet."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shards import find_shards
+from tests.support.shards import ids, read_rows, reasons, texts
+
+PARQUET_KEPT = {
+    "moment": pa.array([1, 2**62, None, 4], pa.timestamp("ns", "UTC")),
+    "far": pa.array([2**60, 0, 1, None], pa.timestamp("us")),
+    "money": pa.array([Decimal("1.10"), None, Decimal("-3.00"), Decimal("0.01")], pa.decimal128(10, 2)),
+    "small": pa.array([1, None, 3, -4], pa.int32()),
+    "tags": pa.array([["a"], None, [], ["b", None]], pa.list_(pa.string())),
+    "blob": pa.array([b"\xff", None, b"", b"x"], pa.binary()),
+    "half": pa.array([0.5, None, 1.5, 2.5], pa.float32()),
+}
+
+
+@pytest.mark.parametrize("caption", [["a", "b", "c", "d"], ["a", " ", "c", None]], ids=["clean", "with bad rows"])
+def test_kept_columns_of_parquet_keep_their_types(tmp_path: Path, caption: list[str]) -> None:
+    """No value becomes a Python object: nanoseconds, years after 9999 and decimals stay, with bad rows and without."""
+    word = pa.array(["x", "y", None, "x"]).dictionary_encode()
+    table = pa.table({"text": caption, "word": word, **PARQUET_KEPT})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (shard,) = find_shards([str(tmp_path / "a.parquet")])
+    fields = Fields(keep=tuple(table.schema.names[1:]))
+    kept = infer_kept_schema([shard], fields)
+    assert kept.field("word").type == pa.string()
+    assert all(kept.field(name).type == column.type for name, column in PARQUET_KEPT.items())
+    rows = pa.Table.from_batches([good for good, _ in read_shard(shard, fields, kept)])
+    good = pa.array([bool(text and text.strip()) for text in caption])
+    assert rows.select(table.schema.names[2:]).equals(table.filter(good).select(table.schema.names[2:]))
+    assert rows["word"].to_pylist() == table.filter(good)["word"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), "d"]
+)
+def test_texts_of_parquet_have_any_type_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    """All of Arrow's types of text are texts, and bytes are if they are UTF-8."""
+    values = pa.array(["dog", None, "Käse", "", " \u3000"])
+    table = pa.table({"text": values.dictionary_encode() if kind == "d" else values.cast(kind)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, rejected = read_rows(tmp_path / "a.parquet")
+    assert texts(rows) == ["dog", "Käse"]
+    assert reasons(rejected) == [("1", "null text"), ("3", "empty text"), ("4", "empty text")]
+    pq.write_table(table.slice(0, 1), tmp_path / "a.parquet")
+    assert texts(read_rows(tmp_path / "a.parquet")[0]) == ["dog"]
+
+
+def test_texts_of_parquet_of_another_type_are_rejected(tmp_path: Path) -> None:
+    """A number is not a text, as in JSON."""
+    for values in ([1, 2], [1.5, 2.5], [True, False], [datetime.date(2020, 1, 1)] * 2, [{"a": 1}] * 2):
+        pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
+        assert reasons(read_rows(tmp_path / "a.parquet")[1]) == [("0", "wrong type"), ("1", "wrong type")]
+
+
+def unchecked_text(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
+    """Return a column of text that may not be UTF-8."""
+    binary = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), binary.buffers()).cast(kind)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_parquet_text_that_is_not_utf8_costs_only_its_row(tmp_path: Path, kind: pa.DataType) -> None:
+    """Arrow does not check the texts it reads; the reader does, also in ids, kept fields and structs."""
+    mixed = unchecked_text([b"a", b"\xff", b"c"], kind)
+    good = pa.array(["x", "y", "z"])
+    path = tmp_path / "a.parquet"
+    for text, key, word in ((mixed, good, good), (good, mixed, good), (good, good, mixed)):
+        pq.write_table(pa.table({"text": text, "k": key, "word": word}), path)
+        rows, rejected = read_rows(path, id="k", keep=("word",))
+        assert ([row["row"] for row in rows], reasons(rejected)) == ([0, 2], [("1", "not UTF-8")])
+    pq.write_table(pa.table({"m": pa.StructArray.from_arrays([mixed], ["text"])}), path)
+    rows, rejected = read_rows(path, text="m.text")
+    assert (texts(rows), reasons(rejected)) == (["a", "c"], [("1", "not UTF-8")])
+    pq.write_table(pa.table({"m": pa.ListArray.from_arrays([0, 3], mixed)}), path)
+    rows, rejected = read_rows(path, text="m[]")
+    assert (ids(rows), ids(rejected)) == (["a.parquet#0/0", "a.parquet#0/2"], ["a.parquet#0/1"])
+
+
+def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
+    """One rejected row reports a damaged row group; a broken footer costs the file."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": [f"text {n}" for n in range(300)]}),
+        path,
+        row_group_size=100,
+        compression="zstd",
+        use_dictionary=False,
+    )
+    whole = path.read_bytes()
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    broken = bytearray(whole)
+    broken[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
+    path.write_bytes(broken)
+    rows, rejected = read_rows(path)
+    assert [row["row"] for row in rows] == [*range(100), *range(200, 300)]
+    assert reasons(rejected) == [("300", "damaged shard")]
+    assert "row group 1 of 3" in str(rejected[0]["detail"])
+    for content in (whole[:-20], whole[:-1], b"PAR1", b"no parquet", b"PAR1" + bytes(40) + b"PAR1"):
+        path.write_bytes(content)
+        assert reasons(read_rows(path)[1]) == [("0", "damaged shard")]

@@ -1,0 +1,92 @@
+"""Shards on disk, and the rows and rejected rows that are read from them."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import zstandard
+
+from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_text.pipeline.readers.read_shards import MAX_TEXT_BYTES, read_shard
+from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_text.pipeline.schemas import REASONS, REJECTED, ROW
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}
+Row = dict[str, object]
+
+
+def read_rows(
+    path: Path,
+    limit: int = MAX_TEXT_BYTES,
+    *,
+    kept: pa.Schema | None = None,
+    file_io: FileIO | None = None,
+    **fields: object,
+) -> tuple[list[Row], list[Row]]:
+    """Return the rows and rejected rows of the shard at `path`, and check what is true of every shard.
+
+    Without the schema `kept` the shard is peeked at first, as in a run.
+    """
+    (shard,) = find_shards([str(path)])
+    chosen = Fields(**fields)  # type: ignore[arg-type]
+    kept = infer_kept_schema([shard], chosen) if kept is None else kept
+    rows, rejected = list[Row](), list[Row]()
+    for good, bad in read_shard(shard, chosen, kept, limit, file_io or FileIO()):
+        good.validate(full=True)
+        bad.validate(full=True)
+        assert good.schema == pa.schema([*ROW, *kept])
+        assert bad.schema == REJECTED
+        assert good.num_rows <= 4096
+        rows += good.to_pylist()
+        rejected += bad.to_pylist()
+    assert {row["reason"] for row in rejected} <= set(REASONS)
+    assert {row["shard"] for row in rows + rejected} <= {shard.name}
+    return rows, rejected
+
+
+def texts(rows: Sequence[Row]) -> list[object]:
+    return [row["text"] for row in rows]
+
+
+def ids(rows: Sequence[Row]) -> list[object]:
+    return [row["id"] for row in rows]
+
+
+def reasons(rejected: Sequence[Row]) -> list[tuple[object, object]]:
+    """Return (row, reason) of each rejected row."""
+    return [(row["row"], row["reason"]) for row in rejected]
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    """Write a file of these lines: bytes unchanged, anything else as JSON."""
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return path
+
+
+def encode_rows(form: str, rows: Sequence[Mapping[str, str]]) -> bytes:
+    """Return the rows in a text format, not compressed; the first column is the id, the second the text."""
+    if form == "txt":
+        return "".join(row["text"] + "\n" for row in rows).encode()
+    if form == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["id", "text"], delimiter="," if form == "csv" else "\t")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
