@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from typing import TypeAlias
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
 from .canary import Canary, canaries_agree
 from .dedup.duplicate_ids import Duplicates
 from .errors import SnapshotError
-from .io.filesystem import remove
 from .job import Job
 from .metrics import pace_by_span
 from .options import rejected_limit
 from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
 from .schemas import REASONS
-from .snapshots.commit import missing_files, publish, remove_strays
-from .snapshots.listing import EARLIER
+from .snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
 from .snapshots.manifest import FORMAT, Counts, FileInfo, Manifest
 from .snapshots.run_directory import remove_run, remove_spills, run_path
 from .writers.statistics import FileStats, WrittenFile
@@ -126,6 +124,19 @@ def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
         )
 
 
+def check_same_rows(published: Manifest, totals: RunTotals) -> None:
+    """Raise SnapshotError if another execution of the graph that published a snapshot read or wrote other rows."""
+    counts, stats = published["counts"], totals.stats
+    before = counts["read"], counts["embedded"] + counts["reused"], counts["rejected"]
+    now = totals.read, stats.embedded + stats.reused, stats.rejected
+    if before != now:
+        raise SnapshotError(
+            f"{published['snapshot']} is already published, with {before[0]} rows read, {before[1]} with vectors and "
+            f"{before[2]} rejected, and this execution of the same job has {now[0]}, {now[1]} and {now[2]}; what is "
+            f"published was not changed: start a new run to embed the corpus as it is now"
+        )
+
+
 class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     """Publishes the snapshot of a run from all of its reports; raises SnapshotError if it must not be published."""
 
@@ -133,9 +144,20 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         self.job, self.snapshot, self.started = job.without_files(), snapshot, started
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
-        """Publish, and return the manifest. Called again with the same reports, it publishes the same snapshot."""
+        """Publish, and return the manifest.
+
+        A graph may be executed again: a restarted stage, a template started twice. What is published then stays as it
+        is, down to the last file, and is the result again if the new execution read the same rows.
+        """
         job = self.job
         totals = RunTotals.of(element[1])
+        published = read_manifest(job.output, self.snapshot)
+        if published is not None:
+            check_same_rows(published, totals)
+            point_to(job.output, self.snapshot, expected=published["previous"])
+            self._clean_up(published)
+            yield published
+            return
         check_totals(job, totals, directory=run_path(job.output, self.snapshot))
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded; run again")
@@ -159,16 +181,23 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             manifest["report"] = write_report(job.output, manifest, totals.stats)
         except Exception as error:  # a snapshot without its page is still complete
             manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
-        remove_spills(job.output, self.snapshot)
-        remove([FileSystems.join(run_path(job.output, self.snapshot), EARLIER)])
-        remove_strays(job.output, manifest)
         publish(job.output, manifest)
-        for run in job.leftovers:
-            try:
-                remove_run(job.output, run)
-            except Exception as error:  # the snapshot is published; the next run removes the rest
-                _LOGGER.warning("%s, left by a run that never finished, cannot be removed: %s", run, error)
+        self._clean_up(manifest)
         yield manifest
+
+    def _clean_up(self, manifest: Manifest) -> None:
+        """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""
+        output = self.job.output
+        tasks: dict[str, Callable[[], None]] = {
+            f"files of {self.snapshot} that its manifest does not name": lambda: remove_strays(output, manifest),
+            f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),
+        }
+        tasks |= {run: partial(remove_run, output, run) for run in self.job.leftovers}
+        for what, remove in tasks.items():
+            try:
+                remove()
+            except Exception as error:
+                _LOGGER.warning("%s cannot be removed: %s", what, error)
 
     def _manifest(self, totals: RunTotals, canary: Canary, notes: list[str]) -> Manifest:
         job, model, stats = self.job, self.job.model, totals.stats

@@ -12,7 +12,7 @@ from ..snapshots.run_directory import run_path
 from .result import Check
 
 # What a run keeps beside its files, and the page made from them.
-_BESIDE = ("manifest.json", "run.lock", "run.json", "report.html", "_shards.parquet")
+_BESIDE = ("manifest.json", "run.lock", "run.json", "report.html", "_shards.parquet", "_earlier.parquet")
 
 
 def check_files(output: str, manifest: Manifest) -> tuple[Check, list[FileInfo]]:

@@ -1,0 +1,82 @@
+"""One job graph executed again, as by a restarted stage or a template started twice: what is published stays sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from audioclip_text.pipeline.cli.runner import choose_runner
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.validation import validate
+from tests.support.corpus import embed, write_jsonl
+from tests.support.faults import EFFECTS, Fault, Faults
+from tests.support.stub import StubHandler
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
+    """A pipeline that has published its second snapshot, of known, new and bad rows, and could be run again."""
+    shard = write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(40)])
+    embed(shard, tmp_path / "out")
+    write_jsonl(shard, [*({"text": f"text {n}"} for n in range(60)), {"text": None}])
+    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"))
+    corpus = EmbedCorpus(options, StubHandler())
+    pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+    _ = pipeline | corpus
+    pipeline.run().wait_until_finish()
+    assert current_name(str(tmp_path / "out")) == corpus.snapshot
+    yield pipeline, tmp_path
+    corpus.close()
+
+
+def content(output: Path) -> dict[str, bytes]:
+    """What readers of the current snapshot find."""
+    folder = output / "snapshots" / str(current_name(str(output)))
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")} | {
+        "manifest": (folder / "manifest.json").read_bytes(),
+        "pointer": (output / "current.json").read_bytes(),
+    }
+
+
+def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam.Pipeline, Path]) -> None:
+    """It succeeds, and neither changes nor adds a file that a reader would find."""
+    pipeline, folder = published
+    before = content(folder / "out")
+    pipeline.run().wait_until_finish()
+    assert content(folder / "out") == before
+    assert validate(str(folder / "out")).is_valid
+
+
+def test_a_graph_that_reads_other_rows_the_second_time_is_refused(published: tuple[beam.Pipeline, Path]) -> None:
+    """The corpus changed: the published snapshot is what it was, and the execution fails."""
+    pipeline, folder = published
+    before = content(folder / "out")
+    line = b'{"text": "text 0"}\n'
+    data = (folder / "a.jsonl").read_bytes()
+    assert data.startswith(line)
+    (folder / "a.jsonl").write_bytes(b" " * (len(line) - 1) + b"\n" + data[len(line) :])  # a blank line, of its length
+    with pytest.raises(Exception, match=r"is already published, with 61 rows read, 60 with vectors and 1 rejected"):
+        pipeline.run().wait_until_finish()
+    assert {name: data for name, data in content(folder / "out").items() if name in before} == before
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_a_second_execution_that_stops_anywhere_harms_nothing(
+    published: tuple[beam.Pipeline, Path], effect: str
+) -> None:
+    """At each kind of effect, before it and after it: every file that the manifest names is there, as it was."""
+    pipeline, folder = published
+    before, faults = content(folder / "out"), Faults(folder)
+    for late in (False, True):
+        with faults.armed(Fault(effect, late=late, lasting=not late)), suppress(Exception):
+            pipeline.run().wait_until_finish()
+        after = content(folder / "out")
+        assert {name: data for name, data in after.items() if name in before} == before
+    pipeline.run().wait_until_finish()
+    assert content(folder / "out") == before
