@@ -21,8 +21,8 @@ from .readers.infer_schema import infer_kept_schema
 from .readers.shards import find_shards
 from .schemas import embedded_schema
 from .snapshots.commit import current_name, read_manifest
-from .snapshots.manifest import Manifest, RowGroup
 from .snapshots.fingerprint import describe_changes
+from .snapshots.manifest import Manifest, RowGroup
 from .snapshots.run_directory import is_alive, is_complete, list_runs, run_path
 
 ROW_BYTES = 100
@@ -98,18 +98,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
     kept = infer_kept_schema(shards, fields, file_io)
-    handler = handler or RecordBatchHandler(
-        EncoderSettings(
-            options.checkpoint,
-            options.device,
-            options.dtype,
-            options.tokenizer_path,
-            options.prompt,
-            options.on_long,
-            options.normalize,
-        ),
-        options.vector_dtype,
-    )
+    handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     model = handler.describe()
     previous, reusable, notes = _earlier_snapshots(output, model)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.inference import shared_encoder as encoders
+from audioclip_text.pipeline.inference import shared_encoder
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, EncoderThread
 from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
@@ -130,10 +130,9 @@ def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
     model = launched.describe()
     assert model.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
-    for known in ("_read", "_loaded"):  # another process has neither
-        monkeypatch.setattr(encoders, known, {})
+    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())  # as in another process
     assert worker.load_model().dim == model.dim == 16
-    monkeypatch.setattr(encoders, "_loaded", {})
+    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(
         ReplacedError, match=r"models/head\.safetensors has sha256 .*it was replaced since; start the job"
