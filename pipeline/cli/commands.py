@@ -93,7 +93,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
     else:
         for line in verdict.as_lines():
             print(printable(line))
-    return EXIT_DONE if verdict.sound else EXIT_FAILED
+    return EXIT_DONE if verdict.valid else EXIT_FAILED
 
 
 def run_report(arguments: argparse.Namespace) -> int:

@@ -193,7 +193,7 @@ def test_a_store_without_a_corpus_is_a_clear_error(
 ) -> None:
     """Nothing published: said in a sentence."""
     assert main([command[0], f"{store.url}/out", *command[1:]]) == 1
-    assert "has no current snapshot: nothing was ever published there" in capsys.readouterr().err
+    assert "has no current snapshot (no current.json)" in capsys.readouterr().err
 
 
 def test_a_bucket_that_is_not_there_is_a_clear_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
