@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime, timedelta
@@ -20,8 +18,9 @@ from audioclip_text.pipeline.snapshots.history import rollback
 from audioclip_text.pipeline.snapshots.run_directory import is_alive, list_runs, run_path, start_run
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
+from tests.support.processes import start_process
+from tests.support.slow_run import slow_run
 
-ROOT = Path(__file__).parents[2]
 FINGERPRINT = "0123456789abcdef"
 
 

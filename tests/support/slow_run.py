@@ -1,6 +1,5 @@
 """A run with a slow stub model that logs its texts, for a process of its own that is killed."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,3 @@ def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     """Embed `shards` into `output` at 2 ms per text, in files of 100 rows; the texts go to `log`."""
     options = EmbedOptions(list(flags), input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
     run(EmbedCorpus(options, LoggingHandler(log)), options)
-
-
-if __name__ == "__main__":
-    slow_run(*sys.argv[1:])
