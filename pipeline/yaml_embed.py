@@ -78,13 +78,16 @@ class EmbedText(beam.PTransform):  # type: ignore[misc]
         }
 
 
-def _check_error_handling(given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _check_error_handling(error_handling: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (name of the errors' output, arguments for Beam's exception handling); raise ValueError for other keys."""
-    settings = {key: value for key, value in dict(given).items() if not key.startswith("__")}  # Beam's line numbers
+    settings = {
+        key: value for key, value in dict(error_handling).items() if not key.startswith("__")
+    }  # Beam's line numbers
     name = settings.pop("output", None)
     if not isinstance(name, str) or name == "good" or not settings.keys() <= {"threshold"}:
         raise ValueError(
-            f"EmbedText: error_handling is {given!r}: give `output`, a name other than good, and optionally `threshold`"
+            f"EmbedText: error_handling is {error_handling!r}: give `output`, a name other than good, and "
+            f"optionally `threshold`"
         )
     return name, settings
 

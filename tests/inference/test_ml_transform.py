@@ -62,9 +62,9 @@ def collect(build: Callable[[beam.Pipeline], dict[str, beam.PCollection]]) -> di
         return {file.name: pickle.loads(file.read_bytes()) for file in Path(folder).iterdir()}
 
 
-def close(vector: list[float], wanted: np.ndarray) -> bool:
+def close(vector: list[float], expected: np.ndarray) -> bool:
     assert isinstance(vector, list)
-    return np.allclose(vector, wanted, atol=1e-5)
+    return np.allclose(vector, expected, atol=1e-5)
 
 
 def test_a_saved_transform_gives_the_same_vectors(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_loaded_transform_keeps_every_setting(
     monkeypatch.setattr(
         EmbedItems, "expand", lambda self, items: [handlers.append(self._handler), expand(self, items)][1]
     )
-    given = AudioCLIPTextEmbeddings(
+    original = AudioCLIPTextEmbeddings(
         columns=["caption"],
         **settings,
         prompt="a sound of {}",
@@ -107,7 +107,7 @@ def test_the_loaded_transform_keeps_every_setting(
         _ = (
             beam.Pipeline()
             | beam.Create([{"caption": "a"}])
-            | (transform.with_transform(given) if how == "write" else transform)
+            | (transform.with_transform(original) if how == "write" else transform)
         )
     written, read = handlers
     assert read is not written
@@ -140,6 +140,13 @@ SAVED = {
 }
 
 
+def transform_of(kind: str, settings: dict[str, Any]) -> AudioCLIPTextEmbeddings:
+    """Return a transform of columns or with a type adapter."""
+    if kind == "columns":
+        return AudioCLIPTextEmbeddings(columns=["caption"], **settings)
+    return AudioCLIPTextEmbeddings(type_adapter=content_id_adapter(), **settings)
+
+
 def save_artifact(place: Path, transform: AudioCLIPTextEmbeddings) -> Path:
     """Write the artifact of a transform without running a pipeline; return its attributes.json."""
     how = MLTransform(write_artifact_location=str(place)).with_transform(transform)
@@ -150,8 +157,7 @@ def save_artifact(place: Path, transform: AudioCLIPTextEmbeddings) -> Path:
 @pytest.mark.parametrize("kind", ["columns", "type_adapter"])
 def test_an_artifact_names_public_paths_alone(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """A later move of a module does not break saved transforms."""
-    given: dict[str, Any] = {"columns": ["caption"]} if kind == "columns" else {"type_adapter": content_id_adapter()}
-    saved = save_artifact(tmp_path / "artifact", AudioCLIPTextEmbeddings(**given, **settings)).read_text()
+    saved = save_artifact(tmp_path / "artifact", transform_of(kind, settings)).read_text()
     named = set(re.findall(r"audioclip_text[\w.]+", saved))
     assert named == SAVED[kind]
     for path in named:
@@ -164,9 +170,8 @@ def test_another_process_loads_an_artifact(
     kind: str, settings: dict[str, Any], expected: Vectors, tmp_path: Path
 ) -> None:
     """It imports nothing of this project itself."""
-    given: dict[str, Any] = {"columns": ["caption"]} if kind == "columns" else {"type_adapter": content_id_adapter()}
     place = tmp_path / "artifact"
-    save_artifact(place, AudioCLIPTextEmbeddings(**given, **settings))
+    save_artifact(place, transform_of(kind, settings))
     element = "{'caption': 'thunder'}" if kind == "columns" else "EmbeddableItem.from_text('thunder')"
     vector = "row['caption']" if kind == "columns" else "row.dense_embedding"
     code = (
@@ -305,10 +310,10 @@ def test_rag_into_qdrant_twice(settings: dict[str, Any], expected: Vectors, tmp_
 def test_beams_text_adapter_keeps_ids(settings: dict[str, Any]) -> None:
     """Beam's adapter keeps the items' ids, and the input items stay without vectors."""
     handler = AudioCLIPTextEmbeddings(type_adapter=create_text_adapter(), **settings).get_model_handler()
-    given = items()
-    embedded = handler.run_inference(given, handler.load_model())
-    assert [item.id for item in embedded] == [item.id for item in given]
-    assert all(item.embedding is None for item in given)
+    originals = items()
+    embedded = handler.run_inference(originals, handler.load_model())
+    assert [item.id for item in embedded] == [item.id for item in originals]
+    assert all(item.embedding is None for item in originals)
     with pytest.raises(ValueError, match="no text in"):
         handler.texts(EmbeddableItem.from_image("dog.png"))
 

@@ -124,9 +124,9 @@ def test_wrong_configurations_are_errors(small_head: str) -> None:
         _ = rows | EmbedText(field="caption", checkpoint=small_head)
     with pytest.raises(ValueError, match="rows already have a field 'n'"):
         _ = rows | "again" >> EmbedText(output="n", checkpoint=small_head)
-    for given in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
+    for error_handling in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
         with pytest.raises(ValueError, match="give `output`, a name other than good, and optionally `threshold`"):
-            EmbedText(checkpoint=small_head, error_handling=given)
+            EmbedText(checkpoint=small_head, error_handling=error_handling)
 
 
 def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
