@@ -41,6 +41,19 @@ def count(name: str, amount: int) -> None:
         TALLY[name] += amount
 
 
+class BytesRead:
+    """Counts the bytes read of one shard, of `size` bytes, for the progress line."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.counted = size, 0
+
+    def reach(self, position: int) -> None:
+        """Count the bytes up to `position` in the file, each once."""
+        if self.counted < position <= self.size:
+            TALLY["bytes_read"] += position - self.counted
+            self.counted = position
+
+
 class Pace(TypedDict):
     """Rows finished in each time span of a run: one number per span for each of OUTCOMES; a span lasts `seconds`."""
 

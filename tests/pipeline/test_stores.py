@@ -229,4 +229,4 @@ def test_flags_of_stores_stand_beside_every_command_on_snapshots(
         assert main(["log", f"{made.url}/out", *flags]) == 1
         assert "has no current snapshot" in capsys.readouterr().err
     assert main(["log", "out", "--s3_endpiont_url=x"]) == 2
-    assert "unknown flags: --s3_endpiont_url" in capsys.readouterr().err
+    assert "unknown flag --s3_endpiont_url" in capsys.readouterr().err

@@ -38,7 +38,7 @@ MODEL_USERS: dict[str, set[str] | None] = {
     "inference/shared_encoder": None,
     "inference/model_handler": None,
     "cli/embed": {"download"},
-    "cli/commands": {"_fetch", "_extract"},
+    "cli/commands": {"run_fetch", "run_extract"},
     "snapshots/fingerprint": {"fingerprint_of"},
 }
 
