@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = ["Checkpoint", "CheckpointError", "extract", "load_checkpoint", "resol
 UNTRAINED = "untrained"
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
 MAX_NAMED_FAULTS = 10  # further faults are only counted
+MAX_PICKLE_PROTOCOL = 3  # torch writes protocol 2; its weights_only reader knows the operations of 3, but not of 4
 
 
 class CheckpointError(ValueError):
@@ -96,7 +98,9 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
         )
     _check_members(file)
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickle protocol 3 is read too, with a warning
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{file} is not a plain state dict: it is damaged, or its pickle contains more than tensors, and code in a "
@@ -122,9 +126,9 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
 
 
 def _check_members(file: Path) -> None:
-    """Raise CheckpointError if a checksum of a .pt is wrong, which torch ignores, or if its members are compressed.
+    """Raise CheckpointError if the members of a .pt are compressed, damaged, or pickled in a way that torch cannot read.
 
-    torch compresses nothing: a compressed member may be a zip bomb.
+    torch compresses nothing, so a compressed member may be a zip bomb; and it does not check checksums.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -133,7 +137,13 @@ def _check_members(file: Path) -> None:
             if compressed or sum(member.file_size for member in members) > file.stat().st_size:
                 why = f"{compressed[0][:100]!r} is compressed" if compressed else "its members are larger than the file"
                 raise CheckpointError(f"{file} was not written by torch.save: {why}; fetch the released file again")
+            if any(member.file_size and not member.CRC for member in members):
+                raise CheckpointError(
+                    f"{file} has no checksums, so damage cannot be found: save its state dict again after "
+                    f"torch.serialization.set_crc32_options(True)"
+                )
             broken = archive.testzip()
+            protocol = _pickle_protocol(archive, members)
     except CheckpointError:
         raise
     except (
@@ -152,6 +162,21 @@ def _check_members(file: Path) -> None:
         raise CheckpointError(
             f"{file} is damaged: the checksum of its member {broken[:100]!r} is wrong; fetch it again"
         )
+    if protocol > MAX_PICKLE_PROTOCOL:
+        raise CheckpointError(
+            f"{file} has pickle protocol {protocol}, and torch reads checkpoints without running their code only up to "
+            f"protocol {MAX_PICKLE_PROTOCOL}: save its state dict again without pickle_protocol"
+        )
+
+
+def _pickle_protocol(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> int:
+    """Return the protocol of data.pkl in a .pt, or 0 if there is none."""
+    for member in members:
+        if member.filename.endswith("data.pkl"):
+            with archive.open(member) as opened:
+                start = opened.read(2)
+            return start[1] if len(start) == 2 and start[:1] == pickle.PROTO else 0
+    return 0
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:

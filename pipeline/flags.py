@@ -1,14 +1,19 @@
-"""The flags of `audioclip-text embed`, without Beam: `--help` must not wait for its import."""
+"""The flags of `audioclip-text embed`, without an import of Beam: `--help` must be quick."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from .terminal import did_you_mean
+
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from `lowest` on."""
+    """Return a type for argparse that accepts whole numbers from `lowest` on."""
 
     def parse(text: str) -> int:
         try:
@@ -20,6 +25,34 @@ def at_least(lowest: int) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a type for argparse that accepts one of `words` and suggests the nearest one for any other."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            near = did_you_mean(text, words)
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(words)}{near}")
+        return text
+
+    return parse
+
+
+def _choice(*words: str) -> dict[str, Any]:
+    return {"type": one_of(*words), "choices": words}
+
+
+def underscore_flags(argv: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return `argv` with underscores for the hyphens in the names of `known` flags: --batch-size is --batch_size."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [_underscored(token, known) if n < end else token for n, token in enumerate(argv)]
+
+
+def _underscored(token: str, known: Collection[str]) -> str:
+    flag, equals, value = token.partition("=")
+    name = "--" + flag[2:].replace("-", "_")
+    return name + equals + value if flag.startswith("--") and name in known else token
 
 
 def _share(text: str) -> float:
@@ -41,9 +74,18 @@ def _rejected_limit(text: str) -> str:
 def _prompt(text: str) -> str:
     try:
         if text.format("\0") == text:
-            raise ValueError("it has no {}")
+            raise ValueError("{} is missing")
     except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no prompt: it needs one {{}} for the text ({error})") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a prompt: it needs one {{}} for the text ({error})"
+        ) from None
+    return text
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        near = "; did you mean cuda?" if "gpu" in text.lower() else did_you_mean(text, ("auto", "cpu", "cuda"))
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N{near}")
     return text
 
 
@@ -55,37 +97,103 @@ def _names(text: str) -> list[str]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `embed` and `plan` to `parser`; Beam's own are parsed beside them."""
+    """Add the flags of `embed` and `plan` to `parser`."""
     add = parser.add_argument
-    add("--input", action="append", metavar="GLOB", help="text shards to read; may be given several times")
-    add("--output", metavar="DIR", help="where snapshots of the corpus are kept")
+    add("--input", action="extend", nargs="+", metavar="GLOB", help="text shards to read; can be repeated")
+    add("--output", metavar="DIR", help="directory of the snapshots")
     add(
         "--checkpoint",
         "--model_path",
         default="full",
         help="a released .pt, a text-only .safetensors, full, partial or untrained (default: full)",
     )
-    add("--tokenizer_path", metavar="PATH", help="the BPE vocabulary (default: in .cache, where fetch puts it)")
-    add("--download_model", action="store_true", help="fetch the checkpoint and the vocabulary first where missing")
-    add("--text_field", default="text", metavar="PATH", help="field with the text: text, meta.caption, chunks[].text")
-    add("--id_field", metavar="PATH", help="field with the id (default: <shard>#<row number>)")
-    add("--keep_fields", type=_names, default=[], metavar="A,B", help="fields to copy beside the vectors")
-    add("--input_format", choices=("txt", "jsonl", "csv", "tsv", "parquet"), help="default: by each shard's suffix")
-    add("--prompt", type=_prompt, default="{}", help="put around each text, as in 'a sound of {}' (default: {})")
-    add("--on_long", choices=("truncate", "reject"), default="truncate", help="texts over the context length")
+    add("--tokenizer_path", metavar="PATH", help="BPE vocabulary (default: the one that fetch wrote to .cache)")
+    add("--download_model", action="store_true", help="first fetch checkpoint and vocabulary if they are missing")
+    add(
+        "--text_field",
+        default="text",
+        metavar="PATH",
+        help="field of the text: text, meta.caption, chunks[].text (default: text)",
+    )
+    add("--id_field", metavar="PATH", help="field of the id (default: <shard>#<row number>)")
+    add("--keep_fields", type=_names, default=[], metavar="A,B", help="more fields to copy to the output")
+    add(
+        "--input_format",
+        **_choice(*FORMATS),
+        help="format of all shards (default: by suffix)",
+    )
+    add("--prompt", type=_prompt, default="{}", help="template for each text, as in 'a sound of {}' (default: {})")
+    add(
+        "--on_long",
+        **_choice("truncate", "reject"),
+        default="truncate",
+        help="what to do with a text over the context length (default: truncate)",
+    )
     add("--normalize", action="store_true", help="scale each vector to length 1")
     add("--no_text", action="store_true", help="leave the text column out of the output")
-    add("--vector_dtype", choices=("float32", "float16"), default="float32", help="how vectors are stored")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the model computes in")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
-    add("--accelerator", metavar="KIND", help="a card for the model's steps on remote workers, as in nvidia-l4")
-    add("--batch_size", type=at_least(1), default=16384, help="texts handed to the encoder at once (default: 16384)")
-    add("--max_file_rows", type=at_least(1), default=32768, help="rows in a part file at most (default: 32768)")
-    add("--max_text_bytes", type=at_least(1), default=1 << 20, help="longer texts are rejected (default: 1048576)")
-    add("--read_timeout", type=at_least(1), default=600, help="seconds that a read may give nothing (default: 600)")
-    add("--max_rejected", type=_rejected_limit, metavar="N|P%", help="fail and publish nothing above this")
-    add("--max_shrink", type=_share, default=0.5, help="fail where rows fall below this share of the last run's")
-    add("--allow_damaged", type=at_least(0), default=0, metavar="N", help="publish although N shards break off (default: 0)")
+    add(
+        "--vector_dtype",
+        **_choice("float32", "float16"),
+        default="float32",
+        help="type of the stored vectors (default: float32)",
+    )
+    add(
+        "--dtype",
+        **_choice("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type in which the model computes (default: float32)",
+    )
+    add(
+        "--device",
+        type=_device,
+        default="auto",
+        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if there is one)",
+    )
+    add("--accelerator", metavar="KIND", help="GPU for the model's steps on remote workers, as in nvidia-l4")
+    add("--batch_size", type=at_least(1), default=16384, help="texts per call of the encoder (default: 16384)")
+    add("--max_file_rows", type=at_least(1), default=32768, help="most rows per part file (default: 32768)")
+    add("--max_text_bytes", type=at_least(1), default=1 << 20, help="reject longer texts (default: 1048576)")
+    add("--read_timeout", type=at_least(1), default=600, help="seconds to wait for data of a read (default: 600)")
+    add(
+        "--max_rejected",
+        type=_rejected_limit,
+        metavar="N|P%",
+        help="fail if more rows are rejected (default: no limit)",
+    )
+    add(
+        "--max_shrink",
+        type=_share,
+        default=0.5,
+        help="fail if the rows are fewer than this share of the previous snapshot's (default: 0.5)",
+    )
+    add(
+        "--allow_damaged",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="publish although up to N shards cannot be read to their end (default: 0)",
+    )
     add("--allow_empty", action="store_true", help="publish although no row could be embedded")
-    add("--unique_ids", action="store_true", help="fail where an id stands more than once")
-    add("--no_dedupe", action="store_true", help="no shuffle: equal texts are embedded each time, nothing is reused")
+    add("--unique_ids", action="store_true", help="fail if an id occurs twice")
+    add("--no_dedupe", action="store_true", help="embed every row: no shuffle, and no vector is reused")
+
+
+def store_once(parser: argparse.ArgumentParser) -> None:
+    """Have `parser` refuse a second value for a flag that takes one; for flags that are added from now on."""
+    for name in (None, "store"):
+        parser.register("action", name, StoreOnce)
+
+
+class StoreOnce(argparse.Action):
+    """The action "store", for one value only."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        """Store `values`, or raise ArgumentError if the flag was given before."""
+        if flag is not None:
+            given: set[str] = vars(namespace).setdefault("_given", set())
+            if self.dest in given:
+                raise argparse.ArgumentError(self, f"is given twice: {getattr(namespace, self.dest)!r}, {values!r}")
+            given.add(self.dest)
+        setattr(namespace, self.dest, values)

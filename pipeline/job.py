@@ -113,18 +113,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
     shards = find_shards(inputs, options.input_format)
     kept = infer_kept_schema(shards, fields, file_io)
-    handler = handler or RecordBatchHandler(
-        EncoderSettings(
-            options.checkpoint,
-            options.device,
-            options.dtype,
-            options.tokenizer_path,
-            options.prompt,
-            options.on_long,
-            options.normalize,
-        ),
-        options.vector_dtype,
-    )
+    handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     model = handler.describe()
     previous, reusable, notes = _earlier_snapshots(output, model)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES

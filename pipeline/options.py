@@ -1,24 +1,42 @@
-"""EmbedOptions: the job's settings as Beam pipeline options, checked before anything starts."""
+"""EmbedOptions: the settings of a job as Beam pipeline options, checked before anything starts."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    AzureOptions,
+    GoogleCloudOptions,
+    HadoopFileSystemOptions,
+    PipelineOptions,
+    S3Options,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 
-from .flags import add_flags
+from .flags import add_flags, store_once, underscore_flags
+from .terminal import did_you_mean
 
 
 class OptionsError(ValueError):
-    """The options do not make a job; the text says which one and what to do."""
+    """Error for an option that is missing, unknown or wrong; the text names it and a remedy."""
+
+
+def _own_flags() -> frozenset[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return frozenset(parser._option_string_actions)
+
+
+_FLAGS = _own_flags()
 
 
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`."""
 
-    # Typed for readers; the values live in PipelineOptions.
+    # Types for readers and type checkers; PipelineOptions holds the values.
     input: list[str] | None
     output: str | None
     checkpoint: str
@@ -48,45 +66,80 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     no_dedupe: bool
 
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:
-        # Beam reads sys.argv where no flags are given: in a library call those are somebody else's.
-        super().__init__([] if flags is None else list(flags), **options)
+        # Without flags Beam would read sys.argv, which in a library call belongs to another program.
+        super().__init__(underscore_flags(flags or [], _FLAGS), **options)
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         add_flags(parser)
 
     def check(self) -> tuple[list[str], str]:
-        """The inputs and the output; OptionsError where one is missing."""
+        """Return the inputs and the output; raise OptionsError if one of them is missing."""
         if not self.input:
             raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
         if not self.output:
-            raise OptionsError("--output is missing: name the directory that keeps the snapshots, as in --output out")
+            raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
         return self.input, self.output
 
 
-def set_object_store_options(flags: Sequence[str]) -> None:
-    """Have all file systems use what Beam's `flags` say of endpoints and credentials; OptionsError for unknown ones."""
-    options = PipelineOptions(list(flags))
-    reject_unknown_flags(options)
-    FileSystems.set_options(options)
+def beam_parser(*, object_stores_only: bool = False) -> argparse.ArgumentParser:
+    """Return a parser of Beam's flags, without those of EmbedOptions; or of its flags for object stores alone."""
+    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    store_once(parser)
+    for options in _STORE_OPTIONS if object_stores_only else PipelineOptions.__subclasses__():
+        if options is not EmbedOptions:
+            options._add_argparse_args(parser)
+    if object_stores_only:
+        cloud = _BeamArgumentParser(add_help=False, allow_abbrev=False)
+        store_once(cloud)
+        GoogleCloudOptions._add_argparse_args(cloud)
+        for action in cloud._actions:
+            if action.dest in _GCS_OPTIONS:
+                parser._add_action(action)
+    for action in parser._actions:
+        action.help = argparse.SUPPRESS
+    return parser  # type: ignore[no-any-return]
+
+
+# Of GoogleCloudOptions, which has those of Dataflow too, the ones that Beam's client of gs:// reads.
+_GCS_OPTIONS = frozenset(
+    {
+        "project",
+        "no_auth",
+        "impersonate_service_account",
+        "gcp_oauth_scopes",
+        "enable_bucket_read_metric_counter",
+        "enable_bucket_write_metric_counter",
+        "no_gcsio_throttling_counter",
+        "enable_gcsio_blob_generation",
+        "gcs_custom_audit_entries",
+    }
+)
+
+_STORE_OPTIONS = (S3Options, AzureOptions, HadoopFileSystemOptions)
+
+
+def set_object_store_options(values: Mapping[str, object]) -> None:
+    """Set the endpoints and credentials of all object stores to these values of Beam's options."""
+    FileSystems.set_options(PipelineOptions([], **values))
 
 
 def reject_unknown_flags(options: PipelineOptions) -> None:
-    """OptionsError for flags that neither we nor Beam know."""
+    """Raise OptionsError for flags that neither this project nor Beam knows."""
     known = options.get_all_options(retain_unknown_options=False)
     unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
     if unknown:
-        flags = ", ".join(f"--{name}" for name in sorted(unknown))
-        raise OptionsError(f"unknown flags: {flags}; see audioclip-text COMMAND --help, and Beam's pipeline options")
+        flags = ", ".join(f"--{name}{did_you_mean(name, known)}" for name in sorted(unknown))
+        raise OptionsError(f"unknown flag {flags}")
 
 
 def is_local_run(options: PipelineOptions) -> bool:
-    """Whether the job runs on Beam's runner for one machine."""
+    """Return whether the job runs on Beam's runner for one machine."""
     return options.view_as(StandardOptions).runner in (None, "DirectRunner")
 
 
 def rejected_limit(max_rejected: str | None, read: int) -> float:
-    """Rows out of `read` that may be rejected by a --max_rejected of "100" or "0.5%"; infinite where there is none."""
+    """Return how many of `read` rows a --max_rejected of "100" or "0.5%" allows; infinity for None."""
     if max_rejected is None:
         return float("inf")
     if max_rejected.endswith("%"):

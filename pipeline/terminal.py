@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TextIO
 
 from wcwidth import wcwidth
 
@@ -46,6 +50,42 @@ def _cut(pieces: list[str], width: int) -> str:
     return "".join(pieces) + "…" * min(width, 1)
 
 
+def printable_lines(text: str) -> str:
+    """Return `text` with each of its lines made printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def print_note(text: str) -> None:
-    """Print one line to stderr."""
-    print(f"audioclip-text: {printable(text)}", file=sys.stderr, flush=True)
+    """Print one line to stderr; a stderr that cannot be written is ignored."""
+    _print(f"audioclip-text: {printable(text)}", sys.stderr)
+
+
+def print_error(error: object) -> None:
+    """Print an error to stderr; a stderr that cannot be written is ignored."""
+    _print(f"audioclip-text: error: {printable_lines(str(error))}", sys.stderr)
+
+
+def print_line(text: str) -> None:
+    """Print one line to stdout. Raises OSError if that is impossible; for a closed pipe, BrokenPipeError."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def print_result(text: str) -> None:
+    """Print what a command has done to stdout; it is done, so a stdout that cannot be written is ignored."""
+    _print(printable_lines(text), sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with suppress(OSError, ValueError):  # closed, full, or a pipe without a reader
+        print(text, file=stream, flush=True)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean WORD?" with the nearest of the `known` words, or an empty string if none is near."""
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -10,14 +10,15 @@ from audioclip_text.pipeline.cli.parser import build_parser
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Return the page, in Markdown."""
     parser = build_parser()
     (commands,) = [action for action in parser._actions if action.dest == "command"]
     assert isinstance(commands.choices, dict)
     parts = [
         "# Commands",
         "The help of every command, as `audioclip-text COMMAND --help` prints it; `python scripts/help.py` makes this page.",
-        "Exit status of all: 0 done, 1 failed, 2 the command cannot be run as it was given, 130 interrupted.",
+        "Exit status: 0 done, 1 failed, 2 usage error, 141 standard output was closed, "
+        "128 + n ended by signal n (130 SIGINT, 143 SIGTERM, 129 SIGHUP).",
         f"```text\n{parser.format_help()}```",
     ]
     for name, command in commands.choices.items():

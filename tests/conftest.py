@@ -12,6 +12,7 @@ from audioclip_text.model import ClipTokenizer
 from audioclip_text.model.checkpoint import extract
 from audioclip_text.model.text_head import text_shapes, untrained_state
 from tests.support.paths import DATA, ROOT
+from tests.support.released_file import write_released
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +32,10 @@ def tokenizer(vocabulary: Path) -> ClipTokenizer:
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of a file with all 861 tensors of a released checkpoint: seeded weights in the text head, zeros elsewhere."""
+    """Path of a file in the released one's layout and size: seeded weights in the text head, zeros in the other tensors."""
     path = tmp_path_factory.mktemp("checkpoint") / "AudioCLIP-Full-Training.pt"
-    seeded = untrained_state()
-    keys = json.loads((DATA / "keys.json").read_text())
-    state = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in keys.items()}
-    torch.save(state | seeded, path)
+    shapes = json.loads((DATA / "keys.json").read_text())
+    write_released(path, shapes, {name: tensor.numpy() for name, tensor in untrained_state().items()})
     return path
 
 

@@ -1,4 +1,4 @@
-"""The commands: each takes parsed arguments and returns the exit status."""
+"""The commands: each takes parsed arguments and returns the exit status. Beam and torch are imported if needed."""
 
 from __future__ import annotations
 
@@ -8,60 +8,67 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..terminal import printable
+from ..terminal import print_line, print_note, print_result, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
+EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 
 
 def run_embed(arguments: argparse.Namespace) -> int:
+    """Embed text shards into a new snapshot."""
     from .embed import embed
 
     return embed(arguments.argv)
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
+    """Print what `embed` would do."""
     from .plan import plan
 
     return plan(arguments.argv)
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:
+    """Download a checkpoint and the vocabulary."""
     from ...model.fetch import fetch
 
     for path in fetch(arguments.what, arguments.dir):
-        print(path)
+        print_result(str(path))
     return EXIT_DONE
 
 
 def run_extract(arguments: argparse.Namespace) -> int:
+    """Write the text head of a checkpoint."""
     from ...model.checkpoint import extract
 
     extract(arguments.checkpoint, arguments.target)
-    print(arguments.target)
+    print_result(arguments.target)
     return EXIT_DONE
 
 
 def run_log(arguments: argparse.Namespace) -> int:
+    """List the snapshots."""
     from ..snapshots.history import log
 
     for line in log(arguments.output):
-        print(printable(line))
+        print_line(printable(line))
     return EXIT_DONE
 
 
 def run_current(arguments: argparse.Namespace) -> int:
+    """Print the path of the current snapshot."""
     from ..snapshots.history import current_path
 
-    print(current_path(arguments.output))
+    print_line(current_path(arguments.output))
     return EXIT_DONE
 
 
 def run_search(arguments: argparse.Namespace) -> int:
+    """Print the rows nearest to texts or vectors."""
     from ..search.exact_search import search
 
-    found = search(
+    result = search(
         arguments.output,
         arguments.queries,
         top=arguments.top,
@@ -70,59 +77,63 @@ def run_search(arguments: argparse.Namespace) -> int:
         tokenizer_path=arguments.tokenizer_path,
     )
     if arguments.json:
-        print(json.dumps(found.as_json(), indent=1))
+        print_line(json.dumps(result.as_json(), indent=1))
         return EXIT_DONE
-    for note in found.notes:
-        print(f"audioclip-text: {printable(note)}", file=sys.stderr)
-    for line in found.as_table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
-        print(line)
+    for note in result.notes:
+        print_note(note)
+    for line in result.as_table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print_line(line)
     return EXIT_DONE
 
 
 def run_validate(arguments: argparse.Namespace) -> int:
+    """Check a snapshot against its manifest."""
     from ..validation.validate_snapshot import validate
 
-    verdict = validate(
+    result = validate(
         arguments.output,
         arguments.snapshot,
         checkpoint=arguments.checkpoint,
         tokenizer_path=arguments.tokenizer_path,
     )
     if arguments.json:
-        print(json.dumps(verdict.as_json(), indent=1))
+        print_line(json.dumps(result.as_json(), indent=1))
     else:
-        for line in verdict.as_lines():
-            print(printable(line))
-    return EXIT_DONE if verdict.sound else EXIT_FAILED
+        for line in result.as_lines():
+            print_line(printable(line))
+    return EXIT_DONE if result.valid else EXIT_FAILED
 
 
 def run_report(arguments: argparse.Namespace) -> int:
+    """Print the path of the report, and make it if it is missing."""
     from ..io.filesystem import is_local
     from ..report.html import ensure_report
 
     path = ensure_report(arguments.output, remake=arguments.remake)
-    print(printable(path))
+    print_line(printable(path))
     if not arguments.open:
         return EXIT_DONE
     if not is_local(path):
-        raise ValueError(f"{path} lies on a store: copy it to this machine, and open it there")
+        raise ValueError(f"{path} is in an object store: copy it to this machine and open the copy")
     import webbrowser
 
     if not webbrowser.open(Path(path).resolve().as_uri()):
-        raise RuntimeError("no browser was found on this machine: open the file above in another way")
+        raise RuntimeError("this machine has no browser: open the file above on another one")
     return EXIT_DONE
 
 
 def run_rollback(arguments: argparse.Namespace) -> int:
+    """Make an earlier snapshot the current one."""
     from ..snapshots.history import rollback
 
-    print(rollback(arguments.output, arguments.snapshot))
+    print_result(rollback(arguments.output, arguments.snapshot))
     return EXIT_DONE
 
 
 def run_gc(arguments: argparse.Namespace) -> int:
+    """Remove old snapshots and the files of dead runs."""
     from ..snapshots.history import gc
 
     for name in gc(arguments.output, arguments.keep, dry_run=arguments.dry_run):
-        print(f"{'would remove' if arguments.dry_run else 'removed'} {printable(name)}")
+        print_result(f"{'would remove' if arguments.dry_run else 'removed'} {name}")
     return EXIT_DONE

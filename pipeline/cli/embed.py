@@ -10,53 +10,69 @@ from ..options import EmbedOptions, reject_unknown_flags
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
-from ..terminal import print_note, printable
-from .runner import run, show_progress
+from ..terminal import print_note, print_result, printable
+from .progress import show_progress
+from .runner import check_runner, run
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:
-    """EmbedOptions from flags; OptionsError for flags that neither we nor Beam know."""
+    """Return the options of `argv`; raise OptionsError for flags that neither this project nor Beam knows."""
     options = EmbedOptions(list(argv))
     reject_unknown_flags(options)
     return options
 
 
 def embed(argv: Sequence[str]) -> int:
-    """Run `audioclip-text embed` with these flags; gives the exit status."""
+    """Run `audioclip-text embed` with these flags; return the exit status."""
     options = parse(argv)
     options.check()
+    check_runner(options)
     if options.download_model:
         download(options)
     corpus = EmbedCorpus(options)
     job = corpus.job
-    for note in job.notes:
-        print_note(note)
-    if job.model.untrained:
-        print_note("WARNING: the weights are untrained: the vectors try the machinery out and carry no meaning")
     try:
-        with show_progress(known_total=bool(job.bits)):
-            ended = run(corpus, options)
+        for note in job.notes:
+            print_note(note)
+        if job.model.untrained:
+            print_note("WARNING: the weights are untrained: random weights, for testing only")
+        total = sum(shard.bytes for shard in job.shards)
+        with show_progress(total_bytes=total):
+            finished = run(corpus, options)
+    except (RuntimeError, OSError) as error:
+        raise RuntimeError(with_outcome(str(error), corpus)) from error
     finally:
         corpus.close()
-    if not ended:
-        print(f"submitted {corpus.snapshot}: `audioclip-text log {job.output}` lists it once it is published")
+    if not finished:
+        print_result(f"submitted {corpus.snapshot}: `audioclip-text log {job.output}` lists it when it is published")
         return 0
     manifest = read_manifest(job.output, str(corpus.snapshot))
     if manifest is None:
-        raise RuntimeError(f"the run ended, but {job.output} holds no manifest of {corpus.snapshot}")
-    print(run_summary(job.output, manifest))
+        raise RuntimeError(
+            f"the run ended, but {job.output} contains no manifest of {corpus.snapshot}: run the same command again"
+        )
+    print_result(run_summary(job.output, manifest))
     return 0
 
 
+def with_outcome(message: str, corpus: EmbedCorpus) -> str:
+    """Return the error message of a run, which also says what was published."""
+    if "published" in message:
+        return message
+    if corpus.local:
+        return f"{message}; nothing was published"
+    return f"{message}; `audioclip-text log {corpus.job.output}` shows whether {corpus.snapshot} was published"
+
+
 def download(options: EmbedOptions) -> None:
-    """Fetch the checkpoint and the vocabulary that the options name, where they are missing."""
+    """Fetch the checkpoint and the vocabulary of the options if they are missing."""
     from ...model.fetch import fetch
 
     fetch(options.checkpoint if options.checkpoint in ("full", "partial") else "vocabulary")
 
 
 def run_summary(output: str, manifest: Manifest) -> str:
-    """What a person wants to know of a finished run."""
+    """Return the counts, times and paths of a finished run as lines for a terminal."""
     counts, seconds = manifest["counts"], manifest["seconds"]
     why = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
     path = run_path(output, manifest["snapshot"])
@@ -71,14 +87,18 @@ def run_summary(output: str, manifest: Manifest) -> str:
         + (f" with {1 - counts['tokens'] / counts['slots']:.0%} padding in attention" if counts["slots"] else "")
         + (f", {counts['model_texts'] / model:,.0f} texts/s" if model else "")
         + (f"; {counts['truncated']:,} rows truncated" if counts["truncated"] else "")
-        + (f"; out of memory {counts['oom_retries']:,} times, in smaller pieces then" if counts["oom_retries"] else ""),
+        + (
+            f"; out of memory {counts['oom_retries']:,} times, repeated in smaller pieces"
+            if counts["oom_retries"]
+            else ""
+        ),
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
         + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]
     lines += [f"note      {note}" for note in manifest["notes"]]
     if manifest["weights"] == "untrained":
-        lines.append("weights   untrained: the vectors carry no meaning")
+        lines.append("weights   untrained: random weights, for testing only")
     if "report" in manifest:
-        lines.append(f"look      {path}/{manifest['report']}")
-    lines.append(f"""read it   duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
+        lines.append(f"report    {path}/{manifest['report']}")
+    lines.append(f"""query     duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
     return "\n".join(map(printable, lines))

@@ -1,9 +1,10 @@
-"""What a run would do, found without the model: the same reading and meeting, and a comparison of ids."""
+"""The dry run: read and join as `embed` does, without the model, and compare the ids with the current snapshot."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from glob import escape
 
 import apache_beam as beam
 import pyarrow as pa
@@ -22,63 +23,76 @@ from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.run_directory import run_path
-from ..terminal import print_note, printable
+from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
 from .embed import parse
-from .runner import choose_runner, error_message
+from .runner import check_runner, choose_runner, error_message
+from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_text.plan"
 
 
 def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
-    """Run `audioclip-text plan` with embed's flags; gives the exit status."""
+    """Run `audioclip-text plan` with the flags of `embed`; return the exit status."""
     options = parse(argv)
     if options.no_dedupe:
-        raise OptionsError("--no_dedupe embeds every row each time: there is nothing to plan")
+        raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
+    options.check()
+    check_runner(options)
     job, handler = prepare_job(options, handler)
     for note in job.notes:
         print_note(note)
-    with tempfile.TemporaryDirectory() as spill:
-        print(plan_summary(job, count_changes(job, handler, options, spill if is_local_run(options) else None)))
+    with tempfile.TemporaryDirectory(prefix="audioclip-text-") as spill:
+        print_line(plan_summary(job, count_changes(job, handler, options, spill if is_local_run(options) else None)))
     return 0
 
 
 def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
-    """Rows and texts by what would become of them; `spill` is where a run on one machine may put rows aside."""
+    """Return the counts of rows and texts by outcome; a local run writes shuffled rows to the directory `spill`."""
+    directories = [escape(spill)] if spill else []
     try:
-        pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
-        read = (
-            pipeline
-            | "Shards" >> beam.Create(job.shards)
-            | "Read" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
-        )
-        rows = read.rows | "Hash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-        refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
-        reuse = ReuseVectors(PieceCodec(job.row_schema), options.batch_size, (), job.file_io)
-        earlier = pipeline | "ListEarlierFiles" >> beam.Create(job.earlier)
-        met = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill)
-        _ = met.known | "Count reused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
-        _ = met.new | "Count new" >> beam.Map(_count_new, handler)
-        _ = read.rejected | "Count rejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
-        now = rows | "Ids now" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
-        files = pipeline | "Files before" >> beam.Create(_files(job))
-        before = files | "Ids before" >> beam.FlatMap(_ids_of_file, job.file_io).with_output_types(pa.RecordBatch)
-        _ = (
-            (now, before)
-            | "Now and before" >> beam.Flatten()
-            | "Same ids" >> Buckets(_IDS, "id", job.bits, spill)
-            | "Compare" >> beam.Map(_compare)
-        )
-        result = pipeline.run()
-        result.wait_until_finish()
+        with end_on_signal(lambda name: f"interrupted by {name}", lambda: remove_matches(directories)):
+            return _run_and_count(job, handler, options, spill, directories)
     except Exception as error:
         raise RuntimeError(error_message(error)) from error
+
+
+def _run_and_count(
+    job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None, directories: list[str]
+) -> dict[str, int]:
+    """Run the pipeline; append its temporary directory to `directories`."""
+    pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+    directories.append(escape(pipeline.local_tempdir))
+    read = (
+        pipeline
+        | "ListShards" >> beam.Create(job.shards)
+        | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
+    )
+    rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
+    earlier = pipeline | "ListEarlierFiles" >> beam.Create(job.earlier)
+    refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
+    reuse = ReuseVectors(PieceCodec(job.row_schema), options.batch_size, (), job.file_io)
+    joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill)
+    _ = joined.known | "CountReused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
+    _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
+    _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
+    now = rows | "SelectIds" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
+    files = pipeline | "ListPreviousFiles" >> beam.Create(_files(job))
+    before = files | "ReadEarlierIds" >> beam.FlatMap(_ids_of_file, job.file_io).with_output_types(pa.RecordBatch)
+    _ = (
+        (now, before)
+        | "MergeIds" >> beam.Flatten()
+        | "GroupById" >> Buckets(_IDS, "id", job.bits, spill)
+        | "CompareIds" >> beam.Map(_compare)
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
     return {counter.key.metric.name: counter.committed for counter in counters}
 
 
 def plan_summary(job: Job, counts: dict[str, int]) -> str:
-    """The plan in words."""
+    """Return the plan as lines for a terminal."""
     number = {name: counts.get(name, 0) for name in _NAMES}
     texts, tokens = number["texts"], number["tokens"]
     against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
@@ -93,10 +107,10 @@ def plan_summary(job: Job, counts: dict[str, int]) -> str:
     done = job.previous["counts"]["tokens"] if job.previous else 0
     if spent and done:
         lines.append(
-            f"estimate  {tokens * spent / done:,.0f} s of model time, at the last run's {done / spent:,.0f} tokens/s"
+            f"estimate  {tokens * spent / done:,.0f} s of model time, at the {done / spent:,.0f} tokens/s of {against}"
         )
     else:
-        lines.append("estimate  none: the last run measured no model time")
+        lines.append("estimate  none: no model time was measured in an earlier run")
     return "\n".join(map(printable, lines))
 
 
@@ -115,7 +129,7 @@ def _count_new(batch: pa.RecordBatch, handler: RecordBatchHandler) -> None:
 
 
 def _files(job: Job) -> list[str]:
-    """Part files of the snapshot that the plan is against."""
+    """Return the part files of the current snapshot."""
     if not job.previous:
         return []
     directory = run_path(job.output, job.previous["snapshot"])
@@ -138,7 +152,7 @@ def _ids_of_file(path: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
 
 
 def _compare(element: tuple[int, Iterable[bytes]]) -> None:
-    """Count the rows of one bucket of ids as new, changed or the same, and the ids that are gone."""
+    """Count the rows of one bucket of ids as new, changed or the same, and the removed ids."""
     table = pa.Table.from_batches(list(read_rows(element[1], _IDS))).combine_chunks()
     before = table.filter(table["before"])
     now = table.filter(pc.invert(table["before"]))
@@ -146,7 +160,7 @@ def _compare(element: tuple[int, Iterable[bytes]]) -> None:
     known = pc.is_in(now["id"], value_set=before["id"])
     pairs = pc.binary_join_element_wise(before["id"].cast(pa.binary()), hash_before, b"\0")
     same = pc.is_in(pc.binary_join_element_wise(now["id"].cast(pa.binary()), hash_now, b"\0"), value_set=pairs)
-    gone = pc.unique(before["id"].filter(pc.invert(pc.is_in(before["id"], value_set=now["id"]))))
+    removed = pc.unique(before["id"].filter(pc.invert(pc.is_in(before["id"], value_set=now["id"]))))
     for name, mask in (("new", pc.invert(known)), ("changed", pc.and_(known, pc.invert(same))), ("same", same)):
         _add(name, pc.sum(mask).as_py() or 0)
-    _add("removed", len(gone))
+    _add("removed", len(removed))

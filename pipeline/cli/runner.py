@@ -1,48 +1,76 @@
-"""Run a Beam pipeline from the command line: choose the runner, show progress, shorten errors."""
+"""Run a Beam pipeline from the command line: check and choose the runner, run, and shorten errors."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import urllib.request
+from glob import escape
+from typing import Any
+from urllib.parse import urlsplit
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions, WorkerOptions
-from apache_beam.portability.api import beam_provision_api_pb2
+import grpc  # type: ignore[import-untyped]
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    JobServerOptions,
+    PipelineOptions,
+    PortableOptions,
+    PrismRunnerOptions,
+    SparkRunnerOptions,
+    StandardOptions,
+    TestOptions,
+    WorkerOptions,
+)
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_provision_api_pb2
+from apache_beam.portability.python_urns import SUBPROCESS_SDK
+from apache_beam.runners import create_runner
+from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from tqdm import tqdm
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.runners.portability.spark_runner import SparkRunner
 
 from ..embed import EmbedCorpus
-from ..metrics import TALLY
-from ..options import is_local_run
-from ..terminal import print_note
+from ..io.filesystem import is_local
+from ..options import OptionsError, is_local_run
+from ..snapshots.commit import current_name
+from ..snapshots.run_directory import run_path
+from ..terminal import did_you_mean, print_note
+from .signals import end_on_signal, remove_matches
 
-PLAIN_LINE_SECONDS = 30
+ENDPOINT_SECONDS = 20  # for a runner's endpoint to answer
 
 
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
-    """Run the job to its end, or hand it to a template's launcher and give False; RuntimeError where it fails."""
+    """Run the job to its end and return True; or hand it to the launcher of a template and return False.
+
+    Raises:
+        RuntimeError: The run failed; the text is the first line that explains it.
+    """
+    state = _RunState(corpus, options)
     try:
-        pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
-        try:
-            _ = pipeline | "EmbedCorpus" >> corpus
-        except BaseException:  # Beam removes its directory for temporary files only at the end of a run
-            shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
-            raise
-        result = pipeline.run()
-        # A Flex Template's launcher runs us with --template_location: it starts the job itself, and nobody waits.
-        if options.view_as(GoogleCloudOptions).template_location or options.view_as(TestOptions).dry_run:
-            return False
-        # A method of Dataflow's result; of a job service's it is no public one.
-        job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
-        if job:
-            print_note(f"Beam's job id: {job() if callable(job) else job}")
-        result.wait_until_finish()
+        with end_on_signal(state.message, state.clean_up):
+            pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+            state.temporary = pipeline.local_tempdir
+            try:
+                _ = pipeline | "EmbedCorpus" >> corpus
+            except BaseException:  # Beam removes its directory for temporary files only at the end of a run
+                shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+                raise
+            result = pipeline.run()
+            # The launcher of a Flex Template runs this with --template_location: it starts the job itself, without waiting.
+            if options.view_as(GoogleCloudOptions).template_location or options.view_as(TestOptions).dry_run:
+                return False
+            # A method of Dataflow's result; of a job service's result it is a private attribute.
+            job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
+            if job:
+                state.job = str(job() if callable(job) else job)
+                print_note(f"Beam's job id: {state.job}")
+            result.wait_until_finish()
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
@@ -50,25 +78,131 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     return True
 
 
+def check_runner(options: PipelineOptions) -> None:
+    """Check that the runner exists and that its endpoint answers.
+
+    Raises:
+        OptionsError: The runner is unknown, or lacks something on this machine.
+        RuntimeError: The endpoint did not answer in ENDPOINT_SECONDS.
+    """
+    name = options.view_as(StandardOptions).runner
+    if is_local_run(options):
+        if options.view_as(TestOptions).dry_run:
+            raise OptionsError(
+                f"--dry_run is for Dataflow: `audioclip-text plan` is the dry run of {name or 'a local run'}"
+            )
+        return
+    try:
+        runner = create_runner(name)
+    except ImportError as error:
+        raise OptionsError(f"--runner {name} is not installed: {error}") from error
+    except (ValueError, AttributeError) as error:
+        names = [known.removesuffix("Runner") for known in StandardOptions.KNOWN_RUNNER_NAMES]
+        raise OptionsError(f"unknown --runner {name}{did_you_mean(str(name), names)}") from error
+    if isinstance(runner, PortableRunner):
+        _check_job_service(runner, str(name), options)
+    elif name and "dataflow" in name.lower():
+        cloud = options.view_as(GoogleCloudOptions)
+        behind_proxy = "https" in urllib.request.getproxies()
+        if not (cloud.template_location or options.view_as(TestOptions).dry_run or behind_proxy):
+            _check_connection(cloud.dataflow_endpoint, "--dataflow_endpoint")
+
+
+def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptions) -> None:
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if endpoint and endpoint != "embed":
+        _check_answer(endpoint)
+    elif isinstance(runner, PrismRunner):
+        location = options.view_as(PrismRunnerOptions).prism_location
+        if location and not re.match(r"https?://", location) and not os.path.exists(location):
+            raise OptionsError(
+                f"--prism_location {location} does not exist: give the path of a Prism binary or archive"
+            )
+    elif isinstance(runner, FlinkRunner):
+        flink = options.view_as(FlinkRunnerOptions)
+        if flink.flink_master not in ("[local]", "[auto]"):
+            _check_connection(flink.flink_master, "--flink_master")
+        if not (flink.flink_submit_uber_jar and flink.flink_master not in ("[local]", "[auto]")):
+            _check_job_server(flink.flink_job_server_jar, "--flink_job_server_jar", options)
+    elif isinstance(runner, SparkRunner):
+        spark = options.view_as(SparkRunnerOptions)
+        for flag in ("spark_master_url", "spark_rest_url"):
+            url = getattr(spark, flag) or ""
+            if re.match("(spark|https?)://", url):
+                _check_connection(url, f"--{flag}")
+        if not spark.spark_submit_uber_jar:
+            _check_job_server(spark.spark_job_server_jar, "--spark_job_server_jar", options)
+    elif not endpoint:
+        raise OptionsError(f"--runner {name} needs --job_endpoint: give the HOST:PORT of its job server")
+
+
+def _check_answer(endpoint: str) -> None:
+    """Raise RuntimeError if no job service answers at `endpoint`."""
+    with grpc.insecure_channel(endpoint) as channel:
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        try:
+            service.DescribePipelineOptions(
+                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=ENDPOINT_SECONDS, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                raise RuntimeError(
+                    f"no job server answers at --job_endpoint {endpoint} ({ENDPOINT_SECONDS} s): start it, or correct the "
+                    f"endpoint"
+                ) from error
+
+
+def _check_connection(url: str, flag: str) -> None:
+    """Raise RuntimeError if nothing listens at `url`, which may lack the scheme."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    port = parts.port or {"https": 443, "spark": 7077}.get(parts.scheme, 8081 if "flink" in flag else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=ENDPOINT_SECONDS).close()
+    except OSError as error:
+        raise RuntimeError(f"nothing answers at {flag} {url}: {error}; start it, or correct the address") from error
+
+
+def _check_job_server(jar: str | None, flag: str, options: PipelineOptions) -> None:
+    """Raise OptionsError if the job server, a Java program that Beam starts on this machine, cannot start."""
+    java = options.view_as(JobServerOptions).job_server_java_launcher
+    if shutil.which(java) is None:
+        raise OptionsError(
+            f"the job server needs Java, and {java!r} is not installed: install it, or give the --job_endpoint of a "
+            f"running job server"
+        )
+    if jar and "://" not in jar and not os.path.exists(jar):
+        raise OptionsError(f"{flag} {jar} does not exist: give the path or URL of a job server's jar")
+
+
 def choose_runner(options: PipelineOptions) -> FnApiRunner | None:
-    """Beam's own runner for one machine, so that DirectRunner downloads no other one; None for any other."""
+    """Return Beam's own runner for a local run, so that DirectRunner downloads no other one; else None."""
     if not is_local_run(options):
         return None
     worker = options.view_as(WorkerOptions)
     worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "ERROR"
-    told = JobServiceHandle.encode_pipeline_options(options.get_all_options())  # to workers in processes of their own
-    return FnApiRunner(
-        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
+    for_workers = JobServiceHandle.encode_pipeline_options(options.get_all_options())  # for workers in other processes
+    return _LocalRunner(
+        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=for_workers))
     )
 
 
+class _LocalRunner(FnApiRunner):  # type: ignore[misc]
+    """FnApiRunner whose worker processes leave Ctrl-C and the end of the terminal to this process, which ends them."""
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: PipelineOptions) -> Any:
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == SUBPROCESS_SDK:
+                environment.payload = b"trap '' INT HUP; exec " + environment.payload
+        return super().run_via_runner_api(pipeline_proto, options)
+
+
 def error_message(error: BaseException) -> str:
-    """The sentence that one of our errors carries, or else the last error's, out of a runner's traceback."""
+    """Return the message of one of this project's errors, or else of the last error, in a runner's traceback."""
     text = str(error)
     if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
         return (
             "a worker process ended before its work did (killed, or out of memory?): nothing was published; run again, "
-            "with fewer --direct_num_workers if memory was short, and what is finished is reused"
+            "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )
     ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
     if not ours and "Traceback (most recent call last)" in text:
@@ -76,34 +210,43 @@ def error_message(error: BaseException) -> str:
     return ours[-1] if ours else text
 
 
-@contextmanager
-def show_progress(*, known_total: bool) -> Iterator[None]:
-    """Show rows, rows/s, rejected and, once all rows are read, the time left: a bar on a terminal, else plain lines."""
-    TALLY.clear()
-    done, terminal = threading.Event(), sys.stderr.isatty()
-    bar = tqdm(total=None, unit=" rows", unit_scale=True, disable=not terminal, dynamic_ncols=True, leave=False)
-    started = time.monotonic()
+class _RunState:
+    """What a signal needs to know of the run that it ends."""
 
-    def watch() -> None:
-        while not done.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
-            read, rejected = TALLY["rows_read"], TALLY["rows_rejected"]
-            embedded = max(TALLY["rows_embedded"], TALLY["texts_modelled"])  # the canary's texts are in the second
-            rows = min(read, embedded + TALLY["rows_reused"] + rejected)
-            if not terminal:
-                rate = rows / (time.monotonic() - started)
-                print_note(f"read {read:,}, done {rows:,} ({rate:,.0f}/s), rejected {rejected:,}")
-                continue
-            if known_total and rows > rejected:  # what is shuffled has been read to its end
-                bar.total = read
-            bar.set_postfix_str(f"{rejected:,} rejected", refresh=False)
-            bar.update(rows - bar.n)
-            bar.refresh()
+    def __init__(self, corpus: EmbedCorpus, options: PipelineOptions) -> None:
+        self.corpus, self.local = corpus, is_local_run(options)
+        self.runner = options.view_as(StandardOptions).runner
+        self.temporary: str | None = None
+        self.job: str | None = None
 
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        bar.close()
+    def message(self, signal_name: str) -> str:
+        """Return the line to print when a signal ends this process."""
+        snapshot, output = self.corpus.snapshot, self.corpus.job.output
+        if self.job and not self.local:
+            return (
+                f"interrupted by {signal_name}: job {self.job} goes on at {self.runner}; `audioclip-text log {output}` "
+                f"lists {snapshot} when it is published"
+            )
+        if snapshot and self.local and current_name(output) == snapshot:
+            return f"interrupted by {signal_name}: {snapshot} was published"
+        return (
+            f"interrupted by {signal_name}: nothing was published; run the same command again, which reuses what is "
+            f"finished"
+        )
+
+    def clean_up(self) -> None:
+        """Remove the temporary files of this run."""
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+        output, snapshot = self.corpus.job.output, self.corpus.snapshot
+        if is_local(output):
+            own = f"*{os.getpid()}.tmp"
+            patterns = [
+                os.path.join(escape(output), own),
+                os.path.join(escape(output), "snapshots", f".*-{os.getpid()}"),
+            ]
+            if snapshot and self.local:
+                directory = escape(run_path(output, snapshot))
+                patterns += [os.path.join(directory, "*.tmp"), os.path.join(directory, ".*.tmp")]
+            remove_matches(patterns)
+        self.corpus.close()

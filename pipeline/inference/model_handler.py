@@ -1,6 +1,6 @@
-"""The RunInference model handlers: texts to predictions, and record batches to embedded batches.
+"""The model handlers for RunInference: texts to predictions, and record batches to embedded batches.
 
-Both put one TextEncoder into a process, whatever the number of steps that use it.
+Both use the one TextEncoder of the process, however many steps use it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ...model.tokenizer import ClipTokenizer
 from ..io.local_cache import local_copy
 from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
-from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder, vocabulary_path
+from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder
 
 RESOURCE_HINTS = {"min_ram": "4GB"}
 
 
 def resource_hints(accelerator: str | None) -> dict[str, str]:
-    """Beam's hints for the steps that run the model: memory, and a card of the kind named, as in "nvidia-l4"."""
-    card = {"accelerator": f"type:{accelerator};count:1;install-nvidia-driver"} if accelerator else {}
-    return RESOURCE_HINTS | card
+    """Return Beam's resource hints for steps that run the model: memory, and a GPU of the given type ("nvidia-l4")."""
+    gpu = {"accelerator": f"type:{accelerator};count:1;install-nvidia-driver"} if accelerator else {}
+    return RESOURCE_HINTS | gpu
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
-    """RunInference handler from texts to PredictionResults whose `inference` is a float32 [dim] vector.
+    """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
-    Takes the keyword arguments of `TextEncoder.load`; `large_model` and `model_copies` share one model across the
-    worker processes of a machine, as for Beam's own handlers.
+    Takes the arguments of `TextEncoder.load`. As for Beam's own handlers, `large_model` and `model_copies` make the
+    worker processes of a machine share the model.
     """
 
     def __init__(
@@ -60,49 +60,49 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
         self._settings = EncoderSettings(path, device, dtype, tokenizer_path, prompt, on_long, normalize)
 
     def update_model_path(self, model_path: str | None = None) -> None:
-        """The checkpoint to load from now on, as RunInference's model updates give it."""
+        """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
         if model_path:
             self._settings = replace(self._settings, path=model_path)
 
     def load_model(self) -> TextEncoder:
-        """This process's encoder."""
+        """Return this process's encoder."""
         return load_encoder(self._settings)
 
     def run_inference(
         self, batch: Sequence[str], model: TextEncoder, inference_args: dict[str, object] | None = None
     ) -> list[PredictionResult]:
-        """One PredictionResult a text, in order; `model_id` is the checkpoint given."""
-        if inference_args:
-            raise ValueError(f"TextEmbeddingHandler takes no inference_args, got {sorted(inference_args)}")
-        vectors = model.encode(batch)
+        """Return one PredictionResult per text, in order; `model_id` is the path of the checkpoint."""
+        self.validate_inference_args(inference_args)
+        vectors = model.encode(batch)  # [len(batch), dim]
         return [
             PredictionResult(text, vector, self._settings.path) for text, vector in zip(batch, vectors, strict=True)
         ]
 
     def get_num_bytes(self, batch: Sequence[str]) -> int:
-        """UTF-8 bytes of the texts."""
+        """Return the size of the texts in UTF-8."""
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
 
     def get_metrics_namespace(self) -> str:
-        """The namespace that all of this project's metrics share."""
+        """Return the namespace of all metrics of this project."""
         return NAMESPACE
 
     def get_resource_hints(self) -> dict[str, str]:
-        """Memory for the weights, torch and a batch."""
+        """Return the memory for the weights, torch and a batch."""
         return RESOURCE_HINTS
 
     def validate_inference_args(self, inference_args: Mapping[str, object] | None) -> None:
-        """Refuse inference_args before the job starts."""
+        """Raise ValueError for any inference_args, before the job starts."""
         if inference_args:
-            raise ValueError(f"TextEmbeddingHandler takes no inference_args, got {sorted(inference_args)}")
+            raise ValueError(
+                f"TextEmbeddingHandler takes no inference_args, got {sorted(inference_args)}: give settings to the handler"
+            )
 
 
 class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncoder]):  # type: ignore[misc]
-    """RunInference handler from hashed row batches to the same rows with the model's columns behind them.
+    """RunInference handler from hashed row batches to the same rows with the model's columns appended.
 
-    The added columns are `n_tokens`, `truncated`, `embedding` (dictionary-encoded: equal texts share one vector), and
-    `reason` and `detail`, null where the row was embedded. What the model did stands in the schema's metadata as
-    `stats`.
+    These are `n_tokens`, `truncated`, `embedding` (dictionary-encoded: equal texts share one vector), and `reason` and
+    `detail`, which are null if the row was embedded. The schema's metadata contains the model's counts as `stats`.
     """
 
     def __init__(self, settings: EncoderSettings, stored: str = "float32") -> None:
@@ -110,29 +110,29 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self._settings = settings
         self._stored = stored
         self._fingerprint: str | None = None
-        self._contents: Contents = (None, None)
-        self._context = 0
-        self._counting: ClipTokenizer | None = None
+        self._contents = Contents()
+        self._context_length = 0
+        self._tokenizer: ClipTokenizer | None = None
 
     def describe(self) -> ModelInfo:
-        """Read checkpoint and vocabulary, say what they are, and tie this handler's workers to them.
+        """Read checkpoint and vocabulary, return what they are, and bind this handler's workers to them.
 
-        Raises ValueError or OSError, with a text for people, where they cannot be used.
+        Raises ValueError or OSError, worded for users, if they cannot be used.
         """
-        model, self._contents, self._context = describe_model(self._settings)
-        self._fingerprint = model.fingerprint
-        parts = model.fingerprint_parts | {"stored": self._stored}
-        return replace(model, fingerprint=fingerprint(parts), fingerprint_parts=parts)
+        info, self._contents, self._context_length = describe_model(self._settings)
+        self._fingerprint = info.fingerprint
+        parts = info.fingerprint_parts | {"stored": self._stored}
+        return replace(info, fingerprint=fingerprint(parts), fingerprint_parts=parts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that the model would read of `texts`, start and end included."""
-        if self._counting is None:
-            self._counting = ClipTokenizer(local_copy(vocabulary_path(self._settings), self._contents[1]))
-        lengths = (len(self._counting.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
-        return sum(min(length, self._context) for length in lengths)
+        """Return how many tokens of `texts` the model would read, start and end tokens included."""
+        if self._tokenizer is None:
+            self._tokenizer = ClipTokenizer(local_copy(self._settings.vocabulary_path, self._contents.vocabulary))
+        lengths = (len(self._tokenizer.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
+        return sum(min(length, self._context_length) for length in lengths)
 
     def load_model(self) -> TextEncoder:
-        """This process's encoder; ValueError where it is not what `describe` found when the job was started."""
+        """Return this process's encoder. Raise ValueError if it is not the one that `describe` described."""
         encoder = load_encoder(self._settings, self._contents)
         if self._fingerprint not in (None, encoder.fingerprint):
             raise ValueError(
@@ -144,13 +144,13 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def run_inference(
         self, batch: Sequence[pa.RecordBatch], model: TextEncoder, inference_args: dict[str, object] | None = None
     ) -> list[pa.RecordBatch]:
-        """One embedded batch a row batch, with the same rows in the same order."""
+        """Return one embedded batch per row batch, with the same rows in the same order."""
         return [embed_batch(rows, model, self._stored) for rows in batch]
 
     def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
-        """Bytes of the batches' columns."""
+        """Return the size of the batches' columns."""
         return sum(rows.nbytes for rows in batch)
 
     def get_metrics_namespace(self) -> str:
-        """The namespace that all of this project's metrics share."""
+        """Return the namespace of all metrics of this project."""
         return NAMESPACE

@@ -1,7 +1,7 @@
-"""The one TextEncoder of a process, loaded and, on a CPU, run in a thread that does nothing else.
+"""EncoderThread: the one TextEncoder of a process, loaded and, on a CPU, run in its own thread.
 
-OpenMP keeps a pool of threads for every thread that computes. Two pools in one process stand in each other's way: a model
-that is loaded in one thread and run in another lost 5 to 20 % of its speed (benchmarks/README.md).
+OpenMP keeps a pool of threads for every thread that computes, and two pools in one process slow each other down: a model
+that was loaded in one thread and run in another lost 5 to 20 % of its speed (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import fspath
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ...model.encoder import VOCABULARY, Encoding, TextEncoder
 from ...model.settings import Text, check_options, fingerprint, fingerprint_parts
 from ...model.text_head import check_vocabulary
-from ...model.text_head import logit_scale as scale_of
+from ...model.text_head import logit_scale as read_logit_scale
 from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.filesystem import is_local
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
 
+if TYPE_CHECKING:
+    from ..options import EmbedOptions
+
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What TextEncoder.load takes: picklable, and the key under which a process keeps its encoder."""
+    """The arguments of TextEncoder.load, picklable and hashable: a process keeps its encoder under them."""
 
     path: str
     device: str = "auto"
@@ -39,10 +42,32 @@ class EncoderSettings:
     on_long: str = "truncate"
     normalize: bool = False
 
+    @classmethod
+    def from_options(cls, options: EmbedOptions) -> EncoderSettings:
+        """Return the settings that a job's options ask for."""
+        return cls(
+            options.checkpoint,
+            device=options.device,
+            dtype=options.dtype,
+            tokenizer_path=options.tokenizer_path,
+            prompt=options.prompt,
+            on_long=options.on_long,
+            normalize=options.normalize,
+        )
+
+    @property
+    def vocabulary_path(self) -> str:
+        """Path of the vocabulary."""
+        return fspath(self.tokenizer_path or VOCABULARY)
+
+
+# MLTransform's artifacts name this class by its module: by the public one, which does not change.
+EncoderSettings.__module__ = __name__.removesuffix(".inference.shared_encoder")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a job says of its model: all that a launcher must know without building the tower."""
+    """What a launcher must know of a job's model; known without building the tower."""
 
     name: str
     sha256: str
@@ -53,129 +78,163 @@ class ModelInfo:
 
     @property
     def weights(self) -> str:
-        """What a reader of the output must know: "trained" or "untrained"."""
+        """What a reader of the output must know of the weights: "trained" or "untrained"."""
         return "untrained" if self.untrained else "trained"
 
 
-# What checkpoint and vocabulary on a store held when the job was started.
-Contents: TypeAlias = "tuple[Content | None, Content | None]"
+class Contents(NamedTuple):
+    """Content of checkpoint and vocabulary when the job was started; None for a local file."""
 
-# Read and changed in the model's thread alone, which is what makes them safe.
-_read: dict[tuple[str, str | None], tuple[Checkpoint, ClipTokenizer, Contents]] = {}
-
-
-_loaded: dict[EncoderSettings, TextEncoder] = {}
-
-_threads: list[WorkerThread] = []
-
-_lock = threading.Lock()
-
-_exiting = threading.Event()
+    checkpoint: Content | None = None
+    vocabulary: Content | None = None
 
 
-def load_encoder(settings: EncoderSettings, contents: Contents = (None, None)) -> TextEncoder:
-    """This process's encoder for `settings`; an encoder of other settings gives way to it."""
-    return _in_its_thread(lambda: _load(settings, contents))
+class ModelDescription(NamedTuple):
+    """An encoder that was not built: its info, the content of its files, and the context length in tokens."""
+
+    info: ModelInfo
+    contents: Contents
+    context_length: int
 
 
-def describe_model(settings: EncoderSettings) -> tuple[ModelInfo, Contents, int]:
-    """What an encoder of `settings` would be, what its files hold, and how many tokens it would read of a text.
+class _ModelFiles(NamedTuple):
+    """Checkpoint and vocabulary, read."""
 
-    Raises ValueError or OSError, with a text for people, where they cannot be used.
+    checkpoint: Checkpoint
+    tokenizer: ClipTokenizer
+    contents: Contents
+
+
+class EncoderThread:
+    """The encoder of this process and the thread that loads it and, on a CPU, runs it.
+
+    It has one encoder at a time: one of other settings replaces it. A forked process inherits the encoder but not the
+    thread, and starts one at its first call.
     """
-    return _in_its_thread(lambda: _describe_model(settings))
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: WorkerThread | None = None
+        self._exiting = threading.Event()
+        # Used in the thread alone, so no lock is needed.
+        self._files: dict[tuple[str, str | None], _ModelFiles] = {}
+        self._encoders: dict[EncoderSettings, TextEncoder] = {}
 
-def logit_scale(settings: EncoderSettings, other: str) -> float:
-    """What AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by; ValueError where it is not there."""
-    return _in_its_thread(lambda: scale_of(_parts(settings)[0].state, other))
+    def run(self, call: Callable[[], _T]) -> _T:
+        """Return what `call` returns, or raise what it raises, in the thread."""
+        with self._lock:
+            if self._thread is None or not self._thread.thread.is_alive():
+                self._thread = WorkerThread("model")
+                # After torch's import, so that this runs before torch's own exit functions.
+                atexit.register(self._end, self._thread)
+            thread = self._thread
+        return thread.submit(call).result()
 
+    def load(self, settings: EncoderSettings, contents: Contents = Contents()) -> TextEncoder:  # noqa: B008 - immutable
+        """Return the encoder for `settings`; must be called in the thread."""
+        if settings not in self._encoders:
+            self._encoders.clear()
+            files = self._read_files(settings, contents)
+            self._files.clear()
+            encoder = _ThreadedEncoder(
+                files.checkpoint,
+                files.tokenizer,
+                device=settings.device,
+                dtype=settings.dtype,
+                prompt=settings.prompt,
+                on_long=settings.on_long,
+                normalize=settings.normalize,
+            )
+            encoder.on_progress = self._count_texts
+            self._encoders[settings] = encoder
+        return self._encoders[settings]
 
-def vocabulary_path(settings: EncoderSettings) -> str:
-    """Where the vocabulary lies."""
-    return fspath(settings.tokenizer_path or VOCABULARY)
-
-
-class _Encoder(TextEncoder):
-    """A TextEncoder that computes in the model's thread, whichever thread asks."""
-
-    def encode_rows(self, texts: Sequence[Text]) -> Encoding:
-        if self.device.type != "cpu":  # there is no pool, and callers' tokenizing goes on beside the device's work
-            return super().encode_rows(texts)
-        return _in_its_thread(lambda: super(_Encoder, self).encode_rows(texts))
-
-
-def _in_its_thread(call: Callable[[], _T]) -> _T:
-    """What `call` gives or raises in the model's thread: a new one in a process that was forked, where none lives on."""
-    with _lock:
-        if not (_threads and _threads[-1].thread.is_alive()):
-            _threads.append(WorkerThread("model"))
-            atexit.register(_end, _threads[-1])
-    return _threads[-1].submit(call).result()
-
-
-def _end(thread: WorkerThread) -> None:
-    """Wait until torch has let go of a thread of ours: a process that exits while it computes is aborted."""
-    _exiting.set()
-    thread.end()
-    thread.thread.join()
-
-
-def _progress(texts: int) -> None:
-    if _exiting.is_set():  # Ctrl-C: whoever waits for this batch is gone, and a whole one takes minutes
-        raise SystemExit
-    count_model_texts(texts)
-
-
-def _load(settings: EncoderSettings, contents: Contents) -> TextEncoder:
-    if settings not in _loaded:
-        _loaded.clear()
-        checkpoint, tokenizer, _ = _parts(settings, contents)
-        _read.clear()
-        _loaded[settings] = _Encoder(
+    def describe(self, settings: EncoderSettings) -> ModelDescription:
+        """Return the description of the encoder for `settings`; must be called in the thread."""
+        check_options(prompt=settings.prompt, on_long=settings.on_long, dtype=settings.dtype)
+        checkpoint, tokenizer, contents = self._read_files(settings)
+        check_vocabulary(checkpoint.name, checkpoint.state)
+        parts = fingerprint_parts(
             checkpoint,
-            tokenizer,
-            device=settings.device,
-            dtype=settings.dtype,
+            tokenizer.sha256,
             prompt=settings.prompt,
             on_long=settings.on_long,
             normalize=settings.normalize,
+            dtype=settings.dtype,
         )
-        _loaded[settings].on_progress = _progress
-    return _loaded[settings]
+        dim = checkpoint.state["text_projection"].shape[1]  # text_projection: [width, dim]
+        info = ModelInfo(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
+        context_length = checkpoint.state["positional_embedding"].shape[0]  # [context_length, width]
+        return ModelDescription(info, contents, context_length)
+
+    def logit_scale(self, settings: EncoderSettings, other: str) -> float:
+        """Return the checkpoint's factor for `other`; must be called in the thread."""
+        return read_logit_scale(self._read_files(settings).checkpoint.state, other)
+
+    def _read_files(self, settings: EncoderSettings, contents: Contents = Contents()) -> _ModelFiles:  # noqa: B008
+        """Return checkpoint and vocabulary, kept from the description until the encoder is built: a local run does both."""
+        key = settings.path, settings.tokenizer_path
+        if key not in self._files:
+            self._files.clear()
+            paths = fspath(settings.path), settings.vocabulary_path
+            copies = [local_copy(path, content) for path, content in zip(paths, contents, strict=True)]
+            contents = Contents(
+                *(None if is_local(path) else content_of(copy) for path, copy in zip(paths, copies, strict=True))
+            )
+            try:
+                files = _ModelFiles(load_checkpoint(copies[0]), ClipTokenizer(copies[1]), contents)
+            except (CheckpointError, TokenizerError) as error:  # it names the copy, whose path the user did not give
+                text = str(error)
+                for path, copy in zip(paths, copies, strict=True):
+                    text = text.replace(copy, path)
+                raise type(error)(text) from None
+            self._files[key] = files
+        return self._files[key]
+
+    def _count_texts(self, texts: int) -> None:
+        """Count embedded texts; at the exit of the process, end the thread instead of computing a batch for minutes."""
+        if self._exiting.is_set():
+            raise SystemExit
+        count_model_texts(texts)
+
+    def _end(self, thread: WorkerThread) -> None:
+        """End `thread` and wait for it: a process that exits while torch computes is aborted."""
+        self._exiting.set()
+        thread.end()
+        thread.thread.join()
 
 
-def _describe_model(settings: EncoderSettings) -> tuple[ModelInfo, Contents, int]:
-    check_options(prompt=settings.prompt, on_long=settings.on_long, dtype=settings.dtype)
-    checkpoint, tokenizer, contents = _parts(settings)
-    check_vocabulary(checkpoint.name, checkpoint.state)
-    parts = fingerprint_parts(
-        checkpoint,
-        tokenizer.sha256,
-        prompt=settings.prompt,
-        on_long=settings.on_long,
-        normalize=settings.normalize,
-        dtype=settings.dtype,
-    )
-    dim = checkpoint.state["text_projection"].shape[1]
-    model = ModelInfo(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
-    return model, contents, checkpoint.state["positional_embedding"].shape[0]
+_PROCESS_ENCODER = EncoderThread()
 
 
-def _parts(settings: EncoderSettings, contents: Contents = (None, None)) -> tuple[Checkpoint, ClipTokenizer, Contents]:
-    """What an encoder is made of, kept from its description until it is built: a local run does both."""
-    key = settings.path, settings.tokenizer_path
-    if key not in _read:
-        _read.clear()
-        given = fspath(settings.path), vocabulary_path(settings)
-        checkpoint, vocabulary = (local_copy(file, content) for file, content in zip(given, contents, strict=True))
-        held = (
-            None if is_local(given[0]) else content_of(checkpoint),
-            None if is_local(given[1]) else content_of(vocabulary),
-        )
-        try:
-            _read[key] = load_checkpoint(checkpoint), ClipTokenizer(vocabulary), held
-        except (CheckpointError, TokenizerError) as error:  # of copies that nobody asked for by these names
-            text = str(error).replace(checkpoint, given[0]).replace(vocabulary, given[1])
-            raise type(error)(text) from None
-    return _read[key]
+class _ThreadedEncoder(TextEncoder):
+    """A TextEncoder that, on a CPU, computes in the model's thread, whichever thread calls it."""
+
+    def encode_rows(self, texts: Sequence[Text]) -> Encoding:
+        if self.device.type != "cpu":  # no pool of threads, and other threads can tokenize while the GPU computes
+            return super().encode_rows(texts)
+        return _PROCESS_ENCODER.run(lambda: super(_ThreadedEncoder, self).encode_rows(texts))
+
+
+def load_encoder(settings: EncoderSettings, contents: Contents = Contents()) -> TextEncoder:  # noqa: B008 - immutable
+    """Return this process's encoder for `settings`; it replaces an encoder of other settings.
+
+    Raises ReplacedError if a file on an object store is not what `contents` says.
+    """
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(settings, contents))
+
+
+def describe_model(settings: EncoderSettings) -> ModelDescription:
+    """Return the description of the encoder for `settings`, without building it.
+
+    Raises ValueError or OSError, worded for users, if its files cannot be used.
+    """
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.describe(settings))
+
+
+def logit_scale(settings: EncoderSettings, other: str) -> float:
+    """Return the factor that AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by.
+
+    Raises ValueError if the checkpoint does not contain it.
+    """
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.logit_scale(settings, other))

@@ -30,8 +30,8 @@ class FileIO:
         names = {
             name for view in (S3Options, GoogleCloudOptions) for name in options.view_as(view)._visible_option_list()
         }
-        given = options.get_all_options(drop_default=True)
-        return cls(read_timeout, {name: value for name, value in given.items() if name in names})
+        values = options.get_all_options(drop_default=True)
+        return cls(read_timeout, {name: value for name, value in values.items() if name in names})
 
     def open(self, path: str) -> IO[bytes]:
         """Open the file at `path`, without decompressing it; the caller closes it.

@@ -1,7 +1,7 @@
 """File operations on local paths and object stores: transient errors are retried, others name the file.
 
 On a local path these are plain file operations. On an object store (gs://, s3://, ...) each is one whole operation that
-can be repeated. The store's client retries its requests; an operation that it gives up is repeated here, with
+can be repeated. The client retries its requests; an operation that it gives up is repeated here, with
 exponential back-off and jitter, for up to RETRY_SECONDS.
 """
 
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class StoreError(OSError):
-    """Error of a file system or object store; the message names the file and gives the store's answer."""
+    """Error of a file system or object store; the message names the file and contains the answer."""
 
 
 def is_local(path: str) -> bool:
@@ -82,7 +82,7 @@ def _retry(path: str, action: str, operation: Callable[[], _T], also: tuple[int,
 
 
 def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
-    """Return whether a retry may succeed: not if the store refused the request, nor if none was sent.
+    """Return whether a retry may succeed: not if the request was refused, nor if none was sent.
 
     `also` are HTTP statuses that count as transient for this operation.
     """
@@ -191,7 +191,7 @@ def write_atomically(path: str, data: bytes, mime_type: str, *, sync: bool = Fal
 
 
 def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-stream") -> None:
-    """Write the whole content of `source` to `path` on an object store, where it appears when it is complete.
+    """Write the whole content of `source` to `path` on an object store; the object appears when it is complete.
 
     On gs:// and s3:// this uses the clients' uploads of files, which verify what arrived. The handles that Beam writes
     with there retry when they are garbage-collected, and may then replace a correct object by one that failed earlier.

@@ -95,10 +95,12 @@ def _local_lock(path: str) -> Iterator[None]:
 def _lock_file(path: str) -> Iterator[None]:
     lock = f"{path}.lock"
     mine = owner()
-    held = read_json(lock)
+    holder = read_json(lock)
     # A time far in the future comes from a clock that was set back since; such a lock must not hold until then.
-    if held and abs(time.time() - _time_of(held)) < LOCK_SECONDS:
-        raise SnapshotError(f"{held.get('owner')} holds {lock}: run again when it has finished, or in {LOCK_SECONDS} s")
+    if holder and abs(time.time() - _time_of(holder)) < LOCK_SECONDS:
+        raise SnapshotError(
+            f"{holder.get('owner')} holds {lock}: run again when it has finished, or in {LOCK_SECONDS} s"
+        )
     write_json(lock, mine)
     try:
         if read_json(lock) != mine:

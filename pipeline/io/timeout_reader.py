@@ -65,7 +65,7 @@ class _TimeoutReader(io.RawIOBase):
         except Exception as error:
             if is_local(self.path) or isinstance(error, StoreError):
                 raise
-            # A ValueError from a store's client must not be taken for damage in the shard.
+            # A ValueError from an object store's client must not be taken for damage in the shard.
             raise StoreError(f"{self.path} cannot be read: {error_text(error)}") from error
 
     def _file(self) -> IO[bytes]:

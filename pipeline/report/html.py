@@ -133,7 +133,7 @@ def _figures(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _outcomes(manifest: Manifest) -> list[tuple[str, int, str]]:
-    """Return name, rows and colour of each outcome that a row had."""
+    """Return name, rows and color of each outcome that a row had."""
     counts = manifest["counts"]
     reasons = sorted(counts["rejected_by_reason"].items())
     pieces = [
@@ -161,8 +161,8 @@ def _pace_legend(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _changes(manifest: Manifest, previous: Manifest | None) -> dict[str, object]:
     if previous is None:
-        gone = f"The previous snapshot, {manifest['previous']}, no longer exists."
-        return {"changes": [], "no_previous": gone if manifest["previous"] else "This is the first snapshot."}
+        removed = f"The previous snapshot, {manifest['previous']}, no longer exists."
+        return {"changes": [], "no_previous": removed if manifest["previous"] else "This is the first snapshot."}
     before, parts = previous["counts"], previous["fingerprint_parts"]
     changed = [part for part, value in manifest["fingerprint_parts"].items() if parts.get(part) != value]
     return {

@@ -1,7 +1,7 @@
 """The charts of report.html: each function returns one SVG element that shows its values on hover.
 
 Matplotlib draws them, and is imported here alone and only inside functions: a job does not need it until its page is
-written. The SVG is then fitted into the page: it scales with its card, takes its colours and fonts from the page's CSS,
+written. The SVG is then fitted into the page: it scales with its section, takes its colors and fonts from the page's CSS,
 and has neither a fixed size nor an id that could occur twice.
 """
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 MODEL_TOKENS = 77  # tokens of a text that the model reads, start and end included
 NORM_BARS = 60  # at most, in the chart of norms
 
-# CSS variables of the page that stand for a colour. Matplotlib knows no CSS, so it draws with one made-up colour each.
+# CSS variables of the page that stand for a color. Matplotlib knows no CSS, so it draws with one made-up color each.
 COLORS = ("ink", "soft", "line", "hover", "embedded", "reused", "read", "limit", *(f"rejected-{n}" for n in range(6)))
 
 
 def _drawn(color: str) -> str:
-    """Return the colour with which matplotlib draws for the CSS variable `color`."""
+    """Return the color with which matplotlib draws for the CSS variable `color`."""
     return f"#0000{COLORS.index(color) + 1:02x}"
 
 
@@ -64,12 +64,12 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def rejected_color(number: int) -> str:
-    """Return the name of the colour of the rejection reason with this number."""
+    """Return the name of the color of the rejection reason with this number."""
     return f"rejected-{number % 6}"
 
 
 def rows_by_outcome(pieces: Sequence[tuple[str, int, str]]) -> Markup:
-    """Draw one bar in `pieces` of name, rows and colour, without text: the page stretches it to its card."""
+    """Draw one bar in `pieces` of name, rows and color, without text: the page stretches it to its section."""
     with _chart("outcomes", _WIDTH, 28) as chart:
         axes = chart.axes(left=0, bottom=0, right=0, top=0)
         axes.set_axis_off()
@@ -136,13 +136,13 @@ def rows_per_second(pace: Pace) -> Markup:
     rates = {outcome: np.array(rows) / width for outcome, rows in pace["rows"].items()}
     spans = len(rates["read"])
     edges = width * np.arange(spans + 1)
-    done = [name for name in ("embedded", "reused", "rejected") if rates[name].any()]
+    outcomes = [name for name in ("embedded", "reused", "rejected") if rates[name].any()]
     with _chart("pace", _WIDTH, 250) as chart:
         upper = chart.axes(left=44, bottom=178, right=8, top=22)
         lower = chart.axes(left=44, bottom=28, right=8, top=112)
         upper.stairs(rates["read"], edges, fill=True, color=_drawn("read"), linewidth=0)
         base = np.zeros(spans)
-        for name in done:
+        for name in outcomes:
             color = rejected_color(0) if name == "rejected" else name
             lower.stairs(base + rates[name], edges, baseline=base, fill=True, color=_drawn(color), linewidth=0)
             base = base + rates[name]
@@ -156,7 +156,7 @@ def rows_per_second(pace: Pace) -> Markup:
             "\n".join(
                 [
                     f"second {edges[span]:,} to {edges[span + 1]:,}",
-                    *(f"{name}: {_number(rates[name][span])} rows per second" for name in ("read", *done)),
+                    *(f"{name}: {_number(rates[name][span])} rows per second" for name in ("read", *outcomes)),
                 ]
             )
             for span in range(spans)
@@ -188,7 +188,7 @@ def seconds_by_stage(seconds: Mapping[str, float]) -> Markup:
 
 def sample_map(places: NDArray[np.float64], texts: Sequence[str]) -> Markup:
     """Draw a point at each of `places` [n, 2], which shows its text on hover."""
-    with _chart("map", 480, 350) as chart:
+    with _chart("map", 480, 365) as chart:
         axes = chart.axes(left=8, bottom=8, right=8, top=8)
         axes.set_axis_off()
         points = axes.scatter(places[:, 0], places[:, 1], s=9**2, color=_drawn("embedded"), linewidths=0)
@@ -199,7 +199,7 @@ def sample_map(places: NDArray[np.float64], texts: Sequence[str]) -> Markup:
 @contextmanager
 def _chart(name: str, width: int, height: int) -> Iterator[_Chart]:
     """Give a new chart; while it is drawn, matplotlib has its own defaults, whatever a matplotlibrc of the user says."""
-    # Where no directory for its cache can be written, matplotlib warns on import; for a page that is no news to a user.
+    # Matplotlib warns on import if it cannot write its cache of fonts. The page is the same, so users need not know.
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -300,7 +300,7 @@ def _add_titles(root: ElementTree.Element, gid: str, texts: tuple[str, ...]) -> 
 
 
 def _page_value(key: str, value: str) -> str:
-    """Return an attribute's value with CSS variables for colours, the page's font, and no more digits than are seen."""
+    """Return an attribute's value with CSS variables for colors, the page's font, and no more digits than are seen."""
     value = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
     if key == "style":
         value = re.sub(r"#0000([0-9a-f]{2})", lambda color: f"var(--{COLORS[int(color[1], 16) - 1]})", value)

@@ -1,4 +1,4 @@
-"""`audioclip-text search`: the rows of the current snapshot that are nearest to some texts or vectors, exactly."""
+"""`audioclip-text search`: exact search for the rows of the current snapshot nearest to texts or vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ID_CELLS, TEXT_CELLS, SCORE_CELLS = 40, 200, 10
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to. A hit's score is its cosine times `scale`, which is 1 but for logits."""
+    """The hits of each query, best first. The score of a hit is its cosine times `scale`, which is 1 except for logits."""
 
     snapshot: Snapshot
     by: str
@@ -31,7 +31,7 @@ class SearchResult:
     notes: list[str]
 
     def as_json(self) -> dict[str, object]:
-        """The same for programs; texts and ids whole."""
+        """Return the result as an object for programs, with whole texts and ids."""
         return {
             "snapshot": self.snapshot.path,
             "weights": self.snapshot.manifest["weights"],
@@ -50,7 +50,7 @@ class SearchResult:
         }
 
     def as_table(self, width: int | None = None) -> Iterator[str]:
-        """Lines for a terminal `width` cells wide, or for a pipe; nothing in them but what can be seen."""
+        """Yield lines for a terminal of `width` cells, or for a pipe, with control characters escaped."""
         for number, (query, hits) in enumerate(zip(self.queries, self.hits, strict=True)):
             if number:
                 yield ""
@@ -73,41 +73,46 @@ def search(
     checkpoint: str | None = None,
     tokenizer_path: str | None = None,
 ) -> SearchResult:
-    """The `top` nearest rows to each query in the current snapshot of `output`.
+    """Return the `top` nearest rows to each query in the current snapshot of `output`.
 
-    A query is a text, which goes through the snapshot's own model and prompt, or the name of a .npy file with float
-    vectors [dim] or [n, dim]. `by` is "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's audio or
-    image encoder. Raises ValueError (QueryError, ModelNotFound) for what cannot be searched for, SnapshotError for a
-    snapshot that cannot be read.
+    A query is a text, which is embedded with the model and the prompt of the snapshot, or the name of a .npy file of
+    float vectors [dim] or [n, dim]. `by` is "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's
+    audio or image encoder.
+
+    Raises:
+        ValueError: A query cannot be used (QueryError), or the model is not available (ModelNotFound).
+        SnapshotError: The snapshot cannot be read.
     """
     snapshot = open_snapshot(output)
     manifest = snapshot.manifest
     faults = check_manifest(manifest, snapshot.name)
     if faults:
-        raise SnapshotError(f"the manifest in {snapshot.path} contradicts itself ({faults[0]}): {REMEDY}")
+        raise SnapshotError(f"the manifest in {snapshot.path} is not consistent ({faults[0]}): {REMEDY}")
     if by != "cosine" and not all(map(is_file, queries)):
         raise QueryError(
-            f"--by {by} compares texts with {by.partition('_')[0]} vectors out of .npy files: AudioCLIP has trained no "
-            f"scale for a text with a text; search for texts with --by cosine, which ranks alike"
+            f"--by {by} compares texts with {by.partition('_')[0]} vectors from .npy files, and AudioCLIP has no trained "
+            f"scale for two texts: search for texts with --by cosine, which gives the same order"
         )
-    model = cache(lambda: find_model(manifest, checkpoint, tokenizer_path))  # vectors by cosine need none
+    model = cache(lambda: find_model(manifest, checkpoint, tokenizer_path))  # vectors by cosine need no model
     scale = 1.0 if by == "cosine" else model().logit_scale(by.partition("_")[0])
-    asked = read_queries(queries, manifest["dim"], lambda: model().encoder())
-    nearest = TopK(np.stack([query.vector for query in asked]), top)
+    parsed = read_queries(queries, manifest["dim"], lambda: model().encoder())
+    nearest = TopK(np.stack([query.vector for query in parsed]), top)
     for batch in iter_rows(snapshot, ("id", "text", "embedding")):
         nearest.add(batch)
-    return SearchResult(snapshot, by, scale, asked, nearest.hits(), _notes(snapshot, asked, nearest))
+    return SearchResult(snapshot, by, scale, parsed, nearest.hits(), _notes(snapshot, parsed, nearest))
 
 
-def _notes(snapshot: Snapshot, asked: Sequence[Query], nearest: TopK) -> list[str]:
-    notes = [f"{query.name:.80}: {query.note}" for query in asked if query.note]
+def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[str]:
+    notes = [f"{query.name:.80}: {query.note}" for query in queries if query.note]
     if snapshot.manifest["weights"] == "untrained":
-        notes.append("WARNING: the weights are untrained: what is near to what carries no meaning")
+        notes.append(
+            "WARNING: the snapshot was embedded with random weights, for testing only: the order is meaningless"
+        )
     if nearest.incomparable:
         notes.append(
-            f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows have a vector without direction (zero or not "
-            f"finite) and cannot be found: see audioclip-text validate"
+            f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows cannot be found, because their vectors are zero "
+            f"or not finite: audioclip-text validate names them"
         )
     if not nearest.rows:
-        notes.append("the snapshot holds no rows")
+        notes.append("the snapshot has no rows")
     return notes

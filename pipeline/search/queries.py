@@ -1,4 +1,4 @@
-"""What is searched for: texts, or vectors out of .npy files, as directions in the space of the embeddings."""
+"""The queries of a search: texts, or vectors from .npy files, as vectors of length 1."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class QueryError(ValueError):
-    """A query cannot be searched for; the text says why."""
+    """Error of a query that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One thing searched for. `vector`: float64 [dim], of length 1; `note` is empty, or what to know of it."""
+    """One query. `vector` is float64 [dim] of length 1; `note` is empty or tells the user something about the query."""
 
     name: str
     vector: NDArray[np.float64] = field(repr=False)
@@ -27,29 +27,30 @@ class Query:
 
 
 def is_file(query: str) -> bool:
-    """Whether a query names a file of vectors; every other is a text."""
+    """Return whether a query names a file of vectors; every other query is a text."""
     return query.endswith(".npy")
 
 
 def read_queries(queries: Sequence[str], dim: int, encoder: Callable[[], TextEncoder]) -> list[Query]:
-    """The queries in the order given, each vector of a file by itself; `encoder` is called where one is a text.
+    """Return the queries in the order given, one for each vector of a file; `encoder` is called if one is a text.
 
-    Raises QueryError where one is no text, or no file of float vectors of `dim` numbers.
+    Raises:
+        QueryError: One is not a text, or not a file of float vectors of `dim` numbers.
     """
     texts = [query for query in queries if not is_file(query)]
     for text in texts:
         _check_text(text)
     from_files = {query: _vectors_of_file(query, dim) for query in queries if is_file(query)}
     from_texts = _vectors_of_texts(list(dict.fromkeys(texts)), encoder()) if texts else {}
-    found: list[Query] = []
+    parsed: list[Query] = []
     for query in queries:
-        found.extend(from_files[query] if is_file(query) else [from_texts[query]])
-    return found
+        parsed.extend(from_files[query] if is_file(query) else [from_texts[query]])
+    return parsed
 
 
 def _check_text(text: str) -> None:
     if not text or text.isspace():
-        raise QueryError("an empty text cannot be searched for: give some words, or a .npy file of vectors")
+        raise QueryError("an empty text cannot be searched for: give a text or a .npy file of vectors")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -61,30 +62,31 @@ def _check_text(text: str) -> None:
 def _vectors_of_texts(texts: list[str], encoder: TextEncoder) -> dict[str, Query]:
     encoding = encoder.encode_rows(texts)
     context = encoder.tower.context_length
-    found = {}
+    by_text = {}
     for text, vector, count, long in zip(texts, encoding.vectors, encoding.n_tokens, encoding.truncated, strict=True):
         if long and encoder.on_long == "reject":
             raise QueryError(
-                f"the query {text!r:.80} has {count} tokens, and this snapshot takes no text of over {context}: shorten it"
+                f"the query {text!r:.80} has {count} tokens, and this snapshot was embedded with --on_long reject: "
+                f"shorten it to {context}"
             )
-        note = f"cut to the {context} tokens that the model reads, of {count}" if long else ""
-        found[text] = Query(text, _direction(vector, f"the query {text!r:.80}"), note)
-    return found
+        note = f"truncated from {count} to the {context} tokens that the model reads" if long else ""
+        by_text[text] = Query(text, _direction(vector, f"the query {text!r:.80}"), note)
+    return by_text
 
 
 def _vectors_of_file(path: str, dim: int) -> list[Query]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a header that lies about its size costs no memory
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a header with a false size costs no memory
     except FileNotFoundError:
-        raise QueryError(f"there is no file {path}: a query that ends in .npy is taken for a file of vectors") from None
+        raise QueryError(f"{path} does not exist: a query that ends in .npy is the name of a file of vectors") from None
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise QueryError(f"{path} cannot be read as a .npy file: {error}; write it with numpy.save") from None
     if not isinstance(array, np.ndarray):
-        raise QueryError(f"{path} is an archive of arrays (.npz): save the one array with numpy.save")
+        raise QueryError(f"{path} is an archive of arrays (.npz): save one array with numpy.save")
     if array.dtype.kind != "f" or array.ndim not in (1, 2) or array.shape[-1] != dim or not array.size:
         raise QueryError(
-            f"{path} holds {array.dtype} {list(array.shape)}: it must be floats of shape [{dim}] or [n, {dim}], as this "
-            f"snapshot's vectors have {dim} numbers"
+            f"{path} contains {array.dtype} {list(array.shape)}, expected floats of shape [{dim}] or [n, {dim}]: the "
+            f"vectors of this snapshot have {dim} numbers"
         )
     if array.ndim == 1:
         return [Query(path, _direction(array, path))]
@@ -92,11 +94,13 @@ def _vectors_of_file(path: str, dim: int) -> list[Query]:
 
 
 def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-    """The vector [dim] scaled to length 1."""
+    """Return the vector [dim] scaled to length 1."""
     wide = np.array(vector, np.float64)
     largest = float(np.abs(wide).max())
     if not np.isfinite(largest) or largest == 0:
-        raise QueryError(f"{name} has no direction: its vector {'is all zeros' if largest == 0 else 'is not finite'}")
+        raise QueryError(
+            f"{name} has a vector that is {'zero' if largest == 0 else 'not finite'}: no row is near to it"
+        )
     wide /= largest  # squares of very large numbers would overflow
     wide /= np.sqrt((wide * wide).sum())
     return wide

@@ -1,4 +1,4 @@
-"""The nearest rows to some queries, exactly, while batches pass: memory for a batch and for what is kept."""
+"""The rows nearest to some queries, exactly, found batch by batch: memory for one batch and for the hits kept."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-# Queries that are compared with a batch at a time, which bounds the table of scores.
+# Queries that are compared with a batch at a time. It bounds the matrix of scores.
 QUERY_BLOCK = 256
 
-
-# What float64 keeps of a cosine of 1024 numbers: beyond it, cosines that are equal come out as different.
+# Decimals of a cosine that float64 keeps in a sum of 1024 numbers. With more, equal cosines would differ.
 DECIMALS = 12
 
+# More than a matrix product in float64 differs from the exact cosine.
 MARGIN = 1e-10
 
-
-# How many hits beyond twice `top` may wait to be sorted, so that a large `top` is not sorted with every batch.
+# Hits beyond twice `top` that may wait to be sorted, so that a large `top` is not sorted with every batch.
 SPARE = 16
 
 
 class Hit(NamedTuple):
-    """A row found, and its cosine with the query; `text` is None where the snapshot holds no texts."""
+    """A row and its cosine with the query; `text` is None if the snapshot has no texts."""
 
     cosine: float
     id: str
@@ -31,38 +30,38 @@ class Hit(NamedTuple):
 
 
 class TopK:
-    """The `top` rows with the highest cosines to each of `queries`, float64 [q, dim] of length 1.
+    """The `top` rows with the highest cosine to each of `queries`, float64 [q, dim] of length 1.
 
-    Rows of equal cosine stand by id, then by text, so that the same rows give the same list wherever they lie. A matrix
-    product rounds one way here and another there; so it only picks out candidates, and each of those is computed again
-    by a sum whose order depends on the row alone. `incomparable` counts rows whose vector has no direction: NaN,
-    infinite or zero.
+    Rows of equal cosine are in the order of their ids, then of their texts, so that the same rows give the same list
+    from any files. A matrix product rounds differently with the size of the batch, so it only selects candidates; the
+    cosine of each candidate is computed again by a sum whose order depends on the row alone. `incomparable` counts rows
+    whose vector is zero, infinite or NaN.
     """
 
     def __init__(self, queries: NDArray[np.float64], top: int) -> None:
         self.queries, self.top = queries, top
         self.rows = self.incomparable = 0
-        self._held: list[list[Hit]] = [[] for _ in queries]
-        self._floors = [-np.inf] * len(queries)  # what is farther than that has no place among the `top`
+        self._kept: list[list[Hit]] = [[] for _ in queries]
+        self._floors = [-np.inf] * len(queries)  # the cosine of the last of the `top`, once there are so many
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Compare a batch with columns `id`, `embedding` [n, dim] and, where there is one, `text`."""
+        """Compare the rows of a batch with columns `id`, `embedding` [n, dim] and, optionally, `text`."""
         if not batch.num_rows:
             return
         self.rows += batch.num_rows
         vectors = vectors_of(batch)
         lengths = np.sqrt((vectors * vectors).sum(axis=1))
-        with_direction = np.flatnonzero(np.isfinite(lengths) & (lengths > 0))
-        self.incomparable += batch.num_rows - len(with_direction)
-        if not len(with_direction):
+        usable = np.flatnonzero(np.isfinite(lengths) & (lengths > 0))
+        self.incomparable += batch.num_rows - len(usable)
+        if not len(usable):
             return
-        if len(with_direction) < batch.num_rows:
-            vectors, lengths = vectors[with_direction], lengths[with_direction]
-            batch = batch.take(pa.array(with_direction))
+        if len(usable) < batch.num_rows:
+            vectors, lengths = vectors[usable], lengths[usable]
+            batch = batch.take(pa.array(usable))
         vectors /= lengths[:, None]
         for start in range(0, len(self.queries), QUERY_BLOCK):
-            roughly = self.queries[start : start + QUERY_BLOCK] @ vectors.T  # [block, n]
-            for number, cosines in enumerate(roughly, start):
+            cosines_of_block = self.queries[start : start + QUERY_BLOCK] @ vectors.T  # [block, n]
+            for number, cosines in enumerate(cosines_of_block, start):
                 self._keep(number, cosines, vectors, batch)
 
     def _keep(
@@ -78,21 +77,21 @@ class TopK:
         rows = pa.array(places)
         ids = batch.column("id").take(rows).to_pylist()
         texts = batch.column("text").take(rows).to_pylist() if "text" in batch.schema.names else [None] * len(ids)
-        self._held[number] += [Hit(*row) for row in zip(exact, ids, texts, strict=True)]
-        if len(self._held[number]) > 2 * self.top + SPARE:
+        self._kept[number] += [Hit(*row) for row in zip(exact, ids, texts, strict=True)]
+        if len(self._kept[number]) > 2 * self.top + SPARE:
             self._prune(number)
 
     def _prune(self, number: int) -> None:
-        held = sorted(self._held[number], key=_order)[: self.top]
-        self._held[number] = held
-        if len(held) == self.top:
-            self._floors[number] = held[-1].cosine
+        kept = sorted(self._kept[number], key=_order)[: self.top]
+        self._kept[number] = kept
+        if len(kept) == self.top:
+            self._floors[number] = kept[-1].cosine
 
     def hits(self) -> list[list[Hit]]:
-        """What was found for each query, the nearest first."""
-        for number in range(len(self._held)):
+        """Return the hits of each query, nearest first."""
+        for number in range(len(self._kept)):
             self._prune(number)
-        return self._held
+        return self._kept
 
 
 def _order(hit: Hit) -> tuple[float, str, str]:
@@ -100,6 +99,6 @@ def _order(hit: Hit) -> tuple[float, str, str]:
 
 
 def vectors_of(batch: pa.RecordBatch) -> NDArray[np.float64]:
-    """The column `embedding` as float64 [n, dim], of its own memory."""
+    """Return a copy of the column `embedding` as float64 [n, dim]."""
     numbers: NDArray[np.floating] = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
     return numbers.reshape(batch.num_rows, -1).astype(np.float64)

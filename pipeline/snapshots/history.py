@@ -1,81 +1,89 @@
-"""Snapshots over time: list them, go back to one, remove old ones."""
+"""Snapshots over time: list them, go back to an earlier one, remove old ones."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from typing import Literal
 
 from ..errors import SnapshotError
 from ..io.filesystem import remove
-from .commit import current_name, point_to, read_manifest
+from .commit import no_snapshot, point_to, read_manifest, require_current
 from .manifest import Manifest
 from .run_directory import is_alive, is_complete, list_runs, remove_run, run_path
 
-
-def _complete(output: str, reads: Collection[str] = ()) -> dict[str, Manifest]:
-    """Return the manifests of the finished snapshots, oldest first; `reads` are the keys that the caller needs."""
-    found = {
-        name: read_manifest(output, name, reads) for name, files in list_runs(output).items() if is_complete(files)
-    }
-    return {name: manifest for name, manifest in found.items() if manifest}
-
-
-def _must_be_current(output: str) -> str:
-    name = current_name(output)
-    if name is None:
-        raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
-    return name
+_COLUMNS: tuple[Literal["read", "embedded", "reused", "rejected"], ...] = ("read", "embedded", "reused", "rejected")
 
 
 def current_path(output: str) -> str:
-    """Path of the current snapshot's directory; SnapshotError where there is none."""
-    return run_path(output, _must_be_current(output))
+    """Return the path of the current snapshot's directory; raise SnapshotError if there is none."""
+    return run_path(output, require_current(output))
 
 
 def log(output: str) -> list[str]:
-    """One line a snapshot, oldest first: mark of the current one, name, counts, checkpoint."""
-    now = _must_be_current(output)
-    lines = [f"  {'snapshot':<26} {'read':>10} {'embedded':>10} {'reused':>10} {'rejected':>10}  checkpoint"]
-    for name, manifest in _complete(output, reads=("counts", "weights", "checkpoint")).items():
-        counts: Mapping[str, object] = manifest["counts"]
-        numbers = " ".join(f"{counts[what]:>10}" for what in ("read", "embedded", "reused", "rejected"))
-        weights = " (untrained)" if manifest["weights"] == "untrained" != manifest["checkpoint"]["name"] else ""
-        mark = "*" if name == now else " "
-        lines.append(f"{mark} {name:<26} {numbers}  {manifest['checkpoint']['name']}{weights}")
+    """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one."""
+    current = require_current(output)
+    lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
+    for name, manifest in _finished(output, reads=("counts", "weights", "checkpoint")).items():
+        counts, checkpoint = manifest["counts"], manifest["checkpoint"]["name"]
+        numbers = " ".join(f"{counts[column]:>10}" for column in _COLUMNS)
+        weights = " (untrained)" if manifest["weights"] == "untrained" != checkpoint else ""
+        lines.append(f"{'*' if name == current else ' '} {name:<26} {numbers}  {checkpoint}{weights}")
     return lines
 
 
 def rollback(output: str, snapshot: str | None = None) -> str:
-    """Make `snapshot`, or the one before the current, the current one; gives its path."""
-    now = _must_be_current(output)
-    complete = _complete(output)
+    """Make `snapshot` the current one, by default the one before the current; return the path of its directory.
+
+    Raises:
+        SnapshotError: There is no such snapshot.
+    """
+    current = require_current(output)
+    finished = _finished(output, reads=("previous",))
     if snapshot is None:
-        # The one that it followed: what stands between by name was gone back from, or never published.
-        followed = complete[now].get("previous") if now in complete else None
-        earlier = [name for name in complete if name < now and name <= (followed or now)]
+        # The snapshot that the current one followed. Those between the two by name were rolled back.
+        followed = finished[current]["previous"] if current in finished else None
+        earlier = [name for name in finished if name < current and name <= (followed or current)]
         if not earlier:
-            raise SnapshotError(f"{now} is the oldest snapshot in {output}: there is none to go back to")
+            raise SnapshotError(
+                f"{output} has no snapshot before {current}: audioclip-text log {output} lists the finished ones"
+            )
         snapshot = earlier[-1]
-    if snapshot not in complete:
-        raise SnapshotError(f"{output} has no finished snapshot {snapshot!r}; it has {', '.join(complete)}")
-    point_to(output, snapshot, expected=now)
+    if snapshot not in finished:
+        raise no_snapshot(output, snapshot)
+    point_to(output, snapshot, expected=current)
     return run_path(output, snapshot)
 
 
 def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
-    """Remove all but the newest `keep` snapshots and what dead runs left; never the current one or a live run's."""
+    """Remove all but the newest `keep` snapshots, and the directories of dead runs; return their names.
+
+    The current snapshot and the directories of runs that are alive are never removed. `dry_run` removes nothing.
+
+    Raises:
+        ValueError: `keep` is below 1.
+        SnapshotError: There is no current snapshot, or it has another format.
+    """
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")
-    now = _must_be_current(output)
-    found = list_runs(output)
-    complete = [name for name, files in found.items() if is_complete(files)]
-    kept = {now, *complete[-keep:]}
+    current = require_current(output)
+    read_manifest(output, current, reads=())  # a directory of another format may follow other rules
+    runs = list_runs(output)
+    finished = [name for name, files in runs.items() if is_complete(files)]
+    kept = {current, *finished[-keep:]}
     removed = []
-    for name, files in found.items():
-        if name in kept or (name not in complete and is_alive(output, name, files)):
+    for name, files in runs.items():
+        if name in kept or (name not in finished and is_alive(output, name, files)):
             continue
         removed.append(name)
         if not dry_run:
-            # Without its manifest a half-removed directory is a dead run, never half a snapshot.
+            # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
             remove([path for path, _ in files if path.endswith("manifest.json")])
             remove_run(output, name)
     return removed
+
+
+def _finished(output: str, reads: Collection[str]) -> dict[str, Manifest]:
+    """Return the manifests of the finished snapshots by name, oldest first; `reads` are the keys that the caller needs."""
+    names = (name for name, files in list_runs(output).items() if is_complete(files))
+    manifests = {name: read_manifest(output, name, reads) for name in names}
+    return {name: manifest for name, manifest in manifests.items() if manifest}

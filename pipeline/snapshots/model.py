@@ -1,4 +1,4 @@
-"""The encoder that made a snapshot, found again by its manifest and held to its fingerprint."""
+"""The encoder that embedded a snapshot, found by its manifest and checked by its fingerprint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..inference.model_handler import RecordBatchHandler
 from ..inference.shared_encoder import EncoderSettings, load_encoder, logit_scale
+from .fingerprint import changed_parts
 from .manifest import Manifest
 
 if TYPE_CHECKING:
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class ModelNotFound(ValueError):
-    """The checkpoint or vocabulary of a snapshot is not where it was, or is another; the text says what to do."""
+    """Error of a snapshot whose checkpoint or vocabulary is missing or is another one; the message gives a remedy."""
 
 
 @dataclass(frozen=True)
 class SnapshotModel:
-    """How to load the encoder that gives a snapshot's vectors; its fingerprint was found to be the snapshot's."""
+    """The settings of the encoder of a snapshot, which has the snapshot's fingerprint."""
 
     settings: EncoderSettings
 
     def encoder(self) -> TextEncoder:
-        """The encoder; in float32 where the snapshot's was computed in float16 and there is no CUDA device for that."""
+        """Return the encoder. One in float16 needs a CUDA device; without one it is loaded in float32."""
         import torch
 
         settings = self.settings
@@ -33,14 +34,15 @@ class SnapshotModel:
         return load_encoder(settings)
 
     def logit_scale(self, other: str) -> float:
-        """What AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by."""
+        """Return the factor that AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by."""
         return logit_scale(self.settings, other)
 
 
 def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path: str | None = None) -> SnapshotModel:
-    """The model of a snapshot, from where its run found it unless other paths are given.
+    """Return the model of a snapshot; by default its files are those that its run read.
 
-    Raises ModelNotFound where it is not there, or would give other vectors.
+    Raises:
+        ModelNotFound: The files do not exist, or they would give other vectors.
     """
     options, parts = manifest["options"], manifest["fingerprint_parts"]
     path = checkpoint or str(options.get("checkpoint", "full"))
@@ -55,17 +57,17 @@ def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path
     )
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"
     try:
-        info = RecordBatchHandler(settings, parts.get("stored", "float32")).describe()
+        model = RecordBatchHandler(settings, parts.get("stored", "float32")).describe()
     except (ValueError, OSError) as error:
         raise ModelNotFound(
-            f"{name}, which is needed here: {error}; or say where it is with --checkpoint, and --tokenizer_path for the "
-            f"vocabulary"
+            f"{name}, which cannot be read: {error}; or give its path with --checkpoint, and that of the vocabulary with "
+            f"--tokenizer_path"
         ) from None
-    if info.fingerprint != manifest["fingerprint"]:
-        other = [part for part, value in info.fingerprint_parts.items() if parts.get(part) != value]
+    if model.fingerprint != manifest["fingerprint"]:
         raise ModelNotFound(
-            f"{name} (sha256 {manifest['checkpoint']['sha256'][:12]}), and {path} gives other vectors: its fingerprint "
-            f"is {info.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} ({', '.join(other)} differ); say where "
-            f"the right one is with --checkpoint, or --tokenizer_path for the vocabulary"
+            f"{name} (sha256 {manifest['checkpoint']['sha256'][:12]}), and {path} gives other vectors: its fingerprint is "
+            f"{model.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} "
+            f"(different: {', '.join(changed_parts(model.fingerprint_parts, parts))}); give the path of the right "
+            f"checkpoint with --checkpoint, and that of the vocabulary with --tokenizer_path"
         )
     return SnapshotModel(settings)

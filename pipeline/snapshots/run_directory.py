@@ -1,4 +1,4 @@
-"""Run directories: made under a name that no other run has, known for alive or dead, and removed."""
+"""Run directories: made under a name that no other run has, known to be alive or dead, and removed."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import is_local, match, remove, remove_below
-from ..io.json_file import owner, update_json
+from ..io.json_file import Json, owner, update_json
 from .manifest import is_run_name
-
-_LOGGER = logging.getLogger(__name__)
-
-# On an object store, where no lock can be held, a run has a marker, and counts as alive while that is there, but no
-# longer than until its newest file is this old.
-STORE_RUN_AGE = 24 * 3600
 
 MARKER = "run.json"
 
-ATTEMPTS = 60  # to find a name that no other run has
+# On an object store no lock can be held. A run there has a marker and counts as alive while the marker is present, but
+# only until its newest file has this age.
+STORE_RUN_SECONDS = 24 * 3600
+
+ATTEMPTS = 60  # to make a directory under a name that no other run has
+
+_TIME, _SECOND = "%Y%m%dT%H%M%SZ", timedelta(seconds=1)
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def run_path(output: str, snapshot: str) -> str:
-    """The directory of a snapshot."""
+    """Return the path of a snapshot's directory."""
     return str(FileSystems.join(output, "snapshots", snapshot))
 
 
 def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
-    """Every run directory under `output`, by name, with its files as (path, time of last change).
+    """Return every run directory under `output` by name, oldest first, with its files as (path, time of last change).
 
-    A link is none of ours, wherever it leads, and neither is a name that we give to no run: nothing there is read,
-    reused or removed.
+    Links and names that no run is given are left out, so that nothing behind them is read, reused or removed.
     """
-    found: dict[str, list[tuple[str, float]]] = {}
+    runs: dict[str, list[tuple[str, float]]] = {}
     root = FileSystems.join(output, "snapshots")
     if is_local(output) and os.path.isdir(root):
-        found = {
+        runs = {
             entry.name: []
             for entry in os.scandir(root)
             if entry.is_dir(follow_symlinks=False) and is_run_name(entry.name)
@@ -51,22 +52,22 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
     for file in match(FileSystems.join(root, "*", "*")):
         directory, _ = FileSystems.split(file.path)
         name = FileSystems.split(directory.rstrip("/"))[1]
-        if not is_run_name(name) or (is_local(output) and name not in found):
+        if not is_run_name(name) or (is_local(output) and name not in runs):
             continue
-        found.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
-    return dict(sorted(found.items()))
+        runs.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
+    return dict(sorted(runs.items()))
 
 
 def is_complete(files: list[tuple[str, float]]) -> bool:
-    """Whether the files of a run hold its manifest."""
+    """Return whether the files of a run include its manifest."""
     return any(FileSystems.split(path)[1] == "manifest.json" for path, _ in files)
 
 
 def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool:
-    """Whether the run that writes `snapshot` may still be going on."""
+    """Return whether the run that writes `snapshot` may still be going on."""
     if not is_local(output):
         marked = any(FileSystems.split(path)[1] == MARKER for path, _ in files)
-        return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_AGE
+        return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_SECONDS
     path = os.path.join(run_path(output, snapshot), "run.lock")
     try:
         with FileLock(path, timeout=0):
@@ -76,44 +77,67 @@ def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool
 
 
 def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, FileLock | None]:
-    """Make a run directory; gives its name and, on a local disk, the lock that keeps it until the run ends.
+    """Make a run directory; return its name and, on a local disk, the lock that the run holds until it ends.
 
-    Names sort by age: one begins behind that of the snapshot `after`, even where the clock was set back since.
+    Names sort by age: the new one comes after the snapshot `after`, even if the clock was set back since then.
+
+    Raises:
+        SnapshotError: The directory cannot be made.
     """
-    moment = max(datetime.now(timezone.utc).replace(microsecond=0), _begun(after) + _SECOND)
+    moment = max(datetime.now(timezone.utc).replace(microsecond=0), _start_time(after) + _SECOND)
     for _ in range(ATTEMPTS):
         name = f"{moment:{_TIME}}-{fingerprint[:8]}"
         if not is_local(output):
-            if _take(run_path(output, name)):
+            if _claim_on_store(run_path(output, name)):
                 return name, None
         else:
             with convert_write_errors(output):
-                lock = _make(run_path(output, f".{name}-{os.getpid()}"), run_path(output, name))
+                lock = _make_locked(run_path(output, name), run_path(output, f".{name}-{os.getpid()}"))
             if lock:
                 return name, lock
-        moment += _SECOND  # another run has that name
-    raise SnapshotError(f"{output}: no name up to {name} was to be had for this run; run again")
+        moment += _SECOND  # another run has this name
+    raise SnapshotError(f"{output} has no free name for this run up to {name}: run again")
 
 
-_TIME, _SECOND = "%Y%m%dT%H%M%SZ", timedelta(seconds=1)
+def end_run(output: str, snapshot: str) -> None:
+    """Remove the marker of a run on an object store, so that the next run may reuse the files of one that failed."""
+    if not is_local(output):
+        with suppress(Exception):  # the run then counts as alive until STORE_RUN_SECONDS have passed
+            FileSystems.delete([FileSystems.join(run_path(output, snapshot), MARKER)])
 
 
-def _begun(name: str) -> datetime:
-    """When the run of that name began, as far as the name tells."""
+def remove_spills(output: str, snapshot: str) -> None:
+    """Delete the spill files of a run on one machine."""
+    if is_local(output):
+        for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
+            try:
+                path.unlink()
+            except OSError as error:  # it is not part of the snapshot, which is complete
+                _LOGGER.warning("%s cannot be removed: %s", path, error)
+
+
+def remove_run(output: str, snapshot: str) -> None:
+    """Delete a run directory."""
+    remove_below(run_path(output, snapshot))
+
+
+def _start_time(name: str) -> datetime:
+    """Return when the run of that name started, or the earliest possible time if the name does not say it."""
     try:
         return datetime.strptime(name[:16], _TIME).replace(tzinfo=timezone.utc)
     except ValueError:
         return datetime.min.replace(tzinfo=timezone.utc)
 
 
-def _make(making: str, directory: str) -> FileLock | None:
-    """Make `directory` with its lock held, by way of `making`; None where it is there already."""
-    os.makedirs(making, exist_ok=True)
+def _make_locked(directory: str, temporary: str) -> FileLock | None:
+    """Make `directory` with its lock held, under the name `temporary` first; return None if `directory` exists."""
+    os.makedirs(temporary, exist_ok=True)
     try:
-        lock = FileLock(os.path.join(making, "run.lock"), timeout=5)  # held for a moment by a run that looks around
+        # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
+        lock = FileLock(os.path.join(temporary, "run.lock"), timeout=5)
         lock.acquire()
         try:
-            os.rename(making, directory)  # appears with its lock held: nobody takes it for a dead run's
+            os.rename(temporary, directory)  # it appears with its lock held, so it never looks like a dead run's
             return lock
         except OSError:
             lock.release()
@@ -121,21 +145,20 @@ def _make(making: str, directory: str) -> FileLock | None:
                 raise
             return None
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _take(directory: str) -> bool:
-    """Whether this run made the marker in `directory`, on a store, and nothing else is there.
+def _claim_on_store(directory: str) -> bool:
+    """Make the marker in `directory` on an object store; return whether this run made it and no other file is present.
 
-    The marker alone would not do: it is gone from a run that has ended, and that run's files are reused, and removed,
-    by the next one.
+    The marker alone does not suffice: a run that ended has none, and the next run reuses and removes its files.
     """
     marker = FileSystems.join(directory, MARKER)
     made: list[bool] = []
 
-    def decide(there: dict[str, object] | None) -> dict[str, object] | None:
-        made[:] = [there is None]
-        return owner() if there is None else None
+    def decide(existing: Json | None) -> Json | None:
+        made[:] = [existing is None]
+        return owner() if existing is None else None
 
     try:
         update_json(marker, decide)
@@ -147,25 +170,3 @@ def _take(directory: str) -> bool:
         return True
     remove([marker])
     return False
-
-
-def end_run(output: str, snapshot: str) -> None:
-    """Take the marker of a run on a store away, so that the next run may take over what it finished, if it did not end."""
-    if not is_local(output):
-        with suppress(Exception):  # then it counts as alive until its files are old
-            FileSystems.delete([FileSystems.join(run_path(output, snapshot), MARKER)])
-
-
-def remove_spills(output: str, snapshot: str) -> None:
-    """Delete what a run on one machine put aside on its way."""
-    if is_local(output):
-        for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
-            try:
-                path.unlink()
-            except OSError as error:  # it is no part of the snapshot, which is whole
-                _LOGGER.warning("%s cannot be removed: %s", path, error)
-
-
-def remove_run(output: str, snapshot: str) -> None:
-    """Delete a run directory."""
-    remove_below(run_path(output, snapshot))

@@ -1,4 +1,4 @@
-"""A published snapshot, opened to be read: its manifest, and the rows of the part files that the manifest names."""
+"""A published snapshot, opened for reading: its manifest, and the rows of the part files that the manifest names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from apache_beam.io.filesystems import FileSystems
 from ..errors import SnapshotError
 from ..io.timeout_reader import open_to_read
 from ..schemas import embedded_schema
-from .commit import current_name, read_manifest
+from .commit import require_current, require_manifest
 from .manifest import FileInfo, Manifest
 from .run_directory import run_path
 
-# Rows that are in memory at a time: 8 MiB of 1024-vectors in float64.
-BATCH_ROWS = 1024
+BATCH_ROWS = 1024  # in memory at a time: 8 MiB of 1024-vectors in float64
 
-REMEDY = "audioclip-text validate says what else is wrong, and audioclip-text rollback goes back to the snapshot before"
+REMEDY = "audioclip-text validate lists all faults, and audioclip-text rollback goes back to the snapshot before"
+
+_REQUIRED_COLUMNS = ("id", "embedding")
 
 
 @dataclass(frozen=True)
@@ -32,32 +33,25 @@ class Snapshot:
 
     @property
     def path(self) -> str:
-        """Its directory."""
+        """Return the path of its directory."""
         return run_path(self.output, self.name)
 
     def files(self, kind: str) -> list[FileInfo]:
-        """The manifest's files of a kind, "part" or "rejected"."""
+        """Return the manifest's files of a kind, "part" or "rejected"."""
         return [file for file in self.manifest["files"] if file["name"].startswith(f"{kind}-")]
 
 
 def open_snapshot(output: str) -> Snapshot:
-    """The current snapshot of `output`; SnapshotError where there is none, or its manifest is gone."""
-    name = current_name(output)
-    if name is None:
-        raise SnapshotError(f"{output} has no current snapshot: nothing was ever published there (no current.json)")
-    manifest = read_manifest(output, name)
-    if manifest is None:
-        raise SnapshotError(
-            f"current.json in {output} names {name}, and there is no manifest in {run_path(output, name)}: go back to "
-            f"another snapshot with audioclip-text rollback, or embed again"
-        )
-    return Snapshot(output, name, manifest)
+    """Return the current snapshot of `output`; raise SnapshotError if there is none, or if its manifest is not valid."""
+    name = require_current(output)
+    return Snapshot(output, name, require_manifest(output, name))
 
 
 def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """All embedded rows, a batch of at most BATCH_ROWS at a time: those of `columns` that the snapshot has.
+    """Yield all embedded rows, at most BATCH_ROWS per batch, with those of `columns` that the snapshot has.
 
-    Raises SnapshotError where a file is missing, damaged, or of another snapshot than its manifest says.
+    Raises:
+        SnapshotError: A file is missing, damaged, or not the one that the manifest describes.
     """
     for info in snapshot.files("part"):
         path = FileSystems.join(snapshot.path, info["name"])
@@ -66,23 +60,22 @@ def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordB
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 if not _is_described(snapshot.manifest, info, file):
                     raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
-                there = [name for name in columns if name in file.schema_arrow.names]
-                yield from file.iter_batches(BATCH_ROWS, columns=there)
+                present = [name for name in columns if name in file.schema_arrow.names]
+                yield from file.iter_batches(BATCH_ROWS, columns=present)
         except (OSError, pa.ArrowException) as error:
             raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error
 
 
 def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> bool:
-    made_by = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
-    stored = manifest["fingerprint_parts"].get("stored", "float32")
-    needed = [
-        field for field in embedded_schema(manifest["dim"], pa.schema([]), stored=stored) if field.name in _NEEDED
-    ]
-    fields = [field for field in file.schema_arrow if field.name in _NEEDED]
-    return made_by == manifest["fingerprint"] and file.metadata.num_rows == info["rows"] and fields == needed
-
-
-_NEEDED = ("id", "embedding")
+    """Return whether a part file has the fingerprint, the rows and the required columns that the manifest says."""
+    fingerprint = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
+    schema = embedded_schema(
+        manifest["dim"], pa.schema([]), stored=manifest["fingerprint_parts"].get("stored", "float32")
+    )
+    expected, fields = (
+        [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (schema, file.schema_arrow)
+    )
+    return fingerprint == manifest["fingerprint"] and file.metadata.num_rows == info["rows"] and fields == expected
 
 
 def _first_line(error: Exception) -> str:

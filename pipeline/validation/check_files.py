@@ -1,65 +1,63 @@
-"""A snapshot's manifest and files, held against each other, before any row is looked at."""
+"""Check the files of a snapshot against its manifest: their names, sizes and digests."""
 
 from __future__ import annotations
 
-import hashlib
-
 from apache_beam.io.filesystems import FileSystems
 
+from ..io.filesystem import sha256_of
 from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
-from .result import Check
+from .result import MAX_EXAMPLES, Check
 
-# What a run keeps beside its files, and the page made from them.
-_BESIDE = ("manifest.json", "run.lock", "run.json", "report.html", "_shards.parquet", "_earlier.parquet")
+# Files of a snapshot's directory that are not in its manifest.
+_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", "_shards.parquet", "_earlier.parquet")
 
 
 def check_files(output: str, manifest: Manifest) -> tuple[Check, list[FileInfo]]:
-    """(whether the files are those of the manifest, the files that are): there, of that size and digest, and no others."""
-    check, sound = Check("files"), []
+    """Return the check, and those files whose size and digest are right."""
+    check, intact = Check("files"), []
     directory = run_path(output, manifest["snapshot"])
-    there = _listing(directory)
+    sizes = _file_sizes(directory)
     for file in manifest["files"]:
-        name, path = file["name"], FileSystems.join(directory, file["name"])
-        if name not in there:
-            check.add_fault(f"{name} is missing")
-        elif there[name] != file["bytes"]:
-            check.add_fault(f"{name} has {there[name]:,} bytes, and must have {file['bytes']:,}")
+        fault = _fault_of(file, directory, sizes)
+        if fault is None:
+            intact.append(file)
         else:
-            try:
-                digest = _sha256(path)
-            except OSError as error:
-                check.add_fault(f"{name} cannot be read: {error}")
-                continue
-            if digest == file["sha256"]:
-                sound.append(file)
-            else:
-                check.add_fault(f"{name} has sha256 {digest[:16]}..., and must have {file['sha256'][:16]:.16}...")
+            check.add_fault(fault)
     named = {file["name"] for file in manifest["files"]}
-    others = sorted(there.keys() - named - set(_BESIDE))
+    others = sorted(sizes.keys() - named - set(_OTHER_FILES))
+    harmless = []
     for name in others:
         if name.startswith(("part-", "rejected-")) and name.endswith(".parquet"):
-            check.add_fault(
-                f"{name} is not in the manifest: whoever reads part-*.parquet takes it for a part of the snapshot"
-            )
-    harmless = [name for name in others if not name.endswith(".parquet") or not name.startswith(("part-", "rejected-"))]
+            check.add_fault(f"{name} is not in the manifest, and readers of part-*.parquet would read its rows")
+        else:
+            harmless.append(name)
     size = sum(file["bytes"] for file in manifest["files"])
-    check.summary = f"{len(named):,} with {size:,} bytes, of the sha256 that the manifest tells"
+    check.summary = f"{len(named):,} files, {size:,} bytes, with the sha256 in the manifest"
     if harmless:
-        check.summary += f"; also there, and no part of the snapshot: {', '.join(harmless[:5])}"
-    return check, sound
+        check.summary += f"; the directory also contains {', '.join(harmless[:MAX_EXAMPLES])}"
+    return check, intact
 
 
-def _listing(directory: str) -> dict[str, int]:
-    """Sizes of the files in a directory, by name."""
-    found = FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list
-    return {FileSystems.split(match.path)[1]: match.size_in_bytes for match in found}
+def _fault_of(file: FileInfo, directory: str, sizes: dict[str, int]) -> str | None:
+    """Return what is wrong with a file of the manifest, or None."""
+    name, size = file["name"], sizes.get(file["name"])
+    if size is None:
+        return f"{name} is missing"
+    if size != file["bytes"]:
+        return f"{name} has {size:,} bytes, expected {file['bytes']:,}"
+    try:
+        with open_to_read(FileSystems.join(directory, name)) as handle:
+            digest = sha256_of(handle)
+    except OSError as error:
+        return f"{name} cannot be read: {error}"
+    if digest != file["sha256"]:
+        return f"{name} has sha256 {digest[:16]}..., expected {file['sha256'][:16]}..."
+    return None
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open_to_read(path) as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+def _file_sizes(directory: str) -> dict[str, int]:
+    """Return the sizes of the files in a directory by name."""
+    files = FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list
+    return {FileSystems.split(file.path)[1]: file.size_in_bytes for file in files}

@@ -1,4 +1,4 @@
-"""What a check of a snapshot found: its verdict for a scheduler, and the first few faults for a person."""
+"""The result of checking a snapshot: a status per check for a scheduler, and the first few faults for a person."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-MAX_EXAMPLES = 5  # as many faults as a check names
+MAX_EXAMPLES = 5  # faults that a check describes
 
 Status = Literal["ok", "FAILED", "not checked"]
 
 
 @dataclass
 class Check:
-    """One thing that must hold. `summary` tells what was looked at; `skipped` why nothing was."""
+    """One property that a snapshot must have.
+
+    `summary` says what was checked, or `skipped` why nothing was. Of `faults` faults, `examples` describes the first few.
+    """
 
     name: str
     summary: str = ""
@@ -21,49 +24,48 @@ class Check:
     faults: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def add_fault(self, *found: str, times: int = 1) -> None:
-        """Note a fault that was found `times` times; more names than MAX_EXAMPLES are only counted."""
-        self.faults += times
-        self.examples = [*self.examples, *found][:MAX_EXAMPLES]
+    def add_fault(self, *examples: str, count: int = 1) -> None:
+        """Add `count` faults, some of which are described."""
+        self.faults += count
+        self.examples = [*self.examples, *examples][:MAX_EXAMPLES]
 
-    def add(self, faults: Sequence[str]) -> None:
-        """Note these faults."""
-        self.add_fault(*faults, times=len(faults))
+    def add_faults(self, faults: Sequence[str]) -> None:
+        """Add faults, each with its description."""
+        self.add_fault(*faults, count=len(faults))
 
-    def expect_equal(self, what: str, is_so: object, must_be: object) -> bool:
-        """A fault where the two differ; gives whether they agree."""
-        if is_so != must_be:
-            self.add_fault(f"{what} is {is_so!r:.120}, and must be {must_be!r:.120}")
-        return is_so == must_be
+    def expect_equal(self, what: str, value: object, expected: object) -> None:
+        """Add a fault if the two values differ."""
+        if value != expected:
+            self.add_fault(f"{what} is {value!r:.120}, expected {expected!r:.120}")
 
     @property
     def status(self) -> Status:
-        """The verdict."""
+        """Return the status of the check."""
         return "FAILED" if self.faults else "not checked" if self.skipped else "ok"
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """All that was checked of the snapshot at `path`, in order."""
+    """All checks of the snapshot at `path`, in order."""
 
     path: str
     checks: Sequence[Check]
 
     @property
-    def sound(self) -> bool:
-        """Whether nothing is wrong; what could not be checked is not counted as wrong."""
+    def valid(self) -> bool:
+        """Return whether no check has a fault. A check that was skipped has none."""
         return not any(check.faults for check in self.checks)
 
     def as_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return the result as an object for programs."""
         return {
             "snapshot": self.path,
-            "sound": self.sound,
+            "valid": self.valid,
             "checks": [
                 {
                     "check": check.name,
                     "status": check.status,
-                    "summary": check.skipped if check.status == "not checked" else check.summary,
+                    "summary": _text(check),
                     "faults": check.faults,
                     "examples": check.examples,
                 }
@@ -72,16 +74,18 @@ class ValidationResult:
         }
 
     def as_lines(self) -> list[str]:
-        """Lines for people; what stands in them came from files, and is still to be made printable."""
+        """Return the result as lines for people. They contain text from files, which is not escaped yet."""
         lines = [f"snapshot  {self.path}"]
         for check in self.checks:
-            said = check.skipped if check.status == "not checked" else check.summary
-            if check.faults:
-                said = f"{check.faults:,} fault{'s' * (check.faults > 1)}"
-            lines.append(f"{check.name:<10}{check.status:<12}{said}".rstrip())
+            text = f"{check.faults:,} fault{'s' * (check.faults > 1)}" if check.faults else _text(check)
+            lines.append(f"{check.name:<10}{check.status:<12}{text}".rstrip())
             lines += [f"{'':<10}- {fault}" for fault in check.examples]
             if check.faults > len(check.examples) > 0:
                 lines.append(f"{'':<10}- and {check.faults - len(check.examples):,} more")
         failed = [check.name for check in self.checks if check.faults]
-        lines.append(f"NOT SOUND: {', '.join(failed)}" if failed else "sound")
+        lines.append(f"NOT VALID: {', '.join(failed)}" if failed else "valid")
         return lines
+
+
+def _text(check: Check) -> str:
+    return check.skipped if check.status == "not checked" else check.summary

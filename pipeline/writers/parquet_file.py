@@ -46,7 +46,7 @@ class _Digesting:
 
 @dataclass
 class ParquetFileWriter:
-    """Writes one Parquet file into a directory of any file system; `options` are those of pyarrow's writer."""
+    """One Parquet file that is being written; `directory` is local or on an object store, `options` are pyarrow's."""
 
     directory: str
     name: str

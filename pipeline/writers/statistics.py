@@ -1,4 +1,4 @@
-"""What is counted of the rows while they pass into files; everything adds up over files, workers and retries."""
+"""Counts of rows and of the model's work, made while rows are written; they add up over files and workers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ..metrics import MODEL_COUNTS, count
 from ..snapshots.manifest import FileInfo
 
-MAX_TOKENS = 128  # longer texts share one bin
-NORM_BINS = 64  # for a doubling of the norm
+MAX_TOKENS = 128  # longer texts are counted under this number
+NORM_BINS = 64  # per doubling of the norm
 
 
 @dataclass
@@ -45,9 +45,9 @@ class FileStats:
 
     def __iadd__(self, other: FileStats) -> FileStats:
         """Add the counts of `other`."""
-        for own in fields(self):
-            if own.name != "by_second":
-                setattr(self, own.name, getattr(self, own.name) + getattr(other, own.name))
+        for attribute in fields(self):
+            if attribute.name != "by_second":
+                setattr(self, attribute.name, getattr(self, attribute.name) + getattr(other, attribute.name))
         for outcome, rows in other.by_second.items():
             self.add_seconds(outcome, rows)
         return self
@@ -56,10 +56,10 @@ class FileStats:
         """Return whether anything was counted."""
         return self != FileStats()
 
-    def add_model(self, counted: Mapping[str, float]) -> None:
-        """Add what embed_batch counted of the model's work."""
+    def add_model(self, counts: Mapping[str, float]) -> None:
+        """Add the counts of the model's work that `embed_batch` made."""
         for name in (*MODEL_COUNTS, "tokenize_seconds", "model_seconds"):
-            setattr(self, name, getattr(self, name) + counted.get(name, 0))
+            setattr(self, name, getattr(self, name) + counts.get(name, 0))
 
     def add_vectors(self, part: pa.RecordBatch) -> None:
         """Add the tokens and norms of embedded rows, from the columns `n_tokens` and `embedding` [n, dim]."""
@@ -68,15 +68,15 @@ class FileStats:
         squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.float32)
         with np.errstate(divide="ignore"):
             bins = np.round(np.log2(squares) * (NORM_BINS / 2))
-        self.token_counts.update(_counted(lengths))
-        self.norm_bins.update(_counted(bins[np.isfinite(bins)].astype(np.int64)))
+        self.token_counts.update(_count_values(lengths))
+        self.norm_bins.update(_count_values(bins[np.isfinite(bins)].astype(np.int64)))
 
     def add_seconds(self, outcome: str, rows: Mapping[int, int]) -> None:
         """Add rows by the second in which they were finished."""
         self.by_second.setdefault(outcome, Counter()).update(rows)
 
     def count_metrics(self) -> None:
-        """Add these counts to Beam's metrics, seconds as milliseconds; rows were counted as they passed."""
+        """Add these counts to Beam's metrics, seconds as milliseconds. Rows are not added: `process` counts them."""
         for name in MODEL_COUNTS:
             count(name, getattr(self, name))
         for name in ("tokenize", "model", "write"):
@@ -88,7 +88,7 @@ class FileStats:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A finished file, or None if a bundle made none, and what was counted on the way into it."""
+    """A finished file, and the counts of its rows; `file` is None for counts that no file belongs to."""
 
     file: FileInfo | None
     stats: FileStats
@@ -99,6 +99,6 @@ def norm_of(bins: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64
     return 2.0 ** (bins / NORM_BINS)
 
 
-def _counted(values: NDArray[np.integer]) -> Counter[int]:
+def _count_values(values: NDArray[np.integer]) -> Counter[int]:
     distinct, counts = np.unique(values, return_counts=True)
     return Counter(dict(zip(distinct.tolist(), counts.tolist(), strict=True)))

@@ -1,4 +1,4 @@
-"""Record batches to Parquet files: finished under a temporary name, then renamed; what they hold is told downstream."""
+"""Write record batches into Parquet files, and emit each finished file with the counts of its rows."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .statistics import FileStats, WrittenFile
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
-    """Write embedded batches into part files and rejected rows into rejected files; yield a WrittenFile for each.
+    """Write embedded rows into part files and rejected rows into rejected files; yield a WrittenFile per file.
 
-    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket. A file is closed at
-    `max_rows` rows and at the end of a bundle. Names are new on every attempt, so a bundle that runs twice leaves a file
-    that no manifest names, never a row twice.
+    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket.
+    A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses new names, so a bundle
+    that runs twice leaves files that no manifest names, and no row is published twice.
     """
 
     def __init__(self, directory: str, schema: pa.Schema, max_rows: int, bits: int = 0) -> None:
         self.directory, self.max_rows, self.bits = directory, max_rows, bits
-        self._schema = schema.serialize().to_pybytes()  # pickled as a schema it forgets that no element is null
+        self._schema = schema.serialize().to_pybytes()  # a pickled schema loses the element's not null
         self.part_options: dict[str, object] = {
             "compression": "zstd",
             "compression_level": 1,
@@ -45,24 +45,24 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         self._stats: dict[str, FileStats] = {}
 
     def setup(self) -> None:
-        """Read the schema."""
+        """Deserialize the schema."""
         self.schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
 
     def start_bundle(self) -> None:
-        """Forget what a failed bundle left open."""
+        """Discard the files that a failed bundle left open."""
         self.teardown()
 
     def teardown(self) -> None:
-        """Remove files that never were finished."""
+        """Delete the files that were not finished."""
         for file in self._files.values():
             file.discard()
         self._files, self._stats = {}, {"part": FileStats(), "rejected": FileStats()}
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
-        """Take a batch of embedded rows, with or without rows that the model failed on, or of rejected rows."""
+        """Write a batch of rejected rows, or of embedded rows, among which may be rows that the model failed on."""
         metadata = batch.schema.metadata or {}
-        counted = json.loads(metadata.get(b"stats", b"{}"))
-        self._stats["part"].add_model(counted)
+        counts = json.loads(metadata.get(b"stats", b"{}"))
+        self._stats["part"].add_model(counts)
         if batch.schema.names[: len(REJECTED)] == REJECTED.names:
             yield from self._write("rejected", batch)
             return
@@ -72,11 +72,11 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             batch = batch.filter(pc.invert(failed))
         reused = b"reused" in metadata
         outcome = "reused" if reused else "embedded"
-        took = counted.get("tokenize_seconds", 0) + counted.get("model_seconds", 0)
-        self._stats["part"].add_seconds(outcome, rows_by_second(batch.num_rows, took))
+        seconds = counts.get("tokenize_seconds", 0) + counts.get("model_seconds", 0)
+        self._stats["part"].add_seconds(outcome, rows_by_second(batch.num_rows, seconds))
         for start in range(0, batch.num_rows, ROW_GROUP):
             part = _conform(batch.slice(start, ROW_GROUP), self.schema)
-            stats = self._stats["part"]  # a new one with every file
+            stats = self._stats["part"]  # replaced with every finished file
             stats.reused += part.num_rows if reused else 0
             stats.embedded += 0 if reused else part.num_rows
             stats.truncated += pc.sum(part.column("truncated")).as_py()
@@ -119,7 +119,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         return WrittenFile(file, stats)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Close the open files; what a bundle counted without making a file is emitted as well."""
+        """Finish the open files, and emit the counts that belong to no file as well."""
         written = [self._finish(kind) for kind in list(self._files)]
         rest = FileStats()
         for stats in self._stats.values():
@@ -129,21 +129,21 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             written.append(WrittenFile(None, rest))
         self.teardown()
         window = GlobalWindow()
-        for one in written:
-            yield WindowedValue(one, window.max_timestamp(), [window])
+        for file in written:
+            yield WindowedValue(file, window.max_timestamp(), [window])
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The columns of `schema` out of `batch`, with every vector spelled out."""
+    """Return the columns of `schema` from `batch`, with one vector per row instead of a dictionary."""
     columns = [batch.column(name) for name in schema.names]
     vectors = batch.column("embedding")
     if isinstance(vectors, pa.DictionaryArray):
-        columns[schema.get_field_index("embedding")] = _spelled_out(vectors)
+        columns[schema.get_field_index("embedding")] = _decode_vectors(vectors)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _spelled_out(vectors: pa.DictionaryArray) -> pa.Array:
-    """A vector for each row; without a copy where no two rows of the batch share one, as in most batches."""
+def _decode_vectors(vectors: pa.DictionaryArray) -> pa.Array:
+    """Return one vector per row. There is no copy if no two rows share a vector, as in most batches."""
     places = vectors.indices.to_numpy()
     if len(places) and bool((np.diff(places) == 1).all()):
         return vectors.dictionary.slice(int(places[0]), len(places))
@@ -151,7 +151,7 @@ def _spelled_out(vectors: pa.DictionaryArray) -> pa.Array:
 
 
 def _rejected(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows that the model did not take, as rejected rows."""
+    """Return rows that the model failed on as rejected rows."""
     columns = [
         batch.column("shard").cast(pa.string()),
         batch.column("row").cast(pa.string()),

@@ -90,7 +90,7 @@ def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path)
         (["embed", "--output", "out"], "--input is missing: name the text shards"),
         (["embed", "--input", "x"], "--output is missing: name the directory"),
         (["embed", "--input", "none/*.txt", "--output", "out"], "none/*.txt"),
-        (["embed", "--input", "a.txt", "--output", "out", "--no_such_flag"], "unknown flags: --no_such_flag"),
+        (["embed", "--input", "a.txt", "--output", "out", "--no_such_flag"], "unknown flag --no_such_flag"),
         (["embed", "--input", "a.txt", "--output", "out", "--checkpoint", "gone.pt"], "gone.pt"),
         (["embed", "--input", "a.jsonl", "--output", "out", "--text_field", "body"], "caption"),
         (["plan", "--input", "a.txt", "--output", "out", "--no_dedupe"], "there is nothing to plan"),
@@ -120,9 +120,7 @@ def test_wrong_use_is_one_clear_line_and_status_2(
 )
 def test_flags_out_of_range_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """argparse names the flag, the value and the rule."""
-    with pytest.raises(SystemExit) as stop:
-        main(["embed", "--input", "a.txt", "--output", "out", flag])
-    assert stop.value.code == 2
+    assert main(["embed", "--input", "a.txt", "--output", "out", flag]) == 2
     assert flag.split("=", maxsplit=1)[0] in capsys.readouterr().err
 
 
@@ -179,7 +177,7 @@ def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, v
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted: nothing was published" in error
+    assert "interrupted by SIGINT: nothing was published" in error
     assert "Traceback" not in error
     assert not (tmp_path / "out/current.json").exists()
 

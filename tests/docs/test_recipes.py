@@ -206,7 +206,7 @@ def test_flex_launcher_adds_the_command() -> None:
     launcher = [sys.executable, str(RECIPES / "flex_launcher.py"), "--max_shrink=7"]
     done = subprocess.run(launcher, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: audioclip-text embed" in done.stderr
+    assert "See `audioclip-text embed --help`" in done.stderr
     assert "'7' is not a number from 0 to 1" in done.stderr
 
 

@@ -1,10 +1,15 @@
-"""AudioCLIPTextEmbeddings in Beam's MLTransform: saved and loaded, settings kept, bad elements alone; RAG into stores."""
+"""AudioCLIPTextEmbeddings in Beam's MLTransform: artifacts, settings, bad elements, and RAG into vector databases."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +31,7 @@ from qdrant_client import QdrantClient, models
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline import AudioCLIPTextEmbeddings
-from audioclip_text.pipeline.inference.ml_transform import EmbedItems, content_id, content_id_adapter
+from audioclip_text.pipeline.ml_transform import EmbedItems, content_id, content_id_adapter
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder"]
 Vectors = dict[str, np.ndarray]
@@ -34,18 +39,18 @@ Vectors = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def settings(small_head: str, vocabulary: Path) -> dict[str, Any]:
-    """A two-layer text head in a file and where its vocabulary lies."""
+    """Return the settings for a text head with two layers."""
     return {"checkpoint": small_head, "tokenizer_path": str(vocabulary), "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def expected(settings: dict[str, Any]) -> Vectors:
-    given = dict(settings)
-    return dict(zip(TEXTS, TextEncoder.load(given.pop("checkpoint"), **given).encode(TEXTS), strict=True))
+    arguments = dict(settings)
+    return dict(zip(TEXTS, TextEncoder.load(arguments.pop("checkpoint"), **arguments).encode(TEXTS), strict=True))
 
 
 def collect(build: Callable[[beam.Pipeline], dict[str, beam.PCollection]]) -> dict[str, list[Any]]:
-    """Elements of the PCollections that `build` makes, by name; through files, as steps are run as pickled copies."""
+    """Return the elements of the PCollections that `build` makes, by name, by way of files: steps run as pickled copies."""
     with TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as pipeline:
             for name, collection in build(pipeline).items():
@@ -57,13 +62,13 @@ def collect(build: Callable[[beam.Pipeline], dict[str, beam.PCollection]]) -> di
         return {file.name: pickle.loads(file.read_bytes()) for file in Path(folder).iterdir()}
 
 
-def close(vector: list[float], wanted: np.ndarray) -> bool:
+def close(vector: list[float], expected: np.ndarray) -> bool:
     assert isinstance(vector, list)
-    return np.allclose(vector, wanted, atol=1e-5)
+    return np.allclose(vector, expected, atol=1e-5)
 
 
-def test_written_and_read_again(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
-    """MLTransform saves the transform; read from the artifacts alone, it gives the same vectors to other rows."""
+def test_a_saved_transform_gives_the_same_vectors(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
+    """MLTransform saves the transform, and needs nothing but the artifact to run it."""
     place = str(tmp_path / "artifacts")
     rows = [{"caption": text, "n": n} for n, text in enumerate(TEXTS)]
     transform = AudioCLIPTextEmbeddings(columns=["caption"], **settings)
@@ -79,13 +84,13 @@ def test_written_and_read_again(settings: dict[str, Any], expected: Vectors, tmp
 def test_the_loaded_transform_keeps_every_setting(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sharing, copies, batch sizes, hints, bytes, namespace and the encoder's own settings outlive the artifacts."""
+    """Sharing, model copies, batch sizes, hints, sizes, namespace and the encoder's settings are in the artifact."""
     handlers = []
     expand = EmbedItems.expand
     monkeypatch.setattr(
         EmbedItems, "expand", lambda self, items: [handlers.append(self._handler), expand(self, items)][1]
     )
-    given = AudioCLIPTextEmbeddings(
+    original = AudioCLIPTextEmbeddings(
         columns=["caption"],
         **settings,
         prompt="a sound of {}",
@@ -102,7 +107,7 @@ def test_the_loaded_transform_keeps_every_setting(
         _ = (
             beam.Pipeline()
             | beam.Create([{"caption": "a"}])
-            | (transform.with_transform(given) if how == "write" else transform)
+            | (transform.with_transform(original) if how == "write" else transform)
         )
     written, read = handlers
     assert read is not written
@@ -119,8 +124,93 @@ def test_the_loaded_transform_keeps_every_setting(
             handler.validate_inference_args({"temperature": 1})
 
 
+# What the documentation promises of an artifact: it names these and nothing else of this project.
+SAVED = {
+    "columns": {
+        "audioclip_text.pipeline.EncoderSettings",
+        "audioclip_text.pipeline.ml_transform.EmbedItems",
+        "audioclip_text.pipeline.ml_transform.ItemHandler",
+    },
+    "type_adapter": {
+        "audioclip_text.pipeline.EncoderSettings",
+        "audioclip_text.pipeline.ml_transform.EmbedItems",
+        "audioclip_text.pipeline.ml_transform.ItemHandler",
+        "audioclip_text.pipeline.ml_transform.embed_with_content_ids",
+    },
+}
+
+
+def transform_of(kind: str, settings: dict[str, Any]) -> AudioCLIPTextEmbeddings:
+    """Return a transform of columns or with a type adapter."""
+    if kind == "columns":
+        return AudioCLIPTextEmbeddings(columns=["caption"], **settings)
+    return AudioCLIPTextEmbeddings(type_adapter=content_id_adapter(), **settings)
+
+
+def save_artifact(place: Path, transform: AudioCLIPTextEmbeddings) -> Path:
+    """Write the artifact of a transform without running a pipeline; return its attributes.json."""
+    how = MLTransform(write_artifact_location=str(place)).with_transform(transform)
+    _ = beam.Pipeline() | beam.Create([{"caption": "a"}]) | how
+    return place / "attributes.json"
+
+
+@pytest.mark.parametrize("kind", ["columns", "type_adapter"])
+def test_an_artifact_names_public_paths_alone(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """A later move of a module does not break saved transforms."""
+    saved = save_artifact(tmp_path / "artifact", transform_of(kind, settings)).read_text()
+    named = set(re.findall(r"audioclip_text[\w.]+", saved))
+    assert named == SAVED[kind]
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize("kind", ["columns", "type_adapter"])
+def test_another_process_loads_an_artifact(
+    kind: str, settings: dict[str, Any], expected: Vectors, tmp_path: Path
+) -> None:
+    """It imports nothing of this project itself."""
+    place = tmp_path / "artifact"
+    save_artifact(place, transform_of(kind, settings))
+    element = "{'caption': 'thunder'}" if kind == "columns" else "EmbeddableItem.from_text('thunder')"
+    vector = "row['caption']" if kind == "columns" else "row.dense_embedding"
+    code = (
+        "import json, sys\n"
+        "import apache_beam as beam\n"
+        "from apache_beam.ml.rag.types import EmbeddableItem\n"
+        "from apache_beam.ml.transforms.base import MLTransform\n"
+        "with beam.Pipeline('FnApiRunner') as pipeline:\n"
+        f"    rows = pipeline | beam.Create([{element}]) | MLTransform(read_artifact_location=sys.argv[1])\n"
+        f"    _ = rows | beam.Map(lambda row: print(json.dumps({vector})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(place)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert close(json.loads(done.stdout.splitlines()[-1]), expected["thunder"])
+
+
+def test_an_artifact_of_another_format_is_a_clear_error(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Also one that was written before artifacts had a format, whose classes do not all exist any more."""
+    file = save_artifact(tmp_path / "artifact", AudioCLIPTextEmbeddings(columns=["caption"], **settings))
+    saved = file.read_text()
+    for old, new, found in (
+        ('"_format": 1', '"_format": 2', "2"),
+        ('"_format": 1', '"_put_aside": false', "None"),
+        ("ml_transform.ItemHandler", "embedding.ItemHandler", "None"),
+    ):
+        assert old in saved
+        file.write_text(
+            saved.replace(old, new).replace("pipeline.EncoderSettings", "pipeline.encoders.EncoderSettings")
+        )
+        rows = beam.Pipeline() | beam.Create([{"caption": "a"}])
+        message = f"artifact has format {found}, and this version of audioclip-text reads format 1: write it again"
+        with pytest.raises(ValueError, match=message):
+            _ = rows | MLTransform(read_artifact_location=str(file.parent))
+
+
 def test_rows_of_all_kinds_and_two_columns(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
-    """beam.Rows come back as Rows; two columns each get their own text's vector."""
+    """beam.Rows stay Rows; each of two columns gets the vector of its text."""
     rows = [beam.Row(title=TEXTS[0], caption=TEXTS[1]), beam.Row(title=TEXTS[2], caption=TEXTS[0])]
     transform = AudioCLIPTextEmbeddings(columns=["title", "caption"], **settings)
     how = MLTransform(write_artifact_location=str(tmp_path / "a"), transforms=[transform])
@@ -129,8 +219,8 @@ def test_rows_of_all_kinds_and_two_columns(settings: dict[str, Any], expected: V
     assert sum(close(row.title, expected[TEXTS[2]]) and close(row.caption, expected[TEXTS[0]]) for row in found) == 1
 
 
-def test_the_input_stays_as_it_was(settings: dict[str, Any]) -> None:
-    """No element is changed in place: other steps may read it too."""
+def test_elements_are_not_changed_in_place(settings: dict[str, Any]) -> None:
+    """Other steps may read the same elements."""
     handler = AudioCLIPTextEmbeddings(columns=["caption"], **settings).get_model_handler()
     rows = [{"caption": "dog"}, {"caption": "cat", "only here": 1}]
     embedded = handler.run_inference(rows, handler.load_model())
@@ -138,8 +228,8 @@ def test_the_input_stays_as_it_was(settings: dict[str, Any]) -> None:
     assert [set(row) for row in embedded] == [{"caption"}, {"caption", "only here"}]
 
 
-def test_bad_elements_alone_are_errors(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
-    """With exception handling a missing column, a null, a number or a text too long costs its own element only."""
+def test_only_bad_elements_are_errors(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
+    """With exception handling, a missing column, a null, a number or a long text is an error of its element only."""
     bad = [{"title": "x"}, {"caption": None}, {"caption": 3}, {"caption": "dog " * 100}, "no row"]
     rows = [*({"caption": text} for text in TEXTS), *bad]
     transform = AudioCLIPTextEmbeddings(columns=["caption"], on_long="reject", **settings)
@@ -158,11 +248,11 @@ def test_bad_elements_alone_are_errors(settings: dict[str, Any], expected: Vecto
     assert "102 tokens" in errors[repr(bad[3])]
 
 
-def test_what_it_refuses(settings: dict[str, Any]) -> None:
-    """Wrong arguments fail before any pipeline is built, with the rule."""
-    with pytest.raises(ValueError, match="either columns"):
+def test_wrong_arguments_are_errors(settings: dict[str, Any]) -> None:
+    """They are raised before any pipeline is built, and name the remedy."""
+    with pytest.raises(ValueError, match="give exactly one of the two"):
         AudioCLIPTextEmbeddings(**settings)
-    with pytest.raises(ValueError, match="either columns"):
+    with pytest.raises(ValueError, match="give exactly one of the two"):
         AudioCLIPTextEmbeddings(columns=["a"], type_adapter=create_text_adapter(), **settings)
     for columns in ("caption", []):
         with pytest.raises(ValueError, match="give a list of one or more names"):
@@ -172,13 +262,13 @@ def test_what_it_refuses(settings: dict[str, Any]) -> None:
 
 
 def items() -> list[EmbeddableItem]:
-    """Items with random ids, as Beam makes them; Chunk is the older name of the same type."""
+    """Return items with random ids, as Beam makes them; Chunk is the older name of the same type."""
     made = [EmbeddableItem.from_text(text, index=n, metadata={"page": n}) for n, text in enumerate(TEXTS)]
     return [*made, Chunk(Content(text=TEXTS[0]), index=9, metadata={"page": 9})]
 
 
-def test_content_ids() -> None:
-    """The same content has the same id, a UUID; other text, index or metadata has another."""
+def test_content_ids_depend_on_the_content_alone() -> None:
+    """Equal content has the same id, a UUID; another text, index or metadata gives another."""
     first, second = items(), items()
     assert [item.id for item in first] != [item.id for item in second]
     assert [content_id(item) for item in first] == [content_id(item) for item in second]
@@ -192,7 +282,7 @@ def test_content_ids() -> None:
 
 
 def test_rag_into_qdrant_twice(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
-    """Items go through MLTransform into Qdrant by Beam's own sink; a second run of fresh items stores nothing twice."""
+    """Beam's sink writes the items into Qdrant; a second run, whose items have other random ids, stores nothing twice."""
     path = str(tmp_path / "qdrant")
     client = QdrantClient(path=path)
     client.create_collection("texts", {"dense": models.VectorParams(size=32, distance=models.Distance.COSINE)})
@@ -217,19 +307,19 @@ def test_rag_into_qdrant_twice(settings: dict[str, Any], expected: Vectors, tmp_
     client.close()
 
 
-def test_beams_adapter_keeps_ids(settings: dict[str, Any]) -> None:
-    """Who gives ids of his own takes Beam's adapter; the items given stay without vectors."""
+def test_beams_text_adapter_keeps_ids(settings: dict[str, Any]) -> None:
+    """Beam's adapter keeps the items' ids, and the input items stay without vectors."""
     handler = AudioCLIPTextEmbeddings(type_adapter=create_text_adapter(), **settings).get_model_handler()
-    given = items()
-    embedded = handler.run_inference(given, handler.load_model())
-    assert [item.id for item in embedded] == [item.id for item in given]
-    assert all(item.embedding is None for item in given)
+    originals = items()
+    embedded = handler.run_inference(originals, handler.load_model())
+    assert [item.id for item in embedded] == [item.id for item in originals]
+    assert all(item.embedding is None for item in originals)
     with pytest.raises(ValueError, match="no text in"):
         handler.texts(EmbeddableItem.from_image("dog.png"))
 
 
-def test_the_configuration_of_a_sql_sink(settings: dict[str, Any]) -> None:
-    """Beam's writer for PostgreSQL with pgvector takes our items: statement and record, without a server."""
+def test_items_fit_beams_postgres_writer(settings: dict[str, Any]) -> None:
+    """Its statement and record for pgvector are right; no server is needed."""
     config = PostgresVectorWriterConfig(
         ConnectionConfig("jdbc:postgresql://localhost:5432/db", "user", "secret"),
         table_name="texts",

@@ -1,4 +1,4 @@
-"""The RunInference handlers over a small real encoder: contract, features of Beam's, bad rows, two fingerprints."""
+"""The RunInference handlers with a small real encoder: Beam's contract and features, bad rows, other checkpoints."""
 
 from __future__ import annotations
 
@@ -51,14 +51,18 @@ def _same(expected: dict[str, np.ndarray], count: int):  # type: ignore[no-untyp
     return check
 
 
-def test_predictions_in_anybodys_pipeline(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
-    """Texts in, one PredictionResult each out."""
+def test_run_inference_gives_one_prediction_per_text(
+    handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]
+) -> None:
+    """The handler works in any pipeline."""
     with beam.Pipeline("FnApiRunner") as pipeline:
         assert_that(pipeline | beam.Create(TEXTS) | RunInference(handler), _same(expected, len(TEXTS)))
 
 
-def test_keyed_and_with_exception_handling(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
-    """Keys pass by the model, and Beam's own exception handling takes the handler as it is."""
+def test_run_inference_with_keys_and_exception_handling(
+    handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]
+) -> None:
+    """Keys are kept, and Beam's exception handling works with the handler."""
     with beam.Pipeline("FnApiRunner") as pipeline:
         good, bad = (
             pipeline
@@ -66,36 +70,36 @@ def test_keyed_and_with_exception_handling(handler: TextEmbeddingHandler, expect
             | RunInference(KeyedModelHandler(handler)).with_exception_handling()
         )
         assert_that(good | beam.Values(), _same(expected, len(TEXTS)), "good")
-        assert_that(bad.failed_inferences, _none, "bad")
+        assert_that(bad.failed_inferences, _is_empty, "bad")
 
 
-def _none(failed: list[object]) -> None:
+def _is_empty(failed: list[object]) -> None:
     assert failed == []
 
 
-def test_pre_and_postprocessing(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
-    """with_preprocess_fn and with_postprocess_fn wrap the handler like any other."""
+def test_preprocess_and_postprocess_functions(handler: TextEmbeddingHandler, expected: dict[str, np.ndarray]) -> None:
+    """with_preprocess_fn and with_postprocess_fn work with the handler."""
     wrapped = handler.with_preprocess_fn(lambda row: row["caption"]).with_postprocess_fn(lambda result: result)
     with beam.Pipeline("FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([{"caption": text} for text in TEXTS])
         assert_that(rows | RunInference(wrapped), _same(expected, len(TEXTS)))
 
 
-def test_one_encoder_a_process(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
-    """Handlers of the same settings share their encoder."""
+def test_a_process_has_one_encoder(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
+    """Handlers with the same settings share their encoder."""
     other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
     assert handler.load_model() is other.load_model()
 
 
-def test_the_model_has_one_thread(small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks, all of torch's work is done in one thread, and in no two at once; an error reaches who asked."""
-    at_work, seen = [], []
+def test_the_model_runs_in_one_thread(small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls from several threads run one after another in the model's thread; an error is raised in the caller."""
+    running, seen = [], []
 
     def compute(encoder: TextEncoder, texts: list[str]) -> str:
-        at_work.append(threading.current_thread().name)
+        running.append(threading.current_thread().name)
         time.sleep(0.01)
-        seen.append((threading.get_ident(), len(at_work)))
-        at_work.pop()
+        seen.append((threading.get_ident(), len(running)))
+        running.pop()
         return texts[0] if texts[0] != "bad" else int("bad")
 
     monkeypatch.setattr(TextEncoder, "encode_rows", compute)
@@ -109,8 +113,8 @@ def test_the_model_has_one_thread(small_head: str, vocabulary: Path, monkeypatch
     assert seen[0][1] == 1
 
 
-def test_a_forked_process_gets_a_thread_of_its_own(small_head: str, vocabulary: Path) -> None:
-    """A process forked from one that has a model answers, and does not wait for a thread that it has not."""
+def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Path) -> None:
+    """A process forked from one with a model does not wait for the parent's thread."""
     code = (
         "import os, sys\n"
         "from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, describe_model\n"
@@ -124,17 +128,17 @@ def test_a_forked_process_gets_a_thread_of_its_own(small_head: str, vocabulary: 
     assert done.returncode == 7
 
 
-def test_handlers_and_options_survive_beams_pickling(handler: TextEmbeddingHandler) -> None:
-    """What travels to workers can be pickled by Beam's pickler and by pickle."""
+def test_handlers_and_options_can_be_pickled(handler: TextEmbeddingHandler) -> None:
+    """Beam's pickler and pickle keep the settings."""
     options = EmbedOptions(input=["a"], output="b")
-    for thing in (handler, RecordBatchHandler(EncoderSettings("x"))):
-        assert pickler.loads(pickler.dumps(thing))._settings == thing._settings
-        assert pickle.loads(pickle.dumps(thing))._settings == thing._settings
+    for original in (handler, RecordBatchHandler(EncoderSettings("x"))):
+        assert pickler.loads(pickler.dumps(original))._settings == original._settings
+        assert pickle.loads(pickle.dumps(original))._settings == original._settings
     assert EmbedOptions.from_dictionary(options.get_all_options()).view_as(EmbedOptions).output == "b"
 
 
 def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
-    """The handler counts bytes without pickling, names its metrics and memory, and refuses inference_args."""
+    """The handler returns sizes, metrics namespace and memory, and refuses inference_args."""
     assert handler.get_num_bytes(["dog", "é"]) == 5
     assert handler.get_metrics_namespace() == "audioclip_text"
     assert handler.get_resource_hints() == {"min_ram": "4GB"}
@@ -143,10 +147,10 @@ def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
         handler.validate_inference_args({"temperature": 1})
 
 
-def test_batches_keep_their_rows_and_get_the_models_columns(
+def test_embed_batch_adds_columns_to_the_rows(
     small_head: str, vocabulary: Path, expected: dict[str, np.ndarray]
 ) -> None:
-    """A row batch comes back row by row with counts and vectors; equal texts share one vector."""
+    """Each row gets its counts and vector; equal texts share one vector."""
     rows = add_text_hash(canary_batch().slice(0, 4), "{}").set_column(3, "text", pa.array(TEXTS))
     encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
     batch = embed_batch(rows, encoder)
@@ -157,34 +161,34 @@ def test_batches_keep_their_rows_and_get_the_models_columns(
     np.testing.assert_allclose(np.array(vectors.to_pylist()), np.array([expected[text] for text in TEXTS]), atol=1e-5)
 
 
-def test_too_long_texts_are_rejected_on_request(small_head: str, vocabulary: Path) -> None:
-    """With on_long="reject" a text over the context is a rejected row, its neighbours are not."""
+def test_long_texts_are_rejected_if_on_long_is_reject(small_head: str, vocabulary: Path) -> None:
+    """The other rows of the batch are embedded."""
     settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), on_long="reject")
     rows = canary_batch().slice(0, 2).set_column(3, "text", pa.array(["dog", "dog " * 100]))
     batch = embed_batch(rows, load_encoder(settings))
     assert batch.column("reason").to_pylist() == [None, "too long"]
-    assert batch.column("detail").to_pylist() == [None, "102 tokens, the context holds 77"]
+    assert batch.column("detail").to_pylist() == [None, "102 tokens, the context length is 77"]
 
 
-def test_another_checkpoint_on_a_worker_is_an_error(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
+def test_a_worker_with_another_checkpoint_is_an_error(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
     """A worker whose file differs from the launcher's does not embed with it."""
     path = tmp_path / "head.pt"
     path.write_bytes(Path(small_head).read_bytes())
     handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
     handler.describe()
-    there = pickle.loads(pickle.dumps(handler))
+    worker = pickle.loads(pickle.dumps(handler))
     state = torch.load(path)
     state["ln_final.bias"] += 1
     torch.save(state, path)
-    load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # nothing is kept
+    load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
     with pytest.raises(ValueError, match="on this worker has fingerprint .*, the job was started with"):
-        there.load_model()
+        worker.load_model()
 
 
-def test_a_model_update_is_taken(
+def test_a_model_update_changes_the_checkpoint(
     handler: TextEmbeddingHandler, small_head: str, vocabulary: Path, tmp_path: Path
 ) -> None:
-    """RunInference's own way to change a model in a running job."""
+    """update_model_path is how RunInference changes the model of a running job."""
     other = tmp_path / "other.pt"
     torch.save({name: tensor * 0.5 for name, tensor in torch.load(small_head).items()}, other)
     before = handler.load_model().encode(TEXTS)
@@ -199,18 +203,18 @@ def test_a_model_update_is_taken(
     "settings",
     [{"dtype": "float8"}, {"on_long": "cut"}, {"prompt": "no braces"}, {"prompt": "{[a]}"}, {"prompt": "{.x}"}],
 )
-def test_settings_are_refused_before_a_job_starts(settings: dict[str, str]) -> None:
-    """Not on the first worker that loads the model."""
+def test_unknown_settings_are_errors_before_a_job_starts(settings: dict[str, str]) -> None:
+    """The handler's constructor raises, not the first worker that loads the model."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         TextEmbeddingHandler("full", **settings)  # type: ignore[arg-type]
 
 
-def test_a_vector_that_half_precision_cannot_hold_is_rejected(handler: TextEmbeddingHandler) -> None:
-    """Infinity is never stored for it."""
+def test_a_vector_that_overflows_float16_is_rejected(handler: TextEmbeddingHandler) -> None:
+    """No infinity is stored for it."""
     encoder = handler.load_model()
     rows = add_text_hash(pa.RecordBatch.from_pydict({"text": ["dog barking", "thunder"]}), "{}")
 
-    class Loud:
+    class LargeVectors:
         dim, on_long, tower = encoder.dim, encoder.on_long, encoder.tower
 
         def encode_rows(self, texts: list[str]) -> object:
@@ -219,6 +223,6 @@ def test_a_vector_that_half_precision_cannot_hold_is_rejected(handler: TextEmbed
             return encoding
 
     for stored, reasons in (("float32", [None, None]), ("float16", [None, "non-finite vector"])):
-        batch = embed_batch(rows, Loud(), stored)  # type: ignore[arg-type]
+        batch = embed_batch(rows, LargeVectors(), stored)  # type: ignore[arg-type]
         assert batch.column("reason").to_pylist() == reasons
     assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])

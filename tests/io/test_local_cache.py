@@ -1,4 +1,4 @@
-"""Copies of a store's files: one a machine, verified, and whole whatever happens to the process that makes one."""
+"""Local copies of files on object stores: one per machine, verified, and whole even if a process is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA = bytes(range(256)) * 20_000
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory of this test's own, for its processes too."""
+    """Return the temporary directory of this test and of its processes."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -34,13 +34,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fetches(store: Store) -> int:
-    """How often the beginning of the object was asked for."""
+    """Return how often the beginning of the object was requested."""
     ranges = [str(request.headers.get("Range", request.headers.get("range", ""))) for request in store.seen]
-    return sum(asked.startswith("bytes=0-") for asked in ranges)
+    return sum(requested.startswith("bytes=0-") for requested in ranges)
 
 
 def processes(paths: Sequence[str]) -> list[subprocess.Popen[str]]:
-    """A process for each path that prints where its copy lies."""
+    """Start a process per path, which prints the path of its copy."""
     code = (
         "import sys; from apache_beam.io.filesystems import FileSystems; "
         "from apache_beam.options.pipeline_options import PipelineOptions; "
@@ -52,12 +52,12 @@ def processes(paths: Sequence[str]) -> list[subprocess.Popen[str]]:
 
 
 def test_a_local_path_is_its_own_copy() -> None:
-    """Nothing is looked at."""
+    """The file is not read."""
     assert local_copy("/no/such/file") == "/no/such/file"
 
 
 def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -> None:
-    """The second time nothing is fetched; one that was damaged since is fetched again."""
+    """The second call downloads nothing, unless the copy was damaged."""
     path = store.put("models/head.safetensors", DATA)
     copy = local_copy(path)
     assert Path(copy).read_bytes() == DATA
@@ -73,45 +73,45 @@ def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -
 
 
 def test_another_content_is_another_copy(store: Store, temporary: Path) -> None:
-    """What is replaced on the store is fetched anew, but not taken for what a running job began with."""
+    """A replaced object is downloaded again, but not used by a job that started with the earlier one."""
     path = store.put("models/head.safetensors", DATA)
-    began_with = content_of(local_copy(path))
-    assert began_with == Content(len(DATA), hashlib.sha256(DATA).hexdigest())
+    content = content_of(local_copy(path))
+    assert content == Content(len(DATA), hashlib.sha256(DATA).hexdigest())
     store.put("models/head.safetensors", DATA[::-1])
     assert Path(local_copy(path)).read_bytes() == DATA[::-1]
     assert len(list(temporary.rglob("head.safetensors"))) == 1
     with pytest.raises(ReplacedError, match=r"head\.safetensors has sha256 .*: it was replaced since; start the job"):
-        local_copy(path, began_with)
+        local_copy(path, content)
     store.put("models/head.safetensors", b"short")
     with pytest.raises(ReplacedError, match=r"has 5 bytes, and had 5,120,000 when the job was started"):
-        local_copy(path, began_with)
+        local_copy(path, content)
 
 
-def test_what_is_not_there_is_a_clear_error(store: Store, temporary: Path) -> None:
-    """The path is named, and what to check."""
+def test_a_missing_object_is_a_clear_error(store: Store, temporary: Path) -> None:
+    """It names the path and what to check."""
     with pytest.raises(StoreError, match=r"none\.pt does not exist: check its name"):
         local_copy(f"{store.url}/none.pt")
 
 
-def test_processes_share_one_copy_and_a_killed_one_leaves_no_half(store: Store, temporary: Path) -> None:
-    """One of them fetches and is killed half-way; of three that wait for it, one begins anew, and two take its copy."""
+def test_processes_share_one_copy_even_if_one_is_killed(store: Store, temporary: Path) -> None:
+    """One process is killed during its download; of three that wait, one downloads again and two use its copy."""
     path = store.put("models/head.safetensors", DATA)
     store.seen.clear()
-    hung = []
+    hanging = []
 
     def fault(request: Request) -> str | None:
-        asked = str(request.headers.get("Range"))
-        if asked.startswith("bytes=0-") and not hung:
-            hung.append(asked)
+        requested = str(request.headers.get("Range"))
+        if requested.startswith("bytes=0-") and not hanging:
+            hanging.append(requested)
             return "hang"
         return None
 
     store.fault = fault
     (killed,) = processes([path])
     deadline = time.monotonic() + 60
-    while not hung and time.monotonic() < deadline:
+    while not hanging and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert hung
+    assert hanging
     others = processes([path] * 3)
     time.sleep(1)
     killed.kill()

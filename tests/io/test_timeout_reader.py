@@ -1,4 +1,4 @@
-"""Reads that hang are given up: on a local path, on gs:// and on s3://, without leaving a thread behind."""
+"""A read that hangs is an error after a time limit, on local paths, gs:// and s3://; no thread is left behind."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ store = object_stores.store
 STUCK = r"gave no data for 0\.3 s: check that its file system or object store answers, or raise --read_timeout"
 
 
-def reading() -> set[threading.Thread]:
-    """The threads that read files."""
+def reader_threads() -> set[threading.Thread]:
+    """Return the threads that read files."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("read ")}
 
 
-def gone(threads: set[threading.Thread]) -> bool:
-    """Whether these threads end within a moment."""
+def have_ended(threads: set[threading.Thread]) -> bool:
+    """Return whether these threads end within 5 seconds."""
     for thread in threads:
         thread.join(5)
     return not any(thread.is_alive() for thread in threads)
 
 
-def test_a_file_reads_as_any_other(tmp_path: Path) -> None:
-    """All of it, a piece, from a place, to its end; closed twice; no thread stays."""
+def test_the_file_reads_like_any_other(tmp_path: Path) -> None:
+    """It can be read whole, in part, from a position, to its end, and closed twice; its thread ends."""
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(range(256)) * 1000)
-    before = reading()
+    before = reader_threads()
     with open_to_read(str(path)) as handle:
-        assert reading() - before
+        assert reader_threads() - before
         assert handle.read(3) == b"\0\1\2"
         assert handle.seek(-2, os.SEEK_END) == 255_998
         assert (handle.tell(), handle.read(), handle.read(1)) == (255_998, b"\xfe\xff", b"")
@@ -56,55 +56,55 @@ def test_a_file_reads_as_any_other(tmp_path: Path) -> None:
         handle.seek(10)
         assert io.BufferedReader(handle).read(2) == b"\x0a\x0b"  # type: ignore[arg-type]
     handle.close()
-    assert gone(reading() - before)
+    assert have_ended(reader_threads() - before)
     with pytest.raises(ValueError, match="is closed"):
         handle.read(1)
 
 
-def test_parquet_is_read_through_it(tmp_path: Path) -> None:
-    """Arrow seeks and reads in it as in any file."""
+def test_arrow_reads_parquet_from_the_file(tmp_path: Path) -> None:
+    """Arrow seeks and reads as in any file."""
     table = pa.table({"text": [f"text {n}" for n in range(10_000)]})
     pq.write_table(table, tmp_path / "a.parquet")
     with open_to_read(str(tmp_path / "a.parquet")) as handle:
         assert pq.read_table(handle).equals(table)
 
 
-def test_a_file_that_is_not_there_is_told_as_always(tmp_path: Path) -> None:
-    """The system's own error, and no thread left."""
-    before = reading()
+def test_a_missing_file_is_the_usual_error(tmp_path: Path) -> None:
+    """FileNotFoundError is raised, and no thread is left."""
+    before = reader_threads()
     with pytest.raises(FileNotFoundError):
         open_to_read(str(tmp_path / "none"))
-    assert gone(reading() - before)
+    assert have_ended(reader_threads() - before)
 
 
 def test_an_unfinished_generator_leaves_no_thread(tmp_path: Path) -> None:
-    """Whoever stops reading a shard half-way closes it."""
+    """A shard that is not read to its end is closed with the generator."""
     (tmp_path / "a.txt").write_bytes(b"dog\n" * 1_000_000)
-    before = reading()
+    before = reader_threads()
     batches = read_shard(find_shards([str(tmp_path / "a.txt")])[0], Fields(), pa.schema([]))
     next(batches)
-    assert len(reading() - before) == 1
+    assert len(reader_threads() - before) == 1
     batches.close()  # type: ignore[attr-defined]
-    assert gone(reading() - before)
+    assert have_ended(reader_threads() - before)
 
 
-def test_opening_that_hangs_is_given_up(tmp_path: Path) -> None:
-    """A pipe that nobody writes cannot even be opened; the thread ends when somebody does."""
+def test_an_open_that_hangs_is_an_error(tmp_path: Path) -> None:
+    """A named pipe without a writer cannot be opened; the thread ends when a writer opens it."""
     os.mkfifo(tmp_path / "pipe.txt")
-    before, began = reading(), time.monotonic()
+    before, began = reader_threads(), time.monotonic()
     with pytest.raises(StoreError, match=rf"pipe\.txt {STUCK}"):
         open_to_read(str(tmp_path / "pipe.txt"), 0.3)
     assert time.monotonic() - began < 3
-    stuck = reading() - before
+    stuck = reader_threads() - before
     assert len(stuck) == 1
     assert all(thread.daemon for thread in stuck)  # it keeps no process alive
     (tmp_path / "pipe.txt").write_bytes(b"")
-    assert gone(stuck)
+    assert have_ended(stuck)
 
 
 @pytest.mark.parametrize("suffix", ["txt", "txt.gz"])
-def test_reading_that_hangs_half_way_is_given_up(tmp_path: Path, suffix: str) -> None:
-    """What came before is read; then the file is named, with what to do."""
+def test_a_read_that_hangs_is_an_error(tmp_path: Path, suffix: str) -> None:
+    """The error names the file and a remedy."""
     path = tmp_path / f"pipe.{suffix}"
     os.mkfifo(path)
     text = b"dog\n" * 100_000
@@ -119,24 +119,24 @@ def test_reading_that_hangs_half_way_is_given_up(tmp_path: Path, suffix: str) ->
 
     writer = threading.Thread(target=write)
     writer.start()
-    before = reading()
+    before = reader_threads()
     with pytest.raises(StoreError, match=STUCK):
         list(read_shard(find_shards([str(path)])[0], Fields(), pa.schema([]), file_io=FileIO(0.3)))
     ends.set()
     writer.join()
-    assert gone(reading() - before)
+    assert have_ended(reader_threads() - before)
 
 
-def test_a_store_that_hangs_is_given_up(store: Store) -> None:
-    """No byte of an object for as long as it is waited for, though the client itself would wait longer."""
+def test_an_object_store_that_hangs_is_an_error(store: Store) -> None:
+    """The time limit holds although the client would wait longer."""
     path = store.put("texts/a.txt", b"dog\n" * 100_000)
     store.fault = lambda request: "hang" if "a.txt" in request.path and request.headers.get("Range") else None
     with pytest.raises(StoreError, match=STUCK):
         list(read_shard(find_shards([path])[0], Fields(), pa.schema([]), file_io=FileIO(0.3)))
 
 
-def test_what_a_store_says_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error while a store is read fails the run, whatever its kind: the shard's rows are not given up as damaged."""
+def test_an_error_of_an_object_store_is_not_a_damaged_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its class, the error fails the run; the shard's rows are not rejected as damaged."""
     path = store.put("texts/a.txt.gz", gzip.compress(b"dog\n" * 1000))
     for kind in ("google.cloud.storage.fileio.BlobReader", "apache_beam.io.filesystemio.DownloaderStream"):
         name = "read" if kind.endswith("BlobReader") else "readinto"
@@ -145,10 +145,10 @@ def test_what_a_store_says_is_no_damage(store: Store, monkeypatch: pytest.Monkey
         list(read_shard(find_shards([path])[0], Fields(), pa.schema([])))
 
 
-def test_a_run_on_a_stuck_file_ends_with_a_sentence(
+def test_a_run_with_a_file_that_hangs_is_a_usage_error(
     tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--read_timeout on the command line; nothing is published, and the exit status tells."""
+    """The file is read before the run starts, within --read_timeout; nothing is published."""
     os.mkfifo(tmp_path / "pipe.jsonl")
     command = ["embed", "--input", f"{tmp_path}/*.jsonl", "--output", f"{tmp_path}/out", "--read_timeout", "1"]
     assert main([*command, "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]) == 2

@@ -26,10 +26,12 @@ from audioclip_text.model.checkpoint import (
 )
 from audioclip_text.model.text_head import SCALES, text_shapes
 from tests.support.paths import DATA
+from tests.support.released_file import RELEASED_BYTES, write_released
 
 
 def test_a_released_file_yields_its_text_head(checkpoint_file: Path) -> None:
-    """The 152 tensors of the text head are read out of 861, as float32."""
+    """The 152 tensors of the text head are read out of 861, as float32; layout and size are those of the released file."""
+    assert checkpoint_file.stat().st_size == RELEASED_BYTES
     checkpoint = load_checkpoint(checkpoint_file)
     keys = json.loads((DATA / "keys.json").read_text())
     text = {name: shape for name, (shape, _) in keys.items() if not name.startswith(("visual.", "audio."))}
@@ -45,6 +47,69 @@ def test_the_extract_has_the_same_weights_in_half_the_bytes(checkpoint_file: Pat
     )
     assert os.path.getsize(safetensors_file) < 256e6 < os.path.getsize(checkpoint_file)
     assert not list(safetensors_file.parent.glob("*.tmp"))
+
+
+SMALL_SHAPES = {name: (shape, "float32") for name, shape in text_shapes(64, 2, 100, 77, 32).items()}
+OTHER_SHAPES = {"visual.x": ((3,), "float32"), "audio.fbsp.bias": ((0,), "float32"), "audio.n": ((), "int64")}
+
+
+def test_the_released_layout_keeps_every_number(tmp_path: Path) -> None:
+    """Tensors on cuda:0 under 14-digit keys, empty tensors and integers of other towers, and _metadata are all read."""
+    state = _small()
+    write_released(tmp_path / "a.pt", SMALL_SHAPES | OTHER_SHAPES, {name: t.numpy() for name, t in state.items()})
+    loaded = torch.load(tmp_path / "a.pt", map_location="cpu", weights_only=True)
+    assert loaded._metadata["transformer.resblocks.0.mlp.gelu"] == {"version": 1}
+    checkpoint = load_checkpoint(tmp_path / "a.pt")
+    assert all(torch.equal(checkpoint.state[name], tensor) for name, tensor in state.items())
+    assert len(checkpoint.state) == len(state)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_pickle_protocol_is_named(tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder) -> None:
+    """Protocol 3 is read, without a warning; the error for a later one names it instead of suspecting code."""
+    write_released(tmp_path / "a.pt", SMALL_SHAPES, {}, protocol=protocol)
+    if protocol == 3:
+        load_checkpoint(tmp_path / "a.pt")
+    else:
+        with pytest.raises(CheckpointError, match=rf"a\.pt has pickle protocol {protocol}, .*without pickle_protocol$"):
+            load_checkpoint(tmp_path / "a.pt")
+    assert not recwarn.list
+
+
+def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
+    """Its damage could not be found; the error says so instead of reporting wrong checksums."""
+    write_released(tmp_path / "a.pt", SMALL_SHAPES, {}, checksums=False)
+    with pytest.raises(CheckpointError, match=r"a\.pt has no checksums, .*set_crc32_options\(True\)$"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_an_extract_has_the_usual_mode(tmp_path: Path, umask: int) -> None:
+    """The umask decides who can read the extract, as for any new file."""
+    torch.save(_small(), tmp_path / "a.pt")
+    previous = os.umask(umask)
+    try:
+        extract(tmp_path / "a.pt", tmp_path / "new" / "head.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "new" / "head.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["head.safetensors"]
+
+
+def test_an_extract_replaces_the_target_only_when_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure while writing leaves the earlier file as it is, and no temporary file."""
+    torch.save(_small(), tmp_path / "a.pt")
+    (tmp_path / "head.safetensors").write_bytes(b"earlier")
+
+    def fail(state: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("audioclip_text.model.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        extract(tmp_path / "a.pt", tmp_path / "head.safetensors")
+    assert (tmp_path / "head.safetensors").read_bytes() == b"earlier"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "head.safetensors"}
 
 
 def test_all_formats_give_equal_vectors(checkpoint_file: Path, safetensors_file: Path, vocabulary: Path) -> None:

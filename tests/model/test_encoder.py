@@ -17,7 +17,7 @@ from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.model.settings import VERSION_PARTS
-from tests.conftest import DATA
+from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 
 LONG = "many words " * 50  # 102 tokens with start and end

@@ -1,15 +1,12 @@
-"""Runs that are killed: what they finished is kept, what they left is removed, and the end is the same."""
+"""Runs that are killed: what they finished is kept, what they left is removed, and the result is the same."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pyarrow.parquet as pq
@@ -17,20 +14,14 @@ import pytest
 
 from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.processes import start_process
+from tests.support.slow_run import slow_run
 
-ROOT = Path(__file__).parents[2]
 KILLS = 10
 
 
-def _start(
-    shards: Path, output: Path, calls: Path, *flags: str, stderr: int | IO[bytes] = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.slow_run", str(shards), str(output), str(calls), *flags]
-    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=subprocess.DEVNULL)
-
-
-def _finished_texts(output: Path) -> set[str]:
-    """Texts in part files that have their final name."""
+def finished_texts(output: Path) -> set[str]:
+    """Return the texts in part files that have their final name."""
     return {
         text for part in output.glob("snapshots/*/part-*.parquet") for text in pq.read_table(part)["text"].to_pylist()
     }
@@ -38,22 +29,23 @@ def _finished_texts(output: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_path: Path) -> None:
-    """Ten kills at random moments cost no finished text a second embedding, and nothing is lost or doubled."""
+    """After ten kills at random moments no finished text was embedded again, and no row is lost or duplicated."""
     rows = [{"id": f"r{n}", "text": f"text number {n}"} for n in range(3000)]
     write_jsonl(tmp_path / "a.jsonl", rows)
     embed(tmp_path / "a.jsonl", tmp_path / "undisturbed", id_field="id")
     output, dice = tmp_path / "out", random.Random(20261123)
     for kill in range(KILLS + 1):
-        finished, calls = _finished_texts(output), tmp_path / f"calls{kill}"
-        runs_before = set(output.glob("snapshots/*"))
-        process = _start(tmp_path / "a.jsonl", output, calls)
+        finished, log = finished_texts(output), tmp_path / f"log{kill}"
+        earlier_runs = set(output.glob("snapshots/*"))
+        process = start_process(slow_run, str(tmp_path / "a.jsonl"), str(output), str(log))
         if kill < KILLS:
-            while set(output.glob("snapshots/*")) == runs_before and process.poll() is None:
+            while set(output.glob("snapshots/*")) == earlier_runs and process.is_alive():
                 time.sleep(0.01)
             time.sleep(dice.uniform(0, 1.2))
-            os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(timeout=60) == (-signal.SIGKILL if kill < KILLS else 0)
-        embedded = set(calls.read_text().splitlines()) if calls.exists() else set()
+            process.kill()
+        process.join(timeout=60)
+        assert process.exitcode == (-signal.SIGKILL if kill < KILLS else 0)
+        embedded = set(log.read_text().splitlines()) if log.exists() else set()
         assert not embedded & finished, "texts of finished files were embedded again"
     name = current_name(str(output))
     assert read(output).equals(read(tmp_path / "undisturbed"))
@@ -62,29 +54,29 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
     assert not list(output.rglob("*.tmp"))
 
 
-def _workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The Python processes that work for a run."""
+def workers_of(process: ForkServerProcess) -> list[psutil.Process]:
+    """Return the Python processes that work for a run."""
     family = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in family if "python" in one.name() and "sdk_worker_main" in " ".join(one.cmdline())]
+    return [each for each in family if "python" in each.name() and "sdk_worker_main" in " ".join(each.cmdline())]
 
 
 @pytest.mark.slow
 def test_a_worker_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
-    """With workers in processes of their own, the end of one is told at once, and the next run goes on from its files."""
+    """The run reports the end of a worker process at once, and the next run reuses its finished files."""
     for shard in range(4):
         rows = [{"id": f"r{shard}-{n}", "text": f"text number {shard} {n}"} for n in range(1000)]
         write_jsonl(tmp_path / f"in/{shard}.jsonl", rows)
-    output, calls = tmp_path / "out", tmp_path / "calls"
+    output, log, stderr = tmp_path / "out", tmp_path / "log", tmp_path / "stderr"
     flags = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
-    with (tmp_path / "stderr").open("wb") as stderr:
-        process = _start(tmp_path / "in/*.jsonl", output, calls, *flags, stderr=stderr)
-        while not _finished_texts(output) and process.poll() is None:
-            time.sleep(0.05)
-        _workers(process)[0].kill()
-        assert process.wait(timeout=60) == 1
-    assert "a worker process ended before its work did" in (tmp_path / "stderr").read_text()
+    process = start_process(slow_run, str(tmp_path / "in/*.jsonl"), str(output), str(log), *flags, stderr=stderr)
+    while not finished_texts(output) and process.is_alive():
+        time.sleep(0.05)
+    workers_of(process)[0].kill()
+    process.join(timeout=60)
+    assert process.exitcode == 1
+    assert "a worker process ended before its work did" in stderr.read_text()
     assert current_name(str(output)) is None
-    finished = _finished_texts(output)
+    finished = finished_texts(output)
     manifest, texts = embed(tmp_path / "in/*.jsonl", output, id_field="id")
     ids = read(output)["id"].to_pylist()
     assert manifest["counts"]["read"] == len(ids) == len(set(ids)) == 4000

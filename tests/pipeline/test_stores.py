@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.inference import shared_encoder as encoders
+from audioclip_text.pipeline.inference import shared_encoder
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, EncoderThread
 from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
@@ -130,10 +130,9 @@ def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
     model = launched.describe()
     assert model.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
-    for known in ("_read", "_loaded"):  # another process has neither
-        monkeypatch.setattr(encoders, known, {})
+    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())  # as in another process
     assert worker.load_model().dim == model.dim == 16
-    monkeypatch.setattr(encoders, "_loaded", {})
+    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(
         ReplacedError, match=r"models/head\.safetensors has sha256 .*it was replaced since; start the job"
@@ -194,7 +193,7 @@ def test_a_store_without_a_corpus_is_a_clear_error(
 ) -> None:
     """Nothing published: said in a sentence."""
     assert main([command[0], f"{store.url}/out", *command[1:]]) == 1
-    assert "has no current snapshot: nothing was ever published there" in capsys.readouterr().err
+    assert "has no current snapshot (no current.json)" in capsys.readouterr().err
 
 
 def test_a_bucket_that_is_not_there_is_a_clear_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,4 +229,4 @@ def test_flags_of_stores_stand_beside_every_command_on_snapshots(
         assert main(["log", f"{made.url}/out", *flags]) == 1
         assert "has no current snapshot" in capsys.readouterr().err
     assert main(["log", "out", "--s3_endpiont_url=x"]) == 2
-    assert "unknown flags: --s3_endpiont_url" in capsys.readouterr().err
+    assert "unknown flag --s3_endpiont_url" in capsys.readouterr().err

@@ -30,14 +30,15 @@ LAYERS: list[set[str]] = [
     {"publish"},
     {"embed"},
     {"cli"},
-    {"ml_transform", "yaml_embed", "__main__"},
+    {"ml_transform", "__main__"},
+    {"yaml_embed"},
 ]
 # Modules of pipeline/ that may import ..model at run time, and the functions in which they do; None: at module level too.
 MODEL_USERS: dict[str, set[str] | None] = {
     "inference/shared_encoder": None,
     "inference/model_handler": None,
     "cli/embed": {"download"},
-    "cli/commands": {"_fetch", "_extract"},
+    "cli/commands": {"run_fetch", "run_extract"},
     "snapshots/fingerprint": {"fingerprint_of"},
 }
 

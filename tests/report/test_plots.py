@@ -39,7 +39,7 @@ def titles(svg: str) -> list[str]:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_scales_with_the_page_and_takes_its_colors(name: str) -> None:
-    """It has a view box and no size, a name for screen readers, and colours and fonts from the page's CSS alone."""
+    """It has a view box and no size, a name for screen readers, and colors and fonts from the page's CSS alone."""
     svg = CHARTS[name]()
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg"

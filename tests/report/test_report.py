@@ -206,7 +206,7 @@ def test_a_job_starts_without_the_libraries_of_the_page() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
-@pytest.mark.parametrize(("width", "dark"), [(1240, False), (1240, True), (780, False), (380, False), (380, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1240, False), (1240, True), (780, False), (380, True)])
 def test_a_browser_shows_the_page(output: Path, tmp_path: Path, width: int, dark: bool) -> None:
     """Offline, from a copied directory, on a phone and in both themes: all is drawn, and text can be read."""
     copy = shutil.copytree(page_of(output).parent, tmp_path / "copied")

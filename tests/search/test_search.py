@@ -1,4 +1,4 @@
-"""`search` as people meet it: texts through the snapshot's own model, vectors out of files, tables and JSON."""
+"""`search`: texts by the model of the snapshot, vectors from files, tables and JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = ["dog barking", "a dog barks", "rain on a tin roof", "glass breaking", "
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
-    """A snapshot of a few texts by the untrained model, with a prompt."""
+    """A snapshot of a few texts, with random weights and a prompt."""
     folder = tmp_path_factory.mktemp("search")
     shard = write_jsonl(folder / "a.jsonl", [{"id": f"r{n}", "text": text} for n, text in enumerate(TEXTS)])
     command = ["embed", "--input", str(shard), "--output", str(folder / "out"), "--checkpoint", "untrained"]
@@ -40,11 +40,11 @@ def output(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
     return folder / "out"
 
 
-def test_a_text_finds_itself_first(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The query takes the snapshot's prompt; equal texts stand by id; untrained weights are said."""
+def test_text_finds_itself_first(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The query gets the prompt of the snapshot; equal texts are in the order of their ids; random weights are named."""
     assert main(["search", str(output), "dog barking", "glass breaking", "--top", "3"]) == 0
-    said = capsys.readouterr()
-    lines = said.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[0] == "dog barking"
     assert lines[1].split() == ["1", "1.000000", "r0", "dog", "barking"]
     assert lines[2].split() == ["2", "1.000000", "r4", "dog", "barking"]
@@ -52,11 +52,11 @@ def test_a_text_finds_itself_first(output: Path, capsys: pytest.CaptureFixture[s
     assert lines[5] == "glass breaking"
     assert lines[6].split() == ["1", "1.000000", "r3", "glass", "breaking"]
     assert len(lines) == 9
-    assert "WARNING: the weights are untrained" in said.err
+    assert "random weights, for testing only" in printed.err
 
 
-def test_json_is_whole_and_the_same_twice(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object with every query in the order given, scores in full, and the notes."""
+def test_json_is_complete_and_deterministic(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object contains every query in the order given, scores with all digits, and the notes."""
     command = ["search", str(output), "rain", "dog barking", "rain", "--json"]
     assert main(command) == 0
     first = capsys.readouterr().out
@@ -69,13 +69,13 @@ def test_json_is_whole_and_the_same_twice(output: Path, capsys: pytest.CaptureFi
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert found["weights"] == "untrained"
     assert found["by"] == "cosine"
-    assert any("untrained" in note for note in found["notes"])
+    assert any("random weights" in note for note in found["notes"])
     assert main(command) == 0
     assert capsys.readouterr().out == first
 
 
 def test_vectors_from_files_need_no_model(output: Path, tmp_path: Path) -> None:
-    """[d] and [n, d], half, single and double precision, of any length; the checkpoint is not looked for."""
+    """[d] and [n, d], half, single and double precision, of any length; the checkpoint is not opened."""
     rows = pq.read_table(sorted(directory_of(output).glob("part-*"))).sort_by("id")
     vectors = np.array(rows["embedding"].to_pylist())
     edit_manifest(output, lambda manifest: manifest["options"].update(checkpoint="gone.pt"))
@@ -93,7 +93,7 @@ def test_vectors_from_files_need_no_model(output: Path, tmp_path: Path) -> None:
 
 
 def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The scale is the checkpoint's own, e to the parameter, clamped as in the original; the ranking is the cosine's."""
+    """The scale is that of the checkpoint, e to the parameter, clamped as in the original; the order is the cosine's."""
     query = tmp_path / "sound.npy"
     np.save(query, np.random.default_rng(0).standard_normal(1024))
     cosines = search(str(output), [str(query)])
@@ -104,25 +104,25 @@ def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.
         scores = [hit["score"] for hit in logits.as_json()["queries"][0]["hits"]]  # type: ignore[index]
         assert scores == [hit.cosine * logits.scale for hit in cosines.hits[0]]
     assert main(["search", str(output), "dog", "--by", "audio_logits"]) == 2
-    assert "AudioCLIP has trained no scale for a text with a text" in capsys.readouterr().err
+    assert "AudioCLIP has no trained scale for two texts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("trained", "scale"), [(math.log(14.3), 14.3), (5.0, 100.0), (1000.0, 100.0), (-3.0, 1.0)])
-def test_the_scale_is_clamped(trained: float, scale: float) -> None:
+def test_scale_is_clamped(trained: float, scale: float) -> None:
     """e to the parameter, at least 1 and at most 100."""
     assert logit_scale({"logit_scale_at": torch.tensor(trained)}, "audio") == pytest.approx(scale)
 
 
-def test_a_checkpoint_without_scales_says_so() -> None:
-    """No scale is made up."""
-    with pytest.raises(ValueError, match="this checkpoint does not contain logit_scale_at: extract its text head again"):
+def test_checkpoint_without_scales_is_an_error() -> None:
+    """A missing scale has no default."""
+    with pytest.raises(
+        ValueError, match="this checkpoint does not contain logit_scale_at: extract its text head again"
+    ):
         logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
 
 
-def test_another_checkpoint_is_refused(
-    output: Path, safetensors_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The fingerprint decides, not the name: the same weights elsewhere are the same, other weights are refused."""
+def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fingerprint decides, not the path: equal weights in another file are accepted, other weights are refused."""
     found = search(str(output), ["dog barking"], top=1, checkpoint=str(safetensors_file))
     assert found.hits[0][0].id == "r0"
 
@@ -136,18 +136,18 @@ def test_another_checkpoint_is_refused(
         assert main(["search", str(output), "dog"]) == 2
     finally:
         edit_manifest(output, lambda now: now.update(manifest))
-    said = capsys.readouterr().err
-    assert "untrained gives other vectors: its fingerprint is" in said
-    assert "(weights differ)" in said
-    assert "say where the right one is with --checkpoint" in said
+    printed = capsys.readouterr().err
+    assert "untrained gives other vectors: its fingerprint is" in printed
+    assert "(different: weights)" in printed
+    assert "give the path of the right checkpoint with --checkpoint" in printed
     assert main(["search", str(output), "dog", "--checkpoint", "nowhere.pt"]) == 2
-    said = capsys.readouterr().err
-    assert "was embedded with the checkpoint untrained, which is needed here: no checkpoint at nowhere.pt" in said
+    printed = capsys.readouterr().err
+    assert "was embedded with the checkpoint untrained, which cannot be read: no checkpoint at nowhere.pt" in printed
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here, which takes float16")
-def test_a_snapshot_computed_in_float16_is_searched_without_a_gpu(output: Path) -> None:
-    """The fingerprint is held to what the snapshot says, and the query is computed in float32."""
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which computes in float16")
+def test_float16_snapshot_is_searched_without_a_gpu(output: Path) -> None:
+    """The fingerprint is compared for float16, and the query is computed in float32."""
     manifest = read_manifest(str(output), directory_of(output).name)
     assert manifest is not None
     parts = {**manifest["fingerprint_parts"], "dtype": "float16"}
@@ -162,8 +162,8 @@ def save(path: Path, array: object) -> str:
     return str(path)
 
 
-def test_queries_that_cannot_be(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One clear line and status 2; a header that lies about its size costs no memory, and no pickle is opened."""
+def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is one line and exit status 2; a header with a false size costs no memory, and no pickle is loaded."""
     ones = np.ones(1024)
     (tmp_path / "text.npy").write_text("dog barking")
     lying = bytearray((Path(save(tmp_path / "lying.npy", ones))).read_bytes())
@@ -174,33 +174,33 @@ def test_queries_that_cannot_be(output: Path, tmp_path: Path, capsys: pytest.Cap
         "": "an empty text cannot be searched for",
         " \t": "an empty text cannot be searched for",
         "dog \udcff": "is not UTF-8 (character 4)",
-        str(tmp_path / "gone.npy"): "a query that ends in .npy is taken for a file of vectors",
+        str(tmp_path / "gone.npy"): "does not exist: a query that ends in .npy is the name of a file of vectors",
         str(tmp_path / "text.npy"): "cannot be read as a .npy file",
         str(tmp_path / "lying.npy"): "cannot be read as a .npy file",
         str(tmp_path / "archive.npy"): "is an archive of arrays (.npz)",
         save(tmp_path / "object.npy", np.array([{}, ones], object)): "cannot be read as a .npy file",
-        save(tmp_path / "short.npy", np.ones(512)): "float64 [512]: it must be floats of shape [1024] or [n, 1024]",
-        save(tmp_path / "deep.npy", np.ones((1, 1, 1024))): "it must be floats of shape [1024] or [n, 1024]",
-        save(tmp_path / "none.npy", np.ones((0, 1024))): "it must be floats of shape [1024] or [n, 1024]",
-        save(tmp_path / "whole.npy", np.ones(1024, np.int64)): "it must be floats of shape [1024] or [n, 1024]",
-        save(tmp_path / "nan.npy", ones * np.nan): "nan.npy has no direction: its vector is not finite",
-        save(tmp_path / "zero.npy", [ones, ones * 0]): "zero.npy[1] has no direction: its vector is all zeros",
+        save(tmp_path / "short.npy", np.ones(512)): "float64 [512], expected floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "deep.npy", np.ones((1, 1, 1024))): "expected floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "none.npy", np.ones((0, 1024))): "expected floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "whole.npy", np.ones(1024, np.int64)): "expected floats of shape [1024] or [n, 1024]",
+        save(tmp_path / "nan.npy", ones * np.nan): "nan.npy has a vector that is not finite",
+        save(tmp_path / "zero.npy", [ones, ones * 0]): "zero.npy[1] has a vector that is zero",
     }
     for query, message in cases.items():
         assert main(["search", str(output), query]) == 2, query
-        said = capsys.readouterr().err
-        assert message in said, query
-        assert said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert message in printed, query
+        assert printed.count("\n") == 1
 
 
-def test_a_text_that_is_too_long_is_cut_and_said_so(output: Path) -> None:
-    """As when the corpus was embedded."""
+def test_long_text_is_truncated_with_a_note(output: Path) -> None:
+    """A query is truncated like the texts of the corpus, and a note says it."""
     found = search(str(output), ["bark " * 100])
-    assert any("cut to the 77 tokens that the model reads, of 105" in note for note in found.notes)
+    assert any("truncated from 105 to the 77 tokens that the model reads" in note for note in found.notes)
 
 
-def test_float16_and_hostile_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Half precision is searched as it is stored; what ids and texts hold reaches the terminal as visible characters."""
+def test_float16_vectors_and_hostile_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Vectors in half precision are searched; control characters in ids and texts are printed as visible ones."""
     ids, texts = ["\x1b[2Jid", "b\u202egnp.exe", "猫" * 30], ["\x1b]0;title\x07", "two\nlines", "x" * 500]
     vectors = np.eye(3, 4, dtype=np.float16) * 0.1
     write_snapshot(tmp_path / "out", [batch_of(ids, texts, vectors)], 4, stored="float16")
@@ -218,8 +218,8 @@ def test_float16_and_hostile_ids(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [hit["id"] for hit in json.loads(printed)["queries"][0]["hits"]] == ids
 
 
-def test_a_terminal_of_few_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an ASCII terminal cannot show is spelled out."""
+def test_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Characters that an ASCII terminal cannot show are escaped."""
     write_snapshot(tmp_path / "out", [batch_of(["é"], ["猫"], np.ones((1, 4), np.float32))], 4)
     query = save(tmp_path / "q.npy", np.ones(4))
     stream = io.BytesIO()
@@ -230,21 +230,21 @@ def test_a_terminal_of_few_characters(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("flag", ["--top=0", "--top=x", "--by=logits"])
 def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """argparse names the flag and what it takes."""
+    """The usage error names the flag."""
     with pytest.raises(SystemExit) as stop:
         main(["search", "out", "dog", flag])
     assert stop.value.code == 2
     assert flag.partition("=")[0] in capsys.readouterr().err
 
 
-def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Missing, exchanged or broken files stop the search; rows that have no direction are told of."""
+def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing, exchanged and damaged files end the search; rows without a usable vector are counted in a note."""
     query = save(tmp_path / "q.npy", np.ones(4))
     rows = batch_of(["a", "b"], ["one", "two"], np.array([[1, 0, 0, 0], [np.nan, 0, 0, 0]], np.float32))
     out = tmp_path / "out"
     write_snapshot(out, [rows], 4)
     assert main(["search", str(out), query]) == 0
-    assert "1 of 2 rows have a vector without direction" in capsys.readouterr().err
+    assert "1 of 2 rows cannot be found, because their vectors are zero or not finite" in capsys.readouterr().err
     rewrite(out, lambda table: table.drop_columns(["embedding"]))
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes" in capsys.readouterr().err
@@ -252,7 +252,7 @@ def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.
     write_snapshot(out, [rows], 4)
     rewrite(out, lambda table: table.slice(0, 1), sign=False)
     assert main(["search", str(out), query]) == 1
-    assert "is not the file that the manifest describes: audioclip-text validate says" in capsys.readouterr().err
+    assert "is not the file that the manifest describes: audioclip-text validate lists" in capsys.readouterr().err
     (part,) = directory_of(out).glob("part-*")
     part.write_bytes(b"PAR1" + part.read_bytes()[:-4])
     assert main(["search", str(out), query]) == 1
@@ -262,23 +262,23 @@ def test_a_damaged_snapshot_is_said_not_searched(tmp_path: Path, capsys: pytest.
     assert "cannot be read" in capsys.readouterr().err
     edit_manifest(out, lambda manifest: manifest.pop("counts"))
     assert main(["search", str(out), query]) == 1
-    assert "is not a complete manifest: counts is" in capsys.readouterr().err
+    assert "is not a valid manifest: counts is missing" in capsys.readouterr().err
     (directory_of(out) / "manifest.json").unlink()
     assert main(["search", str(out), query]) == 1
-    assert "there is no manifest in" in capsys.readouterr().err
+    assert "has no finished snapshot" in capsys.readouterr().err
     (out / "current.json").write_text("{}")
     assert main(["search", str(out), query]) == 1
-    assert "names no snapshot" in capsys.readouterr().err
+    assert "does not name a snapshot" in capsys.readouterr().err
     assert main(["search", str(tmp_path), query]) == 1
     assert "has no current snapshot" in capsys.readouterr().err
 
 
-def test_a_snapshot_of_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A corpus of rejected rows alone is searched, and nothing is found."""
+def test_snapshot_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A search over a snapshot of rejected rows alone has no hits, and a note says why."""
     shard = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": "poison"}])
     embed_with_stub(shard, tmp_path / "out")
     assert main(["search", str(tmp_path / "out"), save(tmp_path / "q.npy", np.ones(8))]) == 0
-    assert "the snapshot holds no rows" in capsys.readouterr().err
+    assert "the snapshot has no rows" in capsys.readouterr().err
 
 
 MEASURE = """
@@ -290,7 +290,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
-    """Eight times the rows: the same peak, within a quarter of what the vectors themselves grew by."""
+    """With eight times the rows the peak grows by less than a quarter of the size of the additional vectors."""
     query, peaks = save(tmp_path / "q.npy", np.random.default_rng(9).standard_normal((3, 512))), {}
     for rows in (8_192, 65_536):
         output = tmp_path / str(rows)

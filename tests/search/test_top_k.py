@@ -1,4 +1,4 @@
-"""The nearest rows are those of a plain full computation, in an order that depends on the rows alone."""
+"""TopK gives the hits of a plain full computation, in an order that depends on the rows alone."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ VECTORS = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0]), min_size=3, max
     st.integers(1, 7),
     st.sampled_from(["float32", "float16"]),
 )
-def test_the_nearest_are_those_of_a_plain_computation(
+def test_hits_are_those_of_a_plain_computation(
     rows: list[tuple[str, str, list[float]]], query: list[float], top: int, size: int, stored: str
 ) -> None:
-    """Few directions, few ids: most rows tie, in every batching, and the list is the sorted one."""
+    """With few directions and few ids most rows tie; for every batch size the list is the sorted one."""
     direction = unit(np.array([query]))
     nearest = TopK(direction, top)
     for start in range(0, len(rows), size):
@@ -59,8 +59,8 @@ def test_the_nearest_are_those_of_a_plain_computation(
     assert nearest.incomparable == sum(not any(vector) for _, _, vector in rows)
 
 
-def test_equal_rows_score_the_same_wherever_they_lie() -> None:
-    """One vector at every place of batches of every size gives one score, to the last bit, so that ids decide."""
+def test_equal_vectors_have_equal_scores_in_any_batch() -> None:
+    """One vector at any place of batches of any size has one score, equal in all bits, so the ids decide the order."""
     random = np.random.default_rng(1)
     vector, query = random.standard_normal((2, 1024))
     nearest = TopK(unit(query[None]), 500)
@@ -82,7 +82,7 @@ def test_equal_rows_score_the_same_wherever_they_lie() -> None:
 
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 def test_many_queries_against_many_rows(stored: str) -> None:
-    """300 queries over 3,000 random rows: ids and scores of a full matrix in float64."""
+    """300 queries over 3,000 random rows give the ids and scores of a full matrix in float64."""
     random = np.random.default_rng(2)
     vectors, queries = random.standard_normal((3000, 32)).astype(stored), unit(random.standard_normal((300, 32)))
     nearest = TopK(queries, 7)
@@ -98,8 +98,8 @@ def test_many_queries_against_many_rows(stored: str) -> None:
         np.testing.assert_allclose([hit.cosine for hit in hits], row[best], rtol=0, atol=1e-12)
 
 
-def test_rows_without_direction_are_counted_and_not_found() -> None:
-    """NaN, infinity and zeros have no cosine; very large and very small vectors do."""
+def test_rows_without_a_usable_vector_are_counted() -> None:
+    """NaN, infinity and zeros have no cosine; very large and very small vectors have one."""
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3e38, 0], [1e-30, 0]], np.float32)
     nearest = TopK(np.array([[1.0, 0.0]]), 10)
     nearest.add(batch_of(list("abcde"), list("abcde"), vectors))
@@ -107,8 +107,8 @@ def test_rows_without_direction_are_counted_and_not_found() -> None:
     assert nearest.incomparable == 3
 
 
-def test_a_batch_of_no_rows_and_one_without_texts() -> None:
-    """Nothing is nothing; a snapshot written with --no_text has ids alone."""
+def test_empty_batch_and_batch_without_texts() -> None:
+    """An empty batch adds no hit; a snapshot written with --no_text has ids alone."""
     nearest = TopK(np.array([[1.0, 0.0]]), 1)
     batch = batch_of(["a"], ["t"], np.ones((1, 2), np.float32))
     nearest.add(batch.slice(0, 0))

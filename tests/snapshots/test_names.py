@@ -1,4 +1,4 @@
-"""What data and files of OUT say never leads out of OUT, and never acts on a terminal."""
+"""Names in data and in files of OUT never lead out of OUT, and are escaped on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from audioclip_text.pipeline.readers.base import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
-from audioclip_text.pipeline.snapshots.manifest import is_run_name, plain_name
+from audioclip_text.pipeline.snapshots.manifest import is_run_name, require_plain_name
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support.corpus import embed, read, write_jsonl
 
@@ -54,7 +54,7 @@ def two_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path, two_snapshots: Path) -> Path:
-    """OUT with two snapshots, and a directory beside it that is nobody's business."""
+    """OUT with two snapshots, and a directory beside it that no command may change."""
     shutil.copytree(two_snapshots, tmp_path, dirs_exist_ok=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -68,45 +68,45 @@ def precious(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
-def test_a_pointer_that_leads_away_is_refused_by_every_command(
+def test_pointer_out_of_out_is_refused_by_every_command(
     output: Path, name: object, capsys: pytest.CaptureFixture[str], vocabulary: Path
 ) -> None:
-    """current.json is a file like any other: what it names is a plain name, or nothing is done."""
+    """The name in current.json must be a plain name; with any other, every command fails and changes nothing."""
     (output / "current.json").write_text(json.dumps({"snapshot": name, "manifest": "../../x"}))
     before = sorted(output.rglob("*"))
     for command in (["log"], ["current"], ["rollback"], ["gc", "--keep", "1"]):
         assert main([command[0], str(output), *command[1:]]) == 1
-        said = capsys.readouterr().err
-        assert "current.json names" in said
-        assert "\x1b" not in said
+        printed = capsys.readouterr().err
+        assert "current.json names" in printed
+        assert "\x1b" not in printed
     with pytest.raises(SnapshotError, match="current.json names"):
         embed(output.parent / "a.jsonl", output)
     assert sorted(output.rglob("*")) == before
     assert precious(output) == ["precious"] * 4
 
 
-def test_a_pointer_without_a_name_is_refused(output: Path) -> None:
-    """An object of anything else is no pointer."""
+def test_pointer_without_a_name_is_refused(output: Path) -> None:
+    """A JSON object without a snapshot is an error."""
     (output / "current.json").write_text('{"manifest": "x"}')
-    with pytest.raises(SnapshotError, match="names no snapshot: restore it"):
+    with pytest.raises(SnapshotError, match="does not name a snapshot: restore it"):
         current_name(str(output))
 
 
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
-def test_a_manifest_whose_files_lead_away_is_refused(output: Path, name: object) -> None:
-    """Neither reuse nor a listing follows a file's name out of the snapshot."""
+def test_manifest_with_file_names_out_of_out_is_refused(output: Path, name: object) -> None:
+    """Neither `embed` nor `log` follows the name of a file out of the snapshot."""
     snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["files"][0]["name"] = name
     path.write_text(json.dumps(manifest))
     with pytest.raises(
-        SnapshotError, match=r"manifest\.json (names .* no plain name|is not a complete manifest: files\[0\].name is)"
+        SnapshotError, match=r"manifest\.json (names .* not a plain name|is not a valid manifest: files\[0\].name is)"
     ):
         read_manifest(str(output), snapshot)
-    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a complete manifest)"):
+    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a valid manifest)"):
         embed(output.parent / "a.jsonl", output)
-    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a complete manifest)"):
+    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a valid manifest)"):
         log(str(output))
 
 
@@ -114,13 +114,13 @@ def test_a_manifest_whose_files_lead_away_is_refused(output: Path, name: object)
     ("change", "message"),
     [
         ({"snapshot": "../../elsewhere"}, "is the manifest of '../../elsewhere', not of"),
-        ({"files": None}, "is not a complete manifest: files is None, and must be list"),
-        ({"files": ["part-0.parquet"]}, r"files\[0\].name is missing"),
-        ({"fingerprint": 3, "counts": []}, "fingerprint is 3, and must be str; counts is .*, and must be dict"),
+        ({"files": None}, "is not a valid manifest: files is None, expected a list"),
+        ({"files": ["part-0.parquet"]}, r"files\[0\] is 'part-0.parquet', expected an object"),
+        ({"fingerprint": 3, "counts": []}, r"fingerprint is 3, expected a string; counts is \[\], expected an object"),
     ],
 )
-def test_a_manifest_of_another_making_is_refused(output: Path, change: dict[str, object], message: str) -> None:
-    """Before anything in it is used."""
+def test_invalid_manifest_is_refused(output: Path, change: dict[str, object], message: str) -> None:
+    """A manifest of another snapshot, or with values of another type, is an error."""
     snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -129,8 +129,8 @@ def test_a_manifest_of_another_making_is_refused(output: Path, change: dict[str,
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "../snapshots", "/etc", "", ".", "*", "a/b"])
-def test_rollback_takes_the_name_of_a_snapshot_alone(output: Path, name: str) -> None:
-    """A path to one is none, whether it is there or not."""
+def test_rollback_accepts_only_names_of_snapshots(output: Path, name: str) -> None:
+    """A path is refused, also one that leads to a snapshot."""
     now = current_name(str(output))
     with pytest.raises(SnapshotError, match="has no finished snapshot"):
         rollback(str(output), name)
@@ -140,7 +140,7 @@ def test_rollback_takes_the_name_of_a_snapshot_alone(output: Path, name: str) ->
 
 
 def test_gc_follows_no_links(output: Path) -> None:
-    """A linked directory is no run of ours; a linked file goes, what it leads to stays; strange names stay too."""
+    """Linked directories and odd names are left alone; a linked file is removed, and its target is not."""
     elsewhere, snapshots = output.parent / "elsewhere", output / "snapshots"
     os.symlink(elsewhere, snapshots / "20200101T000000Z-00000000")
     (snapshots / "strange [*]").mkdir()
@@ -158,8 +158,8 @@ def test_gc_follows_no_links(output: Path) -> None:
     assert precious(output) == ["precious"] * 4
 
 
-def test_a_dead_run_whose_lock_is_a_link_harms_nobody(output: Path) -> None:
-    """Looking whether a run is alive writes nothing behind the link, and the run's end removes the link alone."""
+def test_lock_that_is_a_link(output: Path) -> None:
+    """The check whether a run is alive does not write to the target of a link, and only the link is removed."""
     dead = output / "snapshots" / "20200101T000001Z-00000000"
     dead.mkdir()
     (dead / "run.lock").symlink_to(output.parent / "elsewhere/precious")
@@ -169,17 +169,17 @@ def test_a_dead_run_whose_lock_is_a_link_harms_nobody(output: Path) -> None:
 
 
 def test_ids_that_look_like_paths_are_ids(tmp_path: Path) -> None:
-    """They stand in the id column and nowhere else: no file is made of them."""
+    """Such ids are stored in the id column, and no file is named after them."""
     ids = ["../../escape", "/etc/passwd", "..", "a\0b", "\x1b[31m", "<script>alert(1)</script>", "con", "~/x"]
-    shard = write_jsonl(tmp_path / "in/a.jsonl", [{"id": own, "text": f"text {own}"} for own in ids])
+    shard = write_jsonl(tmp_path / "in/a.jsonl", [{"id": name, "text": f"text {name}"} for name in ids])
     embed(shard, tmp_path / "out", id_field="id")
     assert sorted(read(tmp_path / "out")["id"].to_pylist()) == sorted(ids)
-    assert all(plain_name(path.name.lstrip("."), "test") for path in (tmp_path / "out").rglob("*"))
+    assert all(require_plain_name(path.name.lstrip("."), "test") for path in (tmp_path / "out").rglob("*"))
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
-def test_names_of_shards_are_ids_and_no_paths(tmp_path: Path) -> None:
-    """A file may be called anything: its name is read, shown escaped, and written nowhere."""
+def test_odd_names_of_shards(tmp_path: Path) -> None:
+    """A shard may have any name: the name becomes part of ids and of no path."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a\nb.txt", "\x1b[2J.txt", "$(touch pwned).txt", "--flag.txt", "ä*[x].txt", ".. .txt"):
@@ -193,22 +193,22 @@ def test_names_of_shards_are_ids_and_no_paths(tmp_path: Path) -> None:
         find_shards([f"{folder}/*"])
 
 
-def test_what_strangers_named_is_escaped_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names of files, fields and ids in errors move no cursor and turn no writing round."""
+def test_names_are_escaped_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files and fields in errors cannot move the cursor or reverse the direction of text."""
     (tmp_path / "\x1b[2J\u202egnp.doc").write_text("x")
     assert main(["embed", "--input", f"{tmp_path}/*", "--output", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert r"\x1b[2J\u202egnp.doc" in said
-    assert "\x1b" not in said
+    printed = capsys.readouterr().err
+    assert r"\x1b[2J\u202egnp.doc" in printed
+    assert "\x1b" not in printed
     write_jsonl(tmp_path / "a.jsonl", [{"\x1b[31mfield": 1}])
     assert main(["embed", "--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert r"there are \x1b[31mfield" in said
-    assert "\x1b" not in said
+    printed = capsys.readouterr().err
+    assert r"there are \x1b[31mfield" in printed
+    assert "\x1b" not in printed
 
 
-def test_the_sample_of_rows_is_escaped_too(tmp_path: Path) -> None:
-    """scripts/show.py prints ids, texts and reasons of strangers."""
+def test_rows_printed_by_show_are_escaped(tmp_path: Path) -> None:
+    """scripts/show.py escapes the ids, texts and shard names that it prints."""
     rows = [{"id": "\x1b[31mred", "text": "a\x1b]0;title\x07b"}, {"id": "x", "text": "\x1b[2J"}, {"id": "y", "text": 1}]
     embed(write_jsonl(tmp_path / "a\x9b.jsonl", rows), tmp_path / "out", id_field="id")
     command = [sys.executable, str(ROOT / "scripts/show.py"), str(tmp_path / "out")]
@@ -218,8 +218,8 @@ def test_the_sample_of_rows_is_escaped_too(tmp_path: Path) -> None:
     assert not set("\x1b\x07\x9b") & set(shown)
 
 
-def test_our_own_names_are_plain(output: Path) -> None:
-    """Runs, in the making too, and the files in them."""
+def test_names_of_runs_and_files_are_plain(output: Path) -> None:
+    """Runs, finished or not, and their files have plain names, and odd names are no names of runs."""
     assert all(is_run_name(name) for name in list_runs(str(output)))
     assert is_run_name(".20260101T000000Z-0123abcd-7")
     assert not any(is_run_name(str(name)) for name in LEADING_AWAY if isinstance(name, str))

@@ -73,7 +73,7 @@ def show_page(page: Path, folder: Path, *, width: int, height: int = 2600, dark:
 
 
 def contrast(first: str, second: str) -> float:
-    """Return the contrast ratio of two CSS colours of the form rgb(...), as WCAG 2 defines it."""
+    """Return the contrast ratio of two CSS colors of the form rgb(...), as WCAG 2 defines it."""
     lights = sorted(_luminance(color) for color in (first, second))
     return (lights[1] + 0.05) / (lights[0] + 0.05)
 

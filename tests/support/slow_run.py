@@ -1,6 +1,5 @@
-"""A run with a slow stub model in a process of its own, to be killed: slow_run.py SHARDS OUTPUT CALLS [BEAM FLAGS]."""
+"""A run with a slow stub model that logs its texts, for a process of its own that is killed."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.support.stub import StubEncoder, StubHandler
 
 
 class LoggingEncoder(StubEncoder):
-    """Writes down each text before it is embedded."""
+    """StubEncoder that appends each text to a file before it embeds it."""
 
     log: Path
 
@@ -35,7 +34,7 @@ class LoggingHandler(StubHandler):
         return encoder
 
 
-if __name__ == "__main__":
-    shards, output, calls, *flags = sys.argv[1:]
-    options = EmbedOptions(flags, input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
-    run(EmbedCorpus(options, LoggingHandler(calls)), options)
+def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
+    """Embed `shards` into `output` at 2 ms per text, in files of 100 rows; the texts go to `log`."""
+    options = EmbedOptions(list(flags), input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
+    run(EmbedCorpus(options, LoggingHandler(log)), options)

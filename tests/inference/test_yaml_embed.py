@@ -1,4 +1,4 @@
-"""EmbedText in Beam YAML, through Beam's own YAML main: the example, bad rows, and what it refuses."""
+"""EmbedText in Beam YAML, run by Beam's YAML main: the example, bad rows, and wrong configurations."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 from apache_beam.yaml.yaml_provider import InlineProvider
 
 from audioclip_text.model import TextEncoder
-from audioclip_text.pipeline.inference.yaml_transform import EmbedText
+from audioclip_text.pipeline.yaml_embed import EmbedText
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_yaml(file: Path, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Beam's YAML main over a file, in `folder`."""
+    """Run Beam's YAML main on a file, in `folder`."""
     command = [sys.executable, "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={file}"]
     command.append(f"--jinja_variables={json.dumps(variables)}")
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=os.environ)
 
 
 def vectors_of(folder: Path) -> dict[str, np.ndarray]:
-    """Texts and vectors of the Parquet files written."""
+    """Return the vector of each text in the Parquet file that was written."""
     (file,) = folder.glob("vectors*")
     table = pq.read_table(file)
     return {row["text"]: np.array(row["embedding"]) for row in table.to_pylist()}
@@ -39,8 +39,8 @@ def encoder(small_head: str, vocabulary: Path) -> TextEncoder:
     return TextEncoder.load(small_head, tokenizer_path=vocabulary, device="cpu")
 
 
-def test_the_example(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
-    """A YAML file alone reads, embeds and writes; the fields read stay beside the vectors."""
+def test_the_example_file_runs(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
+    """A YAML file is enough to read, embed and write; the fields that were read are kept."""
     for name in ("examples", ".cache"):
         (tmp_path / name).symlink_to(ROOT / name)
     done = run_yaml(Path("examples/embed.yaml"), tmp_path, {"CHECKPOINT": small_head})
@@ -91,7 +91,7 @@ def variables(small_head: str, vocabulary: Path, how: str, errors: str) -> dict[
 
 
 def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
-    """Rows without a text and with one too long go to the output named, alone, and say why."""
+    """Only rows without a text or with one that is too long go to the errors' output, with the reason."""
     file = tmp_path / "pipeline.yaml"
     file.write_text(PIPELINE)
     done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "error_handling: {output: errors}", "yes"))
@@ -108,7 +108,7 @@ def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encod
 
 
 def test_without_error_handling_a_bad_row_fails(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
-    """Nothing is dropped without a word."""
+    """Nothing is dropped silently."""
     file = tmp_path / "pipeline.yaml"
     file.write_text(PIPELINE)
     done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "", ""))
@@ -117,16 +117,16 @@ def test_without_error_handling_a_bad_row_fails(small_head: str, vocabulary: Pat
     assert not list(tmp_path.glob("vectors*"))
 
 
-def test_what_it_refuses(small_head: str) -> None:
-    """Fields that are not there or there already, and error_handling it does not know, fail before anything runs."""
+def test_wrong_configurations_are_errors(small_head: str) -> None:
+    """A missing field, an existing output field and unknown error_handling fail before anything runs."""
     rows = beam.Pipeline() | beam.Create([beam.Row(text="a", n=1)])
     with pytest.raises(ValueError, match=r"rows have no field 'caption', they have \['text', 'n'\]"):
         _ = rows | EmbedText(field="caption", checkpoint=small_head)
-    with pytest.raises(ValueError, match="rows have a field 'n' already"):
+    with pytest.raises(ValueError, match="rows already have a field 'n'"):
         _ = rows | "again" >> EmbedText(output="n", checkpoint=small_head)
-    for given in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
-        with pytest.raises(ValueError, match="it takes `output`, a name other than good, and `threshold`"):
-            EmbedText(checkpoint=small_head, error_handling=given)
+    for error_handling in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
+        with pytest.raises(ValueError, match="give `output`, a name other than good, and optionally `threshold`"):
+            EmbedText(checkpoint=small_head, error_handling=error_handling)
 
 
 def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
@@ -142,8 +142,8 @@ def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
         _ = pipeline | beam.Create([beam.Row(text="dog"), beam.Row(text="dog " * 100)]) | step
 
 
-def test_its_configuration_is_documented() -> None:
-    """Beam YAML finds a type and a description for each setting."""
+def test_the_configuration_is_documented() -> None:
+    """Beam YAML has a type and a description for each setting."""
     schema = InlineProvider({"EmbedText": EmbedText}).config_schema("EmbedText")
     described = {field.name: field.description for field in schema.fields}
     assert list(described)[:3] == ["field", "output", "checkpoint"]

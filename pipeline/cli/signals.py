@@ -1,0 +1,160 @@
+"""SIGINT, SIGTERM and SIGHUP: each ends the process with one line, exit status 128 + n, and no temporary files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from glob import glob
+from types import FrameType
+from typing import NoReturn
+
+from ..terminal import printable_lines
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+GRACE_SECONDS = 10  # for what unwinds after a signal, and for clean-up
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the process."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def name(self) -> str:
+        """The signal's name, as in "SIGTERM"."""
+        return signal.Signals(self.signum).name
+
+
+@contextmanager
+def handle_signals() -> Iterator[None]:
+    """Raise Interrupted in the main thread for the first signal and ignore all later ones.
+
+    A signal that is ignored at the start, as by nohup, stays ignored. As PID 1 of a container a process gets only
+    signals that it handles. If the process has not ended GRACE_SECONDS after the signal, it ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    try:
+        for signum, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(signum, _interrupt)
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -> Iterator[None]:
+    """End the process in the signal's handler, instead of raising Interrupted through Beam.
+
+    Beam waits for its workers when it unwinds: for a whole bundle, which may take minutes. `message` returns the line to
+    print for a signal's name. `clean_up` removes files, after the worker processes have ended.
+    """
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        ignore_signals()
+        line = f"interrupted by {signal.Signals(signum).name}"
+        with suppress(Exception):
+            line = message(signal.Signals(signum).name)
+        with suppress(OSError):  # not by print, which this signal may have interrupted
+            clear = "\r\x1b[K" if os.isatty(2) else ""  # a progress bar
+            os.write(2, f"{clear}audioclip-text: error: {printable_lines(line)}\n".encode())
+        # Other threads go on and may hold locks for ever, so that the work is done in a thread and has a limit.
+        thread = threading.Thread(target=_finish, args=(clean_up,), daemon=True)
+        thread.start()
+        thread.join(GRACE_SECONDS)
+        end_process(128 + signum)
+
+    handled = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    handled = {signum: handler for signum, handler in handled.items() if handler is _interrupt}
+    try:
+        for signum in handled:
+            signal.signal(signum, end)
+        yield
+    finally:
+        for signum, handler in handled.items():
+            signal.signal(signum, handler)
+
+
+def remove_matches(patterns: Sequence[str]) -> None:
+    """Remove what the globs match until they match nothing: threads that still run may create files meanwhile."""
+    deadline = time.monotonic() + GRACE_SECONDS / 2
+    while (paths := [path for pattern in patterns for path in glob(pattern)]) and time.monotonic() < deadline:
+        for path in paths:
+            with suppress(OSError):
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+
+def ignore_signals() -> None:
+    """Ignore all later signals, in the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+
+
+def end_process(status: int) -> NoReturn:
+    """End the process now. Threads of torch may compute: an orderly exit would wait for them or abort."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    ignore_signals()
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
+    timer.daemon = True
+    timer.start()
+    raise Interrupted(signum)
+
+
+def _finish(clean_up: Callable[[], None]) -> None:
+    _kill_children()
+    clean_up()
+
+
+def _kill_children() -> None:
+    """Kill all descendants of this process, and wait until they have ended."""
+    children = _descendants()
+    for pid in children:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + GRACE_SECONDS / 2
+    while time.monotonic() < deadline and set(children) & set(_descendants()):
+        time.sleep(0.02)
+
+
+def _descendants() -> list[int]:
+    """Return the process ids of all descendants that have not ended, children first."""
+    parents = {pid: parent for pid, (parent, state) in _processes().items() if state != "Z"}
+    found = [os.getpid()]
+    for ancestor in found:
+        found += [pid for pid, parent in parents.items() if parent == ancestor]
+    return found[1:]
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Return (parent, state) of every process, from /proc or, elsewhere than on Linux, from ps."""
+    if os.path.isdir("/proc/self"):
+        processes = {}
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with suppress(OSError), open(f"/proc/{name}/stat") as handle:
+                state, parent = handle.read().rpartition(")")[2].split()[:2]  # the program's name may contain spaces
+                processes[int(name)] = int(parent), state
+        return processes
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True, text=True, check=False)
+    rows = [line.split() for line in listing.stdout.splitlines()]
+    return {int(pid): (int(parent), state[0]) for pid, parent, state in rows}

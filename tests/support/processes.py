@@ -1,0 +1,54 @@
+"""Processes that start in milliseconds: forks of one server that has imported Beam and the pipeline.
+
+For tests that kill runs or let several run at a time. Tests of the command line start Python anew, as users do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import ROOT
+
+PRELOAD = [
+    "audioclip_text.pipeline.cli.embed",
+    "audioclip_text.pipeline.inference.model_handler",
+    "tests.support.slow_run",
+]
+
+
+def start_process(
+    function: Callable[..., object],
+    *arguments: object,
+    stdout: Path | None = None,
+    stderr: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> ForkServerProcess:
+    """Call `function`, which must be importable, in a new process; its output goes to files, or is dropped.
+
+    `exitcode` is 0 if the function returned, 1 if it raised, and -N if the process was ended by signal N.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    outputs = [os.fspath(path or os.devnull) for path in (stdout, stderr)]
+    process = context.Process(target=_call, args=(function, arguments, outputs, dict(environment)), daemon=True)
+    process.start()
+    return process
+
+
+def _call(
+    function: Callable[..., object], arguments: tuple[Any, ...], outputs: list[str], environment: dict[str, str]
+) -> None:
+    """Run in the new process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for number, path in enumerate(outputs, 1):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    function(*arguments)
