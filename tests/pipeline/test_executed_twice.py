@@ -50,7 +50,7 @@ def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam
     before = content(folder / "out")
     pipeline.run().wait_until_finish()
     assert content(folder / "out") == before
-    assert validate(str(folder / "out")).is_valid
+    assert validate(str(folder / "out")).valid
 
 
 def test_a_graph_that_reads_other_rows_the_second_time_is_refused(published: tuple[beam.Pipeline, Path]) -> None:
