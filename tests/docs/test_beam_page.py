@@ -18,6 +18,7 @@ SECTIONS = sections(PAGE)
 SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SNIPPETS)
 def test_every_snippet_prints_what_it_says(
     section: str, tmp_path: Path, checkpoint_file: Path, vocabulary: Path

@@ -23,6 +23,7 @@ from tests.support.snapshots import directory_of
 PAGE = read_page("docs/from-jina.md")
 
 
+@pytest.mark.slow
 def test_the_vectors_are_equal(vocabulary: Path) -> None:
     """Compare the vectors of TextEmbeddingHandler in a pipeline with those of the original code, within 2e-5."""
     with np.load(ROOT / "tests" / "data" / "embeddings.npz") as file:

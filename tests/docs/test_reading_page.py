@@ -55,6 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**variables, "SNAPSHOT": snapshot}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SNIPPETS)
 def test_every_snippet_prints_what_it_says(section: str, folder: Path, environment: dict[str, str]) -> None:
     """Run each snippet as a program of its own."""
@@ -66,6 +67,7 @@ def test_every_reader_has_its_snippet() -> None:
     assert SNIPPETS == ["pyarrow", "DuckDB", "Polars", "pandas", "Hugging Face datasets", "LanceDB", "FAISS"]
 
 
+@pytest.mark.slow
 def test_search_as_on_the_page(folder: Path, environment: dict[str, str]) -> None:
     """Run the three searches: two tables and one JSON object."""
     tables = list(run_blocks(SECTIONS["Search"], "sh", folder, environment=environment).values())
@@ -74,6 +76,7 @@ def test_search_as_on_the_page(folder: Path, environment: dict[str, str]) -> Non
     assert len(tables[2].splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_validate_as_on_the_page(folder: Path, environment: dict[str, str]) -> None:
     """Run the check: all rows are checked, the canary is embedded again, and the snapshot is valid."""
     (output,) = run_blocks(SECTIONS["Validate"], "sh", folder, environment=environment).values()
@@ -82,6 +85,7 @@ def test_validate_as_on_the_page(folder: Path, environment: dict[str, str]) -> N
     assert "the checkpoint gives the 16 vectors in the manifest again" in output
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_matrix_without_a_copy(folder: Path) -> None:
     """Check that the matrix for FAISS is in the memory that Arrow allocated."""
     for batch in ds.dataset(sorted(directory_of(folder / "out" / "corpus").glob("part-*"))).to_batches(
@@ -129,6 +133,7 @@ def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, st
     server.cleanup()
 
 
+@pytest.mark.slow
 def test_pgvector_takes_every_row(folder: Path, postgres: dict[str, str]) -> None:
     """Run the page's four commands: ids are found by distance, and the numbers come back to the last bit."""
     outputs = list(run_blocks(SECTIONS["PostgreSQL with pgvector"], "sh", folder, environment=postgres).values())
@@ -144,6 +149,7 @@ def test_pgvector_takes_every_row(folder: Path, postgres: dict[str, str]) -> Non
     np.testing.assert_array_equal(vectors, np.array(rows["embedding"].to_pylist(), np.float32))
 
 
+@pytest.mark.slow
 def test_the_files_have_the_layout_that_bigquery_expects(folder: Path) -> None:
     """Check the command against the flags of its reference, and a file against the layout that list inference requires."""
     (command,) = commands(SECTIONS["BigQuery"])

@@ -1,4 +1,4 @@
-"""What Dataflow is told: a card and memory for the model's steps alone, one image for all, and no wait in a template."""
+"""What Dataflow receives: GPU and memory for the model's steps alone, one image for all, and no wait in a template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.environments import create_environment
 from tests.support.paths import ROOT
 
 IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-text:1"
-CARD = b"type:nvidia-l4;count:1;install-nvidia-driver"
+GPU = b"type:nvidia-l4;count:1;install-nvidia-driver"
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def flags(tmp_path: Path) -> list[str]:
     return [*flags, "--runner=DataflowRunner", f"--sdk_container_image={IMAGE}", "--accelerator=nvidia-l4"]
 
 
-def hinted(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
-    """Resource hints of each step, by its name without the composite that holds it."""
+def hints_of(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
+    """Return the resource hints of each step, by its name without the enclosing composite."""
     environments = graph.components.environments
     return {
         step.unique_name.removeprefix("EmbedCorpus/"): dict(environments[step.environment_id].resource_hints)
@@ -46,23 +46,22 @@ def hinted(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
     }
 
 
-def test_only_the_models_steps_ask_for_a_card(flags: list[str]) -> None:
-    """Readers, shuffles and the publisher run on machines without one; the writer runs where the vectors are."""
+def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
+    """Readers, shuffles and the publisher run on machines without one; the writer runs with the model."""
     options = parse(flags)
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
     corpus = EmbedCorpus(options, StubHandler())
     _ = pipeline | "EmbedCorpus" >> corpus
-    hints = hinted(pipeline.to_runner_api())
-    cards = {name for name, told in hints.items() if told.get(resource_hints.ACCELERATOR.urn) == CARD}
-    assert cards
-    assert {name.split("/")[0] for name in cards} == {"EmbedCanary", "EmbedAndWrite"}
-    assert any(name.startswith("EmbedAndWrite/WriteParquet") for name in cards)
-    assert {name.split("/")[0] for name, told in hints.items() if told} == {"EmbedCanary", "EmbedAndWrite"}
-    assert all(told[resource_hints.MIN_RAM_BYTES.urn] == b"4000000000" for name, told in hints.items() if told)
+    hints = hints_of(pipeline.to_runner_api())
+    on_gpu = {name for name, hint in hints.items() if hint.get(resource_hints.ACCELERATOR.urn) == GPU}
+    assert {name.split("/")[0] for name in on_gpu} == {"EmbedCanary", "EmbedAndWrite"}
+    assert any(name.startswith("EmbedAndWrite/WriteParquet") for name in on_gpu)
+    assert {name.split("/")[0] for name, hint in hints.items() if hint} == {"EmbedCanary", "EmbedAndWrite"}
+    assert all(hint[resource_hints.MIN_RAM_BYTES.urn] == b"4000000000" for hint in hints.values() if hint)
 
 
 def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
-    """Between the reader of a shard and the model stands a shuffle by text hash, and the list of shards is spread too."""
+    """The list of shards is redistributed, and rows are shuffled by text hash between their reader and the model."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
     corpus = EmbedCorpus(parse(flags), StubHandler())
     _ = pipeline | "EmbedCorpus" >> corpus
@@ -80,60 +79,61 @@ class _Result:
 def test_a_flex_template_submits_and_returns(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The launcher runs us with --template_location: nobody waits, no manifest is read, and one line says what was done."""
+    """With --template_location the launcher neither waits for the job nor reads its manifest; it prints one line."""
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
     monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHandler()))
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("submitted 2")
-    assert f"audioclip-text log {tmp_path / 'out'}" in said
+    output = capsys.readouterr().out
+    assert output.startswith("submitted 2")
+    assert f"audioclip-text log {tmp_path / 'out'}" in output
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A gs:// bucket on loopback, where Dataflow's client looks for its own files."""
+    """Serve a gs:// bucket on loopback, to which Dataflow's client uploads its files."""
     with object_stores.gcs() as store:
         for name, value in store.env.items():
             monkeypatch.setenv(name, value)
         yield store.url
 
 
-POOL_CARD = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+POOL_GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
 
 
 @pytest.mark.slow
+@pytest.mark.network
 @pytest.mark.timeout(600)
 def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.FixtureRequest) -> None:
-    """DataflowRunner in a dry run, against a store on loopback: its job holds our image, hints, options and steps.
+    """DataflowRunner in a dry run, with a bucket on loopback: its job contains our image, hints, options and steps.
 
-    It stands in an environment of its own: with Google's packages beside it, Beam takes a second longer to import, in
-    each of the tests' processes.
+    It runs in a separate environment: with Google's packages installed, Beam takes a second longer to import in each of
+    the tests' processes.
     """
     if importlib.util.find_spec("google.cloud.dataflow_v1beta3") is None:
         folder = create_environment("dataflow", "apache-beam[gcp]", see_installed=True)
-        itself = f"{Path(__file__)}::{request.node.name}"
-        command = [str(folder / "python"), "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", itself]
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert "1 passed" in ran.stdout, ran.stdout
+        test = f"{Path(__file__)}::{request.node.name}"
+        command = [str(folder / "python"), "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", test]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert "1 passed" in done.stdout, done.stdout
         return
     from apache_beam.runners.dataflow.internal.apiclient import Environment
 
     bucket = request.getfixturevalue("bucket")
-    given = ["--project=project", "--region=europe-west4", "--no_auth", "--dry_run=True", "--sdk_location=container"]
-    given += [f"--temp_location={bucket}/tmp", f"--staging_location={bucket}/staging", "--machine_type=g2-standard-8"]
-    options = parse([*flags, *given, f"--dataflow_service_options={POOL_CARD}", "--max_num_workers=7"])
+    cloud = ["--project=project", "--region=europe-west4", "--no_auth", "--dry_run=True", "--sdk_location=container"]
+    cloud += [f"--temp_location={bucket}/tmp", f"--staging_location={bucket}/staging", "--machine_type=g2-standard-8"]
+    options = parse([*flags, *cloud, f"--dataflow_service_options={POOL_GPU}", "--max_num_workers=7"])
     corpus = EmbedCorpus(options, StubHandler())
     jobs = []
-    ran_before = beam.Pipeline.run
+    run_pipeline = beam.Pipeline.run
 
-    def keep(self: beam.Pipeline, *given: Any, **named: Any) -> Any:
-        jobs.append(ran_before(self, *given, **named))
+    def record(self: beam.Pipeline, *arguments: Any, **options: Any) -> Any:
+        jobs.append(run_pipeline(self, *arguments, **options))
         return jobs[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beam.Pipeline, "run", keep)
+        patch.setattr(beam.Pipeline, "run", record)
         assert run(corpus, options) is False
     job = jobs[0].job
     graph = job.proto_pipeline
@@ -141,9 +141,9 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
         proto.DockerPayload.FromString(each.payload).container_image for each in graph.components.environments.values()
     }
     assert images == {IMAGE}
-    told = hinted(graph)
-    cards = {name.split("/")[0] for name, hints in told.items() if hints.get(resource_hints.ACCELERATOR.urn) == CARD}
-    assert cards == {"EmbedCanary", "EmbedAndWrite"}
+    hints = hints_of(graph)
+    on_gpu = {name.split("/")[0] for name, hint in hints.items() if hint.get(resource_hints.ACCELERATOR.urn) == GPU}
+    assert on_gpu == {"EmbedCanary", "EmbedAndWrite"}
     steps = [step.spec for step in graph.components.transforms.values() if step.spec.urn == "beam:transform:pardo:v1"]
     functions = [pickler.loads(proto.ParDoPayload.FromString(spec.payload).do_fn.payload)[0] for spec in steps]
     assert {"PublishSnapshot", "WriteFiles", "ReuseVectors"} <= {type(function).__name__ for function in functions}
@@ -151,8 +151,8 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     # What it would submit.
     environment = Environment([], job.options, "8", f"{bucket}/staging/pipeline.pb", graph).proto
     (pool,) = environment.worker_pools
-    assert list(environment.service_options) == [POOL_CARD]
+    assert list(environment.service_options) == [POOL_GPU]
     assert (pool.machine_type, pool.autoscaling_settings.max_num_workers) == ("g2-standard-8", 7)
     assert {image.container_image for image in pool.sdk_harness_container_images} == {IMAGE}
-    options_told = dict(environment.sdk_pipeline_options)["options"]
-    assert (options_told["id_field"], options_told["sdk_container_image"]) == ("id", IMAGE)
+    sdk_options = dict(environment.sdk_pipeline_options)["options"]
+    assert (sdk_options["id_field"], sdk_options["sdk_container_image"]) == ("id", IMAGE)

@@ -1,11 +1,10 @@
-"""Real disks that are full, read-only or taken away half-way: the run says so, and the snapshot before it stands."""
+"""Real disks that are full, read-only or fail half-way: the run reports it, and the earlier snapshot stays current."""
 
 from __future__ import annotations
 
 import os
 import random
 import resource
-import runpy
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,11 @@ import torch
 
 from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.plain_tower import small_state
 from tests.support.stub import ENCODERS, StubHandler
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 65534
+UNPRIVILEGED = 65534
 
 
 def _corpus(path: Path, rows: int, noise: int = 0) -> Path:
@@ -33,7 +33,7 @@ def _corpus(path: Path, rows: int, noise: int = 0) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """Mount a file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True)
@@ -44,7 +44,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
-    """The run names path and cause; the snapshot before it stands; with room again the next run succeeds."""
+    """The run names path and cause, and the earlier snapshot stays current; with more space the next run succeeds."""
     output = small_disk / "out"
     _corpus(tmp_path / "a.jsonl", 50)
     first, _ = embed(tmp_path / "a.jsonl", output, id_field="id")
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
 
 
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
-    """A limit on the size of files, as quotas and shells set it, ends a run like a full disk does, on any machine."""
+    """A limit on the size of files, as quotas and shells set it, ends a run as a full disk does."""
     _corpus(tmp_path / "a.jsonl", 3000)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
@@ -76,12 +76,12 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
 
 
 @contextmanager
-def _as_nobody() -> Iterator[None]:
-    """Without root's right to write everywhere."""
+def _unprivileged() -> Iterator[None]:
+    """Run the block without root's right to write everywhere."""
     if os.geteuid():
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED)
     try:
         yield
     finally:
@@ -89,12 +89,14 @@ def _as_nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A corpus of 100 rows and a store with a snapshot of 50, which everybody may write to."""
-    root = tmp_path if os.geteuid() else Path("/tmp") / f"audioclip-text-{os.getpid()}"  # pytest's are root's alone
+def shared_directory(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory, writable by all, with a corpus of 100 rows and a snapshot of 50."""
+    root = (
+        tmp_path if os.geteuid() else Path("/tmp") / f"audioclip-text-{os.getpid()}"
+    )  # only root may enter pytest's directories
     root.mkdir(exist_ok=True)
     root.chmod(0o777)
-    with _as_nobody():
+    with _unprivileged():
         embed(_corpus(root / "a.jsonl", 50), root / "out", id_field="id")
         _corpus(root / "a.jsonl", 100)
     yield root
@@ -110,21 +112,21 @@ def _forbid(root: Path) -> None:
             path.chmod(0o555)
 
 
-def test_a_read_only_output(place: Path) -> None:
-    """Nothing is begun where nothing can be written, and the message names the place and the right that is missing."""
-    before = current_name(str(place / "out"))
-    _forbid(place / "out")
+def test_a_read_only_output(shared_directory: Path) -> None:
+    """If nothing can be written, nothing is started, and the message names the directory and the missing permission."""
+    before = current_name(str(shared_directory / "out"))
+    _forbid(shared_directory / "out")
     refused = pytest.raises(RuntimeError, match=r"out cannot be written: Permission denied; nothing was published")
-    with _as_nobody(), refused:
-        embed(place / "a.jsonl", place / "out", id_field="id")
-    assert current_name(str(place / "out")) == before
-    assert len(read(place / "out")) == 50
+    with _unprivileged(), refused:
+        embed(shared_directory / "a.jsonl", shared_directory / "out", id_field="id")
+    assert current_name(str(shared_directory / "out")) == before
+    assert len(read(shared_directory / "out")) == 50
 
 
-@pytest.mark.parametrize("where", ["out", "out/snapshots/*Z-*"])
-def test_the_right_to_write_is_lost_half_way(place: Path, where: str) -> None:
-    """Taken while the model runs, at any level: the run fails, says where, and the next one with it succeeds."""
-    before = set((place / "out/snapshots").iterdir())
+@pytest.mark.parametrize("directories", ["out", "out/snapshots/*Z-*"])
+def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories: str) -> None:
+    """If the permission is removed while the model runs, the run fails and names the path; the next run with it succeeds."""
+    before = set((shared_directory / "out/snapshots").iterdir())
 
     class Forbidding(StubHandler):
         def load_model(self):  # type: ignore[no-untyped-def]
@@ -132,7 +134,7 @@ def test_the_right_to_write_is_lost_half_way(place: Path, where: str) -> None:
             plain = type(encoder).encode_rows
 
             def encode_rows(texts):  # type: ignore[no-untyped-def]
-                for path in place.glob(where):
+                for path in shared_directory.glob(directories):
                     if path not in before:
                         path.chmod(0o555)
                 return plain(encoder, texts)
@@ -140,38 +142,31 @@ def test_the_right_to_write_is_lost_half_way(place: Path, where: str) -> None:
             encoder.encode_rows = encode_rows  # type: ignore[method-assign]
             return encoder
 
-    with _as_nobody():
+    with _unprivileged():
         with pytest.raises(RuntimeError, match=r"out\S* cannot be written: Permission denied; nothing was published"):
-            embed(place / "a.jsonl", place / "out", Forbidding(name="forbidding"), id_field="id")
+            embed(shared_directory / "a.jsonl", shared_directory / "out", Forbidding(name="forbidding"), id_field="id")
         ENCODERS.clear()
-        for path in place.glob(where):
+        for path in shared_directory.glob(directories):
             path.chmod(0o777)
-        assert [f"{path}" for path in before] == [str(place / "out/snapshots" / str(current_name(str(place / "out"))))]
-        embed(place / "a.jsonl", place / "out", StubHandler(name="forbidding"), id_field="id")
-    assert len(read(place / "out")) == 100
-    assert len(list((place / "out/snapshots").iterdir())) == 2
+        assert [f"{path}" for path in before] == [
+            str(shared_directory / "out/snapshots" / str(current_name(str(shared_directory / "out"))))
+        ]
+        embed(shared_directory / "a.jsonl", shared_directory / "out", StubHandler(name="forbidding"), id_field="id")
+    assert len(read(shared_directory / "out")) == 100
+    assert len(list((shared_directory / "out/snapshots").iterdir())) == 2
 
 
-def test_the_command_line_says_it_in_one_line(place: Path, vocabulary: Path) -> None:
-    """No traceback reaches the terminal, and the exit status is that of a run that failed."""
-    small_state = runpy.run_path(str(ROOT / "tests/support/plain_tower.py"))["small_state"]
-    torch.save(small_state(vocabulary=49408), place / "small.pt")
-    (place / "out/snapshots").chmod(0o555)
+@pytest.mark.slow
+def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabulary: Path) -> None:
+    """No traceback is printed, and the exit status is that of a failed run."""
+    torch.save(small_state(vocabulary=49408), shared_directory / "small.pt")
+    (shared_directory / "out/snapshots").chmod(0o555)
     code = "import sys; from audioclip_text.pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
-    flags = [
-        "embed",
-        "--input",
-        str(place / "a.jsonl"),
-        "--output",
-        str(place / "out"),
-        "--checkpoint",
-        str(place / "small.pt"),
-    ]
-    flags += ["--tokenizer_path", str(vocabulary)]
+    flags = ["embed", f"--input={shared_directory / 'a.jsonl'}", f"--output={shared_directory / 'out'}"]
+    flags += [f"--checkpoint={shared_directory / 'small.pt'}", f"--tokenizer_path={vocabulary}"]
     if os.geteuid() == 0:
-        code = (
-            f"import os; import audioclip_text.pipeline.cli.embed, audioclip_text.model; os.seteuid({NOBODY}); {code}"
-        )
+        imports = "import os; import audioclip_text.pipeline.cli.embed, audioclip_text.model"
+        code = f"{imports}; os.seteuid({UNPRIVILEGED}); {code}"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "audioclip-text: error: " in done.stderr

@@ -1,4 +1,4 @@
-"""EmbedCorpus over a stubbed model: what ends up in a snapshot, and what costs model time."""
+"""EmbedCorpus with a stub model: what a snapshot contains, and which texts cost model time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name
+from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
@@ -28,7 +29,7 @@ def _rows(count: int, start: int = 0) -> list[dict[str, object]]:
 
 
 def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> None:
-    """Ids, texts and vectors of all shards stand in the snapshot, and the manifest counts them."""
+    """The snapshot contains ids, texts and vectors of all shards, and the manifest counts them."""
     write_jsonl(tmp_path / "in/a.jsonl", _rows(30))
     write_jsonl(tmp_path / "in/b.jsonl", _rows(20, 30))
     manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", id_field="id")
@@ -42,7 +43,7 @@ def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> No
 
 
 def test_the_schema_is_the_contract(tmp_path: Path) -> None:
-    """A part file has the columns, types, nullability and metadata that readers rely on."""
+    """A part file has the columns, types, nullability, metadata and encoding that readers rely on."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog", "n": 3}])
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", keep_fields=["n"])
     part = next(Path(run_path(str(tmp_path / "out"), manifest["snapshot"])).glob("part-*.parquet"))
@@ -68,15 +69,38 @@ def test_the_schema_is_the_contract(tmp_path: Path) -> None:
     assert "RLE_DICTIONARY" not in column.encodings
 
 
-def test_half_floats_and_no_text_on_request(tmp_path: Path) -> None:
-    """--vector_dtype float16 stores halffloat, --no_text leaves the text out."""
+def test_no_text_on_request(tmp_path: Path) -> None:
+    """--no_text leaves the text out."""
     write_jsonl(tmp_path / "a.jsonl", _rows(3))
-    embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(name="half"), no_text=True)
+    embed(tmp_path / "a.jsonl", tmp_path / "out", no_text=True)
     assert "text" not in read(tmp_path / "out").column_names
 
 
+def test_half_precision_vectors_through_the_command_line(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
+    """--vector_dtype float16 stores float16, each the nearest to its float32; neither reuses the other's vectors."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(40))
+    flags = [f"--input={tmp_path / 'a.jsonl'}", "--id_field=id", f"--checkpoint={small_head}"]
+    flags += [f"--tokenizer_path={vocabulary}"]
+    tables = []
+    for dtype in ("float32", "float16"):
+        assert main(["embed", *flags, f"--output={tmp_path / dtype}", f"--vector_dtype={dtype}"]) == 0
+        tables.append(read(tmp_path / dtype))
+    single, half = tables
+    assert half.schema.field("embedding").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 32)
+    assert half.drop(["embedding"]).equals(single.drop(["embedding"]))
+    stored = half["embedding"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(40, 32)
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, vectors(single).astype(np.float16))
+
+    assert main(["embed", *flags, f"--output={tmp_path / 'float32'}", "--vector_dtype=float16"]) == 0
+    manifest = read_manifest(str(tmp_path / "float32"), str(current_name(str(tmp_path / "float32"))))
+    assert manifest is not None
+    assert (manifest["counts"]["embedded"], manifest["counts"]["reused"]) == (40, 0)
+    assert read(tmp_path / "float32").equals(half)
+
+
 def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) -> None:
-    """Night job: nothing changed, nothing is embedded, everything is there."""
+    """If nothing changed, nothing is embedded, and the snapshot contains every row."""
     write_jsonl(tmp_path / "a.jsonl", _rows(300))
     embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", max_file_rows=64)
     before = read(tmp_path / "out")
@@ -88,7 +112,7 @@ def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) ->
 
 
 def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
-    """ReuseVectors goes by text: new ids and new metadata for old texts cost nothing."""
+    """Vectors are reused by text: new ids and new kept fields for known texts cost no model time."""
     rows = [{**row, "likes": number} for number, row in enumerate(_rows(100))]
     write_jsonl(tmp_path / "a.jsonl", rows)
     embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", keep_fields=["likes"])
@@ -103,7 +127,7 @@ def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
 
 
 def test_one_percent_changed_embeds_one_percent(tmp_path: Path) -> None:
-    """Only the texts that are new go through the model."""
+    """Only new texts go through the model."""
     rows = _rows(1000)
     write_jsonl(tmp_path / "a.jsonl", rows)
     embed(tmp_path / "a.jsonl", tmp_path / "out")
@@ -116,7 +140,7 @@ def test_one_percent_changed_embeds_one_percent(tmp_path: Path) -> None:
 
 
 def test_equal_texts_are_embedded_once_across_shards(tmp_path: Path) -> None:
-    """A text that stands in every shard goes through the model once and comes out in every row."""
+    """A text that every shard contains goes through the model once and gets its vector in every row."""
     for shard in range(4):
         write_jsonl(tmp_path / f"in/{shard}.jsonl", [{"text": f"caption {number % 5}"} for number in range(50)])
     manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out")
@@ -126,7 +150,7 @@ def test_equal_texts_are_embedded_once_across_shards(tmp_path: Path) -> None:
 
 
 def test_without_dedupe_nothing_is_shuffled_or_reused(tmp_path: Path) -> None:
-    """--no_dedupe embeds all rows anew, and a later run with dedupe reuses what it wrote."""
+    """--no_dedupe embeds all rows again, and a later run without it reuses the vectors."""
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
     for _ in range(2):
         manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", no_dedupe=True)
@@ -135,7 +159,7 @@ def test_without_dedupe_nothing_is_shuffled_or_reused(tmp_path: Path) -> None:
 
 
 def test_rows_that_the_model_cannot_take_are_rejected_alone(tmp_path: Path) -> None:
-    """A text that throws and one that gives NaN cost themselves; the reasons are in the rejected file."""
+    """A text that raises and one that gives NaN are rejected, with reasons; the other texts of the batch are embedded."""
     rows = _rows(100)
     rows[17]["text"], rows[60]["text"] = "poison", "not a number"
     write_jsonl(tmp_path / "a.jsonl", rows)
@@ -150,7 +174,7 @@ def test_rows_that_the_model_cannot_take_are_rejected_alone(tmp_path: Path) -> N
 
 
 def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path) -> None:
-    """A broken model is no pile of bad rows: the run fails and publishes nothing."""
+    """A broken model does not reject every row: the run fails and publishes nothing."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"poison {number}"} for number in range(50)])
     with pytest.raises(RuntimeError, match="the model failed on all \\d+ texts of a batch"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
@@ -158,7 +182,7 @@ def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path) -> None:
 
 
 def test_bad_records_are_rejected_and_counted(tmp_path: Path) -> None:
-    """Malformed lines and empty texts end as rejected rows; the rest goes on."""
+    """Malformed lines and empty texts become rejected rows; the other rows are embedded."""
     (tmp_path / "a.jsonl").write_text('{"text": "dog"}\n{"text": \n{"text": ""}\n{"text": null}\n', encoding="utf-8")
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert manifest["counts"]["read"] == 4
@@ -167,7 +191,7 @@ def test_bad_records_are_rejected_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "passes"), [("1", False), ("2", True), ("10%", False), ("50%", True)])
 def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, passes: bool) -> None:
-    """Too many rejected rows fail the run; the snapshot before stays current."""
+    """Too many rejected rows fail the run, and nothing is published."""
     (tmp_path / "a.jsonl").write_text('{"text": "dog"}\n{"text": \n{"text": ""}\n{"text": "cat"}\n', encoding="utf-8")
     if passes:
         assert embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)[0]["counts"]["rejected"] == 2
@@ -178,7 +202,7 @@ def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, pas
 
 
 def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
-    """Rows below --max_shrink of the last run's are taken for a half listing."""
+    """A corpus below --max_shrink of the last run's rows is treated as an incomplete listing."""
     write_jsonl(tmp_path / "a.jsonl", _rows(100))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
@@ -199,8 +223,8 @@ def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path) -> None:
     assert current_name(str(tmp_path / "out2")) is None
 
 
-def test_a_new_fingerprint_embeds_everything_and_says_why(tmp_path: Path) -> None:
-    """Vectors of two fingerprints never mix, and going back to the old weights reuses its old snapshot."""
+def test_a_new_fingerprint_embeds_everything_with_a_note(tmp_path: Path) -> None:
+    """Vectors of two fingerprints never mix, and a run with the earlier weights reuses their snapshot."""
     write_jsonl(tmp_path / "a.jsonl", _rows(20))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(name="other"))
@@ -214,7 +238,7 @@ def test_a_new_fingerprint_embeds_everything_and_says_why(tmp_path: Path) -> Non
 
 
 def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
-    """Where the encoder no longer gives the old vectors of the fixed texts, nothing old is taken."""
+    """If the encoder no longer gives the earlier vectors of the fixed texts, no earlier vector is reused."""
     write_jsonl(tmp_path / "a.jsonl", _rows(20))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     path = tmp_path / "out/snapshots" / first["snapshot"] / "manifest.json"
@@ -229,7 +253,7 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
 
 
 def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Path) -> None:
-    """Flipped bits in an old part file are found by checksum, and its texts are embedded again."""
+    """A checksum finds flipped bits in an earlier part file, and its texts are embedded again."""
     write_jsonl(tmp_path / "a.jsonl", _rows(200))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64))
     directory = Path(run_path(str(tmp_path / "out"), first["snapshot"]))
@@ -246,14 +270,15 @@ def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Pat
 
 
 def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path) -> None:
-    """Of two runs at once the second to publish fails, and the first one's snapshot stands."""
+    """Of two simultaneous runs the second to publish fails, and the first one's snapshot stays current."""
     write_jsonl(tmp_path / "a.jsonl", _rows(10))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
 
     options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
     late = EmbedCorpus(options, StubHandler())
     second, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
-    with pytest.raises(RuntimeError, match=f"another run published {second['snapshot']} while this one ran"):
+    message = f"another run published {second['snapshot']} during this one, which began from {first['snapshot']}"
+    with pytest.raises(RuntimeError, match=message):
         run(late, options)
     late.close()
     assert current_name(str(tmp_path / "out")) == second["snapshot"]
@@ -263,7 +288,7 @@ def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path)
 
 
 def test_log_rollback_and_gc(tmp_path: Path) -> None:
-    """Snapshots are listed, gone back to, and removed but for the current one."""
+    """Snapshots are listed, made current again, and removed except for the current one."""
     out = str(tmp_path / "out")
     names = []
     for count in (10, 11, 12):
@@ -288,10 +313,11 @@ _EDITS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(_EDITS, min_size=1, max_size=3))
 def test_any_edits_give_what_a_dictionary_gives(edits: list[list[tuple[str, int]]], tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
-    """Over random edits a run embeds just the texts no earlier snapshot has, and the snapshot is the corpus."""
+    """After random edits a run embeds only the texts that no earlier snapshot contains; the snapshot equals the corpus."""
     directory = tmp_path_factory.mktemp("edits")
     rows = _rows(12)
     known: set[str] = set()
@@ -324,7 +350,7 @@ def test_any_edits_give_what_a_dictionary_gives(edits: list[list[tuple[str, int]
 
 
 def test_manifest_counts_are_those_of_the_files(tmp_path: Path) -> None:
-    """Counts come from what was written: files, rows, bytes and hashes hold."""
+    """Counts come from what was written: rows, bytes and hashes are those of the files."""
     write_jsonl(tmp_path / "a.jsonl", [*_rows(100), {"text": ""}])
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", max_file_rows=30)
     directory = Path(run_path(str(tmp_path / "out"), manifest["snapshot"]))

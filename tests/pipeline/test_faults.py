@@ -1,4 +1,4 @@
-"""Whatever fails, once or for good: a run ends with a whole snapshot, or says why not and leaves the former one."""
+"""If anything fails, once or permanently, a run ends with a whole snapshot or a message, and the former one stays."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ESTALE)
 
 
 class FragileHandler(StubHandler):
-    """StubHandler whose model is one of the effects that can fail."""
+    """StubHandler whose model is among the effects that can fail."""
 
     faults: Faults
 
@@ -54,7 +54,7 @@ class FragileHandler(StubHandler):
 
 
 class Clock(datetime):
-    """What the runs take for the present time: a second later at every look, and set at will."""
+    """The clock of the runs: each reading is a second later, and tests set it."""
 
     present = datetime(2026, 11, 23, 12, 0, 0)
 
@@ -65,7 +65,7 @@ class Clock(datetime):
 
 
 class Nights:
-    """A corpus in two shards, its store, and what must be in there: {id: text} of each snapshot ever published."""
+    """A corpus in two shards, its output, and {id: text} of each snapshot ever published."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.output = root, root / "out"
@@ -74,12 +74,12 @@ class Nights:
         self.corpus = {f"r{n}": f"text number {n}" for n in range(12)}
         self.bad = 1
         self.published: dict[str, dict[str, str]] = {}
-        self.met: list[str] = []  # what other runs published during the present one
+        self.other_runs: list[str] = []  # snapshots that other runs published during this one
         self.name = ""
         self.texts = 0
 
     def write_corpus(self) -> None:
-        """Half of the rows into each shard, and lines that are no rows behind them."""
+        """Write half of the rows into each shard, and broken lines after them."""
         rows = [json.dumps({"id": name, "text": text}) for name, text in self.corpus.items()]
         half = len(rows) // 2
         shards = {"a.jsonl": rows[:half], "b.jsonl": [*rows[half:], *['{"text": '] * self.bad]}
@@ -88,7 +88,7 @@ class Nights:
             (self.root / "in" / name).write_text("".join(f"{line}\n" for line in lines))
 
     def run(self) -> str:
-        """One run over the corpus as it is, undisturbed or not; gives the name of what it published."""
+        """Run over the corpus; return the name of the snapshot that it published."""
         options = EmbedOptions(
             input=[str(self.root / "in/*")], output=str(self.output), id_field="id", max_file_rows=5, max_shrink=0.0
         )
@@ -100,41 +100,41 @@ class Nights:
             self.name = str(corpus.snapshot)
         return self.name
 
-    def meet(self) -> None:
-        """Another whole run, in the middle of this one."""
-        self.met.append(self.run())
-        self.published[self.met[-1]] = dict(self.corpus)
+    def run_another(self) -> None:
+        """Complete another run in the middle of this one."""
+        self.other_runs.append(self.run())
+        self.published[self.other_runs[-1]] = dict(self.corpus)
 
     def night(self, fault: Fault | None) -> str | None:
-        """Run with a fault; gives the error's text, or None where the run published. Checks what either promises."""
+        """Run with a fault and check the promises; return the error's message, or None if the run published."""
         self.write_corpus()
         before, good = current_name(str(self.output)), dict(self.corpus)
-        self.met, told = [], None
+        self.other_runs, error_text = [], None
         try:
             with self.faults.armed(fault):
                 self.run()
         except (RuntimeError, OSError, ValueError) as error:
-            told = str(error)
-            assert len(told.splitlines()) == 1, told
+            error_text = str(error)
+            assert len(error_text.splitlines()) == 1, error_text
             after = current_name(str(self.output))
-            if "may have been published" not in told or after != self.name:
-                assert after == (self.met[-1] if self.met else before)
-                return told
+            if "may have been published" not in error_text or after != self.name:
+                assert after == (self.other_runs[-1] if self.other_runs else before)
+                return error_text
         name = self.name
         self.published[name] = good
         manifest = read_manifest(str(self.output), name)
         assert manifest is not None
-        for other in self.met:  # one of the two began from what the other had published
-            met = read_manifest(str(self.output), other)
-            assert met is not None
-            assert manifest["previous"] == other or met["previous"] == name
+        for other in self.other_runs:  # one of the two began from what the other had published
+            other_manifest = read_manifest(str(self.output), other)
+            assert other_manifest is not None
+            assert manifest["previous"] == other or other_manifest["previous"] == name
         rejected = {"model error": 0, **manifest["counts"]["rejected_by_reason"]}["model error"]  # type: ignore[dict-item]
         self.check_current(lost=rejected)
         self.published[name] = self.rows_of_current()
-        return told
+        return error_text
 
     def rows_of_current(self) -> dict[str, str]:
-        """{id: text} of the current snapshot, every file read, every vector held against its text."""
+        """Return {id: text} of the current snapshot; read every file and compare every vector with its text's."""
         table = read(self.output)
         if not len(table):
             return {}
@@ -145,7 +145,7 @@ class Nights:
         return dict(zip(ids, table["text"].to_pylist(), strict=True))
 
     def check_current(self, lost: int = 0) -> None:
-        """The current snapshot is one that was published, and holds what its corpus held."""
+        """Check that the current snapshot was published and contains the rows of its corpus."""
         name = current_name(str(self.output))
         if name is None:
             assert not self.published
@@ -164,9 +164,9 @@ class Nights:
             assert (directory / file["name"]).stat().st_size == file["bytes"]
 
     def check_clean(self) -> None:
-        """After an undisturbed run only whole snapshots are left, and nothing temporary."""
+        """Check that only whole snapshots are left, and nothing temporary."""
         for path in self.output.rglob("*"):
-            if not path.name.startswith("spill-"):  # one that could not be removed goes when its snapshot does
+            if not path.name.startswith("spill-"):  # one that could not be removed is removed with its snapshot
                 assert not path.name.endswith(".tmp"), path
             assert path.parent.name != "snapshots" or (path / "manifest.json").exists(), path
 
@@ -177,16 +177,16 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FaultyNights(RuleBasedStateMachine):
-    """Edits, faults of every kind, runs that meet, and clocks that are set back, in any order."""
+    """Edits, faults of every kind, runs that run_another, and clocks that are set back, in any order."""
 
     @initialize()
     def begin(self) -> None:
-        """An empty store."""
+        """Begin without a snapshot."""
         self.nights = Nights(Path(tempfile.mkdtemp()))
 
     @rule(count=st.integers(1, 4), what=st.sampled_from(["change", "add", "remove", "damage"]))
     def edit(self, count: int, what: str) -> None:
-        """The corpus changes a little."""
+        """Change the corpus a little."""
         nights = self.nights
         for _ in range(count):
             nights.texts += 1
@@ -206,41 +206,44 @@ class FaultyNights(RuleBasedStateMachine):
         late=st.booleans(),
     )
     def run_into_a_fault(self, effect: str, nth: int, error: int, lasting: bool, late: bool) -> None:
-        """One effect fails, once or from then on."""
+        """Let one effect fail, once or from then on."""
         self.nights.night(Fault(effect, nth, error, lasting, late))
 
-    @rule(effect=st.sampled_from(sorted({*EFFECTS} - {"pointer"})), nth=st.integers(1, 8))  # that is under a lock
+    @rule(
+        effect=st.sampled_from(sorted({*EFFECTS} - {"pointer"})), nth=st.integers(1, 8)
+    )  # the pointer is under a lock
     def run_into_another_run(self, effect: str, nth: int) -> None:
-        """A whole other run begins and ends in the middle of this one: it publishes, this one must not."""
-        error = self.nights.night(Fault(effect, nth, meanwhile=self.nights.meet))
+        """Begin and end another run in the middle of this one: the other publishes, this one must not."""
+        error = self.nights.night(Fault(effect, nth, meanwhile=self.nights.run_another))
         assert error is None or "another run published" in error or "cannot be written" in error
 
     @rule(hours=st.integers(1, 10_000))
     def set_the_clock_back(self, hours: int) -> None:
-        """The machine's clock is set back."""
+        """Set the machine's clock back."""
         Clock.present -= timedelta(hours=hours)
 
     @rule()
     def run_undisturbed(self) -> None:
-        """After whatever happened, the next run succeeds, and clears up."""
+        """Check that the next run succeeds, and cleans up."""
         assert self.nights.night(None) is None
         self.nights.check_clean()
 
     @invariant()
     def the_current_snapshot_is_whole(self) -> None:
-        """At any time a reader finds what was published last."""
+        """Check that a reader finds what was published last."""
         if hasattr(self, "nights"):
             self.nights.check_current()
 
     def teardown(self) -> None:
-        """The last run of all succeeds too."""
+        """Check that the last run succeeds too."""
         if hasattr(self, "nights"):
             self.run_undisturbed()
             shutil.rmtree(self.nights.root)
 
 
+@pytest.mark.slow
 def test_nights_with_faults() -> None:
-    """Hypothesis looks for an order of edits and faults after which a promise is broken."""
+    """Hypothesis searches for an order of edits and faults that breaks a promise."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         FaultyNights,
         settings=settings(
@@ -254,7 +257,7 @@ def test_nights_with_faults() -> None:
 
 @pytest.fixture(scope="module")
 def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    """A store with a snapshot, and a run over a larger corpus that died after its first file."""
+    """An output with a snapshot and the files of a run over a larger corpus that died after its first file."""
     nights = Nights(tmp_path_factory.mktemp("two_nights"))
     assert nights.night(None) is None
     nights.corpus |= {f"n{n}": f"new text {n}" for n in range(6)}
@@ -262,18 +265,19 @@ def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     return nights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("lasting", "late"), [(False, False), (True, False), (False, True)], ids=["once", "for good", "answer lost"]
+    ("lasting", "late"), [(False, False), (True, False), (False, True)], ids=["once", "permanently", "answer lost"]
 )
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_each_effect_fails(two_nights: Nights, tmp_path: Path, effect: str, lasting: bool, late: bool) -> None:
-    """Each kind of effect is really hit, in a store that has a snapshot and the leavings of a dead run."""
+    """Each kind of effect is really hit, in an output that has a snapshot and the files of a dead run."""
     shutil.copytree(two_nights.root, tmp_path, dirs_exist_ok=True)
     nights = Nights(tmp_path)
     nights.corpus, nights.published = dict(two_nights.corpus), dict(two_nights.published)
     error = nights.night(Fault(effect, error=errno.ENOSPC, lasting=lasting, late=late))
     assert nights.faults.fired > 0, nights.faults.seen
-    harmless = {"reuse", "remove"} | ({"model"} if not lasting else set())  # cost time, or are done by the next run
+    harmless = {"reuse", "remove"} | ({"model"} if not lasting else set())  # they cost time, or the next run does them
     if effect in harmless:
         assert error is None
     else:
@@ -284,9 +288,10 @@ def test_each_effect_fails(two_nights: Nights, tmp_path: Path, effect: str, last
     nights.check_clean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 5, 10])
 def test_the_pointer_is_changed_and_cannot_be_read(two_nights: Nights, tmp_path: Path, nth: int) -> None:
-    """From any of its operations on, `current.json` does what it is asked, but all answers are lost."""
+    """From any operation on, `current.json` is changed as requested, but every answer is lost."""
     shutil.copytree(two_nights.root, tmp_path, dirs_exist_ok=True)
     nights = Nights(tmp_path)
     nights.corpus, nights.published = dict(two_nights.corpus), dict(two_nights.published)

@@ -1,4 +1,4 @@
-"""What a run says of itself: the same in the manifest, in Beam's metrics, and on the page that explains them."""
+"""What a run reports: the same in the manifest, in Beam's metrics, and on the page that explains them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from audioclip_text.pipeline.cli.embed import summary
+from audioclip_text.pipeline.cli.embed import run_summary
 from audioclip_text.pipeline.cli.runner import choose_runner
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
@@ -22,8 +22,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, int], str]:
-    """(manifest, Beam's counters, summary) of a run with good, bad and equal rows."""
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, int], str]:
+    """Return (manifest, Beam's counters, summary) of a run with good, bad and equal rows."""
     folder = tmp_path_factory.mktemp("metrics")
     rows: list[dict[str, object]] = [{"text": f"text {n % 40}"} for n in range(60)]
     write_jsonl(folder / "a.jsonl", [*rows, {"text": None}, {"other": 1}, {"text": ""}])
@@ -40,12 +40,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, i
             counters[counter.key.metric.name] += counter.committed
     manifest = read_manifest(str(folder / "out"), str(corpus.snapshot))
     assert manifest is not None
-    return manifest, counters, summary(str(folder / "out"), manifest)
+    return manifest, counters, run_summary(str(folder / "out"), manifest)
 
 
-def test_beams_counters_are_the_manifests_counts(ran: tuple[Manifest, dict[str, int], str]) -> None:
-    """Where nothing ran twice, both say the same; the canary's texts are in neither."""
-    manifest, counters, _ = ran
+def test_beams_counters_are_the_manifests_counts(finished_run: tuple[Manifest, dict[str, int], str]) -> None:
+    """Both are equal if no bundle is retried; neither includes the canary's texts."""
+    manifest, counters, _ = finished_run
     counts = manifest["counts"]
     assert (counts["read"], counts["embedded"], counts["rejected"], counts["model_texts"]) == (63, 60, 3, 40)
     for name in ("read", "embedded", "reused", "rejected", "truncated"):
@@ -57,22 +57,22 @@ def test_beams_counters_are_the_manifests_counts(ran: tuple[Manifest, dict[str, 
         assert counters[f"rows_rejected_{reason}"] == 1
 
 
-def test_seconds_are_measured(ran: tuple[Manifest, dict[str, int], str]) -> None:
-    """Each stage has its time, in the manifest, in Beam's metrics and in the summary."""
-    manifest, counters, said = ran
+def test_seconds_are_measured(finished_run: tuple[Manifest, dict[str, int], str]) -> None:
+    """The manifest, Beam's metrics and the summary contain the time of each stage."""
+    manifest, counters, summary_text = finished_run
     seconds = manifest["seconds"]
     assert set(seconds) == {"total", *SECONDS}
     assert 0 < seconds["read_seconds"] < seconds["total"]
     assert 0 < seconds["write_seconds"] < seconds["total"]
     for name in SECONDS:
-        told = counters.get(name.replace("_seconds", "_msecs"), 0)
-        assert told == pytest.approx(1000 * seconds[name], abs=3)  # each file's is rounded by itself
-        assert re.search(rf"{name.removesuffix('_seconds')} [\d.]+ s", said)
+        milliseconds = counters.get(name.replace("_seconds", "_msecs"), 0)
+        assert milliseconds == pytest.approx(1000 * seconds[name], abs=3)  # each file's is rounded by itself
+        assert re.search(rf"{name.removesuffix('_seconds')} [\d.]+ s", summary_text)
 
 
-def test_the_page_explains_every_metric(ran: tuple[Manifest, dict[str, int], str]) -> None:
-    """One line for each count, second and counter of ours, and none for what there is not."""
-    manifest, counters, _ = ran
+def test_the_page_explains_every_metric(finished_run: tuple[Manifest, dict[str, int], str]) -> None:
+    """It has one line for each count, time and counter, and no other lines."""
+    manifest, counters, _ = finished_run
     rows = re.findall(r"^\| `(counts|seconds)\.(\w+)` \| (?:`(\w+)`)?", PAGE, re.MULTILINE)
     assert {name for kind, name, _ in rows if kind == "counts"} == set(manifest["counts"])
     assert {name for kind, name, _ in rows if kind == "seconds"} == set(manifest["seconds"])

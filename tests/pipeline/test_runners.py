@@ -1,4 +1,4 @@
-"""The same command on Beam's other ways to run: workers in processes of their own that know the project as a wheel."""
+"""The same command on Beam's other runners, with workers in separate processes that import the project from a wheel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 
-from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors, write_jsonl
 
@@ -28,17 +26,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer text head in a file: quick to load, real to run."""
-    path = tmp_path_factory.mktemp("small") / "small.pt"
-    torch.manual_seed(1)
-    torch.save({name: torch.randn(shape) * 0.1 for name, shape in text_shapes(64, 2, dim=32).items()}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the requirements and, of the project, the installed wheel: no checkout is on its path."""
+    """Return an interpreter with the requirements and the project's wheel installed, and no checkout on its path."""
     folder = tmp_path_factory.mktemp("worker")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     copy = folder / "source"
@@ -50,26 +39,28 @@ def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = (folder / "venv").glob("lib/python*/site-packages")
     (file,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(file)], check=True, capture_output=True)
-    # Paths in a .pth are searched, but the .pth files there, such as an editable install's, are not read.
+    # Paths in a .pth are searched, but .pth files in them, such as that of an editable install, are not read.
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     note = f"import sys\nprint(sys.orig_argv, file=open({str(folder / 'started')!r}, 'a'))\n"
     (site / "sitecustomize.py").write_text(note)
     python = folder / "venv" / "bin" / "python"
-    where = "import audioclip_text.pipeline as p; print(p.__file__)"
-    found = subprocess.run([python, "-c", where], env=bare(), check=True, capture_output=True, text=True, cwd=folder)
-    assert Path(found.stdout.strip()).is_relative_to(site)
+    code = "import audioclip_text.pipeline as p; print(p.__file__)"
+    done = subprocess.run(
+        [python, "-c", code], env=bare_environment(), check=True, capture_output=True, text=True, cwd=folder
+    )
+    assert Path(done.stdout.strip()).is_relative_to(site)
     return python
 
 
-def bare() -> dict[str, str]:
-    """The environment without what would lead Python to a checkout."""
+def bare_environment() -> dict[str, str]:
+    """Return the environment without PYTHONPATH, which could lead to a checkout."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def serve(command: list[str], port: int, folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens on `port`."""
     log = (folder / f"{port}.log").open("wb")
-    process = subprocess.Popen(command, cwd=folder, env=env or bare(), stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, cwd=folder, env=env or bare_environment(), stdout=log, stderr=subprocess.STDOUT)
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -89,7 +80,7 @@ def free_port() -> int:
 def portable(
     worker_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[list[str], psutil.Process]]:
-    """(flags that lead to Beam's job service and worker pool, the pool), each a process of its own."""
+    """Start Beam's job service and worker pool as processes; yield (flags that use them, the pool)."""
     folder = tmp_path_factory.mktemp("portable")
     jobs, pool = free_port(), free_port()
     servers = [
@@ -102,7 +93,7 @@ def portable(
             [str(worker_python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"],
             pool,
             folder,
-            bare() | {"PATH": f"{worker_python.parent}:{os.environ['PATH']}"},  # the pool starts what `python` is
+            bare_environment() | {"PATH": f"{worker_python.parent}:{os.environ['PATH']}"},  # the pool starts `python`
         ),
     ]
     flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}"]
@@ -114,7 +105,7 @@ def portable(
 
 
 def stop(servers: list[subprocess.Popen[bytes]]) -> None:
-    """End servers and what they started."""
+    """Kill servers and their child processes."""
     for server in servers:
         for child in psutil.Process(server.pid).children(recursive=True):
             child.kill()
@@ -122,8 +113,8 @@ def stop(servers: list[subprocess.Popen[bytes]]) -> None:
         server.wait()
 
 
-def test_every_command_of_the_page_works_as_it_stands(vocabulary: Path, tmp_path: Path) -> None:
-    """docs/runners.md, in a folder that looks like a checkout: all is as it says but the ports, and who waits for them."""
+def test_every_command_of_the_page_works_as_shown(vocabulary: Path, tmp_path: Path) -> None:
+    """docs/runners.md, in a directory like a checkout: only the ports differ, and the wait for them."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
@@ -132,7 +123,7 @@ def test_every_command_of_the_page_works_as_it_stands(vocabulary: Path, tmp_path
     page = re.sub("8099|50000", lambda found: ports[found[0]], page)
     lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
     servers: list[subprocess.Popen[bytes]] = []
-    said = []
+    outputs = []
     try:
         for line in lines:
             if line.endswith(" &"):
@@ -144,11 +135,11 @@ def test_every_command_of_the_page_works_as_it_stands(vocabulary: Path, tmp_path
                 command = [sys.executable, "-m", "audioclip_text.pipeline", *arguments]
                 done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
                 assert done.returncode == 0, done.stderr[-3000:]
-                said.append(done.stdout)
+                outputs.append(done.stdout)
     finally:
         stop(servers)
-    assert len(servers) == len(said) == 2
-    assert all("298 read = 296 embedded + 0 reused + 2 rejected" in each for each in said)
+    assert len(servers) == len(outputs) == 2
+    assert all("298 read = 296 embedded + 0 reused + 2 rejected" in each for each in outputs)
 
 
 class Corpus:
@@ -171,19 +162,19 @@ class Corpus:
 
     def embed(self, output: str, flags: list[str]) -> str:
         process = self.start(output, flags)
-        said, errors = process.communicate(timeout=180)
+        printed, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors[-3000:]
-        return said
+        return printed
 
     def assert_same(self, one: str, other: str) -> None:
-        """Same ids and texts, vectors within 1e-5, every row once."""
+        """Check that ids and texts are equal, vectors within 1e-5, and every row occurs once."""
         tables = [read(self.folder / output) for output in (one, other)]
         assert tables[0].num_rows == self.rows
         assert tables[0].drop(["embedding"]).equals(tables[1].drop(["embedding"]))
         np.testing.assert_allclose(*map(vectors, tables), atol=1e-5)
 
     def counts(self, output: str) -> dict[str, object]:
-        """What the manifest of the current snapshot counts, without what depends on how rows met in batches."""
+        """Return the counts of the current snapshot, except those that depend on how rows are batched."""
         manifest = read_manifest(str(self.folder / output), str(current_name(str(self.folder / output))))
         assert manifest
         assert "report" in manifest, manifest["notes"]
@@ -193,55 +184,55 @@ class Corpus:
 
 @pytest.fixture(scope="module")
 def corpus(small_head: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    found = Corpus(tmp_path_factory.mktemp("corpus"), 600, small_head, vocabulary)
-    found.embed("here", [])
-    return found
+    corpus = Corpus(tmp_path_factory.mktemp("corpus"), 600, small_head, vocabulary)
+    corpus.embed("local", [])
+    return corpus
 
 
-def test_workers_from_a_pool_that_know_the_wheel_alone(
+def test_workers_from_a_pool_with_the_wheel_alone(
     corpus: Corpus, portable: tuple[list[str], psutil.Process], worker_python: Path
 ) -> None:
-    """PortableRunner, job service and workers in processes of their own give what one process gives; then reuse it."""
+    """PortableRunner, with job service and workers in other processes, gives what one process gives, and reuses it."""
     flags, _ = portable
     process = corpus.start("portable", flags)
-    said, errors = process.communicate(timeout=180)
+    output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors[-3000:]
     assert re.search(r"Beam's job id: job-[0-9a-f-]{36}$", errors, re.MULTILINE), errors
-    assert f"{corpus.rows} read = {corpus.rows} embedded + 0 reused + 0 rejected" in said
+    assert f"{corpus.rows} read = {corpus.rows} embedded + 0 reused + 0 rejected" in output
     assert "SdkHarness" in (worker_python.parents[2] / "started").read_text(), "the workers were other interpreters"
-    corpus.assert_same("portable", "here")
-    assert corpus.counts("portable") == corpus.counts("here")
-    said = corpus.embed("portable", flags)
-    assert f"{corpus.rows} read = 0 embedded + {corpus.rows} reused + 0 rejected" in said
-    corpus.assert_same("portable", "here")
+    corpus.assert_same("portable", "local")
+    assert corpus.counts("portable") == corpus.counts("local")
+    output = corpus.embed("portable", flags)
+    assert f"{corpus.rows} read = 0 embedded + {corpus.rows} reused + 0 rejected" in output
+    corpus.assert_same("portable", "local")
 
 
 def test_several_processes_of_the_local_runner(corpus: Corpus) -> None:
     """multi_processing gives what one process gives."""
-    said = corpus.embed("processes", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
-    assert f"{corpus.rows} read = {corpus.rows} embedded" in said
-    corpus.assert_same("processes", "here")
-    assert corpus.counts("processes") == corpus.counts("here")
+    output = corpus.embed("processes", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+    assert f"{corpus.rows} read = {corpus.rows} embedded" in output
+    corpus.assert_same("processes", "local")
+    assert corpus.counts("processes") == corpus.counts("local")
 
 
-def test_a_worker_killed_in_a_bundle_loses_and_doubles_nothing(
+def test_a_worker_killed_in_a_bundle_loses_and_duplicates_nothing(
     portable: tuple[list[str], psutil.Process], small_head: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
-    """The run fails, says so and publishes nothing; the next one reuses what was finished, and every row is there once."""
+    """The run fails with a message and publishes nothing; the next one reuses finished files, and every row occurs once."""
     flags, pool = portable
-    corpus = Corpus(tmp_path, 12_000, small_head, vocabulary)
-    crumbs = ["--batch_size=500", "--max_file_rows=500"]
-    process = corpus.start("out", [*flags, *crumbs])
+    corpus = Corpus(tmp_path, 6_000, small_head, vocabulary)
+    small_files = ["--batch_size=250", "--max_file_rows=250"]
+    process = corpus.start("out", [*flags, *small_files])
     while len(list(tmp_path.glob("out/snapshots/*/part-*.parquet"))) < 3:
         assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.02)
-    max(pool.children(recursive=True), key=psutil.Process.create_time).kill()  # older ones are of jobs that ended
+    max(pool.children(recursive=True), key=psutil.Process.create_time).kill()  # older ones belong to jobs that ended
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "audioclip-text: error: " in errors
     assert current_name(str(tmp_path / "out")) is None
-    said = corpus.embed("out", [*flags, *crumbs])
-    assert "12,000 read = " in said
-    assert " 0 reused" not in said, "what the dead run had finished was not reused"
-    corpus.embed("here", [])
-    corpus.assert_same("out", "here")
+    output = corpus.embed("out", [*flags, *small_files])
+    assert "6,000 read = " in output
+    assert " 0 reused" not in output, "the finished files of the dead run were not reused"
+    corpus.embed("local", [])
+    corpus.assert_same("out", "local")

@@ -1,4 +1,4 @@
-"""Small corpora on disk and what came of them, for the pipeline's tests."""
+"""Small corpora on disk, runs over them, and their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 def embed(
     source: Path | str, output: Path, handler: StubHandler | None = None, **options: object
 ) -> tuple[Manifest, list[str]]:
-    """Run a job over `source` with the stub model; gives the manifest and the texts that the model was given."""
+    """Run over `source` with the stub model; return the manifest and the texts that the model embedded."""
     handler = handler or StubHandler()
     encoder = handler.load_model()
     encoder.calls.clear()
@@ -45,7 +45,7 @@ def embed(
 
 
 def read(output: Path, kind: str = "part") -> pa.Table:
-    """All rows of the current snapshot, by id; only files that the manifest names."""
+    """Return all rows of the current snapshot, by id, from the files that the manifest names."""
     name = current_name(str(output))
     manifest = read_manifest(str(output), str(name))
     assert manifest is not None

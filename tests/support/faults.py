@@ -1,7 +1,7 @@
 """Effects that fail: the calls by which a run touches files below one directory, counted, and some made to fail.
 
 The seam is the operating system's own: open, read, write, fsync, rename, unlink, mkdir. Whatever code makes the call,
-it fails as it would on a disk that is full, broken or taken away; the model fails where it is asked for vectors.
+it fails as it would on a disk that is full, broken or removed; the model fails when it computes vectors.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-# Where a run can be hit, in the order in which it gets there.
+# The kinds of effects, in the order in which a run reaches them.
 EFFECTS = ("start", "read", "model", "spill", "reuse", "write", "sync", "rename", "manifest", "pointer", "remove")
 
 
 @dataclass
 class Fault:
-    """What goes wrong: the `nth` effect of a kind and, if it is `lasting`, every one after it.
+    """A fault: the `nth` effect of a kind fails and, if it is `lasting`, every later one.
 
-    `late` lets it happen and then fails, as an answer that is lost on its way. `meanwhile` runs something else there
-    instead of failing.
+    `late` lets the effect happen and then fails, as if its answer were lost. `meanwhile` is called instead of failing.
     """
 
     effect: str
@@ -39,7 +38,7 @@ class Fault:
 
 
 def effect_of(call: str, path: str) -> str | None:
-    """Which of EFFECTS a call on a file is; None for what no run depends on."""
+    """Return which of EFFECTS a call on a file is; None if no run depends on it."""
     name = os.path.basename(path)
     if name.endswith("run.lock") or name == "publish.lock":
         return None
@@ -59,7 +58,7 @@ def effect_of(call: str, path: str) -> str | None:
 
 
 class Faults:
-    """The effects of everything below `root`, while `injected` is active; `seen` counts them by kind."""
+    """The effects on all files below `root` while `armed` is active; `seen` counts them by kind."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.seen, self.fired = str(root), Counter[str](), 0
@@ -68,7 +67,7 @@ class Faults:
 
     @contextlib.contextmanager
     def armed(self, fault: Fault | None) -> Iterator[None]:
-        """Let `fault` happen to what is done meanwhile."""
+        """Let `fault` happen within the block."""
         self.seen.clear()
         self.fired, self._fault = 0, fault
         with self._patched():
@@ -79,7 +78,7 @@ class Faults:
 
     @contextlib.contextmanager
     def around(self, effect: str | None, path: str) -> Iterator[None]:
-        """One effect: fails before it, after it, or not."""
+        """Wrap one effect: fail before it, after it, or not."""
         fault, struck = self._fault, False
         if effect is not None:
             with self._lock:
@@ -88,7 +87,7 @@ class Faults:
                     struck = self.seen[effect] == fault.nth or (fault.lasting and self.seen[effect] > fault.nth)
                     self.fired += struck
         if fault and struck and fault.meanwhile:
-            self._fault = None  # it happens once, and undisturbed
+            self._fault = None  # it happens once, and without faults
             fault.meanwhile()
         elif fault and struck and not fault.late:
             raise OSError(fault.error, os.strerror(fault.error), path)
@@ -97,7 +96,7 @@ class Faults:
             raise OSError(fault.error, os.strerror(fault.error), path)
 
     def concerns(self, path: object) -> bool:
-        """Whether a path lies below the root."""
+        """Return whether a path is below the root."""
         return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.root)
 
     @contextlib.contextmanager

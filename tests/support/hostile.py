@@ -1,4 +1,4 @@
-"""Shards that mean harm, small on disk, each with what must become of it."""
+"""Malicious shards, small on disk, each with the expected result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REASONS = {"not_utf8": "not UTF-8"}
 
 @dataclass
 class Hostile:
-    """A shard: its name, how it is written, the rows that must be embedded (-1: any), and those rejected."""
+    """A shard: its name, its writer, the expected number of embedded rows (-1: any), and of rejected ones."""
 
     name: str
     write: Callable[[Path], object]
@@ -48,7 +48,7 @@ def _table(name: str, columns: dict[str, object], embedded: int = 0, **rejected:
 
 
 def lines() -> Iterator[Hostile]:
-    """Text, JSON and CSV: what breaks parsers."""
+    """Yield text, JSON and CSV shards that break parsers."""
     deep = b"[" * 10_000 + b"]" * 10_000
     yield _bytes("deep.jsonl", GOOD + b'{"text": %s}\n' % deep + GOOD, 2, malformed_record=1)
     yield _bytes(
@@ -81,7 +81,7 @@ def lines() -> Iterator[Hostile]:
 
 
 def _sparse(path: Path, size: int) -> None:
-    """A line of `size` zero bytes between two good ones; the disk holds little of it."""
+    """Write a line of `size` zero bytes between two good ones, as a sparse file."""
     with path.open("wb") as handle:
         handle.write(b"good\n")
         handle.seek(size, 1)
@@ -89,10 +89,10 @@ def _sparse(path: Path, size: int) -> None:
 
 
 def packed() -> Iterator[Hostile]:
-    """Every compression: bombs of one line and of many, cut short, flipped, and none at all."""
+    """Yield shards for each compression: bombs of one line and of many, truncated, damaged, and not compressed."""
     whole = b"".join(b'{"text": "text %d"}\n' % number for number in range(2000))
     for suffix, pack in PACK.items():
-        mega = pack(b"a" * (16 << 20))  # members behind one another are one file
+        mega = pack(b"a" * (16 << 20))  # consecutive members are one file
         line = pack(b'{"text": "first"}\n{"text": "') + mega * (64 if suffix == ".gz" else 8) + pack(b'"}\n' + GOOD)
         yield _bytes(f"line.jsonl{suffix}", line, 2, too_long=1)
         yield _bytes(f"rows.txt{suffix}", pack(b"good\n" + b"\n" * 9_000), 1, empty_text=9_000)
@@ -105,7 +105,7 @@ def packed() -> Iterator[Hostile]:
 
 
 def tables() -> Iterator[Hostile]:
-    """Parquet: types, bombs of dictionaries, lists, pages and schemas, and lies."""
+    """Yield Parquet shards: types, bombs of dictionaries, lists, pages and schemas, and false metadata."""
     words = pa.array(["good", None, "also good"])
     for kind in (pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()):
         yield _table(f"{kind}.parquet", {"text": words.cast(kind)}, 2, null_text=1)
@@ -117,8 +117,8 @@ def tables() -> Iterator[Hostile]:
         yield _table(f"wrong-{number}.parquet", {"text": column}, wrong_type=2)
     yield _table("nulls.parquet", {"text": pa.nulls(2)}, null_text=2)
     yield _table("fixed.parquet", {"text": pa.array([b"abc", b"ab\xff"], pa.binary(3))}, 1, not_utf8=1)
-    once = pa.array(["x" * 600_000, "good"])
-    column = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 1000, pa.int32()), once)
+    values = pa.array(["x" * 600_000, "good"])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 1000, pa.int32()), values)
     yield _table("named-often.parquet", {"text": column}, 2000)
     yield _table("wide.parquet", {"text": pa.array(["x"] * 3), **{f"c{n}": pa.nulls(3) for n in range(5000)}}, 3)
     huge = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array(["x" * (20 << 20), "good"]))
@@ -134,19 +134,19 @@ def tables() -> Iterator[Hostile]:
 
 
 def _encoded(path: Path, encoding: str) -> None:
-    """A thousand texts of 200 KB, in "the one before" at best: some hundred bytes."""
+    """Write a thousand texts of 200 KB, each encoded as "like the one before" if `encoding` can: some hundred bytes."""
     table = pa.table({"text": pa.array(["x" * 200_000] * 1000)})
     pq.write_table(table, path, use_dictionary=False, column_encoding={"text": encoding}, compression="zstd")
 
 
 def _page(path: Path) -> None:
-    """One page of 300 MB."""
+    """Write one page of 300 MB."""
     text = pa.array(["x" * (300 << 20)], pa.large_string())
     pq.write_table(pa.table({"text": text}), path, use_dictionary=False, compression="zstd")
 
 
 def deep_schema(depth: int) -> bytes:
-    """A Parquet file of no rows whose one column lies `depth` groups deep, in Thrift's compact protocol."""
+    """Return a Parquet file without rows whose column is nested `depth` groups deep, in Thrift's compact protocol."""
 
     def number(value: int) -> bytes:
         out = b""

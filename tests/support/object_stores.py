@@ -30,7 +30,7 @@ from audioclip_text.pipeline.io import filesystem as stores
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks a store for."""
+    """A client's request."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def what(self) -> str:
-        """The same for a request that is sent again, also for the rest of a download, or as part of a new upload."""
+        """Return a key that is the same for a repeated request, also for the rest of a download, or in a new upload."""
         path = re.sub("upload_?id=[^&]*", "", self.path, flags=re.IGNORECASE)
         body = re.sub(rb"=+[0-9]+=+|invocation-id/[0-9a-f-]+", b"", self.body)  # a batch has new ones each time
         return f"{self.method} {path} {hash(body)}"
@@ -56,14 +56,14 @@ class Answer:
     body: bytes
 
 
-# What goes wrong with a request: "503", answered so and not done; "lost", done and not answered; "cut", the connection
-# ends half-way through the answer; "hang", nothing comes after that half. None: nothing.
+# The fault of a request: "503", refused with that status; "lost", done but not answered; "cut", the connection ends
+# half-way through the answer; "hang", nothing follows that half. None: no fault.
 Fault = Callable[[Request], str | None]
 
 
 @dataclass
 class Store:
-    """A bucket: `url` is gs://... or s3://..., `env` what leads clients to it; `fault` decides over each request."""
+    """A bucket: `url` is gs://... or s3://..., `env` the variables that clients need; `fault` is asked for each request."""
 
     url: str
     env: dict[str, str] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class Store:
     seen: list[Request] = field(default_factory=list)
 
     def put(self, name: str, data: bytes) -> str:
-        """Make an object; gives its path."""
+        """Create an object; return its path."""
         with FileSystems.create(f"{self.url}/{name}", compression_type="uncompressed") as handle:
             handle.write(data)
         return f"{self.url}/{name}"
 
     def names(self, below: str = "") -> list[str]:
-        """The objects whose names begin with `below`."""
+        """Return the objects whose names begin with `below`."""
         found = FileSystems.match([f"{self.url}/{below}**"])[0].metadata_list
         return sorted(file.path.removeprefix(f"{self.url}/") for file in found)
 
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has had enough is no news."""
+        """Ignore clients that close the connection."""
 
 
 @contextmanager
@@ -167,23 +167,27 @@ def _proxy(store: Store, upstream: str, amend: Callable[..., Answer]) -> Iterato
 
 
 class _Generations:
-    """The preconditions that the emulator does not know."""
+    """The preconditions that the emulator does not implement."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
     def __call__(self, request: Request, forward: Callable[[Request], Answer]) -> Answer:
-        wanted = request.query.get("ifGenerationMatch")
-        if wanted is None:
+        expected = request.query.get("ifGenerationMatch")
+        if expected is None:
             answer = forward(request)
             behind = answer.status == 206 and not answer.body
             return Answer(416, [], b"") if behind else answer
         bucket = request.path.split("/b/")[1].split("/")[0]
         name = unquote(urlsplit(request.path).path.partition("/o/")[2]) or _name_in(request.body)
-        with self.lock:  # nobody else's write comes between the look and the write
-            there = forward(Request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", {}, b""))
-            now = json.loads(there.body)["generation"] if there.status == 200 else "0"
-            return forward(request) if wanted == [now] else Answer(412, [], b'{"error": {"message": "precondition"}}')
+        with self.lock:  # no other write comes between the look-up and the write
+            found = forward(Request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", {}, b""))
+            generation = json.loads(found.body)["generation"] if found.status == 200 else "0"
+            return (
+                forward(request)
+                if expected == [generation]
+                else Answer(412, [], b'{"error": {"message": "precondition"}}')
+            )
 
 
 def _name_in(body: bytes) -> str:
@@ -194,7 +198,7 @@ def _name_in(body: bytes) -> str:
 
 @contextmanager
 def gcs() -> Iterator[Store]:
-    """A bucket on the emulator of Cloud Storage."""
+    """Serve a bucket on the emulator of Cloud Storage."""
     from gcp_storage_emulator.server import create_server
 
     store = Store("gs://corpus")
@@ -202,7 +206,7 @@ def gcs() -> Iterator[Store]:
     server.start()
     try:
         with _proxy(store, f"127.0.0.1:{server._api._httpd.server_port}", _Generations()) as url:
-            # No credentials on loopback; Google's default project is asked for where there is none.
+            # No credentials are needed on loopback, but Google's client asks for a default project.
             store.env = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
             yield store
     finally:
@@ -211,7 +215,7 @@ def gcs() -> Iterator[Store]:
 
 @contextmanager
 def s3() -> Iterator[Store]:
-    """A bucket on moto's S3 server."""
+    """Serve a bucket on moto's S3 server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -236,13 +240,13 @@ _load_file = functools.cache(JSONFileLoader().load_file)
 
 @contextmanager
 def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A bucket on that kind of store, which this process's clients find by their environment."""
+    """Serve a bucket of that scheme, which this process's clients find by their environment."""
     with gcs() if scheme == "gs" else s3() as made:
         for name, value in made.env.items():
             monkeypatch.setenv(name, value)
-        # Where the extra gcp is installed, no half minute of looking for credentials that nobody needs here.
+        # If the extra gcp is installed, its search for credentials, which loopback does not need, would take half a minute.
         monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
-        # Beam makes a client for every operation on s3://, and each parses the same megabytes of JSON: 0.2 s of CPU.
+        # Beam creates a client for every operation on s3://, and each parses the same megabytes of JSON: 0.2 s of CPU.
         monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda _, path: _load_file(path))
         FileSystems.set_options(PipelineOptions([]))
         yield made
@@ -251,13 +255,13 @@ def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture(params=["gs", "s3"])
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A bucket on each kind of store."""
+    """Serve a bucket of each scheme."""
     with connected(request.param, monkeypatch) as made:
         yield made
 
 
 class Waits(SimpleNamespace):
-    """Stands in for the module `time`: waits take no time, but the clock goes on by them; `waited` lists them."""
+    """A replacement for the module `time`: waits take no time, but advance its clock; `waited` lists them."""
 
     def __init__(self) -> None:
         others = {name: getattr(time, name) for name in dir(time) if name not in ("sleep", "monotonic")}
@@ -273,7 +277,7 @@ class Waits(SimpleNamespace):
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """Nobody who tries again really waits: neither Google's client, nor Amazon's, nor Beam, nor we."""
+    """Let retries not really wait: Google's client, Amazon's, Beam's and ours."""
     made = Waits()
     for module in (
         "google.api_core.retry.retry_unary",
@@ -288,7 +292,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients wait 0.3 s for an answer instead of a minute."""
+    """Let clients wait 0.3 s for an answer instead of a minute."""
     from botocore.config import Config
     from google.auth.transport.requests import AuthorizedSession
 

@@ -1,4 +1,4 @@
-"""The original's tokenizer in its plainest form: no memo, no short way, each merge found by looking at every pair."""
+"""The original's tokenizer in its plainest form: no cache, no fast path; each merge is found by comparing all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second oracle: CLIP's text transformer as anybody would first write it, padded to the whole context, float32."""
+"""The second oracle: CLIP's text transformer in its plainest form, padded to the whole context, float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def small_state(
     *, width: int = 64, layers: int = 2, vocabulary: int = 50, context: int = 77, dim: int = 24, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Seeded weights of a small tower under AudioCLIP's names."""
+    """Return seeded weights of a small tower under AudioCLIP's names."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float) -> Tensor:
@@ -44,7 +44,7 @@ def small_state(
 
 
 def plain_tower(state: Mapping[str, Tensor], rows: Sequence[Sequence[int]], end: int, head_width: int = 64) -> Tensor:
-    """[n, dim] for n rows of token ids, each read at its first `end`; all padded with 0 to the context."""
+    """Return [n, dim] for n rows of token ids, each read at its first `end` and padded with 0 to the context."""
     context, width = state["positional_embedding"].shape
     heads = width // head_width
     tokens = torch.tensor([[*row, *[0] * (context - len(row))] for row in rows])  # [n, context]

@@ -1,6 +1,6 @@
 """Processes that start in milliseconds: forks of one server that has imported Beam and the pipeline.
 
-For tests that kill runs or let several run at a time. Tests of the command line start Python anew, as users do.
+For tests that kill runs or let several run at a time. Tests of the command line start new interpreters, as users do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Snapshots made to measure, without a model: what any vectors, and any damage, look like on disk."""
+"""Snapshots without a model: any vectors, and any damage, as files on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTS |= {"normalize": "false", **tokenizer_versions()}
 
 
 def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) -> pa.RecordBatch:
-    """Embedded rows; the vectors' type is what they are stored as."""
+    """Return embedded rows; the vectors are stored in their own type."""
     schema = embedded_schema(vectors.shape[1], pa.schema([]), stored=str(vectors.dtype))
     hashes = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
     numbers = pa.array(np.ascontiguousarray(vectors).ravel())
@@ -43,7 +43,7 @@ def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) ->
 
 
 def random_batches(rows: int, dim: int, seed: int = 0, stored: str = "float32") -> Iterator[pa.RecordBatch]:
-    """`rows` rows of seeded normal vectors, 4,096 at a time."""
+    """Yield `rows` rows of seeded normal vectors, 4,096 at a time."""
     random = np.random.default_rng(seed)
     for start in range(0, rows, 4096):
         numbers = range(start, min(rows, start + 4096))
@@ -63,10 +63,10 @@ def write_snapshot(
     """Write and publish a snapshot of these batches with the project's own writer."""
     parts = {**PARTS, "dtype": "float32", "stored": stored, "normalize": normalize}
     name = f"20260101T000000Z-{fingerprint(parts)[:8]}"
-    told = {"fingerprint": fingerprint(parts), "checkpoint": "made.pt", "checkpoint_sha256": "0" * 64}
-    told |= {"weights": "trained", "tool_version": "0", "dim": str(dim), "snapshot": name}
-    told |= {key: parts[key] for key in ("dtype", "normalize", "prompt", "on_long")}
-    schema = embedded_schema(dim, pa.schema([]), stored=stored).with_metadata(told)
+    metadata = {"fingerprint": fingerprint(parts), "checkpoint": "made.pt", "checkpoint_sha256": "0" * 64}
+    metadata |= {"weights": "trained", "tool_version": "0", "dim": str(dim), "snapshot": name}
+    metadata |= {key: parts[key] for key in ("dtype", "normalize", "prompt", "on_long")}
+    schema = embedded_schema(dim, pa.schema([]), stored=stored).with_metadata(metadata)
     Path(run_path(str(output), name)).mkdir(parents=True)
     write = WriteFiles(run_path(str(output), name), schema, max_rows)
     write.setup()
@@ -82,7 +82,7 @@ def write_snapshot(
         "snapshot": name,
         "created": "2026-01-01T00:00:00+00:00",
         "tool_version": "0",
-        "fingerprint": told["fingerprint"],
+        "fingerprint": metadata["fingerprint"],
         "fingerprint_parts": parts,
         "weights": "trained",
         "checkpoint": {"name": "made.pt", "sha256": "0" * 64},
@@ -100,12 +100,12 @@ def write_snapshot(
 
 
 def directory_of(output: Path) -> Path:
-    """The directory of the current snapshot."""
+    """Return the directory of the current snapshot."""
     return Path(run_path(str(output), json.loads((output / "current.json").read_text())["snapshot"]))
 
 
 def edit_manifest(output: Path, change: Callable[[Manifest], object]) -> None:
-    """Change the current manifest in place, as somebody with an editor would."""
+    """Change the current manifest in place, as with an editor."""
     path = directory_of(output) / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
@@ -113,7 +113,7 @@ def edit_manifest(output: Path, change: Callable[[Manifest], object]) -> None:
 
 
 def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True) -> None:
-    """Change the rows of the first part file; `sign` makes the manifest tell of the file as it then is."""
+    """Change the rows of the first part file; with `sign` the manifest describes the changed file."""
     directory = directory_of(output)
     manifest = json.loads((directory / "manifest.json").read_text())
     info = next(file for file in manifest["files"] if file["name"].startswith("part-"))

@@ -1,10 +1,10 @@
-"""A load of hours in minutes: a million rows a night, runs killed at random, and nothing lost, doubled or left behind.
+"""Nightly runs over a million rows, killed at random: nothing is lost, duplicated or left behind.
 
 python -m tests.support.soak                      # 1,000,000 rows, three nights, at most ten minutes
 python -m tests.support.soak --rows 20000         # the one that the tests run
 
-Every run is a process of its own over a stubbed model. It is killed at random moments and started again until it comes
-through; meanwhile its memory, threads and open files are sampled. Then every row is read back.
+Every run is a separate process with a stub model. It is killed at random moments and started again until it succeeds;
+its memory, threads and open files are sampled. Then every row is read back.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from tests.support.stub import StubEncoder, StubHandler
 
 ROOT = Path(__file__).parents[2]
 SHARDS, DIM = 16, 64
-STEADY = 200  # samples: in less a process does little more than start
+STEADY = 200  # samples: with fewer a process has done little more than start
 EVERY = 0.1  # seconds between two samples
-BAD, SHARED = 997, 10  # every so many-th row is no row; rows that share one text
+BAD, SHARED = 997, 10  # every BAD-th row is broken; rows that share one text
 
 
 class SoakEncoder(StubEncoder):
-    """A model that costs next to nothing, so that the load is the pipeline's."""
+    """A model that costs almost nothing, so that the load is the pipeline's."""
 
     def encode_rows(self, texts: Sequence[str]) -> Encoding:
         vectors = vectors_of(texts)
@@ -53,14 +53,14 @@ class SoakEncoder(StubEncoder):
 
 
 class SoakHandler(StubHandler):
-    """Over a SoakEncoder."""
+    """StubHandler over a SoakEncoder."""
 
     def load_model(self) -> SoakEncoder:
         return SoakEncoder(DIM, self.name)
 
 
 def vectors_of(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """The stub's vectors [n, DIM]: the text's checksum, spread over the dimensions."""
+    """Return the stub's vectors [n, DIM]: the text's checksum, spread over the dimensions."""
     seeds = np.fromiter((zlib.crc32(text.encode()) for text in texts), np.uint32, len(texts))
     with np.errstate(over="ignore"):
         spread = seeds[:, None] * np.arange(1, 2 * DIM, 2, dtype=np.uint32)
@@ -68,7 +68,7 @@ def vectors_of(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.
 
 
 def text_of(row: int, night: int) -> str | None:
-    """Text of a row on a night, None where its line is broken; one row in a hundred changes from night to night."""
+    """Return the text of a row in a night, None if its line is broken; one row in a hundred changes every night."""
     if row % BAD == BAD - 1:
         return None
     version = night if row % 100 == 7 else 0
@@ -76,7 +76,7 @@ def text_of(row: int, night: int) -> str | None:
 
 
 def write_corpus(directory: Path, rows: int, night: int) -> None:
-    """The shards of a night."""
+    """Write the shards of a night."""
     directory.mkdir(exist_ok=True)
     for shard in range(SHARDS):
         with (directory / f"{shard:02}.jsonl").open("w") as handle:
@@ -87,14 +87,14 @@ def write_corpus(directory: Path, rows: int, night: int) -> None:
 
 @dataclass
 class Load:
-    """What a process and its children hold, sampled every now and then."""
+    """Samples of the memory, threads and open files of a process and its children."""
 
     memory: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
 
     def sample(self, process: psutil.Process) -> None:
-        """Take one sample; none where the process has just ended."""
+        """Take one sample, unless the process has just ended."""
         try:
             family = [process, *process.children(recursive=True)]
             self.memory.append(sum(one.memory_info().rss for one in family))
@@ -117,18 +117,18 @@ class Soak:
 
     @property
     def temporary(self) -> Path:
-        """Where runs put temporary files."""
+        """Return the directory for temporary files of runs."""
         return self.root / "tmp"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """One run in a process of its own."""
+        """Start one run in a separate process."""
         self.runs += 1
         command = [sys.executable, "-m", "tests.support.soak", "--run", str(self.root)]
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
-    def killed(self, seconds: float) -> None:
-        """A run that is killed, children and all, some time after it has made its directory."""
+    def run_and_kill(self, seconds: float) -> None:
+        """Start a run and kill it, with its children, some time after it has created its directory."""
         before = set(self.root.glob("out/snapshots/*"))
         process = self.start()
         while process.poll() is None and set(self.root.glob("out/snapshots/*")) == before:
@@ -139,8 +139,8 @@ class Soak:
             self.kills += 1
         process.wait()
 
-    def finished(self) -> float:
-        """A run that comes through, sampled; gives its seconds."""
+    def run_to_end(self) -> float:
+        """Run undisturbed, with samples; return the seconds."""
         began, load = time.monotonic(), Load()
         process = self.start()
         watched = psutil.Process(process.pid)
@@ -153,14 +153,14 @@ class Soak:
         return time.monotonic() - began
 
     def night(self, number: int, kills: int, seconds: float) -> str:
-        """Change the corpus, run it through however many kills, check all; gives a line of figures."""
+        """Change the corpus, run over it with that many kills, check everything; return a line of figures."""
         write_corpus(self.root / "in", self.rows, number)
         shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
         for _ in range(kills):
-            self.killed(seconds)
-        for left in self.temporary.iterdir():  # of those that were killed; who comes through must leave nothing
+            self.run_and_kill(seconds)
+        for left in self.temporary.iterdir():  # of killed runs; the one that succeeds must leave nothing
             subprocess.run(["rm", "-rf", left], check=True)
-        took = self.finished()
+        duration = self.run_to_end()
         counts = check_rows(self.root / "out", self.rows, number)
         left_over = [path for path in (self.root / "out").rglob("*") if path.name.endswith(".tmp")]
         left_over += list(self.temporary.iterdir())
@@ -169,11 +169,11 @@ class Soak:
             left_over += [Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - shared]
         if left_over:
             raise AssertionError(f"left behind: {', '.join(map(str, left_over[:5]))}")
-        return f"night {number}: {kills} kills, then {took:.1f} s; {counts}; {steady(self.peaks[-1])}"
+        return f"night {number}: {kills} kills, then {duration:.1f} s; {counts}; {steady(self.peaks[-1])}"
 
 
 def steady(load: Load) -> str:
-    """The load of a run in words; AssertionError where its second half holds a good deal more than its first."""
+    """Return the load of a run as text; raise AssertionError if its second half needs much more than its first."""
     words = []
     for name, values, unit, slack in (
         ("memory", load.memory, 1 << 20, 64),
@@ -189,7 +189,7 @@ def steady(load: Load) -> str:
 
 
 def check_rows(output: Path, rows: int, night: int) -> str:
-    """Read every row of the current snapshot back; AssertionError where one is lost, doubled or wrong."""
+    """Read every row of the current snapshot; raise AssertionError if one is lost, duplicated or wrong."""
     name = str(current_name(str(output)))
     manifest = read_manifest(str(output), name)
     assert manifest is not None
@@ -206,14 +206,14 @@ def check_rows(output: Path, rows: int, night: int) -> str:
             vectors = batch.column("embedding").values.to_numpy().reshape(len(ids), -1)
             assert (vectors == vectors_of(texts)).all(), "a row has another text's vector"
     bad = np.arange(rows) % BAD == BAD - 1
-    assert (seen == ~bad).all(), f"{int((seen == 0).sum() - bad.sum())} rows lost, {int((seen > 1).sum())} doubled"
+    assert (seen == ~bad).all(), f"{int((seen == 0).sum() - bad.sum())} rows lost, {int((seen > 1).sum())} duplicated"
     assert counts["read"] == rows == counts["embedded"] + counts["reused"] + counts["rejected"]
     assert counts["rejected"] == int(bad.sum())
     return ", ".join(f"{what} {number:,}" for what, number in counts.items())
 
 
 def soak(rows: int, nights: int, kills: int, seconds: float, seed: int) -> Iterator[str]:
-    """All nights; gives a line for each, and one for the whole."""
+    """Run all nights; yield a line for each, and one for all of them."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as root:
         one = Soak(Path(root), rows, random.Random(seed))
@@ -221,13 +221,13 @@ def soak(rows: int, nights: int, kills: int, seconds: float, seed: int) -> Itera
         for night in range(nights):
             yield one.night(night, kills, seconds)
         yield (
-            f"{nights} nights of {rows:,} rows: {one.runs} runs, {one.kills} killed, 0 rows lost or doubled, nothing left "
-            f"behind, {time.monotonic() - began:.0f} s"
+            f"{nights} nights of {rows:,} rows: {one.runs} runs, {one.kills} killed, 0 rows lost or duplicated, nothing "
+            f"left behind, {time.monotonic() - began:.0f} s"
         )
 
 
 def _run(root: Path) -> None:
-    """What the processes do: one run over the shards below `root`."""
+    """Run once over the shards below `root`, in a process that `Soak.start` started."""
     logging.disable(logging.CRITICAL)
     options = EmbedOptions(
         input=[str(root / "in/*.jsonl")], output=str(root / "out"), id_field="id", max_file_rows=20_000, max_shrink=0.0
@@ -240,11 +240,11 @@ def _run(root: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--nights", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=3, help="a night")
+    parser.add_argument("--kills", type=int, default=3, help="per night")
     parser.add_argument("--kill_within", type=float, default=25.0, help="seconds after a run's directory appeared")
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)

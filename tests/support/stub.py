@@ -1,4 +1,4 @@
-"""A model handler whose encoder is arithmetic: the pipeline's own tests and benchmarks need no weights."""
+"""A model handler whose encoder is arithmetic: the pipeline's tests and benchmarks need no weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, Mo
 
 
 class StubEncoder:
-    """Vectors are a function of the text alone; counts what it was asked."""
+    """An encoder whose vectors are a function of the text alone; `calls` lists the texts of each call."""
 
     on_long = "truncate"
     tower = SimpleNamespace(context_length=77)

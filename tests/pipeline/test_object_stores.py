@@ -1,4 +1,4 @@
-"""Whole jobs on gs:// and s3://: texts, checkpoint, vocabulary and snapshots are objects of a store on loopback."""
+"""Whole jobs on gs:// and s3://: texts, checkpoint, vocabulary and snapshots are objects in a bucket on loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAPTIONS = ["dog barking", "rain on a tin roof", "thunder", "glass breaking", "a
 
 @pytest.fixture(scope="module")
 def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text head of one narrow layer over the whole vocabulary."""
+    """Return the path of a text head of one narrow layer over the whole vocabulary."""
     torch.manual_seed(7)
     path = tmp_path_factory.mktemp("head") / "small-head.safetensors"
     shapes = text_shapes(width=64, layers=1, dim=16)
@@ -43,7 +43,7 @@ def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory of this test's own, where copies of checkpoints go."""
+    """Return the temporary directory of this test, in which checkpoints are cached."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -56,7 +56,7 @@ def shard(first: int, last: int) -> bytes:
 
 
 def rows_in(output: str) -> pa.Table:
-    """All rows of the current snapshot, by id."""
+    """Return all rows of the current snapshot, by id."""
     name = current_name(output)
     assert name
     manifest = read_manifest(output, name)
@@ -66,15 +66,16 @@ def rows_in(output: str) -> pa.Table:
     return pa.concat_tables(tables).sort_by("id")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
-def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
+def test_every_command_on_an_object_store(
     store: Store,
     small_head: Path,
     vocabulary: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """embed, plan, log, current, rollback and gc, with everything on the store: vectors as from local files."""
+    """embed, plan, log, current, rollback and gc, with all files in a bucket: vectors equal those from local files."""
     texts, output = f"{store.url}/texts/*.jsonl", f"{store.url}/out"
     store.put("texts/a.jsonl", shard(0, 40))
     store.put("texts/b.jsonl", shard(40, 60) + b"{broken\n")
@@ -88,10 +89,10 @@ def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
         (tmp_path / f"{name}.jsonl").write_bytes(content)
     local = ["--checkpoint", str(small_head), "--tokenizer_path", str(vocabulary), "--id_field", "id"]
     assert main(["embed", "--input", f"{tmp_path}/*.jsonl", "--output", f"{tmp_path}/out", *local]) == 0
-    there, here = rows_in(output), rows_in(f"{tmp_path}/out")
-    assert there.equals(here)
-    assert there.schema.metadata[b"checkpoint"] == b"small-head.safetensors"
-    assert there.schema.metadata[b"fingerprint"] == here.schema.metadata[b"fingerprint"]
+    remote_rows, local_rows = rows_in(output), rows_in(f"{tmp_path}/out")
+    assert remote_rows.equals(local_rows)
+    assert remote_rows.schema.metadata[b"checkpoint"] == b"small-head.safetensors"
+    assert remote_rows.schema.metadata[b"fingerprint"] == local_rows.schema.metadata[b"fingerprint"]
     first = current_name(output)
     assert first
     assert not [name for name in store.names("out/") if name.endswith((".tmp", ".lock"))]
@@ -111,7 +112,7 @@ def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
     assert capsys.readouterr().out == f"{output}/snapshots/{second}\n"
     assert main(["rollback", output]) == 0
     assert capsys.readouterr().out == f"{output}/snapshots/{first}\n"
-    assert rows_in(output).equals(here)
+    assert rows_in(output).equals(local_rows)
     assert main(["rollback", output, str(second)]) == 0
     capsys.readouterr()
     assert main(["gc", output, "--keep", "1"]) == 0
@@ -121,10 +122,10 @@ def test_a_corpus_lives_on_a_store_from_texts_to_snapshots(
 
 
 @pytest.mark.usefixtures("temporary")
-def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
+def test_a_worker_refuses_a_checkpoint_that_was_replaced(
     store: Store, small_head: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pickled handler knows size and digest; another file under the same name is refused, with what to do."""
+    """The pickled handler contains size and digest; another file of the same name is refused, with a remedy."""
     checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
     launched = RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary)))
     model = launched.describe()
@@ -141,15 +142,15 @@ def test_a_worker_takes_only_the_checkpoint_that_the_job_began_with(
 
 
 @pytest.mark.usefixtures("temporary")
-def test_a_checkpoint_that_is_none_is_named_as_it_was_given(store: Store, vocabulary: Path) -> None:
-    """Not by the name of its copy on this machine."""
+def test_a_damaged_checkpoint_is_named_by_its_url(store: Store, vocabulary: Path) -> None:
+    """The error does not name the copy on this machine."""
     checkpoint = store.put("models/head.safetensors", b"no tensors")
     with pytest.raises(ValueError, match=f"^{checkpoint} cannot be read as safetensors"):
         RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary))).describe()
 
 
-def test_a_directory_on_a_store_goes_with_all_that_is_in_it(store: Store) -> None:
-    """Objects below it are removed, those whose names only begin alike are not."""
+def test_a_directory_is_removed_with_its_objects(store: Store) -> None:
+    """Objects below it are removed, but not those whose names only begin like its name."""
     for name in ("out/one/a", "out/one/b/c", "out/one-more/a"):
         store.put(name, b"x")
     remove_below(f"{store.url}/out/one")
@@ -158,7 +159,7 @@ def test_a_directory_on_a_store_goes_with_all_that_is_in_it(store: Store) -> Non
 
 
 def test_an_upload_is_whole(store: Store) -> None:
-    """Some megabytes arrive as they were, whatever place of the file the upload began at."""
+    """Some megabytes arrive unchanged, whatever the position of the file before the upload."""
     data = bytes(range(256)) * (70 << 10)
     source = io.BytesIO(data)
     source.seek(1000)
@@ -167,15 +168,15 @@ def test_an_upload_is_whole(store: Store) -> None:
     assert read(f"{store.url}/none") is None
 
 
-def test_two_runs_that_begin_at_once_get_directories_of_their_own(store: Store) -> None:
-    """A marker with a precondition makes a snapshot's name one run's alone."""
+def test_two_simultaneous_runs_get_different_directories(store: Store) -> None:
+    """A marker with a precondition reserves a snapshot's name for one run."""
     names = [start_run(f"{store.url}/out", "0123456789")[0] for _ in range(2)]
     assert len(set(names)) == 2
 
 
 def test_a_run_never_gets_the_directory_of_one_that_ended(store: Store) -> None:
-    """Not even in the same second: it would reuse the files there, and remove them, and with them its own."""
-    out, later = f"{store.url}/out", "29990101T000000Z-01234567"  # names begin behind this one, so all in one second
+    """Not even in the same second: it would reuse the files in it, and then remove them with its own."""
+    out, later = f"{store.url}/out", "29990101T000000Z-01234567"  # later names, all in the same second
     name, _ = start_run(out, "0123456789", after=later)
     store.put(f"out/snapshots/{name}/part-0.parquet", b"finished")
     end_run(out, name)
@@ -188,16 +189,16 @@ def test_a_run_never_gets_the_directory_of_one_that_ended(store: Store) -> None:
 
 
 @pytest.mark.parametrize("command", [["log"], ["current"], ["rollback"], ["gc", "--keep", "1"]])
-def test_a_store_without_a_corpus_is_a_clear_error(
+def test_an_output_without_a_snapshot_is_a_clear_error(
     store: Store, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing published: said in a sentence."""
+    """Each command reports that nothing was published."""
     assert main([command[0], f"{store.url}/out", *command[1:]]) == 1
     assert "has no current snapshot (no current.json)" in capsys.readouterr().err
 
 
-def test_a_bucket_that_is_not_there_is_a_clear_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """No minutes of silence, no traceback."""
+def test_a_missing_bucket_is_a_clear_error(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error is one line, without a traceback, and comes within seconds."""
     url = f"{store.url}-not"
     assert main(["embed", "--input", f"{url}/*.txt", "--output", f"{url}/out"]) in (1, 2)
     error = capsys.readouterr().err
@@ -205,28 +206,30 @@ def test_a_bucket_that_is_not_there_is_a_clear_error(store: Store, capsys: pytes
     assert url in error
 
 
-def test_s3_without_credentials_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beam alone would try for minutes."""
+def test_missing_s3_credentials_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam alone would retry for minutes."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/missing")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/missing")
     FileSystems.set_options(None)
-    with pytest.raises(StoreError, match="s3://nobodys cannot be reached without credentials: set AWS_ACCESS_KEY_ID"):
-        read("s3://nobodys/out/current.json")
+    with pytest.raises(
+        StoreError, match="s3://missing-bucket cannot be reached without credentials: set AWS_ACCESS_KEY_ID"
+    ):
+        read("s3://missing-bucket/out/current.json")
 
 
-def test_flags_of_stores_stand_beside_every_command_on_snapshots(
+def test_commands_on_snapshots_take_flags_of_object_stores(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--s3_endpoint_url and its like lead to a store as the environment does; what nobody knows is named."""
-    with object_stores.s3() as made:
-        for name in made.env:
+    """--s3_endpoint_url and the like have the effect of environment variables; an unknown flag is named."""
+    with object_stores.s3() as bucket:
+        for name in bucket.env:
             monkeypatch.delenv(name, raising=False)
-        flags = [f"--s3_endpoint_url={made.env['AWS_ENDPOINT_URL']}", "--s3_access_key_id=a"]
+        flags = [f"--s3_endpoint_url={bucket.env['AWS_ENDPOINT_URL']}", "--s3_access_key_id=a"]
         flags += ["--s3_secret_access_key=b", "--s3_region_name=us-east-1"]
-        assert main(["log", f"{made.url}/out", *flags]) == 1
+        assert main(["log", f"{bucket.url}/out", *flags]) == 1
         assert "has no current snapshot" in capsys.readouterr().err
     assert main(["log", "out", "--s3_endpiont_url=x"]) == 2
     assert "unknown flag --s3_endpiont_url" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Stores that fail: once, and nothing is lost or doubled; for good, and a sentence says so and nothing is published."""
+"""Failures of object stores: after one nothing is lost or duplicated, after a permanent one nothing is published."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ROWS = [{"id": f"r{n}", "text": f"text number {n}"} for n in range(3000)]
 
 
 def fill(store: Store) -> None:
-    """Two shards, of which one is read in many pieces."""
+    """Create two shards, of which one is read in many requests."""
     store.put("texts/a.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS[:2000]))
     store.put("texts/b.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS[2000:]))
 
 
 def embed(store: Store) -> Manifest:
-    """One run over what `fill` made, with a stubbed model; its manifest."""
+    """Run over the shards of `fill` with a stub model; return the manifest."""
     options = EmbedOptions(
         input=[f"{store.url}/texts/*.jsonl"], output=f"{store.url}/out", id_field="id", max_file_rows=1000
     )
@@ -54,16 +54,16 @@ def embed(store: Store) -> Manifest:
 
 
 def ids(store: Store, manifest: Manifest) -> list[str]:
-    """The ids in the files of a snapshot."""
-    found = []
+    """Return the ids in the files of a snapshot."""
+    all_ids = []
     for file in manifest["files"]:
         data = stores.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file['name']}")
-        found += pq.read_table(io.BytesIO(data or b""))["id"].to_pylist()
-    return sorted(found)
+        all_ids += pq.read_table(io.BytesIO(data or b""))["id"].to_pylist()
+    return sorted(all_ids)
 
 
 class FirstTime:
-    """Each request fails when it is sent for the first time; `kinds` counts them by method."""
+    """A fault of each request when it is sent for the first time; `kinds` counts them by method."""
 
     def __init__(self, fault: str) -> None:
         self.fault, self.sent, self.kinds = fault, set[str](), Counter[str]()
@@ -78,7 +78,7 @@ class FirstTime:
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What these runs put aside on this machine is gone when they have ended, one way or the other."""
+    """Check that runs leave no temporary files on this machine, however they end."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -86,27 +86,29 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503", "lost", "cut", "hang"])
 def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, request: pytest.FixtureRequest) -> None:
-    """Answered with 503, done but not answered, broken off half-way, or left hanging: each request, once."""
+    """Each request, once: answered with 503, done but not answered, cut off half-way, or left hanging."""
     fill(store)
     if fault == "hang":
         request.getfixturevalue("impatient")
-    store.fault = once = FirstTime(fault)
+    store.fault = first_time = FirstTime(fault)
     manifest = embed(store)
     store.fault = lambda _: None
     assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 3000
     assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
     assert current_name(f"{store.url}/out") == manifest["snapshot"]
-    there = {name.split("/")[3] for name in store.names("out/snapshots/")}
-    assert there == {"manifest.json", "report.html", *(file["name"] for file in manifest["files"])}
-    assert once.kinds["GET"] >= 5
-    assert once.kinds["POST"] + once.kinds["PUT"] >= 6
+    names = {name.split("/")[3] for name in store.names("out/snapshots/")}
+    assert names == {"manifest.json", "report.html", *(file["name"] for file in manifest["files"])}
+    assert first_time.kinds["GET"] >= 5
+    assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
     assert waits.waited
 
 
-def test_a_store_that_fails_for_good_fails_the_run(store: Store, waits: Waits) -> None:
-    """The error names the file and what the store said; the former snapshot stays, and the next run succeeds."""
+@pytest.mark.slow
+def test_a_permanent_failure_fails_the_run(store: Store, waits: Waits) -> None:
+    """The error names the file and contains the response; the earlier snapshot stays, and the next run succeeds."""
     fill(store)
     before = embed(store)
     store.put("texts/b.jsonl", b'{"id": "new", "text": "new"}\n')
@@ -128,17 +130,18 @@ def test_a_store_that_fails_for_good_fails_the_run(store: Store, waits: Waits) -
     assert after["counts"]["read"] == after["counts"]["reused"] + after["counts"]["embedded"] == 2001  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("waits")
-def test_what_a_failed_run_had_finished_is_reused_at_once(store: Store) -> None:
-    """The third part file cannot be written; the next run embeds only what stood in it, and clears up."""
+def test_finished_files_of_a_failed_run_are_reused(store: Store) -> None:
+    """If the third part file cannot be written, the next run embeds only its rows, and removes the failed run."""
     fill(store)
     parts = list[str]()
 
     def fault(request: Request) -> str | None:
-        found = re.search(rb"part-\w+\.parquet", request.path.encode() + request.body)
-        if found and found[0].decode() not in parts:
-            parts.append(found[0].decode())
-        return "503" if found and parts.index(found[0].decode()) == 2 else None
+        match = re.search(rb"part-\w+\.parquet", request.path.encode() + request.body)
+        if match and match[0].decode() not in parts:
+            parts.append(match[0].decode())
+        return "503" if match and parts.index(match[0].decode()) == 2 else None
 
     store.fault = fault
     with pytest.raises(RuntimeError, match=r"part-\w+\.parquet cannot be written: .*503"):
@@ -151,15 +154,17 @@ def test_what_a_failed_run_had_finished_is_reused_at_once(store: Store) -> None:
     assert {name.split("/")[2] for name in store.names("out/snapshots/")} == {after["snapshot"]}
 
 
-def test_waits_grow_and_are_never_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off doubles up to half a minute, with jitter down to its half, for five minutes in all."""
+def test_waits_grow_and_all_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off doubles up to half a minute, with jitter down to half of that, for five minutes in all."""
     waits = Waits()
     monkeypatch.setattr(stores, "time", waits)
 
     def busy() -> None:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    with pytest.raises(StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ attempts in 3\d\d s\)"):
+    with pytest.raises(
+        StoreError, match=r"gs://b/a cannot be read: Connection reset by peer \(\d+ attempts in 3\d\d s\)"
+    ):
         with_retries("gs://b/a", "read", busy)
     for wait, whole in zip(waits.waited, [1, 2, 4, 8, 16, *[30] * 100], strict=False):
         assert whole / 2 <= wait <= whole
@@ -167,43 +172,43 @@ def test_waits_grow_and_are_never_alike(monkeypatch: pytest.MonkeyPatch) -> None
     assert stores.RETRY_SECONDS <= sum(waits.waited) < stores.RETRY_SECONDS + 30
 
 
-def test_what_a_store_refuses_is_not_tried_again(store: Store, waits: Waits) -> None:
-    """Forbidden stays forbidden: one try, and what the store said."""
+def test_a_refused_request_is_not_retried(store: Store, waits: Waits) -> None:
+    """After status 403 there is no second attempt, and the error contains the response."""
 
     class Refused(Exception):
         code = 403
 
     assert not is_transient(Refused())
-    tries = []
+    attempts = []
 
     def refused() -> None:
-        tries.append(1)
+        attempts.append(1)
         raise Refused("the account has no access")
 
     with pytest.raises(StoreError, match=r"x cannot be read: the account has no access \(HTTP status 403\)$"):
         with_retries(f"{store.url}/x", "read", refused)
-    assert (len(tries), waits.waited) == (1, [])
+    assert (len(attempts), waits.waited) == (1, [])
 
 
-def test_a_local_file_is_not_tried_again(tmp_path: Path) -> None:
-    """What a local disk says comes through at once and as it is."""
+def test_a_local_file_is_not_retried(tmp_path: Path) -> None:
+    """An error of a local disk is raised at once and unchanged."""
     with pytest.raises(FileNotFoundError):
         with_retries(str(tmp_path / "none"), "read", (tmp_path / "none").read_bytes)
 
 
 def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
-    """The client sends it again and is refused, since its own write is there: that is no other run's."""
+    """The client repeats the request and is refused because of its own write, which is not taken for another run's."""
     path = f"{store.url}/out/current.json"
     update_json(path, lambda _: {"snapshot": "one"})
-    store.fault = once = FirstTime("lost")
+    store.fault = first_time = FirstTime("lost")
     update_json(path, lambda now: {"snapshot": "two", "after": now})
     store.fault = lambda _: None
     assert read_json(path) == {"snapshot": "two", "after": {"snapshot": "one"}}
-    assert once.kinds["POST"] + once.kinds["PUT"] == 1
+    assert first_time.kinds["POST"] + first_time.kinds["PUT"] == 1
 
 
-def test_a_change_by_another_run_is_still_found_out(store: Store) -> None:
-    """With every answer lost once, whoever decided on what is no longer there still does not write."""
+def test_a_change_by_another_run_is_detected(store: Store) -> None:
+    """With every answer lost once, a decision about replaced content is still not written."""
     path = f"{store.url}/out/current.json"
     store.fault = FirstTime("lost")
 
@@ -218,8 +223,8 @@ def test_a_change_by_another_run_is_still_found_out(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_failed_upload_does_not_come_back(store: Store) -> None:
-    """When all that took part in it is collected as garbage, and the store answers again, nothing is written late."""
+def test_a_failed_upload_is_not_completed_later(store: Store) -> None:
+    """Once its objects are garbage-collected and the object store answers again, nothing is written."""
     store.fault = lambda request: "503" if request.method in ("POST", "PUT") else None
     with pytest.raises(StoreError, match=r"out/late cannot be written: .*503"):
         stores.upload(io.BytesIO(b"x" * 100), f"{store.url}/out/late")
