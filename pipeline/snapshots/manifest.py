@@ -24,6 +24,8 @@ MAX_DIM = 1 << 16
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
+_FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
+
 _REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
 
 _ROW_COUNTS: tuple[Literal["read", "embedded", "reused", "rejected", "truncated"], ...]
@@ -141,7 +143,7 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
 
     Raises:
         SnapshotError: The format is another one, a key in `reads` is missing or of another type, the manifest is that of
-            another snapshot, or it names a file that could be outside of the snapshot's directory.
+            another snapshot, or `files` is read and names one that could be outside of the snapshot's directory.
     """
     if value.get("format") != FORMAT:
         found = f"format version {value['format']!r:.40}" if "format" in value else "no format version"
@@ -161,10 +163,11 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
             f"{path} is the manifest of {str(value['snapshot'])[:200]!r}, not of {name!r}: give the directory its old "
             f"name, or restore the manifest from a backup"
         )
-    files = value.get("files")
-    for file in files if isinstance(files, list) else []:
-        require_plain_name(file.get("name") if isinstance(file, dict) else None, path)
-    return value  # type: ignore[return-value]
+    manifest: Manifest = value  # type: ignore[assignment]
+    if "files" in reads:
+        for file in manifest["files"]:
+            require_plain_name(file["name"], path)
+    return manifest
 
 
 def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[str] | None = None) -> list[str]:
@@ -196,7 +199,7 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     for file, times in Counter(file["name"] for file in files).items():
         if times > 1:
             yield f"{file} is listed {times} times"
-        if not file.startswith(("part-", "rejected-")) or not file.endswith(".parquet") or "/" in file or "\\" in file:
+        if not _FILE_NAME.fullmatch(file):
             yield f"{file!r:.120} is not the name of a part file or of a file of rejected rows"
     negative = [f"counts.{outcome}" for outcome in _ROW_COUNTS if counts[outcome] < 0]
     if negative:

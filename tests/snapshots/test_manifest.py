@@ -1,0 +1,230 @@
+"""A damaged manifest gives each command that reads it one clear error, and the others none."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.cli.plan import plan
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.snapshots.manifest import check_manifest
+from tests.support.corpus import StubHandler, embed, write_jsonl
+from tests.support.snapshots import directory_of, edit_manifest
+
+Json = dict[str, object]
+
+MAPS = {("options",), ("fingerprint_parts",), ("seconds",), ("counts", "rejected_by_reason"), ("pace", "rows")}
+
+OPTIONAL = {("pace",), ("report",), ("counts", "duplicate_ids")}
+
+# The keys that each command reads, beside format and snapshot; None stands for all.
+READS: dict[str, set[str] | None] = {
+    "plan": None,
+    "embed": None,
+    "report": None,
+    "search": None,
+    "validate": None,
+    "log": {"counts", "weights", "checkpoint"},
+    "rollback": {"previous"},
+    "gc": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard, a query, and OUT with two snapshots by the stub model; tests restore what they change."""
+    folder = tmp_path_factory.mktemp("manifest")
+    for texts in (("dog", ""), ("dog", "bird", "")):
+        rows = [{"id": text or "none", "text": text} for text in texts]
+        embed(write_jsonl(folder / "a.jsonl", rows), folder / "out", id_field="id")
+    np.save(folder / "query.npy", np.ones(8, np.float32))
+    return folder
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Iterator[Json]:
+    """The manifest of the current snapshot, which is restored after the test."""
+    directory = directory_of(folder / "out")
+    pointer, text = (folder / "out/current.json").read_text(), (directory / "manifest.json").read_text()
+    yield json.loads(text)
+    (folder / "out/current.json").write_text(pointer)
+    (directory / "manifest.json").write_text(text)
+
+
+def run(command: str, folder: Path) -> str | None:
+    """Run a command on the current snapshot in OUT; return its error as one line, or None if it succeeds."""
+    out, shard = folder / "out", folder / "a.jsonl"
+    if command in ("plan", "embed"):
+        try:
+            if command == "embed":
+                embed(shard, out, id_field="id")
+            else:
+                plan(["--input", str(shard), "--output", str(out), "--id_field", "id"], StubHandler())
+        except SnapshotError as error:
+            return str(error)
+        return None
+    arguments = {
+        "report": ["report", str(out), "--remake"],
+        "search": ["search", str(out), str(folder / "query.npy")],
+        "gc": ["gc", str(out), "--keep", "1", "--dry_run"],
+    }.get(command, [command, str(out)])
+    pointer = out / "current.json"
+    before = pointer.read_bytes() if pointer.exists() else None
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
+        status = main(arguments)
+    if before is not None:
+        pointer.write_bytes(before)  # rollback changes it
+    if not status:
+        return None
+    lines = errors.getvalue().splitlines()
+    assert status == 1
+    if command == "validate":  # prints a result, in which the error is a fault
+        return printed.getvalue()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def paths_of(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of each key whose presence a manifest promises; of a list, only in its first element."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            if (*path, key) not in MAPS:
+                yield from paths_of(inner, (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from paths_of(value[0], (*path, 0))
+
+
+KEYS = [
+    "format", "snapshot", "created", "tool_version", "fingerprint", "fingerprint_parts", "weights", "checkpoint",
+    "checkpoint.name", "checkpoint.sha256", "dim", "options", "counts", "counts.read", "counts.embedded", "counts.reused",
+    "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes", "counts.slots",
+    "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids", "seconds", "pace",
+    "pace.seconds", "pace.rows", "files", "files.0.name", "files.0.rows", "files.0.bytes", "files.0.sha256",
+    "files.0.row_groups", "files.0.row_groups.0.rows", "files.0.row_groups.0.ranges", "canary", "canary.texts",
+    "canary.vectors", "previous", "notes", "report",
+]  # fmt: skip
+
+
+def place_of(manifest: Json, key: str) -> tuple[Callable[[], object], Callable[[object], None]]:
+    """Return functions that remove a key from a manifest and that set it."""
+    *outer, last = key.split(".")
+    place: object = manifest
+    for name in outer:
+        place = place[int(name) if name.isdecimal() else name]  # type: ignore[index]
+    assert isinstance(place, dict)
+    return lambda: place.pop(last), lambda value: place.update({last: value})
+
+
+def test_keys_are_all_keys(manifest: Json) -> None:
+    """The list of keys that the tests damage is that of a real manifest."""
+    assert sorted(KEYS) == sorted(".".join(map(str, path)) for path in paths_of(manifest))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_missing_keys_and_wrong_types(folder: Path, manifest: Json, key: str) -> None:
+    """A command that reads the key fails with an error that names it; any other succeeds."""
+    remove, put = place_of(manifest, key)
+    path = directory_of(folder / "out") / "manifest.json"
+    name = key.replace(".0", "[0]")
+    for change, expected in ((remove, f"{name} is missing"), (lambda: put(True), f"{name} is True, expected ")):
+        change()
+        path.write_text(json.dumps(manifest))
+        optional = change is remove and tuple(key.split(".")) in OPTIONAL
+        for command, reads in READS.items():
+            if optional and command in ("plan", "embed"):
+                continue  # a whole run
+            error = run(command, folder)
+            first = key.partition(".")[0]
+            if optional or (reads is not None and first not in {*reads, "format", "snapshot"}):
+                assert error is None, (command, error)
+            else:
+                assert error is not None, command
+                assert ("no format version" if key == "format" and change is remove else expected) in error, command
+
+
+def test_wrong_types_of_elements(manifest: Json) -> None:
+    """Values of dicts and elements of lists are checked, too, and a fault names the place."""
+    for damage, expected in (
+        ({"fingerprint_parts": {"dtype": 3}}, "fingerprint_parts.dtype is 3, expected a string"),
+        ({"seconds": {"total": "1"}}, "seconds.total is '1', expected a number"),
+        ({"notes": ["fine", None]}, "notes[1] is None, expected a string"),
+        ({"pace": {"seconds": 1, "rows": {"read": [1, 2.5]}}}, "pace.rows.read[1] is 2.5, expected an integer"),
+        ({"canary": {"texts": [1], "vectors": ""}}, "canary.texts[0] is 1, expected a string"),
+        ({"previous": 3}, "previous is 3, expected a string or null"),
+        ({"files": {}}, "files is {}, expected a list"),
+    ):
+        faults = check_manifest({**manifest, **damage}, str(manifest["snapshot"]))  # type: ignore[dict-item]
+        assert faults == [expected]
+    group = {"rows": 1, "ranges": [[1, 2, 3], [1], [1, "2"]]}
+    file = {"name": "part-1.parquet", "rows": 1, "bytes": 1, "sha256": "", "row_groups": [group]}
+    assert check_manifest({**manifest, "files": [file]}, str(manifest["snapshot"])) == [
+        "files[0].row_groups[0].ranges[0] is [1, 2, 3], expected a list of 2",
+        "files[0].row_groups[0].ranges[1] is [1], expected a list of 2",
+        "files[0].row_groups[0].ranges[2][1] is '2', expected an integer",
+    ]
+
+
+def test_the_two_levels(manifest: Json) -> None:
+    """What a command does not read is not checked; without a list of keys the values are checked as well."""
+    name = str(manifest["snapshot"])
+    assert check_manifest(manifest, name) == []
+    counts = manifest["counts"]
+    assert isinstance(counts, dict)
+    damaged = {**manifest, "notes": 3, "counts": {**counts, "read": 99}}
+    assert check_manifest(damaged, name, ("counts", "previous")) == []
+    assert check_manifest(damaged, name) == ["notes is 3, expected a list"]
+    del damaged["notes"]
+    assert check_manifest(damaged, name) == ["notes is missing"]
+    assert check_manifest({**damaged, "notes": []}, name) == [f"counts.read is 99, expected {counts['read']}"]
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+@pytest.mark.parametrize("command", READS)
+def test_other_format(folder: Path, manifest: Json, command: str, version: object) -> None:
+    """A snapshot of another format, or of the time before formats had versions, is one clear error in each command."""
+    manifest.pop("format")
+    if version is not None:
+        manifest["format"] = version
+    (directory_of(folder / "out") / "manifest.json").write_text(json.dumps(manifest))
+    found = "no format version" if version is None else f"format version {version!r}"
+    error = run(command, folder)
+    assert error is not None
+    assert f"manifest.json has {found}, and this audioclip-text reads format version 1 alone" in error
+
+
+def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:
+    """Every command says the same of a missing current snapshot, and of a snapshot that does not exist."""
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    (directory_of(out) / "manifest.json").unlink()
+    name = directory_of(out).name
+    (tmp_path / "query.npy").write_bytes((folder / "query.npy").read_bytes())
+    for command in ("search", "validate", "report"):
+        assert f"{out} has no finished snapshot '{name}': audioclip-text log {out} lists" in str(run(command, tmp_path))
+    with redirect_stderr(io.StringIO()) as errors, redirect_stdout(errors):
+        assert main(["rollback", str(out), "20200101T000000Z-00000000"]) == 1
+        assert main(["validate", str(out), "--snapshot", "../snapshots"]) == 1
+    assert f"{out} has no finished snapshot '20200101T000000Z-00000000': audioclip-text log" in errors.getvalue()
+    assert f"{out} has no finished snapshot '../snapshots': audioclip-text log" in errors.getvalue()
+    (out / "current.json").unlink()
+    for command in ("search", "validate", "report", "log", "rollback", "gc"):
+        assert f"{out} has no current snapshot (no current.json): check the path" in str(run(command, tmp_path))
+
+
+def test_edited_pointer_to_a_renamed_directory(folder: Path, tmp_path: Path) -> None:
+    """A snapshot whose directory was renamed is not read under the new name."""
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    edit_manifest(out, lambda manifest: manifest.update(snapshot="another"))
+    error = run("log", tmp_path)
+    assert error is not None
+    assert "is the manifest of 'another', not of" in error
