@@ -88,7 +88,8 @@ def search(
     faults = check_manifest(manifest, snapshot.name)
     if faults:
         raise SnapshotError(f"the manifest in {snapshot.path} is not consistent ({faults[0]}): {REMEDY}")
-    if by != "cosine" and not all(map(is_file, queries)):
+    texts = [query for query in queries if not is_file(query)]
+    if by != "cosine" and texts:
         raise QueryError(
             f"--by {by} compares texts with {by.partition('_')[0]} vectors from .npy files, and AudioCLIP has no trained "
             f"scale for two texts: search for texts with --by cosine, which gives the same order"
@@ -99,7 +100,8 @@ def search(
     nearest = TopK(np.stack([query.vector for query in parsed]), top)
     for batch in iter_rows(snapshot, ("id", "text", "embedding")):
         nearest.add(batch)
-    return SearchResult(snapshot, by, scale, parsed, nearest.hits(), _notes(snapshot, parsed, nearest))
+    notes = [model().warning] if texts and model().warning else []
+    return SearchResult(snapshot, by, scale, parsed, nearest.hits(), notes + _notes(snapshot, parsed, nearest))
 
 
 def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[str]:

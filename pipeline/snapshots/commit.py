@@ -12,14 +12,13 @@ part of a snapshot.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from contextlib import suppress
 
 from apache_beam.io.filesystems import FileSystems
 
 from ..errors import SnapshotError
-from ..io.filesystem import error_text, is_local, remove
+from ..io.filesystem import error_text, list_directory, remove
 from ..io.json_file import Json, read_json, update_json, write_json
 from .manifest import MANIFEST_KEYS, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
@@ -123,11 +122,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
 def missing_files(output: str, manifest: Manifest) -> list[str]:
     """Return the names of files in `manifest` that are not in its directory with their number of bytes."""
     directory = run_path(output, manifest["snapshot"])
-    if is_local(output):
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(directory)}
-    else:
-        files = FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list
-        sizes = {FileSystems.split(file.path)[1]: file.size_in_bytes for file in files}
+    sizes = {FileSystems.split(file.path)[1]: file.size_in_bytes for file in list_directory(directory)}
     return [file["name"] for file in manifest["files"] if sizes.get(file["name"]) != file["bytes"]]
 
 
@@ -137,9 +132,5 @@ def remove_strays(output: str, manifest: Manifest) -> None:
     They must go because readers of part-*.parquet would read their rows twice.
     """
     named = {file["name"] for file in manifest["files"]}
-    directory = run_path(output, manifest["snapshot"])
-    files = FileSystems.match([FileSystems.join(directory, "*.parquet")])[0].metadata_list
-    names = {FileSystems.split(file.path)[1]: file.path for file in files}
-    strays = [path for name, path in names.items() if name.startswith(("part-", "rejected-")) and name not in named]
-    if strays:
-        FileSystems.delete(strays)
+    names = {FileSystems.split(file.path)[1]: file.path for file in list_directory(run_path(output, manifest["snapshot"]))}
+    remove([path for name, path in names.items() if name.startswith(("part-", "rejected-")) and name not in named])

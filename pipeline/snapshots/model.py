@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..inference.model_handler import RecordBatchHandler
 from ..inference.shared_encoder import EncoderSettings, load_encoder, logit_scale
-from .fingerprint import changed_parts
+from .fingerprint import VERSION_PARTS, changed_parts, describe_changes
 from .manifest import Manifest
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ class ModelNotFound(ValueError):
 
 @dataclass(frozen=True)
 class SnapshotModel:
-    """The settings of the encoder of a snapshot, which has the snapshot's fingerprint."""
+    """The settings of the encoder of a snapshot. `warning` is empty, or says how its fingerprint differs."""
 
     settings: EncoderSettings
+    warning: str = ""
 
     def encoder(self) -> TextEncoder:
         """Return the encoder. One in float16 needs a CUDA device; without one it is loaded in float32."""
@@ -40,6 +41,8 @@ class SnapshotModel:
 
 def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path: str | None = None) -> SnapshotModel:
     """Return the model of a snapshot; by default its files are those that its run read.
+
+    The model has a warning if only the versions that decide the token ids of rare strings differ.
 
     Raises:
         ModelNotFound: The files do not exist, or they would give other vectors.
@@ -63,11 +66,13 @@ def find_model(manifest: Manifest, checkpoint: str | None = None, tokenizer_path
             f"{name}, which cannot be read: {error}; or give its path with --checkpoint, and that of the vocabulary with "
             f"--tokenizer_path"
         ) from None
-    if model.fingerprint != manifest["fingerprint"]:
+    changes = describe_changes(model.fingerprint_parts, parts)
+    changed = changed_parts(model.fingerprint_parts, parts)
+    if not set(changed).issubset(VERSION_PARTS):
         raise ModelNotFound(
             f"{name} (sha256 {manifest['checkpoint']['sha256'][:12]}), and {path} gives other vectors: its fingerprint is "
-            f"{model.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} "
-            f"(different: {', '.join(changed_parts(model.fingerprint_parts, parts))}); give the path of the right "
-            f"checkpoint with --checkpoint, and that of the vocabulary with --tokenizer_path"
+            f"{model.fingerprint[:8]} instead of {manifest['fingerprint'][:8]} (different: {changes}); give the path of "
+            f"the right checkpoint with --checkpoint, and that of the vocabulary with --tokenizer_path"
         )
-    return SnapshotModel(settings)
+    warning = f"WARNING: other versions than those of the snapshot ({changes}) may tokenize rare texts differently"
+    return SnapshotModel(settings, warning if changed else "")

@@ -10,11 +10,12 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
-from ..io.filesystem import is_local, match, remove, remove_below
+from ..io.filesystem import is_local, list_directory, remove, remove_below
 from ..io.json_file import Json, owner, update_json
 from .manifest import is_run_name
 
@@ -41,21 +42,21 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
 
     Links and names that no run is given are left out, so that nothing behind them is read, reused or removed.
     """
-    runs: dict[str, list[tuple[str, float]]] = {}
     root = FileSystems.join(output, "snapshots")
-    if is_local(output) and os.path.isdir(root):
-        runs = {
-            entry.name: []
-            for entry in os.scandir(root)
-            if entry.is_dir(follow_symlinks=False) and is_run_name(entry.name)
-        }
-    for file in match(FileSystems.join(root, "*", "*")):
-        directory, _ = FileSystems.split(file.path)
-        name = FileSystems.split(directory.rstrip("/"))[1]
-        if not is_run_name(name) or (is_local(output) and name not in runs):
-            continue
-        runs.setdefault(name, []).append((file.path, file.last_updated_in_seconds or 0.0))
-    return dict(sorted(runs.items()))
+    runs: dict[str, list[FileMetadata]] = {}
+    if is_local(output):
+        for entry in os.scandir(root) if os.path.isdir(root) else ():
+            if entry.is_dir(follow_symlinks=False) and is_run_name(entry.name):
+                runs[entry.name] = list_directory(entry.path)
+    else:
+        for file in list_directory(root, recursive=True):
+            name, _, rest = file.path[len(root) + 1 :].partition("/")
+            if is_run_name(name) and rest and "/" not in rest:
+                runs.setdefault(name, []).append(file)
+    return {
+        name: [(file.path, file.last_updated_in_seconds or 0.0) for file in files]
+        for name, files in sorted(runs.items())
+    }
 
 
 def is_complete(files: list[tuple[str, float]]) -> bool:
@@ -103,7 +104,7 @@ def end_run(output: str, snapshot: str) -> None:
     """Remove the marker of a run on an object store, so that the next run may reuse the files of one that failed."""
     if not is_local(output):
         with suppress(Exception):  # the run then counts as alive until STORE_RUN_SECONDS have passed
-            FileSystems.delete([FileSystems.join(run_path(output, snapshot), MARKER)])
+            remove([FileSystems.join(run_path(output, snapshot), MARKER)])
 
 
 def remove_spills(output: str, snapshot: str) -> None:
@@ -166,7 +167,7 @@ def _claim_on_store(directory: str) -> bool:
         return False
     if made != [True]:
         return False
-    if all(FileSystems.split(file.path)[1] == MARKER for file in match(FileSystems.join(directory, "*"))):
+    if all(FileSystems.split(file.path)[1] == MARKER for file in list_directory(directory)):
         return True
     remove([marker])
     return False

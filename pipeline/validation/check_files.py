@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apache_beam.io.filesystems import FileSystems
 
-from ..io.filesystem import sha256_of
+from ..io.filesystem import list_directory, sha256_of
 from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
@@ -59,5 +59,4 @@ def _fault_of(file: FileInfo, directory: str, sizes: dict[str, int]) -> str | No
 
 def _file_sizes(directory: str) -> dict[str, int]:
     """Return the sizes of the files in a directory by name."""
-    files = FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list
-    return {FileSystems.split(file.path)[1]: file.size_in_bytes for file in files}
+    return {FileSystems.split(file.path)[1]: file.size_in_bytes for file in list_directory(directory)}

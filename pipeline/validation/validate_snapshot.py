@@ -87,16 +87,18 @@ def check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: str
         check.add_fault("the canary in the manifest contains NaN or infinity")
         return check
     try:
-        encoder = find_model(manifest, checkpoint, tokenizer_path).encoder()
+        model = find_model(manifest, checkpoint, tokenizer_path)
     except ModelNotFound as error:
         if checkpoint or tokenizer_path:
             raise
         check.skipped = str(error)
         return check
     parts = manifest["fingerprint_parts"]
-    vectors = encoder.encode_rows(texts).vectors.astype(parts["stored"]).astype("<f4")
+    vectors = model.encoder().encode_rows(texts).vectors.astype(parts["stored"]).astype("<f4")
     again: Canary = {"texts": texts, "vectors": base64.b64encode(vectors.tobytes()).decode()}
     if not canaries_agree(again, canary, parts["dtype"]):
         check.add_fault("the checkpoint gives other vectors for the canary texts than the manifest contains")
     check.summary = f"the checkpoint gives the {len(texts)} vectors in the manifest again"
+    if model.warning:
+        check.summary += f"; {model.warning}"
     return check

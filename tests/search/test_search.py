@@ -8,18 +8,21 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_text.model.settings import fingerprint
+from audioclip_text.model.settings import fingerprint, tokenizer_versions
 from audioclip_text.model.text_head import logit_scale, untrained_state
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.search.exact_search import search
 from audioclip_text.pipeline.snapshots.commit import read_manifest
+from audioclip_text.pipeline.snapshots.fingerprint import VERSION_PARTS
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.model import find_model
 from tests.support.corpus import embed as embed_with_stub
@@ -143,6 +146,46 @@ def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsy
     assert main(["search", str(output), "dog", "--checkpoint", "nowhere.pt"]) == 2
     printed = capsys.readouterr().err
     assert "was embedded with the checkpoint untrained, which cannot be read: no checkpoint at nowhere.pt" in printed
+
+
+def test_other_tokenizer_versions_are_a_warning(
+    output: Path, tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If only the versions differ that decide the token ids of rare texts, search and validate warn and go on."""
+    assert set(VERSION_PARTS) == set(tokenizer_versions())
+    shutil.copytree(output, tmp_path / "out")
+
+    def change(manifest: Manifest) -> None:
+        parts = {**manifest["fingerprint_parts"], "ftfy": "5.0"}
+        del parts["regex"]
+        manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+
+    edit_manifest(tmp_path / "out", change)
+    rewrite(tmp_path / "out", with_fingerprint_of(tmp_path / "out"))
+    installed = tokenizer_versions()
+    warning = (
+        f"WARNING: other versions than those of the snapshot (ftfy 5.0 -> {installed['ftfy']}, "
+        f"regex unknown -> {installed['regex']}) may tokenize rare texts differently"
+    )
+    assert main(["search", str(tmp_path / "out"), "dog barking", "--top", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "r0" in printed.out
+    assert printed.err.count(warning) == 1
+    query = save(tmp_path / "q.npy", np.ones(1024))
+    assert main(["search", str(tmp_path / "out"), query]) == 0
+    assert warning not in capsys.readouterr().err  # no text is tokenized
+    assert main(["validate", str(tmp_path / "out")]) == 0
+    assert f"the checkpoint gives the 16 vectors in the manifest again; {warning}" in capsys.readouterr().out
+
+
+def with_fingerprint_of(output: Path) -> Callable[[pa.Table], pa.Table]:
+    """Return a change of a part file that gives it the fingerprint of the manifest."""
+    manifest = json.loads((directory_of(output) / "manifest.json").read_text())
+
+    def change(table: pa.Table) -> pa.Table:
+        return table.replace_schema_metadata({**table.schema.metadata, b"fingerprint": manifest["fingerprint"]})
+
+    return change
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which computes in float16")
