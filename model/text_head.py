@@ -75,6 +75,27 @@ def text_head_faults(state: Mapping[str, Tensor]) -> list[str]:
     return faults
 
 
+def describe_difference(state: Mapping[str, Tensor]) -> str:
+    """Return how the text head differs from AudioCLIP's, as in "512 numbers per vector instead of 1024"; "" if it does not.
+
+    CLIP's RN50 has the same shapes, but lacks the scale that AudioCLIP trained for audio.
+    """
+    vocabulary, width = state["token_embedding.weight"].shape
+    context, dim = state["positional_embedding"].shape[0], state["text_projection"].shape[1]
+    layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
+    sizes = {
+        "{} numbers per vector": (dim, 1024),
+        "width {}": (width, 512),
+        "{} layers": (layers, 12),
+        "a context of {} tokens": (context, 77),
+        "{} token ids": (vocabulary, VOCABULARY_ROWS),
+    }
+    differences = [f"{text.format(size)} instead of {ours}" for text, (size, ours) in sizes.items() if size != ours]
+    if not differences and SCALE_NAMES["audio"] not in state:
+        differences = [f"no {SCALE_NAMES['audio']}"]
+    return ", ".join(differences)
+
+
 def check_vocabulary(name: str, state: Mapping[str, Tensor]) -> None:
     """Raise ValueError if the text head called `name` lacks an embedding for an id that the tokenizer can return."""
     rows = state["token_embedding.weight"].shape[0]

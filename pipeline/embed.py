@@ -23,6 +23,7 @@ from .canary import canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
+from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler, resource_hints
 from .io.filesystem import is_local
 from .job import prepare_job
@@ -87,8 +88,10 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
             earlier = pbegin | "ListEarlierFiles" >> ReadListing(directory, EARLIER, job.file_io)
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)
-            new = joined.new
-            reports.append(joined.known | "WriteReused" >> beam.ParDo(write))
+            new, known = joined.new, joined.known
+            if job.on_long == "error":
+                known = known | "CheckLengths" >> beam.Map(check_not_truncated).with_output_types(pa.RecordBatch)
+            reports.append(known | "WriteReused" >> beam.ParDo(write))
         if job.bits and job.unique_ids:
             reports.append(rows | FindDuplicateIds(job.bits, spill))
         if (

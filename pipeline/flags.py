@@ -125,9 +125,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompt", type=_prompt, default="{}", help="template for each text, as in 'a sound of {}' (default: {})")
     add(
         "--on_long",
-        **_choice("truncate", "reject"),
+        **_choice("truncate", "reject", "error"),
         default="truncate",
-        help="what to do with a text over the context length (default: truncate)",
+        help="for a text over the context length: truncate it, reject its row, or fail (default: truncate)",
     )
     add("--normalize", action="store_true", help="scale each vector to length 1")
     add("--no_text", action="store_true", help="leave the text column out of the output")

@@ -75,6 +75,11 @@ class Job:
         return self.model.fingerprint_parts["dtype"]
 
     @property
+    def on_long(self) -> str:
+        """What happens to a text over the context length; the fingerprint does not tell "error" from "truncate"."""
+        return str(self.options.get("on_long", "truncate"))
+
+    @property
     def canary(self) -> Canary | None:
         """The canary vectors that the encoder must reproduce before anything is reused."""
         return self.reusable["canary"] if self.reusable else None
@@ -117,6 +122,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     model = handler.describe()
     previous, reusable, notes = _earlier_snapshots(output, model)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
+    if model.notice:
+        notes.insert(0, model.notice)
     leftovers: list[str] = []
     earlier: list[str] = []
     if not options.no_dedupe:

@@ -66,9 +66,9 @@ def with_outcome(message: str, corpus: EmbedCorpus) -> str:
 
 def download(options: EmbedOptions) -> None:
     """Fetch the checkpoint and the vocabulary of the options if they are missing."""
-    from ...model.fetch import fetch
+    from ...model.fetch import fetch_missing
 
-    fetch(options.checkpoint if options.checkpoint in ("full", "partial") else "vocabulary")
+    fetch_missing(options.checkpoint, options.tokenizer_path)
 
 
 def run_summary(output: str, manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..schemas import vector_type
@@ -34,11 +35,17 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     """Return `rows` with the model's columns appended, as RecordBatchHandler describes.
 
     `stored` is the type of the vectors' numbers in the result. Raises RuntimeError if the model fails on all of at least
-    ALL_FAILED texts, MemoryError if memory is too small for a single one.
+    ALL_FAILED texts, MemoryError if memory is too small for a single one, TooLongError with --on_long error.
     """
+    from ...model.encoder import TooLongError
+
     dictionary = rows.column("text").dictionary_encode()
     texts = dictionary.dictionary.to_pylist()
-    outcome = _encode(texts, encoder)
+    try:
+        outcome = _encode(texts, encoder)
+    except TooLongError as error:
+        row = dictionary.indices.index(texts.index(error.text)).as_py()
+        raise _too_long(rows, row, error.n_tokens) from None
     if len(outcome.errors) == len(texts) >= ALL_FAILED:
         raise RuntimeError(
             f"the model failed on all {len(texts)} texts of a batch; the first error: {outcome.errors[0]}"
@@ -74,13 +81,36 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     return batch.replace_schema_metadata({"stats": json.dumps(_sum(outcome.stats, len(texts)))})
 
 
+def check_not_truncated(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return an embedded batch as it is; raise TooLongError if one of its texts was truncated."""
+    row = pc.index(batch.column("truncated"), True).as_py()
+    if row >= 0:
+        raise _too_long(batch, row, batch.column("n_tokens")[row].as_py())
+    return batch
+
+
+def _too_long(rows: pa.RecordBatch, row: int, n_tokens: int) -> Exception:
+    """Return the error that --on_long error raises for this row of the batch."""
+    from ...model.encoder import TooLongError
+
+    shard, number, text = (rows.column(name)[row].as_py() for name in ("shard", "row", "text"))
+    return TooLongError(
+        f"{shard}, row {number}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten it, or "
+        f"choose --on_long truncate or reject"
+    )
+
+
 def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:
     """Encode `texts`; if that fails, halve them until each text that the model cannot embed is alone."""
+    from ...model.encoder import TooLongError
+
     try:
         encoding = encoder.encode_rows(texts)
         if len(encoding.vectors) != len(texts):
             raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(texts)} texts")
         return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
+    except TooLongError:
+        raise
     except Exception as error:
         if len(texts) == 1:
             if isinstance(error, MemoryError):  # a fault of the machine, not of the text

@@ -5,6 +5,7 @@ Both use the one TextEncoder of the process, however many steps use it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -65,8 +66,11 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
             self._settings = replace(self._settings, path=model_path)
 
     def load_model(self) -> TextEncoder:
-        """Return this process's encoder."""
-        return load_encoder(self._settings)
+        """Return this process's encoder. Warn about a text head that is not AudioCLIP's."""
+        encoder = load_encoder(self._settings)
+        if encoder.notice:
+            warnings.warn(encoder.notice, stacklevel=2)
+        return encoder
 
     def run_inference(
         self, batch: Sequence[str], model: TextEncoder, inference_args: dict[str, object] | None = None

@@ -7,8 +7,9 @@ that was loaded in one thread and run in another lost 5 to 20 % of its speed (be
 from __future__ import annotations
 
 import atexit
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import fspath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -75,6 +76,7 @@ class ModelInfo:
     dim: int
     fingerprint: str
     fingerprint_parts: dict[str, str]
+    notice: str = ""  # what users must know of a text head that is not AudioCLIP's
 
     @property
     def weights(self) -> str:
@@ -163,7 +165,15 @@ class EncoderThread:
             dtype=settings.dtype,
         )
         dim = checkpoint.state["text_projection"].shape[1]  # text_projection: [width, dim]
-        info = ModelInfo(checkpoint.name, checkpoint.sha256, checkpoint.untrained, dim, fingerprint(parts), parts)
+        info = ModelInfo(
+            checkpoint.name,
+            checkpoint.sha256,
+            checkpoint.untrained,
+            dim,
+            fingerprint(parts),
+            parts,
+            checkpoint.notice,
+        )
         context_length = checkpoint.state["positional_embedding"].shape[0]  # [context_length, width]
         return ModelDescription(info, contents, context_length)
 
@@ -210,9 +220,10 @@ _PROCESS_ENCODER = EncoderThread()
 class _ThreadedEncoder(TextEncoder):
     """A TextEncoder that, on a CPU, computes in the model's thread, whichever thread calls it."""
 
-    def encode_rows(self, texts: Sequence[Text]) -> Encoding:
+    def encode_rows(self, texts: Iterable[Text]) -> Encoding:
         if self.device.type != "cpu":  # no pool of threads, and other threads can tokenize while the GPU computes
             return super().encode_rows(texts)
+        self._pid = os.getpid()  # the thread is one of this process, also after a fork
         return _PROCESS_ENCODER.run(lambda: super(_ThreadedEncoder, self).encode_rows(texts))
 
 

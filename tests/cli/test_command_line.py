@@ -183,15 +183,22 @@ def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, v
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "fetched"), [("full", "full"), ("partial", "partial"), ("mine.pt", "vocabulary")]
-)
+    ("flags", "fetched"),
+    [
+        (["--checkpoint", "full"], [".cache/AudioCLIP-Full-Training.pt", ".cache/bpe_simple_vocab_16e6.txt.gz"]),
+        (["--checkpoint", "partial"], [".cache/AudioCLIP-Partial-Training.pt", ".cache/bpe_simple_vocab_16e6.txt.gz"]),
+        (["--model_path", "m/AudioCLIP-Partial-Training.pt", "--tokenizer_path", "m/v.gz"],
+         ["m/AudioCLIP-Partial-Training.pt", "m/v.gz"]),
+        (["--checkpoint", "mine.pt"], [".cache/bpe_simple_vocab_16e6.txt.gz"]),
+    ],
+)  # fmt: skip
 def test_download_model_fetches_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, fetched: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], fetched: list[str]
 ) -> None:
     """--download_model fetches what the checkpoint's word names; for a file of one's own just the vocabulary."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
-    asked: list[str] = []
-    monkeypatch.setattr("audioclip_text.model.fetch.fetch", asked.append)
-    assert main(["embed", "--input", "a.txt", "--output", "out", "--checkpoint", checkpoint, "--download_model"]) == 2
-    assert asked == [fetched]
+    paths: list[str] = []
+    monkeypatch.setattr("audioclip_text.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
+    assert main(["embed", "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
+    assert paths == fetched

@@ -242,6 +242,26 @@ def test_full_and_partial_name_the_released_files(tmp_path: Path, monkeypatch: p
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        (".cache/AudioCLIP-Partial-Training.pt", "fetch partial"),
+        (".cache/AudioCLIP-Full-Training.pt", "fetch full"),
+        ("models/AudioCLIP-Partial-Training.pt", "fetch partial --dir models"),
+        ("models/my-partial.pt", "fetch partial"),
+        ("models/mine.pt", "fetch full"),
+        ("partial.safetensors", "fetch full"),
+    ],
+)
+def test_the_advice_names_the_released_file_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, command: str
+) -> None:
+    """The command in the error fetches the file with that name to its directory."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"^no checkpoint at {path} .*: run `audioclip-text {command}`, or give"):
+        load_checkpoint(path)
+
+
 class _Evil:
     """An object whose unpickling runs a command."""
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
+from audioclip_text.model.encoder import TooLongError
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.model.settings import VERSION_PARTS
+from audioclip_text.model.text_head import SCALES, text_shapes
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 
@@ -190,7 +199,7 @@ def test_devices() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("on_long", "cut", "on_long='cut': choose one of truncate, reject"),
+        ("on_long", "cut", "on_long='cut': choose one of truncate, reject, error"),
         ("dtype", "float64", "dtype='float64': choose one of float32, bfloat16, float16"),
         ("dtype", "float16", "dtype='float16' needs a CUDA device"),
         ("prompt", "a photo", "prompt='a photo': it must contain {} once"),
@@ -261,3 +270,133 @@ def test_goldens_on_a_gpu(tokenizer: ClipTokenizer, goldens: tuple[list[str], np
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
         assert ((vectors * expected).sum(1) / lengths).min() >= 0.9995
         assert dtype != "float32" or np.abs(vectors - expected).max() <= 1e-3
+
+
+def test_long_texts_are_an_error(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
+    """With on_long="error" no too long text is embedded; other texts get the vectors, and the fingerprint, of "truncate"."""
+    strict = TextEncoder(checkpoint, tokenizer, device="cpu", on_long="error")
+    assert strict.fingerprint == small.fingerprint
+    np.testing.assert_array_equal(strict.encode(TEXTS), small.encode(TEXTS))
+    for encode in (strict.encode, strict.encode_rows):
+        with pytest.raises(TooLongError, match=r"^text 3 has 102 tokens, and the model reads at most 77: ") as caught:
+            encode(["wind", "a dog", "wind", LONG, LONG + "!"])
+        assert (caught.value.text, caught.value.n_tokens) == (LONG, 102)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array(TEXTS),
+        pa.chunked_array([TEXTS[:2], TEXTS[2:]]),
+        pa.array(TEXTS).dictionary_encode(),
+        pd.Series(TEXTS, index=range(5, 11)),
+        np.array(TEXTS),
+        np.array(TEXTS, object),
+        tuple(TEXTS),
+        (text for text in TEXTS),
+        [np.array([text]) for text in TEXTS],
+    ],
+    ids=["arrow", "chunked", "dictionary", "pandas", "numpy", "objects", "tuple", "generator", "parts"],
+)
+def test_texts_of_other_libraries(small: TextEncoder, texts: Any) -> None:
+    """Columns of Arrow, pandas and numpy are embedded like lists."""
+    np.testing.assert_array_equal(small.encode(texts), small.encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["a", None],
+            r"^text 1 is None \(NoneType\), not a string or a list of strings: give a text, or leave it out$",
+        ),
+        (pa.array(["a", "b", None]), r"^text 2 is None"),
+        (pd.Series(["a", float("nan")]), r"^text 1 is nan \(float\)"),
+        ([["a", None]], r"^text 0 is \['a', None\] \(list\)"),
+        ([b"a"], r"^text 0 is b'a' \(bytes\)"),
+        (b"a", r"^text 0 is 97 \(int\)"),
+        (pa.array([1, 2]), r"^text 0 is 1 \(int\)"),
+        ([{"text": "a"}], r"^text 0 is {'text': 'a'} \(dict\)"),
+    ],
+)
+def test_what_is_not_a_text_is_named(small: TextEncoder, texts: Any, message: str) -> None:
+    """The error for a missing value or another type names its position."""
+    with pytest.raises(TypeError, match=message):
+        small.encode(texts)
+
+
+def test_pickling(small_head: str, vocabulary: Path, small: TextEncoder, tmp_path: Path) -> None:
+    """A loaded encoder is pickled as its settings; files that have changed since, and other encoders, are an error."""
+    path = tmp_path / "head.pt"
+    path.write_bytes(Path(small_head).read_bytes())
+    notice = r"^head\.pt is not AudioCLIP's text head"
+    with pytest.warns(UserWarning, match=notice):
+        encoder = TextEncoder.load(path, device="cpu", tokenizer_path=vocabulary, prompt="a {}", normalize=True)
+    pickled = pickle.dumps(encoder)
+    with pytest.warns(UserWarning, match=notice):
+        again = pickle.loads(pickled)
+    assert len(pickled) < 1000
+    assert again.fingerprint == encoder.fingerprint
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    torch.save({name: tensor + 1 for name, tensor in torch.load(path).items()}, path)
+    with (
+        pytest.warns(UserWarning, match=notice),
+        pytest.raises(ValueError, match="gives other vectors than the TextEncoder that was"),
+    ):
+        pickle.loads(pickled)
+    with pytest.raises(TypeError, match=r"cannot be pickled: create it by TextEncoder\.load"):
+        pickle.dumps(small)
+
+
+FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from audioclip_text.model import TextEncoder
+encoder = TextEncoder.load(sys.argv[1], device="cpu", tokenizer_path=sys.argv[2])
+encoder.encode([f"text number {n}" for n in range(200)])
+if (child := os.fork()) == 0:
+    try:
+        encoder.encode([f"text number {n}" for n in range(200)])
+    except RuntimeError as error:
+        print(error, flush=True)
+        os._exit(7)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_use_after_a_fork_is_an_error(small_head: str, vocabulary: Path) -> None:
+    """In a forked process, where torch hangs, the error comes at once and names the remedy."""
+    command = [sys.executable, "-c", FORK, small_head, str(vocabulary)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 7, done.stderr
+    assert re.match(
+        r"this TextEncoder belongs to process \d+, of which process \d+ is a fork, and torch may hang there: load an "
+        r"encoder in the new process, or start it with multiprocessing's spawn method$",
+        done.stdout.strip(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "difference"),
+    [
+        ({"dim": 512}, "512 numbers per vector instead of 1024"),
+        ({"width": 768, "dim": 768}, "768 numbers per vector instead of 1024, width 768 instead of 512"),
+        ({"layers": 2, "context": 20}, "2 layers instead of 12, a context of 20 tokens instead of 77"),
+        ({}, "no logit_scale_at"),
+        (None, ""),
+    ],
+)
+def test_another_text_head_is_noticed(shapes: dict[str, int] | None, difference: str) -> None:
+    """A CLIP text head of other shapes, or without AudioCLIP's scales, is another vector space, and the notice says so."""
+    state = {name: torch.empty(shape, device="meta") for name, shape in text_shapes(**(shapes or {})).items()}
+    if shapes is None:
+        state |= {name: torch.empty((), device="meta") for name in SCALES}
+    checkpoint = Checkpoint(state, "clip.pt", "0" * 64, False)
+    assert checkpoint.is_audioclip == (not difference)
+    assert checkpoint.notice == (
+        f"clip.pt is not AudioCLIP's text head ({difference}): its vectors belong to another space and cannot be compared "
+        f"with those of AudioCLIP's texts, images or sounds"
+        if difference
+        else ""
+    )

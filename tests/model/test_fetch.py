@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 
 from audioclip_text.model import fetch as fetch_module
-from audioclip_text.model.fetch import FetchError, Released, fetch
+from audioclip_text.model.fetch import FetchError, Released, fetch, fetch_missing
 
 BODY = bytes(range(256)) * 4000
 
@@ -174,6 +174,39 @@ def test_a_part_of_another_file_is_deleted(server: Server, tmp_path: Path, size:
     """The sha256 finds the wrong start of a resumed download, which then starts again."""
     (tmp_path / "full.bin.part").write_bytes(b"x" * size)
     assert fetch("full", tmp_path, server[0])[0].read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        ("full", {".cache/AudioCLIP-Full-Training.pt"}),
+        ("models/AudioCLIP-Full-Training.pt", {"models/AudioCLIP-Full-Training.pt"}),
+        ("models/Partial.pt", {"models/Partial.pt"}),
+        ("models/mine.pt", set()),
+        ("models/partial.safetensors", set()),
+        ("gs://bucket/AudioCLIP-Full-Training.pt", set()),
+    ],
+)
+def test_a_missing_checkpoint_is_fetched_to_its_path(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, expected: set[str]
+) -> None:
+    """The name of a missing .pt decides which released file it gets; other files are the user's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fetch_module.FILES, "partial", fetch_module.FILES["full"])
+    paths = fetch_missing(checkpoint, "voc/v.gz", server[0])
+    files = {str(path) for path in Path().rglob("*") if path.is_file() and path.name != ".fetch.lock"}
+    assert files == {str(path) for path in paths} == expected | {"voc/v.gz"}
+    assert all(Path(path).read_bytes() == BODY for path in files)
+    fetch_missing(checkpoint, "voc/v.gz", server[0])
+    assert len(server[2]) == len(files)
+
+
+def test_an_existing_checkpoint_is_left_as_it_is(server: Server, tmp_path: Path) -> None:
+    """A path that exists may be a file of the user under the released name."""
+    path = tmp_path / "AudioCLIP-Full-Training.pt"
+    path.write_bytes(b"my own")
+    assert fetch_missing(str(path), str(path), server[0]) == []
+    assert path.read_bytes() == b"my own"
 
 
 def test_only_https_or_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
