@@ -32,7 +32,7 @@ def current_name(output: str) -> str | None:
 
 
 def require_current(output: str) -> str:
-    """Return the name of the current snapshot; raise SnapshotError if there is none."""
+    """Return the name of the current snapshot; raise SnapshotError if it does not exist."""
     name = current_name(output)
     if name is None:
         raise no_snapshot(output)
@@ -40,7 +40,7 @@ def require_current(output: str) -> str:
 
 
 def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_KEYS) -> Manifest | None:
-    """Return the manifest of a snapshot, or None if there is none, as for a run that did not finish.
+    """Return the manifest of a snapshot, or None if it does not exist, as after a run that did not finish.
 
     `reads` are the keys that the caller needs.
 
@@ -53,7 +53,7 @@ def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_
 
 
 def require_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_KEYS) -> Manifest:
-    """Return the manifest of a snapshot as `read_manifest` does; raise SnapshotError if there is none, too."""
+    """Return the manifest of a snapshot as `read_manifest` does; raise SnapshotError if it does not exist, too."""
     manifest = read_manifest(output, snapshot, reads) if is_run_name(snapshot) else None
     if manifest is None:
         raise no_snapshot(output, snapshot)
@@ -132,5 +132,7 @@ def remove_strays(output: str, manifest: Manifest) -> None:
     They must go because readers of part-*.parquet would read their rows twice.
     """
     named = {file["name"] for file in manifest["files"]}
-    names = {FileSystems.split(file.path)[1]: file.path for file in list_directory(run_path(output, manifest["snapshot"]))}
+    names = {
+        FileSystems.split(file.path)[1]: file.path for file in list_directory(run_path(output, manifest["snapshot"]))
+    }
     remove([path for name, path in names.items() if name.startswith(("part-", "rejected-")) and name not in named])

@@ -15,7 +15,7 @@ _COLUMNS: tuple[Literal["read", "embedded", "reused", "rejected"], ...] = ("read
 
 
 def current_path(output: str) -> str:
-    """Return the path of the current snapshot's directory; raise SnapshotError if there is none."""
+    """Return the path of the current snapshot's directory; raise SnapshotError if it does not exist."""
     return run_path(output, require_current(output))
 
 

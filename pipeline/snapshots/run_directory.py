@@ -123,7 +123,7 @@ def remove_run(output: str, snapshot: str) -> None:
 
 
 def _start_time(name: str) -> datetime:
-    """Return when the run of that name started, or the earliest possible time if the name does not say it."""
+    """Return when the run of that name started, or the earliest possible time if the name has another form."""
     try:
         return datetime.strptime(name[:16], _TIME).replace(tzinfo=timezone.utc)
     except ValueError:

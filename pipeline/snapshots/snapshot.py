@@ -42,7 +42,7 @@ class Snapshot:
 
 
 def open_snapshot(output: str) -> Snapshot:
-    """Return the current snapshot of `output`; raise SnapshotError if there is none, or if its manifest is not valid."""
+    """Return the current snapshot of `output`; raise SnapshotError if it does not exist or has no valid manifest."""
     name = require_current(output)
     return Snapshot(output, name, require_manifest(output, name))
 

@@ -75,14 +75,18 @@ def test_one_of_two_simultaneous_updates_fails(path: str, monkeypatch: pytest.Mo
 
 
 def test_a_lock_file_names_its_owner_and_expires(tmp_path: Path) -> None:
-    """On a file system with lock files only, a recent lock is respected and an old or damaged one is not."""
+    """On a file system with lock files only, a recent lock is respected and an old or damaged one is not.
+
+    Neither is one with a time far in the future: that is from a clock that was set back since.
+    """
     path = f"other://{tmp_path}/current.json"
-    write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() - 60})
-    with pytest.raises(SnapshotError, match="ann@host:7 holds"):
-        update_json(path, lambda _: {"snapshot": "mine"})
+    for ahead in (-60, 300):
+        write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() + ahead})
+        with pytest.raises(SnapshotError, match="ann@host:7 holds"):
+            update_json(path, lambda _: {"snapshot": "mine"})
     assert read_json(path) is None
-    for old in ({"owner": "ann@host:7", "time": time.time() - 3600}, {"owner": "ann@host:7", "time": "noon"}):
-        write_json(f"{path}.lock", old)
+    for moment in (time.time() - 3600, time.time() + 86_400, "noon"):
+        write_json(f"{path}.lock", {"owner": "ann@host:7", "time": moment})
         update_json(path, lambda _: {"snapshot": "mine"})
         assert read_json(path) == {"snapshot": "mine"}
         assert not (tmp_path / "current.json.lock").exists()

@@ -237,7 +237,7 @@ def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_long_text_is_truncated_with_a_note(output: Path) -> None:
-    """A query is truncated like the texts of the corpus, and a note says it."""
+    """A query is truncated like the texts of the corpus, with a note."""
     found = search(str(output), ["bark " * 100])
     assert any("truncated from 105 to the 77 tokens that the model reads" in note for note in found.notes)
 

@@ -1,17 +1,15 @@
-"""Wrong clocks and concurrent runs: names keep their order, leases expire, and one run at a time publishes."""
+"""Wrong clocks and concurrent runs: names keep their order, and one run at a time publishes."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import json_file
 from audioclip_text.pipeline.snapshots import run_directory
 from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.history import rollback
@@ -70,20 +68,6 @@ def test_lock_and_not_the_clock_decides_whether_a_run_is_alive(tmp_path: Path, m
         monkeypatch.undo()
 
 
-def test_lease_with_a_time_in_the_future_is_ignored(tmp_path: Path) -> None:
-    """A lock file says when it was written; a time far in the future comes from a clock that was set back since."""
-    path = str(tmp_path / "current.json")
-    for ahead, free in ((-2, False), (300, False), (86_400, True), (-86_400, True)):
-        json_file.write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time() + ahead})
-        if free:
-            with json_file._lock_file(path):
-                pass
-            assert not Path(f"{path}.lock").exists()
-        else:
-            with pytest.raises(SnapshotError, match="ann@host:7 holds"), json_file._lock_file(path):
-                pass
-
-
 def test_other_name_is_tried_only_if_the_name_is_used(tmp_path: Path) -> None:
     """Runs that start in one second get different names; a directory that cannot be made is an error without a retry."""
     names = [start_run(str(tmp_path), FINGERPRINT)[0] for _ in range(5)]
@@ -130,7 +114,11 @@ def test_files_lost_before_publishing_fail_the_run(tmp_path: Path) -> None:
 def test_two_concurrent_processes(tmp_path: Path) -> None:
     """One run publishes, the other fails and changes nothing; the next run reuses all rows and removes the remains."""
     write_jsonl(tmp_path / "a.jsonl", _rows(500))
-    shards, output, errors = str(tmp_path / "a.jsonl"), str(tmp_path / "out"), [tmp_path / f"errors{n}" for n in range(2)]
+    shards, output, errors = (
+        str(tmp_path / "a.jsonl"),
+        str(tmp_path / "out"),
+        [tmp_path / f"errors{n}" for n in range(2)],
+    )
     both = [start_process(slow_run, shards, output, str(tmp_path / f"log{n}"), stderr=errors[n]) for n in range(2)]
     for process in both:
         process.join(timeout=120)

@@ -15,7 +15,7 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.history import gc, rollback
+from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.manifest import is_run_name, require_plain_name
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from audioclip_text.pipeline.snapshots.snapshot import open_snapshot
@@ -138,7 +138,7 @@ def test_rollback_accepts_only_names_of_snapshots(output: Path, name: str) -> No
     assert current_name(str(output)) == now
 
 
-def test_gc_follows_no_links(output: Path) -> None:
+def test_links_are_not_followed(output: Path) -> None:
     """Linked directories and odd names are left alone; a linked file is removed, and its target is not."""
     elsewhere, snapshots = output.parent / "elsewhere", output / "snapshots"
     os.symlink(elsewhere, snapshots / "20200101T000000Z-00000000")
@@ -148,11 +148,15 @@ def test_gc_follows_no_links(output: Path) -> None:
     (dead / "inside").symlink_to(elsewhere, target_is_directory=True)
     for name in ("run.lock", "part-0.parquet", "manifest.json"):
         (dead / name).symlink_to(elsewhere / name)
-    assert "20200101T000000Z-00000000" not in list_runs(str(output))
+    link = "20200101T000000Z-00000000"
+    assert link not in list_runs(str(output))
     oldest = min(name for name in list_runs(str(output)) if name != dead.name)
     assert gc(str(output), 1) == [dead.name, oldest]
     assert not dead.exists()
-    assert (snapshots / "20200101T000000Z-00000000").is_symlink()
+    assert link not in "\n".join(log(str(output)))
+    with pytest.raises(SnapshotError, match="has no finished snapshot"):
+        rollback(str(output), link)
+    assert (snapshots / link).is_symlink()
     assert (snapshots / "strange [*]").is_dir()
     assert precious(output) == ["precious"] * 4
 
@@ -215,7 +219,7 @@ def test_rows_printed_by_show_are_escaped(tmp_path: Path) -> None:
 
 
 def test_names_of_runs_and_files_are_plain(output: Path) -> None:
-    """Runs, finished or not, and their files have plain names, and odd names are no names of runs."""
+    """Runs, finished or not, and their files have plain names, and odd names are not names of runs."""
     assert all(is_run_name(name) for name in list_runs(str(output)))
     assert is_run_name(".20260101T000000Z-0123abcd-7")
     assert not any(is_run_name(str(name)) for name in LEADING_AWAY if isinstance(name, str))
