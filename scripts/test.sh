@@ -1,8 +1,30 @@
 #!/usr/bin/env bash
-# Set the project up with all that the tests need, then format, lint, types and tests; arguments go to pytest.
+# Format, lint, words, types and tests: ./scripts/test.sh [--fast] [--coverage] [PYTEST ARGUMENTS]
+# Without options it sets the project up with all that the tests need, then runs everything, as CI does.
+#   --fast      no set-up and no network; only the tests that are marked neither `slow` nor `network` (about 90 s)
+#   --coverage  print the share of lines that the tests ran, for each package
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-./scripts/setup.sh test
+
+fast="" coverage=""
+while [[ "${1:-}" == --fast || "${1:-}" == --coverage ]]; do
+    case "$1" in
+        --fast) fast=yes ;;
+        --coverage) coverage=yes ;;
+    esac
+    shift
+done
+
+if [[ -z "$fast" ]]; then
+    ./scripts/setup.sh test
+    # A browser for the test that looks at report.html; without one that test is skipped.
+    if ! command -v chromium >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+        { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "test: Chromium is not available" >&2
+    fi
+elif [[ ! -x .venv/bin/pytest ]]; then
+    echo "test: the tests' packages are not installed: run ./scripts/setup.sh test" >&2
+    exit 1
+fi
 export PATH="$PWD/.venv/bin:$PATH"
 
 # The folders are installed under other names than they have here; mypy finds them through two links.
@@ -10,12 +32,13 @@ mkdir -p .typecheck/audioclip_text
 ln -sfn ../../model .typecheck/audioclip_text/model
 ln -sfn ../../pipeline .typecheck/audioclip_text/pipeline
 
-# A browser for the test that looks at report.html; it says so and is skipped where none can be had.
-if ! command -v chromium >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
-    { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "test: no Chromium to be had" >&2
-fi
-
 ruff format --check .
 ruff check .
+python scripts/check_words.py
 MYPYPATH=.typecheck mypy -p audioclip_text.model -p audioclip_text.pipeline
-exec pytest -n 2 --dist loadfile "$@"
+
+tests=(-n 2 --dist loadfile)
+[[ -z "$fast" ]] || tests+=(-m "not slow and not network")
+[[ -z "$coverage" ]] || tests+=(--cov --cov-report=)
+pytest "${tests[@]}" "$@"
+[[ -z "$coverage" ]] || python scripts/show_coverage.py

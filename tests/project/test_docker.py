@@ -1,4 +1,4 @@
-"""The Dockerfile without an engine: what it copies exists, and what it runs also works in an empty environment."""
+"""The Dockerfile, without Docker: the files that it copies exist, and its steps also work in an empty environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(instruction, its arguments) of the Dockerfile, in order."""
+    """Return (instruction, its arguments) of the Dockerfile, in order."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     return [(name, rest) for name, rest in lines]
@@ -30,15 +30,15 @@ def arguments_of(name: str) -> list[str]:
 
 
 def lock() -> dict[str, tuple[str, list[str]]]:
-    """Version and sha256 hashes of each package in requirements.lock."""
+    """Return version and sha256 hashes of each package in requirements.lock."""
     text = (ROOT / "requirements.lock").read_text()
     found = re.findall(r"^([\w.-]+)==(\S+) *((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE)
-    assert len(found) == len(re.findall(r"^\w", text, re.MULTILINE)), "a line that is no pin with hashes"
+    assert len(found) == len(re.findall(r"^\w", text, re.MULTILINE)), "a line is not a pin with hashes"
     return {canonicalize_name(name): (version, re.findall(r"[0-9a-f]{64}", hashes)) for name, version, hashes in found}
 
 
 def test_one_image_for_workers_launcher_and_local_use() -> None:
-    """Beam's image of the pinned version with its own entry point, Google's launcher beside it, nothing to keep it alive."""
+    """It is Beam's image of the pinned version with its entry point, and Google's launcher added; it has no health check."""
     beam = lock()["apache-beam"][0]
     assert arguments_of("FROM") == [
         "gcr.io/dataflow-templates-base/python311-template-launcher-base:latest AS launcher",
@@ -47,15 +47,15 @@ def test_one_image_for_workers_launcher_and_local_use() -> None:
     assert arguments_of("ENTRYPOINT") == ['["/opt/apache/beam/boot"]']
     assert not arguments_of("HEALTHCHECK")
     (settings,) = arguments_of("ENV")
-    told = dict(setting.split("=") for setting in settings.split())
-    assert {"USER", "HOME"} < set(told)
-    assert told["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/opt/audioclip-text/flex_launcher.py"
+    environment = dict(setting.split("=") for setting in settings.split())
+    assert {"USER", "HOME"} < set(environment)
+    assert environment["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/opt/audioclip-text/flex_launcher.py"
     copies = [copy.split()[-2:] for copy in arguments_of("COPY") if copy.startswith("--from=launcher")]
     assert copies == [["/opt/google/dataflow/python_template_launcher"] * 2]
 
 
-def test_requirements_come_before_what_changes_more_often() -> None:
-    """A change in the project leaves the layer with torch and CUDA as it was; what is checked is what was installed."""
+def test_requirements_come_before_files_that_change_more_often() -> None:
+    """A change in the project leaves the layer with torch and CUDA unchanged; pip checks what was installed."""
     steps = [f"{name} {rest}" for name, rest in instructions()]
     place = {
         part: next(n for n, step in enumerate(steps) if part in step) for part in ("lock", "hashes", "model model")
@@ -65,23 +65,23 @@ def test_requirements_come_before_what_changes_more_often() -> None:
     assert installed.endswith("&& python -m pip check")
     fetching = [rest for rest in arguments_of("RUN") if "pip install" in rest and "--no-deps" not in rest]
     assert all("--require-hashes" in rest and "--no-build-isolation" in rest for rest in fetching), (
-        "no hash is asked for"
+        "hashes are not required"
     )
     assert fetching
 
 
-def test_what_is_copied_exists_and_is_let_in() -> None:
-    """Every source of a COPY is in the project, and .dockerignore, which keeps all else out, names it."""
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+def test_copied_files_exist_and_are_in_the_build_context() -> None:
+    """Every source of a COPY is in the project, and .dockerignore, which excludes everything else, names it."""
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for copy in arguments_of("COPY"):
         *sources, _ = copy.split()
         if not copy.startswith("--from="):
             assert all((ROOT / source).exists() for source in sources)
-            assert set(sources) <= let_in
+            assert set(sources) <= included
 
 
-def test_the_lock_holds_all_that_the_project_asks_for_at_the_pinned_versions() -> None:
-    """Base, gcp and aws, with what they need themselves; a version in both files is one version."""
+def test_the_lock_contains_all_requirements_at_the_pinned_versions() -> None:
+    """Base, gcp and aws, with their dependencies; constraints.txt and the lock agree on versions."""
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         pin = Requirement(line) if line[:1] not in ("#", "") else None
@@ -100,8 +100,11 @@ def test_the_lock_holds_all_that_the_project_asks_for_at_the_pinned_versions() -
 
 @pytest.mark.slow
 def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
-    """The image's RUN steps, in its order over its files. Packages come from the environment of the tests, where torch is
-    a CPU build: of the lock, those that are there are asked for, and pip holds their versions against it."""
+    """The image's RUN steps run in its order over its files.
+
+    Packages come from the environment of the tests, whose torch is a CPU build: the lock is shortened to the packages
+    that are installed, and pip checks their versions.
+    """
     context, home = tmp_path / "context", tmp_path / "venv"
     context.mkdir()
     venv.create(home, with_pip=False)
@@ -109,7 +112,7 @@ def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
     site = next(home.glob("lib/python*/site-packages"))
     (site / "needs.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
     environment = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
-    ran = 0
+    steps = 0
     for instruction, rest in instructions():
         if instruction == "COPY" and not rest.startswith("--from="):
             *sources, target = rest.split()
@@ -121,14 +124,14 @@ def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
             if "requirements.lock" in sources:
                 shorten(context / "requirements.lock")
         if instruction == "RUN":
-            # What the tests' environment holds beside the lock is none of the image's, and pip checks all of it.
+            # The tests' environment has packages that the image does not, and pip would check all of them.
             command = rest.replace("&& python -m pip check", "")
             done = subprocess.run(
                 ["bash", "-c", command], cwd=context, env=environment, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stderr[-2000:]
-            ran += 1
-    assert ran == 3
+            steps += 1
+    assert steps == 3
     answer = subprocess.run([home / "bin" / "audioclip-text", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
     launcher = [python, context / "flex_launcher.py", "--help"]
@@ -137,15 +140,15 @@ def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
 
 
 def shorten(file: Path) -> None:
-    """Leave of a lock file the packages that are installed here, torch apart, whose build here is another."""
-    here = {
-        canonicalize_name(found.name)  # by path: setuptools, once imported, puts what it bundles in ours
-        for found in distributions(path=[path for path in sys.path if path.endswith("site-packages")])
+    """Remove from a lock file torch, whose build differs here, and the packages that are not installed."""
+    installed = {
+        canonicalize_name(package.name)  # by path: setuptools, if imported, adds the packages that it bundles
+        for package in distributions(path=[path for path in sys.path if path.endswith("site-packages")])
     }
     kept = [
-        f"{name}=={wanted} " + " ".join(f"--hash=sha256:{each}" for each in hashes)
-        for name, (wanted, hashes) in lock().items()
-        if name != "torch" and name in here
+        f"{name}=={version} " + " ".join(f"--hash=sha256:{each}" for each in hashes)
+        for name, (version, hashes) in lock().items()
+        if name != "torch" and name in installed
     ]
     assert len(kept) > 50
     file.write_text("\n".join(kept) + "\n")

@@ -1,4 +1,4 @@
-"""What is built and shipped: the sdist, the wheel, what they hold, and that they work away from the checkout."""
+"""What is built and shipped: the contents of sdist and wheel, and that they work without the checkout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,19 +19,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def files_of_the_project() -> list[Path]:
-    """What is tracked or about to be; the files of a checkout without git are not known."""
+    """Return the files that git tracks or would add; skip the test without a git checkout."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
     )
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     names = [name for name in listed.stdout.decode().split("\0") if name]
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sdist and wheel, the wheel made from the sdist, so that the sdist is known to hold all it takes."""
+    """Build the sdist, and from it the wheel, so that the sdist must contain all that the wheel needs."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -39,12 +40,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
-    """No generic name lands in site-packages, and type checkers see the annotations."""
+    """No generic name is installed in site-packages, and type checkers see the annotations."""
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if ".dist-info/" not in name}
     expected = {
-        f"audioclip_text/{path.relative_to(ROOT)}" for top in ("model", "pipeline") for path in (ROOT / top).rglob("*.py")
+        f"audioclip_text/{path.relative_to(ROOT)}"
+        for top in ("model", "pipeline")
+        for path in (ROOT / top).rglob("*.py")
     }
     data = {"model/py.typed", "pipeline/py.typed", "pipeline/report/template.html.j2"}
     assert inside == expected | {f"audioclip_text/{name}" for name in data}
@@ -55,8 +58,8 @@ def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_sdist_holds_sources_and_no_leftovers(built: Path) -> None:
-    """What is ignored by git is not shipped."""
+def test_the_sdist_contains_sources_and_no_ignored_files(built: Path) -> None:
+    """Files that git ignores are not shipped."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as tar:
         names = [name.partition("/")[2] for name in tar.getnames()]
@@ -65,7 +68,7 @@ def test_the_sdist_holds_sources_and_no_leftovers(built: Path) -> None:
 
 
 def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> None:
-    """Installed into an environment of its own, the command answers and both rooms import from there."""
+    """Installed into a separate environment, the command runs and both packages import from it."""
     (wheel,) = built.glob("*.whl")
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)
@@ -74,8 +77,8 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # The packages that ours needs, from the environment of the tests; a .pth in there that leads back to the checkout
-    # is not followed, because only site directories themselves are looked into for those.
+    # The requirements come from the environment of the tests; its .pth that leads back to the checkout is not followed,
+    # because Python reads .pth files in site directories only.
     (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
     answer = subprocess.run(
         [str(home / "bin" / "audioclip-text"), "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -85,9 +88,15 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
         "import audioclip_text.model.tokenizer as m, audioclip_text.pipeline.embed as p; "
         "print(m.__file__); print(p.__file__)"
     )
-    where = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert where.returncode == 0, where.stderr
-    assert all(line.startswith(str(site)) for line in where.stdout.split())
+    done = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith(str(site)) for line in done.stdout.split())
+
+
+def test_test_files_have_different_names() -> None:
+    """A name says which file failed, without its directory."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_no_file_is_large() -> None:
@@ -97,7 +106,7 @@ def test_no_file_is_large() -> None:
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
-    """What works here works elsewhere: no home or scratch directory is spelled out."""
+    """No file contains a home or scratch directory."""
     pattern = re.compile(rb"/(?:home|Users)/(?!audioclip\b)\w+/|/tmp/\w|[A-Z]:\\\\Users")
     found = {}
     for path in files_of_the_project():
@@ -110,7 +119,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 
 def test_every_requirement_is_pinned() -> None:
-    """constraints.txt pins, for every Python that we allow, each package that setup.py names outside the cloud extras."""
+    """constraints.txt pins, for every supported Python, each package that setup.py names outside the cloud extras."""
     from importlib.metadata import requires
 
     from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""The soak at a size that suits every day; `python -m tests.support.soak` is the whole one."""
+"""A short soak test; `python -m tests.support.soak` is the long one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.support.soak import Load, soak, steady
 
 @pytest.mark.slow
 def test_a_short_soak() -> None:
-    """20,000 rows over two nights with kills: counts exact, every row as it should be, nothing left behind.
+    """20,000 rows over two nights with kills: counts are exact, every row is correct, nothing is left behind.
 
-    It is over before growth of memory could be told from starting; the whole soak tells.
+    It is too short to distinguish growth of memory from start-up; the long soak test does.
     """
     *nights, whole = soak(20_000, nights=2, kills=1, seconds=1.5, seed=1)
     assert len(nights) == 2
@@ -26,8 +26,8 @@ def test_a_short_soak() -> None:
     assert re.search(r" [1-9]\d* killed, 0 rows lost", whole), whole
 
 
-def test_the_soak_would_notice_growth() -> None:
-    """A load whose second half holds much more than its first is an error that says of what."""
+def test_the_soak_detects_growth() -> None:
+    """A load whose second half needs much more than its first is an error that names the resource."""
     level = [1 << 28] * 400
     assert "memory 256 then 256 MiB" in steady(Load(level, [4] * 400, [9] * 400))
     with pytest.raises(AssertionError, match="memory grew from 256 in the first half of the run to 512"):
@@ -37,12 +37,12 @@ def test_the_soak_would_notice_growth() -> None:
 
 
 def test_runs_in_one_process_leave_no_threads_and_files_open(tmp_path: Path) -> None:
-    """A service that runs a job every night for years does not run out of either."""
+    """Threads and open files do not grow in a service that runs a job every night."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"text {n}"} for n in range(200)])
-    process, held = psutil.Process(), []
+    process, samples = psutil.Process(), []
     for _ in range(6):
         embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", max_file_rows=20)
         gc.collect()
-        held.append((threading.active_count(), process.num_fds()))
-    for threads_or_files in zip(*held, strict=True):
-        assert threads_or_files[-1] <= threads_or_files[1], held
+        samples.append((threading.active_count(), process.num_fds()))
+    for threads_or_files in zip(*samples, strict=True):
+        assert threads_or_files[-1] <= threads_or_files[1], samples

@@ -1,4 +1,4 @@
-"""What the project is made of is pinned to the last package, can be listed and looked up; SECURITY.md names real tests."""
+"""Every package that the project needs is pinned, listed and audited; SECURITY.md names existing tests."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.paths import ROOT
 TOOLS = ("cyclonedx-bom==7.5.0", "pip-audit==2.10.1")
 
 
-def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What setup.py asks for, the tests' extra with it."""
-    given: dict[str, object] = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+def requirements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the requirements in setup.py, with the tests' extra."""
+    settings: dict[str, object] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: settings.update(options))
     runpy.run_path(str(ROOT / "setup.py"))
-    needs, extras = given["install_requires"], given["extras_require"]
+    needs, extras = settings["install_requires"], settings["extras_require"]
     assert isinstance(needs, list)
     assert isinstance(extras, dict)
     return [*needs, *extras["test"]]
@@ -42,8 +42,8 @@ def pins() -> dict[str, list[Requirement]]:
     return found
 
 
-def reached(needs: list[str]) -> set[str]:
-    """Every package that those need here, and what these need, and so on."""
+def dependencies(needs: list[str]) -> set[str]:
+    """Return every package that `needs` depend on in this environment, directly or not."""
     todo, seen = [Requirement(need) for need in needs], set[tuple[str, frozenset[str]]]()
     while todo:
         need = todo.pop()
@@ -54,62 +54,63 @@ def reached(needs: list[str]) -> set[str]:
         try:
             inner = distribution(need.name).requires or []
         except PackageNotFoundError:
-            pytest.fail(f"{need.name} is asked for and not installed: ./scripts/test.sh installs it")
+            pytest.fail(f"{need.name} is required and not installed: run ./scripts/setup.sh test")
         for line in map(Requirement, inner):
             if line.marker is None or any(line.marker.evaluate({"extra": extra}) for extra in ("", *need.extras)):
                 todo.append(line)
     return {name for name, _ in seen}
 
 
-def test_every_package_that_is_reached_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transitive ones too, as they are installed here; what torch brings for CUDA it pins itself."""
-    missing = reached(asked_for(monkeypatch)) - set(pins())
+def test_every_dependency_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transitive ones too, as installed; torch pins its CUDA packages itself."""
+    missing = dependencies(requirements(monkeypatch)) - set(pins())
     missing = {name for name in missing if not name.startswith(("nvidia-", "cuda-", "triton"))}
     assert not missing, f"constraints.txt has no pin for {', '.join(sorted(missing))}"
 
 
 def test_pins_are_exact_sorted_and_one_for_each_python() -> None:
-    """One version for each Python that we allow."""
+    """Each package has one version for each supported Python."""
     for name, lines in pins().items():
         for python in ("3.10", "3.11", "3.12", "3.13"):
-            here = [pin for pin in lines if not pin.marker or pin.marker.evaluate({"python_version": python})]
-            assert len(here) <= 1, f"{name} is pinned twice for Python {python}"
+            matching = [pin for pin in lines if not pin.marker or pin.marker.evaluate({"python_version": python})]
+            assert len(matching) <= 1, f"{name} is pinned twice for Python {python}"
         for pin in lines:
-            assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin} is no exact version"
+            assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin} is not an exact version"
     names = [re.split("[= ]", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()]
     names = [name.replace("_", "-") for name in names if not name.startswith("#")]
     assert names == sorted(names)
 
 
-def test_security_names_tests_and_commands_that_are_there() -> None:
-    """Each promise is held by a file that exists and is not empty of tests; each command is a script."""
+def test_security_names_existing_tests_and_commands() -> None:
+    """Each promise names a file with tests; each command is a script."""
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 7
     for row in rows:
         files = re.findall(r"`(tests/[\w/]+\.py)`", row)
-        assert files, f"no test holds: {row}"
+        assert files, f"no test is named: {row}"
         assert all(re.search(r"^def test_", (ROOT / file).read_text(), re.MULTILINE) for file in files)
     scripts = set(re.findall(r"`(scripts/\w+\.sh)", page))
     assert scripts == {"scripts/audit.sh", "scripts/sbom.sh"}
     assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
 
 
-def test_security_tells_the_limits_that_the_code_has() -> None:
-    """Its figures are those of pipeline/pages.py."""
+def test_security_contains_the_limits_of_the_code() -> None:
+    """Its figures are those of readers/parquet_limits.py."""
     from audioclip_text.pipeline.readers.parquet_limits import NESTED_BYTES, NESTED_VALUES, PAGE_BYTES
 
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8").replace("\n", " ")
     for figure in (
         f"{NESTED_VALUES:,} values",
-        f"{NESTED_BYTES >> 20} MiB a row group",
+        f"{NESTED_BYTES >> 20} MiB per row group",
         f"above {PAGE_BYTES >> 20} MiB",
     ):
         assert figure in page
 
 
+@pytest.mark.network
 def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
-    """CycloneDX in JSON, with a version and a package URL for each dependency."""
+    """It is CycloneDX in JSON, with a version and a package URL for each dependency."""
     path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     command = [str(ROOT / "scripts/sbom.sh"), str(tmp_path / "a.json"), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
@@ -123,8 +124,8 @@ def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["audit.sh", "sbom.sh"])
-def test_a_script_whose_tool_is_missing_says_so(tmp_path: Path, script: str) -> None:
-    """With the command that installs it, and a status of its own."""
+def test_a_script_without_its_tool_is_an_error(tmp_path: Path, script: str) -> None:
+    """The message contains the command that installs it, and the exit status is 2."""
     done = subprocess.run(
         ["/bin/bash", str(ROOT / "scripts" / script), str(tmp_path / "x")],
         capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"},
@@ -133,17 +134,18 @@ def test_a_script_whose_tool_is_missing_says_so(tmp_path: Path, script: str) -> 
     assert "is not installed: pip install" in done.stderr
 
 
-def test_an_audit_that_reaches_nobody_fails(tmp_path: Path) -> None:
-    """What could not be looked up is no pass."""
+@pytest.mark.network
+def test_an_audit_without_a_connection_fails(tmp_path: Path) -> None:
+    """A package that could not be looked up does not pass."""
     path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/audit.sh", tmp_path / "scripts")
     for name in ("constraints.txt", "requirements.lock"):
         (tmp_path / name).write_text("tqdm==4.70.1\n")
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    closed_port = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [str(tmp_path / "scripts/audit.sh"), "--cache-dir", str(tmp_path)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, **nowhere, "PATH": path},
+        capture_output=True, text=True, timeout=120, env={**os.environ, **closed_port, "PATH": path},
     )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr
