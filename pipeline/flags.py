@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .terminal import did_you_mean
+
+CHECKPOINT_WORDS = ("full", "partial", "untrained")
 
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 
@@ -89,6 +92,20 @@ def _device(text: str) -> str:
     return text
 
 
+def _delimiter(text: str) -> str:
+    character = "\t" if text == "\\t" else text
+    if len(character) != 1 or character in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"{text!r} is not one character, as in ';' or '|'")
+    return character
+
+
+def _checkpoint(text: str) -> str:
+    near = did_you_mean(text, CHECKPOINT_WORDS)
+    if near and re.fullmatch(r"\w+", text) and text not in CHECKPOINT_WORDS and not os.path.exists(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor one of {', '.join(CHECKPOINT_WORDS)}{near}")
+    return text
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) != len(names):
@@ -104,6 +121,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         "--model_path",
+        type=_checkpoint,
         default="full",
         help="a released .pt, a text-only .safetensors, full, partial or untrained (default: full)",
     )
@@ -122,6 +140,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         **_choice(*FORMATS),
         help="format of all shards (default: by suffix)",
     )
+    add("--delimiter", type=_delimiter, metavar="CHAR", help="separator of fields in csv (default: a comma)")
     add("--prompt", type=_prompt, default="{}", help="template for each text, as in 'a sound of {}' (default: {})")
     add(
         "--on_long",

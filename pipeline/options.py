@@ -46,6 +46,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     id_field: str | None
     keep_fields: list[str]
     input_format: str | None
+    delimiter: str | None
     prompt: str
     on_long: str
     normalize: bool
@@ -129,8 +130,9 @@ def reject_unknown_flags(options: PipelineOptions) -> None:
     known = options.get_all_options(retain_unknown_options=False)
     unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
     if unknown:
-        flags = ", ".join(f"--{name}{did_you_mean(name, known)}" for name in sorted(unknown))
-        raise OptionsError(f"unknown flag {flags}")
+        flag, *others = [f"--{name}" for name in sorted(unknown)]
+        more = f" (also {', '.join(others)})" if others else ""
+        raise OptionsError(f"unknown flag {flag}{more}{did_you_mean(flag, [f'--{name}' for name in known])}")
 
 
 def is_local_run(options: PipelineOptions) -> bool:

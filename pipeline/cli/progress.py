@@ -69,6 +69,8 @@ def show_progress(*, total_bytes: int) -> Iterator[None]:
     def watch() -> None:
         while not finished.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
             estimate.update(time.monotonic() - started)
+            if not TALLY:  # the workers are other processes
+                continue
             if not terminal:
                 rate = estimate.rows / estimate.elapsed
                 done = f"read {estimate.read:,}, done {estimate.rows:,} ({rate:,.0f}/s), rejected {estimate.rejected:,}"

@@ -111,7 +111,7 @@ def check_runner(options: PipelineOptions) -> None:
 def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptions) -> None:
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint and endpoint != "embed":
-        _check_answer(endpoint)
+        _check_answer(endpoint, min(ENDPOINT_SECONDS, options.view_as(PortableOptions).job_server_timeout))
     elif isinstance(runner, PrismRunner):
         location = options.view_as(PrismRunnerOptions).prism_location
         if location and not re.match(r"https?://", location) and not os.path.exists(location):
@@ -136,18 +136,18 @@ def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptio
         raise OptionsError(f"--runner {name} needs --job_endpoint: give the HOST:PORT of its job server")
 
 
-def _check_answer(endpoint: str) -> None:
-    """Raise RuntimeError if no job service answers at `endpoint`."""
+def _check_answer(endpoint: str, seconds: float) -> None:
+    """Raise RuntimeError if no job service answers at `endpoint` in that time."""
     with grpc.insecure_channel(endpoint) as channel:
         service = beam_job_api_pb2_grpc.JobServiceStub(channel)
         try:
             service.DescribePipelineOptions(
-                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=ENDPOINT_SECONDS, wait_for_ready=True
+                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds, wait_for_ready=True
             )
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 raise RuntimeError(
-                    f"no job server answers at --job_endpoint {endpoint} ({ENDPOINT_SECONDS} s): start it, or correct the "
+                    f"no job server answers at --job_endpoint {endpoint} ({seconds} s): start it, or correct the "
                     f"endpoint"
                 ) from error
 

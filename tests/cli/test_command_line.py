@@ -7,11 +7,8 @@ import csv
 import gzip
 import json
 import lzma
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +22,6 @@ import zstandard
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.cli import main
-from tests.support.snapshots import batch_of, write_snapshot
 
 TEXTS = [
     f"{animal} {verb} in the {place}" for animal in ("dog", "cat") for verb in ("barks", "sleeps") for place in "abc"
@@ -55,6 +51,7 @@ def write_every_format(directory: Path, texts: Sequence[str]) -> int:
     return 9
 
 
+@pytest.mark.slow
 def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path) -> None:
     """One command embeds every format; the vectors are the encoder's, and DuckDB and Polars read them."""
     shards = write_every_format(tmp_path / "in", TEXTS)
@@ -143,45 +140,6 @@ def test_commands_on_an_empty_directory_say_so(tmp_path: Path, capsys: pytest.Ca
         assert "has no current snapshot" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    """As in `audioclip-text log OUT | head -1`: no traceback, and the status that a shell gives."""
-    rows = batch_of(["a", "b"], ["one", "two"], np.eye(4, dtype=np.float32)[:2])
-    write_snapshot(tmp_path / "out", [rows], 4)
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "log", str(tmp_path / "out")]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, vocabulary: Path) -> None:
-    """Ctrl-C ends the run with one line, and the next run of the same command completes the snapshot."""
-    shard = tmp_path / "a.txt"
-    shard.write_text("".join(f"caption number {n} of a long list\n" for n in range(3000)))
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", shard, "--output", tmp_path / "out"]
-    command += [
-        "--checkpoint",
-        "untrained",
-        "--tokenizer_path",
-        vocabulary,
-        "--batch_size",
-        "64",
-        "--max_file_rows",
-        "64",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out/snapshots/*/part-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted by SIGINT: nothing was published" in error
-    assert "Traceback" not in error
-    assert not (tmp_path / "out/current.json").exists()
-
-
 @pytest.mark.parametrize(
     ("flags", "fetched"),
     [
@@ -195,7 +153,7 @@ def test_interrupted_run_publishes_nothing_and_is_gone_on_with(tmp_path: Path, v
 def test_download_model_fetches_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], fetched: list[str]
 ) -> None:
-    """--download_model fetches what the checkpoint's word names; for a file of one's own just the vocabulary."""
+    """--download_model fetches the file that a word or a path names, to that path; for another file the vocabulary only."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     paths: list[str] = []

@@ -1,0 +1,133 @@
+"""SIGINT, SIGTERM and SIGHUP end a run with one line, exit status 128 + n, and nothing but its finished parts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from audioclip_text.pipeline.snapshots.run_directory import is_alive
+from tests.support.program import start_program
+
+WORKERS = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
+MESSAGE = "nothing was published; run the same command again, which reuses what is finished"
+
+
+class Run:
+    """An `embed` over many small files, in a process of its own."""
+
+    def __init__(self, folder: Path, head: str, vocabulary: Path, *flags: str, prefix: Sequence[str] = ()) -> None:
+        self.folder, self.temporary = folder, folder / "tmp"
+        self.temporary.mkdir()
+        (folder / "a.txt").write_text("".join(f"caption number {n} of a long list\n" for n in range(200_000)))
+        given = ["--input", "a.txt", "--output", "out", "--checkpoint", head, "--tokenizer_path", str(vocabulary)]
+        given += ["--batch_size", "64", "--max_file_rows", "64", *flags]
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        self.process = start_program("embed", *given, prefix=prefix, cwd=folder, env=environment)
+
+    @property
+    def error(self) -> str:
+        """What the run has printed to stderr."""
+        return (self.folder / "stderr").read_text()
+
+    def wait_for_parts(self) -> None:
+        """Wait until the first part file is finished."""
+        deadline = time.monotonic() + 120
+        while not list(self.folder.glob("out/snapshots/*/part-*")):
+            assert self.process.poll() is None, self.error
+            assert time.monotonic() < deadline, self.error
+            time.sleep(0.02)
+
+    def family(self) -> list[psutil.Process]:
+        """Return this process and all its descendants."""
+        process = psutil.Process(self.process.pid)
+        return [process, *process.children(recursive=True)]
+
+    def check_end(self, signum: int, family: Sequence[psutil.Process]) -> None:
+        """Check status and message, that all processes have ended, and that only finished parts are left."""
+        assert self.process.wait(timeout=60) == 128 + signum
+        lines = [line for line in self.error.splitlines() if "interrupted" in line or "Traceback" in line]
+        assert lines == [f"audioclip-text: error: interrupted by {signal.Signals(signum).name}: {MESSAGE}"]
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+        (directory,) = (self.folder / "out/snapshots").iterdir()
+        parts = set(directory.glob("part-*.parquet"))
+        assert parts, "finished parts stay"
+        rest = {path.name for path in set(directory.iterdir()) - parts if not path.name.startswith("_")}
+        assert rest == {"run.lock"}
+        assert {path.name for path in (self.folder / "out").iterdir()} == {"snapshots"}
+        assert not is_alive(str(self.folder / "out"), directory.name, [])
+        assert not list(self.temporary.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3], ids=["SIGTERM", "SIGHUP", "three SIGINT"]
+)
+def test_a_signal_ends_a_run(tmp_path: Path, small_head: str, vocabulary: Path, signals: list[signal.Signals]) -> None:
+    """One line, no spill file, no file in the making, no temporary directory; quick repeats change nothing."""
+    run = Run(tmp_path, small_head, vocabulary)
+    run.wait_for_parts()
+    family = run.family()
+    for signum in signals:
+        run.process.send_signal(signum)
+        time.sleep(0.02)
+    run.check_end(signals[0], family)
+
+
+@pytest.mark.slow
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """Under nohup a run outlives its terminal."""
+    run = Run(tmp_path, small_head, vocabulary, prefix=["nohup"])
+    run.wait_for_parts()
+    family = run.family()
+    run.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGTERM)
+    run.check_end(signal.SIGTERM, family)
+
+
+@pytest.mark.slow
+def test_worker_processes_end_too(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """Ctrl-C at a terminal reaches workers in processes of their own as well; they print nothing and end."""
+    run = Run(tmp_path, small_head, vocabulary, *WORKERS)
+    run.wait_for_parts()
+    family = run.family()
+    assert len(family) > 2
+    for process in family:
+        process.send_signal(signal.SIGINT)
+    run.check_end(signal.SIGINT, family)
+
+
+@pytest.mark.slow
+def test_pid_1_of_a_container(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """As the first process of a PID namespace, where the kernel drops signals without a handler, SIGTERM works."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this machine does not allow unshare --pid")
+    run = Run(tmp_path, small_head, vocabulary, *WORKERS, prefix=unshare)
+    run.wait_for_parts()
+    family = run.family()
+    family[1].send_signal(signal.SIGTERM)
+    run.check_end(signal.SIGTERM, family)
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_run_starts(tmp_path: Path) -> None:
+    """While Beam and torch are imported a signal ends the program in the same way."""
+    code = "import os, signal, sys\nfrom audioclip_text.pipeline.cli import app\n"
+    code += "app.parse = lambda argv: os.kill(os.getpid(), signal.SIGTERM)\nsys.exit(app.main())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (143, "audioclip-text: error: interrupted by SIGTERM\n")

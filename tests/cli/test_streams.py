@@ -1,0 +1,60 @@
+"""Standard streams that are closed, full or not read: no traceback, and after publishing exit status 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audioclip_text.pipeline.snapshots.commit import current_name
+from tests.support.program import run_program
+from tests.support.snapshots import batch_of, write_snapshot
+
+CLOSED = "<&- >&- 2>&-"
+
+
+@pytest.mark.parametrize("redirect", [CLOSED, ">/dev/full 2>/dev/full", "2>&1 | true"])
+def test_a_published_run_exits_with_0(tmp_path: Path, small_head: str, vocabulary: Path, redirect: str) -> None:
+    """The snapshot is published, so that the exit status is 0 although no one reads the summary."""
+    (tmp_path / "a.txt").write_text("dog\n")
+    flags = ["--input", "a.txt", "--output", "out", "--checkpoint", small_head, "--tokenizer_path", vocabulary]
+    ran = run_program("embed", *flags, redirect=redirect, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert current_name(str(tmp_path / "out")) is not None
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an output directory with one snapshot."""
+    folder = tmp_path_factory.mktemp("streams") / "out"
+    write_snapshot(folder, [batch_of(["a", "b"], ["one", "two"], np.eye(4, dtype=np.float32)[:2])], 4)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("redirect", "status", "message"),
+    [
+        (CLOSED, 0, ""),
+        ("2>&-", 0, ""),
+        ("| true", 141, ""),
+        (">/dev/full", 1, "audioclip-text: error: standard output cannot be written: No space left on device\n"),
+        (">/dev/full 2>&1", 1, ""),
+    ],
+)
+def test_a_command_whose_result_is_its_output(output: Path, redirect: str, status: int, message: str) -> None:
+    """A reader that has seen enough gives the status that a shell gives; a full disk is one line and status 1."""
+    ran = run_program("log", output, redirect=redirect)
+    assert (ran.returncode, ran.stderr) == (status, message)
+
+
+def test_a_change_that_was_made_exits_with_0(output: Path) -> None:
+    """For gc, as for every command that changes files, the status says whether that succeeded."""
+    ran = run_program("gc", output, "--keep", "1", redirect=">/dev/full")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_closed_stderr_hides_an_error_but_not_the_status(tmp_path: Path) -> None:
+    """The exit status of a usage error is 2, whether or not its message can be written."""
+    assert run_program("gc", "out", redirect="2>&-", cwd=tmp_path).returncode == 2
+    assert run_program("gc", "out", redirect="2>/dev/full", cwd=tmp_path).returncode == 2

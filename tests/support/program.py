@@ -1,0 +1,25 @@
+"""The program `audioclip-text`, started anew as users and schedulers do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAM = (sys.executable, "-m", "audioclip_text.pipeline")
+
+
+def run_program(*arguments: object, redirect: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end; `redirect` is what a shell would have after it, as in `>&-` or `| true`."""
+    command = ["bash", "-c", f'set -o pipefail; "$@" {redirect}', "bash", *PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+def start_program(
+    *arguments: object, prefix: Sequence[str] = (), cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the program, after the words of `prefix`; its outputs go to the files stdout and stderr in `cwd`."""
+    with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
+        command = [*prefix, *PROGRAM, *map(str, arguments)]
+        return subprocess.Popen(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, text=True)
