@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, TypeVar
 
@@ -23,7 +23,7 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.retry import FuzzedExponentialIntervals
 
-from .object_store import UPLOADERS, s3_object
+from .object_store import UPLOADERS, delete_objects, s3_object
 
 RETRY_SECONDS = 300
 
@@ -133,6 +133,34 @@ def match(pattern: str) -> list[FileMetadata]:
     return list(with_retries(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
 
 
+def list_directory(directory: str, *, recursive: bool = False) -> list[FileMetadata]:
+    """Return the files in a directory, with `recursive` also those below it; none if it does not exist.
+
+    Its name is taken literally: brackets and stars in it are no pattern, as they would be for `match`. On an object
+    store these are the objects whose names begin with the directory and a slash.
+    """
+    if is_local(directory):
+        return list(_scan(directory, recursive))
+    prefix = f"{directory.rstrip('/')}/"
+    system = FileSystems.get_filesystem(directory)
+    files = with_retries(directory, "listed", lambda: list(system._list(prefix)))
+    names = [file.path[len(prefix) :] for file in files]
+    return [file for file, name in zip(files, names, strict=True) if name and (recursive or "/" not in name)]
+
+
+def _scan(directory: str, recursive: bool) -> Iterator[FileMetadata]:
+    """Yield the files in a local directory; those that disappear meanwhile are left out."""
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(directory):
+            if entry.is_dir():
+                if recursive and not entry.is_symlink():
+                    yield from _scan(entry.path, recursive)
+                continue
+            with suppress(FileNotFoundError):
+                status = entry.stat()
+                yield FileMetadata(entry.path, status.st_size, status.st_mtime)
+
+
 def read(path: str) -> bytes | None:
     """Return the content of a small file, or None if it does not exist."""
 
@@ -211,18 +239,22 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Delete files; one that does not exist is not an error."""
-    if paths:
-        with_retries(paths[0], "removed", lambda: FileSystems.delete(list(paths)))
+    """Delete files of one file system, named literally; one that does not exist is not an error."""
+    if paths and not is_local(paths[0]):
+        with_retries(paths[0], "removed", lambda: delete_objects(list(paths)))
+        return
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def remove_below(directory: str) -> None:
     """Delete a directory with its content; on an object store, all objects whose names begin with it and a slash."""
     if is_local(directory):
-        FileSystems.delete([directory])
+        shutil.rmtree(directory)
         return
     with_retries(directory, "removed", lambda: FileSystems.delete([f"{directory.rstrip('/')}/"]))
-    left = match(FileSystems.join(directory, "**"))
+    left = list_directory(directory, recursive=True)
     if left:  # on gs:// Beam only logs what could not be deleted
         raise StoreError(f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}")
 

@@ -112,8 +112,12 @@ def _lock_file(path: str) -> Iterator[None]:
 
 
 def owner() -> Json:
-    """Return the user, host and process id of this process, and the time in seconds."""
-    return {"owner": f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
+    """Return the user's name or id, host and process id of this process, and the time in seconds."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # the user id has no name, as in many containers
+        user = str(os.getuid())
+    return {"owner": f"{user}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
 
 
 def _time_of(owner: Json) -> float:

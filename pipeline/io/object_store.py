@@ -1,6 +1,7 @@
 """What Beam's file systems for gs:// and s3:// cannot do, through the clients that they use.
 
-That is: conditional writes (compare and swap), and uploads that leave nothing behind if they fail.
+That is: conditional writes (compare and swap), uploads that leave nothing behind if they fail, and deletions by literal
+names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import IO, NamedTuple
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -17,11 +19,15 @@ GCS_CHUNK = 16 << 20  # bytes; by default the client holds 100 MB of a file in m
 
 def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.storage.Bucket, with the extra gcp
     """Return (bucket of the client that Beam uses with its current options, object name) for a path on gs://."""
+    _, _, bucket, name = path.split("/", 3)
+    return _gcs_io(path).client.bucket(bucket), name
+
+
+def _gcs_io(path: str):  # type: ignore[no-untyped-def]  # apache_beam's GcsIO, with the extra gcp
     from apache_beam.io.gcp.gcsio import GcsIO
 
-    _, _, bucket, name = path.split("/", 3)
     options = FileSystems.get_filesystem(path)._pipeline_options or PipelineOptions([])
-    return GcsIO(pipeline_options=options).client.bucket(bucket), name
+    return GcsIO(pipeline_options=options)
 
 
 def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, with the extra aws
@@ -59,6 +65,19 @@ class _Unclosable:
 
 # By scheme: creates an object from (open file, path, MIME type).
 UPLOADERS: dict[str, Callable[[IO[bytes], str, str], None]] = {"gs": _upload_gcs, "s3": _upload_s3}
+
+
+def delete_objects(paths: list[str]) -> None:
+    """Delete objects of one object store; one that does not exist is not an error.
+
+    Names are taken literally, while Beam's file system for gs:// takes them for patterns. Raises BeamIOError.
+    """
+    if not paths[0].startswith("gs://"):
+        FileSystems.delete(paths)
+        return
+    errors = {path: status for path, status in _gcs_io(paths[0]).delete_batch(paths) if status is not None}
+    if errors:
+        raise BeamIOError("Delete operation failed", errors)
 
 
 def _read_gcs(path: str) -> tuple[bytes | None, object]:
