@@ -79,11 +79,7 @@ class Encoding:
 
 
 class TooLongError(ValueError):
-    """A text with more tokens than the context length; `text` is the one given, `n_tokens` includes start and end."""
-
-    def __init__(self, message: str, text: Text = "", n_tokens: int = 0) -> None:
-        super().__init__(message)
-        self.text, self.n_tokens = text, n_tokens
+    """A text with more tokens than the context length; the message names its position."""
 
 
 class TextEncoder:
@@ -181,17 +177,21 @@ class TextEncoder:
         """
         texts = list_texts(texts)
         encoding = self.encode_rows(texts)
-        if self.on_long == "reject" and encoding.truncated.any():
+        if self.on_long != "truncate" and encoding.truncated.any():
             first = int(encoding.truncated.argmax())
-            raise self._too_long(first, texts[first], int(encoding.n_tokens[first]))
+            raise TooLongError(
+                f"text {first} has {encoding.n_tokens[first]} tokens, and the model reads at most "
+                f"{self.tower.context_length}: {texts[first]!r:.80}; shorten it, or load the encoder with "
+                "on_long='truncate'"
+            )
         return encoding.vectors
 
     def encode_rows(self, texts: Iterable[Text]) -> Encoding:
         """Return the vectors of n texts, as for `encode`, with token counts, which texts were too long, and the cost.
 
         If a vector is not finite, the reason is its own text, never a neighbour's. Raises MemoryError if the memory is
-        too small for a single text, TooLongError if on_long is "error" and a text is too long, RuntimeError in a process
-        that was forked from the encoder's: torch would wait there for threads that do not exist.
+        too small for a single text, RuntimeError in a process that was forked from the encoder's, where torch would wait
+        for threads that do not exist. It never raises for a long text: with on_long="error" as with "truncate".
         """
         if os.getpid() != self._pid:
             raise RuntimeError(
@@ -207,9 +207,6 @@ class TextEncoder:
         n_tokens = np.zeros(len(distinct), np.int64)
         try:
             vectors = self._finite(list(distinct), n_tokens, stats)[inverse]
-        except _TooLongDistinct as error:
-            first = indices.index(error.index)
-            raise self._too_long(first, texts[first], error.n_tokens) from None
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
@@ -250,9 +247,6 @@ class TextEncoder:
             window = [self.tokenizer.encode(text) for text in texts[start : start + WINDOW]]
             counts = np.fromiter(map(len, window), np.int64, len(window)) + 2
             n_tokens[start : start + len(window)] = counts
-            if self.on_long == "error" and (counts > self.tower.context_length).any():
-                index = int((counts > self.tower.context_length).argmax())
-                raise _TooLongDistinct(start + index, int(counts[index]))
             fits = counts <= self.tower.context_length if self.on_long == "reject" else counts > 0
             chosen = fits.nonzero()[0]
             rows = SortedRows.of([model_row(window[i], self.tower.context_length) for i in chosen])
@@ -290,14 +284,6 @@ class TextEncoder:
         stats.tokens += int(rows.lengths.sum())
         return torch.cat(embedded)
 
-    def _too_long(self, position: int, text: Text, n_tokens: int) -> TooLongError:
-        """Return the error for a text that is too long."""
-        message = (
-            f"text {position} has {n_tokens} tokens, and the model reads at most {self.tower.context_length}: "
-            f"{text!r:.80}; shorten it, or load the encoder with on_long='truncate'"
-        )
-        return TooLongError(message, text, n_tokens)
-
     def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
         """Halve the size of micro-batches after one of this size failed; raise MemoryError if it was a single text."""
         if texts == 1:
@@ -312,14 +298,6 @@ class TextEncoder:
         self._batches_since_oom += 1
         if self._batches_since_oom % BATCHES_TO_GROW == 0:
             self.max_nodes = min(2 * self.max_nodes, MAX_NODES[self.device.type])
-
-
-class _TooLongDistinct(Exception):
-    """The distinct text at `index` is too long."""
-
-    def __init__(self, index: int, n_tokens: int) -> None:
-        super().__init__(index, n_tokens)
-        self.index, self.n_tokens = index, n_tokens
 
 
 def _load_again(

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 ALL_FAILED = 8
 
 
+class LongTextError(ValueError):
+    """A text over the context length, with --on_long error."""
+
+
 @dataclass
 class _Outcome:
     """What the model gave for n texts: arrays of length n, and the errors of the failed ones by position."""
@@ -35,17 +39,11 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     """Return `rows` with the model's columns appended, as RecordBatchHandler describes.
 
     `stored` is the type of the vectors' numbers in the result. Raises RuntimeError if the model fails on all of at least
-    ALL_FAILED texts, MemoryError if memory is too small for a single one, TooLongError with --on_long error.
+    ALL_FAILED texts, MemoryError if memory is too small for a single one, LongTextError with --on_long error.
     """
-    from ...model.encoder import TooLongError
-
     dictionary = rows.column("text").dictionary_encode()
     texts = dictionary.dictionary.to_pylist()
-    try:
-        outcome = _encode(texts, encoder)
-    except TooLongError as error:
-        row = dictionary.indices.index(texts.index(error.text)).as_py()
-        raise _too_long(rows, row, error.n_tokens) from None
+    outcome = _encode(texts, encoder)
     if len(outcome.errors) == len(texts) >= ALL_FAILED:
         raise RuntimeError(
             f"the model failed on all {len(texts)} texts of a batch; the first error: {outcome.errors[0]}"
@@ -78,39 +76,32 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
         "detail": pa.array(details, pa.string()).take(dictionary.indices),
     }
     batch = pa.RecordBatch.from_arrays([*rows.columns, *added.values()], names=[*rows.schema.names, *added])
+    if encoder.on_long == "error":
+        check_not_truncated(batch)
     return batch.replace_schema_metadata({"stats": json.dumps(_sum(outcome.stats, len(texts)))})
 
 
 def check_not_truncated(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return an embedded batch as it is; raise TooLongError if one of its texts was truncated."""
-    row = pc.index(batch.column("truncated"), True).as_py()
-    if row >= 0:
-        raise _too_long(batch, row, batch.column("n_tokens")[row].as_py())
+    """Return an embedded batch as it is; raise LongTextError, which names shard and row, if a text was truncated."""
+    index = pc.index(batch.column("truncated"), True).as_py()
+    if index >= 0:
+        shard, row, text, n_tokens = (
+            batch.column(name)[index].as_py() for name in ("shard", "row", "text", "n_tokens")
+        )
+        raise LongTextError(
+            f"{shard}, row {row}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten it, or "
+            f"choose --on_long truncate or reject"
+        )
     return batch
-
-
-def _too_long(rows: pa.RecordBatch, row: int, n_tokens: int) -> Exception:
-    """Return the error that --on_long error raises for this row of the batch."""
-    from ...model.encoder import TooLongError
-
-    shard, number, text = (rows.column(name)[row].as_py() for name in ("shard", "row", "text"))
-    return TooLongError(
-        f"{shard}, row {number}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten it, or "
-        f"choose --on_long truncate or reject"
-    )
 
 
 def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:
     """Encode `texts`; if that fails, halve them until each text that the model cannot embed is alone."""
-    from ...model.encoder import TooLongError
-
     try:
         encoding = encoder.encode_rows(texts)
         if len(encoding.vectors) != len(texts):
             raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(texts)} texts")
         return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
-    except TooLongError:
-        raise
     except Exception as error:
         if len(texts) == 1:
             if isinstance(error, MemoryError):  # a fault of the machine, not of the text

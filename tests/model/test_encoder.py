@@ -52,7 +52,10 @@ def small(checkpoint: Checkpoint, tokenizer: ClipTokenizer) -> TextEncoder:
     return TextEncoder(checkpoint, tokenizer, device="cpu")
 
 
-@pytest.mark.parametrize(("dtype", "difference", "cosine"), [("float32", 2e-5, 0.999999), ("bfloat16", 1.0, 0.9995)])
+@pytest.mark.parametrize(
+    ("dtype", "difference", "cosine"),
+    [("float32", 2e-5, 0.999999), pytest.param("bfloat16", 1.0, 0.9995, marks=pytest.mark.slow)],
+)
 def test_goldens(
     tokenizer: ClipTokenizer,
     goldens: tuple[list[str], npt.NDArray[np.float32]],
@@ -273,14 +276,13 @@ def test_goldens_on_a_gpu(tokenizer: ClipTokenizer, goldens: tuple[list[str], np
 
 
 def test_long_texts_are_an_error(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
-    """With on_long="error" no too long text is embedded; other texts get the vectors, and the fingerprint, of "truncate"."""
+    """With on_long="error" a text that is too long raises; other vectors, and the fingerprint, are those of "truncate"."""
     strict = TextEncoder(checkpoint, tokenizer, device="cpu", on_long="error")
     assert strict.fingerprint == small.fingerprint
     np.testing.assert_array_equal(strict.encode(TEXTS), small.encode(TEXTS))
-    for encode in (strict.encode, strict.encode_rows):
-        with pytest.raises(TooLongError, match=r"^text 3 has 102 tokens, and the model reads at most 77: ") as caught:
-            encode(["wind", "a dog", "wind", LONG, LONG + "!"])
-        assert (caught.value.text, caught.value.n_tokens) == (LONG, 102)
+    with pytest.raises(TooLongError, match=r"^text 3 has 102 tokens, and the model reads at most 77: "):
+        strict.encode(["wind", "a dog", "wind", LONG, LONG + "!"])
+    assert strict.encode_rows([LONG, "wind"]).truncated.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
