@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,18 @@ from audioclip_text.model.checkpoint import extract
 from audioclip_text.model.text_head import text_shapes, untrained_state
 from tests.support.paths import DATA, ROOT
 from tests.support.released_file import write_released
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _beam_caches() -> Iterator[None]:
+    """Let Beam inspect each function and parse the same flags once, not in every run; tests without Beam do not wait."""
+    if "apache_beam" not in sys.modules:
+        yield
+        return
+    from tests.support.beam_caches import beam_caches
+
+    with beam_caches():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def test_a_plan_names_what_is_new_changed_the_same_and_gone(tmp_path: Path) -> N
 _CORPUS = st.dictionaries(st.sampled_from([f"r{n}" for n in range(8)]), st.sampled_from("abcde"), min_size=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(before=_CORPUS, after=_CORPUS)
 def test_a_plan_is_what_a_dictionary_says_and_what_the_run_does(

@@ -75,6 +75,7 @@ def test_pieces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([size for size in sizes if size > 10_000]) == 1
 
 
+@pytest.mark.slow
 def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are kept by bytes; a bucket that is too large for Arrow is an error, never a lost row."""
     monkeypatch.setattr(buckets, "SPLIT_BYTES", 1000)

@@ -113,6 +113,7 @@ def test_the_model_runs_in_one_thread(small_head: str, vocabulary: Path, monkeyp
     assert seen[0][1] == 1
 
 
+@pytest.mark.slow
 def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Path) -> None:
     """A process forked from one with a model does not wait for the parent's thread."""
     code = (
@@ -181,8 +182,28 @@ def test_a_worker_with_another_checkpoint_is_an_error(small_head: str, vocabular
     state["ln_final.bias"] += 1
     torch.save(state, path)
     load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
-    with pytest.raises(ValueError, match="on this worker has fingerprint .*, the job was started with"):
+    with pytest.raises(
+        ValueError, match=r"on this worker gives other vectors .*: other weights; give every worker the same"
+    ):
         worker.load_model()
+
+
+@pytest.mark.parametrize("name", ["ftfy", "regex", "unicode"])
+def test_a_worker_with_other_package_versions_is_an_error(name: str, small_head: str, vocabulary: Path) -> None:
+    """A worker whose versions would give other token ids names the version and the launcher's."""
+    handler = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    versions = handler.describe().fingerprint_parts
+    patch = (
+        "import audioclip_text.model.settings as settings\n"
+        "versions = settings.tokenizer_versions()\n"
+        f"settings.tokenizer_versions = lambda: versions | {{{name!r}: '0.1'}}\n"
+    )
+    code = f"import pickle, sys\n{patch}pickle.load(sys.stdin.buffer).load_model()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(handler), capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert f"{name} 0.1 instead of {versions[name]}; give every worker" in done.stderr.decode()
 
 
 def test_a_model_update_changes_the_checkpoint(

@@ -39,6 +39,7 @@ def encoder(small_head: str, vocabulary: Path) -> TextEncoder:
     return TextEncoder.load(small_head, tokenizer_path=vocabulary, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_example_file_runs(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
     """A YAML file is enough to read, embed and write; the fields that were read are kept."""
     for name in ("examples", ".cache"):
@@ -90,6 +91,7 @@ def variables(small_head: str, vocabulary: Path, how: str, errors: str) -> dict[
     return {**found, "LONG": long.strip()}
 
 
+@pytest.mark.slow
 def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
     """Only rows without a text or with one that is too long go to the errors' output, with the reason."""
     file = tmp_path / "pipeline.yaml"
@@ -107,6 +109,7 @@ def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encod
     assert "102 tokens" in errors[3]
 
 
+@pytest.mark.slow
 def test_without_error_handling_a_bad_row_fails(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
     """Nothing is dropped silently."""
     file = tmp_path / "pipeline.yaml"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,11 @@ import pytest
 from audioclip_text.pipeline.io.filesystem import StoreError
 from audioclip_text.pipeline.io.local_cache import Content, ReplacedError, content_of, local_copy
 from tests.support import object_stores
-from tests.support.object_stores import Request, Store
+from tests.support.object_stores import Request, Store, print_local_copy
+from tests.support.processes import start_process
 
 store = object_stores.store
 
-ROOT = Path(__file__).parents[2]
 DATA = bytes(range(256)) * 20_000
 
 
@@ -37,18 +34,6 @@ def fetches(store: Store) -> int:
     """Return how often the beginning of the object was requested."""
     ranges = [str(request.headers.get("Range", request.headers.get("range", ""))) for request in store.seen]
     return sum(requested.startswith("bytes=0-") for requested in ranges)
-
-
-def processes(paths: Sequence[str]) -> list[subprocess.Popen[str]]:
-    """Start a process per path, which prints the path of its copy."""
-    code = (
-        "import sys; from apache_beam.io.filesystems import FileSystems; "
-        "from apache_beam.options.pipeline_options import PipelineOptions; "
-        "from audioclip_text.pipeline.io.local_cache import local_copy; "
-        "FileSystems.set_options(PipelineOptions([])); print(local_copy(sys.argv[1]))"
-    )
-    commands = [[sys.executable, "-c", code, path] for path in paths]
-    return [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for command in commands]
 
 
 def test_a_local_path_is_its_own_copy() -> None:
@@ -93,6 +78,7 @@ def test_a_missing_object_is_a_clear_error(store: Store, temporary: Path) -> Non
         local_copy(f"{store.url}/none.pt")
 
 
+@pytest.mark.slow
 def test_processes_share_one_copy_even_if_one_is_killed(store: Store, temporary: Path) -> None:
     """One process is killed during its download; of three that wait, one downloads again and two use its copy."""
     path = store.put("models/head.safetensors", DATA)
@@ -107,16 +93,19 @@ def test_processes_share_one_copy_even_if_one_is_killed(store: Store, temporary:
         return None
 
     store.fault = fault
-    (killed,) = processes([path])
+    killed = start_process(print_local_copy, path)
     deadline = time.monotonic() + 60
     while not hanging and time.monotonic() < deadline:
         time.sleep(0.05)
     assert hanging
-    others = processes([path] * 3)
+    outputs = [temporary.with_name(f"output{n}") for n in range(3)]
+    others = [start_process(print_local_copy, path, stdout=output) for output in outputs]
     time.sleep(1)
     killed.kill()
-    killed.communicate()
-    copies = {process.communicate(timeout=60)[0].strip() for process in others}
+    killed.join()
+    for process in others:
+        process.join(timeout=60)
+    copies = {output.read_text().strip() for output in outputs}
     assert len(copies) == 1
     assert Path(copies.pop()).read_bytes() == DATA
     assert fetches(store) == 2

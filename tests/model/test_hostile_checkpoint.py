@@ -197,6 +197,7 @@ def test_an_incomplete_download_of_any_length_is_refused(tmp_path: Path) -> None
                 load_checkpoint(tmp_path / f"half{name}")
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_is_never_decompressed(tmp_path: Path) -> None:
     """Half a gigabyte compressed to half a megabyte is refused without filling memory."""
     bomb = tmp_path / "bomb.pt"

@@ -45,6 +45,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_bomb_of_one_long_line_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """300 MB in one line, compressed by a factor of a thousand, is one rejected row and takes tens of MB of memory."""
     packer = zlib.compressobj(1, wbits=31)
@@ -60,6 +61,7 @@ def test_a_bomb_of_one_long_line_is_read_in_bounded_memory(tmp_path: Path) -> No
         assert memory < 150, f"{memory} MiB"
 
 
+@pytest.mark.slow
 def test_a_bomb_of_one_value_in_many_rows_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """A Parquet file that stores a text of 600 KB once for 2,000 rows is read some rows at a time."""
     values = pa.array(["x" * 600_000, "y"])

@@ -146,6 +146,7 @@ def test_corrupted_shards_are_accounted_for(form: str, data: st.DataObject, suff
     check(data.draw(corrupted(content)), form, suffix)
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_footer_may_flip() -> None:
     """A Parquet file with one wrong bit gives rows, rejected rows or a damaged shard."""
     chance = random.Random(7)

@@ -332,6 +332,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
     """With eight times the rows the peak grows by less than a quarter of the size of the additional vectors."""
     query, peaks = save(tmp_path / "q.npy", np.random.default_rng(9).standard_normal((3, 512))), {}

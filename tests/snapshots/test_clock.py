@@ -111,6 +111,7 @@ def test_files_lost_before_publishing_fail_the_run(tmp_path: Path) -> None:
     assert embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["counts"]["read"] == 30
 
 
+@pytest.mark.slow
 def test_two_concurrent_processes(tmp_path: Path) -> None:
     """One run publishes, the other fails and changes nothing; the next run reuses all rows and removes the remains."""
     write_jsonl(tmp_path / "a.jsonl", _rows(500))

@@ -26,6 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from botocore.loaders import JSONFileLoader
 
 from audioclip_text.pipeline.io import filesystem as stores
+from audioclip_text.pipeline.io.local_cache import local_copy
 
 
 @dataclass(frozen=True)
@@ -304,3 +305,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         return patient(self, *args, timeout=0.3, **options)
 
     monkeypatch.setattr(AuthorizedSession, "request", request)
+
+
+def print_local_copy(path: str) -> None:
+    """Print the path of the local copy of an object, in a process of its own."""
+    FileSystems.set_options(PipelineOptions([]))
+    print(local_copy(path), flush=True)

@@ -14,11 +14,7 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-PRELOAD = [
-    "audioclip_text.pipeline.cli.embed",
-    "audioclip_text.pipeline.inference.model_handler",
-    "tests.support.slow_run",
-]
+PRELOAD = ["tests.support.slow_run", "tests.support.object_stores", "boto3", "apache_beam.io.gcp.gcsio"]
 
 
 def start_process(
@@ -26,7 +22,7 @@ def start_process(
     *arguments: object,
     stdout: Path | None = None,
     stderr: Path | None = None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> ForkServerProcess:
     """Call `function`, which must be importable, in a new process; its output goes to files, or is dropped.
 
@@ -35,7 +31,9 @@ def start_process(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     outputs = [os.fspath(path or os.devnull) for path in (stdout, stderr)]
-    process = context.Process(target=_call, args=(function, arguments, outputs, dict(environment)), daemon=True)
+    process = context.Process(
+        target=_call, args=(function, arguments, outputs, dict(environment or os.environ)), daemon=True
+    )
     process.start()
     return process
 

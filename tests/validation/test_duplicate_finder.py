@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_no_file_is_left_after_a_signal(tmp_path: Path) -> None:
     """100 MB of values use less than 64 MB of memory, and a process that SIGTERM ends leaves nothing on the disk."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

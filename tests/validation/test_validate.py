@@ -340,6 +340,7 @@ def test_ids_may_repeat_unless_unique_ids_forbids_it(tmp_path: Path) -> None:
     assert list(failed(validate(str(tmp_path / "out")))) == ["ids"]
 
 
+@pytest.mark.slow
 def test_canary_is_embedded_again(
     tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str], safetensors_file: Path
 ) -> None:
