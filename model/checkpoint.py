@@ -86,9 +86,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _missing_message(file: Path, word: str) -> str:
     existing = next(path for path in (file, *file.absolute().parents) if path.exists())
-    why = "it is not a regular file" if existing == file else f"the nearest existing path is {existing}"
+    reason = "it is not a regular file" if existing == file else f"the nearest existing path is {existing}"
     return (
-        f"no checkpoint at {file} ({why}): run `{fetch_command(word, file)}`, or give the path of a .pt or .safetensors "
+        f"no checkpoint at {file} ({reason}): run `{fetch_command(word, file)}`, or give the path of a .pt or .safetensors "
         f"file, or the word untrained (random weights, for testing only)"
     )
 
@@ -144,8 +144,10 @@ def _check_members(file: Path) -> None:
             members = archive.infolist()
             compressed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
             if compressed or sum(member.file_size for member in members) > file.stat().st_size:
-                why = f"{compressed[0][:100]!r} is compressed" if compressed else "its members are larger than the file"
-                raise CheckpointError(f"{file} was not written by torch.save: {why}; fetch the released file again")
+                reason = (
+                    f"{compressed[0][:100]!r} is compressed" if compressed else "its members are larger than the file"
+                )
+                raise CheckpointError(f"{file} was not written by torch.save: {reason}; fetch the released file again")
             if any(member.file_size and not member.CRC for member in members):
                 raise CheckpointError(
                     f"{file} has no checksums, so damage cannot be found: save its state dict again after "
@@ -179,7 +181,7 @@ def _check_members(file: Path) -> None:
 
 
 def _pickle_protocol(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> int:
-    """Return the protocol of data.pkl in a .pt, or 0 if there is none."""
+    """Return the protocol of data.pkl in a .pt, or 0 if the file lacks it."""
     for member in members:
         if member.filename.endswith("data.pkl"):
             with archive.open(member) as opened:

@@ -54,7 +54,7 @@ class FetchError(RuntimeError):
 
 
 class _TransientError(Exception):
-    """A failure after which the download is tried again, from where it was interrupted."""
+    """A failure after which the download is tried again, from its last byte."""
 
 
 def fetch(

@@ -77,7 +77,7 @@ def test_the_pickle_protocol_is_named(tmp_path: Path, protocol: int, recwarn: py
 
 
 def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
-    """Its damage could not be found; the error says so instead of reporting wrong checksums."""
+    """The error reports missing checksums, not wrong ones: damage could not be found."""
     write_released(tmp_path / "a.pt", SMALL_SHAPES, {}, checksums=False)
     with pytest.raises(CheckpointError, match=r"a\.pt has no checksums, .*set_crc32_options\(True\)$"):
         load_checkpoint(tmp_path / "a.pt")

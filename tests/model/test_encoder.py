@@ -180,7 +180,7 @@ def test_out_of_memory_halves_the_micro_batch(small: TextEncoder, monkeypatch: p
 
 
 def test_out_of_memory_for_one_text(small: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the memory is too small for a single text, the error says so."""
+    """The error reports a memory that is too small for a single text."""
     monkeypatch.setattr(small, "tower", LowMemory(small, max_nodes=3))
     with pytest.raises(MemoryError, match="too little free memory for a single text of 6 tokens"):
         small.encode(["a dog barks"])
@@ -390,7 +390,7 @@ def test_use_after_a_fork_is_an_error(small_head: str, vocabulary: Path) -> None
     ],
 )
 def test_another_text_head_is_noticed(shapes: dict[str, int] | None, difference: str) -> None:
-    """A CLIP text head of other shapes, or without AudioCLIP's scales, is another vector space, and the notice says so."""
+    """A CLIP text head of other shapes, or without AudioCLIP's scales, is another vector space, which the notice reports."""
     state = {name: torch.empty(shape, device="meta") for name, shape in text_shapes(**(shapes or {})).items()}
     if shapes is None:
         state |= {name: torch.empty((), device="meta") for name in SCALES}

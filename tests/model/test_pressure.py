@@ -111,7 +111,7 @@ def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Excepti
     ids=["cuda", "host", "cpu allocator", "cublas"],
 )
 def test_any_memory_gives_the_result_or_a_clear_error(tokenizer: ClipTokenizer, error: Exception) -> None:
-    """Every size of memory gives the right result or, if a single text does not fit, an error that says so."""
+    """Every size of memory gives the right result or, if a single text does not fit, an error that names its size."""
     expected, longest = _encoder(tokenizer).encode(GOOD), 6  # "text number 1 0" with start and end
     for nodes in (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 23, 31, 32, 47, 63, 64):
         encoder = _encoder(tokenizer)
