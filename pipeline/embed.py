@@ -94,9 +94,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             reports.append(known | "WriteReused" >> beam.ParDo(write))
         if job.bits and job.unique_ids:
             reports.append(rows | FindDuplicateIds(job.bits, spill))
-        if (
-            not self.local
-        ):  # readers need no GPU, and each GPU worker gets its share; local runs would hold it in memory
+        # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.
+        if not self.local:
             new = new | "SpreadBatches" >> beam.Reshuffle()
         reports.append(new | EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
         return (

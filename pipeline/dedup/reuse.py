@@ -155,29 +155,29 @@ def _slices(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBat
     The rows are read once if they fit into one slice; if not, once more for each slice. Only a text that fills a slice
     alone is in more than one.
     """
-    held, size = list[pa.RecordBatch](), 0
+    batches, size = list[pa.RecordBatch](), 0
     for batch in read_rows(pieces, codec):
         size += batch.nbytes
-        held.append(batch)
+        batches.append(batch)
         if size > SLICE_BYTES:
-            held.clear()
-    if held and size <= SLICE_BYTES:
-        yield combine_batches(held)
+            batches.clear()
+    if batches and size <= SLICE_BYTES:
+        yield combine_batches(batches)
     if size <= SLICE_BYTES:
         return
     parts = 1 << (2 * size // SLICE_BYTES).bit_length()
     for part in range(parts):
-        held, size = [], 0
+        batches, size = [], 0
         for batch in read_rows(pieces, codec):
             rows = batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part))
             if rows.num_rows:
-                held.append(rows)
+                batches.append(rows)
                 size += rows.nbytes
             if size > SLICE_BYTES:
-                yield combine_batches(held)
-                held, size = [], 0
-        if held:
-            yield combine_batches(held)
+                yield combine_batches(batches)
+                batches, size = [], 0
+        if batches:
+            yield combine_batches(batches)
 
 
 def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
@@ -221,5 +221,7 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
         """Shuffle rows and references once."""
         references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
         reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
-        met = rows | "MeetInBuckets" >> Buckets(self.reuse.codec, "text_hash", self.refer.bits, self.spill, references)
-        return met | "ReuseVectors" >> reuse.with_outputs("new", main="known")
+        buckets = rows | "MeetInBuckets" >> Buckets(
+            self.reuse.codec, "text_hash", self.refer.bits, self.spill, references
+        )
+        return buckets | "ReuseVectors" >> reuse.with_outputs("new", main="known")

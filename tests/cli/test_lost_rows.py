@@ -60,7 +60,7 @@ def test_a_shard_that_breaks_off_fails_the_run_by_name(
 def test_a_run_in_which_every_row_is_rejected_publishes_nothing(
     embed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong field or a broken export must not become the current snapshot; --allow_empty says that it is right."""
+    """A wrong field or a broken export must not become the current snapshot; --allow_empty accepts it."""
     (tmp_path / "in/a.jsonl").write_text('{"text": null}\n{"text": ""}\n')
     assert main(embed) == 1
     assert "all 2 rows were rejected (null text 1, empty text 1): check --text_field" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_a_run_in_which_every_row_is_rejected_publishes_nothing(
 def test_a_run_that_reads_no_row_publishes_nothing(
     embed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Empty files are not a corpus, unless --allow_empty says so."""
+    """Empty files are not a corpus, unless --allow_empty accepts that."""
     (tmp_path / "in/a.txt").write_text("")
     assert main(embed) == 1
     assert "no row was read from 1 shards: check --input" in capsys.readouterr().err
