@@ -17,8 +17,10 @@ MEASURED = {
     "plumbing": 37_000.0,  # rows per CPU second around the model: read, hash, shuffle, write (benchmarks/pipeline.py)
     "bytes_out": 1_470.0,  # per row in a part file: float32 vectors of a bfloat16 model, zstd; of a float32 model 3,530
     "bytes_in": 105.0,  # per row of jsonl with its id
-    "bytes_shuffled": 58.0,  # per row in the shuffle; vectors are never shuffled
+    "bytes_shuffled": 58.0,  # per row and shuffle; vectors are never shuffled
 }
+SHUFFLES = 2  # of a new row on a remote runner: to its bucket, then to a worker with the model
+BUCKET_ROWS = 131_072  # at most; the number of buckets is a power of two
 ASSUMED = {
     "peak_share": 0.45,  # of the GPU's matrix peak on real tokens: the aim, not a measurement
     "parallel": 0.8,  # of the CPU cores that several Python processes keep busy
@@ -75,7 +77,7 @@ def cpu_rate(worker: Worker) -> float:
 
 def network_rate(worker: Worker) -> float:
     """Return the rows per second that fit through the network, in and out, with the shuffle both ways."""
-    bytes_per_row = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * MEASURED["bytes_shuffled"]
+    bytes_per_row = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * SHUFFLES * MEASURED["bytes_shuffled"]
     return worker.network * 1e9 / 8 / bytes_per_row
 
 
@@ -94,20 +96,21 @@ def hours(rows: float, worker: Worker, workers: int) -> float:
 def dollars(rows: float, worker: Worker, workers: int) -> float:
     """Return the price of machines per hour and of the shuffle per GB; storage and egress are not included."""
     machines = hours(rows, worker, workers) * workers * worker.price
-    return machines + rows * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
+    return machines + rows * SHUFFLES * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
 
 
 def figures() -> dict[str, str]:
     """Return the figures in the text of the page, by name."""
     t4, l4, h100 = GPU_WORKERS
-    bucket = CORPORA["100 billion"] / 65_536
+    rows = int(CORPORA["100 billion"])
+    bucket = rows / 2 ** (rows // BUCKET_ROWS).bit_length()
     return {
         "one process": f"{process_rate():,.0f} rows/s",
         "of a T4": f"{process_rate() / gpu_rate(t4):.1f} times what a T4",
         "of an L4": f"{process_rate() / gpu_rate(l4):.0%} of what an L4",
         "of an H100": f"{process_rate() / gpu_rate(h100):.0%} of what an H100",
         "network of an L4": f"{network_rate(l4) / rate(l4)[0]:.0f} times what an L4",
-        "rows of a bucket": f"{bucket / 1e6:.1f} million rows",
+        "rows of a bucket": f"{bucket:,.0f} rows",
         "bytes of a bucket": f"{bucket * (MEASURED['bytes_in'] + 16) / 1e6:.0f} MB",
         "an unchanged billion": f"{1e9 / MEASURED['plumbing'] / 3600:.1f} hours of one core",
     }
