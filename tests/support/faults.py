@@ -52,7 +52,7 @@ def effect_of(call: str, path: str) -> str | None:
         return "spill"
     if "/snapshots/" not in path:
         return "read" if call == "read" else None
-    if ".parquet" not in name:
+    if not name.lstrip(".").startswith(("part-", "rejected-")):  # the directory, its lock and its listings
         return "start"
     return {"read": "reuse", "write": "write", "sync": "sync", "rename": "rename"}.get(call)
 

