@@ -113,7 +113,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         super().__init__(min_batch_size=1, max_batch_size=1)
         self._settings = settings
         self._stored = stored
-        self._fingerprint: str | None = None
+        self._parts: dict[str, str] | None = None  # of the fingerprint when the job was started
         self._contents = Contents()
         self._context_length = 0
         self._tokenizer: ClipTokenizer | None = None
@@ -124,7 +124,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         Raises ValueError or OSError, worded for users, if they cannot be used.
         """
         info, self._contents, self._context_length = describe_model(self._settings)
-        self._fingerprint = info.fingerprint
+        self._parts = info.fingerprint_parts
         parts = info.fingerprint_parts | {"stored": self._stored}
         return replace(info, fingerprint=fingerprint(parts), fingerprint_parts=parts)
 
@@ -138,10 +138,11 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def load_model(self) -> TextEncoder:
         """Return this process's encoder. Raise ValueError if it is not the one that `describe` described."""
         encoder = load_encoder(self._settings, self._contents)
-        if self._fingerprint not in (None, encoder.fingerprint):
+        if self._parts is not None and self._parts != encoder.fingerprint_parts:
             raise ValueError(
-                f"{self._settings.path} on this worker has fingerprint {encoder.fingerprint[:8]}, the job was started "
-                f"with {self._fingerprint[:8]}: give every worker the same checkpoint and vocabulary"
+                f"{self._settings.path} on this worker gives other vectors than the launcher: "
+                f"{_differences(encoder.fingerprint_parts, self._parts)}; give every worker the same checkpoint, vocabulary "
+                f"and versions of packages"
             )
         return encoder
 
@@ -158,3 +159,14 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def get_metrics_namespace(self) -> str:
         """Return the namespace of all metrics of this project."""
         return NAMESPACE
+
+
+def _differences(parts: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Return which parts of a fingerprint are not as expected, as in "other weights, ftfy 6.3.0 instead of 6.3.1"."""
+    names = [name for name in {**expected, **parts} if parts.get(name) != expected.get(name)]
+    return ", ".join(
+        f"other {name}"
+        if name in ("weights", "vocabulary")  # hashes
+        else f"{name} {parts.get(name)} instead of {expected.get(name)}"
+        for name in names
+    )

@@ -136,7 +136,7 @@ def match(pattern: str) -> list[FileMetadata]:
 def list_directory(directory: str, *, recursive: bool = False) -> list[FileMetadata]:
     """Return the files in a directory, with `recursive` also those below it; none if it does not exist.
 
-    Its name is taken literally: brackets and stars in it are no pattern, as they would be for `match`. On an object
+    Its name is taken literally: brackets and stars are characters in it, not a pattern as for `match`. On an object
     store these are the objects whose names begin with the directory and a slash.
     """
     if is_local(directory):

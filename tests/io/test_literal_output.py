@@ -105,23 +105,23 @@ def put(path: str, data: bytes) -> str:
 def test_listing_and_removing_are_literal(root: str) -> None:
     """Files of a directory are listed with their sizes, and removed by name or all at once; others stay."""
     directory = f"{root}/{LITERAL}"
-    here = [put(f"{directory}/{name}", b"abc") for name in ("a*.txt", "ab.txt", "[x].txt")]
+    direct = [put(f"{directory}/{name}", b"abc") for name in ("a*.txt", "ab.txt", "[x].txt")]
     below = put(f"{directory}/sub/c.txt", b"c")
     others = [put(f"{root}/{name}/ab.txt", b"other") for name in SIMILAR]
-    assert sorted(file.path for file in list_directory(directory)) == sorted(here)
+    assert sorted(file.path for file in list_directory(directory)) == sorted(direct)
     assert {file.size_in_bytes for file in list_directory(directory)} == {3}
     assert all(file.last_updated_in_seconds > 1e9 for file in list_directory(directory))
-    assert sorted(file.path for file in list_directory(directory, recursive=True)) == sorted([*here, below])
+    assert sorted(file.path for file in list_directory(directory, recursive=True)) == sorted([*direct, below])
     assert list_directory(f"{root}/none") == []
-    remove([here[0], f"{directory}/none"])
-    assert sorted(file.path for file in list_directory(directory)) == sorted(here[1:])
+    remove([direct[0], f"{directory}/none"])
+    assert sorted(file.path for file in list_directory(directory)) == sorted(direct[1:])
     remove_below(directory)
     assert list_directory(directory, recursive=True) == []
     assert all(read(path) == b"other" for path in others)
 
 
 def test_links_are_not_followed_below_a_directory(tmp_path: Path) -> None:
-    """A link to a file is a file, a link to a directory is none, and a broken link is left out."""
+    """A link to a file is a file, a link to a directory is not, and a broken link is left out."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a").write_bytes(b"a")
     (tmp_path / "here").mkdir()
