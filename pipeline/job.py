@@ -18,7 +18,7 @@ from .options import EmbedOptions, is_local_run
 from .readers.base import Shard
 from .readers.fields import Fields
 from .readers.infer_schema import infer_kept_schema
-from .readers.shards import find_shards
+from .readers.shards import check_outside, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.fingerprint import describe_changes
@@ -116,7 +116,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
-    shards = find_shards(inputs, options.input_format)
+    shards = find_shards(inputs, options.input_format, options.delimiter)
+    check_outside(inputs, shards, output)
     kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     model = handler.describe()

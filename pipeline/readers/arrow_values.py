@@ -7,6 +7,7 @@ import itertools
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .field_types import is_list, is_uuid
 from .fields import Fields, is_text
 
 
@@ -27,13 +28,19 @@ def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
         if head is None or not pa.types.is_struct(schema.field(head).type):
             return None
         return type_at(pa.schema(list(schema.field(head).type)), path.removeprefix(f"{head}."))
-    kind = schema.field(before).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if through and rest and hasattr(kind, "value_type"):
-        inner = kind.value_type
-        return type_at(pa.schema(list(inner)), rest.removeprefix(".")) if pa.types.is_struct(inner) else inner
-    return kind
+    kind = _value_type(schema.field(before).type)
+    if not through:
+        return kind
+    if not is_list(kind):
+        return None
+    element = _value_type(kind.value_type)
+    if not rest:
+        return element
+    return type_at(pa.schema(list(element)), rest.removeprefix(".")) if pa.types.is_struct(element) else None
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def column_at(batch: pa.RecordBatch, path: str) -> pa.Array | None:
@@ -52,20 +59,24 @@ def _is_struct(column: pa.Array) -> bool:
     return bool(pa.types.is_struct(column.type))
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type is one of Arrow's types of lists that Parquet files have."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def as_strings(column: pa.Array, *, numbers: bool = False) -> pa.StringArray:
-    """Return a column of texts, or of whole numbers with `numbers`, as strings; raise ArrowException for others."""
+def as_strings(column: pa.Array, *, ids: bool = False) -> pa.StringArray:
+    """Return a column of texts as strings, with `ids` also one of whole numbers or UUIDs. Raises ArrowException."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
+    if ids and is_uuid(kind):
+        return pa.array(
+            [None if value is None else _uuid_text(value) for value in column.storage.to_pylist()], pa.string()
+        )
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if not (is_text(kind) or binary or (numbers and pa.types.is_integer(kind))):
+    if not (is_text(kind) or binary or (ids and pa.types.is_integer(kind))):
         raise pa.ArrowInvalid(f"{kind} is not text")
     return column.cast(pa.string())
+
+
+def _uuid_text(value: bytes) -> str:
+    digits = value.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def records_of(batch: pa.RecordBatch) -> list[dict[str, object]]:

@@ -20,7 +20,7 @@ Record: TypeAlias = "dict[str, object] | str"
 Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
 # (row batch, rejected batch)
 Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
-Blocks: TypeAlias = "Callable[[IO[bytes], str | None, Fields, int], Records]"
+Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int], Records]"
 
 # A record of jsonl or csv may contain much besides its text; a longer one is never held whole.
 RECORD_BYTES = 16 << 20
@@ -37,23 +37,28 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Shard:
-    """One input file; `name` is its path below the fixed part of the glob, as ids contain it."""
+    """One input file.
+
+    `name` is its path below the fixed part of the glob, as ids contain it; `delimiter` is that of csv, if it was given.
+    """
 
     path: str
     name: str
     format: str
     compression: str | None
     bytes: int
+    delimiter: str | None = None
 
 
 @dataclass
 class FieldSummary:
     """The fields that shards have, as far as readers have looked.
 
-    `names` are those at the top level, in order; `paths` are the job's paths that exist, and `kept_types` the types that
-    its kept fields have.
+    `encoding` is the error of the first shard that is not UTF-8; `names` are the fields at the top level, in order; `paths`
+    are the job's paths that exist, and `kept_types` the types that its kept fields have.
     """
 
+    encoding: str = ""
     names: dict[str, None] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
     kept_types: dict[str, list[pa.DataType]] = field(default_factory=dict)
@@ -96,6 +101,10 @@ class Reader(Protocol):
     def compressible(self) -> bool:
         """Whether the file as a whole may be compressed."""
 
+    @property
+    def has_delimiter(self) -> bool:
+        """Whether the delimiter of a shard may be chosen."""
+
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of the shard to `builder`, and yield its batches as they fill up."""
 
@@ -110,15 +119,16 @@ class RecordReader:
     blocks: Blocks
     has_fields: bool = True
     compressible: bool = True
+    has_delimiter: bool = False
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every record of the shard to `builder`, a block at a time."""
-        for first, block in self.blocks(handle, builder.shard.compression, builder.fields, builder.limit):
+        for first, block in self.blocks(handle, builder.shard, builder.fields, builder.limit):
             yield from builder.add_block(first, block)
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the fields of the first records to `summary`."""
-        blocks = self.blocks(handle, shard.compression, fields, RECORD_BYTES)
+        blocks = self.blocks(handle, shard, fields, RECORD_BYTES)
         records = itertools.chain.from_iterable(block for _, block in blocks)
         for record in itertools.islice(records, PEEKED_RECORDS):
             if isinstance(record, dict):

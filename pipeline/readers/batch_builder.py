@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ..schemas import REJECTED, ROW
 from .base import BATCH_BYTES, Batches, Record, Shard
 from .compression import BLOCK_ROWS
-from .fields import BadRow, Fields, as_id, as_kept, as_text, lookup, texts_at
+from .fields import MISSING, BadRow, Fields, NoTexts, as_id, as_kept, as_text, lookup, texts_at
 
 _NONE_REJECTED = pa.RecordBatch.from_pylist([], REJECTED)
 
@@ -27,13 +27,16 @@ class BatchBuilder:
     """Rows and rejected rows of a shard, collected until they fill a batch.
 
     A block without any row to reject becomes a batch at once, without a look at each row. `limit` is the length of the
-    longest text and id, in bytes; `next_row` is the number of the row behind the last one added.
+    longest text and id, in bytes; `next_row` is the number of the row after the last one added, `damage` says why the shard was
+    not read to its end, and `without_texts` counts documents whose list of texts is missing or empty.
     """
 
     def __init__(self, shard: Shard, fields: Fields, kept: pa.Schema, limit: int) -> None:
         self.shard, self.fields, self.kept, self.limit = shard, fields, kept, limit
         self.schema = pa.schema([*ROW, *kept])
         self.next_row = 0
+        self.damage: str | None = None
+        self.without_texts = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -72,27 +75,52 @@ class BatchBuilder:
             yield self.flush()
 
     def _add_record(self, row: int, record: dict[str, object], kept: Sequence[object] | None) -> Batches:
-        fields = self.fields
-        if fields.id is None:
-            row_id = f"{self.shard.name}#{row}"
-        else:
-            row_id = as_id(lookup(record, fields.id), fields.id, self.limit)
+        for number in range(len(self.fields.texts)):
+            try:
+                yield from self._add_texts(row, record, number, kept)
+            except NoTexts:
+                self.without_texts += 1
+            except BadRow as bad:
+                self.reject(row, bad)
+
+    def _add_texts(self, row: int, record: dict[str, object], number: int, kept: Sequence[object] | None) -> Batches:
+        """Add the rows of one text field of a record."""
+        field = self.fields.texts[number]
+        record_id = self._record_id(row, record, number)
+        element_ids = _element_ids(record, field.id) if record_id is None else {}
         try:
             if kept is None:
-                kept = [lookup(record, field.name) for field in self.kept]
-            kept = [as_kept(value, field) for value, field in zip(kept, self.kept, strict=True)]
-            texts = texts_at(record, fields.text)
-            for suffix, value in texts:
+                kept = [lookup(record, kept_field.name) for kept_field in self.kept]
+            kept = [as_kept(value, kept_field) for value, kept_field in zip(kept, self.kept, strict=True)]
+            for suffix, value in texts_at(record, field.text):
+                if isinstance(value, NoTexts):
+                    self.without_texts += 1
+                    continue
+                row_id = None if record_id is None else record_id + suffix
                 try:
-                    self._add_row(row, row_id + suffix, as_text(value, fields.text, self.limit), kept)
+                    if row_id is None:
+                        row_id = as_id(element_ids.get(suffix, MISSING), str(field.id), self.limit)
+                    self._add_row(row, row_id, as_text(value, field.text, self.limit), kept)
                 except BadRow as bad:
-                    bad.id = row_id + suffix
+                    bad.id = row_id
                     self.reject(row, bad)
                 if self._is_full():  # a record may contain millions of texts
                     yield self.flush()
         except BadRow as bad:
-            bad.id = row_id
+            bad.id = record_id
             raise
+
+    def _record_id(self, row: int, record: dict[str, object], number: int) -> str | None:
+        """Return the id of a record's texts, which their place in a list follows; None if each element has its own."""
+        fields = self.fields.texts
+        field, ids = fields[number], [other.id for other in fields[:number]]
+        if field.id is not None and "[]" in field.id:
+            return None
+        if field.id is None:
+            record_id = f"{self.shard.name}#{row}"
+        else:
+            record_id = as_id(lookup(record, field.id), field.id, self.limit)
+        return f"{record_id}/{field.text.replace('[]', '')}" if field.id in ids else record_id
 
     def _add_row(self, row: int, row_id: str, text: str, kept: Sequence[object]) -> None:
         self.rows.append(row)
@@ -147,6 +175,8 @@ class BatchBuilder:
             if block and isinstance(block[0], str):
                 kept = [pa.nulls(len(block), field.type) for field in self.kept]
                 return self.checked_batch(first, pa.array(block, pa.string()), None, kept)
+            if not fields.is_plain:
+                return None
             texts = [record[fields.text] for record in block]  # type: ignore[index]  # BadRow raises TypeError
             if set(map(type, texts)) != {str}:
                 return None
@@ -180,6 +210,14 @@ class BatchBuilder:
         if ids is None:
             ids = pc.binary_join_element_wise(f"{self.shard.name}#", rows.cast(pa.string()), "")
         return pa.RecordBatch.from_arrays([self._shard_column(len(text)), rows, ids, text, *kept], schema=self.schema)
+
+
+def _element_ids(record: dict[str, object], path: str | None) -> dict[str, object]:
+    """Return the ids of a record's elements, by the suffix that texts_at gives the same elements."""
+    try:
+        return dict(texts_at(record, path or ""))
+    except BadRow:
+        return {}
 
 
 def _column(values: list[object], kind: pa.DataType) -> pa.Array:

@@ -20,13 +20,21 @@ XZ_MEMORY = 256 << 20  # an xz file states how much it needs, 65 MiB for `xz -9`
 
 BLOCK_ROWS = 4096
 
-SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz"}
+SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz", ".gzip": "gzip"}
 
 _BOM, _OTHER_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 class DamagedShard(Exception):
     """A shard whose rest cannot be read; the message says why."""
+
+
+class BadHeader(DamagedShard):
+    """A header that cannot name the fields of a shard; the message says what to change."""
+
+
+class WrongEncoding(DamagedShard):
+    """A text file that is not UTF-8 as a whole; the message says how to convert it."""
 
 
 class _Decompressor(Protocol):
@@ -113,12 +121,15 @@ _CODECS: dict[str, tuple[Callable[[], _Decompressor], Callable[..., Iterator[byt
 def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Iterator[list[bytes | None]]:
     r"""Yield lines without their "\n", up to BLOCK_ROWS at a time; a line over `limit` bytes, never held whole, is None.
 
-    A byte order mark is removed. Raises DamagedShard for UTF-16, and if the bytes end too early, without the last line.
+    A byte order mark is removed. Raises WrongEncoding for UTF-16, and DamagedShard, without the last line, if the bytes
+    end too early.
     """
     rest, skipping, first = b"", False, True
     for piece in pieces(handle, compression):
         if first and not rest and piece.startswith(_OTHER_BOMS):
-            raise DamagedShard("the text is UTF-16, and must be UTF-8: convert it, as with iconv")
+            raise WrongEncoding(
+                "the text is UTF-16 and must be UTF-8: convert it, as in iconv -f UTF-16 -t UTF-8 OLD > NEW"
+            )
         block: list[bytes | None] = list(piece.split(b"\n"))
         block[0] = rest + (block[0] or b"")
         rest = block.pop() or b""

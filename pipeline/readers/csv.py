@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
-from .base import RECORD_BYTES, Record, RecordReader, Records, decode_lines, excerpt, too_long
-from .compression import BLOCK_ROWS, DamagedShard, line_blocks
-from .fields import BadRow
+from .base import RECORD_BYTES, Record, RecordReader, Records, Shard, decode_lines, excerpt, too_long
+from .compression import BLOCK_ROWS, BadHeader, DamagedShard, line_blocks
+from .fields import BadRow, Fields
 
 # Cost of a line besides its bytes, and the bytes that may be read again in any file.
 _LINE_COST, _REREAD_BYTES = 64, 64 << 20
@@ -106,18 +107,39 @@ class _RecordParser:
         return record
 
 
-def _blocks(handle: IO[bytes], compression: str | None, delimiter: str) -> Records:
+def _csv_blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
+    return _blocks(handle, shard, fields, shard.delimiter or ",")
+
+
+def _tsv_blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
+    return _blocks(handle, shard, fields, "\t")
+
+
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, delimiter: str) -> Records:
     csv.field_size_limit(2 * RECORD_BYTES)
     row, names = 0, list[str]()
-    for block in _RecordParser(line_blocks(handle, compression, RECORD_BYTES), delimiter).records():
+    for block in _RecordParser(line_blocks(handle, shard.compression, RECORD_BYTES), delimiter).records():
         records = [values for values in block if values]
         if not names and records:
             header = records.pop(0)
             if isinstance(header, BadRow):
                 raise DamagedShard(f"csv: the header cannot be read: {header.detail}")
             names = [_printable(name)[0] for name in header]
+            _check_header(names, fields, delimiter)
         yield row, [bad if isinstance(bad, BadRow) else _named(names, bad, delimiter) for bad in records]
         row += len(records)
+
+
+def _check_header(names: list[str], fields: Fields, delimiter: str) -> None:
+    """Raise BadHeader if a name occurs twice, or if the only name seems to be several with another delimiter."""
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise BadHeader(f"the header has the field {', '.join(map(repr, twice))} more than once: rename the others")
+    other = next((other for other in ";\t|," if other != delimiter and other in names[0]), None)
+    if len(names) == 1 and other and names[0] not in fields.columns:
+        form = "--input_format csv " if delimiter == "\t" else ""
+        flags = {"\t": "--input_format tsv", ",": "--input_format csv"}.get(other, f"{form}--delimiter '{other}'")
+        raise BadHeader(f"the header {names[0]!r} is one field, and looks as if {other!r} separates it: try {flags}")
 
 
 def _named(names: list[str], values: list[str], delimiter: str) -> Record | BadRow:
@@ -141,5 +163,5 @@ def _printable(value: str) -> tuple[str, bool]:
     return value, True
 
 
-CSV = RecordReader(lambda handle, compression, fields, limit: _blocks(handle, compression, ","))
-TSV = RecordReader(lambda handle, compression, fields, limit: _blocks(handle, compression, "\t"))
+CSV = RecordReader(_csv_blocks, has_delimiter=True)
+TSV = RecordReader(_tsv_blocks)

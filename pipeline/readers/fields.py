@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
 
 import orjson
 import pyarrow as pa
@@ -23,6 +25,10 @@ class BadRow(Exception):
         self.reason, self.detail, self.id, self.text = reason, detail, id, text
 
 
+class NoTexts(BadRow):
+    """A document whose list of texts is missing, null or empty: it has no rows, and none to reject."""
+
+
 class NumberAsWritten(float):
     """A number with its digits as written in a text format: a float loses some."""
 
@@ -35,18 +41,40 @@ class NumberAsWritten(float):
     text: str
 
 
+class TextField(NamedTuple):
+    """The path of a text, and that of its id, or None for generated ids."""
+
+    text: str
+    id: str | None
+
+
 @dataclass(frozen=True)
 class Fields:
-    """The paths of the fields that are read: names joined by dots, with `[]` after a list whose elements are read."""
+    """The paths of the fields that are read: names joined by dots, with `[]` after a list whose elements are read.
+
+    A record has a row for each text of `text` and of the text fields in `more`.
+    """
 
     text: str = "text"
     id: str | None = None
     keep: tuple[str, ...] = ()
+    more: tuple[TextField, ...] = ()
+
+    @property
+    def texts(self) -> tuple[TextField, ...]:
+        """Return all text fields with their ids, in the order given."""
+        return TextField(self.text, self.id), *self.more
 
     @property
     def columns(self) -> list[str]:
-        """Return every path, as given."""
-        return [self.text, *([] if self.id is None else [self.id]), *self.keep]
+        """Return every path once, as given."""
+        paths = [path for field in self.texts for path in field if path is not None]
+        return list(dict.fromkeys([*paths, *self.keep]))
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether a record has one text, with the id at a path without a list."""
+        return not self.more and "[]" not in f"{self.text}{self.id}"
 
 
 def lookup(record: object, path: str) -> object:
@@ -72,7 +100,7 @@ def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
         return
     elements = lookup(record, before)
     if elements is MISSING or elements is None or elements == []:
-        raise BadRow("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
+        raise NoTexts("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
     if not isinstance(elements, list):
         raise BadRow("wrong type", f"field {before!r} is {type_name(elements)}, not a list")
     for number, element in enumerate(elements):
@@ -117,6 +145,8 @@ def as_text(value: object, field: str, limit: int) -> str:
 
 def as_id(value: object, field: str, limit: int) -> str:
     """Return a value as an id, a number as its decimal text. Raises BadRow if it cannot be one or is over `limit` bytes."""
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, bytes):
         value = _decode(value)
     if isinstance(value, str):

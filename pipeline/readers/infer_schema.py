@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..io.file_io import FileIO
 from ..io.filesystem import StoreError
 from .base import FieldSummary, InputError, Shard
-from .compression import DamagedShard
+from .compression import BadHeader, DamagedShard, WrongEncoding
 from .fields import Fields, is_text
 from .registry import READERS
 
@@ -22,15 +22,20 @@ OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", 
 def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO()) -> pa.Schema:
     """Return the schema of the kept fields, with the types that they have in up to 16 shards.
 
-    Raises InputError if no record has a field (the message names those that exist), if a field cannot be kept, and if a
-    shard cannot be opened or gives no byte for as long as `file_io` waits.
+    Raises InputError if no record has a field (the message names those that exist), if a field has a type or a name that
+    it must not have, if fields are given and no shard has any, if a header cannot name fields, if all shards are UTF-16,
+    and if a shard cannot be opened or gives no byte for as long as `file_io` waits.
     """
     _check_names(fields)
     with_fields = [shard for shard in shards if READERS[shard.format].has_fields]
+    if not with_fields:
+        _check_no_fields(fields)
     step = max(1, len(with_fields) // PEEKED_SHARDS)
     summary = FieldSummary()
     for shard in with_fields[::step][:PEEKED_SHARDS]:
         _peek(shard, fields, summary, file_io)
+    if summary.encoding and not summary.names:
+        raise InputError(summary.encoding)
     if summary.names:
         unknown = [path for path in fields.columns if path not in summary.paths]
         if unknown:
@@ -41,9 +46,18 @@ def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO =
 
 
 def _check_names(fields: Fields) -> None:
-    through = [path for path in fields.columns[1:] if "[]" in path]
+    through = [path for path in fields.keep if "[]" in path]
     if through:
-        raise InputError(f"{', '.join(through)}: only --text_field may go through a list with []")
+        raise InputError(f"--keep_fields {','.join(through)}: only --text_field and --id_field may go through a list with []")
+    for text, path in fields.texts:
+        if path is not None and "[]" in path and path.rpartition("[]")[0] != text.rpartition("[]")[0]:
+            raise InputError(
+                f"--id_field {path} goes through another list than its --text_field {text}: both must be fields of the same "
+                f"elements, as chunks[].text and chunks[].id"
+            )
+    repeated = [path for path, times in Counter(field.text for field in fields.texts).items() if times > 1]
+    if repeated:
+        raise InputError(f"--text_field {repeated[0]} is given twice: name each field once")
     twice = [name for name, times in Counter(fields.keep).items() if times > 1]
     if twice:
         raise InputError(f"--keep_fields {','.join(fields.keep)}: {', '.join(twice)} occurs twice")
@@ -52,11 +66,30 @@ def _check_names(fields: Fields) -> None:
         raise InputError(f"--keep_fields {','.join(clash)}: the output has columns of that name already")
 
 
+def _check_no_fields(fields: Fields) -> None:
+    """Raise InputError if fields were chosen, for shards without any."""
+    chosen = {
+        "--text_field": ",".join(field.text for field in fields.texts) if fields.texts != Fields().texts else None,
+        "--id_field": ",".join(field.id for field in fields.texts if field.id),
+        "--keep_fields": ",".join(fields.keep),
+    }
+    flags = ", ".join(f"{flag} {value}" for flag, value in chosen.items() if value)
+    if flags:
+        raise InputError(
+            f"{flags}: no shard has fields, since each line of txt is a text: leave the flag out, or give another "
+            f"--input_format"
+        )
+
+
 def _peek(shard: Shard, fields: Fields, summary: FieldSummary, file_io: FileIO) -> None:
     """Add the fields of a shard to `summary`."""
     try:
         with file_io.open(shard.path) as handle:
             READERS[shard.format].describe_fields(handle, shard, fields, summary)
+    except BadHeader as error:
+        raise InputError(f"{shard.path}: {error}") from None
+    except WrongEncoding as error:
+        summary.encoding = summary.encoding or f"{shard.path}: {error}"
     except DamagedShard:
         pass  # the run reports it; the other shards tell the types
     except StoreError as error:

@@ -7,14 +7,14 @@ from typing import IO
 
 import orjson
 
-from .base import RECORD_BYTES, Record, RecordReader, Records, check_utf8, excerpt, too_long
+from .base import RECORD_BYTES, Record, RecordReader, Records, Shard, check_utf8, excerpt, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields, NumberAsWritten, lookup
 
 
-def _blocks(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
     row = 0
-    for block in line_blocks(handle, compression, RECORD_BYTES):
+    for block in line_blocks(handle, shard.compression, RECORD_BYTES):
         filled = [line for line in block if line is None or (line and not line.isspace())]
         records = _objects(filled, fields) or [_object(line, fields) for line in filled]
         yield row, records
@@ -29,9 +29,14 @@ def _objects(block: list[bytes | None], fields: Fields) -> list[Record | BadRow]
         return None
     if any(type(record) is not dict for record in records):
         return None
-    if fields.id is not None and any(isinstance(lookup(record, fields.id), float) for record in records):
+    if any(isinstance(lookup(record, path), float) for path in _ids(fields) for record in records):
         return None
     return records
+
+
+def _ids(fields: Fields) -> list[str]:
+    """Return the paths of ids that are not elements of a list."""
+    return [field.id for field in fields.texts if field.id is not None and "[]" not in field.id]
 
 
 def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
@@ -44,12 +49,12 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         return check_utf8(line) or BadRow(reason, str(error), text=excerpt(line))  # type: ignore[arg-type]
     if not isinstance(record, dict):
         return BadRow("malformed record", "the line is JSON, but not an object", text=excerpt(line))
-    if fields.id is not None and isinstance(lookup(record, fields.id), float):
+    if any(isinstance(lookup(record, path), float) for path in _ids(fields)):
         try:
             exact = json.loads(line, parse_float=NumberAsWritten, parse_int=NumberAsWritten)
         except RecursionError:  # json's limit of depth is a little below orjson's
             return BadRow("malformed record", "the line is nested too deep", text=excerpt(line))
-        return {**record, fields.id: lookup(exact, fields.id)}
+        return {**record, **{path: lookup(exact, path) for path in _ids(fields)}}
     return record
 
 

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .arrow_values import as_strings, is_list, kept_values, needed_columns, records_of, type_at
+from .arrow_values import as_strings, kept_values, needed_columns, records_of, type_at
 from .base import BATCH_BYTES, RECORD_BYTES, Batches, FieldSummary, Shard, too_long
 from .compression import BLOCK_ROWS, DamagedShard
+from .field_types import check_types, is_list, kept_type
 from .fields import BadRow, Fields, is_text
 from .parquet_limits import (
     VALUE_BYTES,
@@ -39,6 +40,7 @@ class ParquetReader:
 
     has_fields = True
     compressible = False
+    has_delimiter = False
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of every row group that can be read to `builder`."""
@@ -61,20 +63,23 @@ class ParquetReader:
         summary.names.update(dict.fromkeys(schema.names))
         types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
         summary.paths.update(types)
+        check_types(shard, fields, types)
         for path in fields.keep:
             if path in types:
-                summary.add_kept_type(path, types[path])
+                summary.add_kept_type(path, kept_type(types[path]) or types[path])
 
 
 def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.RecordBatch | None:
     """Return the row batch of `batch`, or None if a row must be looked at by itself."""
     fields = builder.fields
+    if not fields.is_plain:
+        return None
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     if not {fields.text, *builder.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():
         return None
     try:
         text = as_strings(columns[fields.text])
-        ids = as_strings(columns[fields.id], numbers=True) if fields.id else None
+        ids = as_strings(columns[fields.id], ids=True) if fields.id else None
         kept = [columns[field.name].cast(field.type) for field in builder.kept]
         for column in (text, ids, *kept):
             if column is not None:
@@ -183,8 +188,10 @@ def _row_bytes(column: pa.Array) -> NDArray[np.int64]:
         if longest * len(column) <= BATCH_BYTES >> 4:  # small in any case
             return np.full(len(column), longest, np.int64)
         return np.asarray(pa.array(value_bytes).take(column.indices).fill_null(0))
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return _row_bytes(column.cast(pa.large_binary()))
     if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        lengths = pc.binary_length(column.cast(pa.large_binary()) if pa.types.is_string_view(kind) else column)
+        lengths = pc.binary_length(column)
         return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
     if pa.types.is_struct(kind):
         return sum((_row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))

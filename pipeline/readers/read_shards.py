@@ -36,13 +36,18 @@ def read_shard(
     The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError with the shard's path
     if it cannot be read at all: it is gone, forbidden, or gives no byte for as long as `file_io` waits.
     """
-    builder, bytes_read = BatchBuilder(shard, fields, kept, max_text_bytes), BytesRead(shard.bytes)
+    yield from _read(BatchBuilder(shard, fields, kept, max_text_bytes), file_io)
+
+
+def _read(builder: BatchBuilder, file_io: FileIO) -> Batches:
+    shard, bytes_read = builder.shard, BytesRead(builder.shard.bytes)
     try:
         with file_io.open(shard.path) as handle:
             for batches in READERS[shard.format].read(handle, builder):
                 bytes_read.reach(handle.tell())
                 yield batches
     except DamagedShard as damage:
+        builder.damage = str(damage)
         builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
     except StoreError:
         raise
@@ -54,13 +59,18 @@ def read_shard(
 
 @dataclass
 class ShardRead:
-    """Result of reading a shard: its rows, rejected ones included, the seconds it took, and the rows of each second."""
+    """Result of reading a shard: its rows, rejected ones included, the seconds it took, and the rows of each second.
+
+    `damage` says why a shard was not read to its end, and is None if it was; `without_texts` counts its documents whose
+    list of texts is missing or empty.
+    """
 
     shard: str
     rows: int = 0
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
-    damage: str | None = None  # why the shard was not read to its end
+    damage: str | None = None
+    without_texts: int = 0
 
 
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
@@ -75,7 +85,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
         kept, read = pa.ipc.read_schema(pa.py_buffer(self.kept)), ShardRead(shard.name)
         before = shard_state(shard)
         began = time.perf_counter()
-        for rows, rejected in read_shard(shard, self.fields, kept, self.max_text_bytes, self.file_io):
+        builder = BatchBuilder(shard, self.fields, kept, self.max_text_bytes)
+        for rows, rejected in _read(builder, self.file_io):
             size = rows.num_rows + rejected.num_rows
             read.rows += size
             count("rows_read", size)
@@ -84,14 +95,13 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             if rows.num_rows:
                 yield rows
             if rejected.num_rows:
-                if rejected.column("reason")[-1].as_py() == "damaged shard":
-                    read.damage = rejected.column("detail")[-1].as_py()
                 yield beam.pvalue.TaggedOutput("rejected", rejected)
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
         count("read_msecs", round(1000 * read.seconds))
         if shard_state(shard) != before:
             raise shard_changed(shard)
+        read.damage, read.without_texts = builder.damage, builder.without_texts
         yield beam.pvalue.TaggedOutput("read", read)
 
 

@@ -1,4 +1,4 @@
-"""READERS: the reader of each format by its name."""
+"""READERS: the reader of each format by its name, and the suffixes that name a format."""
 
 from __future__ import annotations
 
@@ -9,3 +9,5 @@ from .parquet import ParquetReader
 from .text import TEXT
 
 READERS: dict[str, Reader] = {"txt": TEXT, "jsonl": JSONL, "csv": CSV, "tsv": TSV, "parquet": ParquetReader()}
+
+FORMAT_SUFFIXES = {**{f".{name}": name for name in READERS}, ".ndjson": "jsonl"}

@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import difflib
-import glob
+import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from ..io.filesystem import StoreError, match, with_retries
+from ..io.filesystem import StoreError, is_local, with_retries
 from .base import InputError, Shard
 from .compression import SUFFIXES
-from .registry import READERS
+from .globs import fixed_part, glob_regex, match_local, match_remote
+from .registry import FORMAT_SUFFIXES, READERS
 
 
-def find_shards(patterns: Sequence[str], input_format: str | None = None) -> list[Shard]:
-    """Return the shards that the globs match, by path, each once. Raises InputError if a glob matches no usable file."""
-    files: dict[str, tuple[str, int]] = {}
+def find_shards(patterns: Sequence[str], input_format: str | None = None, delimiter: str | None = None) -> list[Shard]:
+    """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
+
+    Raises InputError if a glob matches no usable file, and if two files would have the same name in ids.
+    """
+    shards: dict[str, Shard] = {}
+    globs: dict[str, tuple[str, str]] = {}
     for pattern in patterns:
         for path, size in _match(pattern):
-            files.setdefault(path, (_below(pattern, path), size))
-    names = Counter(name for name, _ in files.values())
-    shards = []
-    for path, (name, size) in sorted(files.items()):
-        form, compression = _format_of(path, input_format)
-        shards.append(Shard(path, _text(name if names[name] == 1 else path), form, compression, size))
-    return shards
+            identity = os.path.realpath(path) if is_local(path) else path
+            if identity in shards:
+                continue
+            form, compression = _format_of(path, input_format)
+            name = _name(_without_scheme(pattern), path)
+            if name in globs:
+                raise _same_name(name, (pattern, path), globs[name])
+            globs[name] = (pattern, path)
+            shards[identity] = Shard(path, name, form, compression, size, delimiter)
+    if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
+        raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
+    return sorted(shards.values(), key=lambda shard: shard.path)
+
+
+def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:
+    """Raise InputError if a shard is in `output`, or if a glob would match the files of later snapshots in it."""
+    directory = (os.path.realpath(output) if is_local(output) else output).rstrip("/")
+    for shard in shards:
+        path = os.path.realpath(shard.path) if is_local(shard.path) else shard.path
+        if path == directory:
+            raise InputError(f"--output {output} is also an input: give the directory of the snapshots another name")
+        if path.startswith(f"{directory}/"):
+            raise InputError(
+                f"{shard.path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
+            )
+    files = ("current.json", "snapshots/run/manifest.json", "snapshots/run/part-00000.parquet")
+    for pattern in map(_without_scheme, patterns):
+        fixed = fixed_part(pattern)
+        start = f"{os.path.realpath(fixed or '.').rstrip('/')}/" if is_local(pattern) else fixed
+        regex = glob_regex(pattern[len(fixed) :])
+        for file in files:
+            path = f"{directory}/{file}"
+            if pattern != fixed and path.startswith(start) and regex.match(path[len(start) :]):
+                raise InputError(
+                    f"--input {pattern} also matches the snapshots in --output {output}: choose an output outside of it, "
+                    f"or narrow the glob"
+                )
 
 
 def shard_state(shard: Shard) -> tuple[int, float]:
@@ -55,56 +89,85 @@ def shard_changed(shard: Shard, how: str = "while it was read") -> InputError:
     )
 
 
-def _text(name: str) -> str:
-    """Return a file's name as valid text: bytes of it that are not UTF-8 are spelled out."""
+def _name(pattern: str, path: str) -> str:
+    """Return a file's name in ids: its path below the fixed part of the glob; bytes that are not UTF-8 are spelled out."""
+    fixed = fixed_part(pattern)
+    name = path.rpartition("/")[2] if path == pattern and not fixed else path[len(fixed) :].lstrip("/")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _format_of(path: str, input_format: str | None = None) -> tuple[str, str | None]:
+def _same_name(name: str, *inputs: tuple[str, str]) -> InputError:
+    (pattern, path), (first_pattern, first_path) = inputs
+    pairs = zip(first_path.split("/"), path.split("/"), strict=False)
+    common = [component for component, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return InputError(
+        f"{first_path} (--input {first_pattern}) and {path} (--input {pattern}) would both be named {name!r} in ids: "
+        f"read them by one glob, as in '{'/'.join([*common, '**', name.rpartition('/')[2]])}'"
+    )
+
+
+def _format_of(path: str, input_format: str | None) -> tuple[str, str | None]:
     """Return (format, compression) of a file by its suffixes. Raises InputError if they name no known format."""
     stem, suffix = os.path.splitext(path)
     compression = SUFFIXES.get(suffix.lower())
     if compression:
         suffix = os.path.splitext(stem)[1]
-    form = input_format or suffix.lower().removeprefix(".")
+    form = input_format or FORMAT_SUFFIXES.get(suffix.lower(), "")
     if form not in READERS:
         raise InputError(
-            f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(READERS)}, compressed also "
-            f"{', '.join(SUFFIXES)}: name it with --input_format"
+            f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(FORMAT_SUFFIXES)}, most also "
+            f"compressed as {', '.join(SUFFIXES)}: name it with --input_format"
         )
     if compression and not READERS[form].compressible:
         raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression
 
 
-def _match(pattern: str) -> list[tuple[str, int]]:
+def _without_scheme(pattern: str) -> str:
+    """Return the local path of a file:// URL; other patterns as they are."""
+    if not pattern.startswith("file://"):
+        return pattern
+    path = pattern.removeprefix("file://").removeprefix("localhost")
+    if not path.startswith("/"):
+        raise InputError(f"{pattern}: a file URL names no host: write file:///path, or the path alone")
+    return path
+
+
+def _match(given: str) -> list[tuple[str, int]]:
+    """Return (path, size in bytes) of the files that a glob matches. Raises InputError if there are none."""
+    pattern = _without_scheme(given)
+    pattern += "*" if pattern.endswith("/") else ""
     try:
-        found = match(pattern)
-    except ValueError as error:  # no filesystem for that scheme
-        raise InputError(f"{pattern} cannot be read: {error}; gs:// and s3:// need the extras gcp and aws") from None
+        files = match_local(pattern) if is_local(pattern) else _match_remote(pattern)
     except StoreError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"{pattern} cannot be listed: {error}") from None
-    files = [(file.path, file.size_in_bytes) for file in found if not os.path.isdir(file.path)]
-    if not files and os.path.isfile(pattern):  # a name that contains brackets
-        files = [(pattern, os.path.getsize(pattern))]
-    if "://" not in pattern:  # Beam's star stops at a backslash, the separator of other systems
-        missed = [path for path in glob.glob(pattern, recursive=True) if "\\" in path and os.path.isfile(path)]
-        missed = sorted(set(missed) - {path for path, _ in files})
-        if missed:
-            raise InputError(f"{missed[0]!r} has a backslash in its name, and no glob matches that: rename the file")
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        raise InputError(f"--input {given} cannot be listed: {reason}") from None
     if not files:
-        raise InputError(f"--input {pattern} matches no file; {_nearest_files(pattern)}")
+        raise InputError(f"--input {given} matches no file; {_nearest_files(pattern)}")
     for path, _ in files:
-        if "://" not in path and not os.access(path, os.R_OK):
+        if is_local(path) and not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: permission denied")
     return files
 
 
+def _match_remote(pattern: str) -> list[tuple[str, int]]:
+    scheme = pattern.partition("://")[0]
+    if scheme in ("http", "https"):
+        raise InputError(
+            f"{pattern} cannot be read: shards are files on a disk or in an object store (gs://, s3://); download it "
+            f"first, as in curl -O {pattern}"
+        )
+    try:
+        return match_remote(pattern)
+    except ValueError as error:  # no file system for that scheme
+        raise InputError(f"{pattern} cannot be read: {error}; gs:// and s3:// need the extras gcp and aws") from None
+
+
 def _nearest_files(pattern: str) -> str:
     """Return words on the nearest files that do exist."""
-    if "://" in pattern:
+    if not is_local(pattern):
         return "check the bucket and the path"
     if os.path.isdir(pattern):
         return f"it is a directory: name its files, as in '{pattern.rstrip('/')}/*'"
@@ -118,8 +181,3 @@ def _nearest_files(pattern: str) -> str:
         if names
         else f"{folder} is empty"
     )
-
-
-def _below(pattern: str, path: str) -> str:
-    fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
-    return path[len(fixed) :].lstrip("/") if fixed and path.startswith(fixed) else path.rpartition("/")[2] or path

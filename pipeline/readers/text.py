@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import IO
 
-from .base import Record, RecordReader, Records, check_utf8, decode_lines, too_long
+from .base import Record, RecordReader, Records, Shard, check_utf8, decode_lines, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields
 
 
-def _blocks(handle: IO[bytes], compression: str | None, fields: Fields, limit: int) -> Records:
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
     row = 0
-    for block in line_blocks(handle, compression, limit):
+    for block in line_blocks(handle, shard.compression, limit):
         texts = decode_lines(block)
         if texts is not None:
             yield row, [text.removesuffix("\r") for text in texts]

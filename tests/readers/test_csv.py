@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
+
+from audioclip_text.pipeline.readers.base import InputError
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shards import find_shards
+from tests.support.commands import run_command
+from tests.support.corpus import read
 from tests.support.shards import read_rows, reasons, texts
 
 
@@ -47,3 +57,53 @@ def test_an_open_quote_in_a_shard_cut_short_costs_no_other_row(tmp_path: Path) -
     rows, rejected = read_rows(tmp_path / "a.csv.gz")
     assert texts(rows) == [f"line {n}" for n in range(1000)]
     assert reasons(rejected) == [("0", "malformed record"), ("1001", "damaged shard")]
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t", "¦"])
+def test_the_delimiter_of_csv_can_be_chosen(tmp_path: Path, delimiter: str) -> None:
+    """Quotes, line ends and commas in texts are read as with commas; tsv keeps its tabs."""
+    content = (
+        'id,text\n1,"one, two; three|""4"""\n2,"a\nb"\n3,c'.replace("1,", "1D").replace("2,", "2D").replace("3,", "3D")
+    )
+    (tmp_path / "a.csv").write_text(content.replace("id,", "id" + delimiter).replace("D", delimiter))
+    (tmp_path / "b.tsv").write_text("id\ttext\n4\td,e")
+    shards = find_shards([f"{tmp_path}/*"], delimiter=delimiter)
+    batches = [rows for shard in shards for rows, _ in read_shard(shard, Fields(id="id"), pa.schema([]))]
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [(row["id"], row["text"]) for row in rows] == [
+        ("1", 'one, two; three|"4"'),
+        ("2", "a\nb"),
+        ("3", "c"),
+        ("4", "d,e"),
+    ]
+
+
+def test_a_delimiter_without_csv_is_refused(tmp_path: Path) -> None:
+    """It would be ignored."""
+    (tmp_path / "b.tsv").write_text("id\ttext\n4\td,e")
+    with pytest.raises(InputError, match="--delimiter ';' is for csv, and no shard is csv: leave it out"):
+        find_shards([f"{tmp_path}/*"], delimiter=";")
+
+
+def test_a_header_with_a_field_twice_is_damage(tmp_path: Path) -> None:
+    """No value is lost silently in a shard that was not looked at before the run."""
+    (tmp_path / "a.csv").write_text("text,text\na,b\n")
+    rows, rejected = read_rows(tmp_path / "a.csv", kept=pa.schema([]))
+    assert (rows, reasons(rejected)) == ([], [("0", "damaged shard")])
+    assert rejected[0]["detail"] == "the header has the field 'text' more than once: rename the others"
+
+
+def test_csv_at_the_command_line(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """A semicolon as delimiter is suggested, works, and is an option in the manifest; two characters are refused."""
+    (tmp_path / "a.csv").write_text("id;text\n1;x, y\n")
+    command = ["embed", "--input", "a.csv", "--output", "out", "--id_field", "id", "--checkpoint", small_head]
+    command += ["--tokenizer_path", str(vocabulary)]
+    done = run_command(tmp_path, *command)
+    assert (done.status, "looks as if ';' separates it: try --delimiter ';'" in done.stderr) == (2, True)
+    done = run_command(tmp_path, *command, "--delimiter", ";;")
+    assert (done.status, "';;' is not one character, as in ';' or '|'" in done.stderr) == (2, True)
+    done = run_command(tmp_path, *command, "--delimiter", ";")
+    assert done.status == 0, done.stderr
+    assert [(row["id"], row["text"]) for row in read(tmp_path / "out").to_pylist()] == [("1", "x, y")]
+    (manifest,) = tmp_path.glob("out/snapshots/*/manifest.json")
+    assert json.loads(manifest.read_text())["options"]["delimiter"] == ";"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from decimal import Decimal
@@ -115,12 +116,109 @@ def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     assert refusal(lambda: kept(tmp_path, id="c[].t")) == "c[].t: only --text_field may go through a list with []"
 
 
-def test_formats_without_fields_ignore_them(tmp_path: Path) -> None:
+def test_fields_of_shards_without_fields_are_refused(tmp_path: Path) -> None:
     """Lines of text have no fields; next to shards that have some, their kept values are null."""
     (tmp_path / "a.txt").write_text("x\n")
-    assert kept(tmp_path, "n", id="k") == {"n": "string"}
+    assert kept(tmp_path) == {}
+    expected = (
+        ": no shard has fields, since each line of txt is a text: leave the flag out, or give another --input_format"
+    )
+    assert refusal(lambda: kept(tmp_path, text="caption")) == "--text_field caption" + expected
+    assert refusal(lambda: kept(tmp_path, id="k")) == "--id_field k" + expected
+    assert refusal(lambda: kept(tmp_path, "n", "m", id="k")) == "--id_field k, --keep_fields n,m" + expected
     lines(tmp_path / "b.jsonl", {"text": "t", "k": 1, "n": 1})
     assert kept(tmp_path, "n", id="k") == {"n": "int64"}
+
+
+ROWS = 2
+COLUMNS: dict[str, pa.Array] = {
+    "date": pa.array([datetime.date(2020, 1, 1)] * ROWS),
+    "time": pa.array([1] * ROWS, pa.timestamp("us")),
+    "bool": pa.array([True] * ROWS),
+    "struct": pa.array([{"a": 1}] * ROWS),
+    "map": pa.array([[("a", 1)]] * ROWS, pa.map_(pa.string(), pa.int32())),
+    "numbers": pa.array([[1]] * ROWS),
+    "words": pa.array([["a"]] * ROWS),
+    "view": pa.array([["a"]] * ROWS, pa.list_view(pa.string())),
+    "float": pa.array([1.5] * ROWS),
+    "number": pa.array([1] * ROWS, pa.uint8()),
+    "text": pa.array(["a"] * ROWS),
+    "bytes": pa.array([b"a"] * ROWS, pa.binary_view()),
+    "word": pa.array(["a"] * ROWS).dictionary_encode(),
+    "nulls": pa.nulls(ROWS),
+    "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * ROWS, pa.binary(16))),
+    "uuids": pa.ListArray.from_arrays(
+        [0, 1, 2], pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * ROWS, pa.binary(16)))
+    ),
+}
+TEXTS = {"words", "text", "bytes", "word", "nulls"}
+IDS = {"float", "number", "text", "bytes", "word", "nulls", "uuid"}
+NOT_KEPT = {"view", "uuids"}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_columns_that_cannot_be_what_they_are_given_as_are_refused(tmp_path: Path, column: str) -> None:
+    """Before the run, by name and type: as a text, as an id, and as a kept field."""
+    table = pa.table({"good": ["x"] * ROWS, f"a {column}": COLUMNS[column]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    name, kind = f"a {column}", pq.read_schema(tmp_path / "a.parquet").field(1).type
+    if column in TEXTS:
+        assert kept(tmp_path, text=name) == {}
+    else:
+        message = refusal(lambda: kept(tmp_path, text=name))
+        assert message.startswith(
+            f"{tmp_path}/a.parquet: field {name!r} is {kind}, which cannot be a text: give another"
+        )
+    if column in IDS:
+        assert kept(tmp_path, text="good", id=name) == {}
+    else:
+        message = refusal(lambda: kept(tmp_path, text="good", id=name))
+        assert message.startswith(
+            f"{tmp_path}/a.parquet: field {name!r} is {kind}, which cannot be an id: give another"
+        )
+    if column in NOT_KEPT:
+        message = refusal(lambda: kept(tmp_path, name, text="good"))
+        assert f"field {name!r} is {kind}, which cannot be a kept field: leave it out of --keep_fields" in message
+    else:
+        assert list(kept(tmp_path, name, text="good")) == [name]
+
+
+def test_types_inside_of_lists_and_structs_are_checked(tmp_path: Path) -> None:
+    """A text field may lead into them, to a text and not to a number."""
+    pq.write_table(pa.table({"c": [[{"t": "x", "n": 1}]], "m": [{"l": ["x"], "d": 1}]}), tmp_path / "a.parquet")
+    assert kept(tmp_path, text="c[].t") == kept(tmp_path, text="m.l[]") == kept(tmp_path, text="m.l") == {}
+    assert "field 'c[].n' is int64, which cannot be a text" in refusal(lambda: kept(tmp_path, text="c[].n"))
+    assert "no record has the field 'm.d[]'" in refusal(lambda: kept(tmp_path, text="m.d[]"))
+    assert "no record has the field 'm.l[].t'" in refusal(lambda: kept(tmp_path, text="m.l[].t"))
+
+
+def test_headers_that_cannot_name_fields_are_refused(tmp_path: Path) -> None:
+    """A field that occurs twice, and a header with another delimiter, which the message names."""
+    start = f"{tmp_path}/a.csv: the header "
+    for header, message in {
+        "text,n,text,m,n": "has the field 'n', 'text' more than once: rename the others",
+        "id;text;n": "'id;text;n' is one field, and looks as if ';' separates it: try --delimiter ';'",
+        "id\ttext": "'id\\ttext' is one field, and looks as if '\\t' separates it: try --input_format tsv",
+        "id|text": "'id|text' is one field, and looks as if '|' separates it: try --delimiter '|'",
+    }.items():
+        (tmp_path / "a.csv").write_text(f"{header}\n1;x\n")
+        assert refusal(lambda: kept(tmp_path)) == start + message
+    (tmp_path / "a.csv").write_text("a;b\nx\n")
+    assert kept(tmp_path, text="a;b") == {}
+    (tmp_path / "a.csv").unlink()
+    for header, flags in {"id,text": "--input_format csv", "id;text": "--input_format csv --delimiter ';'"}.items():
+        (tmp_path / "a.tsv").write_text(f"{header}\n")
+        assert refusal(lambda: kept(tmp_path)).endswith(f"separates it: try {flags}")
+
+
+def test_shards_of_utf16_are_refused(tmp_path: Path) -> None:
+    """The message says how to convert them; next to shards of UTF-8 the run reports them as damaged."""
+    (tmp_path / "a.csv").write_bytes("id,text\n1,x\n".encode("utf-16"))
+    assert refusal(lambda: kept(tmp_path)) == (
+        f"{tmp_path}/a.csv: the text is UTF-16 and must be UTF-8: convert it, as in iconv -f UTF-16 -t UTF-8 OLD > NEW"
+    )
+    lines(tmp_path / "b.jsonl", {"text": "t"})
+    assert kept(tmp_path) == {}
 
 
 def test_damaged_shards_do_not_prevent_a_run(tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path: Path, form: 
     rows = [{"id": f"k{number}", "text": text} for number, text in enumerate(TEXTS)]
     path = tmp_path / f"part.{form}{suffix}"
     path.write_bytes(COMPRESS[suffix](encode_rows(form, rows)))
-    for field, expected in ((None, [f"part.{form}{suffix}#{n}" for n in range(5)]), ("id", [r["id"] for r in rows])):
+    cases = [(None, [f"part.{form}{suffix}#{n}" for n in range(5)])]
+    cases += [("id", [row["id"] for row in rows])] if form != "txt" else []
+    for field, expected in cases:
         found, rejected = read_rows(path, id=field)
         assert texts(found) == TEXTS
         assert [row["row"] for row in found] == [0, 1, 2, 3, 4]
-        assert ids(found) == (expected if form != "txt" else [f"{path.name}#{n}" for n in range(5)])
+        assert ids(found) == expected
         assert rejected == []
 
 
@@ -55,7 +57,7 @@ def test_byte_order_marks(tmp_path: Path, form: str) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + content)
     assert texts(read_rows(path)[0]) == ["a"]
     path.write_bytes(content.decode().encode("utf-16"))
-    rows, rejected = read_rows(path)
+    rows, rejected = read_rows(path, kept=pa.schema([]))
     assert (rows, reasons(rejected)) == ([], [("0", "damaged shard")])
     assert "UTF-16" in str(rejected[0]["detail"])
 

@@ -1,0 +1,91 @@
+"""The types of columns that can be texts, ids and kept fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from .base import InputError, Shard
+from .fields import Fields, is_text
+
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+def is_uuid(kind: pa.DataType) -> bool:
+    """Return whether a type is that of UUIDs."""
+    return getattr(kind, "extension_name", None) == "arrow.uuid"
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's types of lists, without their views."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def check_types(shard: Shard, fields: Fields, types: Mapping[str, pa.DataType]) -> None:
+    """Raise InputError if a field of a shard has a type with which it cannot be a text, an id or a kept field.
+
+    `types` are those of the fields that the shard has, by path.
+    """
+    texts, ids = ({field[place] for field in fields.texts} for place in (0, 1))
+    for path, kind in types.items():
+        if path in texts and not can_be_text(kind):
+            role, remedy = "a text", "give another --text_field, or convert the column to strings"
+        elif path in ids and not can_be_id(kind):
+            role, remedy = "an id", "give another --id_field, or convert the column to strings"
+        elif path in fields.keep and kept_type(kind) is None:
+            role, remedy = "a kept field", "leave it out of --keep_fields, or convert the column"
+        else:
+            continue
+        raise InputError(f"{shard.path}: field {path!r} is {kind}, which cannot be {role}: {remedy}")
+
+
+def can_be_text(kind: pa.DataType) -> bool:
+    """Return whether values of a type are texts: strings, bytes, or lists of these, which are joined."""
+    return _is_text_or_bytes(kind) or bool(is_list(kind) and _is_text_or_bytes(kind.value_type))
+
+
+def can_be_id(kind: pa.DataType) -> bool:
+    """Return whether values of a type are ids: strings, bytes, numbers and UUIDs."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(number or is_uuid(kind) or _is_text_or_bytes(kind))
+
+
+def _is_text_or_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text_or_bytes(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return not is_uuid(kind) and _is_text_or_bytes(kind.storage_type)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    return bool(is_text(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_null(kind))
+
+
+def kept_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return the type of the output column of a kept field, or None if it cannot be kept.
+
+    Views become plain strings and bytes, which hold the same values and which all of Arrow's functions take.
+    """
+    if kind in _VIEWS:
+        return _VIEWS[kind]
+    if pa.types.is_dictionary(kind):
+        return kept_type(kind.value_type)
+    if not pa.types.is_nested(kind):
+        return kind
+    if any(isinstance(kind.field(n).type, pa.BaseExtensionType) for n in range(kind.num_fields)):
+        return None  # Arrow has no slices of such lists and structs
+    if pa.types.is_struct(kind):
+        types = [kept_type(field.type) for field in kind]
+        return (
+            None if None in types else pa.struct([field.with_type(new) for field, new in zip(kind, types, strict=True)])
+        )
+    if is_list(kind):
+        element = kept_type(kind.value_type)
+        return None if element is None else _with_element(kind, kind.value_field.with_type(element))
+    return kind if pa.types.is_map(kind) else None
+
+
+def _with_element(kind: pa.DataType, element: pa.Field) -> pa.DataType:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(element, kind.list_size)
+    return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)

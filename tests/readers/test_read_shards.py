@@ -1,0 +1,40 @@
+"""ReadShards as a step of a pipeline: what it reports of each shard."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.read_shards import ReadShards
+from audioclip_text.pipeline.readers.shards import find_shards
+
+
+def test_damaged_shards_are_reported(tmp_path: Path) -> None:
+    """With the rows that were read, the rejected one included, and the reason; of a complete shard there is none."""
+    (tmp_path / "good.txt").write_text("a\nb\n")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"a\nb\nc\n")[:-9])
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / "utf16.txt").write_bytes("a\n".encode("utf-16"))
+    pq.write_table(pa.table({"text": ["a"] * 9}), tmp_path / "rows.parquet")
+    data = (tmp_path / "rows.parquet").read_bytes()
+    (tmp_path / "footer.parquet").write_bytes(data[:-1])
+    shards = find_shards([f"{tmp_path}/*"])
+    with beam.Pipeline("DirectRunner", PipelineOptions([])) as pipeline:
+        result = pipeline | beam.Create(shards) | ReadShards(Fields(), pa.schema([]))
+        reads = result.read | beam.Map(lambda read: (read.shard, read.rows, (read.damage or "")[:20]))
+        expected = [
+            ("good.txt", 2, ""),
+            ("rows.parquet", 9, ""),
+            ("cut.txt.gz", 4, "gzip: the compressed"),
+            ("empty.parquet", 1, "parquet: Parquet fil"),
+            ("footer.parquet", 1, "parquet: Parquet mag"),
+            ("utf16.txt", 1, "the text is UTF-16 a"),
+        ]
+        assert_that(reads, equal_to(expected))
