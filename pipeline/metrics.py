@@ -61,17 +61,19 @@ class Pace(TypedDict):
     rows: dict[str, list[int]]
 
 
-def rows_by_second(rows: int, took: float = 0.0) -> Counter[int]:
-    """Return the number of rows finished in each second, if `rows` were finished evenly in the last `took` seconds.
+def rows_by_second(rows: int, duration: float = 0.0) -> Counter[int]:
+    """Return the number of rows finished in each second, if `rows` were finished evenly in the last `duration` seconds.
 
     Keys are seconds since the epoch.
     """
     now = time.time()
 
     def finished(moment: float) -> int:
-        return rows if moment >= now else int(rows * max(0.0, moment - now + took) / took) if took else 0
+        return rows if moment >= now else int(rows * max(0.0, moment - now + duration) / duration) if duration else 0
 
-    return Counter({second: finished(second + 1) - finished(second) for second in range(int(now - took), int(now) + 1)})
+    return Counter(
+        {second: finished(second + 1) - finished(second) for second in range(int(now - duration), int(now) + 1)}
+    )
 
 
 def pace_by_span(seconds_of: Mapping[str, Mapping[int, int]], started: float, total: float) -> Pace:

@@ -74,13 +74,13 @@ def download(options: EmbedOptions) -> None:
 def run_summary(output: str, manifest: Manifest) -> str:
     """Return the counts, times and paths of a finished run as lines for a terminal."""
     counts, seconds = manifest["counts"], manifest["seconds"]
-    why = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
     path = run_path(output, manifest["snapshot"])
     model = seconds.get("model_seconds", 0) + seconds.get("tokenize_seconds", 0)
     lines = [
         f"snapshot  {path}",
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
-        f"{counts['rejected']:,} rejected{f' ({why})' if why else ''}",
+        f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
         f"model     {counts['model_texts']:,} texts, {counts['tokens']:,} tokens"
         + (f", {1 - counts['nodes'] / counts['tokens']:.0%} of them shared" if counts["nodes"] else "")
         + (f", {counts['micro_batches']:,} micro-batches" if counts["micro_batches"] else "")
@@ -95,6 +95,8 @@ def run_summary(output: str, manifest: Manifest) -> str:
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
         + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]
+    if counts.get("without_texts"):
+        lines.append(f"documents {counts['without_texts']:,} without texts: their list is missing or empty")
     lines += [f"note      {note}" for note in manifest["notes"]]
     if manifest["weights"] == "untrained":
         lines.append("weights   untrained: random weights, for testing only")

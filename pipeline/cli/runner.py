@@ -240,9 +240,9 @@ class _RunState:
             shutil.rmtree(self.temporary, ignore_errors=True)
         output, snapshot = self.corpus.job.output, self.corpus.snapshot
         if is_local(output):
-            own = f"*{os.getpid()}.tmp"
+            temporary = f"*{os.getpid()}.tmp"
             patterns = [
-                os.path.join(escape(output), own),
+                os.path.join(escape(output), temporary),
                 os.path.join(escape(output), "snapshots", f".*-{os.getpid()}"),
             ]
             if snapshot and self.local:

@@ -1,4 +1,4 @@
-"""The command line as people and schedulers meet it: real shards, a real encoder, separate processes."""
+"""The command line as users and schedulers run it: real shards, a real encoder, separate processes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,15 @@ import zstandard
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.cli import main
+from tests.support.program import run_program
 
 TEXTS = [
     f"{animal} {verb} in the {place}" for animal in ("dog", "cat") for verb in ("barks", "sleeps") for place in "abc"
 ]
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "audioclip_text.pipeline", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)  # type: ignore[call-overload,no-any-return]
-
-
 def write_every_format(directory: Path, texts: Sequence[str]) -> int:
-    """The texts in every format and compression; gives the number of shards."""
+    """Write the texts in every format and compression; return the number of shards."""
     directory.mkdir()
     jsonl = "".join(json.dumps({"id": f"j{n}", "text": text}) + "\n" for n, text in enumerate(texts)).encode()
     (directory / "a.txt").write_text("\n".join(texts) + "\n")
@@ -53,9 +49,9 @@ def write_every_format(directory: Path, texts: Sequence[str]) -> int:
 
 @pytest.mark.slow
 def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path) -> None:
-    """One command embeds every format; the vectors are the encoder's, and DuckDB and Polars read them."""
+    """One command embeds every format; the vectors equal the encoder's, and DuckDB and Polars read them."""
     shards = write_every_format(tmp_path / "in", TEXTS)
-    done = run(
+    done = run_program(
         "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
         "--tokenizer_path", vocabulary,
     )  # fmt: skip
@@ -63,7 +59,7 @@ def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path)
     assert f"{shards * len(TEXTS)} read = {shards * len(TEXTS)} embedded + 0 reused + 0 rejected" in done.stdout
     assert f"{len(TEXTS)} texts" in done.stdout
     assert "WARNING: the weights are untrained" in done.stderr
-    current = run("current", tmp_path / "out").stdout.strip()
+    current = run_program("current", tmp_path / "out").stdout.strip()
     files = f"{current}/part-*.parquet"
     table = duckdb.sql(f"SELECT text, embedding::FLOAT[1024] AS e FROM '{files}' ORDER BY text, id").fetchall()
     expected = TextEncoder.load("untrained", tokenizer_path=vocabulary).encode([text for text, _ in table])
@@ -71,12 +67,12 @@ def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path)
     frame = pl.read_parquet(files)
     assert frame.schema["embedding"] == pl.Array(pl.Float32, 1024)
     assert frame.height == shards * len(TEXTS)
-    again = run(
+    again = run_program(
         "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
         "--tokenizer_path", vocabulary,
     )  # fmt: skip
     assert "0 embedded" in again.stdout
-    log = run("log", tmp_path / "out").stdout.splitlines()
+    log = run_program("log", tmp_path / "out").stdout.splitlines()
     assert len(log) == 3
     assert log[-1].startswith("*")
 
@@ -94,14 +90,14 @@ def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path)
         (["gc", "out", "--keep", "0"], "--keep 0 would remove the current snapshot"),
     ],
 )
-def test_wrong_use_is_one_clear_line_and_status_2(
+def test_an_input_error_is_one_line_and_status_2(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    """What cannot be run as given is said in one line before anything starts."""
+    """A missing or wrong input is named in one line before anything starts."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     Path("a.jsonl").write_text('{"caption": "dog"}\n')
@@ -115,14 +111,14 @@ def test_wrong_use_is_one_clear_line_and_status_2(
 @pytest.mark.parametrize(
     "flag", ["--batch_size=0", "--max_rejected=many", "--max_shrink=2", "--prompt=sound", "--dtype=int8"]
 )
-def test_flags_out_of_range_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """argparse names the flag, the value and the rule."""
+def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the flag."""
     assert main(["embed", "--input", "a.txt", "--output", "out", flag]) == 2
     assert flag.split("=", maxsplit=1)[0] in capsys.readouterr().err
 
 
 def test_help_is_quick_and_imports_neither_beam_nor_torch() -> None:
-    """--help answers at once: the modules that take seconds are not imported."""
+    """The modules that take seconds to import are not imported."""
     code = (
         "import sys\nfrom audioclip_text.pipeline.cli import main\n"
         "try: main(['embed', '--help'])\nexcept SystemExit: pass\n"
@@ -133,8 +129,8 @@ def test_help_is_quick_and_imports_neither_beam_nor_torch() -> None:
     assert "--model_path" in done.stdout
 
 
-def test_commands_on_an_empty_directory_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """log, current and rollback need a snapshot."""
+def test_commands_on_an_empty_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """log, current and rollback name the directory without a snapshot."""
     for command in ("log", "current", "rollback"):
         assert main([command, str(tmp_path)]) == 1
         assert "has no current snapshot" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`plan` says what a run would do, and the run then does it."""
+"""`plan` counts what a run would do, and the run then does it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     return counts, plan_summary(job, counts)
 
 
-def test_a_plan_names_what_is_new_changed_the_same_and_gone(tmp_path: Path) -> None:
+def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     """Rows are compared by id, vectors by text, and no model is loaded."""
     shard = tmp_path / "a.jsonl"
     rows = [{"id": f"r{n}", "text": f"caption {n}"} for n in range(10)]
     write_jsonl(shard, rows)
-    counts, words = _plan(shard, tmp_path / "out")
+    counts, summary = _plan(shard, tmp_path / "out")
     assert {name: number for name, number in counts.items() if number} == {
         "new": 10, "embed": 10, "texts": 10, "tokens": 40,
     }  # fmt: skip
-    assert "against   nothing (the first run)" in words
+    assert "against   nothing (the first run)" in summary
     embed(shard, tmp_path / "out", id_field="id")
     edited = [
         *rows[2:],
@@ -42,13 +42,13 @@ def test_a_plan_names_what_is_new_changed_the_same_and_gone(tmp_path: Path) -> N
     edited[0] = {"id": "r2", "text": "another caption"}
     write_jsonl(shard, edited)
     calls = len(StubHandler().load_model().calls)
-    counts, words = _plan(shard, tmp_path / "out")
+    counts, summary = _plan(shard, tmp_path / "out")
     assert len(StubHandler().load_model().calls) == calls
     assert {name: number for name, number in counts.items() if number} == {
         "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "texts": 2, "tokens": 8,
     }  # fmt: skip
-    assert "2 new, 1 changed, 7 the same, 2 removed; 1 rejected" in words
-    assert "of model time" in words
+    assert "2 new, 1 changed, 7 the same, 2 removed; 1 rejected" in summary
+    assert "of model time" in summary
 
 
 _CORPUS = st.dictionaries(st.sampled_from([f"r{n}" for n in range(8)]), st.sampled_from("abcde"), min_size=1)
@@ -57,10 +57,10 @@ _CORPUS = st.dictionaries(st.sampled_from([f"r{n}" for n in range(8)]), st.sampl
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(before=_CORPUS, after=_CORPUS)
-def test_a_plan_is_what_a_dictionary_says_and_what_the_run_does(
+def test_plan_equals_a_naive_comparison_and_the_run(
     before: dict[str, str], after: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """For any two corpora the plan's numbers are those of a naive comparison, and the run embeds what it said."""
+    """For any two corpora the plan's numbers are those of a naive comparison, and the run embeds as many texts."""
     directory = tmp_path_factory.mktemp("plan")
     shard = directory / "a.jsonl"
     for corpus in (before, after):

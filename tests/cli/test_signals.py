@@ -73,7 +73,7 @@ class Run:
     "signals", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3], ids=["SIGTERM", "SIGHUP", "three SIGINT"]
 )
 def test_a_signal_ends_a_run(tmp_path: Path, small_head: str, vocabulary: Path, signals: list[signal.Signals]) -> None:
-    """One line, no spill file, no file in the making, no temporary directory; quick repeats change nothing."""
+    """One line, no spill file, no unfinished file, no temporary directory; quick repeats change nothing."""
     run = Run(tmp_path, small_head, vocabulary)
     run.wait_for_parts()
     family = run.family()
@@ -129,5 +129,5 @@ def test_a_signal_before_the_run_starts(tmp_path: Path) -> None:
     """While Beam and torch are imported a signal ends the program in the same way."""
     code = "import os, signal, sys\nfrom audioclip_text.pipeline.cli import app\n"
     code += "app.parse = lambda argv: os.kill(os.getpid(), signal.SIGTERM)\nsys.exit(app.main())"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (143, "audioclip-text: error: interrupted by SIGTERM\n")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (143, "audioclip-text: error: interrupted by SIGTERM\n")

@@ -19,8 +19,8 @@ def test_a_published_run_exits_with_0(tmp_path: Path, small_head: str, vocabular
     """The snapshot is published, so that the exit status is 0 although no one reads the summary."""
     (tmp_path / "a.txt").write_text("dog\n")
     flags = ["--input", "a.txt", "--output", "out", "--checkpoint", small_head, "--tokenizer_path", vocabulary]
-    ran = run_program("embed", *flags, redirect=redirect, cwd=tmp_path)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    result = run_program("embed", *flags, redirect=redirect, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert current_name(str(tmp_path / "out")) is not None
 
 
@@ -44,14 +44,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_command_whose_result_is_its_output(output: Path, redirect: str, status: int, message: str) -> None:
     """A reader that has seen enough gives the status that a shell gives; a full disk is one line and status 1."""
-    ran = run_program("log", output, redirect=redirect)
-    assert (ran.returncode, ran.stderr) == (status, message)
+    result = run_program("log", output, redirect=redirect)
+    assert (result.returncode, result.stderr) == (status, message)
 
 
 def test_a_change_that_was_made_exits_with_0(output: Path) -> None:
     """For gc, as for every command that changes files, the status says whether that succeeded."""
-    ran = run_program("gc", output, "--keep", "1", redirect=">/dev/full")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    result = run_program("gc", output, "--keep", "1", redirect=">/dev/full")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_closed_stderr_hides_an_error_but_not_the_status(tmp_path: Path) -> None:

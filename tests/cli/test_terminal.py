@@ -1,4 +1,4 @@
-"""What reaches a terminal is one visible line, whatever the data says."""
+"""Output for a terminal is one harmless line, whatever the data contains."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ANY = st.text(st.characters(), max_size=80)  # lone surrogates and control chara
         (r"C:\new", r"C:\new"),
     ],
 )
-def test_what_is_shown(text: str, shown: str) -> None:
-    """Writing stays as it is; what acts on a terminal or turns the line round is spelled out."""
+def test_printable_text(text: str, shown: str) -> None:
+    """Printable text stays as it is; what acts on a terminal or reverses the line is escaped."""
     assert printable(text) == shown
 
 
 @given(ANY)
-def test_nothing_that_acts_gets_through(text: str) -> None:
-    """No control, format, surrogate, private or unassigned character is left, but for the two joiners."""
+def test_no_control_character_is_left(text: str) -> None:
+    """No control, format, surrogate, private or unassigned character is left, except the two joiners."""
     shown = printable(text)
     assert not [c for c in shown if unicodedata.category(c)[0] == "C" and c not in "\u200c\u200d"]
     assert not [c for c in shown if unicodedata.category(c) in ("Zl", "Zp")]
@@ -45,8 +45,8 @@ def test_nothing_that_acts_gets_through(text: str) -> None:
 
 
 @given(ANY, st.integers(0, 40))
-def test_it_fits(text: str, width: int) -> None:
-    """A width is kept, in cells; what fits is not cut, and what is cut ends in an ellipsis."""
+def test_width_in_cells(text: str, width: int) -> None:
+    """No line is wider than the given cells; only a longer one is cut, and ends in an ellipsis."""
     shown, whole = printable(text, width), printable(text)
     assert count_cells(shown) <= width
     if shown != whole and width:
@@ -56,6 +56,6 @@ def test_it_fits(text: str, width: int) -> None:
         assert shown == whole
 
 
-def test_marks_without_width_do_not_pile_up() -> None:
-    """A megabyte of combining marks is no line of eight cells."""
+def test_marks_without_width_are_limited() -> None:
+    """A megabyte of combining marks is cut to a line of eight cells."""
     assert len(printable("e" + "\u0301" * 1_000_000, 8)) <= 33

@@ -158,9 +158,9 @@ def test_gc_dry_run_with_a_hyphen_removes_nothing(folder: Path, capsys: pytest.C
 
 def test_in_a_real_process(folder: Path) -> None:
     """The program answers at once, with exit status 2 and without a traceback."""
-    ran = run_program("gc", "out", "--keep", "1", "--dry-runn", "x", cwd=folder)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.splitlines() == [
+    result = run_program("gc", "out", "--keep", "1", "--dry-runn", "x", cwd=folder)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [
         "audioclip-text: error: unknown flag --dry-runn; did you mean --dry_run?",
         "See `audioclip-text gc --help`.",
     ]
@@ -169,9 +169,9 @@ def test_in_a_real_process(folder: Path) -> None:
 def test_an_unquoted_glob_in_a_real_process(folder: Path, small_head: str, vocabulary: Path) -> None:
     """Every file that the shell puts behind --input is embedded."""
     flags = f"--input *.txt --output out --model-path {small_head} --tokenizer-path {vocabulary}"
-    ran = run_program("embed", redirect=flags, cwd=folder)
-    assert ran.returncode == 0, ran.stderr
-    assert "rows      2 read = 2 embedded" in ran.stdout
+    result = run_program("embed", redirect=flags, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "rows      2 read = 2 embedded" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The program `audioclip-text`, started anew as users and schedulers do."""
+"""The program `audioclip-text`, in a new process, as users and schedulers start it."""
 
 from __future__ import annotations
 
