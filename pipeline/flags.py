@@ -129,11 +129,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--download_model", action="store_true", help="first fetch checkpoint and vocabulary if they are missing")
     add(
         "--text_field",
-        default="text",
+        action="append",
         metavar="PATH",
-        help="field of the text: text, meta.caption, chunks[].text (default: text)",
+        help="field of the text: text, meta.caption, chunks[].text (default: text); can be repeated",
     )
-    add("--id_field", metavar="PATH", help="field of the id (default: <shard>#<row number>)")
+    add(
+        "--id_field",
+        action="append",
+        metavar="PATH",
+        help="field of the id, one for each --text_field (default: <shard>#<row number>)",
+    )
     add("--keep_fields", type=_names, default=[], metavar="A,B", help="more fields to copy to the output")
     add(
         "--input_format",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import zip_longest
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -14,9 +15,9 @@ from .dedup.buckets import bucket_bits
 from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
-from .options import EmbedOptions, is_local_run
+from .options import EmbedOptions, OptionsError, is_local_run
 from .readers.base import Shard
-from .readers.fields import Fields
+from .readers.fields import Fields, TextField
 from .readers.infer_schema import infer_kept_schema
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
@@ -115,16 +116,16 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     inputs, output = options.check()
     FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
     file_io = FileIO.from_options(options, options.read_timeout)
-    fields = Fields(text=options.text_field, id=options.id_field, keep=tuple(options.keep_fields))
+    fields = _fields(options)
     shards = find_shards(inputs, options.input_format, options.delimiter)
     check_outside(inputs, shards, output)
     kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     model = handler.describe()
     previous, reusable, notes = _earlier_snapshots(output, model)
-    rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
     if model.notice:
         notes.insert(0, model.notice)
+    rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
     leftovers: list[str] = []
     earlier: list[str] = []
     if not options.no_dedupe:
@@ -161,6 +162,23 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         text=not options.no_text,
     )
     return job, handler
+
+
+def _fields(options: EmbedOptions) -> Fields:
+    """Return the fields that the options name; OptionsError if text fields and id fields do not pair up."""
+    texts, ids = _paths(options.text_field), _paths(options.id_field)
+    texts = texts or [Fields.text]
+    if ids and len(ids) != len(texts):
+        raise OptionsError(
+            f"--id_field is given {len(ids)} times ({', '.join(ids)}) for {len(texts)} text fields ({', '.join(texts)}): "
+            f"give one id field for each text field, in the same order, or none"
+        )
+    pairs = [TextField(*pair) for pair in zip_longest(texts, ids)]
+    return Fields(pairs[0].text, pairs[0].id, tuple(options.keep_fields), tuple(pairs[1:]))
+
+
+def _paths(given: list[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
 
 
 _OWN = frozenset(name for name in EmbedOptions.__annotations__)

@@ -42,8 +42,8 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     checkpoint: str
     tokenizer_path: str | None
     download_model: bool
-    text_field: str
-    id_field: str | None
+    text_field: list[str] | str | None
+    id_field: list[str] | str | None
     keep_fields: list[str]
     input_format: str | None
     delimiter: str | None
@@ -137,7 +137,8 @@ def reject_unknown_flags(options: PipelineOptions) -> None:
 
 def is_local_run(options: PipelineOptions) -> bool:
     """Return whether the job runs on Beam's runner for one machine."""
-    return options.view_as(StandardOptions).runner in (None, "DirectRunner")
+    runner = options.view_as(StandardOptions).runner
+    return runner is None or runner.lower() in ("direct", "directrunner")  # Beam takes both, in any case
 
 
 def rejected_limit(max_rejected: str | None, read: int) -> float:

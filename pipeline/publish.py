@@ -43,6 +43,7 @@ class RunTotals:
     stats: FileStats = field(default_factory=FileStats)
     read: int = 0
     read_seconds: float = 0.0
+    without_texts: int = 0  # documents whose list of texts is missing or empty
     shards: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # shards that were not read to their end, with the reason
     files: list[FileInfo] = field(default_factory=list)
@@ -68,6 +69,7 @@ class RunTotals:
         elif isinstance(report, ShardRead):
             self.read += report.rows
             self.read_seconds += report.seconds
+            self.without_texts += report.without_texts
             self.stats.add_seconds("read", report.by_second)
             self.shards.append(report.shard)
             if report.damage is not None:
@@ -219,6 +221,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         }
         if job.bits and job.unique_ids:
             counts["duplicate_ids"] = totals.duplicate_ids
+        if any("[]" in field.text for field in job.fields.texts):
+            counts["without_texts"] = totals.without_texts
         seconds = {
             "total": round(time.time() - self.started, 3),
             "read_seconds": round(totals.read_seconds, 6),

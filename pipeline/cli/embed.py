@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..embed import EmbedCorpus
 from ..metrics import SECONDS
-from ..options import EmbedOptions, reject_unknown_flags
+from ..options import EmbedOptions, is_local_run, reject_unknown_flags
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
@@ -27,6 +27,7 @@ def embed(argv: Sequence[str]) -> int:
     options = parse(argv)
     options.check()
     check_runner(options)
+    check_device(options)
     if options.download_model:
         download(options)
     corpus = EmbedCorpus(options)
@@ -62,6 +63,14 @@ def with_outcome(message: str, corpus: EmbedCorpus) -> str:
     if corpus.local:
         return f"{message}; nothing was published"
     return f"{message}; `audioclip-text log {corpus.job.output}` shows whether {corpus.snapshot} was published"
+
+
+def check_device(options: EmbedOptions) -> None:
+    """Raise ValueError or RuntimeError if a local run lacks the device; on a remote runner the workers look for it."""
+    from ...model.settings import pick_device
+
+    if is_local_run(options):
+        pick_device(options.device, options.dtype)
 
 
 def download(options: EmbedOptions) -> None:

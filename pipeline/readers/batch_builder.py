@@ -27,8 +27,8 @@ class BatchBuilder:
     """Rows and rejected rows of a shard, collected until they fill a batch.
 
     A block without any row to reject becomes a batch at once, without a look at each row. `limit` is the length of the
-    longest text and id, in bytes; `next_row` is the number of the row after the last one added, `damage` says why the shard was
-    not read to its end, and `without_texts` counts documents whose list of texts is missing or empty.
+    longest text and id, in bytes; `next_row` is the number of the row after the last one added, `damage` says why the
+    shard was not read to its end, and `without_texts` counts documents whose list of texts is missing or empty.
     """
 
     def __init__(self, shard: Shard, fields: Fields, kept: pa.Schema, limit: int) -> None:

@@ -100,7 +100,8 @@ def texts_at(record: object, path: str) -> Iterator[tuple[str, object]]:
         return
     elements = lookup(record, before)
     if elements is MISSING or elements is None or elements == []:
-        raise NoTexts("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
+        error = NoTexts if isinstance(record, dict) else BadRow
+        raise error("missing field", f"field {before!r} is {'missing' if elements is MISSING else 'empty'}")
     if not isinstance(elements, list):
         raise BadRow("wrong type", f"field {before!r} is {type_name(elements)}, not a list")
     for number, element in enumerate(elements):

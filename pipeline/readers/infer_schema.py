@@ -48,7 +48,7 @@ def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO =
 def _check_names(fields: Fields) -> None:
     through = [path for path in fields.keep if "[]" in path]
     if through:
-        raise InputError(f"--keep_fields {','.join(through)}: only --text_field and --id_field may go through a list with []")
+        raise InputError(f"--keep_fields {','.join(through)}: only --text_field and --id_field may contain []")
     for text, path in fields.texts:
         if path is not None and "[]" in path and path.rpartition("[]")[0] != text.rpartition("[]")[0]:
             raise InputError(

@@ -77,6 +77,7 @@ class Counts(_RequiredCounts, total=False):
     """The counts of a run: rows by outcome, and the model's work. `duplicate_ids` is present if ids were checked."""
 
     duplicate_ids: int
+    without_texts: int
 
 
 class _RequiredKeys(TypedDict):
