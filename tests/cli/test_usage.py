@@ -175,6 +175,22 @@ def test_an_unquoted_glob_in_a_real_process(folder: Path, small_head: str, vocab
 
 
 @pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        ("--device cuda:99", 1, "device='cuda:99'"),
+        ("--device cpu --dtype float16", 2, "dtype='float16' needs a CUDA device"),
+    ],
+)
+def test_device_is_checked_first(
+    folder: Path, flags: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A GPU that this machine lacks is named before a local run reads its model."""
+    assert main([*IN.split(), "--checkpoint=gone.pt", *flags.split()]) == status
+    assert message in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--runner Flnk", "unknown --runner Flnk; did you mean Flink?"),

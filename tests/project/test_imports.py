@@ -37,7 +37,7 @@ LAYERS: list[set[str]] = [
 MODEL_USERS: dict[str, set[str] | None] = {
     "inference/shared_encoder": None,
     "inference/model_handler": None,
-    "cli/embed": {"download"},
+    "cli/embed": {"check_device", "download"},
     "cli/commands": {"run_fetch", "run_extract"},
     "snapshots/fingerprint": {"fingerprint_of"},
 }
