@@ -20,6 +20,6 @@ def convert_write_errors(path: str) -> Iterator[None]:
             error = inner
         reason = getattr(error, "strerror", None) or error
         raise SnapshotError(
-            f"{path} cannot be written: {reason}; nothing was published: free disk space or give write permission, then "
-            f"run again; finished files are reused"
+            f"{path} cannot be written: {reason}: free disk space or give write permission, then run again; finished "
+            f"files are reused"
         ) from error

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from .file_io import FileIO
     from .filesystem import StoreError
     from .local_cache import local_copy
     from .timeout_reader import open_to_read
 
-__all__ = ["StoreError", "local_copy", "open_to_read"]
+__all__ = ["FileIO", "StoreError", "local_copy", "open_to_read"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "file_io": ["FileIO"],
         "filesystem": ["StoreError"],
         "local_cache": ["local_copy"],
         "timeout_reader": ["open_to_read"],

@@ -109,7 +109,7 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(SnapshotError, match=r"current\.json cannot be written: No space left on device; .* run again"):
+    with pytest.raises(SnapshotError, match=r"current\.json cannot be written: No space left on device: .* run again"):
         write_json(str(path), {"snapshot": "two"})
     assert read_json(str(path)) == {"snapshot": "one"}
     assert [file.name for file in tmp_path.iterdir()] == ["current.json"]

@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     first, _ = embed(tmp_path / "a.jsonl", output, id_field="id")
     before = read(output)
     _corpus(tmp_path / "a.jsonl", 8000, noise=200)
-    with pytest.raises(RuntimeError, match=r"disk/out/\S+ cannot be written: No space left on device; nothing was pub"):
+    with pytest.raises(RuntimeError, match=r"disk/out/\S+ cannot be written: No space left on device: free disk space"):
         embed(tmp_path / "a.jsonl", output, StubHandler(), id_field="id")
     assert current_name(str(output)) == first["snapshot"]
     assert read(output).equals(before)
@@ -67,7 +67,7 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(RuntimeError, match=r"out/\S+ cannot be written: File too large; nothing was published"):
+        with pytest.raises(RuntimeError, match=r"out/\S+ cannot be written: File too large: free disk space"):
             embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -116,7 +116,7 @@ def test_a_read_only_output(shared_directory: Path) -> None:
     """If nothing can be written, nothing is started, and the message names the directory and the missing permission."""
     before = current_name(str(shared_directory / "out"))
     _forbid(shared_directory / "out")
-    refused = pytest.raises(RuntimeError, match=r"out cannot be written: Permission denied; nothing was published")
+    refused = pytest.raises(RuntimeError, match=r"out cannot be written: Permission denied: free disk space")
     with _unprivileged(), refused:
         embed(shared_directory / "a.jsonl", shared_directory / "out", id_field="id")
     assert current_name(str(shared_directory / "out")) == before
@@ -143,7 +143,7 @@ def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories
             return encoder
 
     with _unprivileged():
-        with pytest.raises(RuntimeError, match=r"out\S* cannot be written: Permission denied; nothing was published"):
+        with pytest.raises(RuntimeError, match=r"out\S* cannot be written: Permission denied: free disk space"):
             embed(shared_directory / "a.jsonl", shared_directory / "out", Forbidding(name="forbidding"), id_field="id")
         ENCODERS.clear()
         for path in shared_directory.glob(directories):
