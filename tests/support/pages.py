@@ -29,8 +29,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[str]:
-    """Return the command lines of all shell blocks, in order."""
-    return [line for block in blocks(page, "sh") for line in block.splitlines() if line]
+    """Return the commands of all shell blocks, in order; a line that ends in a backslash continues on the next one."""
+    text = "".join(blocks(page, "sh"))
+    return [line for line in re.sub(r"\\\n *", "", text).splitlines() if line]
 
 
 def expected_output(code: str) -> list[str]:
@@ -53,7 +54,7 @@ def run_blocks(
 ) -> dict[str, str]:
     """Run the blocks of a page, or of a section, and return the output of each.
 
-    Each line of a shell block ("sh") is run as one command; those in `skip` are left out, and each must occur. Each
+    Each command of a shell block ("sh") is run by itself; those in `skip` are left out, and each must occur. Each
     Python block ("python") is run as one program, and must print what its comments say: in that order, except in a Beam
     pipeline, which promises no order.
     """
