@@ -47,7 +47,7 @@ def check(flags: list[str]) -> argparse.Namespace:
     assert arguments.input
     assert arguments.output
     assert arguments.checkpoint.endswith(("AudioCLIP-Full-Training.pt", "text-head.safetensors"))
-    assert arguments.id_field == "id"
+    assert arguments.id_field == ["id"]
     assert arguments.max_rejected == "1%"
     return arguments
 
