@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
     for texts in (("dog", ""), ("dog", "bird", "")):
         rows = [{"id": text or "none", "text": text} for text in texts]
-        embed(write_jsonl(folder / "a.jsonl", rows), folder / "out", id_field="id")
+        embed(write_jsonl(folder / "a.jsonl", rows), folder / "out", id_field="id", unique_ids=True)
     np.save(folder / "query.npy", np.ones(8, np.float32))
     return folder
 

@@ -177,7 +177,7 @@ def test_ids_that_look_like_paths_are_ids(tmp_path: Path) -> None:
     shard = write_jsonl(tmp_path / "in/a.jsonl", [{"id": name, "text": f"text {name}"} for name in ids])
     embed(shard, tmp_path / "out", id_field="id")
     assert sorted(read(tmp_path / "out")["id"].to_pylist()) == sorted(ids)
-    assert all(require_plain_name(path.name.lstrip("."), "test") for path in (tmp_path / "out").rglob("*"))
+    assert all(require_plain_name(path.name.lstrip("._"), "test") for path in (tmp_path / "out").rglob("*"))
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
