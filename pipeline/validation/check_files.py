@@ -6,12 +6,13 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..io.filesystem import list_directory, sha256_of
 from ..io.timeout_reader import open_to_read
+from ..snapshots.listing import LISTINGS
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from .result import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its manifest.
-_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", "_shards.parquet", "_earlier.parquet")
+_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", *LISTINGS)
 
 
 def check_files(output: str, manifest: Manifest) -> tuple[Check, list[FileInfo]]:

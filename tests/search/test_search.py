@@ -148,6 +148,7 @@ def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsy
     assert "was embedded with the checkpoint untrained, which cannot be read: no checkpoint at nowhere.pt" in printed
 
 
+@pytest.mark.slow
 def test_other_tokenizer_versions_are_a_warning(
     output: Path, tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, tokenizer: ClipTokenizer) -> 
     return path
 
 
+@pytest.mark.slow
 def test_float16_is_float32_rounded(
     head: Path, tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
