@@ -48,7 +48,9 @@ def write_every_format(directory: Path, texts: Sequence[str]) -> int:
 
 
 @pytest.mark.slow
-def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path) -> None:
+def test_every_format_through_the_command_line(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One command embeds every format; the vectors equal the encoder's, and DuckDB and Polars read them."""
     shards = write_every_format(tmp_path / "in", TEXTS)
     done = run_program(
@@ -67,12 +69,12 @@ def test_every_format_through_the_command_line(tmp_path: Path, vocabulary: Path)
     frame = pl.read_parquet(files)
     assert frame.schema["embedding"] == pl.Array(pl.Float32, 1024)
     assert frame.height == shards * len(TEXTS)
-    again = run_program(
-        "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
-        "--tokenizer_path", vocabulary,
-    )  # fmt: skip
-    assert "0 embedded" in again.stdout
-    log = run_program("log", tmp_path / "out").stdout.splitlines()
+    capsys.readouterr()
+    flags = [f"--input={tmp_path / 'in/*'}", f"--output={tmp_path / 'out'}", f"--tokenizer_path={vocabulary}"]
+    assert main(["embed", *flags, "--checkpoint=untrained"]) == 0
+    assert "0 embedded" in capsys.readouterr().out
+    assert main(["log", str(tmp_path / "out")]) == 0
+    log = capsys.readouterr().out.splitlines()
     assert len(log) == 3
     assert log[-1].startswith("*")
 
