@@ -16,9 +16,9 @@ from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
 from .options import EmbedOptions, OptionsError, is_local_run
-from .readers.base import Shard
 from .readers.fields import Fields, TextField
 from .readers.infer_schema import infer_kept_schema
+from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .base import InputError, Shard
     from .fields import Fields
     from .infer_schema import infer_kept_schema
     from .read_shards import ReadShards
+    from .shard import InputError, Shard
     from .shards import find_shards
 
 __all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "infer_kept_schema"]
@@ -16,7 +16,7 @@ __all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "infer_
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["InputError", "Shard"],
+        "shard": ["InputError", "Shard"],
         "fields": ["Fields"],
         "infer_schema": ["infer_kept_schema"],
         "read_shards": ["ReadShards"],

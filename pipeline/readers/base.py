@@ -1,53 +1,21 @@
-"""What all readers share: the shard, the Reader protocol, the reader of text formats, and rules for lines."""
+"""What all readers share: the Reader protocol, the reader of text formats, and rules for lines."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+from typing import IO, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from .batch_builder import BatchBuilder
 from .fields import MISSING, BadRow, Fields, has_value_at, lookup
+from .shard import RECORD_BYTES, Batches, Records, Shard
 
-if TYPE_CHECKING:
-    from .batch_builder import BatchBuilder
-
-# A record is a dict of fields; a line of txt is a str.
-Record: TypeAlias = "dict[str, object] | str"
-# (number of the first row, records of that row and the rows behind it)
-Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
-# (row batch, rejected batch)
-Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
 Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int], Records]"
 
-# A record of jsonl or csv may contain much besides its text; a longer one is never held whole.
-RECORD_BYTES = 16 << 20
-
-# The rows of a batch take about this much at most.
-BATCH_BYTES = 16 << 20
-
 PEEKED_RECORDS = 1000  # per shard, to find out which fields there are
-
-
-class InputError(ValueError):
-    """An input that cannot be read as it was given; the message says why and names a remedy."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One input file.
-
-    `name` is its path below the fixed part of the glob, as ids contain it; `delimiter` is that of csv, if it was given.
-    """
-
-    path: str
-    name: str
-    format: str
-    compression: str | None
-    bytes: int
-    delimiter: str | None = None
 
 
 @dataclass

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas import REJECTED, ROW
-from .base import BATCH_BYTES, Batches, Record, Shard
 from .compression import BLOCK_ROWS
 from .fields import MISSING, BadRow, Fields, NoTexts, as_id, as_kept, as_text, lookup, texts_at
+from .shard import BATCH_BYTES, Batches, Record, Shard
 
 _NONE_REJECTED = pa.RecordBatch.from_pylist([], REJECTED)
 

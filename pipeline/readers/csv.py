@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
-from .base import RECORD_BYTES, Record, RecordReader, Records, Shard, decode_lines, excerpt, too_long
+from .base import RecordReader, decode_lines, excerpt, too_long
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard, line_blocks
 from .fields import BadRow, Fields
+from .shard import RECORD_BYTES, Record, Records, Shard
 
 # Cost of a line besides its bytes, and the bytes that may be read again in any file.
 _LINE_COST, _REREAD_BYTES = 64, 64 << 20

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from ..io.file_io import FileIO
 from ..io.filesystem import StoreError
-from .base import FieldSummary, InputError, Shard
+from .base import FieldSummary
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .fields import Fields, is_text
 from .registry import READERS
+from .shard import InputError, Shard
 
 PEEKED_SHARDS = 16
 

@@ -7,9 +7,10 @@ from typing import IO
 
 import orjson
 
-from .base import RECORD_BYTES, Record, RecordReader, Records, Shard, check_utf8, excerpt, too_long
+from .base import RecordReader, check_utf8, excerpt, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields, NumberAsWritten, lookup
+from .shard import RECORD_BYTES, Record, Records, Shard
 
 
 def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:

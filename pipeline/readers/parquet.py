@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .arrow_values import as_strings, kept_values, needed_columns, records_of, type_at
-from .base import BATCH_BYTES, RECORD_BYTES, Batches, FieldSummary, Shard, too_long
+from .base import FieldSummary, too_long
+from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .field_types import check_types, is_list, kept_type
 from .fields import BadRow, Fields, is_text
@@ -28,9 +29,7 @@ from .parquet_limits import (
     open_parquet,
     rows_at_once,
 )
-
-if TYPE_CHECKING:
-    from .batch_builder import BatchBuilder
+from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Shard
 
 _MAX_ROWS = 2**62
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 from ..io.file_io import FileIO
 from ..io.filesystem import StoreError
 from ..metrics import BytesRead, count, rows_by_second
-from .base import Batches, Shard
 from .batch_builder import BatchBuilder
 from .compression import DamagedShard
 from .fields import BadRow, Fields
 from .registry import READERS
+from .shard import Batches, Shard
 from .shards import shard_changed, shard_state
 
 MAX_TEXT_BYTES = 1 << 20

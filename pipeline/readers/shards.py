@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from apache_beam.io.filesystems import FileSystems
 
 from ..io.filesystem import StoreError, is_local, with_retries
-from .base import InputError, Shard
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
+from .shard import InputError, Shard
 
 
 def find_shards(patterns: Sequence[str], input_format: str | None = None, delimiter: str | None = None) -> list[Shard]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import IO
 
-from .base import Record, RecordReader, Records, Shard, check_utf8, decode_lines, too_long
+from .base import RecordReader, check_utf8, decode_lines, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields
+from .shard import Record, Records, Shard
 
 
 def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:

@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from ..io.file_io import FileIO
 from ..io.filesystem import write_atomically
-from ..readers.base import Shard
+from ..readers.shard import Shard
 
 SHARDS, EARLIER = "_shards.parquet", "_earlier.parquet"
 LISTINGS = (SHARDS, EARLIER)

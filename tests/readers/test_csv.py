@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from audioclip_text.pipeline.readers.base import InputError
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support.commands import run_command
 from tests.support.corpus import read

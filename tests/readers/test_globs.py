@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.readers.base import InputError
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support import object_stores
 from tests.support.commands import run_command

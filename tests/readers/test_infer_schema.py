@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.readers.base import InputError
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import OWN_COLUMNS, infer_kept_schema
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.readers.base import InputError
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 
 

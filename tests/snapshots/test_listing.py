@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from audioclip_text.pipeline.readers.base import Shard
+from audioclip_text.pipeline.readers.shard import Shard
 from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_listing, write_listings
 
 

@@ -1,0 +1,43 @@
+"""A shard, its records, and the batches that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from .fields import BadRow
+
+# A record is a dict of fields; a line of txt is a str.
+Record: TypeAlias = "dict[str, object] | str"
+# (number of the first row, records of that row and the rows behind it)
+Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
+# (row batch, rejected batch)
+Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
+
+# A record of jsonl or csv may contain much besides its text; a longer one is never held whole.
+RECORD_BYTES = 16 << 20
+
+# The rows of a batch take about this much at most.
+BATCH_BYTES = 16 << 20
+
+
+class InputError(ValueError):
+    """An input that cannot be read as it was given; the message says why and names a remedy."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file.
+
+    `name` is its path below the fixed part of the glob, as ids contain it; `delimiter` is that of csv, if it was given.
+    """
+
+    path: str
+    name: str
+    format: str
+    compression: str | None
+    bytes: int
+    delimiter: str | None = None
