@@ -134,7 +134,7 @@ def _without_scheme(pattern: str) -> str:
 
 
 def _match(given: str) -> list[tuple[str, int]]:
-    """Return (path, size in bytes) of the files that a glob matches. Raises InputError if there are none."""
+    """Return (path, size in bytes) of the files that a glob matches. Raises InputError if it matches nothing."""
     pattern = _without_scheme(given)
     pattern += "*" if pattern.endswith("/") else ""
     try:

@@ -122,7 +122,7 @@ def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("caption", [["a", "b", "c"], ["a", "b", " "]], ids=["clean", "with a bad row"])
 def test_uuids_are_ids(tmp_path: Path, caption: list[str]) -> None:
-    """In their text form, whoever wrote the file."""
+    """In their text form, with any tool that writes them."""
     values = [uuid.UUID(int=n << 64 | 5) for n in range(2)]
     storage = pa.array([*(value.bytes for value in values), None], pa.binary(16))
     table = pa.table({"id": pa.ExtensionArray.from_storage(pa.uuid(), storage), "text": caption})

@@ -17,7 +17,7 @@ from audioclip_text.pipeline.readers.shards import find_shards
 
 
 def test_damaged_shards_are_reported(tmp_path: Path) -> None:
-    """With the rows that were read, the rejected one included, and the reason; of a complete shard there is none."""
+    """With the rows that were read, the rejected one included, and the reason; a complete shard has no reason."""
     (tmp_path / "good.txt").write_text("a\nb\n")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"a\nb\nc\n")[:-9])
     (tmp_path / "empty.parquet").touch()
