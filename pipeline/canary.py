@@ -54,8 +54,8 @@ def canary_from_batch(batch: pa.RecordBatch) -> Canary:
     failed = [detail for detail in batch.column("detail").to_pylist() if detail]
     if failed:
         raise SnapshotError(
-            f"the model failed on {len(failed)} of the {len(CANARY_TEXTS)} canary texts: nothing was published; "
-            f"the first error is: {failed[0]}"
+            f"the model failed on {len(failed)} of the {len(CANARY_TEXTS)} canary texts; the first error is: "
+            f"{failed[0]}"
         )
     vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
     return {

@@ -201,7 +201,7 @@ def error_message(error: BaseException) -> str:
     text = str(error)
     if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
         return (
-            "a worker process ended before its work did (killed, or out of memory?): nothing was published; run again, "
+            "a worker process ended before its work did (killed, or out of memory?): run again, "
             "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )
     ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
