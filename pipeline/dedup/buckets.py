@@ -6,6 +6,7 @@ reference to a row group of an earlier part file.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -140,13 +141,13 @@ def read_rows(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
 
 def row_group_piece(path: str, row_group: int) -> bytes:
     """Return the piece that refers to a row group of an earlier part file."""
-    return _ROW_GROUP + _NUMBER.pack(row_group) + path.encode()
+    return _ROW_GROUP + _NUMBER.pack(row_group) + os.fsencode(path)
 
 
 def row_groups_in(pieces: Iterable[bytes]) -> list[tuple[str, int]]:
     """Return (path, row group) of the references to row groups among the pieces of a bucket, in order."""
     found = {
-        (piece[1 + _NUMBER.size :].decode(), _NUMBER.unpack_from(piece, 1)[0])
+        (os.fsdecode(piece[1 + _NUMBER.size :]), _NUMBER.unpack_from(piece, 1)[0])
         for piece in pieces
         if piece[:1] == _ROW_GROUP
     }

@@ -6,7 +6,8 @@ files, and the graph contains only the paths of the two listings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import apache_beam as beam
@@ -22,7 +23,7 @@ SHARDS, EARLIER = "_shards.parquet", "_earlier.parquet"
 LISTINGS = (SHARDS, EARLIER)
 _SHARD_SCHEMA = pa.schema(
     [
-        pa.field("path", pa.string(), nullable=False),
+        pa.field("path", pa.binary(), nullable=False),  # on a disk a path need not be UTF-8
         pa.field("name", pa.string(), nullable=False),
         pa.field("format", pa.string(), nullable=False),
         pa.field("compression", pa.string()),
@@ -30,13 +31,17 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("delimiter", pa.string()),
     ]
 )
-_EARLIER_SCHEMA = pa.schema([pa.field("path", pa.string(), nullable=False)])
+_EARLIER_SCHEMA = pa.schema([pa.field("path", pa.binary(), nullable=False)])
 
 
 def write_listings(directory: str, shards: Sequence[Shard], earlier: Sequence[str]) -> None:
     """Write the two listings of a run into `directory`."""
-    _write(directory, SHARDS, pa.Table.from_pylist([asdict(shard) for shard in shards], _SHARD_SCHEMA))
-    _write(directory, EARLIER, pa.table({"path": list(earlier)}, _EARLIER_SCHEMA))
+    _write(directory, SHARDS, pa.Table.from_pylist([_row(shard) for shard in shards], _SHARD_SCHEMA))
+    _write(directory, EARLIER, pa.table({"path": [os.fsencode(path) for path in earlier]}, _EARLIER_SCHEMA))
+
+
+def _row(shard: Shard) -> dict[str, object]:
+    return {**asdict(shard), "path": os.fsencode(shard.path)}
 
 
 def _write(directory: str, name: str, table: pa.Table) -> None:
@@ -68,6 +73,6 @@ def read_listing(path: str, file_io: FileIO = FileIO()) -> Iterator[Shard | str]
         file = pq.ParquetFile(handle)
         is_shards = file.schema_arrow.names == _SHARD_SCHEMA.names
         for batch in file.iter_batches():
-            rows: Iterable[dict[str, object]] = batch.to_pylist()
-            for row in rows:
-                yield Shard(**row) if is_shards else str(row["path"])  # type: ignore[arg-type]
+            for row in batch.to_pylist():
+                path = os.fsdecode(row["path"])
+                yield Shard(**{**row, "path": path}) if is_shards else path

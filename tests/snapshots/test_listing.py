@@ -13,12 +13,12 @@ def test_entries_come_back_whole(tmp_path: Path) -> None:
     """Every field of a shard, whatever its value."""
     shards = [
         Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, None),
-        Shard("c.csv", "c.csv", "csv", None, 0, ";"),
+        Shard("c\udcff.csv", "c\\xff.csv", "csv", None, 0, ";"),
     ]
     assert all(len({getattr(shard, field.name) for shard in shards}) == 2 for field in fields(Shard))
-    write_listings(str(tmp_path), shards, ["a/part-1.parquet", "b/part-2.parquet"])
+    write_listings(str(tmp_path), shards, ["a/part-1.parquet", "b/\udcff/part-2.parquet"])
     assert list(read_listing(str(tmp_path / SHARDS))) == shards
-    assert list(read_listing(str(tmp_path / EARLIER))) == ["a/part-1.parquet", "b/part-2.parquet"]
+    assert list(read_listing(str(tmp_path / EARLIER))) == ["a/part-1.parquet", "b/\udcff/part-2.parquet"]
 
 
 def test_empty_listings(tmp_path: Path) -> None:
