@@ -20,7 +20,7 @@ _DIRECTORIES = re.compile(r"(?:(?<=/)|^)\*\*/")  # "**/" as a whole component
 
 
 def fixed_part(pattern: str) -> str:
-    """Return the directories before the first component with a wildcard, with their last slash; "" if there are none."""
+    """Return the directories before the first component with a wildcard, with their last slash, or ""."""
     start = _WILDCARD.split(pattern)[0]
     return start[: start.rfind("/") + 1]
 
