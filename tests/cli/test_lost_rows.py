@@ -31,6 +31,7 @@ def manifest_of(tmp_path: Path) -> dict[str, object]:
     return dict(manifest)
 
 
+@pytest.mark.slow
 def test_a_shard_that_breaks_off_fails_the_run_by_name(
     embed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

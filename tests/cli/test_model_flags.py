@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.corpus import read
 
 LONG = "many words " * 50
@@ -19,6 +21,7 @@ def embed(tmp_path: Path, head: str, vocabulary: Path, *flags: str) -> subproces
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.slow
 def test_on_long_error_fails_the_run(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """A text over 77 tokens, new or reused, fails the run, which names shard and row; shorter ones are reused."""
     (tmp_path / "a.txt").write_text(f"dog\n{LONG}\ncat\n")
@@ -44,6 +47,7 @@ def test_on_long_error_fails_the_run(tmp_path: Path, small_head: str, vocabulary
     assert read(tmp_path / "out")["truncated"].to_pylist() == [False, False]
 
 
+@pytest.mark.slow
 def test_another_text_head_is_noted(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """A run with a text head of other shapes says that its vectors are in another space, and the manifest keeps it."""
     (tmp_path / "a.txt").write_text("dog\n")

@@ -62,6 +62,7 @@ def jobs() -> Iterator[tuple[EndlessJobs, int]]:
     server.stop(None).wait()
 
 
+@pytest.mark.slow
 def test_a_signal_names_the_job_that_goes_on(
     tmp_path: Path, jobs: tuple[EndlessJobs, int], small_head: str, vocabulary: Path
 ) -> None:

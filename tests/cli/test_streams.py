@@ -14,6 +14,7 @@ from tests.support.snapshots import batch_of, write_snapshot
 CLOSED = "<&- >&- 2>&-"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirect", [CLOSED, ">/dev/full 2>/dev/full", "2>&1 | true"])
 def test_a_published_run_exits_with_0(tmp_path: Path, small_head: str, vocabulary: Path, redirect: str) -> None:
     """The snapshot is published, so that the exit status is 0 although no one reads the summary."""
@@ -32,6 +33,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirect", "status", "message"),
     [

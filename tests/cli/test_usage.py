@@ -166,6 +166,7 @@ def test_in_a_real_process(folder: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_unquoted_glob_in_a_real_process(folder: Path, small_head: str, vocabulary: Path) -> None:
     """Every file that the shell puts behind --input is embedded."""
     flags = f"--input *.txt --output out --model-path {small_head} --tokenizer-path {vocabulary}"

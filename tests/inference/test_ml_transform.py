@@ -165,6 +165,7 @@ def test_an_artifact_names_public_paths_alone(kind: str, settings: dict[str, Any
         assert callable(getattr(import_module(module), name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["columns", "type_adapter"])
 def test_another_process_loads_an_artifact(
     kind: str, settings: dict[str, Any], expected: Vectors, tmp_path: Path

@@ -186,6 +186,7 @@ def test_a_worker_with_another_checkpoint_is_an_error(small_head: str, vocabular
         worker.load_model()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ftfy", "regex", "unicode"])
 def test_a_worker_with_other_package_versions_is_an_error(name: str, small_head: str, vocabulary: Path) -> None:
     """A worker whose versions would give other token ids names the version and the launcher's."""

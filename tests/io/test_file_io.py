@@ -43,6 +43,7 @@ def test_file_io_opens_local_files_with_its_timeout(tmp_path: Path) -> None:
     (tmp_path / "pipe").write_bytes(b"")
 
 
+@pytest.mark.slow
 def test_a_process_without_options_reaches_the_store() -> None:
     """A worker process in which no one set Beam's options uses the endpoint and keys that FileIO carries."""
     pytest.importorskip("boto3")

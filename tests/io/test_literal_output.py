@@ -26,6 +26,7 @@ def files_below(directory: Path) -> dict[str, bytes]:
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_output_literally(
     tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_every_command_takes_the_output_literally(
     assert {name: files_below(tmp_path / name) for name in SIMILAR} == before
 
 
+@pytest.mark.slow
 def test_object_names_are_literal_too(store: Store, tmp_path: Path, vocabulary: Path) -> None:
     """Objects with similar names stay as they are."""
     (tmp_path / "a.txt").write_text("dog\ncat\n")
@@ -102,6 +104,7 @@ def put(path: str, data: bytes) -> str:
     return path
 
 
+@pytest.mark.slow
 def test_listing_and_removing_are_literal(root: str) -> None:
     """Files of a directory are listed with their sizes, and removed by name or all at once; others stay."""
     directory = f"{root}/{LITERAL}"

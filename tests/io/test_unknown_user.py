@@ -45,6 +45,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 def test_a_user_id_without_a_name_runs_commands(prefix: list[str], folder: Path, vocabulary: Path) -> None:
     """embed, validate, report and gc succeed, and nothing warns about a missing user."""
     (folder / "a.txt").write_text("dog\ncat\n")

@@ -40,6 +40,7 @@ def test_a_released_file_yields_its_text_head(checkpoint_file: Path) -> None:
     assert (checkpoint.name, checkpoint.untrained) == ("AudioCLIP-Full-Training.pt", False)
 
 
+@pytest.mark.slow
 def test_the_extract_has_the_same_weights_in_half_the_bytes(checkpoint_file: Path, safetensors_file: Path) -> None:
     """A text-only .safetensors has the same weights digest, and so the same fingerprint, as the .pt it came from."""
     assert weights_digest(load_checkpoint(checkpoint_file).state) == weights_digest(
@@ -112,6 +113,7 @@ def test_an_extract_replaces_the_target_only_when_complete(tmp_path: Path, monke
     assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "head.safetensors"}
 
 
+@pytest.mark.slow
 def test_all_formats_give_equal_vectors(checkpoint_file: Path, safetensors_file: Path, vocabulary: Path) -> None:
     """.pt, .safetensors and "untrained" of one seed give the same bits."""
     texts = ["dog barking", "rain on a tin roof"]
@@ -157,6 +159,7 @@ def test_an_extract_of_untrained_weights_stays_untrained(tmp_path: Path) -> None
     assert load_checkpoint(tmp_path / "head.safetensors").untrained
 
 
+@pytest.mark.slow
 def test_an_extract_names_its_source(checkpoint_file: Path, safetensors_file: Path) -> None:
     """Its metadata contain name and sha256 of the .pt, and no mark of untrained weights."""
     with safetensors.safe_open(safetensors_file, framework="pt") as opened:

@@ -367,6 +367,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 def test_use_after_a_fork_is_an_error(small_head: str, vocabulary: Path) -> None:
     """In a forked process, where torch hangs, the error comes at once and names the remedy."""
     command = [sys.executable, "-c", FORK, small_head, str(vocabulary)]

@@ -157,6 +157,7 @@ SAFETENSORS = [
 MESSAGES |= {f"{name}.safetensors": "cannot be read as safetensors" for name in SAFETENSORS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_malicious_checkpoint_fails_before_a_row_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Path, name: str

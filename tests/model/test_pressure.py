@@ -100,6 +100,7 @@ def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Excepti
     encoder.tower = Short()  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

@@ -40,6 +40,7 @@ def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch
     return torch.cat(out)[torch.from_numpy(arranged.inverse)]
 
 
+@pytest.mark.slow
 @given(rows=some_rows, nodes=st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_equals_the_plain_tower(rows: list[list[int]], nodes: int) -> None:

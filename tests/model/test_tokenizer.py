@@ -52,6 +52,7 @@ _PIECES = st.sampled_from(
 _TEXT = st.lists(st.one_of(_PIECES, st.text(max_size=8), st.text("abc 'dlemrstv&<|>", max_size=12)), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(pieces=_TEXT, glue=st.sampled_from(["", " "]))
 def test_any_text_has_the_plain_implementations_ids(pieces: list[str], glue: str) -> None:

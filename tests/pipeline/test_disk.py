@@ -43,6 +43,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     """The run names path and cause, and the earlier snapshot stays current; with more space the next run succeeds."""
     output = small_disk / "out"
@@ -123,6 +124,7 @@ def test_a_read_only_output(shared_directory: Path) -> None:
     assert len(read(shared_directory / "out")) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directories", ["out", "out/snapshots/*Z-*"])
 def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories: str) -> None:
     """If the permission is removed while the model runs, the run fails and names the path; the next run with it succeeds."""

@@ -269,6 +269,7 @@ def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Pat
     np.testing.assert_array_equal(vectors(table), expected(table["text"].to_pylist()).vectors)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path) -> None:
     """Of two simultaneous runs the second to publish fails, and the first one's snapshot stays current."""
     write_jsonl(tmp_path / "a.jsonl", _rows(10))

@@ -44,6 +44,7 @@ def content(output: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam.Pipeline, Path]) -> None:
     """It succeeds, and neither changes nor adds a file that a reader would find."""
     pipeline, folder = published
@@ -53,6 +54,7 @@ def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam
     assert validate(str(folder / "out")).valid
 
 
+@pytest.mark.slow
 def test_a_graph_that_reads_other_rows_the_second_time_is_refused(published: tuple[beam.Pipeline, Path]) -> None:
     """The corpus changed: the published snapshot is what it was, and the execution fails."""
     pipeline, folder = published
@@ -66,6 +68,7 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(published: tup
     assert {name: data for name, data in content(folder / "out").items() if name in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_a_second_execution_that_stops_anywhere_harms_nothing(
     published: tuple[beam.Pipeline, Path], effect: str

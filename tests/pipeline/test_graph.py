@@ -28,6 +28,7 @@ def graph_bytes(folder: Path, shards: int) -> int:
         corpus.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [10, 20_000])
 def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path, shards: int) -> None:
     """It contains paths and options, never a list of files."""

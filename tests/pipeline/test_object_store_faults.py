@@ -22,6 +22,7 @@ from audioclip_text.pipeline.io.filesystem import StoreError, is_transient, with
 from audioclip_text.pipeline.io.json_file import read_json, update_json
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_text.pipeline.snapshots.listing import LISTINGS
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
@@ -100,7 +101,7 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
     assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
     assert current_name(f"{store.url}/out") == manifest["snapshot"]
     names = {name.split("/")[3] for name in store.names("out/snapshots/")}
-    assert names == {"manifest.json", "report.html", *(file["name"] for file in manifest["files"])}
+    assert names == {"manifest.json", "report.html", *LISTINGS, *(file["name"] for file in manifest["files"])}
     assert first_time.kinds["GET"] >= 5
     assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
     assert waits.waited
@@ -222,6 +223,7 @@ def test_a_change_by_another_run_is_detected(store: Store) -> None:
     assert read_json(path) == {"snapshot": "first"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("waits")
 def test_a_failed_upload_is_not_completed_later(store: Store) -> None:
     """Once its objects are garbage-collected and the object store answers again, nothing is written."""

@@ -67,6 +67,7 @@ def test_the_sdist_contains_sources_and_no_ignored_files(built: Path) -> None:
     assert not [name for name in names if name.startswith((".cache", ".venv", "out/"))]
 
 
+@pytest.mark.slow
 def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> None:
     """Installed into a separate environment, the command runs and both packages import from it."""
     (wheel,) = built.glob("*.whl")

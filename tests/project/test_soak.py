@@ -36,6 +36,7 @@ def test_the_soak_detects_growth() -> None:
         steady(Load([*level, *level], [4] * 800, [*[9] * 400, *[500] * 400]))
 
 
+@pytest.mark.slow
 def test_runs_in_one_process_leave_no_threads_and_files_open(tmp_path: Path) -> None:
     """Threads and open files do not grow in a service that runs a job every night."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"text {n}"} for n in range(200)])

@@ -62,6 +62,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_shard_that_changes_while_it_is_read(folder: Path, change: Callable[[Path], None]) -> None:
     """No mixture of two versions is published."""
@@ -79,6 +80,7 @@ def test_a_shard_that_changes_while_it_is_read(folder: Path, change: Callable[[P
         assert manifest["counts"]["read"] == len(shard.read_bytes().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_grow, _shrink, _vanish, _replace])
 def test_a_shard_that_changed_before_it_was_read(folder: Path, change: Callable[[Path], None]) -> None:
     """A worker finds another size than the launcher did."""

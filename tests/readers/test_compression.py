@@ -82,6 +82,7 @@ def peaks(*paths: Path) -> list[tuple[str, int]]:
     return [(outcome, int(memory)) for outcome, _, memory in (line.rpartition(" ") for line in lines)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("form", ["txt", "jsonl", "csv"])
 def test_a_shard_cut_short_anywhere_gives_its_complete_rows(tmp_path: Path, form: str, suffix: str) -> None:
@@ -100,6 +101,7 @@ def test_a_shard_cut_short_anywhere_gives_its_complete_rows(tmp_path: Path, form
     assert best >= (40 if suffix == ".gz" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_damage_in_the_middle_keeps_the_rows_before_it(tmp_path: Path, suffix: str) -> None:
     """The rows of the blocks before the damage are read, then one rejected row reports it."""

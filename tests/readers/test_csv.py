@@ -33,6 +33,7 @@ def test_malformed_records_of_csv(tmp_path: Path) -> None:
     assert rejected[2]["text"] == '4,"open'
 
 
+@pytest.mark.slow
 def test_csv_quotes_left_open_again_and_again_end_in_damage(tmp_path: Path) -> None:
     """A file in which each line opens a quote to its end does not take quadratic time."""
     (tmp_path / "a.csv").write_bytes(b"text,more\n" + b'b","\n' * 50_001)

@@ -65,6 +65,7 @@ def encode(form: str, rows: list[tuple[str, str, int | None]]) -> bytes:
     return text.getvalue().encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "parquet"])
 @given(rows=ROWS, suffix=st.sampled_from(sorted(COMPRESS)))
 @example(rows=[("a", "b\rc", 1), ('"', '",', None), ("\x1f", "\x85x\r\n", 0), ("\ufeff", "\ufeff", 5)], suffix="")
@@ -124,6 +125,7 @@ CHUNK = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", READERS)
 @given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK
@@ -135,6 +137,7 @@ def test_any_bytes_are_accounted_for(form: str, data: st.DataObject, suffix: str
     check(data.draw(st.sampled_from([content, COMPRESS[suffix](content)])), form, suffix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", READERS)
 @given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK

@@ -151,6 +151,7 @@ def shard_of(table: pa.Table, path: Path, text: str, **options: object) -> tuple
     return texts, reasons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["m.text", "l[]", "s[].text", "m.l[]"])
 def test_a_value_stored_once_inside_of_lists_and_structs_is_not_expanded_at_once(tmp_path: Path, where: str) -> None:
     """A text of 1 MB that 1,000 rows share is read in batches of bounded size, however it is nested."""

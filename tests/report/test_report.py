@@ -144,6 +144,7 @@ def test_the_page_of_10_000_long_hostile_texts_is_small(tmp_path: Path) -> None:
     assert page.stat().st_size < 300_000
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path, tmp_path: Path) -> None:
     """It is made from the part files alone, is the same page as before, and opens in the browser of the machine."""
     output = shutil.copytree(output, tmp_path / "out")
@@ -195,6 +196,7 @@ def test_a_page_that_cannot_be_written_costs_no_snapshot(tmp_path: Path, monkeyp
     assert any("report.html could not be written: RuntimeError: no ink" in note for note in manifest["notes"])
 
 
+@pytest.mark.slow
 def test_a_job_starts_without_the_libraries_of_the_page() -> None:
     """Importing the pipeline imports neither matplotlib nor Jinja2."""
     code = (

@@ -124,6 +124,7 @@ def test_checkpoint_without_scales_is_an_error() -> None:
         logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
 
 
+@pytest.mark.slow
 def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The fingerprint decides, not the path: equal weights in another file are accepted, other weights are refused."""
     found = search(str(output), ["dog barking"], top=1, checkpoint=str(safetensors_file))

@@ -37,6 +37,7 @@ def _set_clock(monkeypatch: pytest.MonkeyPatch, change: timedelta) -> None:
     monkeypatch.setattr(run_directory, "datetime", Wrong)
 
 
+@pytest.mark.slow
 def test_snapshots_sort_by_age_after_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with the clock set back a year is still the newest: it reuses, and rollback goes to the one before it."""
     names = []
@@ -79,6 +80,7 @@ def test_other_name_is_tried_only_if_the_name_is_used(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "other/snapshots") == []
 
 
+@pytest.mark.slow
 def test_rollback_skips_snapshots_that_were_rolled_back(tmp_path: Path) -> None:
     """Rollback goes to the snapshot that the current one followed, not to one that was rolled back in between."""
     names = []
@@ -91,6 +93,7 @@ def test_rollback_skips_snapshots_that_were_rolled_back(tmp_path: Path) -> None:
     assert current_name(str(tmp_path / "out")) == names[1]
 
 
+@pytest.mark.slow
 def test_files_lost_before_publishing_fail_the_run(tmp_path: Path) -> None:
     """A file that is removed or truncated while the job runs fails it, so no manifest names a missing file."""
     write_jsonl(tmp_path / "a.jsonl", _rows(30))

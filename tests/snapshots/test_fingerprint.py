@@ -19,6 +19,7 @@ def test_changes_are_named_with_their_values() -> None:
     assert describe_changes(parts, earlier) == "weights, ftfy 6.3.0 -> 6.3.1, regex unknown -> 2026.1.1"
 
 
+@pytest.mark.slow
 def test_another_tokenizer_version_embeds_everything_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def precious(output: Path) -> list[str]:
     return [path.read_text() for path in sorted((output.parent / "elsewhere").iterdir())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
 def test_pointer_out_of_out_is_refused_by_every_command(
     output: Path, name: object, capsys: pytest.CaptureFixture[str], vocabulary: Path
