@@ -70,7 +70,9 @@ def _check_names(fields: Fields) -> None:
 def _check_no_fields(fields: Fields) -> None:
     """Raise InputError if fields were chosen, for shards without any."""
     chosen = {
-        "--text_field": ",".join(field.text for field in fields.texts) if fields.texts != Fields().texts else None,
+        "--text_field": ",".join(field.text for field in fields.texts)
+        if [field.text for field in fields.texts] != [Fields.text]
+        else None,
         "--id_field": ",".join(field.id for field in fields.texts if field.id),
         "--keep_fields": ",".join(fields.keep),
     }

@@ -112,8 +112,11 @@ def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     for name in OWN_COLUMNS:
         assert refusal(lambda name=name: kept(tmp_path, name)).startswith(f"--keep_fields {name}: the output has")
     assert refusal(lambda: kept(tmp_path, "c", "c")) == "--keep_fields c,c: c occurs twice"
-    assert refusal(lambda: kept(tmp_path, "c[].t")) == "c[].t: only --text_field may go through a list with []"
-    assert refusal(lambda: kept(tmp_path, id="c[].t")) == "c[].t: only --text_field may go through a list with []"
+    assert refusal(lambda: kept(tmp_path, "c[].t")) == (
+        "--keep_fields c[].t: only --text_field and --id_field may contain []"
+    )
+    message = refusal(lambda: kept(tmp_path, id="c[].t"))
+    assert message.startswith("--id_field c[].t goes through another list than its --text_field text: both must be")
 
 
 def test_fields_of_shards_without_fields_are_refused(tmp_path: Path) -> None:

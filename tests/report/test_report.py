@@ -176,7 +176,7 @@ def test_the_sample_has_the_lowest_hashes(output: Path) -> None:
 def test_a_page_of_no_rows(tmp_path: Path) -> None:
     """Charts that would be empty are a sentence instead."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": None}])
-    embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected="100%")
+    embed(tmp_path / "a.jsonl", tmp_path / "out", allow_empty=True)
     text = page_of(tmp_path / "out").read_text(encoding="utf-8")
     assert text.count("No row has a vector.") == 2
     assert "This is the first snapshot." in text
