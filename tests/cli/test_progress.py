@@ -48,6 +48,7 @@ def test_nothing_read_yet() -> None:
     assert estimate(0, 3.0).share_read == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
 def test_a_run_counts_every_byte_once(tmp_path: Path, suffix: str) -> None:
     """After a run, the bytes read are the sizes of its shards."""

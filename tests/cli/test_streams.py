@@ -50,6 +50,7 @@ def test_a_command_whose_result_is_its_output(output: Path, redirect: str, statu
     assert (result.returncode, result.stderr) == (status, message)
 
 
+@pytest.mark.slow
 def test_a_change_that_was_made_exits_with_0(output: Path) -> None:
     """For gc, as for every command that changes files, the status says whether that succeeded."""
     result = run_program("gc", output, "--keep", "1", redirect=">/dev/full")

@@ -156,6 +156,7 @@ def test_gc_dry_run_with_a_hyphen_removes_nothing(folder: Path, capsys: pytest.C
     assert set(before) <= set((folder / "out").rglob("*"))
 
 
+@pytest.mark.slow
 def test_in_a_real_process(folder: Path) -> None:
     """The program answers at once, with exit status 2 and without a traceback."""
     result = run_program("gc", "out", "--keep", "1", "--dry-runn", "x", cwd=folder)

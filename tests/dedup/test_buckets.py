@@ -42,6 +42,7 @@ def split(batches: list[pa.RecordBatch], bits: int, spill: str | None = None) ->
     return [*pieces, *(windowed.value for windowed in do.finish_bundle())]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.text(max_size=20), min_size=1, max_size=20), min_size=1, max_size=6), st.integers(1, 8))
 def test_every_row_is_in_one_piece_of_its_bucket(texts: list[list[str]], bits: int) -> None:

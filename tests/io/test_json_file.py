@@ -56,6 +56,7 @@ def test_update_replaces_the_object_that_decide_was_given(path: str) -> None:
     assert seen == [None, {"snapshot": "one"}, {"snapshot": "two"}, {"snapshot": "two"}]
 
 
+@pytest.mark.slow
 def test_one_of_two_simultaneous_updates_fails(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An update that was decided on an older object is not written."""
 

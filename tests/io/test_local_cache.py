@@ -57,6 +57,7 @@ def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -
     assert fetches(store) == 2
 
 
+@pytest.mark.slow
 def test_another_content_is_another_copy(store: Store, temporary: Path) -> None:
     """A replaced object is downloaded again, but not used by a job that started with the earlier one."""
     path = store.put("models/head.safetensors", DATA)

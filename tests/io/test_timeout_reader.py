@@ -127,6 +127,7 @@ def test_a_read_that_hangs_is_an_error(tmp_path: Path, suffix: str) -> None:
     assert have_ended(reader_threads() - before)
 
 
+@pytest.mark.slow
 def test_an_object_store_that_hangs_is_an_error(store: Store) -> None:
     """The time limit holds although the client would wait longer."""
     path = store.put("texts/a.txt", b"dog\n" * 100_000)

@@ -65,6 +65,7 @@ def test_a_user_id_without_a_name_runs_commands(prefix: list[str], folder: Path,
         assert "uid not found" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_owner_of_a_lock_is_its_user_id(prefix: list[str]) -> None:
     """A lock file names the user id if there is no name."""
     code = "from audioclip_text.pipeline.io.json_file import owner; print(owner()['owner'])"

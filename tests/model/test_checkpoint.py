@@ -153,6 +153,7 @@ def test_the_digest_depends_on_names_shapes_and_values() -> None:
     assert len({digest, *map(weights_digest, others)}) == 4
 
 
+@pytest.mark.slow
 def test_an_extract_of_untrained_weights_stays_untrained(tmp_path: Path) -> None:
     """Untrained weights keep their mark in a file."""
     extract("untrained", tmp_path / "head.safetensors")

@@ -285,6 +285,7 @@ def test_long_texts_are_an_error(checkpoint: Checkpoint, tokenizer: ClipTokenize
     assert strict.encode_rows([LONG, "wind"]).truncated.tolist() == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "texts",
     [

@@ -248,6 +248,7 @@ def test_the_vocabulary_has_a_second_source(offline: str, tmp_path: Path) -> Non
     assert fetch("vocabulary", tmp_path / "cache", offline)[0].read_bytes() == BODY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("member", "message"),
     [

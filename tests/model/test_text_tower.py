@@ -49,6 +49,7 @@ def test_equals_the_plain_tower(rows: list[list[int]], nodes: int) -> None:
     torch.testing.assert_close(embed(TOWER, rows, nodes), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @given(rows=some_rows, which=st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_rest_of_the_batch_does_not_matter(rows: list[list[int]], which: st.DataObject) -> None:

@@ -62,6 +62,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     assert len(list((output / "snapshots").iterdir())) == 2, "what the failed run left was not removed"
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     """A limit on the size of files, as quotas and shells set it, ends a run as a full disk does."""
     _corpus(tmp_path / "a.jsonl", 3000)

@@ -76,6 +76,7 @@ def test_no_text_on_request(tmp_path: Path) -> None:
     assert "text" not in read(tmp_path / "out").column_names
 
 
+@pytest.mark.slow
 def test_half_precision_vectors_through_the_command_line(small_head: str, vocabulary: Path, tmp_path: Path) -> None:
     """--vector_dtype float16 stores float16, each the nearest to its float32; neither reuses the other's vectors."""
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
@@ -149,6 +150,7 @@ def test_equal_texts_are_embedded_once_across_shards(tmp_path: Path) -> None:
     assert len(np.unique(vectors(read(tmp_path / "out")), axis=0)) == 5
 
 
+@pytest.mark.slow
 def test_without_dedupe_nothing_is_shuffled_or_reused(tmp_path: Path) -> None:
     """--no_dedupe embeds all rows again, and a later run without it reuses the vectors."""
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
@@ -213,6 +215,7 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     assert (manifest["counts"]["read"], texts) == (40, [])
 
 
+@pytest.mark.slow
 def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path) -> None:
     """Ids may repeat, and are not compared; with --unique_ids nothing is published."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
@@ -223,6 +226,7 @@ def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path) -> None:
     assert current_name(str(tmp_path / "out2")) is None
 
 
+@pytest.mark.slow
 def test_a_new_fingerprint_embeds_everything_with_a_note(tmp_path: Path) -> None:
     """Vectors of two fingerprints never mix, and a run with the earlier weights reuses their snapshot."""
     write_jsonl(tmp_path / "a.jsonl", _rows(20))
@@ -252,6 +256,7 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Path) -> None:
     """A checksum finds flipped bits in an earlier part file, and its texts are embedded again."""
     write_jsonl(tmp_path / "a.jsonl", _rows(200))
@@ -288,6 +293,7 @@ def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path)
     assert not (tmp_path / "out/snapshots" / str(late.snapshot)).exists()
 
 
+@pytest.mark.slow
 def test_log_rollback_and_gc(tmp_path: Path) -> None:
     """Snapshots are listed, made current again, and removed except for the current one."""
     out = str(tmp_path / "out")

@@ -197,6 +197,7 @@ def test_a_local_file_is_not_retried(tmp_path: Path) -> None:
         with_retries(str(tmp_path / "none"), "read", (tmp_path / "none").read_bytes)
 
 
+@pytest.mark.slow
 def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
     """The client repeats the request and is refused because of its own write, which is not taken for another run's."""
     path = f"{store.url}/out/current.json"

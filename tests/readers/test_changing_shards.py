@@ -94,6 +94,7 @@ def test_a_shard_that_changed_before_it_was_read(folder: Path, change: Callable[
     assert current_name(str(folder / "out")) == before
 
 
+@pytest.mark.slow
 def test_a_shard_replaced_by_one_of_the_same_length_before_the_read(folder: Path) -> None:
     """A complete file of the expected size is one version of the shard."""
     shard = folder / "in/a.jsonl"

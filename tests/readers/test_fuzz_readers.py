@@ -189,6 +189,7 @@ def test_records_of_any_values_are_accounted_for(records: list[dict[str, object]
             assert rejected <= len(rows)
 
 
+@pytest.mark.slow
 def test_a_footer_with_wrong_row_counts_gives_no_number_twice() -> None:
     """Try every bit whose change changes the number of rows of a row group."""
 

@@ -133,6 +133,7 @@ def test_uuids_are_ids(tmp_path: Path, caption: list[str]) -> None:
         assert ("2", "missing field") in reasons(rejected)
 
 
+@pytest.mark.slow
 def test_views_are_kept(tmp_path: Path) -> None:
     """In a run too, with earlier vectors: as plain strings and bytes, which all of Arrow's functions take."""
     kinds = {

@@ -126,6 +126,7 @@ def test_the_page_needs_nothing_but_itself(output: Path) -> None:
     assert "default-src 'none'; style-src 'unsafe-inline'" in page.attributes["content"]
 
 
+@pytest.mark.slow
 def test_the_page_of_10_000_long_hostile_texts_is_small(tmp_path: Path) -> None:
     """Texts are cut by width and by bytes: characters without a width, and those that HTML spells longer."""
     texts = [

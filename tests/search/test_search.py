@@ -95,6 +95,7 @@ def test_vectors_from_files_need_no_model(output: Path, tmp_path: Path) -> None:
         edit_manifest(output, lambda manifest: manifest["options"].update(checkpoint="untrained"))
 
 
+@pytest.mark.slow
 def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The scale is that of the checkpoint, e to the parameter, clamped as in the original; the order is the cosine's."""
     query = tmp_path / "sound.npy"

@@ -208,6 +208,7 @@ def test_names_are_escaped_on_the_terminal(tmp_path: Path, capsys: pytest.Captur
     assert "\x1b" not in printed
 
 
+@pytest.mark.slow
 def test_rows_printed_by_show_are_escaped(tmp_path: Path) -> None:
     """scripts/show.py escapes the ids, texts and shard names that it prints."""
     rows = [{"id": "\x1b[31mred", "text": "a\x1b]0;title\x07b"}, {"id": "x", "text": "\x1b[2J"}, {"id": "y", "text": 1}]
