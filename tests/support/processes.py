@@ -6,6 +6,7 @@ For tests that kill runs or let several run at a time. Tests of the command line
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -15,6 +16,10 @@ from typing import Any
 from tests.support.paths import ROOT
 
 PRELOAD = ["tests.support.slow_run", "tests.support.object_stores", "boto3", "apache_beam.io.gcp.gcsio"]
+
+# The server's socket is in this directory. It is created at import, because tests set the temporary directory to one that is
+# removed, and whose path may be too long for a socket.
+multiprocessing.util.get_temp_dir()
 
 
 def start_process(
