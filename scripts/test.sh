@@ -37,7 +37,7 @@ ruff check .
 python scripts/check_words.py
 MYPYPATH=.typecheck mypy -p audioclip_text.model -p audioclip_text.pipeline
 
-tests=(-n 2 --dist loadfile)
+tests=(-n 2 --dist loadfile --no-loadscope-reorder)
 [[ -z "$fast" ]] || tests+=(-m "not slow and not network")
 [[ -z "$coverage" ]] || tests+=(--cov --cov-report=)
 pytest "${tests[@]}" "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from audioclip_text.model.checkpoint import extract
 from audioclip_text.model.text_head import text_shapes, untrained_state
 from tests.support.paths import DATA, ROOT
 from tests.support.released_file import write_released
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with a large share of slow tests first, so that no worker works long after the others have ended."""
+    counts = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / counts[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

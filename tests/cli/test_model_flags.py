@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import Outcome, run_command
 from tests.support.corpus import read
 
 LONG = "many words " * 50
 
 
-def embed(tmp_path: Path, head: str, vocabulary: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def embed(tmp_path: Path, head: str, vocabulary: Path, *flags: str) -> Outcome:
     """Run `audioclip-text embed` over a.txt in a new process."""
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", "a.txt", "--output", "out"]
-    command += ["--checkpoint", head, "--tokenizer_path", str(vocabulary), "--device", "cpu", *flags]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    command = ["embed", "--input", "a.txt", "--output", "out", "--checkpoint", head, "--device", "cpu"]
+    return run_command(tmp_path, *command, "--tokenizer_path", vocabulary, *flags)
 
 
 @pytest.mark.slow
@@ -30,19 +28,19 @@ def test_on_long_error_fails_the_run(tmp_path: Path, small_head: str, vocabulary
         f"--on_long truncate or reject"
     )
     done = embed(tmp_path, small_head, vocabulary, "--on_long", "error")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.status, done.stdout) == (1, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "current.json").exists()
 
-    assert embed(tmp_path, small_head, vocabulary).returncode == 0
+    assert embed(tmp_path, small_head, vocabulary).status == 0
     reused = embed(tmp_path, small_head, vocabulary, "--on_long", "error")
-    assert reused.returncode == 1
+    assert reused.status == 1
     assert message in reused.stderr
 
     (tmp_path / "a.txt").write_text("dog\ncat\n")
     done = embed(tmp_path, small_head, vocabulary, "--on_long", "error")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert "2 read = 0 embedded + 2 reused" in done.stdout
     assert read(tmp_path / "out")["truncated"].to_pylist() == [False, False]
 
@@ -57,7 +55,7 @@ def test_another_text_head_is_noted(tmp_path: Path, small_head: str, vocabulary:
         "instead of 12): its vectors belong to another space and cannot be compared with those of AudioCLIP's texts, "
         "images or sounds"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert done.stderr.count(notice) == 1
     current = json.loads((tmp_path / "out" / "current.json").read_text())
     assert notice in json.loads((tmp_path / "out" / current["manifest"]).read_text())["notes"]

@@ -16,6 +16,7 @@ from apache_beam.yaml.yaml_provider import InlineProvider
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.yaml_embed import EmbedText
+from tests.support.processes import run_yaml_main, start_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +26,14 @@ def run_yaml(file: Path, folder: Path, variables: dict[str, str]) -> subprocess.
     command = [sys.executable, "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={file}"]
     command.append(f"--jinja_variables={json.dumps(variables)}")
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=os.environ)
+
+
+def run_in_a_fork(file: Path, folder: Path, variables: dict[str, str]) -> tuple[int | None, str]:
+    """Do the same in a process that starts at once; return exit status and stderr."""
+    flags = [f"--yaml_pipeline_file={file}", f"--jinja_variables={json.dumps(variables)}"]
+    process = start_process(run_yaml_main, str(folder), flags, stderr=folder / "stderr")
+    process.join(timeout=240)
+    return process.exitcode, (folder / "stderr").read_text()
 
 
 def vectors_of(folder: Path) -> dict[str, np.ndarray]:
@@ -96,8 +105,9 @@ def test_error_handling(small_head: str, vocabulary: Path, tmp_path: Path, encod
     """Only rows without a text or with one that is too long go to the errors' output, with the reason."""
     file = tmp_path / "pipeline.yaml"
     file.write_text(PIPELINE)
-    done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "error_handling: {output: errors}", "yes"))
-    assert done.returncode == 0, done.stderr[-3000:]
+    settings = variables(small_head, vocabulary, "error_handling: {output: errors}", "yes")
+    status, stderr = run_in_a_fork(file, tmp_path, settings)
+    assert status == 0, stderr[-3000:]
     found = vectors_of(tmp_path)
     assert sorted(found) == ["cat", "dog"]
     np.testing.assert_allclose(found["dog"], encoder.encode(["dog"])[0], atol=1e-5)
@@ -114,9 +124,9 @@ def test_without_error_handling_a_bad_row_fails(small_head: str, vocabulary: Pat
     """Nothing is dropped silently."""
     file = tmp_path / "pipeline.yaml"
     file.write_text(PIPELINE)
-    done = run_yaml(file, tmp_path, variables(small_head, vocabulary, "", ""))
-    assert done.returncode != 0
-    assert "takes str, got NoneType" in done.stderr
+    status, stderr = run_in_a_fork(file, tmp_path, variables(small_head, vocabulary, "", ""))
+    assert status != 0
+    assert "takes str, got NoneType" in stderr
     assert not list(tmp_path.glob("vectors*"))
 
 

@@ -28,7 +28,11 @@ def files_below(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_every_command_takes_the_output_literally(
-    tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    small_head: str,
+    vocabulary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Two runs, log, plan, validate, search, report, rollback and gc use this directory, and touch no similar one."""
     monkeypatch.chdir(tmp_path)
@@ -40,7 +44,7 @@ def test_every_command_takes_the_output_literally(
     texts = [f"dog number {n}" for n in range(20)]
     Path("a.txt").write_text("\n".join(texts[:10]))
     output = f"{LITERAL}/out"
-    flags = ["--input", "a.txt", "--output", output, "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]
+    flags = ["--input", "a.txt", "--output", output, "--checkpoint", small_head, "--tokenizer_path", str(vocabulary)]
     first = [sys.executable, "-m", "audioclip_text.pipeline", "embed", *flags]
     subprocess.run(first, check=True, timeout=240)
     for name in SIMILAR:  # as if of earlier runs, with the same names of snapshots
@@ -62,12 +66,12 @@ def test_every_command_takes_the_output_literally(
 
 
 @pytest.mark.slow
-def test_object_names_are_literal_too(store: Store, tmp_path: Path, vocabulary: Path) -> None:
+def test_object_names_are_literal_too(store: Store, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """Objects with similar names stay as they are."""
     (tmp_path / "a.txt").write_text("dog\ncat\n")
     similar = [store.put(f"{name}/out/snapshots/kept.json", b"{}") for name in SIMILAR]
     output = f"{store.url}/{LITERAL}/out"
-    flags = ["--input", f"{tmp_path}/a.txt", "--output", output, "--checkpoint", "untrained"]
+    flags = ["--input", f"{tmp_path}/a.txt", "--output", output, "--checkpoint", small_head]
     flags += ["--tokenizer_path", str(vocabulary)]
     for command in (
         ["embed", *flags],

@@ -46,10 +46,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_user_id_without_a_name_runs_commands(prefix: list[str], folder: Path, vocabulary: Path) -> None:
+def test_a_user_id_without_a_name_runs_commands(
+    prefix: list[str], folder: Path, small_head: str, vocabulary: Path
+) -> None:
     """embed, validate, report and gc succeed, and nothing warns about a missing user."""
     (folder / "a.txt").write_text("dog\ncat\n")
-    flags = ["--input", "a.txt", "--output", "out", "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]
+    shutil.copy(small_head, folder)
+    (folder / Path(small_head).name).chmod(0o644)
+    flags = ["--input", "a.txt", "--output", "out", "--checkpoint", Path(small_head).name]
+    flags += ["--tokenizer_path", str(vocabulary)]
     for arguments in (
         ["embed", *flags],
         ["validate", "out"],

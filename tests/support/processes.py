@@ -55,3 +55,11 @@ def _call(
         os.dup2(descriptor, number)
         os.close(descriptor)
     function(*arguments)
+
+
+def run_yaml_main(directory: str, flags: list[str]) -> None:
+    """Run Beam's YAML main in `directory`, in a new process."""
+    from apache_beam.yaml import main
+
+    os.chdir(directory)
+    main.run(flags)
