@@ -41,6 +41,7 @@ def test_a_local_path_is_its_own_copy() -> None:
     assert local_copy("/no/such/file") == "/no/such/file"
 
 
+@pytest.mark.slow
 def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -> None:
     """The second call downloads nothing, unless the copy was damaged."""
     path = store.put("models/head.safetensors", DATA)

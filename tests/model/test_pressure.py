@@ -140,6 +140,7 @@ def test_out_of_memory_outside_of_the_tower_is_a_memory_error(
         encoder.encode(GOOD[:2])
 
 
+@pytest.mark.slow
 def test_micro_batches_grow_again(tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is free again, micro-batches grow again, up to their first size."""
     monkeypatch.setattr(encoder_module, "BATCHES_TO_GROW", 8)

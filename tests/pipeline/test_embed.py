@@ -112,6 +112,7 @@ def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) ->
     assert read(tmp_path / "out").equals(before)
 
 
+@pytest.mark.slow
 def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
     """Vectors are reused by text: new ids and new kept fields for known texts cost no model time."""
     rows = [{**row, "likes": number} for number, row in enumerate(_rows(100))]
@@ -203,6 +204,7 @@ def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, pas
         assert current_name(str(tmp_path / "out")) is None
 
 
+@pytest.mark.slow
 def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     """A corpus below --max_shrink of the last run's rows is treated as an incomplete listing."""
     write_jsonl(tmp_path / "a.jsonl", _rows(100))
@@ -241,6 +243,7 @@ def test_a_new_fingerprint_embeds_everything_with_a_note(tmp_path: Path) -> None
     assert third["notes"][-1] == f"vectors of {first['snapshot']}, made with this fingerprint, are reused"
 
 
+@pytest.mark.slow
 def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
     """If the encoder no longer gives the earlier vectors of the fixed texts, no earlier vector is reused."""
     write_jsonl(tmp_path / "a.jsonl", _rows(20))

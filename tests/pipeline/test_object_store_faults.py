@@ -209,6 +209,7 @@ def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
     assert first_time.kinds["POST"] + first_time.kinds["PUT"] == 1
 
 
+@pytest.mark.slow
 def test_a_change_by_another_run_is_detected(store: Store) -> None:
     """With every answer lost once, a decision about replaced content is still not written."""
     path = f"{store.url}/out/current.json"

@@ -121,6 +121,7 @@ def test_every_command_on_an_object_store(
     assert len(rows_in(output)) == 61
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
 def test_a_worker_refuses_a_checkpoint_that_was_replaced(
     store: Store, small_head: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +175,7 @@ def test_two_simultaneous_runs_get_different_directories(store: Store) -> None:
     assert len(set(names)) == 2
 
 
+@pytest.mark.slow
 def test_a_run_never_gets_the_directory_of_one_that_ended(store: Store) -> None:
     """Not even in the same second: it would reuse the files in it, and then remove them with its own."""
     out, later = f"{store.url}/out", "29990101T000000Z-01234567"  # later names, all in the same second

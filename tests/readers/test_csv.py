@@ -94,6 +94,7 @@ def test_a_header_with_a_field_twice_is_damage(tmp_path: Path) -> None:
     assert rejected[0]["detail"] == "the header has the field 'text' more than once: rename the others"
 
 
+@pytest.mark.slow
 def test_csv_at_the_command_line(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """A semicolon as delimiter is suggested, works, and is an option in the manifest; two characters are refused."""
     (tmp_path / "a.csv").write_text("id;text\n1;x, y\n")

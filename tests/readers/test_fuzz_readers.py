@@ -174,7 +174,7 @@ RECORDS = st.lists(
 @given(records=RECORDS, text=st.sampled_from(["text", "c[].text", "c.text", "n.m", "c[]"]))
 @QUICK
 def test_records_of_any_values_are_accounted_for(records: list[dict[str, object]], text: str) -> None:
-    """A record with values of any type in any field is one row, several, or a rejected one."""
+    """A record of any values gives one row, several, or a rejected one; an empty list need not give any."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -186,7 +186,8 @@ def test_records_of_any_values_are_accounted_for(records: list[dict[str, object]
                 good.validate(full=True)
                 rows += good.column("row").to_pylist() + [int(row) for row in bad.column("row").to_pylist()]
                 rejected += bad.num_rows
-            assert sorted(set(rows)) == list(range(len(records)))
+            empty = {row for row, record in enumerate(records) if "[]" in text and record.get("c") in (None, [])}
+            assert set(rows) | empty == set(range(len(records)))
             assert rejected <= len(rows)
 
 

@@ -111,6 +111,7 @@ def test_two_stars_in_an_object_store(store: Store) -> None:
     assert names(f"{root}/*.txt") == ["a.txt"]
 
 
+@pytest.mark.slow
 def test_a_relative_glob_at_the_command_line(tree: Path, small_head: str, vocabulary: Path) -> None:
     """A run in the directory of the shards reads them."""
     model = ["--checkpoint", small_head, "--tokenizer_path", vocabulary]
@@ -126,6 +127,7 @@ def refusal(tree: Path, *arguments: object) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_shards_in_the_output_are_refused(tree: Path) -> None:
     """Snapshots are never read as shards: not now, not in the next run, not through a link."""
     os.mkdir("w")

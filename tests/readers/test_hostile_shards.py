@@ -83,6 +83,7 @@ def test_a_hostile_corpus_is_embedded_row_by_row(tmp_path: Path, kind: str) -> N
     assert memory < MEMORY, f"{memory} MiB"
 
 
+@pytest.mark.slow
 def test_ids_and_kept_fields_of_any_type(tmp_path: Path) -> None:
     """Texts and numbers are ids; rows whose id is of another type are rejected."""
     values: list[object] = [
@@ -110,6 +111,7 @@ def test_ids_and_kept_fields_of_any_type(tmp_path: Path) -> None:
     assert {"1", "1.5", str(2**63), str(10**30), "", "\x00"} <= set(read(tmp_path / "out")["id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_column_may_change_its_type_between_shards(tmp_path: Path) -> None:
     """In text, id and kept field, between formats and within one, if each type can be a text and a kept field."""
     (tmp_path / "in").mkdir()

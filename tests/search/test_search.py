@@ -191,6 +191,7 @@ def with_fingerprint_of(output: Path) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which computes in float16")
 def test_float16_snapshot_is_searched_without_a_gpu(output: Path) -> None:
     """The fingerprint is compared for float16, and the query is computed in float32."""

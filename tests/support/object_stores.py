@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
@@ -197,43 +198,52 @@ def _name_in(body: bytes) -> str:
     return found[1].decode()
 
 
-@contextmanager
-def gcs() -> Iterator[Store]:
-    """Serve a bucket on the emulator of Cloud Storage."""
+@functools.cache
+def _gcs_emulator() -> Any:
+    """Start the emulator of Cloud Storage, once per process: each test has its own bucket and proxy."""
     from gcp_storage_emulator.server import create_server
 
-    store = Store("gs://corpus")
-    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="corpus")
+    server = create_server("127.0.0.1", 0, in_memory=True)
+    server._api.daemon = True
     server.start()
-    try:
-        with _proxy(store, f"127.0.0.1:{server._api._httpd.server_port}", _Generations()) as url:
-            # No credentials are needed on loopback, but Google's client asks for a default project.
-            store.env = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
-            yield store
-    finally:
-        server.stop()
+    return server
+
+
+@contextmanager
+def gcs() -> Iterator[Store]:
+    """Serve a new bucket on the emulator of Cloud Storage."""
+    from gcp_storage_emulator.handlers import buckets
+
+    store, server = Store(f"gs://corpus-{uuid.uuid4().hex[:8]}"), _gcs_emulator()
+    buckets.create_bucket(store.url.removeprefix("gs://"), server._storage)
+    with _proxy(store, f"127.0.0.1:{server._api._httpd.server_port}", _Generations()) as url:
+        # No credentials are needed on loopback, but Google's client asks for a default project.
+        store.env = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
+        yield store
+
+
+@functools.cache
+def _s3_emulator() -> str:
+    """Start moto's S3 server, once per process; return its host and port."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    return "{}:{}".format(*server.get_host_and_port())
 
 
 @contextmanager
 def s3() -> Iterator[Store]:
-    """Serve a bucket on moto's S3 server."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
+    """Serve a new bucket on moto's S3 server."""
     store = Store(f"s3://corpus-{uuid.uuid4().hex[:8]}")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        upstream = "{}:{}".format(*server.get_host_and_port())
-        with _proxy(store, upstream, lambda request, forward: forward(request)) as url:
-            keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-            store.env = {"AWS_ENDPOINT_URL": url, **keys}
-            session = boto3.session.Session("a", "b", region_name="us-east-1")
-            session.client("s3", endpoint_url=url).create_bucket(Bucket=store.url.removeprefix("s3://"))
-            store.seen.clear()
-            yield store
-    finally:
-        server.stop()
+    connection = http.client.HTTPConnection(_s3_emulator(), timeout=30)
+    connection.request("PUT", f"/{store.url.removeprefix('s3://')}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    with _proxy(store, _s3_emulator(), lambda request, forward: forward(request)) as url:
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+        store.env = {"AWS_ENDPOINT_URL": url, **keys}
+        yield store
 
 
 _load_file = functools.cache(JSONFileLoader().load_file)

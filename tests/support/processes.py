@@ -6,6 +6,7 @@ For tests that kill runs or let several run at a time. Tests of the command line
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.util
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +16,15 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-PRELOAD = ["tests.support.slow_run", "tests.support.object_stores", "boto3", "apache_beam.io.gcp.gcsio"]
+PRELOAD = [
+    "tests.support.slow_run",
+    "tests.support.object_stores",
+    "audioclip_text.pipeline.report.html",
+    "audioclip_text.pipeline.report.plots",
+    "matplotlib.backends.backend_svg",
+    "boto3",
+    "apache_beam.io.gcp.gcsio",
+]
 
 # The server's socket is in this directory. It is created at import, because tests set the temporary directory to one that is
 # removed, and whose path may be too long for a socket.
@@ -34,13 +43,24 @@ def start_process(
     `exitcode` is 0 if the function returned, 1 if it raised, and -N if the process was ended by signal N.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    _start_server()
     outputs = [os.fspath(path or os.devnull) for path in (stdout, stderr)]
     process = context.Process(
         target=_call, args=(function, arguments, outputs, dict(environment or os.environ)), daemon=True
     )
     process.start()
     return process
+
+
+def _start_server() -> None:
+    """Start the server in the project's directory: it imports from its current directory, and passes over what it misses."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    directory = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.chdir(directory)
 
 
 def _call(
