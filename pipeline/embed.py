@@ -65,7 +65,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
-        write_listings(directory, job.shards, job.earlier)
+        shards = write_listings(directory, job.shards, job.earlier)
         write = WriteFiles(directory, schema, self.max_file_rows, job.bits)
 
         read = (
@@ -103,7 +103,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "CollectReports" >> beam.Flatten()
             | "KeyReports" >> beam.WithKeys(None)
             | "AggregateReports" >> beam.GroupByKey()
-            | "PublishSnapshot" >> beam.ParDo(PublishSnapshot(job, self.snapshot, started))
+            | "PublishSnapshot" >> beam.ParDo(PublishSnapshot(job, self.snapshot, shards, started))
         )
 
     def close(self) -> None:

@@ -24,7 +24,8 @@ from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.fingerprint import describe_changes
 from .snapshots.manifest import Manifest
-from .snapshots.run_directory import is_alive, is_complete, list_runs, run_path
+from .snapshots.run_directory import is_alive, is_complete, list_runs
+from .snapshots.snapshot import Snapshot
 
 ROW_BYTES = 100
 
@@ -60,10 +61,7 @@ class Job:
 
     def without_files(self) -> Job:
         """Return the job without its lists of files, which would make a job graph grow with the corpus."""
-        previous, reusable = (
-            {**manifest, "files": []} if manifest else None for manifest in (self.previous, self.reusable)
-        )
-        return replace(self, shards=(), earlier=(), previous=previous, reusable=reusable)  # type: ignore[arg-type]
+        return replace(self, shards=(), earlier=())
 
     @property
     def prompt(self) -> str:
@@ -131,9 +129,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     if not options.no_dedupe:
         leftovers, leftover_files = _leftovers(output, model.fingerprint)
         if reusable:
-            directory = run_path(output, reusable["snapshot"])
-            parts = (file for file in reusable["files"] if file["name"].startswith("part-"))
-            earlier = [FileSystems.join(directory, file["name"]) for file in parts]
+            earlier = Snapshot(output, reusable["snapshot"], reusable).part_paths()
         earlier += leftover_files
         if leftover_files:
             notes.append(f"{len(leftover_files)} finished files of {len(leftovers)} unfinished runs are reused")

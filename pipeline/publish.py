@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -23,7 +23,8 @@ from .readers.read_shards import ShardRead
 from .report.html import NAME, write_report
 from .schemas import REASONS
 from .snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
-from .snapshots.manifest import FORMAT, Counts, FileInfo, Manifest
+from .snapshots.listing import read_file_list, write_file_list
+from .snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
 from .snapshots.run_directory import remove_run, remove_spills, run_path
 from .writers.statistics import FileStats, WrittenFile
 
@@ -57,7 +58,7 @@ class RunTotals:
         totals = cls()
         for report in reports:
             totals.add(report)
-        totals.files.sort(key=lambda file: file["name"])
+        totals.files.sort(key=lambda file: file.name)
         return totals
 
     def add(self, report: RunReport) -> None:
@@ -84,7 +85,7 @@ class RunTotals:
 def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
     """Raise SnapshotError if rows are missing, or if the run exceeds one of the limits it was given."""
     read, stats = totals.read, totals.stats
-    written = sum(file["rows"] for file in totals.files)
+    written = sum(file.rows for file in totals.files)
     if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != job.shard_count:
         raise SnapshotError(
             f"rows do not add up: read {read} from {len(totals.shards)} of {job.shard_count} shards, embedded "
@@ -142,8 +143,9 @@ def check_same_rows(published: Manifest, totals: RunTotals) -> None:
 class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     """Publishes the snapshot of a run from all of its reports; raises SnapshotError if it must not be published."""
 
-    def __init__(self, job: Job, snapshot: str, started: float) -> None:
-        self.job, self.snapshot, self.started = job.without_files(), snapshot, started
+    def __init__(self, job: Job, snapshot: str, shards: ListingInfo, started: float) -> None:
+        self.job, self.snapshot, self.shards, self.started = job.without_files(), snapshot, shards, started
+        self.directory = run_path(job.output, snapshot)
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
         """Publish, and return the manifest.
@@ -157,10 +159,10 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         if published is not None:
             check_same_rows(published, totals)
             point_to(job.output, self.snapshot, expected=published["previous"])
-            self._clean_up(published)
+            self._clean_up(published, read_file_list(job.output, published))
             yield published
             return
-        check_totals(job, totals, directory=run_path(job.output, self.snapshot))
+        check_totals(job, totals, directory=self.directory)
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded; run again")
         notes = list(job.notes)
@@ -172,26 +174,26 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             notes.append(
                 f"{len(totals.damaged)} shards could not be read to the end: {'; '.join(sorted(totals.damaged))}"
             )
-        manifest = self._manifest(totals, totals.canary, notes)
-        lost = missing_files(job.output, manifest)
+        lost = missing_files(self.directory, totals.files)
         if lost:
             raise SnapshotError(
-                f"{len(lost)} of {len(totals.files)} finished files are gone from {run_path(job.output, self.snapshot)} or "
-                f"not as they were written ({', '.join(lost[:3])}); run again"
+                f"{len(lost)} of {len(totals.files)} finished files are gone from {self.directory} or not as they were "
+                f"written ({', '.join(lost[:3])}); run again"
             )
+        manifest = self._manifest(totals, totals.canary, notes)
         try:
-            manifest["report"] = write_report(job.output, manifest, totals.stats)
+            manifest["report"] = write_report(job.output, manifest, totals.files, totals.stats)
         except Exception as error:  # a snapshot without its page is still complete
             manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
         publish(job.output, manifest)
-        self._clean_up(manifest)
+        self._clean_up(manifest, totals.files)
         yield manifest
 
-    def _clean_up(self, manifest: Manifest) -> None:
+    def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
         """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""
-        output = self.job.output
+        output, named = self.job.output, {manifest["files"]["name"], *(file.name for file in files)}
         tasks: dict[str, Callable[[], None]] = {
-            f"files of {self.snapshot} that its manifest does not name": lambda: remove_strays(output, manifest),
+            f"files of {self.snapshot} that are not listed": lambda: remove_strays(self.directory, named),
             f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),
         }
         tasks |= {run: partial(remove_run, output, run) for run in self.job.leftovers}
@@ -244,7 +246,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "counts": counts,
             "seconds": seconds,
             "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
-            "files": totals.files,
+            "files": write_file_list(self.directory, totals.files),
+            "shards": self.shards,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,
             "notes": notes,

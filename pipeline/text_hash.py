@@ -1,4 +1,4 @@
-"""Text hashes: blake2b-128 of each text as it enters the tokenizer, and ranges over their first bits."""
+"""Text hashes: blake2b-128 of each text as it enters the tokenizer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .schemas import TEXT_HASH
-
-MAX_RANGES = 64
 
 
 def add_text_hash(batch: pa.RecordBatch, prompt: str) -> pa.RecordBatch:
@@ -28,20 +26,3 @@ def hash_words(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     """Return each hash as four numbers of 32 bits, [n, 4], that sort as the hashes do."""
     words = np.frombuffer(text_hash.buffers()[1], ">u4").reshape(-1, 4)
     return words[text_hash.offset : text_hash.offset + len(text_hash)]
-
-
-def hash_prefix(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
-    """Return the first 16 bits of each hash: uint16 [n], which sort like the hashes."""
-    words = np.frombuffer(text_hash.buffers()[1], ">u2")
-    return words[text_hash.offset * 8 :][: len(text_hash) * 8 : 8]
-
-
-def hash_ranges(text_hash: pa.FixedSizeBinaryArray) -> list[tuple[int, int]]:
-    """Return the ranges of the first 16 bits of `text_hash` [n]: one per ascending run, or one for all if there are many."""
-    if len(text_hash) == 0:
-        return []
-    prefix = hash_prefix(text_hash)
-    falls = np.flatnonzero(prefix[1:] < prefix[:-1]) + 1
-    if len(falls) >= MAX_RANGES:
-        return [(int(prefix.min()), int(prefix.max()))]
-    return [(int(run[0]), int(run[-1])) for run in np.split(prefix, falls)]

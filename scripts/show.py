@@ -23,7 +23,7 @@ def show(output: Path) -> None:
     counts = ", ".join(f"{manifest['counts'][name]} {name}" for name in names)
     print(f"{snapshot}\n  weights {manifest['weights']}; {counts}\n")
 
-    rows = pq.read_table([snapshot / file["name"] for file in manifest["files"] if file["name"].startswith("part-")])
+    rows = pq.read_table(sorted(snapshot.glob("part-*.parquet")))
     print(f"{rows.num_rows} rows, here the first of each shard; embedding: {rows.schema.field('embedding').type}")
     print(f"  {'id':<20} {'n_tokens':>8}  {'embedding':<28} text")
     shown = set()
@@ -35,11 +35,10 @@ def show(output: Path) -> None:
             print(f"  {printable(row['id']):<20} {row['n_tokens']:>8}  [{numbers}, ...]  {printable(row['text'], 200)}")
 
     print("\nrejected rows")
-    for file in manifest["files"]:
-        if file["name"].startswith("rejected-"):
-            for row in pq.read_table(snapshot / file["name"]).to_pylist():
-                line = f"{row['shard']}, row {row['row']}: {row['reason']} ({row['detail']})"
-                print(f"  {printable(line, 200)}")
+    for path in sorted(snapshot.glob("rejected-*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            line = f"{row['shard']}, row {row['row']}: {row['reason']} ({row['detail']})"
+            print(f"  {printable(line, 200)}")
 
 
 if __name__ == "__main__":

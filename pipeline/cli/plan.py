@@ -10,7 +10,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from ..dedup.buckets import Buckets, read_rows
@@ -22,7 +21,7 @@ from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
-from ..snapshots.run_directory import run_path
+from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
 from .embed import parse
@@ -132,9 +131,7 @@ def _files(job: Job) -> list[str]:
     """Return the part files of the current snapshot."""
     if not job.previous:
         return []
-    directory = run_path(job.output, job.previous["snapshot"])
-    names = [file["name"] for file in job.previous["files"] if file["name"].startswith("part-")]
-    return [FileSystems.join(directory, name) for name in names]
+    return Snapshot(job.output, job.previous["snapshot"], job.previous).part_paths()
 
 
 _IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.bool_())]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..io.filesystem import write_atomically
 from ..snapshots.commit import read_manifest
-from ..snapshots.manifest import Manifest
+from ..snapshots.fingerprint import describe_changes
+from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import iter_rows, open_snapshot
 from ..terminal import printable
@@ -43,7 +44,9 @@ class _Outcome(NamedTuple):
     share: str
 
 
-def render(manifest: Manifest, stats: FileStats, rows: pa.Table, previous: Manifest | None) -> str:
+def render(
+    manifest: Manifest, files: Sequence[FileInfo], stats: FileStats, rows: pa.Table, previous: Manifest | None
+) -> str:
     """Return the page about a snapshot.
 
     `stats` has the histograms, `rows` is a sample as `read_sample` returns it, and `previous` is the manifest of the
@@ -79,7 +82,7 @@ def render(manifest: Manifest, stats: FileStats, rows: pa.Table, previous: Manif
         pace_legend=_pace_legend(manifest),
         max_tokens=MAX_TOKENS,
         colors=plots.COLORS,
-        provenance=_provenance(manifest),
+        provenance=_provenance(manifest, files),
         charts=charts,
         sample_rows=len(texts),
         neighbors=_neighbors(directions, texts) if enough else [],
@@ -87,11 +90,11 @@ def render(manifest: Manifest, stats: FileStats, rows: pa.Table, previous: Manif
     )
 
 
-def write_report(output: str, manifest: Manifest, stats: FileStats) -> str:
+def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo], stats: FileStats) -> str:
     """Write the page of a run whose files are finished, and return its name. Raise whatever goes wrong."""
     directory = run_path(output, manifest["snapshot"])
     previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
-    data = render(manifest, stats, read_sample(directory, manifest["files"]), previous).encode()
+    data = render(manifest, files, stats, read_sample(directory, files), previous).encode()
     path = FileSystems.join(directory, NAME)
     write_atomically(path, data, "text/html")
     return NAME
@@ -105,7 +108,7 @@ def ensure_report(output: str, *, remake: bool = False) -> str:
         stats = FileStats()
         for batch in iter_rows(snapshot, ("n_tokens", "embedding")):
             stats.add_vectors(batch)
-        write_report(output, snapshot.manifest, stats)
+        write_report(output, snapshot.manifest, snapshot.files, stats)
     return path
 
 
@@ -163,28 +166,25 @@ def _changes(manifest: Manifest, previous: Manifest | None) -> dict[str, object]
     if previous is None:
         removed = f"The previous snapshot, {manifest['previous']}, no longer exists."
         return {"changes": [], "no_previous": removed if manifest["previous"] else "This is the first snapshot."}
-    before, parts = previous["counts"], previous["fingerprint_parts"]
-    changed = [part for part, value in manifest["fingerprint_parts"].items() if parts.get(part) != value]
+    before = previous["counts"]
+    changed = describe_changes(manifest["fingerprint_parts"], previous["fingerprint_parts"])
     return {
         "previous": previous["snapshot"],
-        "fingerprint_change": f"The fingerprint changed: {', '.join(changed)}."
-        if changed
-        else "The fingerprint is the same.",
+        "fingerprint_change": f"The fingerprint changed: {changed}." if changed else "The fingerprint is the same.",
         "changes": [
             (name.replace("_", " "), f"{before[name]:,}", f"{manifest['counts'][name]:,}") for name in _COMPARED
         ],
     }
 
 
-def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
-    files = manifest["files"]
+def _provenance(manifest: Manifest, files: Sequence[FileInfo]) -> list[tuple[str, str]]:
     rows: list[tuple[str, object]] = [
         ("checkpoint", f"{manifest['checkpoint']['name']} ({manifest['weights']})"),
         ("checkpoint sha256", manifest["checkpoint"]["sha256"]),
         ("fingerprint", manifest["fingerprint"]),
         *((f"fingerprint: {name}", value) for name, value in manifest["fingerprint_parts"].items()),
         *((f"--{name}", value) for name, value in manifest["options"].items()),
-        ("files", f"{len(files):,}, {sum(file['bytes'] for file in files):,} bytes"),
+        ("files", f"{len(files):,}, {sum(file.bytes for file in files):,} bytes"),
         *(("note", note) for note in manifest["notes"]),
     ]
     return [(name, _shorten(_spelled(value), VALUE_CELLS, VALUE_BYTES)) for name, value in rows]

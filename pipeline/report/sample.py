@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,27 +11,22 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from ..io.timeout_reader import open_to_read
+from ..snapshots.manifest import FileInfo
 
 SAMPLE_ROWS = 256
 
-SAMPLE_GROUPS = 4  # row groups that are read for the sample
+SAMPLE_GROUPS = 4  # row groups, and files, that are read for the sample
 
 
-def read_sample(directory: str, files: Sequence[Mapping[str, object]]) -> pa.Table:
+def read_sample(directory: str, files: Sequence[FileInfo]) -> pa.Table:
     """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text (null if not stored), embedding.
 
-    `files` are those of a manifest. Files are written bucket by bucket, so that few row groups contain the lowest
-    hashes; of files in another order (--no_dedupe) the sample is the lowest of those few.
+    Files are written bucket by bucket, so that few row groups contain the lowest hashes; of files in another order
+    (--no_dedupe) the sample is the lowest of those few.
     """
-    groups = []
-    for file in files:
-        if str(file["name"]).startswith("part-"):
-            for number, group in enumerate(file["row_groups"]):  # type: ignore[arg-type, var-annotated]
-                lowest = min((low for low, _ in group["ranges"]), default=0)
-                groups.append((lowest, str(file["name"]), number))
-    tables = [
-        _read_row_group(FileSystems.join(directory, name), number) for _, name, number in sorted(groups)[:SAMPLE_GROUPS]
-    ]
+    parts = sorted((file.lowest_hash, file.name) for file in files if file.lowest_hash is not None)
+    groups = sorted(group for _, name in parts[:SAMPLE_GROUPS] for group in _row_groups(directory, name))
+    tables = [_read_row_group(FileSystems.join(directory, name), number) for _, name, number in groups[:SAMPLE_GROUPS]]
     if not tables:
         return pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string()), "embedding": []})
     table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
@@ -65,6 +60,16 @@ def nearest_rows(directions: NDArray[np.float64], row: int, count: int) -> list[
     cosines = directions @ directions[row]  # [n]
     cosines[row] = -np.inf
     return [(float(cosines[other]), int(other)) for other in np.argsort(-cosines, kind="stable")[:count]]
+
+
+def _row_groups(directory: str, name: str) -> Iterator[tuple[str, str, int]]:
+    """Yield the lowest text hash of each row group of a part file, the file's name and the row group's number."""
+    with open_to_read(FileSystems.join(directory, name)) as handle:
+        file = pq.ParquetFile(handle)
+        column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
+        for number in range(file.num_row_groups):
+            statistics = file.metadata.row_group(number).column(column).statistics
+            yield statistics.min.hex() if statistics else "", name, number
 
 
 def _read_row_group(path: str, number: int) -> pa.Table:

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from ..errors import SnapshotError
-from ..snapshots.manifest import check_manifest
+from ..snapshots.manifest import check_file_list, check_manifest
 from ..snapshots.model import find_model
 from ..snapshots.snapshot import REMEDY, Snapshot, iter_rows, open_snapshot
 from ..terminal import count_cells, printable
@@ -85,7 +85,7 @@ def search(
     """
     snapshot = open_snapshot(output)
     manifest = snapshot.manifest
-    faults = check_manifest(manifest, snapshot.name)
+    faults = check_manifest(manifest, snapshot.name) or check_file_list(manifest, snapshot.files)
     if faults:
         raise SnapshotError(f"the manifest in {snapshot.path} is not consistent ({faults[0]}): {REMEDY}")
     texts = [query for query in queries if not is_file(query)]

@@ -1,8 +1,10 @@
 """What a snapshot is on disk, and how one becomes the current one.
 
     OUT/current.json                       {"snapshot": NAME, "manifest": PATH}
-    OUT/snapshots/NAME/manifest.json       written when every file that it names is in place
+    OUT/snapshots/NAME/manifest.json       written when all other files are in place
     OUT/snapshots/NAME/part-*.parquet, rejected-*.parquet
+    OUT/snapshots/NAME/_files-*.parquet    the list of these files, which the manifest names
+    OUT/snapshots/NAME/_shards.parquet     the shards that the snapshot was made of
     OUT/snapshots/NAME/run.lock            locked while the run is alive, if OUT is a local directory
     OUT/snapshots/NAME/run.json            present while the run is alive, if OUT is on an object store
 
@@ -12,7 +14,7 @@ part of a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from apache_beam.io.filesystems import FileSystems
@@ -20,8 +22,10 @@ from apache_beam.io.filesystems import FileSystems
 from ..errors import SnapshotError
 from ..io.filesystem import error_text, list_directory, remove
 from ..io.json_file import Json, read_json, update_json, write_json
-from .manifest import MANIFEST_KEYS, Manifest, is_run_name, manifest_from, snapshot_of_pointer
+from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
+
+_OF_A_RUN = ("part-", "rejected-", "_files-")
 
 
 def current_name(output: str) -> str | None:
@@ -119,20 +123,16 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     update_json(path, decide)
 
 
-def missing_files(output: str, manifest: Manifest) -> list[str]:
-    """Return the names of files in `manifest` that are not in its directory with their number of bytes."""
-    directory = run_path(output, manifest["snapshot"])
+def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
+    """Return the names of those `files` that are not in `directory` with their number of bytes."""
     sizes = {FileSystems.split(file.path)[1]: file.size_in_bytes for file in list_directory(directory)}
-    return [file["name"] for file in manifest["files"] if sizes.get(file["name"]) != file["bytes"]]
+    return [file.name for file in files if sizes.get(file.name) != file.bytes]
 
 
-def remove_strays(output: str, manifest: Manifest) -> None:
-    """Delete finished files of rows that the manifest does not name: a bundle that ran twice left them.
+def remove_strays(directory: str, named: Collection[str]) -> None:
+    """Delete finished files of rows, and lists of files, that are not `named`: a bundle that ran twice left them.
 
     They must go because readers of part-*.parquet would read their rows twice.
     """
-    named = {file["name"] for file in manifest["files"]}
-    names = {
-        FileSystems.split(file.path)[1]: file.path for file in list_directory(run_path(output, manifest["snapshot"]))
-    }
-    remove([path for name, path in names.items() if name.startswith(("part-", "rejected-")) and name not in named])
+    names = {FileSystems.split(file.path)[1]: file.path for file in list_directory(directory)}
+    remove([path for name, path in names.items() if name.startswith(_OF_A_RUN) and name not in named])

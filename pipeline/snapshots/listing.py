@@ -1,11 +1,13 @@
-"""Listings of a run: its shards and the earlier part files, in files that a first step reads.
+"""Listings: the shards, earlier part files and finished files of a run, in Parquet files beside its other files.
 
-A job graph must stay small however many files a corpus has, so the launcher writes what it listed beside the run's other
-files, and the graph contains only the paths of the two listings.
+A job graph and a manifest must stay small however many files a corpus has. The launcher lists the shards and the earlier
+part files into the run directory, a first step reads them from there, and the graph contains only their paths. The
+finished files of a snapshot are listed beside its manifest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from ..errors import SnapshotError
 from ..io.file_io import FileIO
-from ..io.filesystem import write_atomically
+from ..io.filesystem import read, write_atomically
 from ..readers.shard import Shard
+from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
+from .run_directory import run_path
 
 SHARDS, EARLIER = "_shards.parquet", "_earlier.parquet"
-LISTINGS = (SHARDS, EARLIER)
 _SHARD_SCHEMA = pa.schema(
     [
         pa.field("path", pa.binary(), nullable=False),  # on a disk a path need not be UTF-8
@@ -32,22 +36,71 @@ _SHARD_SCHEMA = pa.schema(
     ]
 )
 _EARLIER_SCHEMA = pa.schema([pa.field("path", pa.binary(), nullable=False)])
+_FILE_SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("lowest_hash", pa.string()),
+    ]
+)
 
 
-def write_listings(directory: str, shards: Sequence[Shard], earlier: Sequence[str]) -> None:
-    """Write the two listings of a run into `directory`."""
-    _write(directory, SHARDS, pa.Table.from_pylist([_row(shard) for shard in shards], _SHARD_SCHEMA))
-    _write(directory, EARLIER, pa.table({"path": [os.fsencode(path) for path in earlier]}, _EARLIER_SCHEMA))
+def write_listings(directory: str, shards: Sequence[Shard], earlier: Sequence[str]) -> ListingInfo:
+    """Write the two listings that a run begins with into `directory`; return what the manifest says of the shards."""
+    _write(directory, EARLIER, _encode(pa.table({"path": [os.fsencode(path) for path in earlier]}, _EARLIER_SCHEMA)))
+    data = _encode(pa.Table.from_pylist([_row(shard) for shard in shards], _SHARD_SCHEMA))
+    return _write(directory, SHARDS, data, len(shards))
+
+
+def write_file_list(directory: str, files: Sequence[FileInfo]) -> ListingInfo:
+    """Write the list of a snapshot's files into `directory`; return what the manifest says of it.
+
+    Its name contains the first digits of its digest: if the last step of a run is executed twice at the same time, the
+    list that the published manifest names is not overwritten.
+    """
+    data = _encode(pa.Table.from_pylist([asdict(file) for file in files], _FILE_SCHEMA))
+    return _write(directory, f"_files-{hashlib.sha256(data).hexdigest()[:16]}.parquet", data, len(files))
+
+
+def read_file_list(output: str, manifest: Manifest) -> list[FileInfo]:
+    """Return the files of a snapshot.
+
+    Raises:
+        SnapshotError: The list is missing or is not the one that the manifest describes, or it names a file that could be
+            outside of the snapshot's directory.
+    """
+    path = FileSystems.join(run_path(output, manifest["snapshot"]), manifest["files"]["name"])
+    data = read(path)
+    if data is None or hashlib.sha256(data).hexdigest() != manifest["files"]["sha256"]:
+        raise SnapshotError(
+            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: restore it from a "
+            f"backup, or make another snapshot the current one with audioclip-text rollback"
+        )
+    try:
+        table = pq.read_table(pa.BufferReader(data)).cast(_FILE_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise SnapshotError(f"{path} is not a list of files: {(str(error).splitlines() or [''])[0]}") from None
+    files = [FileInfo(**row) for row in table.to_pylist()]
+    for file in files:
+        require_plain_name(file.name, path)
+    return files
 
 
 def _row(shard: Shard) -> dict[str, object]:
     return {**asdict(shard), "path": os.fsencode(shard.path)}
 
 
-def _write(directory: str, name: str, table: pa.Table) -> None:
+def _encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_atomically(FileSystems.join(directory, name), bytes(sink.getvalue()), "application/vnd.apache.parquet")
+    return bytes(sink.getvalue())
+
+
+def _write(directory: str, name: str, data: bytes, entries: int = 0) -> ListingInfo:
+    write_atomically(FileSystems.join(directory, name), data, "application/vnd.apache.parquet", sync=True)
+    return {"name": name, "entries": entries, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 class ReadListing(beam.PTransform):  # type: ignore[misc]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypedDict, get_type_hints
 
 from ..canary import Canary
@@ -16,13 +17,13 @@ from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
 # audioclip-text reads the formats of all releases before it.
-FORMAT = 1
+FORMAT = 2
 
 MAX_DIM = 1 << 16
 
 # Names that this package gives to runs and files. A name with any other character (a separator, the star of a glob, the
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 _FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
 
@@ -34,21 +35,28 @@ _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 _MAX_FAULTS = 3  # in one error message
 
 
-class RowGroup(TypedDict):
-    """The number of rows in a row group, and the inclusive ranges of 16-bit text-hash prefixes that they fall into."""
-
-    rows: int
-    ranges: list[tuple[int, int]]
-
-
-class FileInfo(TypedDict):
-    """A finished file of a snapshot."""
+@dataclass(frozen=True)
+class FileInfo:
+    """A finished file of a snapshot; `lowest_hash` is the lowest text hash in a part file, in hex."""
 
     name: str
     rows: int
     bytes: int
     sha256: str
-    row_groups: list[RowGroup]
+    lowest_hash: str | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Return whether the file has embedded rows, and not rejected ones."""
+        return self.name.startswith("part-")
+
+
+class ListingInfo(TypedDict):
+    """A listing beside the manifest: its name, its number of entries, and the digest of its content."""
+
+    name: str
+    entries: int
+    sha256: str
 
 
 class CheckpointInfo(TypedDict):
@@ -93,7 +101,8 @@ class _RequiredKeys(TypedDict):
     options: dict[str, object]
     counts: Counts
     seconds: dict[str, float]
-    files: list[FileInfo]
+    files: ListingInfo
+    shards: ListingInfo
     canary: Canary
     previous: str | None
     notes: list[str]
@@ -144,7 +153,7 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
 
     Raises:
         SnapshotError: The format is another one, a key in `reads` is missing or of another type, the manifest is that of
-            another snapshot, or `files` is read and names one that could be outside of the snapshot's directory.
+            another snapshot, or a listing that is read could be outside of the snapshot's directory.
     """
     if value.get("format") != FORMAT:
         found = f"format version {value['format']!r:.40}" if "format" in value else "no format version"
@@ -165,9 +174,9 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
             f"name, or restore the manifest from a backup"
         )
     manifest: Manifest = value  # type: ignore[assignment]
-    if "files" in reads:
-        for file in manifest["files"]:
-            require_plain_name(file["name"], path)
+    for key in ("files", "shards"):
+        if key in reads:
+            require_plain_name(manifest[key]["name"], path)
     return manifest
 
 
@@ -185,7 +194,7 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
 
 def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     """Yield where the manifest of snapshot `name`, whose types are right, disagrees with itself."""
-    parts, counts, files = manifest["fingerprint_parts"], manifest["counts"], manifest["files"]
+    parts, counts = manifest["fingerprint_parts"], manifest["counts"]
     missing = [part for part in _REQUIRED_PARTS if part not in parts]
     if missing:
         yield f"fingerprint_parts has no {', '.join(missing)}"
@@ -197,24 +206,37 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
             yield f"{key} is {word!r:.80}, expected {' or '.join(choices)}"
     if not 0 < manifest["dim"] <= MAX_DIM:
         yield f"dim is {manifest['dim']}, expected 1 to {MAX_DIM:,}"
-    for file, times in Counter(file["name"] for file in files).items():
-        if times > 1:
-            yield f"{file} is listed {times} times"
-        if not _FILE_NAME.fullmatch(file):
-            yield f"{file!r:.120} is not the name of a part file or of a file of rejected rows"
     negative = [f"counts.{outcome}" for outcome in _ROW_COUNTS if counts[outcome] < 0]
     if negative:
         yield f"{', '.join(negative)} must be at least 0"
-    rows = {kind: sum(file["rows"] for file in files if file["name"].startswith(kind)) for kind in ("part", "rejected")}
     embedded = counts["embedded"] + counts["reused"]
     equations: tuple[tuple[str, object, object], ...] = (
         ("snapshot", manifest["snapshot"], name),
         ("fingerprint", manifest["fingerprint"], fingerprint_of(parts)),
         ("counts.read", counts["read"], embedded + counts["rejected"]),
-        ("the number of rows in part files", rows["part"], embedded),
-        ("the number of rows in rejected files", rows["rejected"], counts["rejected"]),
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
     )
     for what, value, expected in equations:
         if value != expected:
             yield f"{what} is {value!r:.120}, expected {expected!r:.120}"
+
+
+def check_file_list(manifest: Manifest, files: Sequence[FileInfo]) -> list[str]:
+    """Return how a snapshot's list of files disagrees with itself or with the manifest, one sentence each."""
+    faults = []
+    for name, times in Counter(file.name for file in files).items():
+        if times > 1:
+            faults.append(f"{name} is listed {times} times")
+        if not _FILE_NAME.fullmatch(name):
+            faults.append(f"{name!r:.120} is not the name of a part file or of a file of rejected rows")
+    counts = manifest["counts"]
+    if len(files) != manifest["files"]["entries"]:
+        faults.append(f"files.entries is {manifest['files']['entries']}, expected {len(files)}")
+    for kind, is_part, expected in (
+        ("part files", True, counts["embedded"] + counts["reused"]),
+        ("rejected files", False, counts["rejected"]),
+    ):
+        rows = sum(file.rows for file in files if file.is_part == is_part)
+        if rows != expected:
+            faults.append(f"the number of rows in {kind} is {rows}, expected {expected}")
+    return faults

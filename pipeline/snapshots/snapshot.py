@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from ..errors import SnapshotError
 from ..io.timeout_reader import open_to_read
 from ..schemas import embedded_schema
 from .commit import require_current, require_manifest
+from .listing import read_file_list
 from .manifest import FileInfo, Manifest
 from .run_directory import run_path
 
@@ -36,9 +38,14 @@ class Snapshot:
         """Return the path of its directory."""
         return run_path(self.output, self.name)
 
-    def files(self, kind: str) -> list[FileInfo]:
-        """Return the manifest's files of a kind, "part" or "rejected"."""
-        return [file for file in self.manifest["files"] if file["name"].startswith(f"{kind}-")]
+    @cached_property
+    def files(self) -> list[FileInfo]:
+        """Return its files. Raises SnapshotError if their list is missing or damaged."""
+        return read_file_list(self.output, self.manifest)
+
+    def part_paths(self) -> list[str]:
+        """Return the paths of its part files."""
+        return [FileSystems.join(self.path, file.name) for file in self.files if file.is_part]
 
 
 def open_snapshot(output: str) -> Snapshot:
@@ -53,8 +60,8 @@ def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordB
     Raises:
         SnapshotError: A file is missing, damaged, or not the one that the manifest describes.
     """
-    for info in snapshot.files("part"):
-        path = FileSystems.join(snapshot.path, info["name"])
+    for info in filter(lambda file: file.is_part, snapshot.files):
+        path = FileSystems.join(snapshot.path, info.name)
         try:
             with open_to_read(path) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
@@ -75,7 +82,7 @@ def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> b
     expected, fields = (
         [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (schema, file.schema_arrow)
     )
-    return fingerprint == manifest["fingerprint"] and file.metadata.num_rows == info["rows"] and fields == expected
+    return fingerprint == manifest["fingerprint"] and file.metadata.num_rows == info.rows and fields == expected
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from ..search.top_k import vectors_of
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import BATCH_ROWS
-from ..text_hash import add_text_hash, hash_ranges
+from ..text_hash import add_text_hash
 from .result import MAX_EXAMPLES, Check
 
 # The largest difference between 1 and the length of a normalized vector: twice what rounding to half precision causes.
@@ -76,14 +76,14 @@ class RowChecks:
     def check_file(self, info: FileInfo) -> None:
         """Check all rows of a file."""
         try:
-            with open_to_read(FileSystems.join(self.directory, info["name"])) as handle:
+            with open_to_read(FileSystems.join(self.directory, info.name)) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
-                if info["name"].startswith("part-"):
+                if info.is_part:
                     self._check_part(info, file)
                 else:
                     self._check_rejected(info, file)
         except (OSError, pa.ArrowException) as error:
-            self.readable.add_fault(f"{info['name']} cannot be read: {(str(error).splitlines() or [''])[0]}")
+            self.readable.add_fault(f"{info.name} cannot be read: {(str(error).splitlines() or [''])[0]}")
 
     def finish(self) -> list[Check]:
         """Return all checks; to be called after the last file."""
@@ -114,22 +114,28 @@ class RowChecks:
     def _check_part(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not self._check_schema(info, file):
             return
-        self.schema.expect_equal(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
-        self.schema.expect_equal(f"{info['name']}: row groups", file.num_row_groups, len(info["row_groups"]))
-        for number, group in enumerate(info["row_groups"][: file.num_row_groups]):
+        self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
+        column = file.schema_arrow.names.index("text_hash")
+        lowest = []
+        for number in range(file.num_row_groups):
             hashes = []
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[number]):
                 self._check_batch(batch)
                 hashes.append(batch.column("text_hash"))
-            ranges: object = [list(pair) for pair in hash_ranges(pa.concat_arrays(hashes))] if hashes else []
-            if ranges != group["ranges"]:
-                self.hashes.add_fault(f"{info['name']}, row group {number}: other ranges than in the manifest")
+            if not hashes:
+                continue
+            ends = pc.min_max(pa.chunked_array(hashes)).as_py()
+            lowest.append(ends["min"].hex())
+            statistics = file.metadata.row_group(number).column(column).statistics
+            if statistics is None or (statistics.min, statistics.max) != (ends["min"], ends["max"]):
+                self.hashes.add_fault(f"{info.name}, row group {number}: other hashes than its statistics say")
+        self.hashes.expect_equal(f"{info.name}: the lowest hash", min(lowest, default=None), info.lowest_hash)
 
     def _check_rejected(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not file.schema_arrow.equals(REJECTED):
-            self.schema.add_fault(f"{info['name']} has other columns than a file of rejected rows")
+            self.schema.add_fault(f"{info.name} has other columns than a file of rejected rows")
             return
-        self.schema.expect_equal(f"{info['name']}: rows", file.metadata.num_rows, info["rows"])
+        self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
         for batch in file.iter_batches(BATCH_ROWS, columns=["reason"]):
             self._reasons.update(batch.column("reason").to_pylist())
 
@@ -141,13 +147,13 @@ class RowChecks:
             manifest["dim"], pa.schema([]), stored=parts["stored"], text=not manifest["options"].get("no_text")
         )
         if not pa.schema(list(schema)[: len(columns)]).equals(columns):
-            self.schema.add_fault(f"{info['name']} has columns {', '.join(f'{f.name} {f.type}' for f in schema)}"[:300])
+            self.schema.add_fault(f"{info.name} has columns {', '.join(f'{f.name} {f.type}' for f in schema)}"[:300])
             return False
         kept = pa.schema(list(schema)[len(columns) :])
         self._kept = kept if self._kept is None else self._kept
         if not kept.equals(self._kept):
             names = ", ".join(kept.names) or "none"
-            self.schema.add_fault(f"{info['name']} has other kept fields than the first file: {names}"[:300])
+            self.schema.add_fault(f"{info.name} has other kept fields than the first file: {names}"[:300])
         expected = {
             "fingerprint": manifest["fingerprint"],
             "checkpoint": manifest["checkpoint"]["name"],
@@ -161,7 +167,7 @@ class RowChecks:
         metadata = schema.metadata or {}
         for key, value in expected.items():
             stored = metadata.get(key.encode(), b"").decode("utf-8", "replace")
-            self.schema.expect_equal(f"{info['name']}: {key}", stored, value)
+            self.schema.expect_equal(f"{info.name}: {key}", stored, value)
         return True
 
     def _check_batch(self, batch: pa.RecordBatch) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..snapshots.commit import require_current, require_manifest
-from ..snapshots.manifest import Manifest, check_manifest
+from ..snapshots.manifest import Manifest, check_file_list, check_manifest
 from ..snapshots.model import ModelNotFound, find_model
 from ..snapshots.run_directory import run_path
+from ..snapshots.snapshot import Snapshot
 from .check_files import check_files
 from .check_rows import RowChecks
 from .result import Check, ValidationResult
@@ -33,18 +34,28 @@ def validate(
     path = run_path(output, manifest["snapshot"])
     consistent = Check("manifest", "complete and consistent")
     consistent.add_faults(check_manifest(manifest, manifest["snapshot"]))
+    opened = Snapshot(output, manifest["snapshot"], manifest)
+    if not consistent.faults:
+        consistent.add_faults(_file_list_faults(opened))
     if consistent.faults:
         return ValidationResult(path, [pointer, consistent])
-    files, intact = check_files(output, manifest)
+    files, intact = check_files(opened)
     rows = RowChecks(output, manifest)
     for file in intact:
         rows.check_file(file)
     row_checks = rows.finish()
-    damaged = len(manifest["files"]) - len(intact)
+    damaged = len(opened.files) - len(intact)
     if damaged:
         _note_unchecked_files(row_checks, damaged)
     canary = check_canary(manifest, checkpoint, tokenizer_path)
     return ValidationResult(path, [pointer, consistent, files, *row_checks, canary])
+
+
+def _file_list_faults(snapshot: Snapshot) -> list[str]:
+    try:
+        return check_file_list(snapshot.manifest, snapshot.files)
+    except (SnapshotError, OSError) as error:
+        return [str(error)]
 
 
 def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest | None]:

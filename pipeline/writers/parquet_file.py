@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import IO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from ..io.filesystem import AtomicFile, is_local, upload
-from ..snapshots.manifest import FileInfo, RowGroup
-from ..text_hash import hash_ranges, hash_words
+from ..snapshots.manifest import FileInfo
+from ..text_hash import hash_words
 
 ROW_GROUP = 4096
 
@@ -56,7 +57,7 @@ class ParquetFileWriter:
     bucket: int = 0
     rows: int = 0
     pending: list[pa.RecordBatch] = field(default_factory=list)
-    row_groups: list[RowGroup] = field(default_factory=list)
+    lowest_hash: str | None = None
 
     def __post_init__(self) -> None:
         # For an object store the file is written to local disk first, so that its upload can be retried. It has no name
@@ -91,11 +92,12 @@ class ParquetFileWriter:
         if not table.num_rows:
             return
         self.writer.write_table(table, row_group_size=table.num_rows)
-        ranges = hash_ranges(table["text_hash"].combine_chunks()) if "text_hash" in table.column_names else []
-        self.row_groups.append({"rows": table.num_rows, "ranges": ranges})
+        if "text_hash" in table.column_names:
+            lowest = pc.min(table["text_hash"]).as_py().hex()
+            self.lowest_hash = lowest if self.lowest_hash is None else min(lowest, self.lowest_hash)
 
     def finish(self) -> FileInfo:
-        """Write the last row group and give the file its name; return what the manifest says of it."""
+        """Write the last row group and give the file its name; return what the list of files says of it."""
         self._flush()
         self.writer.close()
         path = FileSystems.join(self.directory, self.name)
@@ -105,13 +107,7 @@ class ParquetFileWriter:
             self.handle.flush()
             upload(self.handle, path, "application/vnd.apache.parquet")
             self.handle.close()
-        return {
-            "name": self.name,
-            "rows": self.rows,
-            "bytes": self.digest.bytes,
-            "sha256": self.digest.sha256.hexdigest(),
-            "row_groups": self.row_groups,
-        }
+        return FileInfo(self.name, self.rows, self.digest.bytes, self.digest.sha256.hexdigest(), self.lowest_hash)
 
     def discard(self) -> None:
         """Delete the file; no error is raised."""

@@ -20,6 +20,7 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
+from audioclip_text.pipeline.snapshots.listing import read_file_list
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 
@@ -365,9 +366,9 @@ def test_manifest_counts_are_those_of_the_files(tmp_path: Path) -> None:
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", max_file_rows=30)
     directory = Path(run_path(str(tmp_path / "out"), manifest["snapshot"]))
     rows = {"part": 0, "rejected": 0}
-    for file in manifest["files"]:
-        data = (directory / file["name"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-        assert pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows == file["rows"] <= 30
-        rows[file["name"].split("-")[0]] += file["rows"]
+    for file in read_file_list(str(tmp_path / "out"), manifest):
+        data = (directory / file.name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
+        assert pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows == file.rows <= 30
+        rows[file.name.split("-")[0]] += file.rows
     assert rows == {"part": manifest["counts"]["embedded"], "rejected": manifest["counts"]["rejected"]}

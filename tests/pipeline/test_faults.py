@@ -24,6 +24,7 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots import run_directory as run_dirs
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_text.pipeline.snapshots.listing import read_file_list
 from tests.support.corpus import read, vectors
 from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.stub import StubEncoder, StubHandler
@@ -159,9 +160,9 @@ class Nights:
         assert counts["read"] == counts["embedded"] + counts["reused"] + counts["rejected"]
         assert counts["embedded"] + counts["reused"] == len(rows)
         directory = self.output / "snapshots" / name
-        for file in manifest["files"]:
-            assert pq.read_metadata(directory / file["name"]).num_rows == file["rows"]
-            assert (directory / file["name"]).stat().st_size == file["bytes"]
+        for file in read_file_list(str(self.output), manifest):
+            assert pq.read_metadata(directory / file.name).num_rows == file.rows
+            assert (directory / file.name).stat().st_size == file.bytes
 
     def check_clean(self) -> None:
         """Check that only whole snapshots are left, and nothing temporary."""

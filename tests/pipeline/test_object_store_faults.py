@@ -22,7 +22,7 @@ from audioclip_text.pipeline.io.filesystem import StoreError, is_transient, with
 from audioclip_text.pipeline.io.json_file import read_json, update_json
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.listing import LISTINGS
+from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
@@ -57,8 +57,8 @@ def embed(store: Store) -> Manifest:
 def ids(store: Store, manifest: Manifest) -> list[str]:
     """Return the ids in the files of a snapshot."""
     all_ids = []
-    for file in manifest["files"]:
-        data = stores.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file['name']}")
+    for file in read_file_list(f"{store.url}/out", manifest):
+        data = stores.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file.name}")
         all_ids += pq.read_table(io.BytesIO(data or b""))["id"].to_pylist()
     return sorted(all_ids)
 
@@ -101,7 +101,8 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
     assert ids(store, manifest) == sorted(str(row["id"]) for row in ROWS)
     assert current_name(f"{store.url}/out") == manifest["snapshot"]
     names = {name.split("/")[3] for name in store.names("out/snapshots/")}
-    assert names == {"manifest.json", "report.html", *LISTINGS, *(file["name"] for file in manifest["files"])}
+    files = {file.name for file in read_file_list(f"{store.url}/out", manifest)}
+    assert names == {"manifest.json", "report.html", SHARDS, EARLIER, manifest["files"]["name"], *files}
     assert first_time.kinds["GET"] >= 5
     assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
     assert waits.waited

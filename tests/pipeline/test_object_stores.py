@@ -22,7 +22,8 @@ from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, En
 from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.run_directory import end_run, run_path, start_run
+from audioclip_text.pipeline.snapshots.run_directory import end_run, start_run
+from audioclip_text.pipeline.snapshots.snapshot import Snapshot
 from tests.support import object_stores
 from tests.support.object_stores import Store
 
@@ -61,8 +62,8 @@ def rows_in(output: str) -> pa.Table:
     assert name
     manifest = read_manifest(output, name)
     assert manifest
-    parts = [file["name"] for file in manifest["files"] if file["name"].startswith("part-")]
-    tables = [pq.read_table(io.BytesIO(read(f"{run_path(output, name)}/{part}") or b"")) for part in parts]
+    parts = Snapshot(output, name, manifest).part_paths()
+    tables = [pq.read_table(io.BytesIO(read(part) or b"")) for part in parts]
     return pa.concat_tables(tables).sort_by("id")
 
 

@@ -17,6 +17,7 @@ from audioclip_text.pipeline.metrics import OUTCOMES
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.report.sample import read_sample
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_text.pipeline.snapshots.listing import read_file_list
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
@@ -169,7 +170,7 @@ def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path,
 
 def test_the_sample_has_the_lowest_hashes(output: Path) -> None:
     """So it does not depend on the runner or its batches; its size is bounded by rows, not by files."""
-    rows = read_sample(str(page_of(output).parent), manifest_of(output)["files"])
+    rows = read_sample(str(page_of(output).parent), read_file_list(str(output), manifest_of(output)))
     assert len(rows) == 56
     assert rows.column_names == ["id", "text", "embedding"]
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from audioclip_text.pipeline.snapshots.manifest import is_run_name, require_plai
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from audioclip_text.pipeline.snapshots.snapshot import open_snapshot
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.snapshots import edit_files, files_of
 
 ROOT = Path(__file__).parents[2]
 LEADING_AWAY = [
@@ -94,28 +96,38 @@ def test_pointer_without_a_name_is_refused(output: Path) -> None:
 
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
 def test_manifest_with_file_names_out_of_out_is_refused(output: Path, name: object) -> None:
-    """No command that reads the files follows a name out of the snapshot."""
+    """Nor does one that reads the list of files."""
     snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"][0]["name"] = name
+    manifest["files"]["name"] = name
     path.write_text(json.dumps(manifest))
-    with pytest.raises(
-        SnapshotError, match=r"manifest\.json (names .* not a plain name|is not a valid manifest: files\[0\].name is)"
-    ):
+    found = r"manifest\.json (names .* not a plain name|is not a valid manifest: files.name is)"
+    with pytest.raises(SnapshotError, match=found):
         read_manifest(str(output), snapshot)
-    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a valid manifest)"):
+    with pytest.raises(SnapshotError, match=found):
         embed(output.parent / "a.jsonl", output)
-    with pytest.raises(SnapshotError, match=r"manifest\.json (names|is not a valid manifest)"):
+    with pytest.raises(SnapshotError, match=found):
         open_snapshot(str(output))
+
+
+@pytest.mark.parametrize("name", [name for name in LEADING_AWAY if isinstance(name, str)], ids=repr)
+def test_list_with_file_names_out_of_out_is_refused(output: Path, name: str) -> None:
+    """No command that reads the files follows a name out of the snapshot."""
+    edit_files(output, lambda files: [replace(files[0], name=name), *files[1:]])
+    found = r"_files-[0-9a-f]{16}\.parquet names .* not a plain name"
+    with pytest.raises(SnapshotError, match=found):
+        open_snapshot(str(output)).part_paths()
+    with pytest.raises(SnapshotError, match=found):
+        embed(output.parent / "a.jsonl", output)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"snapshot": "../../elsewhere"}, "is the manifest of '../../elsewhere', not of"),
-        ({"files": None}, "is not a valid manifest: files is None, expected a list"),
-        ({"files": ["part-0.parquet"]}, r"files\[0\] is 'part-0.parquet', expected an object"),
+        ({"files": None}, "is not a valid manifest: files is None, expected an object"),
+        ({"files": ["part-0.parquet"]}, r"files is \['part-0.parquet'\], expected an object"),
         ({"fingerprint": 3, "counts": []}, r"fingerprint is 3, expected a string; counts is \[\], expected an object"),
     ],
 )
@@ -228,4 +240,4 @@ def test_names_of_runs_and_files_are_plain(output: Path) -> None:
     for name in list_runs(str(output)):
         manifest = read_manifest(str(output), name)
         assert manifest
-        assert all(Path(run_path(str(output), name), file["name"]).is_file() for file in manifest["files"])
+        assert all(Path(run_path(str(output), name), file.name).is_file() for file in files_of(output, manifest))

@@ -15,6 +15,7 @@ from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_text.pipeline.snapshots.listing import read_file_list
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.stub import ENCODERS, StubHandler
@@ -49,7 +50,7 @@ def read(output: Path, kind: str = "part") -> pa.Table:
     name = current_name(str(output))
     manifest = read_manifest(str(output), str(name))
     assert manifest is not None
-    files = [file["name"] for file in manifest["files"] if file["name"].startswith(kind)]
+    files = [file.name for file in read_file_list(str(output), manifest) if file.name.startswith(kind)]
     tables = [pq.read_table(Path(run_path(str(output), str(name))) / file) for file in files]
     return pa.concat_tables(tables).sort_by("id") if tables else pa.table({"id": pa.array([], pa.string())})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -17,9 +18,9 @@ from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint, token
 from audioclip_text.pipeline.metrics import MODEL_COUNTS
 from audioclip_text.pipeline.schemas import embedded_schema
 from audioclip_text.pipeline.snapshots.commit import publish
-from audioclip_text.pipeline.snapshots.manifest import FORMAT, Manifest
+from audioclip_text.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
+from audioclip_text.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
-from audioclip_text.pipeline.text_hash import hash_ranges
 from audioclip_text.pipeline.writers.write_files import WriteFiles
 
 PARTS = {"scheme": FINGERPRINT_SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
@@ -74,7 +75,7 @@ def write_snapshot(
     written = [one for batch in batches for one in write.process(batch)]
     written += [windowed.value for windowed in write.finish_bundle()]
     files = [one.file for one in written if one.file is not None]
-    rows = sum(info["rows"] for info in files)
+    rows = sum(info.rows for info in files)
     model = dict.fromkeys(MODEL_COUNTS, 0) | {"model_texts": rows, "tokens": rows}
     counts = {"read": rows, "embedded": rows, "reused": 0, "rejected": 0, "truncated": 0, "rejected_by_reason": {}}
     manifest: Manifest = {
@@ -90,7 +91,8 @@ def write_snapshot(
         "options": {"checkpoint": "gone/made.pt"},
         "counts": {**counts, **model},  # type: ignore[typeddict-item]
         "seconds": {"total": 1.0},
-        "files": files,
+        "files": write_file_list(run_path(str(output), name), files),
+        "shards": write_listings(run_path(str(output), name), [], []),
         "canary": {"texts": ["dog"], "vectors": base64.b64encode(np.ones(dim, "<f4").tobytes()).decode()},
         "previous": None,
         "notes": [],
@@ -112,17 +114,31 @@ def edit_manifest(output: Path, change: Callable[[Manifest], object]) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True) -> None:
-    """Change the rows of the first part file; with `sign` the manifest describes the changed file."""
+def files_of(output: Path | str, manifest: Manifest) -> list[FileInfo]:
+    """Return the files of a snapshot."""
+    return read_file_list(str(output), manifest)
+
+
+def edit_files(output: Path, change: Callable[[list[FileInfo]], list[FileInfo]]) -> None:
+    """Change the list of files of the current snapshot, and let the manifest describe the changed list."""
     directory = directory_of(output)
     manifest = json.loads((directory / "manifest.json").read_text())
-    info = next(file for file in manifest["files"] if file["name"].startswith("part-"))
-    path = directory / info["name"]
+    files = change(read_file_list(str(output), manifest))
+    (directory / manifest["files"]["name"]).unlink()
+    edit_manifest(output, lambda edited: edited.update(files=write_file_list(str(directory), files)))
+
+
+def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True) -> None:
+    """Change the rows of the first part file; with `sign` the list of files describes the changed file."""
+    directory = directory_of(output)
+    files = read_file_list(str(output), json.loads((directory / "manifest.json").read_text()))
+    info = next(file for file in files if file.is_part)
+    path = directory / info.name
     table = change(pq.read_table(path)).combine_chunks()
     pq.write_table(table, path, use_dictionary=False, row_group_size=1 << 20)
     if sign:
         data = path.read_bytes()
-        info |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": len(table)}
-        hashes = table["text_hash"].combine_chunks() if "text_hash" in table.column_names else None
-        info["row_groups"] = [{"rows": len(table), "ranges": hash_ranges(hashes)}] if hashes else info["row_groups"]
-        (directory / "manifest.json").write_text(json.dumps(manifest))
+        hashes = table["text_hash"] if "text_hash" in table.column_names and len(table) else None
+        lowest = pc.min(hashes).as_py().hex() if hashes is not None else info.lowest_hash
+        signed = FileInfo(info.name, len(table), len(data), hashlib.sha256(data).hexdigest(), lowest)
+        edit_files(output, lambda files: [signed if file.name == info.name else file for file in files])

@@ -33,7 +33,7 @@ from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_text.pipeline.snapshots.snapshot import Snapshot
 from tests.support.stub import StubEncoder, StubHandler
 
 ROOT = Path(__file__).parents[2]
@@ -195,10 +195,8 @@ def check_rows(output: Path, rows: int, night: int) -> str:
     assert manifest is not None
     counts = {what: int(str(manifest["counts"][what])) for what in ("read", "embedded", "reused", "rejected")}
     seen = np.zeros(rows, np.int8)
-    for file in manifest["files"]:
-        if not file["name"].startswith("part-"):
-            continue
-        for batch in pq.ParquetFile(Path(run_path(str(output), name), file["name"])).iter_batches(8192):
+    for path in Snapshot(str(output), name, manifest).part_paths():
+        for batch in pq.ParquetFile(path).iter_batches(8192):
             ids = batch.column("id").cast("int64").to_numpy()
             np.add.at(seen, ids, 1)
             texts = batch.column("text").to_pylist()

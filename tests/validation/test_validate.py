@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.validation.result import ValidationResult
 from audioclip_text.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import ENCODERS, StubHandler, embed, write_jsonl
-from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
+from tests.support.snapshots import (
+    batch_of,
+    directory_of,
+    edit_files,
+    edit_manifest,
+    random_batches,
+    rewrite,
+    write_snapshot,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +135,7 @@ def reject_nothing(output: Path) -> None:
         (reject_nothing, "has 0 bytes, expected"),
         (
             lambda output: shutil.copy(part(output), part(output).with_name("part-0.parquet")),
-            "part-0.parquet is not in the manifest, and readers of part-*.parquet would read",
+            "part-0.parquet is not in the list of files, and readers of part-*.parquet would read",
         ),
     ],
     ids=["bit flip", "files swapped", "file lost", "file cut", "row lost", "rejected file emptied", "extra part file"],
@@ -243,14 +252,12 @@ def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
         ),
         (set_in("counts", "truncated", to=0), "counts", "the number of truncated rows is 4, expected 0"),
         (set_in("counts", "read", to=None), "manifest", "counts.read is None, expected an integer"),
-        (set_in("files", 0, "rows", to=1), "manifest", "the number of rows in part files is"),
-        (set_in("files", 0, "sha256", to="0" * 64), "files", "expected 0000000000000000..."),
-        (set_in("files", 0, "name", to="../../x.parquet"), "manifest", "is not the name of a part file"),
-        (set_in("files", 0, "row_groups", 0, "ranges", to=[[0, 1]]), "hashes", "other ranges than in the manifest"),
-        (set_in("files", 0, "row_groups", to=[]), "schema", "row groups is"),
-        (set_in("files", 0, to="part-1.parquet"), "manifest", "files[0] is 'part-1.parquet', expected an object"),
-        (lambda manifest: manifest["files"].append(manifest["files"][0]), "manifest", "is listed 2 times"),
-        (set_in("files", to={}), "manifest", "files is {}, expected a list"),
+        (set_in("files", "sha256", to="0" * 64), "manifest", "is not the list that the manifest describes"),
+        (set_in("files", "entries", to=1), "manifest", "files.entries is 1, expected"),
+        (set_in("files", "name", to="part-1.parquet"), "manifest", "part-1.parquet is missing"),
+        (set_in("files", to=[]), "manifest", "files is [], expected an object"),
+        (set_in("shards", "sha256", to="0" * 64), "files", "_shards.parquet is not as the manifest says"),
+        (set_in("shards", "name", to="_none.parquet"), "files", "_none.parquet is missing"),
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
         (
@@ -274,6 +281,38 @@ def test_edited_manifest(output: Path, change: Callable[[Manifest], None], check
     assert any(found in fault for fault in faults[check]), faults
 
 
+@pytest.mark.parametrize(
+    ("change", "check", "found"),
+    [
+        ({"rows": 1}, "manifest", "the number of rows in part files is"),
+        ({"sha256": "0" * 64}, "files", "expected 0000000000000000..."),
+        ({"name": "../../x.parquet"}, "manifest", "is not a plain name"),
+        ({"name": "x.parquet"}, "manifest", "is not the name of a part file"),
+        ({"lowest_hash": "00"}, "hashes", "the lowest hash is"),
+    ],
+)
+def test_edited_list_of_files(output: Path, change: dict[str, object], check: str, found: str) -> None:
+    """So is the list of files."""
+    edit_files(output, lambda files: [replace(files[0], **change), *files[1:]])  # type: ignore[arg-type]
+    faults = failed(validate(str(output)))
+    assert any(found in fault for fault in faults[check]), faults
+
+
+def test_damaged_list_of_files(output: Path) -> None:
+    """A file that is listed twice, and a list that is not Parquet, or of other columns, or missing, are faults."""
+    edit_files(output, lambda files: [*files, files[0]])
+    assert any("is listed 2 times" in fault for fault in failed(validate(str(output)))["manifest"])
+    (path,) = directory_of(output).glob("_files-*")
+    for data, found in ((b"PAR1", "is not a list of files"), (None, "is missing")):
+        if data is None:
+            path.unlink()
+        else:
+            path.write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            edit_manifest(output, lambda manifest: manifest["files"].update(sha256=digest))  # noqa: B023
+        assert any(found in fault for fault in failed(validate(str(output)))["manifest"])
+
+
 @pytest.mark.parametrize("value", [None, 7, "x", [], {}, True, -1, 1e300])
 def test_arbitrary_manifest_values_do_not_crash(made: Path, tmp_path: Path, value: object) -> None:
     """Each key of a manifest with another value: the command ends with a result."""
@@ -282,8 +321,8 @@ def test_arbitrary_manifest_values_do_not_crash(made: Path, tmp_path: Path, valu
     for key in original:
         edit_manifest(output, lambda manifest: (manifest.clear(), manifest.update({**original, key: value})))  # type: ignore[attr-defined, arg-type, typeddict-item]  # noqa: B023
         validate(str(output)).as_lines()
-    for key in original["files"][0]:
-        files = [{**original["files"][0], key: value}, *original["files"][1:]]
+    for key in original["files"]:
+        files = {**original["files"], key: value}
         edit_manifest(output, lambda manifest: manifest.update({**original, "files": files}))  # type: ignore[arg-type]  # noqa: B023
         validate(str(output)).as_lines()
 
@@ -378,9 +417,11 @@ def test_rows_are_checked_in_batches(tmp_path: Path) -> None:
 def test_file_that_is_not_parquet(output: Path) -> None:
     """A file with the right digest whose content is not Parquet is named."""
     path = part(output)
-    edit_manifest(
-        output, lambda manifest: manifest["files"][0].update(bytes=4, sha256=hashlib.sha256(b"PAR1").hexdigest())
-    )  # type: ignore[typeddict-item]
+    digest = hashlib.sha256(b"PAR1").hexdigest()
+    edit_files(
+        output,
+        lambda files: [replace(file, bytes=4, sha256=digest) if file.name == path.name else file for file in files],
+    )
     path.write_bytes(b"PAR1")
     assert "readable" in failed(validate(str(output)))
 
@@ -393,5 +434,7 @@ def test_damaged_page_in_a_file_with_a_right_digest(output: Path) -> None:
     data[metadata.data_page_offset + metadata.total_compressed_size - 8] ^= 0xFF
     path.write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
-    edit_manifest(output, lambda manifest: manifest["files"][0].update(sha256=digest))  # type: ignore[typeddict-item]
+    edit_files(
+        output, lambda files: [replace(file, sha256=digest) if file.name == path.name else file for file in files]
+    )
     assert "readable" in failed(validate(str(output)))
