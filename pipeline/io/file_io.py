@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -11,7 +12,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.options.value_provider import RuntimeValueProvider
 
 from .filesystem import is_local
-from .timeout_reader import READ_TIMEOUT, open_to_read
+from .timeout_reader import READ_TIMEOUT, open_to_read, open_version
+from .versions import ListedFile
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,16 @@ class FileIO:
 
         Raises StoreError or OSError, as open_to_read does.
         """
+        self._set_options(path)
+        return open_to_read(path, self.read_timeout)
+
+    def open_version(self, file: ListedFile) -> AbstractContextManager[IO[bytes]]:
+        """Open the version of a file that was listed, for a block. Raises FileChanged too, as timeout_reader does."""
+        self._set_options(file.path)
+        return open_version(file, self.read_timeout)
+
+    def _set_options(self, path: str) -> None:
         # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.
         known = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options
         if not is_local(path) and known is None and self.store_options:
             FileSystems.set_options(PipelineOptions.from_dictionary(dict(self.store_options)))
-        return open_to_read(path, self.read_timeout)

@@ -89,7 +89,7 @@ def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
     details = getattr(error, "exception_details", None)  # of Beam: an error or HTTP status per file
     if details:
         return all(is_transient(detail, also) for detail in details.values())
-    status = _http_status(error)
+    status = http_status(error)
     if status is not None:
         return status in (408, 412, 429, *also) or status >= 500  # 412: the object was written while it was read
     if isinstance(error, S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
@@ -99,7 +99,7 @@ def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
     return not isinstance(error, RuntimeError | TypeError | LookupError)
 
 
-def _http_status(error: object) -> int | None:
+def http_status(error: object) -> int | None:
     """Return the HTTP status in an error of Beam, google-cloud-storage or botocore; None without an answer."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
@@ -124,7 +124,7 @@ def error_text(error: object) -> str:
     error = getattr(error, "cause", None) or error  # of google's RetryError: the last error
     first = getattr(error, "args", None) or [error]
     text = " ".join(str(getattr(error, "strerror", None) or first[0]).split())[:500] or type(error).__name__
-    status = _http_status(error)
+    status = http_status(error)
     return text if status is None or str(status) in text else f"{text} (HTTP status {status})"
 
 
@@ -279,7 +279,7 @@ def _check_s3_bucket(bucket: str) -> None:
                 f"AWS_SECRET_ACCESS_KEY, or another source of credentials that boto3 reads"
             ) from None
         except ClientError as error:
-            if _http_status(error) == 404:
+            if http_status(error) == 404:
                 raise StoreError(f"the bucket s3://{bucket} does not exist: check its name and the region") from None
             if is_transient(error):
                 raise

@@ -1,14 +1,14 @@
 """What Beam's file systems for gs:// and s3:// cannot do, through the clients that they use.
 
-That is: conditional writes (compare and swap), uploads that leave nothing behind if they fail, and deletions by literal
-names.
+That is: conditional writes (compare and swap), uploads that leave nothing behind if they fail, deletions by literal
+names, and listings and reads of versions.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -26,8 +26,8 @@ def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.stora
 def _gcs_io(path: str):  # type: ignore[no-untyped-def]  # apache_beam's GcsIO, with the extra gcp
     from apache_beam.io.gcp.gcsio import GcsIO
 
-    options = FileSystems.get_filesystem(path)._pipeline_options or PipelineOptions([])
-    return GcsIO(pipeline_options=options)
+    options = FileSystems.get_filesystem(path)._pipeline_options
+    return _cached("gs", options, lambda: GcsIO(pipeline_options=options or PipelineOptions([])))
 
 
 def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, with the extra aws
@@ -35,8 +35,22 @@ def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, wit
     from apache_beam.io.aws.s3io import S3IO
 
     _, _, bucket, key = path.split("/", 3)
-    options = FileSystems.get_filesystem(path)._options or PipelineOptions([])
-    return S3IO(options=options).client.client, bucket, key
+    options = FileSystems.get_filesystem(path)._options
+    return _cached("s3", options, lambda: S3IO(options=options or PipelineOptions([])).client.client), bucket, key
+
+
+# By scheme: (options, process, client). Small files would spend most of their time on new clients and connections.
+_CLIENTS: dict[str, tuple[object, int, Any]] = {}
+
+
+def _cached(scheme: str, options: object, make: Callable[[], Any]) -> Any:
+    """Return the client for these options of Beam, which is made once in each process."""
+    known = _CLIENTS.get(scheme)
+    if known and options is not None and known[0] is options and known[1] == os.getpid():
+        return known[2]
+    client = make()
+    _CLIENTS[scheme] = (options, os.getpid(), client)
+    return client
 
 
 def _upload_gcs(source: IO[bytes], path: str, mime_type: str) -> None:
@@ -144,3 +158,51 @@ class ConditionalAccess(NamedTuple):
 
 # By scheme.
 CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": ConditionalAccess(_read_s3, _write_s3)}
+
+
+def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
+    bucket, _ = gcs_object(path)
+    fields = "items(name,size,generation),nextPageToken"
+    for blob in bucket.client.list_blobs(bucket, prefix=prefix, fields=fields):
+        yield blob.name, blob.size, str(blob.generation)
+
+
+def _read_gcs_version(path: str, generation: str, start: int, end: int) -> bytes:
+    bucket, name = gcs_object(path)
+    data: bytes = bucket.blob(name).download_as_bytes(
+        start=start, end=end - 1, raw_download=True, checksum=None, if_generation_match=int(generation)
+    )
+    return data
+
+
+def _list_s3(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
+    client, bucket, _ = s3_object(path)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            yield item["Key"], item["Size"], item["ETag"]
+
+
+def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
+    client, bucket, key = s3_object(path)
+    data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=tag)[
+        "Body"
+    ].read()
+    return data
+
+
+class VersionedAccess(NamedTuple):
+    """Versions of objects: `list(path, prefix)` in the bucket of `path`, `read(path, version, start, end)`.
+
+    `list` yields (name, size in bytes, version) by name. `read` returns the bytes from `start` to before `end`; its error
+    has HTTP status 412 if the object has another version.
+    """
+
+    list: Callable[[str, str], Iterator[tuple[str, int, str]]]
+    read: Callable[[str, str, int, int], bytes]
+
+
+# By scheme.
+VERSIONED_ACCESS = {
+    "gs": VersionedAccess(_list_gcs, _read_gcs_version),
+    "s3": VersionedAccess(_list_s3, _read_s3_version),
+}

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 
 from .filesystem import StoreError, check_bucket, error_text, is_local
+from .versions import ListedFile, check_unchanged, open_listed
 from .worker_thread import WorkerThread
 
-# Seconds. The stores' clients have their own time limits and retries: gs:// two minutes, s3:// about eight.
+# Seconds. Requests to an object store are repeated for up to RETRY_SECONDS.
 READ_TIMEOUT = 600
 
 _T = TypeVar("_T")
@@ -30,19 +32,30 @@ def open_to_read(path: str, timeout: float = READ_TIMEOUT) -> IO[bytes]:
 
     Raises StoreError if a call, this one included, takes longer than `timeout` seconds.
     """
-    return _TimeoutReader(path, timeout)  # type: ignore[return-value]  # a RawIOBase has what IO[bytes] asks for
+    return _TimeoutReader(path, timeout, lambda: _open(path))  # type: ignore[return-value]  # it has what IO[bytes] asks for
+
+
+@contextmanager
+def open_version(file: ListedFile, timeout: float = READ_TIMEOUT) -> Iterator[IO[bytes]]:
+    """Open the version of a file that was listed, as open_to_read does, and close it at the end of the block.
+
+    Raises FileChanged if the file is not that version: at the beginning, on reading, or at the end of a block without error.
+    """
+    with _TimeoutReader(file.path, timeout, lambda: open_listed(file)) as reader:
+        yield reader  # type: ignore[misc]
+        reader.check_unchanged(file)
 
 
 class _TimeoutReader(io.RawIOBase):
     """A readable, seekable file whose calls run in its own thread."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, open_file: Callable[[], IO[bytes]]) -> None:
         super().__init__()
         self.path, self.timeout, self._stuck = path, timeout, False
         self._thread = WorkerThread(f"read {path}")
         self._handle: IO[bytes] | None = None
         try:
-            self._handle = self._run(lambda: _open(path))
+            self._handle = self._run(open_file)
         except BaseException:
             self._thread.end()
             raise
@@ -95,6 +108,11 @@ class _TimeoutReader(io.RawIOBase):
         """Return the position in the file."""
         file = self._file()
         return self._run(file.tell)
+
+    def check_unchanged(self, file: ListedFile) -> None:
+        """Raise FileChanged if this is not the version of the file that was listed."""
+        handle = self._file()
+        self._run(lambda: check_unchanged(file, handle))
 
     def readable(self) -> bool:
         """Return True."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 from apache_beam.io.filesystem import FileSystem
 
-from ..io.filesystem import match
+from ..io.versions import ListedFile, list_remote, local_file
 
 _WILDCARD = re.compile(r"[*?\[]")
 _DIRECTORIES = re.compile(r"(?:(?<=/)|^)\*\*/")  # "**/" as a whole component
@@ -34,8 +35,8 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
     return re.compile("(?ms)" + "(?:.*/)?".join(parts) + r"\Z")
 
 
-def match_local(pattern: str) -> list[tuple[str, int]]:
-    """Return (path, size in bytes) of the local files that a glob matches, by path. Raises OSError if one is unreadable.
+def match_local(pattern: str) -> list[ListedFile]:
+    """Return the local files that a glob matches, by path. Raises OSError if one is unreadable.
 
     A file whose name is exactly the pattern is the only match: its name may contain brackets.
     """
@@ -45,14 +46,15 @@ def match_local(pattern: str) -> list[tuple[str, int]]:
         directory = fixed_part(pattern)
         alternatives = _alternatives(pattern[len(directory) :].split("/"))
         paths = {path for parts in alternatives for path in _expand(directory, parts)}
-    return [(path, os.stat(path).st_size) for path in sorted(paths) if not os.path.isdir(path)]
+    files = ((path, os.stat(path)) for path in sorted(paths))
+    return [local_file(path, status) for path, status in files if not stat.S_ISDIR(status.st_mode)]
 
 
-def match_remote(pattern: str) -> list[tuple[str, int]]:
-    """Return (path, size in bytes) of the objects that a glob matches. Raises OSError and ValueError as Beam does."""
+def match_remote(pattern: str) -> list[ListedFile]:
+    """Return the objects that a glob matches, by path. Raises StoreError, or ValueError for an unknown scheme."""
     # Beam's "**/" needs a directory: list what matches without the slash, in one listing, and filter.
     wider, regex = _DIRECTORIES.sub("**", pattern), glob_regex(pattern)
-    return [(file.path, file.size_in_bytes) for file in match(wider) if wider == pattern or regex.match(file.path)]
+    return [file for file in list_remote(wider, _WILDCARD.split(wider)[0]) if regex.match(file.path)]
 
 
 def _alternatives(parts: list[str]) -> Iterator[list[str]]:

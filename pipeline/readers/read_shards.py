@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from ..io.file_io import FileIO
 from ..io.filesystem import StoreError
+from ..io.versions import FileChanged
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
 from .compression import DamagedShard
 from .fields import BadRow, Fields
 from .registry import READERS
 from .shard import Batches, Shard
-from .shards import shard_changed, shard_state
+from .shards import shard_changed
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -34,7 +35,8 @@ def read_shard(
     """Yield (row batch, rejected batch) pairs of a shard, of the schemas ROW followed by `kept`, and REJECTED.
 
     The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError with the shard's path
-    if it cannot be read at all: it is gone, forbidden, or gives no byte for as long as `file_io` waits.
+    if it cannot be read at all: it is forbidden, or gives no byte for as long as `file_io` waits. Raises InputError if it is
+    gone or not the version that was listed.
     """
     yield from _read(BatchBuilder(shard, fields, kept, max_text_bytes), file_io)
 
@@ -42,13 +44,16 @@ def read_shard(
 def _read(builder: BatchBuilder, file_io: FileIO) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.shard.bytes)
     try:
-        with file_io.open(shard.path) as handle:
-            for batches in READERS[shard.format].read(handle, builder):
-                bytes_read.reach(handle.tell())
-                yield batches
-    except DamagedShard as damage:
-        builder.damage = str(damage)
-        builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
+        with file_io.open_version(shard.listed) as handle:
+            try:
+                for batches in READERS[shard.format].read(handle, builder):
+                    bytes_read.reach(handle.tell())
+                    yield batches
+            except DamagedShard as damage:
+                builder.damage = str(damage)
+                builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
+    except FileChanged as error:
+        raise shard_changed(error) from error
     except StoreError:
         raise
     except OSError as error:
@@ -81,9 +86,8 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
         self.max_text_bytes, self.file_io = max_text_bytes, file_io
 
     def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        """Read a shard as a stream. Raises InputError if it changes meanwhile."""
+        """Read a shard as a stream. Raises InputError if it is not the version that was listed."""
         kept, read = pa.ipc.read_schema(pa.py_buffer(self.kept)), ShardRead(shard.name)
-        before = shard_state(shard)
         began = time.perf_counter()
         builder = BatchBuilder(shard, self.fields, kept, self.max_text_bytes)
         for rows, rejected in _read(builder, self.file_io):
@@ -99,8 +103,6 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
         count("read_msecs", round(1000 * read.seconds))
-        if shard_state(shard) != before:
-            raise shard_changed(shard)
         read.damage, read.without_texts = builder.damage, builder.without_texts
         yield beam.pvalue.TaggedOutput("read", read)
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from ..io.versions import ListedFile
 from .fields import BadRow
 
 # A record is a dict of fields; a line of txt is a str.
@@ -32,7 +33,8 @@ class InputError(ValueError):
 class Shard:
     """One input file.
 
-    `name` is its path below the fixed part of the glob, as ids contain it; `delimiter` is that of csv, if it was given.
+    `name` is its path below the fixed part of the glob, as ids contain it; `bytes` and `version` are those that were listed,
+    and a read of another version fails; `delimiter` is that of csv, if it was given.
     """
 
     path: str
@@ -40,4 +42,10 @@ class Shard:
     format: str
     compression: str | None
     bytes: int
+    version: str
     delimiter: str | None = None
+
+    @property
+    def listed(self) -> ListedFile:
+        """The file as it was listed."""
+        return ListedFile(self.path, self.bytes, self.version)

@@ -8,9 +8,8 @@ import os
 import re
 from collections.abc import Sequence
 
-from apache_beam.io.filesystems import FileSystems
-
-from ..io.filesystem import StoreError, is_local, with_retries
+from ..io.filesystem import StoreError, is_local
+from ..io.versions import FileChanged, ListedFile
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
@@ -25,7 +24,7 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None, delimi
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}
     for pattern in patterns:
-        for path, size in _match(pattern):
+        for path, size, version in _match(pattern):
             identity = os.path.realpath(path) if is_local(path) else path
             if identity in shards:
                 continue
@@ -34,7 +33,7 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None, delimi
             if name in globs:
                 raise _same_name(name, (pattern, path), globs[name])
             globs[name] = (pattern, path)
-            shards[identity] = Shard(path, name, form, compression, size, delimiter)
+            shards[identity] = Shard(path, name, form, compression, size, version, delimiter)
     if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
         raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
     return sorted(shards.values(), key=lambda shard: shard.path)
@@ -65,28 +64,14 @@ def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str)
                 )
 
 
-def shard_state(shard: Shard) -> tuple[int, float]:
-    """Return (bytes, time of last change) of a shard now. Raises InputError if it is gone or has another size than before.
+def shard_changed(error: FileChanged) -> InputError:
+    """Return the error of a shard that changed during the run.
 
     The shards are one version of the corpus; a file that is written or replaced during the run is not part of any.
     """
-    try:
-        now = with_retries(shard.path, "found", lambda: FileSystems.get_filesystem(shard.path).metadata(shard.path))
-    except OSError as error:
-        raise InputError(
-            f"{shard.path} existed when the run began and cannot be read now ({error}): restore it or leave it out, and "
-            f"run again"
-        ) from error
-    if now.size_in_bytes != shard.bytes:
-        raise shard_changed(shard, f"from {shard.bytes:,} bytes to {now.size_in_bytes:,}")
-    return now.size_in_bytes, now.last_updated_in_seconds or 0.0
-
-
-def shard_changed(shard: Shard, how: str = "while it was read") -> InputError:
-    """Return the error of a shard that changed during the run."""
-    return InputError(
-        f"{shard.path} changed {how} during the run: run again when it is complete; finished files are reused"
-    )
+    if error.missing:
+        return InputError(f"{error}: restore it or leave it out, and run again")
+    return InputError(f"{error} during the run: run again when it is complete; finished files are reused")
 
 
 def _name(pattern: str, path: str) -> str:
@@ -133,8 +118,8 @@ def _without_scheme(pattern: str) -> str:
     return path
 
 
-def _match(given: str) -> list[tuple[str, int]]:
-    """Return (path, size in bytes) of the files that a glob matches. Raises InputError if it matches nothing."""
+def _match(given: str) -> list[ListedFile]:
+    """Return the files that a glob matches. Raises InputError if it matches nothing."""
     pattern = _without_scheme(given)
     pattern += "*" if pattern.endswith("/") else ""
     try:
@@ -146,13 +131,13 @@ def _match(given: str) -> list[tuple[str, int]]:
         raise InputError(f"--input {given} cannot be listed: {reason}") from None
     if not files:
         raise InputError(f"--input {given} matches no file; {_nearest_files(pattern)}")
-    for path, _ in files:
+    for path, _, _ in files:
         if is_local(path) and not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: permission denied")
     return files
 
 
-def _match_remote(pattern: str) -> list[tuple[str, int]]:
+def _match_remote(pattern: str) -> list[ListedFile]:
     scheme = pattern.partition("://")[0]
     if scheme in ("http", "https"):
         raise InputError(

@@ -32,6 +32,7 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("format", pa.string(), nullable=False),
         pa.field("compression", pa.string()),
         pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
         pa.field("delimiter", pa.string()),
     ]
 )

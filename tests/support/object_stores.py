@@ -184,6 +184,8 @@ class _Generations:
         name = unquote(urlsplit(request.path).path.partition("/o/")[2]) or _name_in(request.body)
         with self.lock:  # no other write comes between the look-up and the write
             found = forward(Request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", {}, b""))
+            if request.method == "GET" and found.status == 404:
+                return found
             generation = json.loads(found.body)["generation"] if found.status == 200 else "0"
             return (
                 forward(request)

@@ -1,0 +1,142 @@
+"""Versions of files: a listing tells them, and a read fails if its file has another one.
+
+A version is the generation of an object on gs://, its ETag on s3://, and on a local disk the file's inode, size and times
+of last change in nanoseconds. Beam's listings have none of these, so gs:// and s3:// are listed and read with the clients
+that Beam uses. On any other file system the time of last change must do.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
+
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystemio import Downloader, DownloaderStream
+from apache_beam.io.filesystems import FileSystems
+
+from .filesystem import StoreError, error_text, http_status, is_local, match, with_retries
+from .object_store import VERSIONED_ACCESS
+
+REQUEST_BYTES = 16 << 20  # of one download
+
+
+class ListedFile(NamedTuple):
+    """A file as it was listed; `size` is in bytes."""
+
+    path: str
+    size: int
+    version: str
+
+
+class FileChanged(StoreError):
+    """A file that is not the version that was listed; `missing` says whether it does not exist any more."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+def local_file(path: str, status: os.stat_result) -> ListedFile:
+    """Return a file on a local disk as its status describes it."""
+    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return ListedFile(path, status.st_size, version)
+
+
+def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
+    """Yield files that `pattern` may match, the prefix of which has no wildcard, by path.
+
+    On gs:// and s3:// these are all objects whose names begin with `prefix`. Raises StoreError; ValueError if no file system
+    has that scheme.
+    """
+    scheme, _, place = prefix.partition("://")
+    if scheme not in VERSIONED_ACCESS:
+        yield from (ListedFile(file.path, file.size_in_bytes, _time_of_change(file)) for file in match(pattern))
+        return
+    FileSystems.get_filesystem(prefix)  # raises ValueError if its extra is not installed
+    bucket, _, start = place.partition("/")
+    whole = prefix == pattern  # one object: the first of those whose names begin with its name
+
+    def attempt() -> list[tuple[str, int, str]]:
+        return list(
+            itertools.islice(VERSIONED_ACCESS[scheme].list(f"{scheme}://{bucket}/", start), 1 if whole else None)
+        )
+
+    for name, size, version in with_retries(prefix, "listed", attempt):
+        yield ListedFile(f"{scheme}://{bucket}/{name}", size, version)
+
+
+def open_listed(file: ListedFile) -> IO[bytes]:
+    """Open a file, without decompressing it. Raises FileChanged, also later, if it is not the version that was listed."""
+    scheme = file.path.partition("://")[0]
+    if scheme in VERSIONED_ACCESS:
+        stream = DownloaderStream(_VersionDownloader(file, VERSIONED_ACCESS[scheme].read))
+        return io.BufferedReader(stream, max(1, min(REQUEST_BYTES, file.size)))
+    try:
+        handle: IO[bytes] = FileSystems.open(file.path, compression_type="uncompressed")
+    except FileNotFoundError as error:
+        raise _gone(file, error) from error
+    try:
+        check_unchanged(file, handle)
+    except BaseException:
+        handle.close()
+        raise
+    return handle
+
+
+def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
+    """Raise FileChanged if the open file is not the version that was listed; on gs:// and s3:// each request checks it."""
+    if file.path.partition("://")[0] in VERSIONED_ACCESS:
+        return
+    if is_local(file.path):
+        now = local_file(file.path, os.fstat(handle.fileno()))
+    else:
+        system = FileSystems.get_filesystem(file.path)
+        found = with_retries(file.path, "found", lambda: system.metadata(file.path))
+        now = ListedFile(file.path, found.size_in_bytes, _time_of_change(found))
+    if now != file:
+        sizes = f" from {file.size:,} bytes to {now.size:,}" if now.size != file.size else ""
+        raise FileChanged(f"{file.path} changed{sizes}")
+
+
+def _time_of_change(file: FileMetadata) -> str:
+    return str(file.last_updated_in_seconds or 0.0)
+
+
+def _gone(file: ListedFile, error: Exception) -> FileChanged:
+    return FileChanged(
+        f"{file.path} existed when it was listed and cannot be read now ({error_text(error)})", missing=True
+    )
+
+
+class _VersionDownloader(Downloader):  # type: ignore[misc]
+    """Downloads ranges of one version of an object: `read(path, version, start, end)` makes the requests."""
+
+    def __init__(self, file: ListedFile, read: Callable[[str, str, int, int], bytes]) -> None:
+        self.file, self.read = file, read
+
+    @property
+    def size(self) -> int:
+        """Size of the object in bytes."""
+        return self.file.size
+
+    def get_range(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to before `end`."""
+
+        def attempt() -> bytes:
+            try:
+                data = self.read(self.file.path, self.file.version, start, end)
+            except Exception as error:
+                status = http_status(error)
+                if status == 404:
+                    raise _gone(self.file, error) from error
+                if status in (412, 416):  # another version; a shorter one
+                    raise FileChanged(f"{self.file.path} changed") from error
+                raise
+            if len(data) != end - start:
+                raise OSError(f"{len(data):,} of {end - start:,} bytes arrived")
+            return data
+
+        return with_retries(self.file.path, "read", attempt)

@@ -1,0 +1,100 @@
+"""Versions of files: what a listing tells, and reads of other versions."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.io.versions import FileChanged
+from audioclip_text.pipeline.readers.fields import Fields
+from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shard import InputError, Shard
+from audioclip_text.pipeline.readers.shards import find_shards
+from tests.support import object_stores
+from tests.support.object_stores import Store
+
+store = object_stores.store
+
+PAGE = 1000  # objects in one answer to a listing
+
+
+def texts(shard: Shard) -> list[str]:
+    return [text for rows, _ in read_shard(shard, Fields(), pa.schema([])) for text in rows["text"].to_pylist()]
+
+
+def test_a_local_version_tells_any_change(tmp_path: Path) -> None:
+    """It stays while the file does, and differs after a write, a replacement, and a new time."""
+    path = tmp_path / "a.txt"
+    path.write_text("dog\n")
+    versions = [find_shards([str(path)])[0].version]
+    assert [shard.version for shard in find_shards([str(tmp_path / "*.txt")])] == versions
+    path.write_text("cat\n")
+    versions.append(find_shards([str(path)])[0].version)
+    (tmp_path / "new").write_text("cow\n")
+    (tmp_path / "new").rename(path)
+    versions.append(find_shards([str(path)])[0].version)
+    os.utime(path, (1, 1))
+    versions.append(find_shards([str(path)])[0].version)
+    assert len(set(versions)) == 4
+
+
+def test_a_store_lists_versions(store: Store) -> None:
+    """In one request for each page, and none for each object; an equal listing has equal versions."""
+    paths = [store.put(f"texts/{name}.txt", name.encode()) for name in ("a", "ab", "b")]
+    store.seen.clear()
+    shards = find_shards([f"{store.url}/texts/*.txt"])
+    assert len([request for request in store.seen if "texts" in request.path]) == 1
+    assert [(shard.path, shard.bytes) for shard in shards] == [(paths[0], 1), (paths[1], 2), (paths[2], 1)]
+    assert len({shard.version for shard in shards}) == 3
+    assert find_shards([paths[0]]) == [shards[0]]
+    store.put("texts/a.txt", b"c")
+    assert find_shards([paths[0]])[0].version != shards[0].version
+
+
+def test_a_small_object_is_read_by_one_request(store: Store) -> None:
+    """Its size and version are known."""
+    path = store.put("texts/a.txt", b"dog\ncat\n")
+    (shard,) = find_shards([path])
+    store.seen.clear()
+    assert texts(shard) == ["dog", "cat"]
+    assert len([request for request in store.seen if "texts" in request.path]) == 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_another_version_of_an_object_is_refused(store: Store, change: str) -> None:
+    """Also one of the same size."""
+    path = store.put("texts/a.txt", b"dog\n")
+    (shard,) = find_shards([path])
+    if change == "replaced":
+        store.put("texts/a.txt", b"cat\n")
+        message = "a.txt changed during the run: run again when it is complete"
+    else:
+        object_stores.stores.remove([path])
+        message = "a.txt existed when it was listed and cannot be read now .*: restore it or leave it out"
+    with pytest.raises(InputError, match=message):
+        texts(shard)
+
+
+def test_an_object_that_changes_between_two_requests_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mixture of two versions is read."""
+    monkeypatch.setattr("audioclip_text.pipeline.io.versions.REQUEST_BYTES", 1 << 10)
+    path = store.put("texts/a.txt", b"dog\n" * 1000)
+    (shard,) = find_shards([path])
+    with FileIO().open_version(shard.listed) as handle:
+        assert handle.read(4) == b"dog\n"
+        store.put("texts/a.txt", b"cat\n" * 1000)
+        with pytest.raises(FileChanged, match=r"a\.txt changed"):
+            handle.read()
+
+
+@pytest.mark.slow
+def test_a_listing_of_several_pages_is_whole(store: Store) -> None:
+    """An object store answers with a page at a time."""
+    for number in range(PAGE + 1):
+        object_stores.stores.upload(io.BytesIO(b"x"), f"{store.url}/texts/{number:04}.txt")
+    assert [shard.name for shard in find_shards([f"{store.url}/texts/*"])] == [f"{n:04}.txt" for n in range(PAGE + 1)]
