@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TypedDict
 
-from apache_beam.metrics import Metrics
-
 NAMESPACE = "audioclip_text"
 
 # Counts of the model's work, in the manifest under `counts`; seconds are under `seconds`.
@@ -37,6 +35,8 @@ def count_model_texts(texts: int) -> None:
 def count(name: str, amount: int) -> None:
     """Add `amount` to the counter `name`, in Beam's metrics and in this process's tally."""
     if amount:
+        from apache_beam.metrics import Metrics  # the manifest's types are in this module, and need no Beam
+
         Metrics.counter(NAMESPACE, name).inc(amount)
         TALLY[name] += amount
 

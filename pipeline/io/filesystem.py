@@ -16,13 +16,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
-from apache_beam.io.aws.clients.s3.messages import S3ClientError
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.utils.retry import FuzzedExponentialIntervals
-
+from . import beam_files
 from .object_store import UPLOADERS, delete_objects, s3_object
 
 RETRY_SECONDS = 300
@@ -38,6 +34,14 @@ _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
+class FileEntry(NamedTuple):
+    """A file of a directory: its size in bytes, and when it last changed, in seconds since 1970."""
+
+    path: str
+    size: int
+    changed: float
+
+
 class StoreError(OSError):
     """Error of a file system or object store; the message names the file and contains the answer."""
 
@@ -45,6 +49,18 @@ class StoreError(OSError):
 def is_local(path: str) -> bool:
     """Return whether `path` is on this machine's file system."""
     return "://" not in path
+
+
+def join(directory: str, *names: str) -> str:
+    """Return the path of a file below a directory, local or on an object store."""
+    if is_local(directory):
+        return os.path.join(directory, *names)
+    return "/".join([directory.rstrip("/"), *names])
+
+
+def base_name(path: str) -> str:
+    """Return the last component of a path."""
+    return path.rpartition("/")[2]
 
 
 def with_retries(path: str, action: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
@@ -66,7 +82,9 @@ def with_retries(path: str, action: str, operation: Callable[[], _T], *, also: t
 
 def _retry(path: str, action: str, operation: Callable[[], _T], also: tuple[int, ...]) -> _T:
     start = time.monotonic()
-    for attempt, wait in enumerate(FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1):
+    for attempt, wait in enumerate(
+        beam_files.FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1
+    ):
         try:
             return operation()
         except (StoreError, ValueError):
@@ -92,7 +110,7 @@ def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
     status = http_status(error)
     if status is not None:
         return status in (408, 412, 429, *also) or status >= 500  # 412: the object was written while it was read
-    if isinstance(error, S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
+    if isinstance(error, beam_files.S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
         return error.code in ("InternalError", "ServiceUnavailable", "SlowDown")
     if isinstance(error, OSError) and error.errno is not None:
         return isinstance(error, ConnectionError | TimeoutError)
@@ -119,7 +137,7 @@ def error_text(error: object) -> str:
         return f"HTTP status {error}"
     if isinstance(error, AttributeError):  # Beam's batches for gs:// read the answer without a check that one came
         return "the object store did not answer"
-    if isinstance(error, S3ClientError):
+    if isinstance(error, beam_files.S3ClientError):
         error = error.message
     error = getattr(error, "cause", None) or error  # of google's RetryError: the last error
     first = getattr(error, "args", None) or [error]
@@ -128,12 +146,13 @@ def error_text(error: object) -> str:
     return text if status is None or str(status) in text else f"{text} (HTTP status {status})"
 
 
-def match(pattern: str) -> list[FileMetadata]:
-    """Return the files that a glob matches: `path`, `size_in_bytes`, `last_updated_in_seconds`."""
-    return list(with_retries(pattern, "listed", lambda: FileSystems.match([pattern])[0].metadata_list))
+def match(pattern: str) -> list[FileEntry]:
+    """Return the files that a glob matches."""
+    found = with_retries(pattern, "listed", lambda: beam_files.FileSystems.match([pattern])[0].metadata_list)
+    return [FileEntry(file.path, file.size_in_bytes, file.last_updated_in_seconds or 0.0) for file in found]
 
 
-def list_directory(directory: str, *, recursive: bool = False) -> list[FileMetadata]:
+def list_directory(directory: str, *, recursive: bool = False) -> list[FileEntry]:
     """Return the files in a directory, with `recursive` also those below it; none if it does not exist.
 
     Its name is taken literally: brackets and stars are characters in it, not a pattern as for `match`. On an object
@@ -142,13 +161,17 @@ def list_directory(directory: str, *, recursive: bool = False) -> list[FileMetad
     if is_local(directory):
         return list(_scan(directory, recursive))
     prefix = f"{directory.rstrip('/')}/"
-    system = FileSystems.get_filesystem(directory)
+    system = beam_files.FileSystems.get_filesystem(directory)
     files = with_retries(directory, "listed", lambda: list(system._list(prefix)))
     names = [file.path[len(prefix) :] for file in files]
-    return [file for file, name in zip(files, names, strict=True) if name and (recursive or "/" not in name)]
+    return [
+        FileEntry(file.path, file.size_in_bytes, file.last_updated_in_seconds or 0.0)
+        for file, name in zip(files, names, strict=True)
+        if name and (recursive or "/" not in name)
+    ]
 
 
-def _scan(directory: str, recursive: bool) -> Iterator[FileMetadata]:
+def _scan(directory: str, recursive: bool) -> Iterator[FileEntry]:
     """Yield the files in a local directory; those that disappear meanwhile are left out."""
     with suppress(FileNotFoundError):
         for entry in os.scandir(directory):
@@ -158,16 +181,22 @@ def _scan(directory: str, recursive: bool) -> Iterator[FileMetadata]:
                 continue
             with suppress(FileNotFoundError):
                 status = entry.stat()
-                yield FileMetadata(entry.path, status.st_size, status.st_mtime)
+                yield FileEntry(entry.path, status.st_size, status.st_mtime)
 
 
 def read(path: str) -> bytes | None:
     """Return the content of a small file, or None if it does not exist."""
+    if is_local(path):
+        try:
+            with open(path, "rb") as handle:
+                return handle.read()
+        except FileNotFoundError:
+            return None
 
     def attempt() -> bytes | None:
-        if not FileSystems.exists(path):
+        if not beam_files.FileSystems.exists(path):
             return None
-        with FileSystems.open(path, compression_type="uncompressed") as handle:
+        with beam_files.FileSystems.open(path, compression_type="uncompressed") as handle:
             return bytes(handle.read())
 
     return with_retries(path, "read", attempt)
@@ -231,7 +260,7 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
         if send:
             send(source, path, mime_type)
             return
-        with FileSystems.create(path, mime_type, "uncompressed") as handle:
+        with beam_files.FileSystems.create(path, mime_type, "uncompressed") as handle:
             shutil.copyfileobj(source, handle, COPY_BYTES)
 
     # 404 and 410: the upload does not exist any more, for instance because it was finished and the answer was lost.
@@ -253,7 +282,7 @@ def remove_below(directory: str) -> None:
     if is_local(directory):
         shutil.rmtree(directory)
         return
-    with_retries(directory, "removed", lambda: FileSystems.delete([f"{directory.rstrip('/')}/"]))
+    with_retries(directory, "removed", lambda: beam_files.FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = list_directory(directory, recursive=True)
     if left:  # on gs:// Beam only logs what could not be deleted
         raise StoreError(f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}")

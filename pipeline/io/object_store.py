@@ -10,9 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from . import beam_files
 
 GCS_CHUNK = 16 << 20  # bytes; by default the client holds 100 MB of a file in memory
 
@@ -26,8 +24,8 @@ def gcs_object(path: str):  # type: ignore[no-untyped-def]  # google.cloud.stora
 def _gcs_io(path: str):  # type: ignore[no-untyped-def]  # apache_beam's GcsIO, with the extra gcp
     from apache_beam.io.gcp.gcsio import GcsIO
 
-    options = FileSystems.get_filesystem(path)._pipeline_options
-    return _cached("gs", options, lambda: GcsIO(pipeline_options=options or PipelineOptions([])))
+    options = beam_files.FileSystems.get_filesystem(path)._pipeline_options
+    return _cached("gs", options, lambda: GcsIO(pipeline_options=options or beam_files.PipelineOptions([])))
 
 
 def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, with the extra aws
@@ -35,8 +33,12 @@ def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, wit
     from apache_beam.io.aws.s3io import S3IO
 
     _, _, bucket, key = path.split("/", 3)
-    options = FileSystems.get_filesystem(path)._options
-    return _cached("s3", options, lambda: S3IO(options=options or PipelineOptions([])).client.client), bucket, key
+    options = beam_files.FileSystems.get_filesystem(path)._options
+    return (
+        _cached("s3", options, lambda: S3IO(options=options or beam_files.PipelineOptions([])).client.client),
+        bucket,
+        key,
+    )
 
 
 # By scheme: (options, process, client). Small files would spend most of their time on new clients and connections.
@@ -84,14 +86,14 @@ UPLOADERS: dict[str, Callable[[IO[bytes], str, str], None]] = {"gs": _upload_gcs
 def delete_objects(paths: list[str]) -> None:
     """Delete objects of one object store; one that does not exist is not an error.
 
-    Names are taken literally, while Beam's file system for gs:// takes them for patterns. Raises BeamIOError.
+    Names are taken literally, while Beam's file system for gs:// takes them for patterns. Raises beam_files.BeamIOError.
     """
     if not paths[0].startswith("gs://"):
-        FileSystems.delete(paths)
+        beam_files.FileSystems.delete(paths)
         return
     errors = {path: status for path, status in _gcs_io(paths[0]).delete_batch(paths) if status is not None}
     if errors:
-        raise BeamIOError("Delete operation failed", errors)
+        raise beam_files.BeamIOError("Delete operation failed", errors)
 
 
 def _read_gcs(path: str) -> tuple[bytes | None, object]:

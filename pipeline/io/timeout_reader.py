@@ -15,8 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
-from apache_beam.io.filesystems import FileSystems
-
+from . import beam_files
 from .filesystem import StoreError, check_bucket, error_text, is_local
 from .versions import ListedFile, check_unchanged, open_listed
 from .worker_thread import WorkerThread
@@ -136,6 +135,8 @@ class _TimeoutReader(io.RawIOBase):
 
 
 def _open(path: str) -> IO[bytes]:
+    if is_local(path):
+        return open(path, "rb")
     check_bucket(path)
-    handle: IO[bytes] = FileSystems.open(path, compression_type="uncompressed")
+    handle: IO[bytes] = beam_files.FileSystems.open(path, compression_type="uncompressed")
     return handle

@@ -13,10 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystemio import Downloader, DownloaderStream
-from apache_beam.io.filesystems import FileSystems
-
+from . import beam_files
 from .filesystem import StoreError, error_text, http_status, is_local, match, with_retries
 from .object_store import VERSIONED_ACCESS
 
@@ -53,9 +50,9 @@ def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
     """
     scheme, _, place = prefix.partition("://")
     if scheme not in VERSIONED_ACCESS:
-        yield from (ListedFile(file.path, file.size_in_bytes, _time_of_change(file)) for file in match(pattern))
+        yield from (ListedFile(file.path, file.size, str(file.changed)) for file in match(pattern))
         return
-    FileSystems.get_filesystem(prefix)  # raises ValueError if its extra is not installed
+    beam_files.FileSystems.get_filesystem(prefix)  # raises ValueError if its extra is not installed
     bucket, _, start = place.partition("/")
     whole = prefix == pattern  # one object: the first of those whose names begin with its name
 
@@ -72,10 +69,10 @@ def open_listed(file: ListedFile) -> IO[bytes]:
     """Open a file, without decompressing it. Raises FileChanged, also later, if it is not the version that was listed."""
     scheme = file.path.partition("://")[0]
     if scheme in VERSIONED_ACCESS:
-        stream = DownloaderStream(_VersionDownloader(file, VERSIONED_ACCESS[scheme].read))
+        stream = beam_files.DownloaderStream(_VersionDownloader(file, VERSIONED_ACCESS[scheme].read))
         return io.BufferedReader(stream, max(1, min(REQUEST_BYTES, file.size)))
     try:
-        handle: IO[bytes] = FileSystems.open(file.path, compression_type="uncompressed")
+        handle: IO[bytes] = beam_files.FileSystems.open(file.path, compression_type="uncompressed")
     except FileNotFoundError as error:
         raise _gone(file, error) from error
     try:
@@ -93,16 +90,12 @@ def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
     if is_local(file.path):
         now = local_file(file.path, os.fstat(handle.fileno()))
     else:
-        system = FileSystems.get_filesystem(file.path)
+        system = beam_files.FileSystems.get_filesystem(file.path)
         found = with_retries(file.path, "found", lambda: system.metadata(file.path))
-        now = ListedFile(file.path, found.size_in_bytes, _time_of_change(found))
+        now = ListedFile(file.path, found.size_in_bytes, str(found.last_updated_in_seconds or 0.0))
     if now != file:
         sizes = f" from {file.size:,} bytes to {now.size:,}" if now.size != file.size else ""
         raise FileChanged(f"{file.path} changed{sizes}")
-
-
-def _time_of_change(file: FileMetadata) -> str:
-    return str(file.last_updated_in_seconds or 0.0)
 
 
 def _gone(file: ListedFile, error: Exception) -> FileChanged:
@@ -111,8 +104,8 @@ def _gone(file: ListedFile, error: Exception) -> FileChanged:
     )
 
 
-class _VersionDownloader(Downloader):  # type: ignore[misc]
-    """Downloads ranges of one version of an object: `read(path, version, start, end)` makes the requests."""
+class _VersionDownloader:
+    """A Downloader of Beam for one version of an object: `read(path, version, start, end)` makes the requests."""
 
     def __init__(self, file: ListedFile, read: Callable[[str, str, int, int], bytes]) -> None:
         self.file, self.read = file, read

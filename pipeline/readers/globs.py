@@ -12,8 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from apache_beam.io.filesystem import FileSystem
-
+from ..io import beam_files
 from ..io.versions import ListedFile, list_remote, local_file
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -29,7 +28,7 @@ def fixed_part(pattern: str) -> str:
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of the paths that a glob matches."""
     parts = [
-        FileSystem.translate_pattern(part).removeprefix("(?ms)").removesuffix(r"\Z")
+        beam_files.FileSystem.translate_pattern(part).removeprefix("(?ms)").removesuffix(r"\Z")
         for part in _DIRECTORIES.split(pattern)
     ]
     return re.compile("(?ms)" + "(?:.*/)?".join(parts) + r"\Z")

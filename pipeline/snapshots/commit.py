@@ -17,10 +17,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from apache_beam.io.filesystems import FileSystems
-
 from ..errors import SnapshotError
-from ..io.filesystem import error_text, list_directory, remove
+from ..io.filesystem import base_name, error_text, join, list_directory, remove
 from ..io.json_file import Json, read_json, update_json, write_json
 from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
@@ -30,7 +28,7 @@ _OF_A_RUN = ("part-", "rejected-", "_files-")
 
 def current_name(output: str) -> str | None:
     """Return the name of the current snapshot, or None before the first one is published."""
-    path = FileSystems.join(output, "current.json")
+    path = join(output, "current.json")
     pointer = read_json(path)
     return None if pointer is None else snapshot_of_pointer(pointer, path)
 
@@ -51,7 +49,7 @@ def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_
     Raises:
         SnapshotError: One of these keys is missing or of another type, or the manifest is that of another snapshot.
     """
-    path = FileSystems.join(run_path(output, snapshot), "manifest.json")
+    path = join(run_path(output, snapshot), "manifest.json")
     manifest = read_json(path)
     return None if manifest is None else manifest_from(manifest, path, snapshot, reads)
 
@@ -79,7 +77,7 @@ def no_snapshot(output: str, name: str | None = None) -> SnapshotError:
 def publish(output: str, manifest: Manifest) -> None:
     """Write the manifest, then point `current.json` at it, if the current snapshot is still that of the run's start."""
     snapshot = manifest["snapshot"]
-    path = FileSystems.join(run_path(output, snapshot), "manifest.json")
+    path = join(run_path(output, snapshot), "manifest.json")
     current = current_name(output)
     if current not in (snapshot, manifest["previous"]):  # fail before the directory counts as a snapshot
         point_to(output, snapshot, expected=manifest["previous"])
@@ -107,7 +105,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     Raises:
         SnapshotError: Another snapshot is the current one.
     """
-    path = FileSystems.join(output, "current.json")
+    path = join(output, "current.json")
 
     def decide(pointer: Json | None) -> Json | None:
         current = None if pointer is None else snapshot_of_pointer(pointer, path)
@@ -125,7 +123,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
 
 def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
     """Return the names of those `files` that are not in `directory` with their number of bytes."""
-    sizes = {FileSystems.split(file.path)[1]: file.size_in_bytes for file in list_directory(directory)}
+    sizes = {base_name(file.path): file.size for file in list_directory(directory)}
     return [file.name for file in files if sizes.get(file.name) != file.bytes]
 
 
@@ -134,5 +132,5 @@ def remove_strays(directory: str, named: Collection[str]) -> None:
 
     They must go because readers of part-*.parquet would read their rows twice.
     """
-    names = {FileSystems.split(file.path)[1]: file.path for file in list_directory(directory)}
+    names = {base_name(file.path): file.path for file in list_directory(directory)}
     remove([path for name, path in names.items() if name.startswith(_OF_A_RUN) and name not in named])

@@ -10,12 +10,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
-from ..io.filesystem import is_local, list_directory, remove, remove_below
+from ..io.filesystem import FileEntry, base_name, is_local, join, list_directory, remove, remove_below
 from ..io.json_file import Json, owner, update_json
 from .manifest import is_run_name
 
@@ -34,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def run_path(output: str, snapshot: str) -> str:
     """Return the path of a snapshot's directory."""
-    return str(FileSystems.join(output, "snapshots", snapshot))
+    return join(output, "snapshots", snapshot)
 
 
 def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
@@ -42,8 +40,8 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
 
     Links and names that no run is given are left out, so that nothing behind them is read, reused or removed.
     """
-    root = FileSystems.join(output, "snapshots")
-    runs: dict[str, list[FileMetadata]] = {}
+    root = join(output, "snapshots")
+    runs: dict[str, list[FileEntry]] = {}
     if is_local(output):
         for entry in os.scandir(root) if os.path.isdir(root) else ():
             if entry.is_dir(follow_symlinks=False) and is_run_name(entry.name):
@@ -53,21 +51,18 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
             name, _, rest = file.path[len(root) + 1 :].partition("/")
             if is_run_name(name) and rest and "/" not in rest:
                 runs.setdefault(name, []).append(file)
-    return {
-        name: [(file.path, file.last_updated_in_seconds or 0.0) for file in files]
-        for name, files in sorted(runs.items())
-    }
+    return {name: [(file.path, file.changed) for file in files] for name, files in sorted(runs.items())}
 
 
 def is_complete(files: list[tuple[str, float]]) -> bool:
     """Return whether the files of a run include its manifest."""
-    return any(FileSystems.split(path)[1] == "manifest.json" for path, _ in files)
+    return any(base_name(path) == "manifest.json" for path, _ in files)
 
 
 def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool:
     """Return whether the run that writes `snapshot` may still be going on."""
     if not is_local(output):
-        marked = any(FileSystems.split(path)[1] == MARKER for path, _ in files)
+        marked = any(base_name(path) == MARKER for path, _ in files)
         return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_SECONDS
     path = os.path.join(run_path(output, snapshot), "run.lock")
     try:
@@ -104,7 +99,7 @@ def end_run(output: str, snapshot: str) -> None:
     """Remove the marker of a run on an object store, so that the next run may reuse the files of one that failed."""
     if not is_local(output):
         with suppress(Exception):  # the run then counts as alive until STORE_RUN_SECONDS have passed
-            remove([FileSystems.join(run_path(output, snapshot), MARKER)])
+            remove([join(run_path(output, snapshot), MARKER)])
 
 
 def remove_spills(output: str, snapshot: str) -> None:
@@ -154,7 +149,7 @@ def _claim_on_store(directory: str) -> bool:
 
     The marker alone does not suffice: a run that ended has none, and the next run reuses and removes its files.
     """
-    marker = FileSystems.join(directory, MARKER)
+    marker = join(directory, MARKER)
     made: list[bool] = []
 
     def decide(existing: Json | None) -> Json | None:
@@ -167,7 +162,7 @@ def _claim_on_store(directory: str) -> bool:
         return False
     if made != [True]:
         return False
-    if all(FileSystems.split(file.path)[1] == MARKER for file in list_directory(directory)):
+    if all(base_name(file.path) == MARKER for file in list_directory(directory)):
         return True
     remove([marker])
     return False

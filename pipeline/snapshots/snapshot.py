@@ -8,9 +8,9 @@ from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ..errors import SnapshotError
+from ..io.filesystem import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import embedded_schema
 from .commit import require_current, require_manifest
@@ -45,7 +45,7 @@ class Snapshot:
 
     def part_paths(self) -> list[str]:
         """Return the paths of its part files."""
-        return [FileSystems.join(self.path, file.name) for file in self.files if file.is_part]
+        return [join(self.path, file.name) for file in self.files if file.is_part]
 
 
 def open_snapshot(output: str) -> Snapshot:
@@ -61,7 +61,7 @@ def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordB
         SnapshotError: A file is missing, damaged, or not the one that the manifest describes.
     """
     for info in filter(lambda file: file.is_part, snapshot.files):
-        path = FileSystems.join(snapshot.path, info.name)
+        path = join(snapshot.path, info.name)
         try:
             with open_to_read(path) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)

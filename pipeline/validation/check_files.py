@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 
-from apache_beam.io.filesystems import FileSystems
-
-from ..io.filesystem import list_directory, read, sha256_of
+from ..io.filesystem import base_name, join, list_directory, read, sha256_of
 from ..io.timeout_reader import open_to_read
 from ..snapshots.listing import EARLIER, SHARDS
 from ..snapshots.manifest import FileInfo
@@ -45,7 +43,7 @@ def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
 
 def _shard_list_faults(snapshot: Snapshot) -> list[str]:
     info = snapshot.manifest["shards"]
-    data = read(FileSystems.join(snapshot.path, info["name"]))
+    data = read(join(snapshot.path, info["name"]))
     if data is None:
         return [f"{info['name']} is missing"]
     return [] if sha256_of(io.BytesIO(data)) == info["sha256"] else [f"{info['name']} is not as the manifest says"]
@@ -59,7 +57,7 @@ def _fault_of(file: FileInfo, directory: str, sizes: dict[str, int]) -> str | No
     if size != file.bytes:
         return f"{name} has {size:,} bytes, expected {file.bytes:,}"
     try:
-        with open_to_read(FileSystems.join(directory, name)) as handle:
+        with open_to_read(join(directory, name)) as handle:
             digest = sha256_of(handle)
     except OSError as error:
         return f"{name} cannot be read: {error}"
@@ -70,4 +68,4 @@ def _fault_of(file: FileInfo, directory: str, sizes: dict[str, int]) -> str | No
 
 def _file_sizes(directory: str) -> dict[str, int]:
     """Return the sizes of the files in a directory by name."""
-    return {FileSystems.split(file.path)[1]: file.size_in_bytes for file in list_directory(directory)}
+    return {base_name(file.path): file.size for file in list_directory(directory)}

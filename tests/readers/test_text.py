@@ -10,6 +10,7 @@ import pytest
 
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support.shards import COMPRESS, encode_rows, ids, read_rows, reasons, texts, write_lines
 
@@ -107,12 +108,11 @@ def test_empty_shards_have_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_raises_an_error_with_its_path(tmp_path: Path) -> None:
-    """A shard that cannot be read at all is not rejected as damaged: it is an error, which a runner may retry."""
+    """A shard that cannot be read at all is not rejected as damaged: it is an error that names it."""
     for name in ("a.txt", "a.parquet", "a.jsonl.gz"):
         path = tmp_path / name
         path.write_bytes(b"")
         (shard,) = find_shards([str(path)])
         path.unlink()
-        with pytest.raises(OSError, match=f"{path} cannot be read: No such file") as caught:
+        with pytest.raises(InputError, match=f"{path} existed when it was listed and cannot be read now"):
             list(read_shard(shard, Fields(), pa.schema([])))
-        assert caught.value.errno is not None
