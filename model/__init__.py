@@ -1,7 +1,24 @@
-"""AudioCLIP's text head: tokenizer, text tower, checkpoints and the encoder over them."""
+"""AudioCLIP's text head: tokenizer, text tower, checkpoints and the encoder over them.
 
-from .checkpoint import load_checkpoint
-from .encoder import TextEncoder
-from .tokenizer import ClipTokenizer
+Each name is imported at its first use: the import of torch takes seconds, and the names of released files need none.
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint
+    from .encoder import TextEncoder
+    from .tokenizer import ClipTokenizer
 
 __all__ = ["ClipTokenizer", "TextEncoder", "load_checkpoint"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "checkpoint": ["load_checkpoint"],
+        "encoder": ["TextEncoder"],
+        "tokenizer": ["ClipTokenizer"],
+    },
+)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .prefix_tree import Ints, SortedRows, to_device
+from .release import VOCABULARY
 from .settings import (
     DTYPES,
     Text,
@@ -32,7 +33,6 @@ from .text_head import check_vocabulary
 from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
-VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 MAX_NODES = {"cpu": 1536, "cuda": 32768}  # per micro-batch; the CPU's was found by measurement (benchmarks/README.md)
 WINDOW = 16384  # texts sorted together: more would share more prefixes, and start the model later
 BATCHES_TO_GROW = 256  # after this many micro-batches without running out of memory, their size is doubled again

@@ -1,10 +1,11 @@
-"""Names of the released checkpoints: the words "full" and "partial", and the files that they stand for."""
+"""Names of released files: the words "full" and "partial" and the checkpoints that they stand for, and the vocabulary."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
 
 

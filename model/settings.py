@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib.metadata import version
 
 import torch
 
 from .checkpoint import Checkpoint, weights_digest
+from .versions import tokenizer_versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ON_LONG = ("truncate", "reject", "error")
 FINGERPRINT_SCHEME = "1"  # raised when the meaning of the parts changes
-VERSION_PARTS = ("ftfy", "regex", "unicode")  # parts of the fingerprint that decide the token ids of rare strings only
 
 Text = str | Sequence[str]
 
@@ -98,11 +96,6 @@ def fingerprint_parts(
         "dtype": dtype,
         **tokenizer_versions(),
     }
-
-
-def tokenizer_versions() -> dict[str, str]:
-    """Return the versions that decide token ids: of ftfy, of regex, and of the Unicode data in Python's str.lower."""
-    return {"ftfy": version("ftfy"), "regex": version("regex"), "unicode": unicodedata.unidata_version}
 
 
 def fingerprint(parts: dict[str, str]) -> str:

@@ -30,7 +30,8 @@ from .job import prepare_job
 from .options import EmbedOptions, is_local_run
 from .publish import PublishSnapshot
 from .readers.read_shards import ReadShards
-from .snapshots.listing import EARLIER, SHARDS, ReadListing, write_listings
+from .snapshots.listing import EARLIER, SHARDS, write_listings
+from .snapshots.read_listing import ReadListing
 from .snapshots.run_directory import end_run, run_path, start_run
 from .text_hash import add_text_hash
 from .writers.write_files import WriteFiles

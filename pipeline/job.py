@@ -23,9 +23,10 @@ from .readers.shards import check_outside, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.fingerprint import describe_changes
-from .snapshots.manifest import Manifest
+from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import is_alive, is_complete, list_runs
 from .snapshots.snapshot import Snapshot
+from .unchanged import model_files
 
 ROW_BYTES = 100
 
@@ -42,6 +43,7 @@ class Job:
     fields: Fields
     kept: pa.Schema
     model: ModelInfo
+    model_files: list[ModelFile]
     options: dict[str, object]
     bits: int
     previous: Manifest | None = field(repr=False)
@@ -119,6 +121,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     check_outside(inputs, shards, output)
     kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
+    files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
     previous, reusable, notes = _earlier_snapshots(output, model)
     if model.notice:
@@ -140,6 +143,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         fields=fields,
         kept=kept,
         model=model,
+        model_files=files,
         options={name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN},
         bits=0 if options.no_dedupe else bucket_bits(rows, local=is_local_run(options)),
         previous=previous,

@@ -61,6 +61,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     read_timeout: int
     max_rejected: str | None
     max_shrink: float
+    force: bool
     unique_ids: bool
     allow_damaged: int
     allow_empty: bool

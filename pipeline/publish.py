@@ -248,6 +248,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
             "files": write_file_list(self.directory, totals.files),
             "shards": self.shards,
+            "model_files": job.model_files,
             "canary": canary,
             "previous": job.previous["snapshot"] if job.previous else None,
             "notes": notes,

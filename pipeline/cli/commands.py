@@ -16,7 +16,20 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 
 
 def run_embed(arguments: argparse.Namespace) -> int:
-    """Embed text shards into a new snapshot."""
+    """Embed text shards into a new snapshot, unless the current one is what a run would publish again."""
+    if arguments.beam:
+        from ..options import set_object_store_options
+
+        set_object_store_options(arguments.beam)
+    from ..unchanged import unchanged_since
+
+    try:
+        snapshot = unchanged_since(vars(arguments))
+    except (ValueError, OSError, RuntimeError):  # a run meets the same error, and reports it
+        snapshot = None
+    if snapshot:
+        print_result(f"unchanged since {snapshot}: nothing to do; --force runs anyway")
+        return EXIT_DONE
     from .embed import embed
 
     return embed(arguments.argv)

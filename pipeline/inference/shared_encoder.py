@@ -15,7 +15,8 @@ from os import fspath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from ...model.encoder import VOCABULARY, Encoding, TextEncoder
+from ...model.encoder import Encoding, TextEncoder
+from ...model.release import VOCABULARY
 from ...model.settings import Text, check_options, fingerprint, fingerprint_parts
 from ...model.text_head import check_vocabulary
 from ...model.text_head import logit_scale as read_logit_scale

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, S3Options
-from apache_beam.options.value_provider import RuntimeValueProvider
-
+from . import beam_files
 from .filesystem import is_local
 from .timeout_reader import READ_TIMEOUT, open_to_read, open_version
 from .versions import ListedFile
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class FileIO:
     @classmethod
     def from_options(cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT) -> FileIO:
         """Return the FileIO of a job that is started with these Beam options."""
+        from apache_beam.options.pipeline_options import GoogleCloudOptions, S3Options
+
         names = {
             name for view in (S3Options, GoogleCloudOptions) for name in options.view_as(view)._visible_option_list()
         }
@@ -50,6 +52,10 @@ class FileIO:
 
     def _set_options(self, path: str) -> None:
         # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.
-        known = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options
-        if not is_local(path) and known is None and self.store_options:
-            FileSystems.set_options(PipelineOptions.from_dictionary(dict(self.store_options)))
+        if is_local(path) or not self.store_options:
+            return
+        from apache_beam.options.value_provider import RuntimeValueProvider
+
+        if (beam_files.FileSystems._pipeline_options or RuntimeValueProvider.runtime_options) is None:
+            options = beam_files.PipelineOptions.from_dictionary(dict(self.store_options))
+            beam_files.FileSystems.set_options(options)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Parts that decide the token ids of rare strings alone. If only these differ, vectors can be compared, but not reused.
-VERSION_PARTS = ("ftfy", "regex", "unicode")
-
 
 def fingerprint_of(parts: dict[str, str]) -> str:
     """Return the fingerprint of these parts."""

@@ -1,8 +1,8 @@
 """Listings: the shards, earlier part files and finished files of a run, in Parquet files beside its other files.
 
 A job graph and a manifest must stay small however many files a corpus has. The launcher lists the shards and the earlier
-part files into the run directory, a first step reads them from there, and the graph contains only their paths. The
-finished files of a snapshot are listed beside its manifest.
+part files into the run directory, a first step of the graph reads them from there (ReadListing), and the graph contains only
+their paths. The finished files of a snapshot are listed beside its manifest.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from ..errors import SnapshotError
 from ..io.file_io import FileIO
-from ..io.filesystem import read, write_atomically
+from ..io.filesystem import is_local, join, read, write_atomically
 from ..readers.shard import Shard
 from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
@@ -51,7 +49,7 @@ _FILE_SCHEMA = pa.schema(
 def write_listings(directory: str, shards: Sequence[Shard], earlier: Sequence[str]) -> ListingInfo:
     """Write the two listings that a run begins with into `directory`; return what the manifest says of the shards."""
     _write(directory, EARLIER, _encode(pa.table({"path": [os.fsencode(path) for path in earlier]}, _EARLIER_SCHEMA)))
-    data = _encode(pa.Table.from_pylist([_row(shard) for shard in shards], _SHARD_SCHEMA))
+    data = _encode(pa.Table.from_pylist([shard_row(shard) for shard in shards], _SHARD_SCHEMA))
     return _write(directory, SHARDS, data, len(shards))
 
 
@@ -72,7 +70,7 @@ def read_file_list(output: str, manifest: Manifest) -> list[FileInfo]:
         SnapshotError: The list is missing or is not the one that the manifest describes, or it names a file that could be
             outside of the snapshot's directory.
     """
-    path = FileSystems.join(run_path(output, manifest["snapshot"]), manifest["files"]["name"])
+    path = join(run_path(output, manifest["snapshot"]), manifest["files"]["name"])
     data = read(path)
     if data is None or hashlib.sha256(data).hexdigest() != manifest["files"]["sha256"]:
         raise SnapshotError(
@@ -89,8 +87,10 @@ def read_file_list(output: str, manifest: Manifest) -> list[FileInfo]:
     return files
 
 
-def _row(shard: Shard) -> dict[str, object]:
-    return {**asdict(shard), "path": os.fsencode(shard.path)}
+def shard_row(shard: Shard) -> dict[str, object]:
+    """Return a shard as the listing has it, with its absolute path."""
+    path = os.path.abspath(shard.path) if is_local(shard.path) else shard.path
+    return {**asdict(shard), "path": os.fsencode(path)}
 
 
 def _encode(table: pa.Table) -> bytes:
@@ -100,25 +100,8 @@ def _encode(table: pa.Table) -> bytes:
 
 
 def _write(directory: str, name: str, data: bytes, entries: int = 0) -> ListingInfo:
-    write_atomically(FileSystems.join(directory, name), data, "application/vnd.apache.parquet", sync=True)
+    write_atomically(join(directory, name), data, "application/vnd.apache.parquet", sync=True)
     return {"name": name, "entries": entries, "sha256": hashlib.sha256(data).hexdigest()}
-
-
-class ReadListing(beam.PTransform):  # type: ignore[misc]
-    """The Shards (of SHARDS) or paths (of EARLIER) of a listing in `directory`, spread over the workers."""
-
-    def __init__(self, directory: str, name: str, file_io: FileIO) -> None:
-        super().__init__()
-        self.path, self.file_io = FileSystems.join(directory, name), file_io
-
-    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
-        """Read the listing on one worker, and spread its entries."""
-        return (
-            pbegin
-            | "ListingPath" >> beam.Create([self.path], reshuffle=False)
-            | "ReadListing" >> beam.FlatMap(read_listing, self.file_io)
-            | "SpreadEntries" >> beam.Reshuffle()
-        )
 
 
 def read_listing(path: str, file_io: FileIO = FileIO()) -> Iterator[Shard | str]:

@@ -66,6 +66,13 @@ class CheckpointInfo(TypedDict):
     sha256: str
 
 
+class ModelFile(TypedDict):
+    """A file that a model was read from, and its version then."""
+
+    path: str
+    version: str
+
+
 class _RequiredCounts(TypedDict):
     read: int
     embedded: int
@@ -103,6 +110,7 @@ class _RequiredKeys(TypedDict):
     seconds: dict[str, float]
     files: ListingInfo
     shards: ListingInfo
+    model_files: list[ModelFile]
     canary: Canary
     previous: str | None
     notes: list[str]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ...model.versions import VERSION_PARTS
 from ..inference.model_handler import RecordBatchHandler
 from ..inference.shared_encoder import EncoderSettings, load_encoder, logit_scale
-from .fingerprint import VERSION_PARTS, changed_parts, describe_changes
+from .fingerprint import changed_parts, describe_changes
 from .manifest import Manifest
 
 if TYPE_CHECKING:

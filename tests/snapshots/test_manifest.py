@@ -109,8 +109,8 @@ KEYS = [
     "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes", "counts.slots",
     "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids", "seconds", "pace",
     "pace.seconds", "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name",
-    "shards.entries", "shards.sha256", "canary", "canary.texts",
-    "canary.vectors", "previous", "notes", "report",
+    "shards.entries", "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary",
+    "canary.texts", "canary.vectors", "previous", "notes", "report",
 ]  # fmt: skip
 
 

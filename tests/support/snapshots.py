@@ -93,6 +93,7 @@ def write_snapshot(
         "seconds": {"total": 1.0},
         "files": write_file_list(run_path(str(output), name), files),
         "shards": write_listings(run_path(str(output), name), [], []),
+        "model_files": [],
         "canary": {"texts": ["dog"], "vectors": base64.b64encode(np.ones(dim, "<f4").tobytes()).decode()},
         "previous": None,
         "notes": [],

@@ -1,0 +1,117 @@
+"""A night on which nothing changed ends at once; whatever decides what a snapshot contains makes a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audioclip_text.pipeline import unchanged
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.cli.parser import parse
+from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.history import rollback
+from audioclip_text.pipeline.unchanged import unchanged_since
+from tests.support.snapshots import directory_of, edit_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Shards, a model, and OUT with a snapshot of them; the current directory."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"text of {name}\nanother of {name}\n")
+    shutil.copy(small_head, tmp_path / "head.pt")
+    shutil.copy(vocabulary, tmp_path / "vocabulary.gz")
+    monkeypatch.chdir(tmp_path)
+    assert main(command()) == 0
+    return tmp_path
+
+
+def command(*flags: str, inputs: tuple[str, ...] = ("*.txt",)) -> list[str]:
+    model = ["--checkpoint", "head.pt", "--tokenizer_path", "vocabulary.gz"]
+    return ["embed", "--input", *inputs, "--output", "out", *model, *flags]
+
+
+def check(*flags: str, inputs: tuple[str, ...] = ("*.txt",)) -> str | None:
+    return unchanged_since(vars(parse(command(*flags, inputs=inputs))))
+
+
+def test_what_changes_and_what_does_not(folder: Path) -> None:
+    """Shards by name, size and version, options with an effect, the model's files, and the snapshot's own files count."""
+    name = current_name("out")
+    assert check() == name
+    # Where things are and how fast they are computed decides nothing.
+    others = ("--batch_size", "7", "--device", "cpu", "--read_timeout", "9", "--download_model")
+    assert check(*others) == name
+    assert check(inputs=(str(folder / "b.txt"), "a.txt")) == name
+    for flags in (
+        ("--no_text",),
+        ("--prompt", "a {}"),
+        ("--dtype", "bfloat16"),
+        ("--max_rejected", "1%"),
+        ("--force",),
+    ):
+        assert check(*flags) is None, flags
+    assert check(inputs=("a.txt",)) is None
+    for path in (folder / "a.txt", folder / "head.pt", folder / "vocabulary.gz"):
+        before = path.stat()
+        os.utime(path)
+        assert check() is None, path
+        aside = path.rename(path.with_suffix(".aside"))  # so that the times and the inode can come back
+        path.write_bytes(aside.read_bytes())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert check() is None, path
+        assert main(command()) == 0
+        name = current_name("out")
+        assert check() == name
+    (folder / "c.txt").write_text("a new shard\n")
+    assert check() is None
+    (folder / "c.txt").unlink()
+    assert check() == name
+
+
+def test_the_command_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No snapshot is made, and the exit status is 0; --force makes one."""
+    capsys.readouterr()
+    name = current_name("out")
+    assert main(command()) == 0
+    assert capsys.readouterr().out == f"unchanged since {name}: nothing to do; --force runs anyway\n"
+    assert [path.name for path in Path("out/snapshots").iterdir()] == [name]
+    assert main(command("--force")) == 0
+    assert current_name("out") != name
+    assert check() == current_name("out")
+    rollback("out")
+    assert check() == name
+
+
+def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:
+    """So is one whose list of files is gone, or that another version of this program has made."""
+    part = next(directory_of(folder / "out").glob("part-*"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1])
+    assert check() is None
+    part.write_bytes(whole)
+    assert check() == current_name("out")
+    edit_manifest(folder / "out", lambda manifest: manifest.update(tool_version="0.0.1"))
+    assert check() is None
+
+
+def test_another_unicode_or_ftfy_makes_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They decide the token ids of rare strings."""
+    versions = unchanged.tokenizer_versions()
+    monkeypatch.setattr(unchanged, "tokenizer_versions", lambda: versions | {"ftfy": "0"})
+    assert check() is None
+
+
+def test_neither_beam_nor_torch_is_imported(folder: Path) -> None:
+    """Their imports take longer than the whole check."""
+    code = (
+        "import sys; from audioclip_text.pipeline.cli import main; status = main(sys.argv[1:]); "
+        "print(status, sorted({'apache_beam', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command()], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
