@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..canary import CANARY_TEXTS
 from ..schemas import vector_type
 
 if TYPE_CHECKING:
     from ...model.encoder import EncodeStats, TextEncoder
-
-# If every text of a batch fails and there are at least this many, the model is at fault and not the rows.
-ALL_FAILED = 8
 
 
 class LongTextError(ValueError):
@@ -38,22 +37,18 @@ class _Outcome:
 def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float32") -> pa.RecordBatch:
     """Return `rows` with the model's columns appended, as RecordBatchHandler describes.
 
-    `stored` is the type of the vectors' numbers in the result. Raises RuntimeError if the model fails on all of at least
-    ALL_FAILED texts, MemoryError if memory is too small for a single one, LongTextError with --on_long error.
+    `stored` is the type of the vectors' numbers in the result. Raises RuntimeError if the model fails on all texts, and
+    on the canary texts too, MemoryError if memory is too small for a single one, LongTextError with --on_long error.
     """
     dictionary = rows.column("text").dictionary_encode()
     texts = dictionary.dictionary.to_pylist()
     outcome = _encode(texts, encoder)
-    if len(outcome.errors) == len(texts) >= ALL_FAILED:
-        raise RuntimeError(
-            f"the model failed on all {len(texts)} texts of a batch; the first error: {outcome.errors[0]}"
-        )
     with np.errstate(over="ignore"):
         numbers = outcome.vectors.astype(stored, copy=False)  # [texts, dim]
     failed = ~np.isfinite(numbers).all(axis=1)
     too_long = outcome.truncated & (encoder.on_long == "reject")
-    if len(texts) >= ALL_FAILED and (failed & ~too_long).all():
-        raise RuntimeError(f"the model gave no finite vector for any of the {len(texts)} texts of a batch")
+    if texts and (failed & ~too_long).all():
+        _check_encoder(encoder, stored, len(texts), outcome.errors)
     reasons: list[str | None] = [None] * len(texts)
     details: list[str | None] = [None] * len(texts)
     for index in np.flatnonzero(failed).tolist():
@@ -93,6 +88,18 @@ def check_not_truncated(batch: pa.RecordBatch) -> pa.RecordBatch:
             f"choose --on_long truncate or reject"
         )
     return batch
+
+
+def _check_encoder(encoder: TextEncoder, stored: str, texts: int, errors: Mapping[int, str]) -> None:
+    """Raise RuntimeError if the canary texts fail as all `texts` of a batch did: then the encoder is at fault."""
+    what = f"the model failed on all {texts} texts of a batch ({next(iter(errors.values()), 'no finite vector')})"
+    try:
+        vectors = encoder.encode_rows(list(CANARY_TEXTS)).vectors
+    except Exception as error:
+        raise RuntimeError(f"{what}, and on the canary texts: {type(error).__name__}: {error}") from error
+    with np.errstate(over="ignore"):
+        if not np.isfinite(vectors.astype(stored, copy=False)).all():
+            raise RuntimeError(f"{what}, and gave no finite vectors for the canary texts")
 
 
 def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:

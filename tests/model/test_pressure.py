@@ -79,10 +79,22 @@ def test_a_text_that_raises_fails_alone(tokenizer: ClipTokenizer, position: int)
 
 
 def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None:
-    """If eight or more texts get no finite vector, the batch fails instead of rejecting its rows."""
+    """If the canary texts get no finite vector either, the batch fails instead of rejecting its rows."""
     encoder = _encoder(tokenizer, float("nan"))
-    with pytest.raises(RuntimeError, match="the model gave no finite vector for any of the 9 texts of a batch"):
-        embed_batch(_rows([f"zebra {n}" for n in range(9)]), encoder)
+    texts = [f"zebra {n}" for n in range(9)]
+    assert embed_batch(_rows(texts), encoder).column("reason").to_pylist() == ["non-finite vector"] * 9
+    tower = encoder.tower
+
+    class Broken:
+        dim, context_length = tower.dim, tower.context_length
+
+        def __call__(self, tree: PrefixTree) -> torch.Tensor:
+            return tower(tree) * float("nan")
+
+    encoder.tower = Broken()  # type: ignore[assignment]
+    found = r"failed on all 9 texts of a batch \(no finite vector\), and gave no finite vectors for the canary texts"
+    with pytest.raises(RuntimeError, match=found):
+        embed_batch(_rows(texts), encoder)
 
 
 def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Exception = FULL) -> None:

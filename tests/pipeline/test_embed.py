@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
@@ -23,6 +25,7 @@ from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.listing import read_file_list
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
+from tests.support.stub import StubEncoder
 
 
 def _rows(count: int, start: int = 0) -> list[dict[str, object]]:
@@ -177,10 +180,26 @@ def test_rows_that_the_model_cannot_take_are_rejected_alone(tmp_path: Path) -> N
     ]
 
 
-def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path) -> None:
+def test_texts_that_failed_fail_again_without_failing_the_run(tmp_path: Path) -> None:
+    """In the second run they are the only new texts; the model still embeds the canary texts, so they are at fault."""
+    rows = [*_rows(100), *({"id": f"bad {number}", "text": f"poison {number}"} for number in range(10))]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    for expected in ({"embedded": 100, "reused": 0}, {"embedded": 0, "reused": 100}):
+        manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+        counts = manifest["counts"]
+        assert {"embedded": counts["embedded"], "reused": counts["reused"]} == expected
+        assert counts["rejected_by_reason"] == {"model error": 10}
+
+
+def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken model does not reject every row: the run fails and publishes nothing."""
-    write_jsonl(tmp_path / "a.jsonl", [{"text": f"poison {number}"} for number in range(50)])
-    with pytest.raises(RuntimeError, match="the model failed on all \\d+ texts of a batch"):
+
+    def fail(_: StubEncoder, texts: Sequence[str]) -> Encoding:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(StubEncoder, "encode_rows", fail)
+    write_jsonl(tmp_path / "a.jsonl", _rows(50))
+    with pytest.raises(RuntimeError, match=r"failed on all \d+ texts of a batch \(RuntimeError: CUDA error"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert current_name(str(tmp_path / "out")) is None
 
