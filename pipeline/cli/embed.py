@@ -11,8 +11,9 @@ from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note, print_result, printable
+from .check_runner import check_runner
 from .progress import show_progress
-from .runner import check_runner, run
+from .runner import run
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:

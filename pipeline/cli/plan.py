@@ -24,8 +24,9 @@ from ..schemas import ROW, TEXT_HASH
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
+from .check_runner import check_runner
 from .embed import parse
-from .runner import check_runner, choose_runner, error_message
+from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_text.plan"

@@ -1,48 +1,33 @@
-"""Run a Beam pipeline from the command line: check and choose the runner, run, and shorten errors."""
+"""Run a Beam pipeline from the command line: choose the runner, run, and shorten errors."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import socket
-import urllib.request
 from glob import escape
 from typing import Any
-from urllib.parse import urlsplit
 
 import apache_beam as beam
-import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import (
-    FlinkRunnerOptions,
     GoogleCloudOptions,
-    JobServerOptions,
     PipelineOptions,
-    PortableOptions,
-    PrismRunnerOptions,
-    SparkRunnerOptions,
     StandardOptions,
     TestOptions,
     WorkerOptions,
 )
-from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_provision_api_pb2
+from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.portability.python_urns import SUBPROCESS_SDK
-from apache_beam.runners import create_runner
-from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
-from apache_beam.runners.portability.prism_runner import PrismRunner
-from apache_beam.runners.portability.spark_runner import SparkRunner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from ..embed import EmbedCorpus
 from ..io.filesystem import is_local
-from ..options import OptionsError, is_local_run
+from ..options import is_local_run
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
-from ..terminal import did_you_mean, print_note
+from ..terminal import print_note
 from .signals import end_on_signal, remove_matches
-
-ENDPOINT_SECONDS = 20  # for a runner's endpoint to answer
 
 
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
@@ -76,102 +61,6 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
             raise KeyboardInterrupt from error
         raise RuntimeError(error_message(error)) from error
     return True
-
-
-def check_runner(options: PipelineOptions) -> None:
-    """Check that the runner exists and that its endpoint answers.
-
-    Raises:
-        OptionsError: The runner is unknown, or lacks something on this machine.
-        RuntimeError: The endpoint did not answer in ENDPOINT_SECONDS.
-    """
-    name = options.view_as(StandardOptions).runner
-    if is_local_run(options):
-        if options.view_as(TestOptions).dry_run:
-            raise OptionsError(
-                f"--dry_run is for Dataflow: `audioclip-text plan` is the dry run of {name or 'a local run'}"
-            )
-        return
-    try:
-        runner = create_runner(name)
-    except ImportError as error:
-        raise OptionsError(f"--runner {name} is not installed: {error}") from error
-    except (ValueError, AttributeError) as error:
-        names = [known.removesuffix("Runner") for known in StandardOptions.KNOWN_RUNNER_NAMES]
-        raise OptionsError(f"unknown --runner {name}{did_you_mean(str(name), names)}") from error
-    if isinstance(runner, PortableRunner):
-        _check_job_service(runner, str(name), options)
-    elif name and "dataflow" in name.lower():
-        cloud = options.view_as(GoogleCloudOptions)
-        behind_proxy = "https" in urllib.request.getproxies()
-        if not (cloud.template_location or options.view_as(TestOptions).dry_run or behind_proxy):
-            _check_connection(cloud.dataflow_endpoint, "--dataflow_endpoint")
-
-
-def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptions) -> None:
-    endpoint = options.view_as(PortableOptions).job_endpoint
-    if endpoint and endpoint != "embed":
-        _check_answer(endpoint, min(ENDPOINT_SECONDS, options.view_as(PortableOptions).job_server_timeout))
-    elif isinstance(runner, PrismRunner):
-        location = options.view_as(PrismRunnerOptions).prism_location
-        if location and not re.match(r"https?://", location) and not os.path.exists(location):
-            raise OptionsError(
-                f"--prism_location {location} does not exist: give the path of a Prism binary or archive"
-            )
-    elif isinstance(runner, FlinkRunner):
-        flink = options.view_as(FlinkRunnerOptions)
-        if flink.flink_master not in ("[local]", "[auto]"):
-            _check_connection(flink.flink_master, "--flink_master")
-        if not (flink.flink_submit_uber_jar and flink.flink_master not in ("[local]", "[auto]")):
-            _check_job_server(flink.flink_job_server_jar, "--flink_job_server_jar", options)
-    elif isinstance(runner, SparkRunner):
-        spark = options.view_as(SparkRunnerOptions)
-        for flag in ("spark_master_url", "spark_rest_url"):
-            url = getattr(spark, flag) or ""
-            if re.match("(spark|https?)://", url):
-                _check_connection(url, f"--{flag}")
-        if not spark.spark_submit_uber_jar:
-            _check_job_server(spark.spark_job_server_jar, "--spark_job_server_jar", options)
-    elif not endpoint:
-        raise OptionsError(f"--runner {name} needs --job_endpoint: give the HOST:PORT of its job server")
-
-
-def _check_answer(endpoint: str, seconds: float) -> None:
-    """Raise RuntimeError if no job service answers at `endpoint` in that time."""
-    with grpc.insecure_channel(endpoint) as channel:
-        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
-        try:
-            service.DescribePipelineOptions(
-                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds, wait_for_ready=True
-            )
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-                raise RuntimeError(
-                    f"no job server answers at --job_endpoint {endpoint} ({seconds} s): start it, or correct the "
-                    f"endpoint"
-                ) from error
-
-
-def _check_connection(url: str, flag: str) -> None:
-    """Raise RuntimeError if nothing listens at `url`, which may lack the scheme."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    port = parts.port or {"https": 443, "spark": 7077}.get(parts.scheme, 8081 if "flink" in flag else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=ENDPOINT_SECONDS).close()
-    except OSError as error:
-        raise RuntimeError(f"nothing answers at {flag} {url}: {error}; start it, or correct the address") from error
-
-
-def _check_job_server(jar: str | None, flag: str, options: PipelineOptions) -> None:
-    """Raise OptionsError if the job server, a Java program that Beam starts on this machine, cannot start."""
-    java = options.view_as(JobServerOptions).job_server_java_launcher
-    if shutil.which(java) is None:
-        raise OptionsError(
-            f"the job server needs Java, and {java!r} is not installed: install it, or give the --job_endpoint of a "
-            f"running job server"
-        )
-    if jar and "://" not in jar and not os.path.exists(jar):
-        raise OptionsError(f"{flag} {jar} does not exist: give the path or URL of a job server's jar")
 
 
 def choose_runner(options: PipelineOptions) -> FnApiRunner | None:

@@ -200,6 +200,7 @@ def test_device_is_checked_first(
         ("--runner FlinkRunner --job_server_java_launcher no-java", "the job server needs Java, and 'no-java' is not"),
         ("--runner PrismRunner --prism_location gone", "--prism_location gone does not exist"),
         ("--dry_run=True", "--dry_run is for Dataflow"),
+        ("--runner DataflowRunner --template_location gs://b/t", "--template_location makes a classic template"),
     ],
 )
 def test_runner_is_checked_first(folder: Path, flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

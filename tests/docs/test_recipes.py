@@ -210,6 +210,15 @@ def test_flex_launcher_adds_the_command() -> None:
     assert "'7' is not a number from 0 to 1" in done.stderr
 
 
+def test_flex_launcher_may_make_a_template() -> None:
+    """--template_location, which is refused elsewhere, passes: the next error is that of the runner's name."""
+    flags = "--input=a", "--output=b", "--template_location=gs://b/t", "--runner=Flnk"
+    launcher = [sys.executable, str(RECIPES / "flex_launcher.py"), *flags]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown --runner Flnk" in done.stderr
+
+
 def test_airflow_dag() -> None:
     """Check that the DAG has one BashOperator and uses Airflow's argument names."""
     text = (RECIPES / "airflow_dag.py").read_text()

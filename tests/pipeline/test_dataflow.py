@@ -17,6 +17,7 @@ from apache_beam.portability.common_urns import resource_hints
 
 from audioclip_text.pipeline.cli import embed as run_module
 from audioclip_text.pipeline.cli import runner
+from audioclip_text.pipeline.cli.check_runner import FLEX_LAUNCHER
 from audioclip_text.pipeline.cli.embed import parse
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
@@ -80,6 +81,7 @@ def test_a_flex_template_submits_and_returns(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With --template_location the launcher neither waits for the job nor reads its manifest; it prints one line."""
+    monkeypatch.setenv(FLEX_LAUNCHER, "1")
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
