@@ -26,13 +26,14 @@ from .dedup.spill import PieceCodec
 from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler, resource_hints
 from .io.filesystem import is_local
+from .io.job_service import RemoteJob
 from .job import prepare_job
-from .options import EmbedOptions, is_local_run
+from .options import EmbedOptions, ends_with_launcher, is_local_run
 from .publish import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import EARLIER, SHARDS, write_listings
 from .snapshots.read_listing import ReadListing
-from .snapshots.run_directory import end_run, run_path, start_run
+from .snapshots.run_directory import end_run, record_job, run_path, start_run
 from .text_hash import add_text_hash
 from .writers.write_files import WriteFiles
 
@@ -41,7 +42,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
     """Embeds the shards that `options` name and publishes them as one snapshot; its output is the manifest.
 
     The constructor checks everything that can be checked and raises before anything starts. `expand` creates the run
-    directory, which belongs to this run until `close` is called or the process ends.
+    directory, which belongs to this run until `close` is called or the process ends; the directory of a remote job, for
+    as long as that may go on.
     """
 
     def __init__(self, options: EmbedOptions, handler: RecordBatchHandler | None = None) -> None:
@@ -56,13 +58,18 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         elsewhere = self.local and not is_local(self.job.output)
         self._spill_directory = tempfile.TemporaryDirectory(prefix="audioclip-text-") if elsewhere else None
         self.snapshot: str | None = None
+        # Whether the job may go on when this process has ended: from the end of `expand` until its end is known.
+        self.may_go_on = False
+        self._detached = not ends_with_launcher(options)
         self._lock: FileLock | None = None
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Read the shards, reuse known vectors by text hash, embed new texts, write and publish."""
         job, handler, started = self.job, self.handler, time.time()
         previous = job.previous["snapshot"] if job.previous else ""
-        self.snapshot, self._lock = start_run(job.output, job.model.fingerprint, after=previous)
+        self.snapshot, self._lock = start_run(
+            job.output, job.model.fingerprint, after=previous, detached=self._detached
+        )
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
@@ -99,6 +106,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         if not self.local:
             new = new | "SpreadBatches" >> beam.Reshuffle()
         reports.append(new | EmbedAndWrite(handler, write).with_resource_hints(**self.hints))
+        self.may_go_on = self._detached
         return (
             reports
             | "CollectReports" >> beam.Flatten()
@@ -107,12 +115,17 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "PublishSnapshot" >> beam.ParDo(PublishSnapshot(job, self.snapshot, shards, started))
         )
 
+    def record_job(self, job: RemoteJob) -> None:
+        """Note in the run directory which remote job writes into it, so that later runs can ask whether it has ended."""
+        if self.may_go_on and self.snapshot:
+            record_job(self.job.output, self.snapshot, job)
+
     def close(self) -> None:
-        """Release the run directory, and remove what was spilled outside of it."""
+        """Release the run directory, unless its job may go on, and remove what was spilled outside of it."""
+        if self.snapshot and not self.may_go_on:
+            end_run(self.job.output, self.snapshot)
         if self._lock:
             self._lock.release()
-        if self.local and self.snapshot:  # a remote job may go on when its launcher ends
-            end_run(self.job.output, self.snapshot)
         if self._spill_directory:
             self._spill_directory.cleanup()
 

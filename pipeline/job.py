@@ -22,9 +22,10 @@ from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
+from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
 from .snapshots.manifest import Manifest, ModelFile
-from .snapshots.run_directory import is_alive, is_complete, list_runs
+from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
 from .unchanged import model_files
 
@@ -130,7 +131,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     leftovers: list[str] = []
     earlier: list[str] = []
     if not options.no_dedupe:
-        leftovers, leftover_files = _leftovers(output, model.fingerprint)
+        leftovers, leftover_files, alive = _leftovers(output, model.fingerprint)
+        notes += alive
         if reusable:
             earlier = Snapshot(output, reusable["snapshot"], reusable).part_paths()
         earlier += leftover_files
@@ -202,15 +204,15 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
     return previous, None, notes
 
 
-def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str]]:
-    """Return the runs that ended before they published, and the finished part files of those of this fingerprint."""
-    ended, earlier = [], []
-    for run, files in list_runs(output).items():
-        if is_complete(files) or is_alive(output, run, files):
-            continue
-        ended.append(run)
+def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the runs that ended before they published, the finished part files of those of this fingerprint, and notes
+    on runs that may still be going on.
+    """
+    dead, notes = dead_runs(output, list_runs(output))
+    earlier = []
+    for run, files in dead.items():
         for path, _ in files:
             name = FileSystems.split(path)[1]
             if run.endswith(fingerprint[:8]) and name.startswith("part-") and name.endswith(".parquet"):
                 earlier.append(path)
-    return ended, earlier
+    return list(dead), earlier, notes

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     AzureOptions,
+    FlinkRunnerOptions,
     GoogleCloudOptions,
     HadoopFileSystemOptions,
     PipelineOptions,
+    PortableOptions,
     S3Options,
+    SparkRunnerOptions,
     StandardOptions,
     _BeamArgumentParser,
 )
@@ -140,6 +143,25 @@ def is_local_run(options: PipelineOptions) -> bool:
     """Return whether the job runs on Beam's runner for one machine."""
     runner = options.view_as(StandardOptions).runner
     return runner is None or runner.lower() in ("direct", "directrunner")  # Beam takes both, in any case
+
+
+def ends_with_launcher(options: PipelineOptions) -> bool:
+    """Return whether the job ends with the process that starts it, because that process or its children do the work."""
+    if is_local_run(options):
+        return True
+    runner = str(options.view_as(StandardOptions).runner).lower()
+    portable = options.view_as(PortableOptions)
+    if "dataflow" in runner:
+        return False
+    if portable.environment_type == "LOOPBACK" or portable.job_endpoint == "embed":
+        return True
+    if portable.job_endpoint:
+        return False
+    return (
+        "prism" in runner
+        or ("flink" in runner and options.view_as(FlinkRunnerOptions).flink_master in ("[local]", "[auto]"))
+        or ("spark" in runner and options.view_as(SparkRunnerOptions).spark_master_url.startswith("local"))
+    )
 
 
 def rejected_limit(max_rejected: str | None, read: int) -> float:

@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
     StandardOptions,
     TestOptions,
     WorkerOptions,
@@ -20,9 +21,11 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.portability.python_urns import SUBPROCESS_SDK
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
 from ..io.filesystem import is_local
+from ..io.job_service import ENDED, SECONDS, RemoteJob, within
 from ..options import is_local_run
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
@@ -47,20 +50,49 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
                 raise
             result = pipeline.run()
-            # The launcher of a Flex Template runs this with --template_location: it starts the job itself, without waiting.
-            if options.view_as(GoogleCloudOptions).template_location or options.view_as(TestOptions).dry_run:
+            if options.view_as(TestOptions).dry_run:
+                corpus.may_go_on = False
                 return False
-            # A method of Dataflow's result; of a job service's result it is a private attribute.
-            job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
+            # The launcher of a Flex Template runs this with --template_location: it starts the job itself, without waiting.
+            if options.view_as(GoogleCloudOptions).template_location:
+                return False
+            job = remote_job(result, options)
             if job:
-                state.job = str(job() if callable(job) else job)
+                state.job = job.job
+                corpus.record_job(job)
                 print_note(f"Beam's job id: {state.job}")
-            result.wait_until_finish()
+            try:
+                result.wait_until_finish()
+            except Exception:  # of the job, or of the connection to its service
+                corpus.may_go_on = corpus.may_go_on and not _has_ended(result)
+                raise
+            corpus.may_go_on = False
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
         raise RuntimeError(error_message(error)) from error
     return True
+
+
+def remote_job(result: PipelineResult, options: PipelineOptions) -> RemoteJob | None:
+    """Return the job of a remote runner's result; None if it has no id."""
+    # A method of Dataflow's result; of a job service's result it is a private attribute.
+    job = getattr(result, "job_id", None) or getattr(result, "_job_id", None)
+    if not job:
+        return None
+    job_id = str(job() if callable(job) else job)
+    runner, cloud = str(options.view_as(StandardOptions).runner), options.view_as(GoogleCloudOptions)
+    if "dataflow" in runner.lower():
+        return RemoteJob(job_id, runner, cloud.dataflow_endpoint, cloud.project, cloud.region)
+    return RemoteJob(job_id, runner, options.view_as(PortableOptions).job_endpoint)
+
+
+def _has_ended(result: PipelineResult) -> bool:
+    """Return whether the job has ended; False if its service does not answer in a few seconds."""
+    try:
+        return within(SECONDS, lambda: str(result.state)) in ENDED
+    except Exception:
+        return False
 
 
 def choose_runner(options: PipelineOptions) -> FnApiRunner | None:
@@ -103,7 +135,7 @@ class _RunState:
     """What a signal needs to know of the run that it ends."""
 
     def __init__(self, corpus: EmbedCorpus, options: PipelineOptions) -> None:
-        self.corpus, self.local = corpus, is_local_run(options)
+        self.corpus = corpus
         self.runner = options.view_as(StandardOptions).runner
         self.temporary: str | None = None
         self.job: str | None = None
@@ -111,12 +143,13 @@ class _RunState:
     def message(self, signal_name: str) -> str:
         """Return the line to print when a signal ends this process."""
         snapshot, output = self.corpus.snapshot, self.corpus.job.output
-        if self.job and not self.local:
+        if self.corpus.may_go_on:
+            job = f"job {self.job} goes on at" if self.job else "the job may have been submitted to"
             return (
-                f"interrupted by {signal_name}: job {self.job} goes on at {self.runner}; `audioclip-text log {output}` "
-                f"lists {snapshot} when it is published"
+                f"interrupted by {signal_name}: {job} {self.runner}; `audioclip-text log {output}` lists {snapshot} when "
+                f"it is published"
             )
-        if snapshot and self.local and current_name(output) == snapshot:
+        if snapshot and current_name(output) == snapshot:
             return f"interrupted by {signal_name}: {snapshot} was published"
         return (
             f"interrupted by {signal_name}: nothing was published; run the same command again, which reuses what is "
@@ -134,7 +167,7 @@ class _RunState:
                 os.path.join(escape(output), temporary),
                 os.path.join(escape(output), "snapshots", f".*-{os.getpid()}"),
             ]
-            if snapshot and self.local:
+            if snapshot and not self.corpus.may_go_on:
                 directory = escape(run_path(output, snapshot))
                 patterns += [os.path.join(directory, "*.tmp"), os.path.join(directory, ".*.tmp")]
             remove_matches(patterns)

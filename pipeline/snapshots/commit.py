@@ -5,8 +5,8 @@
     OUT/snapshots/NAME/part-*.parquet, rejected-*.parquet
     OUT/snapshots/NAME/_files-*.parquet    the list of these files, which the manifest names
     OUT/snapshots/NAME/_shards.parquet     the shards that the snapshot was made of
-    OUT/snapshots/NAME/run.lock            locked while the run is alive, if OUT is a local directory
-    OUT/snapshots/NAME/run.json            present while the run is alive, if OUT is on an object store
+    OUT/snapshots/NAME/run.lock            locked by the run's launcher, if OUT is a local directory
+    OUT/snapshots/NAME/run.json            present while a run may go on that no lock shows
 
 A directory without a manifest belongs to a run that is still going on or that died. A file that no manifest names is not
 part of a snapshot.

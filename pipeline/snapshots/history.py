@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Literal
 
 from ..errors import SnapshotError
 from ..io.filesystem import remove
 from .commit import no_snapshot, point_to, read_manifest, require_current
+from .dead_runs import dead_runs
 from .manifest import Manifest
-from .run_directory import is_alive, is_complete, list_runs, remove_run, run_path
+from .run_directory import is_complete, list_runs, remove_run, run_path
 
 _COLUMNS: tuple[Literal["read", "embedded", "reused", "rejected"], ...] = ("read", "embedded", "reused", "rejected")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def current_path(output: str) -> str:
@@ -57,7 +61,8 @@ def rollback(output: str, snapshot: str | None = None) -> str:
 def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     """Remove all but the newest `keep` snapshots, and the directories of dead runs; return their names.
 
-    The current snapshot and the directories of runs that are alive are never removed. `dry_run` removes nothing.
+    The current snapshot and the directories of runs that may still be going on are never removed; the latter are named in
+    warnings, unless they are on this machine. `dry_run` removes nothing.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -70,9 +75,12 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     runs = list_runs(output)
     finished = [name for name, files in runs.items() if is_complete(files)]
     kept = {current, *finished[-keep:]}
+    dead, notes = dead_runs(output, runs)
+    for note in notes:
+        _LOGGER.warning(note)
     removed = []
     for name, files in runs.items():
-        if name in kept or (name not in finished and is_alive(output, name, files)):
+        if name in kept or (name not in finished and name not in dead):
             continue
         removed.append(name)
         if not dry_run:

@@ -1,27 +1,24 @@
-"""Run directories: made under a name that no other run has, known to be alive or dead, and removed."""
+"""Run directories: made under a name that no other run has, marked while their run may go on, and removed."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import time
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import FileEntry, base_name, is_local, join, list_directory, remove, remove_below
-from ..io.json_file import Json, owner, update_json
+from ..io.job_service import RemoteJob
+from ..io.json_file import Json, owner, update_json, write_json
 from .manifest import is_run_name
 
 MARKER = "run.json"
-
-# On an object store no lock can be held. A run there has a marker and counts as alive while the marker is present, but
-# only until its newest file has this age.
-STORE_RUN_SECONDS = 24 * 3600
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 
@@ -33,6 +30,11 @@ _LOGGER = logging.getLogger(__name__)
 def run_path(output: str, snapshot: str) -> str:
     """Return the path of a snapshot's directory."""
     return join(output, "snapshots", snapshot)
+
+
+def marker_path(output: str, snapshot: str) -> str:
+    """Return the path of the file that marks a run as one that may still be going on."""
+    return join(run_path(output, snapshot), MARKER)
 
 
 def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
@@ -59,23 +61,12 @@ def is_complete(files: list[tuple[str, float]]) -> bool:
     return any(base_name(path) == "manifest.json" for path, _ in files)
 
 
-def is_alive(output: str, snapshot: str, files: list[tuple[str, float]]) -> bool:
-    """Return whether the run that writes `snapshot` may still be going on."""
-    if not is_local(output):
-        marked = any(base_name(path) == MARKER for path, _ in files)
-        return marked and time.time() - max(changed for _, changed in files) < STORE_RUN_SECONDS
-    path = os.path.join(run_path(output, snapshot), "run.lock")
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, FileLock | None]:
+def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool = False) -> tuple[str, FileLock | None]:
     """Make a run directory; return its name and, on a local disk, the lock that the run holds until it ends.
 
-    Names sort by age: the new one comes after the snapshot `after`, even if the clock was set back since then.
+    On an object store, which has no locks, the directory has a marker instead. On a local disk it has both if the run is
+    `detached`: it may go on when this process has ended, and its lock with it. Names sort by age: the new one comes
+    after the snapshot `after`, even if the clock was set back since then.
 
     Raises:
         SnapshotError: The directory cannot be made.
@@ -88,18 +79,25 @@ def start_run(output: str, fingerprint: str, *, after: str = "") -> tuple[str, F
                 return name, None
         else:
             with convert_write_errors(output):
-                lock = _make_locked(run_path(output, name), run_path(output, f".{name}-{os.getpid()}"))
+                lock = _make_locked(run_path(output, name), run_path(output, f".{name}-{os.getpid()}"), detached)
             if lock:
                 return name, lock
         moment += _SECOND  # another run has this name
     raise SnapshotError(f"{output} has no free name for this run up to {name}: run again")
 
 
+def record_job(output: str, snapshot: str, job: RemoteJob) -> None:
+    """Add to the marker of a run what the next run needs to ask whether its job has ended."""
+    try:
+        write_json(marker_path(output, snapshot), {**owner(), **asdict(job)})
+    except (OSError, RuntimeError) as error:  # the job was submitted; the run counts as one whose job is not known
+        _LOGGER.warning("job %s cannot be recorded: %s", job.job, error)
+
+
 def end_run(output: str, snapshot: str) -> None:
-    """Remove the marker of a run on an object store, so that the next run may reuse the files of one that failed."""
-    if not is_local(output):
-        with suppress(Exception):  # the run then counts as alive until STORE_RUN_SECONDS have passed
-            remove([join(run_path(output, snapshot), MARKER)])
+    """Remove the marker of a run, so that the next run may reuse the files of one that failed."""
+    with suppress(Exception):  # the run then counts as one that may still be going on
+        remove([marker_path(output, snapshot)])
 
 
 def remove_spills(output: str, snapshot: str) -> None:
@@ -125,7 +123,7 @@ def _start_time(name: str) -> datetime:
         return datetime.min.replace(tzinfo=timezone.utc)
 
 
-def _make_locked(directory: str, temporary: str) -> FileLock | None:
+def _make_locked(directory: str, temporary: str, detached: bool) -> FileLock | None:
     """Make `directory` with its lock held, under the name `temporary` first; return None if `directory` exists."""
     os.makedirs(temporary, exist_ok=True)
     try:
@@ -133,9 +131,11 @@ def _make_locked(directory: str, temporary: str) -> FileLock | None:
         lock = FileLock(os.path.join(temporary, "run.lock"), timeout=5)
         lock.acquire()
         try:
+            if detached:
+                write_json(os.path.join(temporary, MARKER), owner())
             os.rename(temporary, directory)  # it appears with its lock held, so it never looks like a dead run's
             return lock
-        except OSError:
+        except (OSError, SnapshotError):
             lock.release()
             if not os.path.isdir(directory):
                 raise

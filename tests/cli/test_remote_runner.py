@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
+from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support.program import start_program
 
 FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"
@@ -62,28 +67,78 @@ def jobs() -> Iterator[tuple[EndlessJobs, int]]:
     server.stop(None).wait()
 
 
+def start_job(folder: Path, *flags: object) -> subprocess.Popen[str]:
+    """Start a launcher, and wait until it prints the job's id."""
+    (folder / "a.txt").write_text("dog\n")
+    process = start_program("embed", "--input", "a.txt", "--output", "out", *flags, cwd=folder)
+    stderr, deadline = folder / "stderr", time.monotonic() + 120
+    while "Beam's job id: job-17" not in stderr.read_text():
+        assert process.poll() is None, stderr.read_text()
+        assert time.monotonic() < deadline, stderr.read_text()
+        time.sleep(0.05)
+    return process
+
+
 @pytest.mark.slow
 def test_a_signal_names_the_job_that_goes_on(
     tmp_path: Path, jobs: tuple[EndlessJobs, int], small_head: str, vocabulary: Path
 ) -> None:
     """The launcher ends with the signal's status; the job is not cancelled, and its run directory stays."""
     service, port = jobs
-    (tmp_path / "a.txt").write_text("dog\n")
-    flags = ["--input", "a.txt", "--output", "out", "--checkpoint", small_head, "--tokenizer_path", vocabulary, *FLAGS]
-    process = start_program("embed", *flags, f"--job_endpoint=localhost:{port}", cwd=tmp_path)
-    stderr, deadline = tmp_path / "stderr", time.monotonic() + 120
-    while "Beam's job id: job-17" not in stderr.read_text():
-        assert process.poll() is None, stderr.read_text()
-        assert time.monotonic() < deadline, stderr.read_text()
-        time.sleep(0.05)
+    model = "--checkpoint", small_head, "--tokenizer_path", vocabulary
+    process = start_job(tmp_path, *model, *FLAGS, f"--job_endpoint=localhost:{port}")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     (run,) = (tmp_path / "out/snapshots").iterdir()
-    assert stderr.read_text().splitlines()[-1] == (
+    marker = json.loads((run / "run.json").read_text())
+    named = {name: marker[name] for name in ("job", "runner", "endpoint")}
+    assert named == {"job": "job-17", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
         "audioclip-text: error: interrupted by SIGTERM: job job-17 goes on at PortableRunner; `audioclip-text log out` "
         f"lists {run.name} when it is published"
     )
     assert not service.cancelled
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_job_whose_workers_are_in_the_launcher(
+    tmp_path: Path, jobs: tuple[EndlessJobs, int], small_head: str, vocabulary: Path
+) -> None:
+    """With LOOPBACK no job goes on: the message reports that nothing was published, and the run counts as dead."""
+    _, port = jobs
+    model = "--checkpoint", small_head, "--tokenizer_path", vocabulary
+    flags = "--runner=PortableRunner", "--environment_type=LOOPBACK", f"--job_endpoint=localhost:{port}"
+    process = start_job(tmp_path, *model, *flags)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
+        "audioclip-text: error: interrupted by SIGTERM: nothing was published; run the same command again, which reuses "
+        "what is finished"
+    )
+    output = str(tmp_path / "out")
+    assert len(dead_runs(output, list_runs(output))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", True),
+        ("--runner PrismRunner", True),
+        ("--runner prism --job_endpoint localhost:1 --environment_type EXTERNAL", False),
+        ("--runner PortableRunner --job_endpoint localhost:1", False),
+        ("--runner PortableRunner --job_endpoint localhost:1 --environment_type LOOPBACK", True),
+        ("--runner PortableRunner --job_endpoint embed", True),
+        ("--runner FlinkRunner", True),
+        ("--runner FlinkRunner --flink_master host:8081", False),
+        ("--runner FlinkRunner --job_endpoint localhost:1", False),
+        ("--runner SparkRunner", True),
+        ("--runner SparkRunner --spark_master_url spark://host:7077", False),
+        ("--runner DataflowRunner", False),
+    ],
+)
+def test_which_jobs_end_with_their_launcher(flags: str, expected: bool) -> None:
+    """Those whose workers, or whose whole cluster, are this process and its children."""
+    assert ends_with_launcher(EmbedOptions(flags.split())) is expected
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["accepts and says nothing", "refuses"])

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from audioclip_text.pipeline.snapshots.run_directory import is_alive
+from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support.program import start_program
 
 WORKERS = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
@@ -64,7 +65,8 @@ class Run:
         rest = {path.name for path in set(directory.iterdir()) - parts if not path.name.startswith("_")}
         assert rest == {"run.lock"}
         assert {path.name for path in (self.folder / "out").iterdir()} == {"snapshots"}
-        assert not is_alive(str(self.folder / "out"), directory.name, [])
+        output = str(self.folder / "out")
+        assert list(dead_runs(output, list_runs(output))[0]) == [directory.name]
         assert not list(self.temporary.iterdir())
 
 

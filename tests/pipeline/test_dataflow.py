@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from audioclip_text.pipeline.cli.check_runner import FLEX_LAUNCHER
 from audioclip_text.pipeline.cli.embed import parse
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.io import job_service
+from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores
 from tests.support.corpus import StubHandler, write_jsonl
 from tests.support.environments import create_environment
@@ -80,7 +84,10 @@ class _Result:
 def test_a_flex_template_submits_and_returns(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --template_location the launcher neither waits for the job nor reads its manifest; it prints one line."""
+    """With --template_location the launcher neither waits for the job nor reads its manifest; it prints one line.
+
+    The run counts as alive when the launcher has ended, although no job id is known.
+    """
     monkeypatch.setenv(FLEX_LAUNCHER, "1")
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
@@ -90,6 +97,52 @@ def test_a_flex_template_submits_and_returns(
     output = capsys.readouterr().out
     assert output.startswith("submitted 2")
     assert f"audioclip-text log {tmp_path / 'out'}" in output
+    dead, notes = dead_runs(str(tmp_path / "out"), list_runs(str(tmp_path / "out")))
+    assert not dead
+    assert "may still be going on" in notes[0]
+
+
+class _FailingJob:
+    """A result of Dataflow's runner whose job fails, or whose service stops answering."""
+
+    def __init__(self, state: str | None) -> None:
+        self._state = state
+
+    def job_id(self) -> str:
+        return "2026-11-25_id"
+
+    def wait_until_finish(self) -> None:
+        raise RuntimeError("the job failed, or the connection was lost")
+
+    @property
+    def state(self) -> str:
+        if self._state is None:
+            raise OSError("no connection")
+        return self._state
+
+
+@pytest.mark.parametrize(("state", "known"), [("FAILED", True), ("RUNNING", False), (None, False)])
+def test_a_job_that_fails_is_marked_as_ended_if_that_is_known(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str | None, known: bool
+) -> None:
+    """If only the connection was lost, the mark of the run names the service that the next run asks."""
+    monkeypatch.setattr(job_service, "SECONDS", 0.1)
+    monkeypatch.setattr("requests.Session.get", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self: _FailingJob(state))
+    monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
+    options = parse([*flags, "--project=my-project", "--region=europe-west4"])
+    corpus = EmbedCorpus(options, StubHandler())
+    with pytest.raises(RuntimeError, match="the job failed, or"):
+        run(corpus, options)
+    corpus.close()
+    output = str(tmp_path / "out")
+    assert list(dead_runs(output, list_runs(output))[0]) == ([corpus.snapshot] if known else [])
+    marks = [json.loads(path.read_text()) for path in tmp_path.glob("out/snapshots/*/run.json")]
+    place = {"endpoint": "https://dataflow.googleapis.com", "project": "my-project", "region": "europe-west4"}
+    expected = {"job": "2026-11-25_id", "runner": "DataflowRunner", **place}
+    assert [mark | expected for mark in marks] == marks
+    assert len(marks) == (0 if known else 1)
 
 
 @pytest.fixture

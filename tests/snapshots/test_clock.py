@@ -12,8 +12,9 @@ import pytest
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.snapshots import run_directory
 from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.history import rollback
-from audioclip_text.pipeline.snapshots.run_directory import is_alive, list_runs, run_path, start_run
+from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path, start_run
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
 from tests.support.processes import start_process
@@ -59,13 +60,13 @@ def test_lock_and_not_the_clock_decides_whether_a_run_is_alive(tmp_path: Path, m
     name, lock = start_run(output, FINGERPRINT)
     for days in (-365, 0, 365):
         _set_clock(monkeypatch, timedelta(days=days))
-        assert is_alive(output, name, list_runs(output)[name])
+        assert dead_runs(output, list_runs(output)) == ({}, [])
         monkeypatch.undo()
     assert lock is not None
     lock.release()
     for days in (-365, 0, 365):
         _set_clock(monkeypatch, timedelta(days=days))
-        assert not is_alive(output, name, list_runs(output)[name])
+        assert list(dead_runs(output, list_runs(output))[0]) == [name]
         monkeypatch.undo()
 
 

@@ -1,0 +1,88 @@
+"""Which runs ended without publishing, by their locks, by the services that run their jobs, or by their age."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from filelock import FileLock, Timeout
+
+from ..io.filesystem import base_name, is_local, list_directory
+from ..io.job_service import ENDED, RemoteJob, job_states
+from ..io.json_file import Json, read_json
+from .run_directory import MARKER, is_complete, marker_path, run_path
+
+# If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
+# local run wrote to an object store), it may still be going on until its newest file has this age.
+UNKNOWN_RUN_SECONDS = 24 * 3600
+
+
+def dead_runs(
+    output: str, runs: Mapping[str, list[tuple[str, float]]]
+) -> tuple[dict[str, list[tuple[str, float]]], list[str]]:
+    """Return those of `runs` that ended without publishing, with their files, and notes on runs that may be going on.
+
+    A run is dead if nothing holds its lock and it has no marker, or if its service says that its job has ended. A job of
+    which nothing is known counts as alive. There is no note on runs that hold their lock.
+    """
+    dead, unknown, jobs, notes = [], {}, {}, []
+    for name, files in runs.items():
+        if is_complete(files) or (is_local(output) and _is_locked(output, name)):
+            continue
+        marker = _read_marker(output, name) if _has(MARKER, files) else None
+        if marker is None:
+            dead.append(name)
+        elif (job := _job_of(marker)) is not None:
+            jobs[name] = job
+        elif time.time() - max(changed for _, changed in files) < UNKNOWN_RUN_SECONDS:
+            unknown[name] = marker
+        else:
+            dead.append(name)
+    for name, marker in unknown.items():
+        notes.append(
+            f"{name}, started by {marker.get('owner')}, may still be going on: its files are neither reused nor removed "
+            f"until the newest is {UNKNOWN_RUN_SECONDS // 3600} hours old; if it has ended, remove "
+            f"{marker_path(output, name)}"
+        )
+    states = job_states(jobs.values())
+    for name, job in jobs.items():
+        state, place = states.get(job), job.endpoint or job.runner
+        if state in ENDED:
+            dead.append(name)
+        elif state:
+            notes.append(
+                f"{name} is still going on at {place} (job {job.job}, {state}): its files are neither reused nor removed"
+            )
+        else:
+            notes.append(
+                f"{name} may still be going on at {place} (job {job.job}), which does not tell its state: its files are "
+                f"neither reused nor removed; if it has ended, remove {marker_path(output, name)}"
+            )
+    # Again, because a run may have published, or finished more files, between its listing and its end.
+    listed = {name: list_directory(run_path(output, name)) for name in sorted(dead)}
+    found = {name: [(file.path, file.changed) for file in files] for name, files in listed.items()}
+    return {name: files for name, files in found.items() if not is_complete(files)}, notes
+
+
+def _is_locked(output: str, name: str) -> bool:
+    try:
+        with FileLock(os.path.join(run_path(output, name), "run.lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _has(name: str, files: list[tuple[str, float]]) -> bool:
+    return any(base_name(path) == name for path, _ in files)
+
+
+def _read_marker(output: str, name: str) -> Json | None:
+    return read_json(marker_path(output, name))
+
+
+def _job_of(marker: Json) -> RemoteJob | None:
+    """Return the job that a marker names; None if it names none."""
+    names = ("job", "runner", "endpoint", "project", "region")
+    values = {name: str(marker[name]) for name in names if marker.get(name)}
+    return RemoteJob(**values) if {"job", "runner"} <= values.keys() else None
