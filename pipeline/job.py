@@ -24,6 +24,7 @@ from .schemas import ROW, TEXT_HASH, embedded_schema
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
+from .snapshots.listing import read_shard_list
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
@@ -118,13 +119,16 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = _fields(options)
-    shards = find_shards(inputs, options.input_format, options.delimiter)
+    current = current_name(output)
+    previous = read_manifest(output, current) if current else None
+    names = {shard.path: shard.name for shard in read_shard_list(output, previous)} if previous else {}
+    shards = find_shards(inputs, options.input_format, options.delimiter, names)
     check_outside(inputs, shards, output)
     kept = infer_kept_schema(shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
-    previous, reusable, notes = _earlier_snapshots(output, model)
+    reusable, notes = _reusable_snapshot(output, previous, model)
     if model.notice:
         notes.insert(0, model.notice)
     rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
@@ -186,10 +190,9 @@ def _paths(given: list[str] | str | None) -> list[str]:
 _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 
-def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, Manifest | None, list[str]]:
-    """Return the current snapshot, the newest complete one of the same fingerprint, and notes on the two."""
-    name = current_name(output)
-    previous = read_manifest(output, name) if name else None
+def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo) -> tuple[Manifest | None, list[str]]:
+    """Return the newest complete snapshot of the model's fingerprint, and notes on it and on the current one."""
+    name = previous["snapshot"] if previous else None
     notes = []
     if previous and previous["fingerprint"] != model.fingerprint:
         changed = describe_changes(model.fingerprint_parts, previous["fingerprint_parts"])
@@ -200,8 +203,8 @@ def _earlier_snapshots(output: str, model: ModelInfo) -> tuple[Manifest | None, 
             if manifest and manifest["fingerprint"] == model.fingerprint:
                 if run != name:
                     notes.append(f"vectors of {run}, made with this fingerprint, are reused")
-                return previous, manifest, notes
-    return previous, None, notes
+                return manifest, notes
+    return None, notes
 
 
 def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from ..model.release import VOCABULARY, resolve_checkpoint
 from ..model.versions import VERSION_PARTS, tokenizer_versions
 from .flags import add_flags
-from .io.filesystem import is_local, join
+from .io.filesystem import is_local
 from .io.versions import list_remote, local_file
 from .readers.shards import find_shards
 from .snapshots.commit import current_name, missing_files, read_manifest
-from .snapshots.listing import read_file_list, read_listing, shard_row
+from .snapshots.listing import read_file_list, read_shard_list, shard_row
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import run_path
 
@@ -89,15 +89,14 @@ def _same_model(options: Mapping[str, object], manifest: Manifest) -> bool:
 
 def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest) -> bool:
     inputs: Sequence[str] = options["input"]  # type: ignore[assignment]
-    shards = find_shards(inputs, options["input_format"], options["delimiter"])  # type: ignore[arg-type]
-    if len(shards) != manifest["shards"]["entries"]:
-        return False
-    earlier = read_listing(join(run_path(output, manifest["snapshot"]), manifest["shards"]["name"]))
-    return sorted(map(shard_row, shards), key=_path) == sorted(map(shard_row, earlier), key=_path)  # type: ignore[arg-type]
+    earlier = read_shard_list(output, manifest)
+    names = {shard.path: shard.name for shard in earlier}
+    shards = find_shards(inputs, options["input_format"], options["delimiter"], names)  # type: ignore[arg-type]
+    return sorted(map(shard_row, shards), key=_path) == sorted(map(shard_row, earlier), key=_path)
 
 
-def _path(row: dict[str, object]) -> object:
-    return row["path"]
+def _path(row: dict[str, object]) -> str:
+    return repr(row["path"])
 
 
 def _version_of(path: str) -> str:

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..io.filesystem import StoreError, is_local
 from ..io.versions import FileChanged, ListedFile
@@ -16,8 +16,16 @@ from .registry import FORMAT_SUFFIXES, READERS
 from .shard import InputError, Shard
 
 
-def find_shards(patterns: Sequence[str], input_format: str | None = None, delimiter: str | None = None) -> list[Shard]:
+def find_shards(
+    patterns: Sequence[str],
+    input_format: str | None = None,
+    delimiter: str | None = None,
+    known: Mapping[str, str] | None = None,
+) -> list[Shard]:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
+
+    A shard whose absolute path is in `known`, the names of the current snapshot's shards, keeps its name, so that its ids
+    stay the same when inputs are added, reordered or widened.
 
     Raises InputError if a glob matches no usable file, and if two files would have the same name in ids.
     """
@@ -29,7 +37,7 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None, delimi
             if identity in shards:
                 continue
             form, compression = _format_of(path, input_format)
-            name = _name(_without_scheme(pattern), path)
+            name = (known or {}).get(absolute_path(path)) or _name(_without_scheme(pattern), path)
             if name in globs:
                 raise _same_name(name, (pattern, path), globs[name])
             globs[name] = (pattern, path)
@@ -37,6 +45,11 @@ def find_shards(patterns: Sequence[str], input_format: str | None = None, delimi
     if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
         raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
     return sorted(shards.values(), key=lambda shard: shard.path)
+
+
+def absolute_path(path: str) -> str:
+    """Return a path that means the same from any current directory; links are not followed."""
+    return os.path.abspath(path) if is_local(path) else path
 
 
 def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:

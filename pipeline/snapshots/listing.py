@@ -11,14 +11,16 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import SnapshotError
 from ..io.file_io import FileIO
-from ..io.filesystem import is_local, join, read, write_atomically
+from ..io.filesystem import join, read, write_atomically
 from ..readers.shard import Shard
+from ..readers.shards import absolute_path
 from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
 
@@ -70,27 +72,37 @@ def read_file_list(output: str, manifest: Manifest) -> list[FileInfo]:
         SnapshotError: The list is missing or is not the one that the manifest describes, or it names a file that could be
             outside of the snapshot's directory.
     """
-    path = join(run_path(output, manifest["snapshot"]), manifest["files"]["name"])
-    data = read(path)
-    if data is None or hashlib.sha256(data).hexdigest() != manifest["files"]["sha256"]:
-        raise SnapshotError(
-            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: restore it from a "
-            f"backup, or make another snapshot the current one with audioclip-text rollback"
-        )
-    try:
-        table = pq.read_table(pa.BufferReader(data)).cast(_FILE_SCHEMA)
-    except (pa.ArrowException, ValueError) as error:
-        raise SnapshotError(f"{path} is not a list of files: {(str(error).splitlines() or [''])[0]}") from None
+    path, table = _read_checked(output, manifest, manifest["files"], _FILE_SCHEMA)
     files = [FileInfo(**row) for row in table.to_pylist()]
     for file in files:
         require_plain_name(file.name, path)
     return files
 
 
+def read_shard_list(output: str, manifest: Manifest) -> list[Shard]:
+    """Return the shards of a snapshot. Raises SnapshotError if their list is missing or not as the manifest says."""
+    _, table = _read_checked(output, manifest, manifest["shards"], _SHARD_SCHEMA)
+    return [_shard(row) for row in table.to_pylist()]
+
+
+def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa.Schema) -> tuple[str, pa.Table]:
+    """Return the path and the content of a listing that a manifest names."""
+    path = join(run_path(output, manifest["snapshot"]), info["name"])
+    data = read(path)
+    if data is None or hashlib.sha256(data).hexdigest() != info["sha256"]:
+        raise SnapshotError(
+            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: restore it from a "
+            f"backup, or make another snapshot the current one with audioclip-text rollback"
+        )
+    try:
+        return path, pq.read_table(pa.BufferReader(data)).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise SnapshotError(f"{path} is not such a list: {(str(error).splitlines() or [''])[0]}") from None
+
+
 def shard_row(shard: Shard) -> dict[str, object]:
     """Return a shard as the listing has it, with its absolute path."""
-    path = os.path.abspath(shard.path) if is_local(shard.path) else shard.path
-    return {**asdict(shard), "path": os.fsencode(path)}
+    return {**asdict(shard), "path": os.fsencode(absolute_path(shard.path))}
 
 
 def _encode(table: pa.Table) -> bytes:
@@ -111,5 +123,8 @@ def read_listing(path: str, file_io: FileIO = FileIO()) -> Iterator[Shard | str]
         is_shards = file.schema_arrow.names == _SHARD_SCHEMA.names
         for batch in file.iter_batches():
             for row in batch.to_pylist():
-                path = os.fsdecode(row["path"])
-                yield Shard(**{**row, "path": path}) if is_shards else path
+                yield _shard(row) if is_shards else os.fsdecode(row["path"])
+
+
+def _shard(row: dict[str, Any]) -> Shard:
+    return Shard(**{**row, "path": os.fsdecode(row["path"])})

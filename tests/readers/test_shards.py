@@ -101,3 +101,17 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
     # As root, permissions forbid nothing.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert refusal(lambda: names(tree / "top.txt")) == f"{tree}/top.txt cannot be read: permission denied"
+
+
+def test_a_known_shard_keeps_its_name(tmp_path: Path) -> None:
+    """When a glob widens or inputs are added or reordered, only new shards get names, by the globs as they are now."""
+    for name in ("a/x.txt", "a/y.txt", "b/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    known = {shard.path: shard.name for shard in find_shards([f"{tmp_path}/a/*.txt"])}
+    assert list(known.values()) == ["x.txt", "y.txt"]
+    for patterns in (["*/*.txt"], ["*/*.txt", "a/*.txt"], ["a/*.txt", "*/*.txt"]):
+        shards = find_shards([f"{tmp_path}/{pattern}" for pattern in patterns], known=known)
+        assert [shard.name for shard in shards] == ["x.txt", "y.txt", "b/x.txt"]
+    with pytest.raises(InputError, match=r"would both be named 'x\.txt' in ids"):
+        find_shards([f"{tmp_path}/b/*.txt", f"{tmp_path}/a/*.txt"], known=known)
