@@ -17,17 +17,8 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 
 def run_embed(arguments: argparse.Namespace) -> int:
     """Embed text shards into a new snapshot, unless the current one is what a run would publish again."""
-    if arguments.beam:
-        from ..options import set_object_store_options
-
-        set_object_store_options(arguments.beam)
-    from ..unchanged import unchanged_since
-
-    try:
-        # The launcher of a template must hand over a job graph, whatever the job will find.
-        snapshot = None if "template_location" in arguments.beam else unchanged_since(vars(arguments))
-    except (ValueError, OSError, RuntimeError):  # a run meets the same error, and reports it
-        snapshot = None
+    # The launcher of a template must hand over a job graph, whatever the job will find.
+    snapshot = None if "template_location" in arguments.beam else _unchanged_since(arguments)
     if snapshot:
         print_result(f"unchanged since {snapshot}: nothing to do; --force runs anyway")
         return EXIT_DONE
@@ -38,9 +29,27 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print what `embed` would do."""
+    snapshot = _unchanged_since(arguments)
+    if snapshot:
+        print_line(f"unchanged since {snapshot}: embed would do nothing")
+        return EXIT_DONE
     from .plan import plan
 
     return plan(arguments.argv)
+
+
+def _unchanged_since(arguments: argparse.Namespace) -> str | None:
+    """Return the name of the current snapshot if a run would publish the same again."""
+    if arguments.beam:
+        from ..options import set_object_store_options
+
+        set_object_store_options(arguments.beam)
+    from ..unchanged import unchanged_since
+
+    try:
+        return unchanged_since(vars(arguments))
+    except (ValueError, OSError, RuntimeError):  # a run meets the same error, and reports it
+        return None
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:

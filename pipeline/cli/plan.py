@@ -21,6 +21,7 @@ from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
+from ..snapshots.history import last_with_model
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
@@ -103,14 +104,14 @@ def plan_summary(job: Job, counts: dict[str, int]) -> str:
         f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
         f"model     {texts:,} texts, {tokens:,} tokens",
     ]
-    spent = job.previous["seconds"].get("model_seconds", 0) if job.previous else 0
-    done = job.previous["counts"]["tokens"] if job.previous else 0
-    if spent and done:
+    measured = last_with_model(job.output, job.model.fingerprint)
+    if measured:
+        rate = measured["counts"]["tokens"] / measured["seconds"]["model_seconds"]
         lines.append(
-            f"estimate  {tokens * spent / done:,.0f} s of model time, at the {done / spent:,.0f} tokens/s of {against}"
+            f"estimate  {tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of {measured['snapshot']}"
         )
     else:
-        lines.append("estimate  none: no model time was measured in an earlier run")
+        lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
     return "\n".join(map(printable, lines))
 
 

@@ -35,6 +35,21 @@ def log(output: str) -> list[str]:
     return lines
 
 
+def last_with_model(output: str, fingerprint: str) -> Manifest | None:
+    """Return the manifest of the newest finished snapshot of that fingerprint whose run used the model, or None."""
+    for name, files in reversed(list_runs(output).items()):
+        if is_complete(files) and name.endswith(fingerprint[:8]):
+            manifest = read_manifest(output, name, reads=("fingerprint", "counts", "seconds"))
+            if (
+                manifest
+                and manifest["fingerprint"] == fingerprint
+                and manifest["counts"]["tokens"]
+                and manifest["seconds"].get("model_seconds")
+            ):
+                return manifest
+    return None
+
+
 def rollback(output: str, snapshot: str | None = None) -> str:
     """Make `snapshot` the current one, by default the one before the current; return the path of its directory.
 

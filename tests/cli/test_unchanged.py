@@ -80,12 +80,28 @@ def test_the_command_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -
     name = current_name("out")
     assert main(command()) == 0
     assert capsys.readouterr().out == f"unchanged since {name}: nothing to do; --force runs anyway\n"
+    assert main(["plan", *command()[1:]]) == 0
+    assert capsys.readouterr().out == f"unchanged since {name}: embed would do nothing\n"
     assert [path.name for path in Path("out/snapshots").iterdir()] == [name]
     assert main(command("--force")) == 0
     assert current_name("out") != name
     assert check() == current_name("out")
     rollback("out")
     assert check() == name
+
+
+def test_a_plan_after_a_night_without_new_texts_has_an_estimate(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is that of the last run that used the model."""
+    first = current_name("out")
+    os.utime("a.txt")
+    assert main(command()) == 0
+    assert current_name("out") != first
+    Path("b.txt").write_text("text of b\nsomething new\n")
+    capsys.readouterr()
+    assert main(["plan", *command()[1:]]) == 0
+    assert f"tokens/s of {first}" in capsys.readouterr().out
 
 
 def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:

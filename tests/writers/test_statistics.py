@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,8 +60,9 @@ def test_the_pace_loses_no_row(finished: list[tuple[str, int, float]], offset: f
     assert pace["seconds"] * len(pace["rows"]["read"]) >= total
 
 
-def test_rows_are_spread_over_their_duration() -> None:
+def test_rows_are_spread_over_their_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that took ten seconds is not a spike at its end."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.5)
     pace = pace_by_span({"embedded": rows_by_second(1000, 10.0)}, time.time() - 20, 25.0)
     assert pace["seconds"] == 1
     assert sum(pace["rows"]["embedded"]) == 1000
