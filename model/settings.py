@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -73,13 +74,22 @@ def pick_device(device: str, dtype: str) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= gpus:
         raise RuntimeError(
-            f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices; install a torch with CUDA, check "
-            "nvidia-smi, or use device='cpu'"
+            f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices (it was built for "
+            f"{f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'}; {_nvidia_driver()}): install a torch "
+            f"with CUDA and a driver that is new enough for it, or use device='cpu'"
         )
     chosen = torch.device("cpu" if kind == "cpu" or not gpus else "cuda" if device == "auto" else device)
     if chosen.type == "cpu" and dtype == "float16":
         raise ValueError("dtype='float16' needs a CUDA device, and this is a CPU; use 'bfloat16' or 'float32'")
     return chosen
+
+
+def _nvidia_driver() -> str:
+    """Return what the kernel says of NVIDIA's driver."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError):
+        return "this machine has no NVIDIA driver"
 
 
 def fingerprint_parts(

@@ -24,7 +24,7 @@ from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
 from .inference.embed_batch import check_not_truncated
-from .inference.model_handler import RecordBatchHandler, resource_hints
+from .inference.model_handler import RecordBatchHandler
 from .io.filesystem import is_local
 from .io.job_service import RemoteJob
 from .job import prepare_job
@@ -50,10 +50,10 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self.job, self.handler = prepare_job(options, handler)
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
-        # A local run gets no resource hints: there they only keep Beam from fusing the model with the writer, so that
-        # vectors would wait in memory.
         self.local = is_local_run(options)
-        self.hints = {} if self.local else resource_hints(options.accelerator)
+        # No hint that was not asked for: on Dataflow any hint turns right fitting on, which a GPU named for the whole pool
+        # (worker_accelerator) must not be combined with.
+        self.hints = {"accelerator": options.accelerator} if options.accelerator else {}
         # A local run spills rows into its run directory, or into this one if the output is on an object store.
         elsewhere = self.local and not is_local(self.job.output)
         self._spill_directory = tempfile.TemporaryDirectory(prefix="audioclip-text-") if elsewhere else None

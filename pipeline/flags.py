@@ -92,6 +92,16 @@ def _device(text: str) -> str:
     return text
 
 
+def _accelerator(text: str) -> str:
+    """Return Dataflow's full form: "nvidia-l4" stands for one L4 with the driver that Dataflow installs."""
+    full = text if ":" in text else f"type:{text};count:1;install-nvidia-driver"
+    if not re.fullmatch(r"type:[a-z0-9-]+;count:[1-9][0-9]*(;install-nvidia-driver(:[a-z0-9]+)?)?", full):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither the name of a GPU, as nvidia-l4, nor type:NAME;count:N;install-nvidia-driver[:VERSION]"
+        )
+    return full
+
+
 def _delimiter(text: str) -> str:
     character = "\t" if text == "\\t" else text
     if len(character) != 1 or character in '"\r\n\0':
@@ -173,7 +183,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto, cpu, cuda or cuda:N (default: auto, a GPU if there is one)",
     )
-    add("--accelerator", metavar="KIND", help="GPU for the model's steps on remote workers, as in nvidia-l4")
+    add(
+        "--accelerator",
+        type=_accelerator,
+        metavar="GPU",
+        help="GPU for the model's steps on Dataflow: nvidia-l4, or type:nvidia-l4;count:1;install-nvidia-driver:5xx",
+    )
     add("--batch_size", type=at_least(1), default=16384, help="texts per call of the encoder (default: 16384)")
     add("--max_file_rows", type=at_least(1), default=32768, help="most rows per part file (default: 32768)")
     add("--max_text_bytes", type=at_least(1), default=1 << 20, help="reject longer texts (default: 1048576)")

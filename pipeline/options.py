@@ -79,11 +79,19 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         add_flags(parser)
 
     def check(self) -> tuple[list[str], str]:
-        """Return the inputs and the output; raise OptionsError if one of them is missing."""
+        """Return the inputs and the output; raise OptionsError if one is missing, or if a flag has no effect."""
         if not self.input:
             raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
+        if self.accelerator and is_local_run(self):
+            raise OptionsError("--accelerator is for remote workers: on this machine --device chooses a GPU")
+        services = self.view_as(GoogleCloudOptions).dataflow_service_options or []
+        if self.accelerator and any("worker_accelerator" in service for service in services):
+            raise OptionsError(
+                "--accelerator and worker_accelerator cannot be combined: the one requests a GPU for the model's steps, by "
+                "right fitting, and the other one for every worker; leave one out"
+            )
         return self.input, self.output
 
 

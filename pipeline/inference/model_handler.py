@@ -20,14 +20,6 @@ from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
 from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder
 
-RESOURCE_HINTS = {"min_ram": "4GB"}
-
-
-def resource_hints(accelerator: str | None) -> dict[str, str]:
-    """Return Beam's resource hints for steps that run the model: memory, and a GPU of the given type ("nvidia-l4")."""
-    gpu = {"accelerator": f"type:{accelerator};count:1;install-nvidia-driver"} if accelerator else {}
-    return RESOURCE_HINTS | gpu
-
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
@@ -89,10 +81,6 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
     def get_metrics_namespace(self) -> str:
         """Return the namespace of all metrics of this project."""
         return NAMESPACE
-
-    def get_resource_hints(self) -> dict[str, str]:
-        """Return the memory for the weights, torch and a batch."""
-        return RESOURCE_HINTS
 
     def validate_inference_args(self, inference_args: Mapping[str, object] | None) -> None:
         """Raise ValueError for any inference_args, before the job starts."""

@@ -46,10 +46,13 @@ class EncoderSettings:
 
     @classmethod
     def from_options(cls, options: EmbedOptions) -> EncoderSettings:
-        """Return the settings that a job's options ask for."""
+        """Return the settings that a job's options ask for.
+
+        A worker that was given a GPU must use it: with an accelerator, "auto" is "cuda", which fails without a usable GPU.
+        """
         return cls(
             options.checkpoint,
-            device=options.device,
+            device="cuda" if options.accelerator and options.device == "auto" else options.device,
             dtype=options.dtype,
             tokenizer_path=options.tokenizer_path,
             prompt=options.prompt,

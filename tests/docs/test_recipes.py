@@ -172,7 +172,7 @@ def test_dataflow_script(tmp_path: Path) -> None:
     options = EmbedOptions(flags_of(command))
     options.check()
     reject_unknown_flags(options)
-    assert options.accelerator == "nvidia-l4"
+    assert options.accelerator == "type:nvidia-l4;count:1;install-nvidia-driver"
     paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
     assert all(str(path).startswith("gs://b/") for path in paths), (
         "the launcher reads them too, to compute the fingerprint"

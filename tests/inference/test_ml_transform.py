@@ -117,7 +117,7 @@ def test_the_loaded_transform_keeps_every_setting(
         assert handler.share_model_across_processes()
         assert handler.model_copies() == 2
         assert handler.batch_elements_kwargs() == {"min_batch_size": 3, "max_batch_size": 7}
-        assert handler.get_resource_hints() == {"min_ram": "4GB"}
+        assert handler.get_resource_hints() == {}
         assert handler.get_metrics_namespace() == "audioclip_text"
         assert handler.get_num_bytes([{"caption": "dog"}, {"caption": "é", "n": 1}]) == 5
         with pytest.raises(ValueError, match="takes no inference_args"):

@@ -139,10 +139,10 @@ def test_handlers_and_options_can_be_pickled(handler: TextEmbeddingHandler) -> N
 
 
 def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
-    """The handler returns sizes, metrics namespace and memory, and refuses inference_args."""
+    """The handler returns sizes and the metrics namespace, requests no hints, and refuses inference_args."""
     assert handler.get_num_bytes(["dog", "é"]) == 5
     assert handler.get_metrics_namespace() == "audioclip_text"
-    assert handler.get_resource_hints() == {"min_ram": "4GB"}
+    assert handler.get_resource_hints() == {}
     assert handler.batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 4096}
     with pytest.raises(ValueError, match=r"takes no inference_args, got \['temperature'\]"):
         handler.validate_inference_args({"temperature": 1})

@@ -24,8 +24,8 @@ from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.encoder import TooLongError
 from audioclip_text.model.prefix_tree import PrefixTree
-from audioclip_text.model.settings import VERSION_PARTS
 from audioclip_text.model.text_head import SCALES, text_shapes
+from audioclip_text.model.versions import VERSION_PARTS
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 
@@ -254,7 +254,7 @@ def test_versions_of_the_tokenizer_change_the_fingerprint(
         monkeypatch.setattr("unicodedata.unidata_version", "1.1.0")
     else:
         monkeypatch.setattr(
-            "audioclip_text.model.settings.version", lambda name: "1.1.0" if name == package else version(name)
+            "audioclip_text.model.versions.version", lambda name: "1.1.0" if name == package else version(name)
         )
     after = TextEncoder(checkpoint, tokenizer, device="cpu")
     changed = {name for name, value in after.fingerprint_parts.items() if before.fingerprint_parts[name] != value}

@@ -20,9 +20,13 @@ from audioclip_text.pipeline.cli import embed as run_module
 from audioclip_text.pipeline.cli import runner
 from audioclip_text.pipeline.cli.check_runner import FLEX_LAUNCHER
 from audioclip_text.pipeline.cli.embed import parse
+from audioclip_text.pipeline.cli.parser import UsageError
+from audioclip_text.pipeline.cli.parser import parse as parse_command_line
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.io import job_service
+from audioclip_text.pipeline.options import OptionsError
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores
@@ -62,7 +66,32 @@ def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     assert {name.split("/")[0] for name in on_gpu} == {"EmbedCanary", "EmbedAndWrite"}
     assert any(name.startswith("EmbedAndWrite/WriteParquet") for name in on_gpu)
     assert {name.split("/")[0] for name, hint in hints.items() if hint} == {"EmbedCanary", "EmbedAndWrite"}
-    assert all(hint[resource_hints.MIN_RAM_BYTES.urn] == b"4000000000" for hint in hints.values() if hint)
+    assert all(set(hint) == {resource_hints.ACCELERATOR.urn} for hint in hints.values() if hint)
+    assert EncoderSettings.from_options(options).device == "cuda"
+    assert EncoderSettings.from_options(parse([*flags, "--device=cpu"])).device == "cpu"
+
+
+def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
+    """Any hint turns right fitting on, which must not be combined with a GPU for the whole pool."""
+    pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
+    options = parse([flag for flag in flags if not flag.startswith("--accelerator")])
+    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(options, StubHandler())
+    assert not any(hints_of(pipeline.to_runner_api()).values())
+    assert EncoderSettings.from_options(options).device == "auto"
+
+
+def test_forms_of_an_accelerator(flags: list[str]) -> None:
+    """A GPU's name stands for Dataflow's full form; anything else, and a local run, is a usage error."""
+    full = "type:nvidia-l4;count:2;install-nvidia-driver:5xx"
+    assert parse([*flags[:-1], f"--accelerator={full}"]).accelerator == full
+    assert parse(flags).accelerator == GPU.decode()
+    for bad in ("L4 GPU", "type:nvidia-l4", "type:nvidia-l4;count:0", "nvidia-l4;count:1"):
+        with pytest.raises(UsageError, match="is neither the name of a GPU"):
+            parse_command_line(["embed", *flags[:4], "--accelerator", bad])
+    with pytest.raises(OptionsError, match="--accelerator is for remote workers"):
+        parse([*flags[:4], "--accelerator=nvidia-l4"]).check()
+    with pytest.raises(OptionsError, match="--accelerator and worker_accelerator cannot be combined"):
+        parse([*flags, f"--dataflow_service_options=enable_prime,{POOL_GPU}"]).check()
 
 
 def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
@@ -178,7 +207,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     bucket = request.getfixturevalue("bucket")
     cloud = ["--project=project", "--region=europe-west4", "--no_auth", "--dry_run=True", "--sdk_location=container"]
     cloud += [f"--temp_location={bucket}/tmp", f"--staging_location={bucket}/staging", "--machine_type=g2-standard-8"]
-    options = parse([*flags, *cloud, f"--dataflow_service_options={POOL_GPU}", "--max_num_workers=7"])
+    options = parse([*flags, *cloud, "--dataflow_service_options=enable_prime", "--max_num_workers=7"])
     corpus = EmbedCorpus(options, StubHandler())
     jobs = []
     run_pipeline = beam.Pipeline.run
@@ -206,7 +235,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     # What it would submit.
     environment = Environment([], job.options, "8", f"{bucket}/staging/pipeline.pb", graph).proto
     (pool,) = environment.worker_pools
-    assert list(environment.service_options) == [POOL_GPU]
+    assert list(environment.service_options) == ["enable_prime"]
     assert (pool.machine_type, pool.autoscaling_settings.max_num_workers) == ("g2-standard-8", 7)
     assert {image.container_image for image in pool.sdk_harness_container_images} == {IMAGE}
     sdk_options = dict(environment.sdk_pipeline_options)["options"]

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_text.model.settings import fingerprint, tokenizer_versions
+from audioclip_text.model.settings import fingerprint
 from audioclip_text.model.text_head import logit_scale, untrained_state
+from audioclip_text.model.versions import VERSION_PARTS, tokenizer_versions
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.search.exact_search import search
 from audioclip_text.pipeline.snapshots.commit import read_manifest
-from audioclip_text.pipeline.snapshots.fingerprint import VERSION_PARTS
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.model import find_model
 from tests.support.corpus import embed as embed_with_stub

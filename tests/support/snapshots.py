@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint, tokenizer_versions
+from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
+from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline.metrics import MODEL_COUNTS
 from audioclip_text.pipeline.schemas import embedded_schema
 from audioclip_text.pipeline.snapshots.commit import publish

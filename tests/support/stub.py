@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
-from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint, tokenizer_versions
+from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
+from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelInfo
 
