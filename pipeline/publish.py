@@ -19,7 +19,7 @@ from .errors import SnapshotError
 from .job import Job
 from .metrics import pace_by_span
 from .options import rejected_limit
-from .readers.read_shards import ShardRead
+from .readers.read_shards import ShardsRead
 from .report.html import NAME, write_report
 from .schemas import REASONS
 from .snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
@@ -32,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 # What the steps of a run tell the publisher.
-RunReport: TypeAlias = "WrittenFile | ShardRead | Duplicates | Canary"
+RunReport: TypeAlias = "WrittenFile | ShardsRead | Duplicates | Canary"
 _MAX_EXAMPLES = 10
 _MAX_NAMED = 5  # shards in an error
 
@@ -45,8 +45,8 @@ class RunTotals:
     read: int = 0
     read_seconds: float = 0.0
     without_texts: int = 0  # documents whose list of texts is missing or empty
-    shards: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)  # shards that were not read to their end, with the reason
+    parts: list[tuple[str, int, int]] = field(default_factory=list)  # as in ShardsRead
+    damage: dict[str, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
     files: list[FileInfo] = field(default_factory=list)
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
@@ -67,28 +67,41 @@ class RunTotals:
             self.stats += report.stats
             if report.file is not None:
                 self.files.append(report.file)
-        elif isinstance(report, ShardRead):
+        elif isinstance(report, ShardsRead):
             self.read += report.rows
             self.read_seconds += report.seconds
             self.without_texts += report.without_texts
             self.stats.add_seconds("read", report.by_second)
-            self.shards.append(report.shard)
-            if report.damage is not None:
-                self.damaged.append(f"{report.shard} ({report.damage})")
+            self.parts += report.parts
+            for shard, number, reason in report.damaged:
+                self.damage[shard] = min((number, reason), self.damage.get(shard, (number, reason)))
         elif isinstance(report, Duplicates):
             self.duplicate_ids += report.ids
             self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
         else:
             self.canary = report
 
+    @property
+    def damaged(self) -> list[str]:
+        """The shards that were not read to their end, with the reason."""
+        return [f"{shard} ({reason})" for shard, (_, reason) in sorted(self.damage.items())]
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of which every part was read exactly once."""
+        read: dict[str, list[tuple[int, int]]] = {}
+        for shard, number, parts in self.parts:
+            read.setdefault(shard, []).append((number, parts))
+        return sum(sorted(parts) == [(n, len(parts)) for n in range(len(parts))] for parts in read.values())
+
 
 def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
     """Raise SnapshotError if rows are missing, or if the run exceeds one of the limits it was given."""
     read, stats = totals.read, totals.stats
     written = sum(file.rows for file in totals.files)
-    if not read == stats.embedded + stats.reused + stats.rejected == written or len(totals.shards) != job.shard_count:
+    if not read == stats.embedded + stats.reused + stats.rejected == written or totals.shards != job.shard_count:
         raise SnapshotError(
-            f"rows do not add up: read {read} from {len(totals.shards)} of {job.shard_count} shards, embedded "
+            f"rows do not add up: read {read} from {totals.shards} of {job.shard_count} shards, embedded "
             f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
             f"run again, and report this if it happens twice"
         )

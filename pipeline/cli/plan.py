@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
 
@@ -17,11 +19,15 @@ from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
+from ..io.filesystem import is_local, remove_below
 from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
+from ..snapshots.listing import EARLIER, SHARDS, write_listings
+from ..snapshots.read_listing import ReadListing
+from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
@@ -61,18 +67,40 @@ def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, 
 def _run_and_count(
     job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None, directories: list[str]
 ) -> dict[str, int]:
-    """Run the pipeline; append its temporary directory to `directories`."""
+    """Run the pipeline; append its temporary directories to `directories`."""
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     directories.append(escape(pipeline.local_tempdir))
+    # The workers of a remote run read the listings from the output's file system.
+    listings = spill or run_path(job.output, f".plan-{uuid.uuid4().hex}")
+    if not spill:
+        directories.append(escape(listings))
+    if is_local(listings):
+        os.makedirs(listings, exist_ok=True)
+    try:
+        write_listings(listings, job.shards, job.earlier)
+        _build(pipeline, job, handler, options.batch_size, spill=spill, listings=listings)
+        result = pipeline.run()
+        result.wait_until_finish()
+    finally:
+        if not spill:
+            remove_below(listings)
+    counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
+    return {counter.key.metric.name: counter.committed for counter in counters}
+
+
+def _build(
+    pipeline: beam.Pipeline, job: Job, handler: RecordBatchHandler, batch_size: int, *, spill: str | None, listings: str
+) -> None:
+    """Build the pipeline that counts what the listings in the directory `listings` name."""
     read = (
         pipeline
-        | "ListShards" >> beam.Create(job.shards)
+        | "ListShards" >> ReadListing(listings, SHARDS, job.file_io)
         | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
     )
     rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-    earlier = pipeline | "ListEarlierFiles" >> beam.Create(job.earlier)
+    earlier = pipeline | "ListEarlierFiles" >> ReadListing(listings, EARLIER, job.file_io)
     refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
-    reuse = ReuseVectors(PieceCodec(job.row_schema), options.batch_size, (), job.file_io)
+    reuse = ReuseVectors(PieceCodec(job.row_schema), batch_size, (), job.file_io)
     joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill)
     _ = joined.known | "CountReused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
     _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
@@ -86,10 +114,6 @@ def _run_and_count(
         | "GroupById" >> Buckets(_IDS, "id", job.bits, spill)
         | "CompareIds" >> beam.Map(_compare)
     )
-    result = pipeline.run()
-    result.wait_until_finish()
-    counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    return {counter.key.metric.name: counter.committed for counter in counters}
 
 
 def plan_summary(job: Job, counts: dict[str, int]) -> str:

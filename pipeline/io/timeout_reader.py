@@ -23,6 +23,8 @@ from .worker_thread import WorkerThread
 # Seconds. Requests to an object store are repeated for up to RETRY_SECONDS.
 READ_TIMEOUT = 600
 
+SMALL_BYTES = 1 << 20  # of a file that is read by one call: each takes longer than reading its bytes
+
 _T = TypeVar("_T")
 
 
@@ -40,9 +42,20 @@ def open_version(file: ListedFile, timeout: float = READ_TIMEOUT) -> Iterator[IO
 
     Raises FileChanged if the file is not that version: at the beginning, on reading, or at the end of a block without error.
     """
+    if 0 < file.size <= SMALL_BYTES:  # a named pipe has no size
+        yield _TimeoutReader(file.path, timeout, lambda: _read_whole(file)).detach()
+        return
     with _TimeoutReader(file.path, timeout, lambda: open_listed(file)) as reader:
         yield reader  # type: ignore[misc]
         reader.check_unchanged(file)
+
+
+def _read_whole(file: ListedFile) -> IO[bytes]:
+    """Return the content of a small file."""
+    with open_listed(file) as handle:
+        content = io.BytesIO(handle.read(file.size))
+        check_unchanged(file, handle)
+        return content
 
 
 class _TimeoutReader(io.RawIOBase):
@@ -120,6 +133,13 @@ class _TimeoutReader(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
+
+    def detach(self) -> IO[bytes]:
+        """Return the file that was opened, and end its thread."""
+        handle, self._handle = self._file(), None
+        self._thread.end()
+        super().close()
+        return handle
 
     def close(self) -> None:
         """Close the file and end its thread; if the thread hangs, leave both to it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
@@ -88,7 +89,10 @@ def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
     if file.path.partition("://")[0] in VERSIONED_ACCESS:
         return
     if is_local(file.path):
-        now = local_file(file.path, os.fstat(handle.fileno()))
+        status = os.fstat(handle.fileno())
+        if stat.S_ISFIFO(status.st_mode):  # the times of a named pipe change with every byte
+            return
+        now = local_file(file.path, status)
     else:
         system = beam_files.FileSystems.get_filesystem(file.path)
         found = with_retries(file.path, "found", lambda: system.metadata(file.path))

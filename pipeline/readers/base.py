@@ -74,7 +74,7 @@ class Reader(Protocol):
         """Whether the delimiter of a shard may be chosen."""
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
-        """Add every row of the shard to `builder`, and yield its batches as they fill up."""
+        """Add every row of `builder.part` to `builder`, and yield its batches as they fill up."""
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the fields of a shard to `summary`, as its beginning shows them."""

@@ -1,4 +1,4 @@
-"""BatchBuilder: collects the rows and rejected rows of a shard into record batches."""
+"""BatchBuilder: collects the rows and rejected rows of a part of a shard into record batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from ..schemas import REJECTED, ROW
 from .compression import BLOCK_ROWS
 from .fields import MISSING, BadRow, Fields, NoTexts, as_id, as_kept, as_text, lookup, texts_at
-from .shard import BATCH_BYTES, Batches, Record, Shard
+from .shard import BATCH_BYTES, Batches, Part, Record
+
+FEW_ROWS = 16  # which Arrow's functions cannot check faster than Python does
 
 _NONE_REJECTED = pa.RecordBatch.from_pylist([], REJECTED)
 
@@ -24,17 +26,17 @@ _EXACT_TYPES: dict[pa.DataType, set[type]] = {
 
 
 class BatchBuilder:
-    """Rows and rejected rows of a shard, collected until they fill a batch.
+    """Rows and rejected rows of a part of a shard, collected until they fill a batch.
 
     A block without any row to reject becomes a batch at once, without a look at each row. `limit` is the length of the
     longest text and id, in bytes; `next_row` is the number of the row after the last one added, `damage` says why the
     shard was not read to its end, and `without_texts` counts documents whose list of texts is missing or empty.
     """
 
-    def __init__(self, shard: Shard, fields: Fields, kept: pa.Schema, limit: int) -> None:
-        self.shard, self.fields, self.kept, self.limit = shard, fields, kept, limit
+    def __init__(self, part: Part, fields: Fields, kept: pa.Schema, limit: int) -> None:
+        self.part, self.shard, self.fields, self.kept, self.limit = part, part.shard, fields, kept, limit
         self.schema = pa.schema([*ROW, *kept])
-        self.next_row = 0
+        self.next_row = part.row
         self.damage: str | None = None
         self.without_texts = 0
         self._clear()
@@ -49,7 +51,7 @@ class BatchBuilder:
 
     def add_block(self, first: int, block: list[Record | BadRow]) -> Batches:
         """Add the records from row `first` on; yield the batches that this completes."""
-        batch = self._rows_of_block(first, block)
+        batch = self._rows_of_block(first, block) if len(block) > FEW_ROWS else None
         if batch is not None:
             yield from self.pass_through(first, batch)
             return

@@ -29,9 +29,9 @@ from .parquet_limits import (
     open_parquet,
     rows_at_once,
 )
-from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Shard
+from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
 
-_MAX_ROWS = 2**62
+MAX_ROWS = 2**62
 
 
 class ParquetReader:
@@ -43,7 +43,7 @@ class ParquetReader:
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of every row group that can be read to `builder`."""
-        for first, batch in _batches(handle, builder.fields):
+        for first, batch in _batches(handle, builder.fields, builder.part):
             if isinstance(batch, BadRow):
                 yield from builder.add(first, batch)
                 continue
@@ -57,7 +57,7 @@ class ParquetReader:
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the columns of the file's schema to `summary`."""
-        with _arrow_damage():
+        with arrow_damage():
             schema = open_parquet(handle)[0].schema_arrow
         summary.names.update(dict.fromkeys(schema.names))
         types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
@@ -88,23 +88,31 @@ def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.
     return builder.checked_batch(first, text, ids, kept)
 
 
-def _batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
-    """Yield (number of the first row, batch) of the columns that the fields need, from every readable row group.
+def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int]]:
+    """Return (rows, bytes) of each row group, as the footer describes them. Raises DamagedShard if it is damaged."""
+    with arrow_damage():
+        file, groups = open_parquet(handle)
+        rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        return [(count, sum(column.length for column in group)) for count, group in zip(rows, groups, strict=True)]
+
+
+def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
+    """Yield (number of the first row, batch) of the columns that the fields need, from every readable row group of a part.
 
     A BadRow instead of a batch is one row that is too long to be held. Raises DamagedShard at the end if a row group
     could not be read, and at once if the file is not Parquet.
     """
-    with _arrow_damage():
+    with arrow_damage():
         opened = _open(handle, fields)
     file = opened.file
-    first, damage = 0, None
-    for number in range(file.num_row_groups):
+    first, damage = part.row, None
+    for number in range(part.first, file.num_row_groups if part.end is None else part.end):
         row = first
         try:
-            with _arrow_damage():
+            with arrow_damage():
                 rows = file.metadata.row_group(number).num_rows
                 first += max(0, rows)
-                if first >= _MAX_ROWS:
+                if first >= MAX_ROWS:
                     raise ValueError(f"its footer claims {rows:,} rows")
                 size = rows_at_once(
                     opened.ahead,
@@ -116,15 +124,16 @@ def _batches(handle: IO[bytes], fields: Fields) -> Iterator[tuple[int, pa.Record
                 )
                 size = min(size, BLOCK_ROWS)
                 for batch in file.iter_batches(size, row_groups=[number], columns=opened.needed, use_threads=False):
-                    for part in _parts(batch):
-                        yield row, part
-                        row += 1 if isinstance(part, BadRow) else part.num_rows
+                    for piece in _pieces(batch):
+                        start, row = row, row + (1 if isinstance(piece, BadRow) else piece.num_rows)
+                        if row > first:  # another part may have the next numbers
+                            break
+                        yield start, piece
                 if row != first:
                     raise ValueError(f"its footer claims {rows:,} rows, and it has another number")
         except DamagedShard as error:
             damage = damage or DamagedShard(f"row group {number} of {file.num_row_groups}: {error}")
-            first = max(first, row)  # no number is given twice, whatever the footer claims
-            if first >= _MAX_ROWS:
+            if first >= MAX_ROWS:
                 break
         opened.ahead.forget()
     if damage:
@@ -159,8 +168,8 @@ def _open(handle: IO[bytes], fields: Fields) -> _OpenFile:
     return _OpenFile(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], encoded)
 
 
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
-    """Yield a batch in parts that take about BATCH_BYTES each with their dictionaries expanded."""
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
+    """Yield a batch in pieces that take about BATCH_BYTES each with their dictionaries expanded."""
     sizes = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
         sizes += _row_bytes(column)
@@ -203,7 +212,7 @@ def _row_bytes(column: pa.Array) -> NDArray[np.int64]:
 
 
 @contextmanager
-def _arrow_damage() -> Iterator[None]:
+def arrow_damage() -> Iterator[None]:
     """Raise Arrow's errors about the file as DamagedShard; errors of the file system stay as they are."""
     try:
         yield

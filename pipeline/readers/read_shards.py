@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,15 +11,14 @@ import apache_beam as beam
 import pyarrow as pa
 
 from ..io.file_io import FileIO
-from ..io.filesystem import StoreError
-from ..io.versions import FileChanged
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
-from .compression import DamagedShard
+from .compression import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields
+from .parts import split_group
 from .registry import READERS
-from .shard import Batches, Shard
-from .shards import shard_changed
+from .shard import BATCH_BYTES, Batches, Part, Shard
+from .shards import open_shard
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -34,81 +32,115 @@ def read_shard(
 ) -> Batches:
     """Yield (row batch, rejected batch) pairs of a shard, of the schemas ROW followed by `kept`, and REJECTED.
 
-    The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError with the shard's path
-    if it cannot be read at all: it is forbidden, or gives no byte for as long as `file_io` waits. Raises InputError if it is
-    gone or not the version that was listed.
+    The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError or InputError as
+    open_shard does.
     """
-    yield from _read(BatchBuilder(shard, fields, kept, max_text_bytes), file_io)
+    yield from _read(BatchBuilder(Part(shard, shard.bytes), fields, kept, max_text_bytes), file_io)
 
 
 def _read(builder: BatchBuilder, file_io: FileIO) -> Batches:
-    shard, bytes_read = builder.shard, BytesRead(builder.shard.bytes)
-    try:
-        with file_io.open_version(shard.listed) as handle:
-            try:
-                for batches in READERS[shard.format].read(handle, builder):
+    shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
+    with open_shard(shard, file_io) as handle:
+        try:
+            for batches in READERS[shard.format].read(handle, builder):
+                if builder.part.parts == 1:
                     bytes_read.reach(handle.tell())
-                    yield batches
-            except DamagedShard as damage:
-                builder.damage = str(damage)
-                builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
-    except FileChanged as error:
-        raise shard_changed(error) from error
-    except StoreError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}") from error
-    bytes_read.reach(shard.bytes)
+                yield batches
+        except DamagedShard as damage:
+            builder.damage = str(damage)
+            builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
+    bytes_read.reach(builder.part.bytes)
     yield builder.flush()
 
 
 @dataclass
-class ShardRead:
-    """Result of reading a shard: its rows, rejected ones included, the seconds it took, and the rows of each second.
+class ShardsRead:
+    """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
-    `damage` says why a shard was not read to its end, and is None if it was; `without_texts` counts its documents whose
-    list of texts is missing or empty.
+    `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
+    were not read to their end; `without_texts` counts documents whose list of texts is missing or empty.
     """
 
-    shard: str
+    parts: list[tuple[str, int, int]] = field(default_factory=list)
+    damaged: list[tuple[str, int, str]] = field(default_factory=list)
     rows: int = 0
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
-    damage: str | None = None
     without_texts: int = 0
 
+    def add(self, builder: BatchBuilder) -> None:
+        """Add a part that was read."""
+        name, number = builder.shard.name, builder.part.number
+        self.parts.append((name, number, builder.part.parts))
+        self.without_texts += builder.without_texts
+        if builder.damage is not None:
+            self.damaged.append((name, number, builder.damage))
 
-class _ReadShard(beam.DoFn):  # type: ignore[misc]
-    """Shard -> row batches; rejected batches are tagged "rejected", a ShardRead is tagged "read"."""
+
+class _Gathered:
+    """Batches that follow each other, combined while they are small: a thousand shards of one row make one batch."""
+
+    def __init__(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def add(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Add a batch; yield what was added before if both together are too large for one."""
+        if not batch.num_rows:
+            return
+        if self._rows + batch.num_rows > BLOCK_ROWS or self._bytes + batch.nbytes > BATCH_BYTES:
+            yield from self.flush()
+        self._batches.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+
+    def flush(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was added."""
+        batches, self._batches, self._rows, self._bytes = self._batches, [], 0, 0
+        if len(batches) > 1:
+            batches = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+        yield from batches
+
+
+class _ReadParts(beam.DoFn):  # type: ignore[misc]
+    """Parts -> row batches; rejected batches are tagged "rejected", a ShardsRead is tagged "read"."""
 
     def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, file_io: FileIO) -> None:
         self.fields, self.kept = fields, kept.serialize().to_pybytes()
         self.max_text_bytes, self.file_io = max_text_bytes, file_io
 
-    def process(self, shard: Shard) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        """Read a shard as a stream. Raises InputError if it is not the version that was listed."""
-        kept, read = pa.ipc.read_schema(pa.py_buffer(self.kept)), ShardRead(shard.name)
+    def process(self, parts: list[Part]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        """Read parts as a stream. Raises InputError if a shard is not the version that was listed."""
+        read = ShardsRead()
         began = time.perf_counter()
-        builder = BatchBuilder(shard, self.fields, kept, self.max_text_bytes)
-        for rows, rejected in _read(builder, self.file_io):
-            size = rows.num_rows + rejected.num_rows
-            read.rows += size
-            count("rows_read", size)
-            read.by_second.update(rows_by_second(size))
+        for output in self._read(parts, read):
             read.seconds += time.perf_counter() - began
-            if rows.num_rows:
-                yield rows
-            if rejected.num_rows:
-                yield beam.pvalue.TaggedOutput("rejected", rejected)
+            yield output
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
         count("read_msecs", round(1000 * read.seconds))
-        read.damage, read.without_texts = builder.damage, builder.without_texts
         yield beam.pvalue.TaggedOutput("read", read)
+
+    def _read(self, parts: list[Part], read: ShardsRead) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        kept, rows, rejected = pa.ipc.read_schema(pa.py_buffer(self.kept)), _Gathered(), _Gathered()
+        for part in parts:
+            builder = BatchBuilder(part, self.fields, kept, self.max_text_bytes)
+            for row_batch, rejected_batch in _read(builder, self.file_io):
+                size = row_batch.num_rows + rejected_batch.num_rows
+                read.rows += size
+                count("rows_read", size)
+                read.by_second.update(rows_by_second(size))
+                yield from rows.add(row_batch)
+                for batch in rejected.add(rejected_batch):
+                    yield beam.pvalue.TaggedOutput("rejected", batch)
+            read.add(builder)
+        yield from rows.flush()
+        for batch in rejected.flush():
+            yield beam.pvalue.TaggedOutput("rejected", batch)
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]
-    """Shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` (one ShardRead per shard)."""
+    """Groups of shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` (ShardsRead of all parts)."""
 
     def __init__(
         self,
@@ -118,8 +150,13 @@ class ReadShards(beam.PTransform):  # type: ignore[misc]
         file_io: FileIO = FileIO(),
     ) -> None:
         super().__init__()
-        self.do = _ReadShard(fields, kept, max_text_bytes, file_io)
+        self.do, self.file_io = _ReadParts(fields, kept, max_text_bytes, file_io), file_io
 
-    def expand(self, shards: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        """Read each shard as one element."""
-        return shards | "ReadShard" >> beam.ParDo(self.do).with_outputs("rejected", "read", main="rows")
+    def expand(self, groups: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        """Split large shards into parts, spread these, and read each group of parts as one element."""
+        return (
+            groups
+            | "SplitShards" >> beam.FlatMap(split_group, self.file_io)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "ReadParts" >> beam.ParDo(self.do).with_outputs("rejected", "read", main="rows")
+        )

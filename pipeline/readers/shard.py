@@ -49,3 +49,20 @@ class Shard:
     def listed(self) -> ListedFile:
         """The file as it was listed."""
         return ListedFile(self.path, self.bytes, self.version)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read of a shard at once: all of it, or the row groups from `first` to before `end` of a Parquet shard.
+
+    `bytes` is about how many the part takes in the file, `number` counts the `parts` of the shard from 0, and `row` is the
+    number of its first row.
+    """
+
+    shard: Shard
+    bytes: int
+    number: int = 0
+    parts: int = 1
+    first: int = 0
+    end: int | None = None
+    row: int = 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO
 
+from ..io.file_io import FileIO
 from ..io.filesystem import StoreError, is_local
 from ..io.versions import FileChanged, ListedFile
 from .compression import SUFFIXES
@@ -77,11 +81,26 @@ def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str)
                 )
 
 
-def shard_changed(error: FileChanged) -> InputError:
-    """Return the error of a shard that changed during the run.
+@contextmanager
+def open_shard(shard: Shard, file_io: FileIO) -> Iterator[IO[bytes]]:
+    """Open a shard, without decompressing it, for a block.
 
-    The shards are one version of the corpus; a file that is written or replaced during the run is not part of any.
+    The shards are one version of the corpus; a file that is written or replaced during the run is not part of any. Raises
+    InputError if the shard is missing or not the version that was listed; OSError with its path if it cannot be read at all:
+    it is forbidden, or gives no byte for as long as `file_io` waits.
     """
+    try:
+        with file_io.open_version(shard.listed) as handle:
+            yield handle
+    except FileChanged as error:
+        raise _shard_changed(error) from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}") from error
+
+
+def _shard_changed(error: FileChanged) -> InputError:
     if error.missing:
         return InputError(f"{error}: restore it or leave it out, and run again")
     return InputError(f"{error} during the run: run again when it is complete; finished files are reused")

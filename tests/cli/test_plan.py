@@ -19,6 +19,7 @@ def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
     job, handler = prepare_job(options, StubHandler())
     counts = count_changes(job, handler, options, None)
+    assert list((output / "snapshots").glob(".*")) == []  # the listings, which remote workers read there
     return counts, plan_summary(job, counts)
 
 

@@ -83,6 +83,7 @@ def test_another_version_of_an_object_is_refused(store: Store, change: str) -> N
 def test_an_object_that_changes_between_two_requests_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """No mixture of two versions is read."""
     monkeypatch.setattr("audioclip_text.pipeline.io.versions.REQUEST_BYTES", 1 << 10)
+    monkeypatch.setattr("audioclip_text.pipeline.io.timeout_reader.SMALL_BYTES", 0)
     path = store.put("texts/a.txt", b"dog\n" * 1000)
     (shard,) = find_shards([path])
     with FileIO().open_version(shard.listed) as handle:

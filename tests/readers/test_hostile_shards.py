@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.io.versions import ListedFile
 from audioclip_text.pipeline.readers import parquet_limits
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
@@ -202,8 +204,8 @@ def test_the_columns_of_parquet_are_fetched_once(tmp_path: Path) -> None:
             return data
 
     class CountingIO(FileIO):
-        def open(self, path: str) -> IO[bytes]:
-            return cast("IO[bytes]", CountingFile(path))
+        def open_version(self, file: ListedFile) -> AbstractContextManager[IO[bytes]]:
+            return cast("IO[bytes]", CountingFile(file.path))
 
     rows, _ = read_rows(tmp_path / "a.parquet", kept=pa.schema([]), file_io=CountingIO())
     assert len(rows) == 100_000

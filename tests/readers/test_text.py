@@ -116,3 +116,6 @@ def test_a_missing_shard_raises_an_error_with_its_path(tmp_path: Path) -> None:
         path.unlink()
         with pytest.raises(InputError, match=f"{path} existed when it was listed and cannot be read now"):
             list(read_shard(shard, Fields(), pa.schema([])))
+        path.mkdir()
+        with pytest.raises(OSError, match=f"{path} cannot be read: Is a directory"):
+            list(read_shard(shard, Fields(), pa.schema([])))

@@ -1,0 +1,58 @@
+"""Parts: what a worker reads in one step, many small shards together and a large Parquet shard by its row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ..io.file_io import FileIO
+from .compression import DamagedShard
+from .parquet import MAX_ROWS, row_group_sizes
+from .shard import Part, Shard
+from .shards import open_shard
+
+GROUP_SHARDS, GROUP_BYTES = 1000, 8 << 20  # of small shards in one step
+
+PART_BYTES = 64 << 20  # of row groups in one part of a Parquet shard
+
+
+def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
+    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order."""
+    group, size = list[Shard](), 0
+    for shard in shards:
+        if group and (len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(shard)
+        size += shard.bytes
+    if group:
+        yield group
+
+
+def split_group(shards: list[Shard], file_io: FileIO) -> Iterator[list[Part]]:
+    """Yield the parts of a group of shards, as they are read in one step: all together, or one of a large Parquet shard.
+
+    Raises OSError or InputError as open_shard does.
+    """
+    if len(shards) == 1 and shards[0].format == "parquet" and shards[0].bytes > PART_BYTES:
+        yield from ([part] for part in _row_group_parts(shards[0], file_io))
+    else:
+        yield [Part(shard, shard.bytes) for shard in shards]
+
+
+def _row_group_parts(shard: Shard, file_io: FileIO) -> list[Part]:
+    """Return the parts of a Parquet shard, or the whole if its footer is damaged: then reading it tells the damage."""
+    try:
+        with open_shard(shard, file_io) as handle:
+            sizes = row_group_sizes(handle)
+    except DamagedShard:
+        sizes = []
+    if not sizes or min(map(min, sizes)) < 0 or sum(rows for rows, _ in sizes) >= MAX_ROWS:
+        return [Part(shard, shard.bytes)]
+    parts, first, row, rows, size = list[Part](), 0, 0, 0, 0
+    for number, (group_rows, group_bytes) in enumerate(sizes, 1):
+        rows, size = rows + group_rows, size + group_bytes
+        if size >= PART_BYTES or number == len(sizes):
+            parts.append(Part(shard, size, len(parts), 0, first, number, row))
+            first, row, rows, size = number, row + rows, 0, 0
+    return [replace(part, parts=len(parts)) for part in parts]
