@@ -6,7 +6,7 @@ Both use the one TextEncoder of the process, however many steps use it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -24,8 +24,10 @@ from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
-    Takes the arguments of `TextEncoder.load`. As for Beam's own handlers, `large_model` and `model_copies` make the
-    worker processes of a machine share the model.
+    Takes the arguments of `TextEncoder.load`, and those of Beam's ModelHandler: sizes of batches, how long a streaming
+    pipeline waits for one, batches of texts of similar length, `env_vars` that are set before the model is loaded, and
+    `large_model` or `model_copies`, with which the worker processes of a machine share the model. `max_batch_weight` and
+    `element_size_fn` are not among them: RunInference passes them on to a transform that takes neither.
     """
 
     def __init__(
@@ -40,14 +42,22 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
         normalize: bool = False,
         min_batch_size: int = 64,
         max_batch_size: int = 4096,
+        max_batch_duration_secs: int | None = None,
+        batch_length_fn: Callable[[str], int] | None = None,
+        batch_bucket_boundaries: list[int] | None = None,
         large_model: bool = False,
         model_copies: int | None = None,
+        env_vars: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             min_batch_size=min_batch_size,
             max_batch_size=max_batch_size,
+            max_batch_duration_secs=max_batch_duration_secs,
+            batch_length_fn=batch_length_fn,
+            batch_bucket_boundaries=batch_bucket_boundaries,
             large_model=large_model,
             model_copies=model_copies,
+            env_vars=dict(env_vars or {}),
         )
         check_options(prompt=prompt, on_long=on_long, dtype=dtype)
         self._settings = EncoderSettings(path, device, dtype, tokenizer_path, prompt, on_long, normalize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -83,6 +84,29 @@ def test_preprocess_and_postprocess_functions(handler: TextEmbeddingHandler, exp
     with beam.Pipeline("FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([{"caption": text} for text in TEXTS])
         assert_that(rows | RunInference(wrapped), _same(expected, len(TEXTS)))
+
+
+def test_beams_arguments_are_passed_on_and_others_refused(
+    small_head: str, vocabulary: Path, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches by length, a time limit and variables of the environment reach Beam; a name that it ignores is an error."""
+    monkeypatch.delenv("AUDIOCLIP_TEST", raising=False)
+    handler = TextEmbeddingHandler(
+        small_head,
+        device="cpu",
+        tokenizer_path=str(vocabulary),
+        max_batch_duration_secs=1,
+        batch_length_fn=len,
+        batch_bucket_boundaries=[4, 8],
+        env_vars={"AUDIOCLIP_TEST": "set"},
+    )
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        predictions = pipeline | beam.Create(TEXTS) | RunInference(handler)
+        assert_that(predictions, _same(expected, len(TEXTS)))
+    assert os.environ["AUDIOCLIP_TEST"] == "set"
+    for name in ("max_batch_weight", "element_size_fn", "batch_sise"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            TextEmbeddingHandler(small_head, **{name: 7})  # type: ignore[arg-type]
 
 
 def test_a_process_has_one_encoder(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
