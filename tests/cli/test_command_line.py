@@ -71,7 +71,7 @@ def test_every_format_through_the_command_line(
     assert frame.height == shards * len(TEXTS)
     capsys.readouterr()
     flags = [f"--input={tmp_path / 'in/*'}", f"--output={tmp_path / 'out'}", f"--tokenizer_path={vocabulary}"]
-    assert main(["embed", *flags, "--checkpoint=untrained"]) == 0
+    assert main(["embed", *flags, "--checkpoint=untrained", "--force"]) == 0
     assert "0 embedded" in capsys.readouterr().out
     assert main(["log", str(tmp_path / "out")]) == 0
     log = capsys.readouterr().out.splitlines()

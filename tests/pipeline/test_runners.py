@@ -202,7 +202,7 @@ def test_workers_from_a_pool_with_the_wheel_alone(
     assert "SdkHarness" in (worker_python.parents[2] / "started").read_text(), "the workers were other interpreters"
     corpus.assert_same("portable", "local")
     assert corpus.counts("portable") == corpus.counts("local")
-    output = corpus.embed("portable", flags)
+    output = corpus.embed("portable", [*flags, "--force"])
     assert f"{corpus.rows} read = 0 embedded + {corpus.rows} reused + 0 rejected" in output
     corpus.assert_same("portable", "local")
 
