@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,18 @@ def captions() -> list[str]:
     texts = list(distinct)
     chance.shuffle(texts)
     return texts
+
+
+def write_shards(folder: Path, rows: int, *, one_text: bool = False, shards: int = 8) -> None:
+    """Write `rows` glosses as jsonl, numbered if there are more rows than glosses; or the same one in every row."""
+    texts = glosses()
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        with (folder / f"{shard}.jsonl").open("w") as handle:
+            for row in range(shard, rows, shards):
+                again, index = (0, 0) if one_text else divmod(row, len(texts))
+                text = f"{texts[index]} {again}" if again else texts[index]
+                handle.write(json.dumps({"id": f"r{row}", "text": text}) + "\n")
 
 
 ALL: dict[str, Callable[[], list[str]]] = {"glosses": glosses, "captions": captions}

@@ -1,11 +1,14 @@
 """The cost of the pipeline around the model, and of a nightly run after few changes.
 
-    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [workers] [start]
+    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [unchanged] [workers] [start]
 
 plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone
-memory      peak memory for 400,000 rows, divided by that for 40,000, with a stub model
+memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a stub model; and for
+            1,000,000 rows of one text, divided by that for different texts
 end_to_end  rows/s of a whole run, divided by texts/s of TextEncoder.encode alone on the same texts
-night       the same corpus again: time of the first run, divided by that of the second; and of one with 1 % changed
+night       the same texts again, a shard touched: time of the first run, divided by that of the second; and of one
+            with 1 % of the texts changed
+unchanged   seconds of the command if no shard changed, for 20 shards and for 5,000
 workers     two worker processes of one thread each, compared with one process of two threads
 start       seconds from the command to the first embedded row
 
@@ -28,22 +31,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import corpora
+from corpora import write_shards
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
 DIM = 1024
-
-
-def write_shards(folder: Path, rows: int, shards: int = 8) -> None:
-    """Write `rows` glosses as jsonl, numbered if there are more rows than glosses."""
-    texts = corpora.glosses()
-    folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(shards):
-        with (folder / f"{shard}.jsonl").open("w") as handle:
-            for row in range(shard, rows, shards):
-                again, text = row // len(texts), texts[row % len(texts)]
-                handle.write(json.dumps({"id": f"r{row}", "text": f"{text} {again}" if again else text}) + "\n")
 
 
 def child(what: str, *arguments: object, **environment: str) -> dict[str, float]:
@@ -67,6 +59,14 @@ def stub_run(folder: str, output: str, *flags: str) -> None:
     corpus = EmbedCorpus(options, InstantHandler(DIM))
     run(corpus, options)
     corpus.close()
+
+
+def plumbing_run(folder: str, output: str, *flags: str) -> None:
+    """Run EmbedCorpus as stub_run does, without the report's page, which costs the same for any number of rows."""
+    from audioclip_text.pipeline import publish
+
+    publish.write_report = lambda *_: None
+    stub_run(folder, output, *flags)
 
 
 def bare_run(folder: str, output: str) -> None:
@@ -128,10 +128,10 @@ def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -
 
 def plumbing(folder: Path, rows: int = 300_000, rounds: int = 3) -> None:
     write_shards(folder / "in", rows)
-    figures: dict[str, list[float]] = {"bare": [], "--id_field": [], "default": [], "--no_dedupe": []}
+    figures: dict[str, list[float]] = {"bare": [], "--unique_ids": [], "default": [], "--no_dedupe": []}
     for _ in range(rounds):
-        for name, flags in {"--id_field": ["--id_field", "id"], "default": [], "--no_dedupe": ["--no_dedupe"]}.items():
-            figures[name].append(rows / child("stub_run", folder / "in", folder / "out", *flags)["cpu"])
+        for name, flags in {"default": [], "--unique_ids": ["--unique_ids"], "--no_dedupe": ["--no_dedupe"]}.items():
+            figures[name].append(rows / child("plumbing_run", folder / "in", folder / "out", *flags)["cpu"])
             shutil.rmtree(folder / "out")
         figures["bare"].append(rows / child("bare_run", folder / "in", folder / "out")["cpu"])
         shutil.rmtree(folder / "out")
@@ -143,14 +143,16 @@ def plumbing(folder: Path, rows: int = 300_000, rounds: int = 3) -> None:
 
 
 def memory(folder: Path) -> None:
-    peaks = {}
-    for rows in (40_000, 400_000):
-        write_shards(folder / str(rows), rows)
-        peaks[rows] = child("stub_run", folder / str(rows), folder / "out", "--id_field", "id")["peak"]
+    peaks = []
+    for rows, one_text in ((100_000, False), (1_000_000, False), (1_000_000, True)):
+        write_shards(folder / "in", rows, one_text=one_text)
+        peaks.append(child("stub_run", folder / "in", folder / "out", "--id_field", "id")["peak"])
+        shutil.rmtree(folder / "in")
         shutil.rmtree(folder / "out")
-    ratio = peaks[400_000] / peaks[40_000]
+    few, many, same = peaks
     print(
-        f"memory      {peaks[40_000] / 1e6:,.0f} MB for 40,000 rows, {peaks[400_000] / 1e6:,.0f} MB for 400,000: {ratio:.2f}"
+        f"memory      {few / 1e6:,.0f} MB for 100,000 rows, {many / 1e6:,.0f} MB for 1,000,000: {many / few:.2f}; "
+        f"{same / 1e6:,.0f} MB for one text 1,000,000 times: {same / many:.2f}"
     )
 
 
@@ -178,9 +180,10 @@ def end_to_end(folder: Path, rows: int = 20_000, rounds: int = 3) -> None:
 def night(folder: Path, rows: int = 20_000) -> None:
     write_shards(folder / "in", rows)
     first, _ = embed(folder / "in", folder / "out", "--id_field", "id")
+    os.utime(folder / "in" / "0.jsonl")
     second, manifest = embed(folder / "in", folder / "out", "--id_field", "id")
     print(
-        f"night       first run {first:,.1f} s, unchanged {second:,.1f} s: {first / second:,.1f} times as fast",
+        f"night       first run {first:,.1f} s, a shard touched {second:,.1f} s: {first / second:,.1f} times as fast",
         end="; ",
     )
     print(f"{manifest['counts']['model_texts']} texts through the model")
@@ -192,6 +195,28 @@ def night(folder: Path, rows: int = 20_000) -> None:
     print(
         f"night       1 % changed {third:,.1f} s, {manifest['counts']['model_texts']} of {rows} texts through the model"
     )
+
+
+def unchanged(folder: Path) -> None:
+    for shards in (20, 5_000):
+        source, output = folder / f"in{shards}", folder / f"out{shards}"
+        source.mkdir()
+        for shard in range(shards):
+            (source / f"{shard}.jsonl").write_text(json.dumps({"text": f"dog barking {shard % 20}"}) + "\n")
+        _, first = embed(source, output)
+        walls, times = [], []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall, again = embed(source, output)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            walls.append(wall)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            if again["snapshot"] != first["snapshot"]:
+                raise SystemExit("a run over unchanged shards made a new snapshot")
+        print(
+            f"unchanged   {shards:,} shards: {min(walls):.1f} s, {statistics.median(times):.1f} s of CPU time",
+            flush=True,
+        )
 
 
 def workers(folder: Path, rows: int = 4_000) -> None:
@@ -261,7 +286,7 @@ def _total(parts: dict[str, float]) -> float:
     return sum(parts.values())
 
 
-ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, workers, start)}
+ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, unchanged, workers, start)}
 
 
 def main() -> None:
@@ -281,9 +306,11 @@ if __name__ == "__main__":
             sys.path.insert(0, str(ROOT))
             import instant
 
-            import audioclip_text.pipeline.cli.embed  # noqa: F401  # `start` measures imports, the others do not
+            # `start` measures imports, the others do not: Beam and torch would be imported at their first use.
+            import audioclip_text.pipeline.cli.runner
+            import audioclip_text.pipeline.embed  # noqa: F401
 
             instant.noise()
-            measured({"stub_run": stub_run, "bare_run": bare_run}[what], *arguments)
+            measured({"stub_run": stub_run, "plumbing_run": plumbing_run, "bare_run": bare_run}[what], *arguments)
     else:
         main()
