@@ -1,4 +1,4 @@
-"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [pipeline]"""
+"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [shuffle] [pipeline]"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ALL = ("tokenizer", "encoder", "pipeline")
+ALL = ("tokenizer", "encoder", "shuffle", "pipeline")
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or ALL

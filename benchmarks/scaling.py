@@ -1,51 +1,72 @@
 """Rows per second, hours and price of large corpora on three kinds of GPU worker, computed from measured figures.
 
-    python benchmarks/scaling.py            # prints the tables of docs/scaling.md
+    python benchmarks/scaling.py            # prints the tables and sentences of docs/scaling.md
 
-Nothing here was run on a GPU. What was measured is in MEASURED, what is assumed in ASSUMED and GPU_WORKERS; the functions
-are the formulas. Change a figure and print the tables again.
+Nothing here was run on a GPU. What was measured is in STEPS, MEASURED and UNCHANGED, what is assumed in ASSUMED and the
+prices of GPU_WORKERS; the functions are the formulas. Change a figure and print the tables again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+
+@dataclass(frozen=True)
+class Step:
+    """Bytes and microseconds of CPU time per row of one step, for each of CORPORA."""
+
+    bytes: tuple[float, float, float]
+    cpu: tuple[float, float, float]
+
+
+CORPORA = {"1 million": 1_000_000, "100 million": 100_000_000, "1 billion": 1_000_000_000}
+STEPS = {  # as benchmarks/shuffle.py prints them
+    "read": Step(bytes=(109.24, 109.24, 109.24), cpu=(2.96, 2.96, 2.96)),
+    "hash": Step(bytes=(0.00, 0.00, 0.00), cpu=(1.09, 1.09, 1.09)),
+    "split": Step(bytes=(63.72, 63.99, 69.84), cpu=(1.11, 1.50, 2.85)),
+    "overhead": Step(bytes=(-0.53, -0.80, 4.45), cpu=(0.00, 0.00, 0.00)),
+    "new": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.56, 1.52, 2.15)),
+    "spread": Step(bytes=(64.20, 63.62, 63.37), cpu=(0.66, 1.02, 0.79)),
+    "tokenize": Step(bytes=(0.00, 0.00, 0.00), cpu=(6.11, 6.11, 6.11)),
+    "embed": Step(bytes=(0.00, 0.00, 0.00), cpu=(1.05, 1.20, 1.15)),
+    "write": Step(bytes=(3517.85, 3517.40, 3517.10), cpu=(23.84, 28.01, 27.57)),
+    "write_bf16": Step(bytes=(1459.52, 1459.09, 1458.89), cpu=(20.27, 24.25, 22.46)),
+    "refer": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.16, 0.06, 0.09)),
+    "known": Step(bytes=(3517.85, 3517.40, 3517.10), cpu=(10.35, 12.84, 14.95)),
+}
 MEASURED = {
     "tokens": 18.0,  # of a gloss, start and end included (benchmarks/encoder.py)
     "shared": 0.149,  # of them computed once for several texts, in batches of 16,384 (benchmarks/README.md)
-    "tokenize": 231_000.0,  # texts per CPU second, warm (benchmarks/tokenizer.py)
-    "plumbing": 37_000.0,  # rows per CPU second around the model: read, hash, shuffle, write (benchmarks/pipeline.py)
-    "bytes_out": 1_470.0,  # per row in a part file: float32 vectors of a bfloat16 model, zstd; of a float32 model 3,530
-    "bytes_in": 105.0,  # per row of jsonl with its id
-    "bytes_shuffled": 58.0,  # per row and shuffle; vectors are never shuffled
 }
-SHUFFLES = 2  # of a new row on a remote runner: to its bucket, then to a worker with the model
-BUCKET_ROWS = 131_072  # at most; the number of buckets is a power of two
+# CPU seconds of `embed` by the number of shards, none of which changed (benchmarks/pipeline.py unchanged).
+UNCHANGED = {20: 1.3, 5_000: 1.5}
 ASSUMED = {
     "peak_share": 0.45,  # of the GPU's matrix peak on real tokens: the aim, not a measurement
-    "parallel": 0.8,  # of the CPU cores that several Python processes keep busy
     "shuffle_gb": 0.011,  # US dollars per GB that a managed shuffle processes
 }
+# A new row is shuffled twice on a remote runner: to its bucket, then to a worker with the model.
+FIRST_RUN = ("read", "hash", "split", "new", "spread", "tokenize", "embed", "write")
+# A night on which shards changed, but hardly any text: every row is read, shuffled once and written again.
+NIGHT = ("read", "hash", "split", "refer", "known", "write")
+SHUFFLED = ("split", "spread")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A machine with one GPU: peak in TFLOP/s (dense, bfloat16 or float16), network in Gbit/s, US dollars per hour."""
+    """A machine with one GPU: peak in TFLOP/s (dense, bfloat16 or float16), vCPUs, US dollars per hour."""
 
     name: str
     peak: float
     cores: int
-    network: float
     price: float
 
 
 GPU_WORKERS = (
-    Worker("T4, 8 vCPU", 65, 8, 16, 0.95),
-    Worker("L4, 8 vCPU", 121, 8, 16, 1.10),
-    Worker("H100, 26 vCPU", 989, 26, 100, 12.00),
+    Worker("T4, 8 vCPU", 65, 8, 0.95),
+    Worker("L4, 8 vCPU", 121, 8, 1.10),
+    Worker("H100, 26 vCPU", 989, 26, 12.00),
 )
-CORPORA = {"10 million": 1e7, "1 billion": 1e9, "100 billion": 1e11}
-WORKERS = {"10 million": 1, "1 billion": 16, "100 billion": 256}
+WORKERS = {"1 million": 1, "100 million": 4, "1 billion": 16}
 
 
 def flop_per_node(width: int = 512, layers: int = 12) -> float:
@@ -60,84 +81,114 @@ def flop_per_text() -> float:
     return nodes * flop_per_node() * (1 - last_layer_saves)
 
 
+def cpu(path: tuple[str, ...], corpus: str) -> float:
+    """Return the microseconds of CPU time per row of the steps in `path`."""
+    return sum(STEPS[step].cpu[_number(corpus)] for step in path)
+
+
+def shuffled(path: tuple[str, ...], corpus: str) -> float:
+    """Return the bytes per row that the shuffle processes."""
+    return sum(STEPS[step].bytes[_number(corpus)] for step in path if step in SHUFFLED)
+
+
+def transferred(path: tuple[str, ...], corpus: str) -> float:
+    """Return the bytes per row that pass a worker's network: files in and out, and the shuffle both ways."""
+    files = sum(STEPS[step].bytes[_number(corpus)] for step in path if step not in SHUFFLED)
+    return files + 2 * shuffled(path, corpus)
+
+
+def _number(corpus: str) -> int:
+    return list(CORPORA).index(corpus)
+
+
 def gpu_rate(worker: Worker) -> float:
     """Return the texts per second that the GPU can embed."""
     return worker.peak * 1e12 * ASSUMED["peak_share"] / flop_per_text()
 
 
-def process_rate() -> float:
-    """Return the rows per second that a single Python process reads, tokenizes and writes."""
-    return 1 / (1 / MEASURED["plumbing"] + 1 / MEASURED["tokenize"])
+def cpu_rate(worker: Worker, path: tuple[str, ...], corpus: str) -> float:
+    """Return the rows per second of the steps in `path`, if every vCPU is busy and as fast as one that was measured."""
+    return worker.cores * 1e6 / cpu(path, corpus)
 
 
-def cpu_rate(worker: Worker) -> float:
-    """Return the rows per second that the cores can feed and write, if a vCPU is half a core of the measured machine."""
-    return worker.cores / 2 * ASSUMED["parallel"] * process_rate()
-
-
-def network_rate(worker: Worker) -> float:
-    """Return the rows per second that fit through the network, in and out, with the shuffle both ways."""
-    bytes_per_row = MEASURED["bytes_in"] + MEASURED["bytes_out"] + 2 * SHUFFLES * MEASURED["bytes_shuffled"]
-    return worker.network * 1e9 / 8 / bytes_per_row
-
-
-def rate(worker: Worker) -> tuple[float, str]:
+def rate(worker: Worker, path: tuple[str, ...], corpus: str) -> tuple[float, str]:
     """Return the rows per second of a worker, and what limits them."""
-    rates = {"GPU": gpu_rate(worker), "CPU": cpu_rate(worker), "network": network_rate(worker)}
+    rates = {"CPU": cpu_rate(worker, path, corpus)}
+    if path == FIRST_RUN:
+        rates["GPU"] = gpu_rate(worker)
     limit = min(rates, key=lambda name: rates[name])
     return rates[limit], limit
 
 
-def hours(rows: float, worker: Worker, workers: int) -> float:
+def network(worker: Worker, path: tuple[str, ...], corpus: str) -> float:
+    """Return the Gbit/s that a worker needs so that its network is not the limit."""
+    return rate(worker, path, corpus)[0] * transferred(path, corpus) * 8 / 1e9
+
+
+def hours(worker: Worker, path: tuple[str, ...], corpus: str, workers: int) -> float:
     """Return the hours for a whole corpus, without the minutes of start-up."""
-    return rows / rate(worker)[0] / workers / 3600
+    return CORPORA[corpus] / rate(worker, path, corpus)[0] / workers / 3600
 
 
-def dollars(rows: float, worker: Worker, workers: int) -> float:
+def dollars(worker: Worker, path: tuple[str, ...], corpus: str, workers: int) -> float:
     """Return the price of machines per hour and of the shuffle per GB; storage and egress are not included."""
-    machines = hours(rows, worker, workers) * workers * worker.price
-    return machines + rows * SHUFFLES * MEASURED["bytes_shuffled"] / 1e9 * ASSUMED["shuffle_gb"]
+    machines = hours(worker, path, corpus, workers) * workers * worker.price
+    return machines + CORPORA[corpus] * shuffled(path, corpus) / 1e9 * ASSUMED["shuffle_gb"]
 
 
 def figures() -> dict[str, str]:
-    """Return the figures in the text of the page, by name."""
-    t4, l4, h100 = GPU_WORKERS
-    rows = int(CORPORA["100 billion"])
-    bucket = rows / 2 ** (rows // BUCKET_ROWS).bit_length()
+    """Return the figures in the text of the page, by name; those per row are for a billion rows."""
+    corpus = "1 billion"
+    first, night = cpu(FIRST_RUN, corpus), cpu(NIGHT, corpus)
+    overhead, write, bfloat = (
+        (STEPS[name].bytes[-1], STEPS[name].cpu[-1]) for name in ("overhead", "write", "write_bf16")
+    )
+    t4, l4, h100 = (f"{gpu_rate(worker) * first / 1e6:.1f}" for worker in GPU_WORKERS)
     return {
-        "one process": f"{process_rate():,.0f} rows/s",
-        "of a T4": f"{process_rate() / gpu_rate(t4):.1f} times what a T4",
-        "of an L4": f"{process_rate() / gpu_rate(l4):.0%} of what an L4",
-        "of an H100": f"{process_rate() / gpu_rate(h100):.0%} of what an H100",
-        "network of an L4": f"{network_rate(l4) / rate(l4)[0]:.0f} times what an L4",
-        "rows of a bucket": f"{bucket:,.0f} rows",
-        "bytes of a bucket": f"{bucket * (MEASURED['bytes_in'] + 16) / 1e6:.0f} MB",
-        "an unchanged billion": f"{1e9 / MEASURED['plumbing'] / 3600:.1f} hours of one core",
+        "first run": f"{first:.1f} µs of CPU time per new row",
+        "night": f"{night:.1f} µs per known row",
+        "vCPUs of a GPU": f"{t4} vCPUs for a T4, {l4} for an L4 and {h100} for an H100",
+        "one vCPU": f"{1e6 / first:,.0f} new or {1e6 / night:,.0f} known rows per second",
+        "writing": f"{write[1] / first:.0%} of the CPU time of a first run and {write[1] / night:.0%} of that of a night",
+        "bfloat16": f"{bfloat[0]:,.0f} bytes and {bfloat[1]:.1f} µs per row instead of {write[0]:,.0f} and {write[1]:.1f}",
+        "overhead": f"{overhead[0]:.1f} bytes per row",
+        "known billion": f"{night * 1e9 / 1e6 / 3600:.1f} hours of one vCPU",
+        "network": f"{max(network(worker, NIGHT, corpus) for worker in GPU_WORKERS[:2]):.1f} Gbit/s",
     }
 
 
-def tables() -> str:
-    """Return both tables, in Markdown."""
-    lines = [
-        "| worker | GPU, texts/s | CPU, rows/s | network, rows/s | least, rows/s | limit |",
-        "| --- | --- | --- | --- | --- | --- |",
+def tables() -> list[str]:
+    """Return the tables of the page, in Markdown: steps, workers, corpora, and nights without any change."""
+    names = list(CORPORA)
+    steps = [["step", *(f"bytes, {name}" for name in names), *(f"µs, {name}" for name in names)]]
+    for name, step in STEPS.items():
+        sizes = [f"{number:,.1f}" if any(step.bytes) else "" for number in step.bytes]
+        steps.append([name, *sizes, *(f"{number:.2f}" if any(step.cpu) else "" for number in step.cpu)])
+    workers = [
+        ["worker", "GPU, texts/s", "CPU, new rows/s", "limit", "CPU, known rows/s", "network, first run", "night"]
     ]
+    corpora = [["rows", "written", "worker", "workers", "first run, hours", "US dollars", "night, hours", "US dollars"]]
     for worker in GPU_WORKERS:
-        each = [gpu_rate(worker), cpu_rate(worker), network_rate(worker), rate(worker)[0]]
-        lines.append(f"| {worker.name} | {' | '.join(f'{number:,.0f}' for number in each)} | {rate(worker)[1]} |")
-    lines += [
-        "",
-        "| texts | written | worker | workers | hours | US dollars |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for corpus, rows in CORPORA.items():
+        rates = [gpu_rate(worker), cpu_rate(worker, FIRST_RUN, names[-1]), cpu_rate(worker, NIGHT, names[-1])]
+        gpu, new, known = (f"{number:,.0f}" for number in rates)
+        needed = [f"{network(worker, path, names[-1]):.1f} Gbit/s" for path in (FIRST_RUN, NIGHT)]
+        workers.append([worker.name, gpu, new, rate(worker, FIRST_RUN, names[-1])[1], known, *needed])
+    for number, (corpus, rows) in enumerate(CORPORA.items()):
         for worker in GPU_WORKERS:
-            n = WORKERS[corpus]
-            written = f"{rows * MEASURED['bytes_out'] / 1e12:,.2f} TB"
-            duration, cost = hours(rows, worker, n), dollars(rows, worker, n)
-            lines.append(f"| {corpus} | {written} | {worker.name} | {n} | {duration:,.2f} | {cost:,.2f} |")
-    return "\n".join(lines)
+            n, written = WORKERS[corpus], f"{rows * STEPS['write'].bytes[number] / 1e9:,.1f} GB"
+            line = [corpus, written, worker.name, str(n)]
+            for path in (FIRST_RUN, NIGHT):
+                line += [f"{hours(worker, path, corpus, n):.2g}", f"{dollars(worker, path, corpus, n):.2g}"]
+            corpora.append(line)
+    unchanged = [["shards, none of them changed", "CPU seconds of `embed`"]]
+    unchanged += [[f"{shards:,}", f"{seconds:.1f}"] for shards, seconds in UNCHANGED.items()]
+    return [_markdown(table) for table in (steps, workers, corpora, unchanged)]
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":
-    print(tables(), "", *(f"{name}: {text}" for name, text in figures().items()), sep="\n")
+    print(*tables(), *(f"{name}: {text}" for name, text in figures().items()), sep="\n\n")

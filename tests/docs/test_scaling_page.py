@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -17,15 +18,39 @@ scaling = importlib.util.module_from_spec(SPEC)
 sys.modules["scaling"] = scaling
 SPEC.loader.exec_module(scaling)
 PAGE = read_page("docs/scaling.md")
+FOLDERS = [str(ROOT / "benchmarks"), str(ROOT)]
+# The texts are made here, because WordNet is not installed everywhere.
+SHUFFLE = f"""
+import sys
+sys.path[:0] = {FOLDERS!r}
+import corpora, shuffle
+corpora.glosses = lambda: [f"text number {{n}}" for n in range(1000)]
+sys.argv[1:] = ["--rows", "1000", "--rounds", "1"]
+shuffle.main()
+"""
 
 
 def test_the_page_shows_the_tables_that_the_formulas_give() -> None:
     """Compare the page with the formulas: a figure that changes in one place only fails the test."""
-    assert scaling.tables() in PAGE
+    for table in scaling.tables():
+        assert table in PAGE
     assert f"{scaling.flop_per_node() / 1e6:.1f} million" in PAGE
     assert f"{scaling.flop_per_text() / 1e9:.2f} billion" in PAGE
     for name, text in scaling.figures().items():
         assert text in " ".join(PAGE.split()), name
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_step_of_the_page() -> None:
+    """Run it on a tiny sample: it prints each step that the page uses, for buckets as a billion rows have them."""
+    done = subprocess.run([sys.executable, "-c", SHUFFLE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Geometry(bits=13, bucket_rows=122070" in done.stderr
+    steps = eval(f"{{{done.stdout}}}", {"Step": scaling.Step})
+    assert steps.keys() == scaling.STEPS.keys()
+    assert all(cpu > 0 for name, step in steps.items() for cpu in step.cpu if name != "overhead")
+    assert steps["write"].bytes[0] > 4 * 1024 * 0.5  # numbers that are noise
+    assert steps["split"].bytes[2] > steps["split"].bytes[0]  # smaller pieces
 
 
 def test_flop_per_node_are_those_of_the_text_head() -> None:
@@ -40,12 +65,25 @@ def test_flop_per_node_are_those_of_the_text_head() -> None:
 
 
 def test_a_worker_is_as_fast_as_its_slowest_part() -> None:
-    """Slow the GPU, the cores or the network down: each becomes the limit. Twice the workers take half the hours."""
-    worker = scaling.GPU_WORKERS[1]
-    for part, limit in (("peak", "GPU"), ("cores", "CPU"), ("network", "network")):
+    """Slow the GPU or the cores down: each becomes the limit (of a night the cores). Twice the workers: half the hours."""
+    worker, first, night = scaling.GPU_WORKERS[1], scaling.FIRST_RUN, scaling.NIGHT
+    for part, limit in (("peak", "GPU"), ("cores", "CPU")):
         slow = replace(worker, **{part: 1e-3})
-        rate, slowest = scaling.rate(slow)
+        rate, slowest = scaling.rate(slow, first, "1 billion")
         assert slowest == limit
-        assert rate < scaling.rate(worker)[0]
-    assert scaling.hours(1e9, worker, 2) == pytest.approx(scaling.hours(1e9, worker, 1) / 2)
-    assert scaling.dollars(1e9, worker, 2) == pytest.approx(scaling.dollars(1e9, worker, 1))
+        assert rate < scaling.rate(worker, first, "1 billion")[0]
+        assert scaling.rate(slow, night, "1 billion")[1] == "CPU"
+    hours, half = (scaling.hours(worker, first, "1 billion", n) for n in (1, 2))
+    assert half == pytest.approx(hours / 2)
+    assert scaling.dollars(worker, first, "1 billion", 2) == pytest.approx(
+        scaling.dollars(worker, first, "1 billion", 1)
+    )
+
+
+def test_a_night_costs_less_than_a_first_run_and_shuffles_each_row_once() -> None:
+    """Known rows are shuffled to their buckets alone, and need neither tokenizer nor GPU."""
+    worker = scaling.GPU_WORKERS[0]
+    for corpus in scaling.CORPORA:
+        costs = [scaling.dollars(worker, path, corpus, 1) for path in (scaling.NIGHT, scaling.FIRST_RUN)]
+        assert costs[0] < costs[1]
+        assert scaling.shuffled(scaling.NIGHT, corpus) < scaling.shuffled(scaling.FIRST_RUN, corpus)
