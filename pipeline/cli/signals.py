@@ -72,6 +72,8 @@ def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -
         with suppress(OSError):  # not by print, which this signal may have interrupted
             clear = "\r\x1b[K" if os.isatty(2) else ""  # a progress bar
             os.write(2, f"{clear}audioclip-text: error: {printable_lines(line)}\n".encode())
+            # Beam's threads print tracebacks when their workers end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         # Other threads go on and may hold locks for ever, so that the work is done in a thread and has a limit.
         thread = threading.Thread(target=_finish, args=(clean_up,), daemon=True)
         thread.start()

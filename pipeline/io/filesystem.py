@@ -190,7 +190,7 @@ def read(path: str) -> bytes | None:
         try:
             with open(path, "rb") as handle:
                 return handle.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def attempt() -> bytes | None:

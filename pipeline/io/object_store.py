@@ -12,6 +12,8 @@ from typing import IO, Any, NamedTuple
 
 from . import beam_files
 
+LISTING_PAGE = 1000  # objects in one answer to a listing, the most that both services give
+
 GCS_CHUNK = 16 << 20  # bytes; by default the client holds 100 MB of a file in memory
 
 
@@ -165,7 +167,7 @@ CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": Cond
 def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
     bucket, _ = gcs_object(path)
     fields = "items(name,size,generation),nextPageToken"
-    for blob in bucket.client.list_blobs(bucket, prefix=prefix, fields=fields):
+    for blob in bucket.client.list_blobs(bucket, prefix=prefix, fields=fields, page_size=LISTING_PAGE):
         yield blob.name, blob.size, str(blob.generation)
 
 
@@ -179,7 +181,8 @@ def _read_gcs_version(path: str, generation: str, start: int, end: int) -> bytes
 
 def _list_s3(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
     client, bucket, _ = s3_object(path)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+    pages = client.get_paginator("list_objects_v2")
+    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": LISTING_PAGE}):
         for item in page.get("Contents", []):
             yield item["Key"], item["Size"], item["ETag"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.model import settings
+from audioclip_text.model import versions
 from audioclip_text.pipeline.snapshots.fingerprint import describe_changes
 from tests.support.corpus import embed, write_jsonl
 
@@ -26,7 +26,7 @@ def test_another_tokenizer_version_embeds_everything_and_is_named(
     """After an upgrade of ftfy, vectors of the old version are not reused, and the note names both versions."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}, {"text": "cat"}])
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
-    monkeypatch.setattr(settings, "version", lambda name: "99.0" if name == "ftfy" else version(name))
+    monkeypatch.setattr(versions, "version", lambda name: "99.0" if name == "ftfy" else version(name))
     second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert sorted(texts) == ["cat", "dog"]
     assert second["fingerprint_parts"]["ftfy"] == "99.0"
