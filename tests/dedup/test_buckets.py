@@ -94,7 +94,7 @@ def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch
 
 
 def test_many_small_batches_cost_what_their_rows_cost() -> None:
-    """Four times the batches take at most six times the time: nothing is counted again with each of them."""
+    """Four times the batches take about four times the time, not sixteen: nothing is counted again with each of them."""
 
     def seconds(batches: int) -> float:
         one = hashed(["a text"])
@@ -103,7 +103,8 @@ def test_many_small_batches_cost_what_their_rows_cost() -> None:
         return time.process_time() - began
 
     seconds(100)
-    assert seconds(16_000) < 6 * max(seconds(4_000), 0.02)
+    few, many = (min(seconds(batches) for _ in range(3)) for batches in (4_000, 16_000))
+    assert many < 8 * max(few, 0.02)
 
 
 def test_how_many_buckets() -> None:

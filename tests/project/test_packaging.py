@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -76,7 +77,9 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
     python = home / "bin" / "python"
     site = next(home.glob("lib/python*/site-packages"))
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    # Without variables that could lead pip to another environment, which has this version already.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP", "_PIP"))}
+    done = subprocess.run(install, capture_output=True, text=True, check=False, env=clean)
     assert done.returncode == 0, done.stderr
     # The requirements come from the environment of the tests; its .pth that leads back to the checkout is not followed,
     # because Python reads .pth files in site directories only.

@@ -93,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         request = Request(self.command, self.path, self.headers, self._body())  # type: ignore[arg-type]
+        if (found := re.search(r"corpus-[0-9a-f]{8}", self.path)) and found[0] not in self.store.url:
+            self._answer(Answer(404, [], b""))  # from a thread of an earlier test, whose proxy had this port
+            return
         self.store.seen.append(request)
         fault = self.store.fault(request)
         if fault == "503":
