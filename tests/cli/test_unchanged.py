@@ -90,6 +90,7 @@ def test_the_command_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert check() == name
 
 
+@pytest.mark.slow
 def test_a_plan_after_a_night_without_new_texts_has_an_estimate(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

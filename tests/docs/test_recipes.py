@@ -210,6 +210,7 @@ def test_flex_launcher_adds_the_command() -> None:
     assert "'7' is not a number from 0 to 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_flex_launcher_may_make_a_template() -> None:
     """--template_location, which is refused elsewhere, passes: the next error is that of the runner's name."""
     flags = "--input=a", "--output=b", "--template_location=gs://b/t", "--runner=Flnk"

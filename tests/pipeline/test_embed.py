@@ -132,6 +132,7 @@ def test_moved_ids_and_edited_fields_call_no_model(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_one_percent_changed_embeds_one_percent(tmp_path: Path) -> None:
     """Only new texts go through the model."""
     rows = _rows(1000)

@@ -85,14 +85,21 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
     # because Python reads .pth files in site directories only.
     (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
     answer = subprocess.run(
-        [str(home / "bin" / "audioclip-text"), "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [str(home / "bin" / "audioclip-text"), "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean,
     )
     assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
     code = (
         "import audioclip_text.model.tokenizer as m, audioclip_text.pipeline.embed as p; "
         "print(m.__file__); print(p.__file__)"
     )
-    done = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=clean
+    )
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(site)) for line in done.stdout.split())
 

@@ -143,6 +143,7 @@ def test_shards_in_the_output_are_refused(tree: Path) -> None:
     assert "--output s2/c.jsonl is also an input: give the directory of the snapshots another name" in error
 
 
+@pytest.mark.slow
 def test_a_glob_that_matches_later_snapshots_is_refused(tree: Path) -> None:
     """So that the first night fails, and not the second."""
     error = refusal(tree, "--input", "s2/**", "--output", "s2/out")

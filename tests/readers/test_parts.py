@@ -91,6 +91,7 @@ def test_parts_have_the_rows_of_the_whole(
     assert len([row for row in rejected if row[4] == "damaged shard"]) == len(damaged)
 
 
+@pytest.mark.slow
 def test_a_run_over_parts_publishes_what_a_run_over_the_whole_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

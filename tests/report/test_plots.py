@@ -101,6 +101,7 @@ def test_the_limit_of_the_model_is_marked() -> None:
     assert "limit: 77 tokens" in plots.tokens_per_text({3: 1})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.dictionaries(st.integers(-9000, 9000), st.integers(1, 10**9), min_size=1, max_size=40))
 def test_norms_of_any_spread_lose_no_row(norm_bins: dict[int, int]) -> None:

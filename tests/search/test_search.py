@@ -240,6 +240,7 @@ def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.Capture
         assert printed.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_long_text_is_truncated_with_a_note(output: Path) -> None:
     """A query is truncated like the texts of the corpus, with a note."""
     found = search(str(output), ["bark " * 100])
