@@ -130,5 +130,5 @@ def test_neither_beam_nor_torch_is_imported(folder: Path) -> None:
         "import sys; from audioclip_text.pipeline.cli import main; status = main(sys.argv[1:]); "
         "print(status, sorted({'apache_beam', 'torch'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *command()], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 []"
+    done = subprocess.run([sys.executable, "-c", code, *command()], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["0 []"], done
