@@ -15,6 +15,7 @@ from .dedup.buckets import bucket_bits
 from .inference.model_handler import RecordBatchHandler
 from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
+from .io.filesystem import base_name
 from .options import EmbedOptions, OptionsError, is_local_run
 from .readers.fields import Fields, TextField
 from .readers.infer_schema import infer_kept_schema
@@ -215,7 +216,7 @@ def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str], lis
     earlier = []
     for run, files in dead.items():
         for path, _ in files:
-            name = FileSystems.split(path)[1]
+            name = base_name(path)
             if run.endswith(fingerprint[:8]) and name.startswith("part-") and name.endswith(".parquet"):
                 earlier.append(path)
     return list(dead), earlier, notes

@@ -11,7 +11,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
-from ..io.filesystem import write_atomically
+from ..io.filesystem import join, write_atomically
 from ..snapshots.commit import read_manifest
 from ..snapshots.fingerprint import describe_changes
 from ..snapshots.manifest import FileInfo, Manifest
@@ -95,7 +95,7 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo], sta
     directory = run_path(output, manifest["snapshot"])
     previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
     data = render(manifest, files, stats, read_sample(directory, files), previous).encode()
-    path = FileSystems.join(directory, NAME)
+    path = join(directory, NAME)
     write_atomically(path, data, "text/html")
     return NAME
 
@@ -103,7 +103,7 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo], sta
 def ensure_report(output: str, *, remake: bool = False) -> str:
     """Return the path of the current snapshot's page, written from its part files if it is missing or `remake` is set."""
     snapshot = open_snapshot(output)
-    path: str = FileSystems.join(snapshot.path, NAME)
+    path: str = join(snapshot.path, NAME)
     if remake or not FileSystems.exists(path):
         stats = FileStats()
         for batch in iter_rows(snapshot, ("n_tokens", "embedding")):

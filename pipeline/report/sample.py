@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
+from ..io.filesystem import join
 from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo
 
@@ -26,7 +26,7 @@ def read_sample(directory: str, files: Sequence[FileInfo]) -> pa.Table:
     """
     parts = sorted((file.lowest_hash, file.name) for file in files if file.lowest_hash is not None)
     groups = sorted(group for _, name in parts[:SAMPLE_GROUPS] for group in _row_groups(directory, name))
-    tables = [_read_row_group(FileSystems.join(directory, name), number) for _, name, number in groups[:SAMPLE_GROUPS]]
+    tables = [_read_row_group(join(directory, name), number) for _, name, number in groups[:SAMPLE_GROUPS]]
     if not tables:
         return pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string()), "embedding": []})
     table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
@@ -64,7 +64,7 @@ def nearest_rows(directions: NDArray[np.float64], row: int, count: int) -> list[
 
 def _row_groups(directory: str, name: str) -> Iterator[tuple[str, str, int]]:
     """Yield the lowest text hash of each row group of a part file, the file's name and the row group's number."""
-    with open_to_read(FileSystems.join(directory, name)) as handle:
+    with open_to_read(join(directory, name)) as handle:
         file = pq.ParquetFile(handle)
         column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
         for number in range(file.num_row_groups):

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
+from ..io.filesystem import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import REASONS, REJECTED, embedded_schema
 from ..search.top_k import vectors_of
@@ -76,7 +76,7 @@ class RowChecks:
     def check_file(self, info: FileInfo) -> None:
         """Check all rows of a file."""
         try:
-            with open_to_read(FileSystems.join(self.directory, info.name)) as handle:
+            with open_to_read(join(self.directory, info.name)) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 if info.is_part:
                     self._check_part(info, file)

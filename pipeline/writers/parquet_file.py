@@ -12,9 +12,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from ..io.filesystem import AtomicFile, is_local, upload
+from ..io.filesystem import AtomicFile, is_local, join, upload
 from ..snapshots.manifest import FileInfo
 from ..text_hash import hash_words
 
@@ -100,7 +99,7 @@ class ParquetFileWriter:
         """Write the last row group and give the file its name; return what the list of files says of it."""
         self._flush()
         self.writer.close()
-        path = FileSystems.join(self.directory, self.name)
+        path = join(self.directory, self.name)
         if self.file:
             self.file.commit(path, sync=True)
         else:
