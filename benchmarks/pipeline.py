@@ -85,9 +85,10 @@ def bare_run(folder: str, output: str) -> None:
         for batch in pj.read_json(file).to_batches(max_chunksize=4096):
             vectors = pa.FixedSizeListArray.from_arrays(noise[: batch.num_rows * DIM], type=vector_type(DIM))
             table = pa.table({"id": batch["id"], "text": batch["text"], "embedding": vectors})
+            codecs = {"id": "zstd", "text": "zstd", "embedding.list.element": "none"}
             writer = writer or pq.ParquetWriter(
-                f"{output}/{file.stem}.parquet", table.schema, compression="zstd", compression_level=1,
-                use_dictionary=False, use_byte_stream_split=["embedding.list.element"], write_statistics=["id", "text"],
+                f"{output}/{file.stem}.parquet", table.schema, compression=codecs,
+                use_dictionary=False, write_statistics=["id", "text"],
             )  # fmt: skip
             writer.write_table(table)
         if writer:

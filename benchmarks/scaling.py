@@ -21,18 +21,18 @@ class Step:
 
 CORPORA = {"1 million": 1_000_000, "100 million": 100_000_000, "1 billion": 1_000_000_000}
 STEPS = {  # as benchmarks/shuffle.py prints them
-    "read": Step(bytes=(109.24, 109.24, 109.24), cpu=(2.96, 2.96, 2.96)),
-    "hash": Step(bytes=(0.00, 0.00, 0.00), cpu=(1.09, 1.09, 1.09)),
-    "split": Step(bytes=(63.72, 63.99, 69.84), cpu=(1.11, 1.50, 2.85)),
+    "read": Step(bytes=(109.24, 109.24, 109.24), cpu=(2.35, 2.35, 2.35)),
+    "hash": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.98, 0.98, 0.98)),
+    "split": Step(bytes=(63.72, 63.99, 69.84), cpu=(0.95, 1.42, 2.50)),
     "overhead": Step(bytes=(-0.53, -0.80, 4.45), cpu=(0.00, 0.00, 0.00)),
-    "new": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.56, 1.52, 2.15)),
-    "spread": Step(bytes=(64.20, 63.62, 63.37), cpu=(0.66, 1.02, 0.79)),
-    "tokenize": Step(bytes=(0.00, 0.00, 0.00), cpu=(6.11, 6.11, 6.11)),
-    "embed": Step(bytes=(0.00, 0.00, 0.00), cpu=(1.05, 1.20, 1.15)),
-    "write": Step(bytes=(3517.85, 3517.40, 3517.10), cpu=(23.84, 28.01, 27.57)),
-    "write_bf16": Step(bytes=(1459.52, 1459.09, 1458.89), cpu=(20.27, 24.25, 22.46)),
-    "refer": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.16, 0.06, 0.09)),
-    "known": Step(bytes=(3517.85, 3517.40, 3517.10), cpu=(10.35, 12.84, 14.95)),
+    "new": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.81, 1.14, 1.98)),
+    "spread": Step(bytes=(64.20, 63.62, 63.37), cpu=(0.86, 0.85, 0.76)),
+    "tokenize": Step(bytes=(0.00, 0.00, 0.00), cpu=(7.28, 7.28, 7.28)),
+    "embed": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.96, 1.00, 1.06)),
+    "write": Step(bytes=(4159.62, 4159.29, 4159.05), cpu=(17.59, 17.95, 18.72)),
+    "write_bf16": Step(bytes=(2008.67, 2008.32, 2008.08), cpu=(37.61, 35.18, 35.46)),
+    "refer": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.11, 0.08, 0.08)),
+    "known": Step(bytes=(4159.62, 4159.29, 4159.05), cpu=(10.06, 12.00, 12.12)),
 }
 MEASURED = {
     "tokens": 18.0,  # of a gloss, start and end included (benchmarks/encoder.py)

@@ -182,9 +182,9 @@ def in_bfloat16(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield from (embed_batch(batch, encoder) for batch in batches)
 
 
-def write(costs: Costs, step: str, embedded: Iterator[pa.RecordBatch], folder: str) -> None:
-    """Write embedded batches into part files in `folder`."""
-    schema = embedded_schema(instant.DIM, KEPT).with_metadata({"fingerprint": "f"})
+def write(costs: Costs, step: str, embedded: Iterator[pa.RecordBatch], folder: str, dtype: str = "float32") -> None:
+    """Write embedded batches, computed in `dtype`, into part files in `folder`."""
+    schema = embedded_schema(instant.DIM, KEPT).with_metadata({"fingerprint": "f", "dtype": dtype})
     files = WriteFiles(folder, schema, FILE_ROWS, 1)
     files.setup()
     files.start_bundle()
@@ -207,7 +207,7 @@ def measure_bucket(pieces: list[bytes], bits: int) -> Costs:
         new = [coder.decode(data) for data in encoded]
     costs.bytes["spread"] = sum(map(len, encoded))
     with tempfile.TemporaryDirectory() as folder:
-        write(costs, "write_bf16", in_bfloat16(new), folder)
+        write(costs, "write_bf16", in_bfloat16(new), folder, "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         write(costs, "write", embed(costs, new), folder)
         refer = ReferToRowGroups("f", bits, FileIO())

@@ -50,6 +50,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self.job, self.handler = prepare_job(options, handler)
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
+        self.vector_encoding = options.vector_encoding
         self.local = is_local_run(options)
         # No hint that was not asked for: on Dataflow any hint turns right fitting on, which a GPU named for the whole pool
         # (worker_accelerator) must not be combined with.
@@ -74,7 +75,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
         shards = write_listings(directory, job.shards, job.earlier)
-        write = WriteFiles(directory, schema, self.max_file_rows, job.bits)
+        write = WriteFiles(directory, schema, self.max_file_rows, job.bits, self.vector_encoding)
 
         read = (
             pbegin

@@ -172,6 +172,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="type of the stored vectors (default: float32)",
     )
     add(
+        "--vector_encoding",
+        **_choice("plain", "byte_stream_split"),
+        default="plain",
+        help="Parquet encoding of the vectors: plain for every reader, byte_stream_split for smaller files (default: plain)",
+    )
+    add(
         "--dtype",
         **_choice("float32", "bfloat16", "float16"),
         default="float32",

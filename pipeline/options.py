@@ -55,6 +55,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     normalize: bool
     no_text: bool
     vector_dtype: str
+    vector_encoding: str
     dtype: str
     device: str
     accelerator: str | None

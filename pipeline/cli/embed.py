@@ -108,6 +108,10 @@ def run_summary(output: str, manifest: Manifest) -> str:
     if counts.get("without_texts"):
         lines.append(f"documents {counts['without_texts']:,} without texts: their list is missing or empty")
     lines += [f"note      {note}" for note in manifest["notes"]]
+    if manifest["fingerprint_parts"]["stored"] == "float16":
+        lines.append(
+            "vectors   float16, which neither Spark nor BigQuery reads: docs/reading.md has a table of readers"
+        )
     if manifest["weights"] == "untrained":
         lines.append("weights   untrained: random weights, for testing only")
     if "report" in manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from contextlib import suppress
@@ -18,6 +19,38 @@ from ..snapshots.manifest import FileInfo
 from ..text_hash import hash_words
 
 ROW_GROUP = 4096
+
+_VECTORS = "embedding.list.element"
+
+
+def part_options(schema: pa.Schema, encoding: str) -> dict[str, object]:
+    """Return pyarrow's options of a part file of `schema`, with vectors encoded as `encoding` of --vector_encoding.
+
+    Plain vectors are compressed only if the model's type leaves many of their bits zero: then they need half the bytes,
+    otherwise compression saves 7 % of them, and reading takes three times as long.
+    """
+    split = encoding == "byte_stream_split"
+    provenance = schema.metadata or {}
+    all_bits = provenance.get(b"dtype", b"float32") == b"float32" or provenance.get(b"normalize") == b"true"
+    codecs = dict.fromkeys(_leaf_columns(schema), "zstd")
+    if all_bits and not split:
+        codecs[_VECTORS] = "none"
+    return {
+        "compression": codecs,
+        "compression_level": {column: 1 for column, codec in codecs.items() if codec == "zstd"},
+        "use_dictionary": False,
+        "use_byte_stream_split": [_VECTORS] if split else False,
+        "write_page_checksum": True,
+        "write_statistics": ["text_hash"],
+    }
+
+
+def _leaf_columns(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns as Parquet has them: those of a list or a struct are paths."""
+    file = io.BytesIO()
+    pq.ParquetWriter(file, schema).close()
+    columns = pq.ParquetFile(file).schema
+    return [columns.column(number).path for number in range(len(columns))]
 
 
 class _Digesting:

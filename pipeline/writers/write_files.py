@@ -17,30 +17,25 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ..errors import convert_write_errors
 from ..metrics import count, rows_by_second
 from ..schemas import REJECTED
-from .parquet_file import ROW_GROUP, ParquetFileWriter
+from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
 from .statistics import FileStats, WrittenFile
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Write embedded rows into part files and rejected rows into rejected files; yield a WrittenFile per file.
 
-    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket.
+    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket. `encoding` is that of the
+    vectors, as --vector_encoding names it.
     A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses new names, so a bundle
     that runs twice leaves files that no manifest names, and no row is published twice.
     """
 
-    def __init__(self, directory: str, schema: pa.Schema, max_rows: int, bits: int = 0) -> None:
+    def __init__(
+        self, directory: str, schema: pa.Schema, max_rows: int, bits: int = 0, encoding: str = "plain"
+    ) -> None:
         self.directory, self.max_rows, self.bits = directory, max_rows, bits
         self._schema = schema.serialize().to_pybytes()  # a pickled schema loses the element's not null
-        self.part_options: dict[str, object] = {
-            "compression": "zstd",
-            "compression_level": 1,
-            "use_dictionary": False,
-            "write_page_checksum": True,
-            "write_statistics": ["text_hash"],
-        }
-        if schema.field("embedding").type.value_type == pa.float32():
-            self.part_options["use_byte_stream_split"] = ["embedding.list.element"]
+        self.part_options = part_options(schema, encoding)
         self._files: dict[str, ParquetFileWriter] = {}
         self._stats: dict[str, FileStats] = {}
 

@@ -25,12 +25,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.cli import main
+from tests.support.environments import create_environment
+from tests.support.output_readers import SPARK, require
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
 
 PAGE = read_page("docs/reading.md")
 SECTIONS = sections(PAGE)
-SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python")]
+SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python") and name != "Spark"]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,15 @@ def environment(folder: Path) -> dict[str, str]:
 def test_every_snippet_prints_what_it_says(section: str, folder: Path, environment: dict[str, str]) -> None:
     """Run each snippet as a program of its own."""
     run_blocks(SECTIONS[section], "python", folder, environment=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_spark_prints_what_the_page_says(folder: Path, environment: dict[str, str]) -> None:
+    """Run the snippet of Spark in an environment with Spark 3.5."""
+    require("java")
+    python = create_environment("spark", SPARK) / "python"
+    run_blocks(SECTIONS["Spark"], "python", folder, environment=environment, python=python)
 
 
 def test_every_reader_has_its_snippet() -> None:

@@ -14,11 +14,12 @@ import pytest
 from tests.support.paths import ROOT
 
 
-def create_environment(name: str, *packages: str, see_installed: bool = False) -> Path:
+def create_environment(name: str, *packages: str, see_installed: bool = False, pinned: bool = True) -> Path:
     """Return the `bin` directory of an environment below .cache that contains `packages`; create it on the first call.
 
     With `see_installed` it also sees the packages of the running interpreter. Versions are those of requirements.lock,
-    for packages that it lists. If pip cannot install the packages, skip the test with pip's last line of output.
+    for packages that it lists, unless `pinned` is False. If pip cannot install the packages, skip the test with pip's
+    last line of output.
     """
     path = ROOT / ".cache" / f"tests-{name}"
     python, marker = path / "bin" / "python", path / "installed"
@@ -29,7 +30,8 @@ def create_environment(name: str, *packages: str, see_installed: bool = False) -
     if see_installed:
         (site_packages,) = path.glob("lib/python*/site-packages")
         (site_packages / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    pins = re.findall(r"^[\w.-]+==[^ ;]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    lock = (ROOT / "requirements.lock").read_text() if pinned else ""
+    pins = re.findall(r"^[\w.-]+==[^ ;]+", lock, re.MULTILINE)
     (path / "pins.txt").write_text("\n".join(pins))
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     done = subprocess.run([*pip, "--constraint", str(path / "pins.txt"), *packages], capture_output=True, text=True)

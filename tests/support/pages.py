@@ -51,15 +51,16 @@ def run_blocks(
     *,
     environment: Mapping[str, str] | None = None,
     skip: Collection[str] = (),
+    python: Path | str = sys.executable,
 ) -> dict[str, str]:
     """Run the blocks of a page, or of a section, and return the output of each.
 
     Each command of a shell block ("sh") is run by itself; those in `skip` are left out, and each must occur. Each
-    Python block ("python") is run as one program, and must print what its comments say: in that order, except in a Beam
-    pipeline, which promises no order.
+    Python block ("python") is run as one program by the interpreter `python`, and must print what its comments say: in that
+    order, except in a Beam pipeline, which promises no order.
     """
     codes = commands(page) if language == "sh" else blocks(page, language)
-    program = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
+    program = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [str(python), "-c"]
     assert codes, f"the page has no {language} block"
     assert set(skip) <= set(codes), f"not on the page: {set(skip) - set(codes)}"
     outputs = {}

@@ -59,18 +59,20 @@ def write_snapshot(
     dim: int,
     *,
     stored: str = "float32",
+    dtype: str = "float32",
     normalize: str = "false",
     max_rows: int = 32768,
+    encoding: str = "plain",
 ) -> Manifest:
     """Write and publish a snapshot of these batches with the project's own writer."""
-    parts = {**PARTS, "dtype": "float32", "stored": stored, "normalize": normalize}
+    parts = {**PARTS, "dtype": dtype, "stored": stored, "normalize": normalize}
     name = f"20260101T000000Z-{fingerprint(parts)[:8]}"
     metadata = {"fingerprint": fingerprint(parts), "checkpoint": "made.pt", "checkpoint_sha256": "0" * 64}
     metadata |= {"weights": "trained", "tool_version": "0", "dim": str(dim), "snapshot": name}
     metadata |= {key: parts[key] for key in ("dtype", "normalize", "prompt", "on_long")}
     schema = embedded_schema(dim, pa.schema([]), stored=stored).with_metadata(metadata)
     Path(run_path(str(output), name)).mkdir(parents=True)
-    write = WriteFiles(run_path(str(output), name), schema, max_rows)
+    write = WriteFiles(run_path(str(output), name), schema, max_rows, encoding=encoding)
     write.setup()
     write.start_bundle()
     written = [one for batch in batches for one in write.process(batch)]
