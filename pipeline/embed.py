@@ -20,7 +20,7 @@ from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
 from .canary import canaries_agree, canary_batch, canary_from_batch
-from .dedup.duplicate_ids import FindDuplicateIds
+from .dedup.duplicate_ids import FindDuplicateIds, ids_of_file, select_ids
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
 from .inference.embed_batch import check_not_truncated
@@ -31,10 +31,11 @@ from .job import prepare_job
 from .options import EmbedOptions, ends_with_launcher, is_local_run
 from .publish import PublishSnapshot
 from .readers.read_shards import ReadShards
-from .snapshots.listing import EARLIER, SHARDS, write_listings
+from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from .snapshots.read_listing import ReadListing
 from .snapshots.run_directory import end_run, record_job, run_path, start_run
 from .text_hash import add_text_hash
+from .writers.carry_over_files import CarryOverFiles
 from .writers.write_files import WriteFiles
 
 
@@ -74,12 +75,13 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
-        shards = write_listings(directory, job.shards, job.earlier)
+        carried, first_segment = job.carry_over.files, len(job.carry_over.segments)
+        shards = write_listings(directory, job.carry_over.shards, job.earlier, carried)
         write = WriteFiles(directory, schema, self.max_file_rows, job.bits, self.vector_encoding)
 
         read = (
             pbegin
-            | "ListShards" >> ReadListing(directory, SHARDS, job.file_io)
+            | "ListShards" >> ReadListing(directory, SHARDS, job.file_io, first_segment)
             | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
         rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
@@ -90,6 +92,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "CanaryVectors" >> beam.Map(canary_from_batch)
         )
         reports = [read.read, read.rejected | "WriteRejected" >> beam.ParDo(write), canary]
+        if carried:
+            reports.append(pbegin | CarryOverFiles(run_path(job.output, previous), directory, job.file_io))
         new = rows
         if job.bits:
             refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
@@ -102,7 +106,13 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
                 known = known | "CheckLengths" >> beam.Map(check_not_truncated).with_output_types(pa.RecordBatch)
             reports.append(known | "WriteReused" >> beam.ParDo(write))
         if job.bits and job.unique_ids:
-            reports.append(rows | FindDuplicateIds(job.bits, spill))
+            ids = rows | "SelectIds" >> beam.Map(select_ids).with_output_types(pa.RecordBatch)
+            if carried:
+                listed = pbegin | "ListFilesWithIds" >> ReadListing(directory, CARRIED, job.file_io)
+                read_ids = beam.FlatMap(ids_of_file, run_path(job.output, previous), job.file_io)
+                carried_ids = listed | "ReadCarriedIds" >> read_ids.with_output_types(pa.RecordBatch)
+                ids = (ids, carried_ids) | "AddCarriedIds" >> beam.Flatten()
+            reports.append(ids | FindDuplicateIds(job.id_bits, spill))
         # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.
         if not self.local:
             new = new | "SpreadBatches" >> beam.Reshuffle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
@@ -21,34 +21,45 @@ from .readers.fields import Fields, TextField
 from .readers.infer_schema import infer_kept_schema
 from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
-from .schemas import ROW, TEXT_HASH, embedded_schema
+from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
+from .snapshots.carry_over import CarryOver, carry_nothing_over, decide_carry_over, files_to_search, kept_fields
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
+from .snapshots.history import last_with_model
 from .snapshots.listing import read_shard_list
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
-from .unchanged import model_files
+from .unchanged import WITHOUT_EFFECT_ON_ROWS, model_files
 
 ROW_BYTES = 100
 
 COMPRESSION_RATIO = 4
 
+# Of earlier rows' hashes: what is read in any case to look up new texts, and what a worker reads in a second.
+LOOKUP_BYTES, READ_BYTES_PER_SECOND = 64 << 20, 100e6
+
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as its workers know it. `bits` is 0 if rows are not shuffled."""
+    """One run, as its workers know it.
+
+    `bits` is 0 if rows are not shuffled; `id_bits` is for ids, which are also those of rows carried over.
+    """
 
     output: str
-    shards: Sequence[Shard] = field(repr=False)
-    shard_count: int
+    carry_over: CarryOver = field(repr=False)
+    read_shards: int
+    carried_files: int
     fields: Fields
     kept: pa.Schema
     model: ModelInfo
     model_files: list[ModelFile]
     options: dict[str, object]
+    force: bool
     bits: int
+    id_bits: int
     previous: Manifest | None = field(repr=False)
     reusable: Manifest | None = field(repr=False)
     leftovers: list[str]
@@ -66,7 +77,7 @@ class Job:
 
     def without_files(self) -> Job:
         """Return the job without its lists of files, which would make a job graph grow with the corpus."""
-        return replace(self, shards=(), earlier=())
+        return replace(self, carry_over=replace(self.carry_over, shards=[], changed=[], files=[]), earlier=())
 
     @property
     def prompt(self) -> str:
@@ -85,13 +96,13 @@ class Job:
 
     @property
     def canary(self) -> Canary | None:
-        """The canary vectors that the encoder must reproduce before anything is reused."""
+        """The canary vectors that the encoder must reproduce before anything is reused or carried over."""
         return self.reusable["canary"] if self.reusable else None
 
     @property
     def row_schema(self) -> pa.Schema:
         """Schema of hashed row batches."""
-        return pa.schema([*ROW, *self.kept, TEXT_HASH])
+        return pa.schema([*ROW, *self.kept, SEGMENT, TEXT_HASH])
 
     @property
     def schema(self) -> pa.Schema:
@@ -125,34 +136,48 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     names = {shard.path: shard.name for shard in read_shard_list(output, previous)} if previous else {}
     shards = find_shards(inputs, options.input_format, options.delimiter, names)
     check_outside(inputs, shards, output)
-    kept = infer_kept_schema(shards, fields, file_io)
+    given = {name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN}
+    comparable = previous if previous is not None and _may_carry_over(previous, given) else None
+    carry_over, kept = _decide(output, comparable, shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
     reusable, notes = _reusable_snapshot(output, previous, model)
+    if comparable and comparable["fingerprint"] != model.fingerprint:
+        carry_over, kept = _decide(output, None, shards, fields, file_io)
+    notes += carry_over.notes
     if model.notice:
         notes.insert(0, model.notice)
-    rows = sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
+    rows = _row_estimate(carry_over.read)
+    carried_rows = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     leftovers: list[str] = []
     earlier: list[str] = []
     if not options.no_dedupe:
         leftovers, leftover_files, alive = _leftovers(output, model.fingerprint)
         notes += alive
         if reusable:
-            earlier = Snapshot(output, reusable["snapshot"], reusable).part_paths()
+            snapshot = Snapshot(output, reusable["snapshot"], reusable)
+            worth = _bytes_worth_reading(output, model.fingerprint, _row_estimate(carry_over.changed))
+            earlier, left_out = files_to_search(carry_over, snapshot.path, snapshot.files, worth)
+            notes += left_out
+            known = {file.name for file in snapshot.files}
+            leftover_files = [path for path in leftover_files if base_name(path) not in known]
         earlier += leftover_files
         if leftover_files:
             notes.append(f"{len(leftover_files)} finished files of {len(leftovers)} unfinished runs are reused")
     job = Job(
         output=output,
-        shards=shards,
-        shard_count=len(shards),
+        carry_over=carry_over,
+        read_shards=len(carry_over.read),
+        carried_files=len(carry_over.files),
         fields=fields,
         kept=kept,
         model=model,
         model_files=files,
-        options={name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN},
+        options=given,
+        force=options.force,
         bits=0 if options.no_dedupe else bucket_bits(rows, local=is_local_run(options)),
+        id_bits=bucket_bits(rows + carried_rows, local=is_local_run(options)),
         previous=previous,
         reusable=reusable,
         leftovers=leftovers,
@@ -191,19 +216,69 @@ def _paths(given: list[str] | str | None) -> list[str]:
 _OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 
+def _row_estimate(shards: Sequence[Shard]) -> int:
+    return sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
+
+
+def _bytes_worth_reading(output: str, fingerprint: str, texts: int) -> float:
+    """Return how many bytes may be read to look up new texts: as many as are read while the model embeds them."""
+    measured = last_with_model(output, fingerprint)
+    if measured is None:
+        return float("inf")
+    seconds = texts * measured["seconds"]["model_seconds"] / max(1, measured["counts"]["model_texts"])
+    return max(LOOKUP_BYTES, seconds * READ_BYTES_PER_SECOND)
+
+
+def _may_carry_over(previous: Manifest, options: Mapping[str, object]) -> bool:
+    """Return whether a run with these options, and the model of a snapshot, would make its rows again."""
+    return (
+        not options.get("force")
+        and previous["tool_version"] == version("audioclip-text")
+        and _deciding_rows(previous["options"]) == _deciding_rows(options)
+    )
+
+
+def _decide(
+    output: str, previous: Manifest | None, shards: list[Shard], fields: Fields, file_io: FileIO
+) -> tuple[CarryOver, pa.Schema]:
+    """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
+
+    Nothing is carried over where kept values need other types than it has.
+    """
+    carry_over = decide_carry_over(output, previous, shards) if previous else carry_nothing_over(shards)
+    if not previous or not carry_over.segments:
+        return carry_over, infer_kept_schema(shards, fields, file_io)
+    known = kept_fields(output, previous, file_io)
+    if known is None:  # no row has a vector, so there is little to carry over
+        return carry_nothing_over(shards), infer_kept_schema(shards, fields, file_io)
+    kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
+    if kept.equals(known):
+        return carry_over, kept
+    note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
+    return carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
+
+
+def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
+
+
 def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo) -> tuple[Manifest | None, list[str]]:
-    """Return the newest complete snapshot of the model's fingerprint, and notes on it and on the current one."""
+    """Return the snapshot whose vectors are reused, and notes on it and on the current one.
+
+    It is the current one if that has the model's fingerprint, and else the newest complete one that has it.
+    """
     name = previous["snapshot"] if previous else None
+    if previous and previous["fingerprint"] == model.fingerprint:
+        return previous, []
     notes = []
-    if previous and previous["fingerprint"] != model.fingerprint:
+    if previous:
         changed = describe_changes(model.fingerprint_parts, previous["fingerprint_parts"])
         notes.append(f"the fingerprint changed since {name} ({changed}): its vectors are not reused")
     for run, files in reversed(list_runs(output).items()):
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
             manifest = read_manifest(output, run)
             if manifest and manifest["fingerprint"] == model.fingerprint:
-                if run != name:
-                    notes.append(f"vectors of {run}, made with this fingerprint, are reused")
+                notes.append(f"vectors of {run}, made with this fingerprint, are reused")
                 return manifest, notes
     return None, notes
 

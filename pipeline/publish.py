@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -21,20 +22,36 @@ from .metrics import pace_by_span
 from .options import rejected_limit
 from .readers.read_shards import ShardsRead
 from .report.html import NAME, write_report
-from .schemas import REASONS
 from .snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
 from .snapshots.listing import read_file_list, write_file_list
 from .snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
 from .snapshots.run_directory import remove_run, remove_spills, run_path
+from .snapshots.segments import Segment, add_rows
+from .writers.carry_over_files import CarriedFile
 from .writers.statistics import FileStats, WrittenFile
 
 _LOGGER = logging.getLogger(__name__)
 
 
 # What the steps of a run tell the publisher.
-RunReport: TypeAlias = "WrittenFile | ShardsRead | Duplicates | Canary"
+RunReport: TypeAlias = "WrittenFile | CarriedFile | ShardsRead | Duplicates | Canary"
 _MAX_EXAMPLES = 10
 _MAX_NAMED = 5  # shards in an error
+
+
+@dataclass
+class SegmentTotals:
+    """The reports of a run on one of the segments that it wrote added up."""
+
+    stats: FileStats = field(default_factory=FileStats)
+    read: int = 0
+    without_texts: int = 0  # documents whose list of texts is missing or empty
+    damage: dict[str, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """The shards that were not read to their end, with the reason."""
+        return {shard: reason for shard, (_, reason) in sorted(self.damage.items())}
 
 
 @dataclass
@@ -44,10 +61,10 @@ class RunTotals:
     stats: FileStats = field(default_factory=FileStats)
     read: int = 0
     read_seconds: float = 0.0
-    without_texts: int = 0  # documents whose list of texts is missing or empty
     parts: list[tuple[str, int, int]] = field(default_factory=list)  # as in ShardsRead
-    damage: dict[str, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
+    segments: dict[int, SegmentTotals] = field(default_factory=lambda: defaultdict(SegmentTotals))
     files: list[FileInfo] = field(default_factory=list)
+    carried: list[FileInfo] = field(default_factory=list)
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
     canary: Canary | None = None
@@ -58,7 +75,7 @@ class RunTotals:
         totals = cls()
         for report in reports:
             totals.add(report)
-        totals.files.sort(key=lambda file: file.name)
+        totals.files.sort(key=_name)
         return totals
 
     def add(self, report: RunReport) -> None:
@@ -67,24 +84,24 @@ class RunTotals:
             self.stats += report.stats
             if report.file is not None:
                 self.files.append(report.file)
+                self.segments[report.file.segment].stats += report.stats
+        elif isinstance(report, CarriedFile):
+            self.carried.append(report.file)
         elif isinstance(report, ShardsRead):
             self.read += report.rows
             self.read_seconds += report.seconds
-            self.without_texts += report.without_texts
+            segment = self.segments[report.segment]
+            segment.read += report.rows
+            segment.without_texts += report.without_texts
             self.stats.add_seconds("read", report.by_second)
             self.parts += report.parts
             for shard, number, reason in report.damaged:
-                self.damage[shard] = min((number, reason), self.damage.get(shard, (number, reason)))
+                segment.damage[shard] = min((number, reason), segment.damage.get(shard, (number, reason)))
         elif isinstance(report, Duplicates):
             self.duplicate_ids += report.ids
             self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
         else:
             self.canary = report
-
-    @property
-    def damaged(self) -> list[str]:
-        """The shards that were not read to their end, with the reason."""
-        return [f"{shard} ({reason})" for shard, (_, reason) in sorted(self.damage.items())]
 
     @property
     def shards(self) -> int:
@@ -95,49 +112,76 @@ class RunTotals:
         return sum(sorted(parts) == [(n, len(parts)) for n in range(len(parts))] for parts in read.values())
 
 
-def check_totals(job: Job, totals: RunTotals, *, directory: str) -> None:
-    """Raise SnapshotError if rows are missing, or if the run exceeds one of the limits it was given."""
-    read, stats = totals.read, totals.stats
+def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, directory: str) -> None:
+    """Raise SnapshotError if rows are missing, or if the run or the snapshot exceeds one of the limits of the run.
+
+    `segments` are all of the snapshot.
+    """
+    read, stats, rows = totals.read, totals.stats, add_rows(segment["rows"] for segment in segments)
     written = sum(file.rows for file in totals.files)
-    if not read == stats.embedded + stats.reused + stats.rejected == written or totals.shards != job.shard_count:
+    if (
+        not read == stats.vectors + stats.rejected == written
+        or totals.shards != job.read_shards
+        or any(segment.read != segment.stats.vectors + segment.stats.rejected for segment in totals.segments.values())
+    ):
         raise SnapshotError(
-            f"rows do not add up: read {read} from {totals.shards} of {job.shard_count} shards, embedded "
+            f"rows do not add up: read {read} from {totals.shards} of {job.read_shards} shards, embedded "
             f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
             f"run again, and report this if it happens twice"
         )
-    if len(totals.damaged) > job.allow_damaged:
-        more = f", and {len(totals.damaged) - _MAX_NAMED} more" if len(totals.damaged) > _MAX_NAMED else ""
+    carried = sum(segment["rows"]["read"] for segment in job.carry_over.segments)
+    if len(totals.carried) != job.carried_files or sum(file.rows for file in totals.carried) != carried:
         raise SnapshotError(
-            f"{len(totals.damaged)} of {job.shard_count} shards could not be read to the end: "
-            f"{'; '.join(sorted(totals.damaged)[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their "
-            f"other rows with --allow_damaged {len(totals.damaged)}"
+            f"{len(totals.carried)} of {job.carried_files} files were carried over; run again, and report this if it "
+            f"happens twice"
         )
-    if not stats.embedded + stats.reused and not job.allow_empty:
-        if read:
-            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in stats.rejected_by_reason.most_common())
+    shards, damaged = sum(segment["shards"] for segment in segments), _damaged(segments)
+    if len(damaged) > job.allow_damaged:
+        more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
+        raise SnapshotError(
+            f"{len(damaged)} of {shards} shards could not be read to the end: "
+            f"{'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their "
+            f"other rows with --allow_damaged {len(damaged)}"
+        )
+    if not rows["vectors"] and not job.allow_empty:
+        if rows["read"]:
+            reasons = Counter(rows["rejected_by_reason"]).most_common()
             raise SnapshotError(
-                f"all {read:,} rows were rejected ({reasons}): check --text_field and {directory}/rejected-*.parquet, or "
-                f"publish an empty snapshot with --allow_empty"
+                f"all {rows['read']:,} rows were rejected ({', '.join(f'{reason} {n:,}' for reason, n in reasons)}): check "
+                f"--text_field and {directory}/rejected-*.parquet, or publish an empty snapshot with --allow_empty"
             )
         raise SnapshotError(
-            f"no row was read from {job.shard_count} shards: check --input, or publish an empty snapshot with --allow_empty"
+            f"no row was read from {shards} shards: check --input, or publish an empty snapshot with --allow_empty"
         )
-    if stats.rejected > rejected_limit(job.max_rejected, read):
-        raise SnapshotError(
-            f"{stats.rejected} of {read} rows were rejected, more than --max_rejected {job.max_rejected}; the "
-            f"reasons are in {directory}/rejected-*.parquet"
-        )
+    for what, rejected, of in (
+        ("", stats.rejected, read),
+        (", with those carried over,", rows["rejected"], rows["read"]),
+    ):
+        if rejected > rejected_limit(job.max_rejected, of):
+            raise SnapshotError(
+                f"{rejected} of {of} rows{what} were rejected, more than --max_rejected {job.max_rejected}; the "
+                f"reasons are in {directory}/rejected-*.parquet"
+            )
     if job.unique_ids and totals.duplicate_ids:
         raise SnapshotError(
             f"{totals.duplicate_ids} ids occur more than once, and --unique_ids forbids that; among them "
             f"{', '.join(map(repr, totals.duplicate_examples[:5]))}"
         )
-    before = job.previous["counts"]["read"] if job.previous else 0
-    if read < before * job.max_shrink:
+    before = job.previous["totals"]["read"] if job.previous else 0
+    if rows["read"] < before * job.max_shrink:
         raise SnapshotError(
-            f"the corpus shrank from {before} rows to {read}, below --max_shrink {job.max_shrink}; if "
+            f"the corpus shrank from {before} rows to {rows['read']}, below --max_shrink {job.max_shrink}; if "
             f"that is right, run again with a lower --max_shrink"
         )
+
+
+def _damaged(segments: Iterable[Segment]) -> list[str]:
+    """Return the shards that were not read to their end, with the reason."""
+    return sorted(f"{shard} ({reason})" for segment in segments for shard, reason in segment["damaged"].items())
+
+
+def _name(file: FileInfo) -> str:
+    return file.name
 
 
 def check_same_rows(published: Manifest, totals: RunTotals) -> None:
@@ -158,6 +202,11 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, job: Job, snapshot: str, shards: ListingInfo, started: float) -> None:
         self.job, self.snapshot, self.shards, self.started = job.without_files(), snapshot, shards, started
+        # Number and bytes of the shards of each segment that the run writes, in the order of the segments' numbers.
+        self.new = {shard.segment: [0, 0] for shard in job.carry_over.read}
+        for shard in job.carry_over.read:
+            self.new[shard.segment][0] += 1
+            self.new[shard.segment][1] += shard.bytes
         self.directory = run_path(job.output, snapshot)
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
@@ -175,31 +224,38 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             self._clean_up(published, read_file_list(job.output, published))
             yield published
             return
-        check_totals(job, totals, directory=self.directory)
+        segments = self._segments(totals)
+        check_totals(job, totals, segments, directory=self.directory)
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded; run again")
         notes = list(job.notes)
         if job.reusable and not canaries_agree(totals.canary, job.canary, job.dtype):
-            notes.append(
-                f"the encoder gives other canary vectors than in {job.reusable['snapshot']}: nothing was reused"
+            other = (
+                f"the encoder gives other canary vectors than in {job.reusable['snapshot']}, of the same fingerprint"
             )
-        if totals.damaged:
-            notes.append(
-                f"{len(totals.damaged)} shards could not be read to the end: {'; '.join(sorted(totals.damaged))}"
-            )
-        lost = missing_files(self.directory, totals.files)
+            if not job.force:
+                raise SnapshotError(
+                    f"{other}: vectors of both would not be comparable; find out what changed (hardware, libraries), or "
+                    f"embed every text again with --force"
+                )
+            notes.append(f"{other}: nothing was reused")
+        damaged = _damaged(segments)
+        if damaged:
+            notes.append(f"{len(damaged)} shards could not be read to the end: {'; '.join(damaged)}")
+        files = sorted([*totals.carried, *totals.files], key=_name)
+        lost = missing_files(self.directory, files)
         if lost:
             raise SnapshotError(
-                f"{len(lost)} of {len(totals.files)} finished files are gone from {self.directory} or not as they were "
+                f"{len(lost)} of {len(files)} finished files are gone from {self.directory} or not as they were "
                 f"written ({', '.join(lost[:3])}); run again"
             )
-        manifest = self._manifest(totals, totals.canary, notes)
+        manifest = self._manifest(totals, segments, files, totals.canary, notes)
         try:
-            manifest["report"] = write_report(job.output, manifest, totals.files, totals.stats)
+            manifest["report"] = write_report(job.output, manifest, files)
         except Exception as error:  # a snapshot without its page is still complete
             manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
         publish(job.output, manifest)
-        self._clean_up(manifest, totals.files)
+        self._clean_up(manifest, files)
         yield manifest
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
@@ -216,7 +272,33 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             except Exception as error:
                 _LOGGER.warning("%s cannot be removed: %s", what, error)
 
-    def _manifest(self, totals: RunTotals, canary: Canary, notes: list[str]) -> Manifest:
+    def _segments(self, totals: RunTotals) -> list[Segment]:
+        """Return the segments of the snapshot: those carried over, and those that the run wrote."""
+        segments = list(self.job.carry_over.segments)
+        for number, (shards, size) in sorted(self.new.items()):
+            new = totals.segments[number]
+            segments.append(
+                {
+                    "run": self.snapshot,
+                    "checkpoint": self.job.model.name,
+                    "shards": shards,
+                    "bytes": size,
+                    "rows": new.stats.row_counts(new.without_texts),
+                    "damaged": new.damaged,
+                    "token_counts": {str(number): rows for number, rows in sorted(new.stats.token_counts.items())},
+                    "norm_bins": {str(number): rows for number, rows in sorted(new.stats.norm_bins.items())},
+                }
+            )
+        return segments
+
+    def _manifest(
+        self,
+        totals: RunTotals,
+        segments: list[Segment],
+        files: Sequence[FileInfo],
+        canary: Canary,
+        notes: list[str],
+    ) -> Manifest:
         job, model, stats = self.job, self.job.model, totals.stats
         counts: Counts = {
             "read": totals.read,
@@ -230,14 +312,12 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "slots": stats.slots,
             "micro_batches": stats.micro_batches,
             "oom_retries": stats.oom_retries,
-            "rejected_by_reason": {
-                reason: stats.rejected_by_reason[reason] for reason in REASONS if reason in stats.rejected_by_reason
-            },
+            "rejected_by_reason": stats.row_counts(0)["rejected_by_reason"],
         }
         if job.bits and job.unique_ids:
             counts["duplicate_ids"] = totals.duplicate_ids
         if any("[]" in field.text for field in job.fields.texts):
-            counts["without_texts"] = totals.without_texts
+            counts["without_texts"] = sum(segment.without_texts for segment in totals.segments.values())
         seconds = {
             "total": round(time.time() - self.started, 3),
             "read_seconds": round(totals.read_seconds, 6),
@@ -257,9 +337,11 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "dim": model.dim,
             "options": job.options,
             "counts": counts,
+            "totals": add_rows(segment["rows"] for segment in segments),
+            "segments": segments,
             "seconds": seconds,
             "pace": pace_by_span(stats.by_second, self.started, seconds["total"]),
-            "files": write_file_list(self.directory, totals.files),
+            "files": write_file_list(self.directory, files),
             "shards": self.shards,
             "model_files": job.model_files,
             "canary": canary,

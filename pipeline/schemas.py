@@ -36,6 +36,9 @@ ROW = pa.schema(
     ]
 )
 
+# What ReadShards adds to row batches and rejected batches: the number of the segment of the snapshot that they belong to.
+SEGMENT = pa.field("_segment", pa.int8(), nullable=False)
+
 # The last column of a hashed row batch: blake2b-128 of the text as it enters the tokenizer.
 TEXT_HASH = pa.field("text_hash", pa.binary(16), nullable=False)
 

@@ -15,6 +15,7 @@ from ..model.versions import VERSION_PARTS, tokenizer_versions
 from .flags import add_flags
 from .io.filesystem import is_local
 from .io.versions import list_remote, local_file
+from .readers.shard import Shard
 from .readers.shards import find_shards
 from .snapshots.commit import current_name, missing_files, read_manifest
 from .snapshots.listing import read_file_list, read_shard_list, shard_row
@@ -36,6 +37,16 @@ WITHOUT_EFFECT = frozenset(
         "force",
     }
 )
+
+# Options that decide whether a snapshot is published and how its rows are spread over files, but not which rows it has.
+WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
+    "max_file_rows",
+    "max_rejected",
+    "max_shrink",
+    "unique_ids",
+    "allow_damaged",
+    "allow_empty",
+}
 
 
 def model_files(checkpoint: str, tokenizer_path: str | None) -> list[ModelFile]:
@@ -92,7 +103,11 @@ def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest)
     earlier = read_shard_list(output, manifest)
     names = {shard.path: shard.name for shard in earlier}
     shards = find_shards(inputs, options["input_format"], options["delimiter"], names)  # type: ignore[arg-type]
-    return sorted(map(shard_row, shards), key=_path) == sorted(map(shard_row, earlier), key=_path)
+    return sorted(map(_state, shards), key=_path) == sorted(map(_state, earlier), key=_path)
+
+
+def _state(shard: Shard) -> dict[str, object]:
+    return {**shard_row(shard), "segment": None}
 
 
 def _path(row: dict[str, object]) -> str:

@@ -153,6 +153,20 @@ def run_rollback(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def run_changes(arguments: argparse.Namespace) -> int:
+    """Compare two snapshots."""
+    from ..changes.compare_snapshots import find_changes
+
+    changes = find_changes(arguments.output, arguments.before, arguments.now, target=arguments.target)
+    print_result(
+        f"from {changes.before or 'nothing'} to {changes.now}: {changes.added:,} added, {changes.changed:,} changed, "
+        f"{changes.removed:,} removed"
+    )
+    if arguments.target:
+        print_result(f"{len(changes.files):,} files in {arguments.target}")
+    return EXIT_DONE
+
+
 def run_gc(arguments: argparse.Namespace) -> int:
     """Remove old snapshots and the files of dead runs."""
     from ..snapshots.history import gc

@@ -38,7 +38,7 @@ def embed(argv: Sequence[str]) -> int:
             print_note(note)
         if job.model.untrained:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
-        total = sum(shard.bytes for shard in job.shards)
+        total = sum(shard.bytes for shard in job.carry_over.read)
         with show_progress(total_bytes=total):
             finished = run(corpus, options)
     except (RuntimeError, OSError) as error:
@@ -87,8 +87,18 @@ def run_summary(output: str, manifest: Manifest) -> str:
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
     path = run_path(output, manifest["snapshot"])
     model = seconds.get("model_seconds", 0) + seconds.get("tokenize_seconds", 0)
+    totals = manifest["totals"]
+    carried = totals["read"] - counts["read"]
     lines = [
         f"snapshot  {path}",
+        *(
+            [
+                f"corpus    {totals['read']:,} rows = {totals['vectors']:,} with vectors + {totals['rejected']:,} rejected; "
+                f"{carried:,} carried over unread"
+            ]
+            if carried
+            else []
+        ),
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
         f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
         f"model     {counts['model_texts']:,} texts, {counts['tokens']:,} tokens"

@@ -237,8 +237,22 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("--remake", action="store_true", help="make the report again from the part files")
+    parser.add_argument("--remake", action="store_true", help="make the report again")
     parser.add_argument("--open", action="store_true", help="open the report in a browser on this machine")
+
+
+def _changes_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument(
+        "--from", dest="before", metavar="SNAPSHOT", help="older snapshot (default: the one before the newer)"
+    )
+    parser.add_argument("--to", dest="now", metavar="SNAPSHOT", help="newer snapshot (default: the current one)")
+    parser.add_argument(
+        "--output",
+        dest="target",
+        metavar="DIR",
+        help="new directory for the rows, as Parquet files (default: none, the numbers are printed)",
+    )
 
 
 def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
@@ -291,6 +305,12 @@ COMMANDS: dict[str, Command] = {
         commands.run_report,
         "print the path of the current snapshot's report.html; make it if it is missing",
         _report_arguments,
+        "object stores",
+    ),
+    "changes": Command(
+        commands.run_changes,
+        "compare two snapshots: the ids that were added, changed and removed, with their rows",
+        _changes_arguments,
         "object stores",
     ),
     "rollback": Command(

@@ -19,7 +19,7 @@ from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
-from ..io.filesystem import is_local, remove_below
+from ..io.filesystem import base_name, is_local, remove_below
 from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
@@ -77,7 +77,7 @@ def _run_and_count(
     if is_local(listings):
         os.makedirs(listings, exist_ok=True)
     try:
-        write_listings(listings, job.shards, job.earlier)
+        write_listings(listings, job.carry_over.shards, job.earlier)
         _build(pipeline, job, handler, options.batch_size, spill=spill, listings=listings)
         result = pipeline.run()
         result.wait_until_finish()
@@ -94,7 +94,7 @@ def _build(
     """Build the pipeline that counts what the listings in the directory `listings` name."""
     read = (
         pipeline
-        | "ListShards" >> ReadListing(listings, SHARDS, job.file_io)
+        | "ListShards" >> ReadListing(listings, SHARDS, job.file_io, len(job.carry_over.segments))
         | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
     )
     rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
@@ -119,10 +119,17 @@ def _build(
 def plan_summary(job: Job, counts: dict[str, int]) -> str:
     """Return the plan as lines for a terminal."""
     number = {name: counts.get(name, 0) for name in _NAMES}
+    carry_over = job.carry_over
+    carried = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
+    carried_bytes = sum(file.bytes for file in carry_over.files)
+    read, read_bytes = len(carry_over.read), sum(shard.bytes for shard in carry_over.read)
+    number["same"] += carried
     texts, tokens = number["texts"], number["tokens"]
     against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
     lines = [
         f"against   {against}",
+        f"shards    {len(carry_over.shards) - read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
+        f"{read:,} read ({read_bytes:,} bytes)",
         f"rows      {number['new']:,} new, {number['changed']:,} changed, {number['same']:,} the same, "
         f"{number['removed']:,} removed; {number['rejected']:,} rejected",
         f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
@@ -154,10 +161,12 @@ def _count_new(batch: pa.RecordBatch, handler: RecordBatchHandler) -> None:
 
 
 def _files(job: Job) -> list[str]:
-    """Return the part files of the current snapshot."""
+    """Return the part files of the current snapshot that are not carried over."""
     if not job.previous:
         return []
-    return Snapshot(job.output, job.previous["snapshot"], job.previous).part_paths()
+    carried = {file.name for file in job.carry_over.files}
+    paths = Snapshot(job.output, job.previous["snapshot"], job.previous).part_paths()
+    return [path for path in paths if base_name(path) not in carried]
 
 
 _IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.bool_())]))

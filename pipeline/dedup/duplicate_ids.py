@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from ..io.file_io import FileIO
+from ..io.filesystem import join
 from ..schemas import ROW
+from ..snapshots.manifest import FileInfo
 from .buckets import Buckets, read_rows
 from .spill import PieceCodec
 
@@ -26,20 +30,31 @@ class Duplicates:
 
 
 class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
-    """Row batches to one Duplicates for each bucket of ids in which an id occurs more than once."""
+    """Batches of ids to one Duplicates for each bucket of ids in which an id occurs more than once."""
 
     def __init__(self, bits: int, spill: str | None) -> None:
         super().__init__()
         self.bits, self.spill = bits, spill
 
-    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+    def expand(self, ids: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count them in each."""
         return (
-            rows
-            | "SelectIds" >> beam.Map(lambda batch: batch.select(["id"])).with_output_types(pa.RecordBatch)
+            ids
             | "MeetInBuckets" >> Buckets(_CODEC, "id", self.bits, self.spill)
             | "CountDuplicates" >> beam.FlatMap(_duplicates)
         )
+
+
+def select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the column of ids alone."""
+    return batch.select(["id"])
+
+
+def ids_of_file(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
+    """Yield the ids of a part file in `directory`; nothing of a file of rejected rows."""
+    if file.is_part:
+        with file_io.open(join(directory, file.name)) as handle:
+            yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=["id"])
 
 
 def _duplicates(element: tuple[int, Iterable[bytes]]) -> Iterator[Duplicates]:

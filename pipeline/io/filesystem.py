@@ -7,6 +7,7 @@ exponential back-off and jitter, for up to RETRY_SECONDS.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -19,13 +20,15 @@ from contextlib import suppress
 from typing import IO, NamedTuple, TypeVar
 
 from . import beam_files
-from .object_store import UPLOADERS, delete_objects, s3_object
+from .object_store import SAME_CONTENT, UPLOADERS, delete_objects, s3_object
 
 RETRY_SECONDS = 300
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each reduced by up to a half at random
 
 COPY_BYTES = 8 << 20
+
+_PLAIN = "uncompressed"  # whatever the name ends with
 
 HASH_BYTES = 1 << 20
 
@@ -265,6 +268,71 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
 
     # 404 and 410: the upload does not exist any more, for instance because it was finished and the answer was lost.
     with_retries(path, "written", attempt, also=(404, 410))
+
+
+def copy_file(source: str, target: str, size: int, sha256: str) -> None:
+    """Make `target` a finished file with the content of `source`, of that size in bytes and that sha256.
+
+    On a local disk it is a hard link where the disk has those, on an object store a copy that is made there. If the service
+    does not confirm that both have the same content, the copy is read. A `target` that exists with that content is left as
+    it is, so that a call can be repeated.
+
+    Raises:
+        OSError: `source` does not exist or cannot be copied, or has another content.
+    """
+    if is_local(target):
+        _link_or_copy(source, target, size, sha256)
+        return
+    scheme = target.partition("://")[0]
+
+    def attempt() -> None:
+        beam_files.FileSystems.copy([source], [target])
+
+    with_retries(source, "copied", attempt)
+    same = SAME_CONTENT.get(scheme)
+    if not (same and with_retries(target, "compared", lambda: same(source, target))):
+        _check_content(target, size, sha256)
+
+
+def _link_or_copy(source: str, target: str, size: int, sha256: str) -> None:
+    if os.path.exists(target):  # of an earlier call
+        if os.path.exists(source) and os.path.samefile(source, target) and os.path.getsize(target) == size:
+            return
+        _check_content(target, size, sha256)
+        return
+    if os.path.getsize(source) != size:
+        raise OSError(errno.EIO, f"{source} has {os.path.getsize(source):,} bytes instead of {size:,}")
+    try:
+        os.link(source, target)
+        return
+    except FileExistsError:  # another attempt was faster
+        _link_or_copy(source, target, size, sha256)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
+            raise
+    file = AtomicFile(f"{target}.{os.getpid()}.tmp")
+    try:
+        with open(source, "rb") as handle:
+            shutil.copyfileobj(handle, file.handle, COPY_BYTES)
+        file.handle.flush()
+        _check_content(file.temporary, size, sha256)
+        file.commit(target)
+    except BaseException:
+        file.discard()
+        raise
+
+
+def _check_content(path: str, size: int, sha256: str) -> None:
+    def attempt() -> tuple[int, str]:
+        with (
+            open(path, "rb") if is_local(path) else beam_files.FileSystems.open(path, compression_type=_PLAIN) as handle
+        ):
+            digest = sha256_of(handle)
+            return handle.tell(), digest
+
+    if with_retries(path, "read", attempt) != (size, sha256):
+        raise OSError(errno.EIO, f"{path} has another content than the list of files says")
 
 
 def remove(paths: Sequence[str]) -> None:

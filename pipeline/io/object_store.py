@@ -85,6 +85,27 @@ class _Unclosable:
 UPLOADERS: dict[str, Callable[[IO[bytes], str, str], None]] = {"gs": _upload_gcs, "s3": _upload_s3}
 
 
+def _same_content_gcs(source: str, target: str) -> bool:
+    blobs = [bucket.get_blob(name) for bucket, name in map(gcs_object, (source, target))]
+    return all(blobs) and blobs[0].crc32c is not None and blobs[0].crc32c == blobs[1].crc32c
+
+
+def _same_content_s3(source: str, target: str) -> bool:
+    heads = []
+    for client, bucket, key in map(s3_object, (source, target)):
+        heads.append(client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED"))
+    if heads[0]["ContentLength"] != heads[1]["ContentLength"]:
+        return False
+    # The ETag of an object that was uploaded in parts is not a digest of its content, and that of its copy is another one.
+    checksums = [head.get("ChecksumCRC64NVME") for head in heads]
+    tags = [head["ETag"] for head in heads]
+    return checksums[0] == checksums[1] is not None or (tags[0] == tags[1] and "-" not in tags[0])
+
+
+# By scheme: whether the checksums of an object store show that two objects have the same content.
+SAME_CONTENT: dict[str, Callable[[str, str], bool]] = {"gs": _same_content_gcs, "s3": _same_content_s3}
+
+
 def delete_objects(paths: list[str]) -> None:
     """Delete objects of one object store; one that does not exist is not an error.
 

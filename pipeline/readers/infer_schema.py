@@ -17,11 +17,28 @@ from .shard import InputError, Shard
 
 PEEKED_SHARDS = 16
 
-OWN_COLUMNS = ("id", "text", "text_hash", "n_tokens", "truncated", "embedding", "shard", "row", "reason", "detail")
+OWN_COLUMNS = (
+    "id",
+    "text",
+    "text_hash",
+    "n_tokens",
+    "truncated",
+    "embedding",
+    "shard",
+    "row",
+    "_segment",
+    "reason",
+    "detail",
+)
 
 
-def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO()) -> pa.Schema:
+def infer_kept_schema(
+    shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO(), known: pa.Schema | None = None
+) -> pa.Schema:
     """Return the schema of the kept fields, with the types that they have in up to 16 shards.
+
+    `known` is the schema of shards that are not given, in which the fields exist: a type is then that of `known` if the
+    values of these shards fit it.
 
     Raises InputError if no record has a field (the message names those that exist), if a field has a type or a name that
     it must not have, if fields are given and no shard has any, if a header cannot name fields, if all shards are UTF-16,
@@ -29,21 +46,23 @@ def infer_kept_schema(shards: Sequence[Shard], fields: Fields, file_io: FileIO =
     """
     _check_names(fields)
     with_fields = [shard for shard in shards if READERS[shard.format].has_fields]
-    if not with_fields:
+    if not with_fields and known is None:
         _check_no_fields(fields)
     step = max(1, len(with_fields) // PEEKED_SHARDS)
     summary = FieldSummary()
     for shard in with_fields[::step][:PEEKED_SHARDS]:
         _peek(shard, fields, summary, file_io)
-    if summary.encoding and not summary.names:
+    if summary.encoding and not summary.names and known is None:
         raise InputError(summary.encoding)
-    if summary.names:
+    if summary.names and known is None:
         unknown = [path for path in fields.columns if path not in summary.paths]
         if unknown:
             raise InputError(
                 f"no record has the field {', '.join(map(repr, unknown))}; the fields are {', '.join(summary.names)}"
             )
-    return pa.schema([pa.field(name, _common(name, summary.kept_types.get(name, []))) for name in fields.keep])
+    earlier = [known.field(name).type for name in fields.keep] if known is not None else [pa.null()] * len(fields.keep)
+    kinds = {name: [kind, *summary.kept_types.get(name, [])] for name, kind in zip(fields.keep, earlier, strict=True)}
+    return pa.schema([pa.field(name, _common(name, kinds[name])) for name in fields.keep])
 
 
 def _check_names(fields: Fields) -> None:

@@ -17,10 +17,14 @@ PART_BYTES = 64 << 20  # of row groups in one part of a Parquet shard
 
 
 def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
-    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order."""
+    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order.
+
+    The shards of a group are of one segment.
+    """
     group, size = list[Shard](), 0
     for shard in shards:
-        if group and (len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES):
+        full = len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES
+        if group and (full or shard.segment != group[0].segment):
             yield group
             group, size = [], 0
         group.append(shard)

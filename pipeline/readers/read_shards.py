@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 
 from ..io.file_io import FileIO
 from ..metrics import BytesRead, count, rows_by_second
+from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields
@@ -58,7 +60,8 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of texts is missing or empty.
+    were not read to their end; `without_texts` counts documents whose list of texts is missing or empty. All are of one
+    segment.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -67,6 +70,7 @@ class ShardsRead:
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
     without_texts: int = 0
+    segment: int = 0
 
     def add(self, builder: BatchBuilder) -> None:
         """Add a part that was read."""
@@ -103,7 +107,10 @@ class _Gathered:
 
 
 class _ReadParts(beam.DoFn):  # type: ignore[misc]
-    """Parts -> row batches; rejected batches are tagged "rejected", a ShardsRead is tagged "read"."""
+    """Parts -> row batches with SEGMENT; rejected batches are tagged "rejected", a ShardsRead is tagged "read".
+
+    The parts of an element are of one segment.
+    """
 
     def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, file_io: FileIO) -> None:
         self.fields, self.kept = fields, kept.serialize().to_pybytes()
@@ -111,7 +118,7 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
     def process(self, parts: list[Part]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read parts as a stream. Raises InputError if a shard is not the version that was listed."""
-        read = ShardsRead()
+        read = ShardsRead(segment=parts[0].shard.segment)
         began = time.perf_counter()
         for output in self._read(parts, read):
             read.seconds += time.perf_counter() - began
@@ -130,13 +137,21 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
                 read.rows += size
                 count("rows_read", size)
                 read.by_second.update(rows_by_second(size))
-                yield from rows.add(row_batch)
+                for batch in rows.add(row_batch):
+                    yield _in_segment(batch, read.segment)
                 for batch in rejected.add(rejected_batch):
-                    yield beam.pvalue.TaggedOutput("rejected", batch)
+                    yield beam.pvalue.TaggedOutput("rejected", _in_segment(batch, read.segment))
             read.add(builder)
-        yield from rows.flush()
+        for batch in rows.flush():
+            yield _in_segment(batch, read.segment)
         for batch in rejected.flush():
-            yield beam.pvalue.TaggedOutput("rejected", batch)
+            yield beam.pvalue.TaggedOutput("rejected", _in_segment(batch, read.segment))
+
+
+def _in_segment(batch: pa.RecordBatch, segment: int) -> pa.RecordBatch:
+    """Return the batch with SEGMENT as its last column."""
+    column = pa.array(np.full(batch.num_rows, segment, np.int8))
+    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(SEGMENT))
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]

@@ -34,7 +34,8 @@ class Shard:
     """One input file.
 
     `name` is its path below the fixed part of the glob, as ids contain it; `bytes` and `version` are those that were listed,
-    and a read of another version fails; `delimiter` is that of csv, if it was given.
+    and a read of another version fails; `delimiter` is that of csv, if it was given; `segment` is the number of the segment
+    of the snapshot that its rows belong to.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Shard:
     bytes: int
     version: str
     delimiter: str | None = None
+    segment: int = 0
 
     @property
     def listed(self) -> ListedFile:

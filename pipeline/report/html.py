@@ -16,7 +16,7 @@ from ..snapshots.commit import read_manifest
 from ..snapshots.fingerprint import describe_changes
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
-from ..snapshots.snapshot import iter_rows, open_snapshot
+from ..snapshots.snapshot import open_snapshot
 from ..terminal import printable
 from ..writers.statistics import MAX_TOKENS, FileStats
 from . import plots
@@ -90,8 +90,11 @@ def render(
     )
 
 
-def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo], stats: FileStats) -> str:
+def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> str:
     """Write the page of a run whose files are finished, and return its name. Raise whatever goes wrong."""
+    stats = FileStats()
+    for segment in manifest["segments"]:
+        stats.add_histograms(segment["token_counts"], segment["norm_bins"])
     directory = run_path(output, manifest["snapshot"])
     previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
     data = render(manifest, files, stats, read_sample(directory, files), previous).encode()
@@ -101,14 +104,11 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo], sta
 
 
 def ensure_report(output: str, *, remake: bool = False) -> str:
-    """Return the path of the current snapshot's page, written from its part files if it is missing or `remake` is set."""
+    """Return the path of the current snapshot's page, written if it is missing or `remake` is set."""
     snapshot = open_snapshot(output)
     path: str = join(snapshot.path, NAME)
     if remake or not FileSystems.exists(path):
-        stats = FileStats()
-        for batch in iter_rows(snapshot, ("n_tokens", "embedding")):
-            stats.add_vectors(batch)
-        write_report(output, snapshot.manifest, snapshot.files, stats)
+        write_report(output, snapshot.manifest, snapshot.files)
     return path
 
 

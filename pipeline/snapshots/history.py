@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Literal
 
 from ..errors import SnapshotError
 from ..io.filesystem import remove
@@ -13,7 +12,7 @@ from .dead_runs import dead_runs
 from .manifest import Manifest
 from .run_directory import is_complete, list_runs, remove_run, run_path
 
-_COLUMNS: tuple[Literal["read", "embedded", "reused", "rejected"], ...] = ("read", "embedded", "reused", "rejected")
+_COLUMNS = ("rows", "carried", "embedded", "reused", "rejected")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,9 +26,16 @@ def log(output: str) -> list[str]:
     """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one."""
     current = require_current(output)
     lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
-    for name, manifest in _finished(output, reads=("counts", "weights", "checkpoint")).items():
-        counts, checkpoint = manifest["counts"], manifest["checkpoint"]["name"]
-        numbers = " ".join(f"{counts[column]:>10}" for column in _COLUMNS)
+    for name, manifest in _finished(output, reads=("counts", "totals", "weights", "checkpoint")).items():
+        counts, totals, checkpoint = manifest["counts"], manifest["totals"], manifest["checkpoint"]["name"]
+        columns = (
+            totals["read"],
+            totals["read"] - counts["read"],
+            counts["embedded"],
+            counts["reused"],
+            totals["rejected"],
+        )
+        numbers = " ".join(f"{number:>10}" for number in columns)
         weights = " (untrained)" if manifest["weights"] == "untrained" != checkpoint else ""
         lines.append(f"{'*' if name == current else ' '} {name:<26} {numbers}  {checkpoint}{weights}")
     return lines

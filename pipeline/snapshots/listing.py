@@ -24,7 +24,7 @@ from ..readers.shards import absolute_path
 from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
 
-SHARDS, EARLIER = "_shards.parquet", "_earlier.parquet"
+SHARDS, EARLIER, CARRIED = "_shards.parquet", "_earlier.parquet", "_carried.parquet"
 _SHARD_SCHEMA = pa.schema(
     [
         pa.field("path", pa.binary(), nullable=False),  # on a disk a path need not be UTF-8
@@ -34,6 +34,7 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("delimiter", pa.string()),
+        pa.field("segment", pa.int32(), nullable=False),
     ]
 )
 _EARLIER_SCHEMA = pa.schema([pa.field("path", pa.binary(), nullable=False)])
@@ -43,13 +44,18 @@ _FILE_SCHEMA = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("segment", pa.int32(), nullable=False),
         pa.field("lowest_hash", pa.string()),
     ]
 )
 
 
-def write_listings(directory: str, shards: Sequence[Shard], earlier: Sequence[str]) -> ListingInfo:
-    """Write the two listings that a run begins with into `directory`; return what the manifest says of the shards."""
+def write_listings(
+    directory: str, shards: Sequence[Shard], earlier: Sequence[str], carried: Sequence[FileInfo] = ()
+) -> ListingInfo:
+    """Write the listings that a run begins with into `directory`; return what the manifest says of the shards."""
+    if carried:
+        _write(directory, CARRIED, _encode(pa.Table.from_pylist([asdict(file) for file in carried], _FILE_SCHEMA)))
     _write(directory, EARLIER, _encode(pa.table({"path": [os.fsencode(path) for path in earlier]}, _EARLIER_SCHEMA)))
     data = _encode(pa.Table.from_pylist([shard_row(shard) for shard in shards], _SHARD_SCHEMA))
     return _write(directory, SHARDS, data, len(shards))
@@ -116,14 +122,17 @@ def _write(directory: str, name: str, data: bytes, entries: int = 0) -> ListingI
     return {"name": name, "entries": entries, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read_listing(path: str, file_io: FileIO = FileIO()) -> Iterator[Shard | str]:
+def read_listing(path: str, file_io: FileIO = FileIO()) -> Iterator[Shard | FileInfo | str]:
     """Yield the entries of the listing at `path`."""
     with file_io.open(path) as handle:
         file = pq.ParquetFile(handle)
-        is_shards = file.schema_arrow.names == _SHARD_SCHEMA.names
+        names = file.schema_arrow.names
         for batch in file.iter_batches():
             for row in batch.to_pylist():
-                yield _shard(row) if is_shards else os.fsdecode(row["path"])
+                if names == _FILE_SCHEMA.names:
+                    yield FileInfo(**row)
+                else:
+                    yield _shard(row) if names == _SHARD_SCHEMA.names else os.fsdecode(row["path"])
 
 
 def _shard(row: dict[str, Any]) -> Shard:

@@ -13,11 +13,12 @@ from ..errors import SnapshotError
 from ..io.json_file import Json
 from ..metrics import Pace
 from .fingerprint import fingerprint_of
+from .segments import RowCounts, Segment, add_rows
 from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
 # audioclip-text reads the formats of all releases before it.
-FORMAT = 2
+FORMAT = 3
 
 MAX_DIM = 1 << 16
 
@@ -32,17 +33,21 @@ _REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
 _ROW_COUNTS: tuple[Literal["read", "embedded", "reused", "rejected", "truncated"], ...]
 _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 
+_TOTALS: tuple[Literal["read", "vectors", "rejected", "truncated", "without_texts"], ...]
+_TOTALS = ("read", "vectors", "rejected", "truncated", "without_texts")
+
 _MAX_FAULTS = 3  # in one error message
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A finished file of a snapshot; `lowest_hash` is the lowest text hash in a part file, in hex."""
+    """A finished file of a snapshot: the number of its segment, and the lowest text hash in a part file, in hex."""
 
     name: str
     rows: int
     bytes: int
     sha256: str
+    segment: int
     lowest_hash: str | None = None
 
     @property
@@ -89,7 +94,10 @@ class _RequiredCounts(TypedDict):
 
 
 class Counts(_RequiredCounts, total=False):
-    """The counts of a run: rows by outcome, and the model's work. `duplicate_ids` is present if ids were checked."""
+    """The counts of a run: rows that it read, by outcome, and the model's work; rows carried over are in none of them.
+
+    `duplicate_ids` is present if ids were checked.
+    """
 
     duplicate_ids: int
     without_texts: int
@@ -107,6 +115,8 @@ class _RequiredKeys(TypedDict):
     dim: int
     options: dict[str, object]
     counts: Counts
+    totals: RowCounts
+    segments: list[Segment]
     seconds: dict[str, float]
     files: ListingInfo
     shards: ListingInfo
@@ -214,7 +224,9 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
             yield f"{key} is {word!r:.80}, expected {' or '.join(choices)}"
     if not 0 < manifest["dim"] <= MAX_DIM:
         yield f"dim is {manifest['dim']}, expected 1 to {MAX_DIM:,}"
+    totals = manifest["totals"]
     negative = [f"counts.{outcome}" for outcome in _ROW_COUNTS if counts[outcome] < 0]
+    negative += [f"totals.{name}" for name in _TOTALS if totals[name] < 0]
     if negative:
         yield f"{', '.join(negative)} must be at least 0"
     embedded = counts["embedded"] + counts["reused"]
@@ -223,6 +235,8 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
         ("fingerprint", manifest["fingerprint"], fingerprint_of(parts)),
         ("counts.read", counts["read"], embedded + counts["rejected"]),
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
+        ("totals.read", totals["read"], totals["vectors"] + totals["rejected"]),
+        ("totals", totals, add_rows(segment["rows"] for segment in manifest["segments"])),
     )
     for what, value, expected in equations:
         if value != expected:
@@ -237,14 +251,20 @@ def check_file_list(manifest: Manifest, files: Sequence[FileInfo]) -> list[str]:
             faults.append(f"{name} is listed {times} times")
         if not _FILE_NAME.fullmatch(name):
             faults.append(f"{name!r:.120} is not the name of a part file or of a file of rejected rows")
-    counts = manifest["counts"]
     if len(files) != manifest["files"]["entries"]:
         faults.append(f"files.entries is {manifest['files']['entries']}, expected {len(files)}")
-    for kind, is_part, expected in (
-        ("part files", True, counts["embedded"] + counts["reused"]),
-        ("rejected files", False, counts["rejected"]),
-    ):
-        rows = sum(file.rows for file in files if file.is_part == is_part)
-        if rows != expected:
-            faults.append(f"the number of rows in {kind} is {rows}, expected {expected}")
+    rows = Counter[tuple[int, bool]]()
+    for file in files:
+        rows[file.segment, file.is_part] += file.rows
+        if not 0 <= file.segment < len(manifest["segments"]):
+            faults.append(f"{file.name} is of segment {file.segment}, of {len(manifest['segments'])}")
+    for number, segment in enumerate(manifest["segments"]):
+        for kind, is_part, expected in (
+            ("part files", True, segment["rows"]["vectors"]),
+            ("rejected files", False, segment["rows"]["rejected"]),
+        ):
+            if rows[number, is_part] != expected:
+                faults.append(
+                    f"the number of rows in {kind} of segment {number} is {rows[number, is_part]}, expected {expected}"
+                )
     return faults

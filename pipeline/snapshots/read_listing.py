@@ -14,23 +14,28 @@ from .listing import SHARDS, read_listing
 
 
 class ReadListing(beam.PTransform):  # type: ignore[misc]
-    """The groups of Shards (of SHARDS) or paths (of EARLIER) of a listing in `directory`, spread over the workers."""
+    """The entries of a listing in `directory`, spread over the workers.
 
-    def __init__(self, directory: str, name: str, file_io: FileIO) -> None:
+    Of SHARDS these are groups of the shards that the run reads, those of the segments from `first_segment` on.
+    """
+
+    def __init__(self, directory: str, name: str, file_io: FileIO, first_segment: int = 0) -> None:
         super().__init__()
-        self.path, self.file_io = join(directory, name), file_io
-        self.read = _read_groups if name == SHARDS else read_listing
+        self.path = join(directory, name)
+        is_shards = name == SHARDS
+        self.read = beam.FlatMap(*(_read_groups, file_io, first_segment) if is_shards else (read_listing, file_io))
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Read the listing on one worker, and spread its entries."""
         return (
             pbegin
             | "ListingPath" >> beam.Create([self.path], reshuffle=False)
-            | "ReadListing" >> beam.FlatMap(self.read, self.file_io)
+            | "ReadListing" >> self.read
             | "SpreadEntries" >> beam.Reshuffle()
         )
 
 
-def _read_groups(path: str, file_io: FileIO) -> Iterator[list[Shard]]:
-    """Yield the shards of the listing at `path`, in the groups of group_shards."""
-    return group_shards(shard for shard in read_listing(path, file_io) if isinstance(shard, Shard))
+def _read_groups(path: str, file_io: FileIO, first_segment: int) -> Iterator[list[Shard]]:
+    """Yield the shards of the listing at `path` from that segment on, in the groups of group_shards."""
+    entries = read_listing(path, file_io)
+    return group_shards(entry for entry in entries if isinstance(entry, Shard) and entry.segment >= first_segment)

@@ -54,20 +54,25 @@ def open_snapshot(output: str) -> Snapshot:
     return Snapshot(output, name, require_manifest(output, name))
 
 
-def iter_rows(snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield all embedded rows, at most BATCH_ROWS per batch, with those of `columns` that the snapshot has.
+def iter_rows(
+    snapshot: Snapshot, columns: Sequence[str] | None = None, files: Sequence[FileInfo] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the embedded rows, at most BATCH_ROWS per batch, with those of `columns` that the snapshot has.
+
+    By default these are all columns, and the rows of all `files`.
 
     Raises:
         SnapshotError: A file is missing, damaged, or not the one that the manifest describes.
     """
-    for info in filter(lambda file: file.is_part, snapshot.files):
+    for info in filter(lambda file: file.is_part, snapshot.files if files is None else files):
         path = join(snapshot.path, info.name)
         try:
             with open_to_read(path) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 if not _is_described(snapshot.manifest, info, file):
                     raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
-                present = [name for name in columns if name in file.schema_arrow.names]
+                names = file.schema_arrow.names
+                present = names if columns is None else [name for name in columns if name in names]
                 yield from file.iter_batches(BATCH_ROWS, columns=present)
         except (OSError, pa.ArrowException) as error:
             raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error

@@ -6,13 +6,13 @@ import io
 
 from ..io.filesystem import base_name, join, list_directory, read, sha256_of
 from ..io.timeout_reader import open_to_read
-from ..snapshots.listing import EARLIER, SHARDS
+from ..snapshots.listing import CARRIED, EARLIER, SHARDS
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import Snapshot
 from .result import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
-_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", EARLIER, SHARDS)
+_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", CARRIED, EARLIER, SHARDS)
 
 
 def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:

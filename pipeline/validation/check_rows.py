@@ -87,9 +87,12 @@ class RowChecks:
 
     def finish(self) -> list[Check]:
         """Return all checks; to be called after the last file."""
-        counts, parts = self.manifest["counts"], self.manifest["fingerprint_parts"]
+        totals, parts = self.manifest["totals"], self.manifest["fingerprint_parts"]
         self.readable.summary = f"{self._rows:,} rows"
+        runs = {segment["run"] for segment in self.manifest["segments"]}
         self.schema.summary = "columns and provenance as in the manifest"
+        if len(runs) > 1:
+            self.schema.summary += f", which names {len(runs)} runs for {len(self.manifest['segments'])} segments"
         if self._rows:
             self.vectors.summary = f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}"
         no_text = self.manifest["options"].get("no_text")
@@ -102,8 +105,8 @@ class RowChecks:
         if parts["on_long"] == "reject" and self._truncated:
             self.tokens.add_fault(f"{self._truncated:,} rows are truncated, expected none with --on_long reject")
         self.tokens.summary = f"{self._truncated:,} rows truncated"
-        self.counts.expect_equal("the number of truncated rows", self._truncated, counts["truncated"])
-        self.counts.expect_equal("rejected rows by reason", dict(self._reasons), counts["rejected_by_reason"])
+        self.counts.expect_equal("the number of truncated rows", self._truncated, totals["truncated"])
+        self.counts.expect_equal("rejected rows by reason", dict(self._reasons), totals["rejected_by_reason"])
         unknown = sorted(set(self._reasons) - set(REASONS))
         if unknown:
             self.counts.add_fault(f"{', '.join(map(repr, unknown))} is not a reason for rejecting a row"[:300])
@@ -154,14 +157,15 @@ class RowChecks:
         if not kept.equals(self._kept):
             names = ", ".join(kept.names) or "none"
             self.schema.add_fault(f"{info.name} has other kept fields than the first file: {names}"[:300])
+        segment = manifest["segments"][info.segment]
         expected = {
             "fingerprint": manifest["fingerprint"],
-            "checkpoint": manifest["checkpoint"]["name"],
+            "checkpoint": segment["checkpoint"],
             "checkpoint_sha256": manifest["checkpoint"]["sha256"],
             "weights": manifest["weights"],
             "tool_version": manifest["tool_version"],
             "dim": str(manifest["dim"]),
-            "snapshot": manifest["snapshot"],
+            "snapshot": segment["run"],
             **{name: parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
         }
         metadata = schema.metadata or {}

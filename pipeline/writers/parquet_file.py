@@ -85,6 +85,7 @@ class ParquetFileWriter:
     name: str
     schema: pa.Schema
     options: dict[str, object]
+    segment: int = 0  # of the snapshot
     bits: int = 0  # of the bucket of a text hash; 0 if rows come in any order
     bucket: int = 0
     rows: int = 0
@@ -139,7 +140,9 @@ class ParquetFileWriter:
             self.handle.flush()
             upload(self.handle, path, "application/vnd.apache.parquet")
             self.handle.close()
-        return FileInfo(self.name, self.rows, self.digest.bytes, self.digest.sha256.hexdigest(), self.lowest_hash)
+        return FileInfo(
+            self.name, self.rows, self.digest.bytes, self.digest.sha256.hexdigest(), self.segment, self.lowest_hash
+        )
 
     def discard(self) -> None:
         """Delete the file; no error is raised."""

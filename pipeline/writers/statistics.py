@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..metrics import MODEL_COUNTS, count
+from ..schemas import REASONS
 from ..snapshots.manifest import FileInfo
+from ..snapshots.segments import RowCounts
 
 MAX_TOKENS = 128  # longer texts are counted under this number
 NORM_BINS = 64  # per doubling of the norm
@@ -55,6 +57,29 @@ class FileStats:
     def __bool__(self) -> bool:
         """Return whether anything was counted."""
         return self != FileStats()
+
+    @property
+    def vectors(self) -> int:
+        """Rows with a vector."""
+        return self.embedded + self.reused
+
+    def row_counts(self, without_texts: int) -> RowCounts:
+        """Return the counts of rows as a manifest has them."""
+        return {
+            "read": self.vectors + self.rejected,
+            "vectors": self.vectors,
+            "rejected": self.rejected,
+            "truncated": self.truncated,
+            "without_texts": without_texts,
+            "rejected_by_reason": {
+                reason: self.rejected_by_reason[reason] for reason in REASONS if reason in self.rejected_by_reason
+            },
+        }
+
+    def add_histograms(self, token_counts: Mapping[str, int], norm_bins: Mapping[str, int]) -> None:
+        """Add histograms as a manifest has them, with numbers as text."""
+        for histogram, added in ((self.token_counts, token_counts), (self.norm_bins, norm_bins)):
+            histogram.update({int(number): rows for number, rows in added.items()})
 
     def add_model(self, counts: Mapping[str, float]) -> None:
         """Add the counts of the model's work that `embed_batch` made."""

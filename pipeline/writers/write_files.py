@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -16,18 +18,19 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..errors import convert_write_errors
 from ..metrics import count, rows_by_second
-from ..schemas import REJECTED
+from ..schemas import REJECTED, SEGMENT
 from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
 from .statistics import FileStats, WrittenFile
+
+_Key: TypeAlias = tuple[str, int]  # what is in a file, "part" or "rejected", and its segment
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Write embedded rows into part files and rejected rows into rejected files; yield a WrittenFile per file.
 
-    `bits` is how many bits of a text hash name a bucket: a row group has rows of one bucket. `encoding` is that of the
-    vectors, as --vector_encoding names it.
-    A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses new names, so a bundle
-    that runs twice leaves files that no manifest names, and no row is published twice.
+    A file has rows of one segment. `bits` is how many bits of a text hash name a bucket: a row group has rows of one
+    bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses new names, so a
+    bundle that runs twice leaves files that no manifest names, and no row is published twice.
     """
 
     def __init__(
@@ -36,8 +39,9 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         self.directory, self.max_rows, self.bits = directory, max_rows, bits
         self._schema = schema.serialize().to_pybytes()  # a pickled schema loses the element's not null
         self.part_options = part_options(schema, encoding)
-        self._files: dict[str, ParquetFileWriter] = {}
-        self._stats: dict[str, FileStats] = {}
+        self._files: dict[_Key, ParquetFileWriter] = {}
+        self._stats: dict[_Key, FileStats] = {}
+        self._model = FileStats()
 
     def setup(self) -> None:
         """Deserialize the schema."""
@@ -51,77 +55,87 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         """Delete the files that were not finished."""
         for file in self._files.values():
             file.discard()
-        self._files, self._stats = {}, {"part": FileStats(), "rejected": FileStats()}
+        self._files, self._stats, self._model = {}, defaultdict(FileStats), FileStats()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         """Write a batch of rejected rows, or of embedded rows, among which may be rows that the model failed on."""
         metadata = batch.schema.metadata or {}
         counts = json.loads(metadata.get(b"stats", b"{}"))
-        self._stats["part"].add_model(counts)
-        if batch.schema.names[: len(REJECTED)] == REJECTED.names:
-            yield from self._write("rejected", batch)
-            return
-        if "reason" in batch.schema.names and batch.column("reason").null_count < batch.num_rows:
-            failed = pc.is_valid(batch.column("reason"))
-            yield from self._write("rejected", _rejected(batch.filter(failed)))
-            batch = batch.filter(pc.invert(failed))
-        reused = b"reused" in metadata
+        self._model.add_model(counts)
+        for segment in pc.unique(batch.column(SEGMENT.name)).to_pylist():
+            rows = batch
+            if batch.num_rows and pc.any(pc.not_equal(batch.column(SEGMENT.name), segment)).as_py():
+                rows = batch.filter(pc.equal(batch.column(SEGMENT.name), segment))
+            if batch.schema.names[: len(REJECTED)] == REJECTED.names:
+                yield from self._write("rejected", segment, rows.select(REJECTED.names))
+            else:
+                seconds = counts.get("tokenize_seconds", 0) + counts.get("model_seconds", 0)
+                share = rows.num_rows / batch.num_rows
+                yield from self._write_embedded(segment, rows, reused=b"reused" in metadata, seconds=seconds * share)
+
+    def _write_embedded(
+        self, segment: int, rows: pa.RecordBatch, *, reused: bool, seconds: float
+    ) -> Iterator[WrittenFile]:
+        """Write rows of one segment, of which some may have a reason instead of a vector."""
+        if "reason" in rows.schema.names and rows.column("reason").null_count < rows.num_rows:
+            failed = pc.is_valid(rows.column("reason"))
+            yield from self._write("rejected", segment, _rejected(rows.filter(failed)))
+            rows = rows.filter(pc.invert(failed))
         outcome = "reused" if reused else "embedded"
-        seconds = counts.get("tokenize_seconds", 0) + counts.get("model_seconds", 0)
-        self._stats["part"].add_seconds(outcome, rows_by_second(batch.num_rows, seconds))
-        for start in range(0, batch.num_rows, ROW_GROUP):
-            part = _conform(batch.slice(start, ROW_GROUP), self.schema)
-            stats = self._stats["part"]  # replaced with every finished file
+        self._model.add_seconds(outcome, rows_by_second(rows.num_rows, seconds))
+        for start in range(0, rows.num_rows, ROW_GROUP):
+            part = _conform(rows.slice(start, ROW_GROUP), self.schema)
+            stats = self._stats["part", segment]  # replaced with every finished file
             stats.reused += part.num_rows if reused else 0
             stats.embedded += 0 if reused else part.num_rows
             stats.truncated += pc.sum(part.column("truncated")).as_py()
             stats.add_vectors(part)
             count(f"rows_{outcome}", part.num_rows)
-            yield from self._write("part", part)
+            yield from self._write("part", segment, part)
 
-    def _write(self, kind: str, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+    def _write(self, kind: str, segment: int, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+        key = kind, segment
         if kind == "rejected":
-            stats = self._stats[kind]
+            stats = self._stats[key]
             stats.rejected_by_reason.update(batch.column("reason").to_pylist())
             stats.rejected += batch.num_rows
             stats.add_seconds("rejected", rows_by_second(batch.num_rows))
             count("rows_rejected", batch.num_rows)
         while batch.num_rows:
-            if kind not in self._files:
+            if key not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
                 is_part = kind == "part"
                 schema, options = (self.schema, self.part_options) if is_part else (REJECTED, {})
                 bits = self.bits if is_part else 0
                 with convert_write_errors(self.directory):
-                    self._files[kind] = ParquetFileWriter(self.directory, name, schema, options, bits)
-            file = self._files[kind]
+                    self._files[key] = ParquetFileWriter(self.directory, name, schema, options, segment, bits)
+            file = self._files[key]
             free = self.max_rows - file.rows
             began = time.perf_counter()
             with convert_write_errors(self.directory):
                 file.add(batch.slice(0, free))
-            self._stats[kind].write_seconds += time.perf_counter() - began
+            self._stats[key].write_seconds += time.perf_counter() - began
             batch = batch.slice(free)
             if file.rows >= self.max_rows:
-                yield self._finish(kind)
+                yield self._finish(key)
 
-    def _finish(self, kind: str) -> WrittenFile:
+    def _finish(self, key: _Key) -> WrittenFile:
         began = time.perf_counter()
         with convert_write_errors(self.directory):
-            file = self._files.pop(kind).finish()
-        stats, self._stats[kind] = self._stats[kind], FileStats()
+            file = self._files.pop(key).finish()
+        stats = self._stats.pop(key)
+        stats += self._model
+        self._model = FileStats()
         stats.write_seconds += time.perf_counter() - began
         stats.count_metrics()
         return WrittenFile(file, stats)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Finish the open files, and emit the counts that belong to no file as well."""
-        written = [self._finish(kind) for kind in list(self._files)]
-        rest = FileStats()
-        for stats in self._stats.values():
-            rest += stats
-        if rest:
-            rest.count_metrics()
-            written.append(WrittenFile(None, rest))
+        """Finish the open files, and emit the counts of the model's work that belong to no file as well."""
+        written = [self._finish(key) for key in list(self._files)]
+        if self._model:
+            self._model.count_metrics()
+            written.append(WrittenFile(None, self._model))
         self.teardown()
         window = GlobalWindow()
         for file in written:

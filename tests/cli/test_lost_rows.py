@@ -64,7 +64,7 @@ def test_a_run_in_which_every_row_is_rejected_publishes_nothing(
     """A wrong field or a broken export must not become the current snapshot; --allow_empty accepts it."""
     (tmp_path / "in/a.jsonl").write_text('{"text": null}\n{"text": ""}\n')
     assert main(embed) == 1
-    assert "all 2 rows were rejected (null text 1, empty text 1): check --text_field" in capsys.readouterr().err
+    assert "all 2 rows were rejected (empty text 1, null text 1): check --text_field" in capsys.readouterr().err
     assert not (tmp_path / "out/current.json").exists()
     assert main([*embed, "--allow_empty"]) == 0
     assert manifest_of(tmp_path)["counts"]["rejected"] == 2  # type: ignore[index]

@@ -19,7 +19,7 @@ from audioclip_text.pipeline.io.file_io import FileIO
 from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
 from audioclip_text.pipeline.text_hash import add_text_hash
 from audioclip_text.pipeline.writers.write_files import WriteFiles
-from tests.support.snapshots import batch_of
+from tests.support.snapshots import batch_of, in_segment
 
 BITS, DIM = 5, 4
 SCHEMA = pa.schema([*ROW, TEXT_HASH])
@@ -50,7 +50,7 @@ def write(folder: Path, texts: list[str], order: list[int], fingerprint: str = "
     buckets = bucket_of(embedded.column("text_hash"), BITS)
     for bucket in order:
         rows = embedded.filter(pa.array(buckets == bucket))
-        list(writer.process(rows.sort_by("text_hash")))
+        list(writer.process(in_segment(rows.sort_by("text_hash"))))
     list(writer.finish_bundle())
     return sorted(map(str, folder.glob("part-*.parquet")))
 

@@ -107,15 +107,16 @@ def test_half_precision_vectors_through_the_command_line(
 
 
 def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) -> None:
-    """If nothing changed, nothing is embedded, and the snapshot contains every row."""
+    """If nothing changed, nothing is read or embedded, and the snapshot contains every row; with --force all are reused."""
     write_jsonl(tmp_path / "a.jsonl", _rows(300))
     embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", max_file_rows=64)
     before = read(tmp_path / "out")
-    manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
-    assert texts == []
-    assert manifest["counts"]["reused"] == 300
-    assert manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 0
-    assert read(tmp_path / "out").equals(before)
+    for force, reused in ((False, 0), (True, 300)):
+        manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", force=force)
+        assert texts == []
+        assert manifest["counts"]["reused"] == reused
+        assert manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 0
+        assert read(tmp_path / "out").equals(before)
 
 
 @pytest.mark.slow
@@ -188,7 +189,7 @@ def test_texts_that_failed_fail_again_without_failing_the_run(tmp_path: Path) ->
     rows = [*_rows(100), *({"id": f"bad {number}", "text": f"poison {number}"} for number in range(10))]
     write_jsonl(tmp_path / "a.jsonl", rows)
     for expected in ({"embedded": 100, "reused": 0}, {"embedded": 0, "reused": 100}):
-        manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+        manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", force=True)
         counts = manifest["counts"]
         assert {"embedded": counts["embedded"], "reused": counts["reused"]} == expected
         assert counts["rejected_by_reason"] == {"model error": 10}

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"snapshots"},
     {"writers", "search"},
     {"dedup", "report", "validation"},
+    {"changes"},
     {"unchanged"},
     {"job"},
     {"publish"},

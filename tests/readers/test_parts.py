@@ -19,6 +19,7 @@ from audioclip_text.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, gro
 from audioclip_text.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
 from audioclip_text.pipeline.readers.shard import Shard
 from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_text.pipeline.schemas import SEGMENT
 from tests.support.corpus import embed, read
 
 ROWS, GROUPS = 1000, 10
@@ -66,7 +67,7 @@ def _keep(element: pa.RecordBatch | ShardsRead, folder: str, name: str) -> None:
         _REPORTS.append(element)
         return
     number = len(list(Path(folder).glob("*")))
-    pq.write_table(pa.Table.from_batches([element]), Path(folder, f"{name}-{number}"))
+    pq.write_table(pa.Table.from_batches([element]).drop_columns([SEGMENT.name]), Path(folder, f"{name}-{number}"))
 
 
 @pytest.mark.parametrize("damaged", [(), (4,), (2, 7)])
@@ -85,9 +86,8 @@ def test_parts_have_the_rows_of_the_whole(
     assert rows == expected
     assert totals.read == len(rows) + len(rejected)
     assert totals.shards == 1
-    assert [text.partition(":")[0] for text in totals.damaged] == [
-        f"a.parquet (row group {n} of 10" for n in damaged[:1]
-    ]
+    reasons = {shard: reason.partition(":")[0] for shard, reason in totals.segments[0].damaged.items()}
+    assert reasons == ({"a.parquet": f"row group {damaged[0]} of 10"} if damaged else {})
     assert len([row for row in rejected if row[4] == "damaged shard"]) == len(damaged)
 
 

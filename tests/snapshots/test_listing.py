@@ -14,7 +14,7 @@ from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_list
 def test_entries_come_back_whole(tmp_path: Path) -> None:
     """Every field of a shard, whatever its value."""
     shards = [
-        Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, '"etag"', None),
+        Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, '"etag"', None, 3),
         Shard("/c\udcff.csv", "c\\xff.csv", "csv", None, 0, "1-0-2-3", ";"),
     ]
     assert all(len({getattr(shard, field.name) for shard in shards}) == 2 for field in fields(Shard))

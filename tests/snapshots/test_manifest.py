@@ -22,6 +22,8 @@ from tests.support.snapshots import directory_of, edit_manifest
 Json = dict[str, object]
 
 MAPS = {("options",), ("fingerprint_parts",), ("seconds",), ("counts", "rejected_by_reason"), ("pace", "rows")}
+MAPS |= {("totals", "rejected_by_reason"), ("segments", 0, "rows", "rejected_by_reason")}
+MAPS |= {("segments", 0, name) for name in ("damaged", "token_counts", "norm_bins")}
 
 OPTIONAL = {("pace",), ("report",), ("counts", "duplicate_ids")}
 
@@ -32,7 +34,7 @@ READS: dict[str, set[str] | None] = {
     "report": None,
     "search": None,
     "validate": None,
-    "log": {"counts", "weights", "checkpoint"},
+    "log": {"counts", "totals", "weights", "checkpoint"},
     "rollback": {"previous"},
     "gc": set(),
 }
@@ -107,7 +109,12 @@ KEYS = [
     "format", "snapshot", "created", "tool_version", "fingerprint", "fingerprint_parts", "weights", "checkpoint",
     "checkpoint.name", "checkpoint.sha256", "dim", "options", "counts", "counts.read", "counts.embedded", "counts.reused",
     "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes", "counts.slots",
-    "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids", "seconds", "pace",
+    "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids", "totals",
+    "totals.read", "totals.vectors", "totals.rejected", "totals.truncated", "totals.without_texts",
+    "totals.rejected_by_reason", "segments", "segments.0.run", "segments.0.checkpoint", "segments.0.shards",
+    "segments.0.bytes", "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
+    "segments.0.rows.truncated", "segments.0.rows.without_texts", "segments.0.rows.rejected_by_reason",
+    "segments.0.damaged", "segments.0.token_counts", "segments.0.norm_bins", "seconds", "pace",
     "pace.seconds", "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name",
     "shards.entries", "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary",
     "canary.texts", "canary.vectors", "previous", "notes", "report",
@@ -193,7 +200,7 @@ def test_other_format(folder: Path, manifest: Json, command: str, version: objec
     found = "no format version" if version is None else f"format version {version!r}"
     error = run(command, folder)
     assert error is not None
-    assert f"manifest.json has {found}, and this audioclip-text reads format version 2 alone" in error
+    assert f"manifest.json has {found}, and this audioclip-text reads format version 3 alone" in error
 
 
 def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
 from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline.metrics import MODEL_COUNTS
-from audioclip_text.pipeline.schemas import embedded_schema
+from audioclip_text.pipeline.schemas import SEGMENT, embedded_schema
 from audioclip_text.pipeline.snapshots.commit import publish
 from audioclip_text.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
 from audioclip_text.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_text.pipeline.snapshots.segments import Segment, add_rows
 from audioclip_text.pipeline.writers.write_files import WriteFiles
 
 PARTS = {"scheme": FINGERPRINT_SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
@@ -42,6 +43,11 @@ def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) ->
         pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("embedding").type),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def in_segment(batch: pa.RecordBatch, segment: int = 0) -> pa.RecordBatch:
+    """Return the batch with the number of a segment as its last column, as the readers add it."""
+    return batch.append_column(SEGMENT, pa.array([segment] * batch.num_rows, SEGMENT.type))
 
 
 def random_batches(rows: int, dim: int, seed: int = 0, stored: str = "float32") -> Iterator[pa.RecordBatch]:
@@ -75,11 +81,23 @@ def write_snapshot(
     write = WriteFiles(run_path(str(output), name), schema, max_rows, encoding=encoding)
     write.setup()
     write.start_bundle()
-    written = [one for batch in batches for one in write.process(batch)]
+    written = [one for batch in batches for one in write.process(in_segment(batch))]
     written += [windowed.value for windowed in write.finish_bundle()]
     files = [one.file for one in written if one.file is not None]
     rows = sum(info.rows for info in files)
     model = dict.fromkeys(MODEL_COUNTS, 0) | {"model_texts": rows, "tokens": rows}
+    totals = add_rows([])
+    totals["read"] = totals["vectors"] = rows
+    segment: Segment = {
+        "run": name,
+        "checkpoint": "made.pt",
+        "shards": 0,
+        "bytes": 0,
+        "rows": totals,
+        "damaged": {},
+        "token_counts": {},
+        "norm_bins": {},
+    }
     counts = {"read": rows, "embedded": rows, "reused": 0, "rejected": 0, "truncated": 0, "rejected_by_reason": {}}
     manifest: Manifest = {
         "format": FORMAT,
@@ -93,6 +111,8 @@ def write_snapshot(
         "dim": dim,
         "options": {"checkpoint": "gone/made.pt"},
         "counts": {**counts, **model},  # type: ignore[typeddict-item]
+        "totals": totals,
+        "segments": [segment],
         "seconds": {"total": 1.0},
         "files": write_file_list(run_path(str(output), name), files),
         "shards": write_listings(run_path(str(output), name), [], []),
@@ -144,5 +164,5 @@ def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool 
         data = path.read_bytes()
         hashes = table["text_hash"] if "text_hash" in table.column_names and len(table) else None
         lowest = pc.min(hashes).as_py().hex() if hashes is not None else info.lowest_hash
-        signed = FileInfo(info.name, len(table), len(data), hashlib.sha256(data).hexdigest(), lowest)
+        signed = FileInfo(info.name, len(table), len(data), hashlib.sha256(data).hexdigest(), info.segment, lowest)
         edit_files(output, lambda files: [signed if file.name == info.name else file for file in files])

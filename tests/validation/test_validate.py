@@ -214,7 +214,7 @@ def first_value(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
             "schema",
             "weights is 'trained', expected 'untrained'",
         ),
-        (lambda table: table.slice(1), "manifest", "the number of rows in part files is 39"),
+        (lambda table: table.slice(1), "manifest", "the number of rows in part files of segment 0 is 39"),
     ],
     ids=[
         "NaN", "infinity", "zeros", "duplicate ids", "text changed", "no tokens", "truncation turned",
@@ -240,17 +240,28 @@ def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
     return change
 
 
+def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
+    """Change the totals and the only segment alike."""
+
+    def change(manifest: Manifest) -> None:
+        set_in("totals", name, to=to)(manifest)
+        set_in("segments", 0, "rows", name, to=to)(manifest)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "check", "found"),
     [
         (set_in("counts", "read", to=44), "manifest", "counts.read is 44, expected 43"),
-        (set_in("counts", "rejected_by_reason", to={"empty text": 3}), "counts", "rejected rows by reason is"),
+        (edit_rows("rejected_by_reason", {"empty text": 3}), "counts", "rejected rows by reason is"),
         (
             set_in("counts", "rejected_by_reason", to={"empty text": 1}),
             "manifest",
             "the sum of counts.rejected_by_reason is 1",
         ),
-        (set_in("counts", "truncated", to=0), "counts", "the number of truncated rows is 4, expected 0"),
+        (edit_rows("truncated", 0), "counts", "the number of truncated rows is 4, expected 0"),
+        (set_in("totals", "truncated", to=0), "manifest", "totals is {"),
         (set_in("counts", "read", to=None), "manifest", "counts.read is None, expected an integer"),
         (set_in("files", "sha256", to="0" * 64), "manifest", "is not the list that the manifest describes"),
         (set_in("files", "entries", to=1), "manifest", "files.entries is 1, expected"),
@@ -284,7 +295,8 @@ def test_edited_manifest(output: Path, change: Callable[[Manifest], None], check
 @pytest.mark.parametrize(
     ("change", "check", "found"),
     [
-        ({"rows": 1}, "manifest", "the number of rows in part files is"),
+        ({"rows": 1}, "manifest", "the number of rows in part files of segment 0 is"),
+        ({"segment": 1}, "manifest", "is of segment 1, of 1"),
         ({"sha256": "0" * 64}, "files", "expected 0000000000000000..."),
         ({"name": "../../x.parquet"}, "manifest", "is not a plain name"),
         ({"name": "x.parquet"}, "manifest", "is not the name of a part file"),

@@ -1,0 +1,101 @@
+"""Rows of two snapshots matched by id, in buckets on the disk, so that memory does not grow with the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..dedup.buckets import bucket_of
+from ..errors import SnapshotError
+
+BUCKET_ROWS, MAX_BITS = 1 << 20, 8
+
+
+class SplitById:
+    """The rows of one snapshot, split into 2**bits files by their ids: `add` them in a block, then iterate."""
+
+    def __init__(self, directory: Path, bits: int) -> None:
+        self.bits = bits
+        self.paths = [directory / f"{bucket}.arrow" for bucket in range(1 << bits)]
+        directory.mkdir()
+        self._stack = ExitStack()
+        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        self._schema = pa.schema([("id", pa.string()), ("text_hash", pa.binary(16)), ("place", pa.int64())])
+
+    def __enter__(self) -> SplitById:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows with a column `id`."""
+        self._schema = batch.schema
+        buckets = bucket_of(batch.column("id"), self.bits)
+        for bucket in np.unique(buckets).tolist():
+            if bucket not in self._writers:
+                file = self._stack.enter_context(pa.OSFile(str(self.paths[bucket]), "wb"))
+                self._writers[bucket] = self._stack.enter_context(pa.ipc.new_stream(file, batch.schema))
+            self._writers[bucket].write_batch(batch.filter(pa.array(buckets == bucket)))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield the rows of each bucket."""
+        for bucket, path in enumerate(self.paths):
+            if bucket not in self._writers:
+                yield self._schema.empty_table()
+                continue
+            with pa.memory_map(str(path)) as file:
+                yield pa.ipc.open_stream(file).read_all().combine_chunks()
+
+
+def bits_for(rows: int) -> int:
+    """Return how many bits of an id's checksum make buckets of about BUCKET_ROWS of `rows` rows."""
+    return min(MAX_BITS, max(0, (rows - 1).bit_length() - BUCKET_ROWS.bit_length() + 1))
+
+
+def require_unique(snapshot: str, ids: pa.ChunkedArray, others: pa.ChunkedArray) -> None:
+    """Raise SnapshotError if an id of a snapshot occurs twice, or is among the `others`, which are in other files of it."""
+    again = pc.unique(others.filter(pc.is_in(others, value_set=ids)))
+    counted = pc.value_counts(pa.chunked_array([*ids.chunks, again]))
+    repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if len(repeated):
+        raise SnapshotError(
+            f"ids occur more than once in {snapshot}, among them {', '.join(map(repr, repeated[:3].to_pylist()))}: changes "
+            f"are found by id; embed with ids that are unique (--unique_ids checks it)"
+        )
+
+
+def match_rows(before: pa.Table, now: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], pa.Array]:
+    """Compare the rows of a bucket by id.
+
+    Returns which rows of `now` [n] are added and which are changed, and the ids of the removed ones. A row is changed if any
+    column but `id` and `place` differs.
+    """
+    where = pc.index_in(now["id"], value_set=before["id"]).combine_chunks()
+    added = where.is_null().to_numpy(zero_copy_only=False)
+    changed = np.zeros(len(now), np.bool_)
+    known = pa.array(~added)
+    old, new = before.take(where.drop_null()), now.filter(known)
+    names = [name for name in now.column_names if name not in ("id", "place")]
+    changed[~added] = np.logical_or.reduce([_differs(old[name], new[name]) for name in names])
+    removed = before["id"].filter(pc.invert(pc.is_in(before["id"], value_set=now["id"])))
+    return added, changed, removed.combine_chunks()
+
+
+def _differs(old: pa.ChunkedArray, new: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Return which values [n] are not the same; two NaN are."""
+    if pa.types.is_nested(old.type):
+        return np.array([a != b for a, b in zip(old.to_pylist(), new.to_pylist(), strict=True)], np.bool_)
+    same = pc.fill_null(pc.equal(old, new), False)
+    same = pc.or_(same, pc.and_(pc.is_null(old, nan_is_null=True), pc.is_null(new, nan_is_null=True)))
+    differs: NDArray[np.bool_] = np.logical_not(same.to_numpy())
+    return differs

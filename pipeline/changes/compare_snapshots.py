@@ -1,0 +1,205 @@
+"""find_changes: the ids that were added, changed and removed between two snapshots, with the rows of the first two.
+
+Files that both snapshots have, because their segment was carried over, are not read: the cost is that of the segments that
+differ. Only if ids may repeat (--id_field without --unique_ids) the ids of the other files are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..errors import convert_write_errors
+from ..io.filesystem import is_local, join, list_directory, write_atomically
+from ..snapshots.commit import require_current, require_manifest
+from ..snapshots.manifest import FileInfo
+from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
+from ..writers.parquet_file import ParquetFileWriter
+from .compare_rows import SplitById, bits_for, match_rows, require_unique
+
+ADDED, CHANGED = 1, 2
+FILE_ROWS = 131_072
+SUMMARY = "changes.json"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Numbers of ids that differ between the snapshots `before` (None: from nothing) and `now`, and the files with them."""
+
+    before: str | None
+    now: str
+    added: int
+    changed: int
+    removed: int
+    files: list[str] = field(default_factory=list)
+
+
+def find_changes(
+    output: str, before: str | None = None, now: str | None = None, *, target: str | None = None
+) -> Changes:
+    """Compare two snapshots of `output`: by default the current one with the one before it.
+
+    A row is changed if its text, a kept field or the fingerprint differs. With `target`, a directory that has no files, the
+    rows are written there: added-*.parquet and changed-*.parquet with the columns of part files,
+    removed-*.parquet with ids, and then changes.json, which contains the result.
+
+    Raises:
+        SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
+        ValueError: `target` contains files already.
+    """
+    newer = _open(output, now or require_current(output))
+    name = before or newer.manifest["previous"]
+    older = _open(output, name) if name else None
+    if target is not None and list_directory(target, recursive=True):
+        raise ValueError(f"--output {target} contains files already: name a new directory")
+    with tempfile.TemporaryDirectory(prefix="audioclip-text-") as scratch:
+        comparison = _Comparison(older, newer)
+        kinds, removed = comparison.compare(Path(scratch))
+        changes = Changes(
+            before=older.name if older else None,
+            now=newer.name,
+            added=int((kinds == ADDED).sum()),
+            changed=int((kinds == CHANGED).sum()),
+            removed=len(removed),
+        )
+        if target is None:
+            return changes
+        return _write(target, changes, comparison, kinds, removed)
+
+
+def _open(output: str, name: str) -> Snapshot:
+    return Snapshot(output, name, require_manifest(output, name))
+
+
+class _Comparison:
+    """The part files in which two snapshots differ, and those that both have."""
+
+    def __init__(self, older: Snapshot | None, newer: Snapshot) -> None:
+        self.older, self.newer = older, newer
+        before, now = (
+            {file.name: file for file in snapshot.files if file.is_part} if snapshot else {}
+            for snapshot in (older, newer)
+        )
+        shared = {name for name, file in now.items() if name in before and before[name].sha256 == file.sha256}
+        self.shared = [now[name] for name in shared]
+        self.before = [file for name, file in before.items() if name not in shared]
+        self.now = [file for name, file in now.items() if name not in shared]
+        self.kept = self._kept_fields()
+
+    def _kept_fields(self) -> list[str] | None:
+        """Return the columns beside the text that tell whether a row changed; None if every row did.
+
+        That is so if the fingerprint changed, or if there are other kept fields.
+        """
+        if self.older is None or self.older.manifest["fingerprint"] != self.newer.manifest["fingerprint"]:
+            return None
+        before, now = _kept_schema(self.older, self.before), _kept_schema(self.newer, self.now)
+        if before is None or now is None:
+            return []  # no row can have changed
+        return now.names if now.equals(before) else None
+
+    def compare(self, scratch: Path) -> tuple[NDArray[np.int8], pa.ChunkedArray]:
+        """Return ADDED, CHANGED or 0 for each row of the newer snapshot's own files, in order, and the removed ids."""
+        rows = [sum(file.rows for file in files) for files in (self.before, self.now)]
+        bits = bits_for(max(rows))
+        kinds, removed = np.zeros(rows[1], np.int8), list[pa.Array]()
+        older = self._split(self.older, self.before, scratch / "before", bits)
+        newer = self._split(self.newer, self.now, scratch / "now", bits)
+        elsewhere = self._split(self.newer, self._shared_to_check(), scratch / "shared", bits)
+        for before, now, shared in zip(older, newer, elsewhere, strict=True):
+            for snapshot, table in ((self.older, before), (self.newer, now)):
+                if snapshot:
+                    require_unique(snapshot.name, table["id"], shared["id"])
+            added, changed, missing = match_rows(before, now)
+            place = now["place"].to_numpy()
+            kinds[place[added]] = ADDED
+            kinds[place[~added if self.kept is None else changed]] = CHANGED
+            removed.append(missing)
+        return kinds, pa.chunked_array(removed, pa.string())
+
+    def _shared_to_check(self) -> list[FileInfo]:
+        """Return the shared files whose ids may also be in other ones."""
+        snapshots = [snapshot for snapshot in (self.older, self.newer) if snapshot and (self.before or self.now)]
+        options = [snapshot.manifest["options"] for snapshot in snapshots]
+        return self.shared if any(one.get("id_field") and not one.get("unique_ids") for one in options) else []
+
+    def _split(self, snapshot: Snapshot | None, files: Sequence[FileInfo], directory: Path, bits: int) -> SplitById:
+        """Write what is compared of these files into buckets; `place` is the number of a row among all rows of the files."""
+        columns, split, place = ["id", "text_hash", *(self.kept or [])], SplitById(directory, bits), 0
+        with split:
+            for batch in iter_rows(snapshot, columns, files) if snapshot else ():
+                places = pa.array(np.arange(place, place + batch.num_rows))
+                split.add(batch.append_column("place", places))
+                place += batch.num_rows
+        return split
+
+
+def _kept_schema(snapshot: Snapshot, files: Sequence[FileInfo]) -> pa.Schema | None:
+    """Return the schema of the kept fields in these files of a snapshot; None if there is no row."""
+    batch = next(iter_rows(snapshot, files=files), None)
+    return batch and pa.schema(list(batch.schema)[batch.schema.names.index("embedding") + 1 :])
+
+
+def _write(
+    target: str, changes: Changes, comparison: _Comparison, kinds: NDArray[np.int8], removed: pa.ChunkedArray
+) -> Changes:
+    """Write the rows and the summary into `target`, a local directory whole or not at all."""
+    directory = f"{target.rstrip('/')}.{os.getpid()}.tmp" if is_local(target) else target
+    try:
+        with convert_write_errors(target):
+            files = [
+                *_write_files(directory, "added", _rows(comparison, kinds == ADDED)),
+                *_write_files(directory, "changed", _rows(comparison, kinds == CHANGED)),
+                *_write_files(directory, "removed", pa.table({"id": removed}).to_batches(BATCH_ROWS)),
+            ]
+            changes = replace(changes, files=files)
+            if is_local(target):
+                os.makedirs(directory, exist_ok=True)
+            data = json.dumps(asdict(changes), indent=1).encode()
+            write_atomically(join(directory, SUMMARY), data, "application/json", sync=True)
+            if is_local(target):
+                os.replace(directory, target)
+        return changes
+    finally:
+        if is_local(target):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _rows(comparison: _Comparison, chosen: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the newer snapshot's own files that are chosen."""
+    place = 0
+    for file in comparison.now:
+        if chosen[place : place + file.rows].any():
+            first = place
+            for batch in iter_rows(comparison.newer, files=[file]):
+                yield batch.filter(pa.array(chosen[first : first + batch.num_rows]))
+                first += batch.num_rows
+        place += file.rows
+
+
+def _write_files(directory: str, kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    """Write the batches into files of FILE_ROWS rows, and yield the names of these."""
+    writer: ParquetFileWriter | None = None
+    number = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        if writer is None:
+            name = f"{kind}-{number:05}.parquet"
+            writer = ParquetFileWriter(directory, name, batch.schema, {"compression": "zstd", "use_dictionary": False})
+            number += 1
+        writer.add(batch)
+        if writer.rows >= FILE_ROWS:
+            yield writer.finish().name
+            writer = None
+    if writer is not None:
+        yield writer.finish().name

@@ -1,0 +1,125 @@
+"""Which segments of the previous snapshot a run carries over, and which segment the rows of each shard belong to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..io.file_io import FileIO
+from ..io.filesystem import join
+from ..readers.shard import Shard
+from ..readers.shards import absolute_path
+from .commit import missing_files
+from .listing import read_shard_list
+from .manifest import FileInfo, Manifest
+from .segments import Segment, choose_segments
+from .snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class CarryOver:
+    """What a run carries over and what it reads.
+
+    `shards` are all, by segment; those of the `segments` carried over, which have the first numbers and the `files`, are not
+    read. `changed` are the new and the changed ones. `notes` say what users should know.
+    """
+
+    shards: list[Shard]
+    changed: list[Shard]
+    segments: list[Segment] = field(default_factory=list)
+    files: list[FileInfo] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def read(self) -> list[Shard]:
+        """The shards that are read."""
+        return [shard for shard in self.shards if shard.segment >= len(self.segments)]
+
+
+def carry_nothing_over(shards: Sequence[Shard], *notes: str) -> CarryOver:
+    """Return that all shards are read, into one segment."""
+    return CarryOver(list(shards), list(shards), notes=list(notes))
+
+
+def decide_carry_over(output: str, previous: Manifest, shards: Sequence[Shard]) -> CarryOver:
+    """Return what a run with these shards carries over from the snapshot `previous`, which was made with equal options.
+
+    Raises SnapshotError if a list of that snapshot is missing or damaged.
+    """
+    snapshot, segments = Snapshot(output, previous["snapshot"], previous), previous["segments"]
+    known = {_state(shard): shard.segment for shard in read_shard_list(output, previous)}
+    earlier = [known.get(_state(shard)) for shard in shards]  # the segment of each shard that did not change
+    found = Counter(number for number in earlier if number is not None)
+    sizes = [0] * len(segments)
+    for shard, number in zip(shards, earlier, strict=True):
+        if number is not None:
+            sizes[number] += shard.bytes
+    lost = set(missing_files(snapshot.path, snapshot.files))
+    incomplete = {file.segment for file in snapshot.files if file.name in lost}
+    whole = [found[n] == segment["shards"] and n not in incomplete for n, segment in enumerate(segments)]
+    changed = [shard for shard, number in zip(shards, earlier, strict=True) if number is None]
+    carried = choose_segments(sizes, whole, sum(shard.bytes for shard in changed))
+    place = {number: new for new, number in enumerate(carried)}
+    read_again = any(number is not None and number not in place for number in earlier)
+    placed = []
+    for shard, number in zip(shards, earlier, strict=True):
+        new = len(carried) + read_again if number is None else place.get(number, len(carried))
+        placed.append(replace(shard, segment=new))
+    return CarryOver(
+        shards=sorted(placed, key=lambda shard: (shard.segment, shard.path)),
+        changed=changed,
+        segments=[segments[number] for number in carried],
+        files=[replace(file, segment=place[file.segment]) for file in snapshot.files if file.segment in place],
+        notes=[f"{len(lost):,} files of {snapshot.name} are missing or have another size: their shards are read again"]
+        if lost
+        else [],
+    )
+
+
+def kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema | None:
+    """Return the kept fields of a snapshot with the types that its part files have; None if it has no part file."""
+    paths = Snapshot(output, previous["snapshot"], previous).part_paths()
+    if not paths:
+        return None
+    with file_io.open(paths[0]) as handle:
+        schema = pq.read_schema(handle)
+    return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])
+
+
+def files_to_search(
+    carry_over: CarryOver, previous: str, all_files: Sequence[FileInfo], max_bytes: float
+) -> tuple[list[str], list[str]]:
+    """Return the paths of the part files in which the vectors of the rows that are read may be, and notes.
+
+    Those of segments that are read again always are. Looking up texts in a segment that is carried over reads the hash of
+    each of its rows; the smallest come first, for as long as that is at most `max_bytes` in all.
+    """
+    carried = {file.name: file.segment for file in carry_over.files}
+    searched, size = set[int](), 0
+    order = sorted(range(len(carry_over.segments)), key=lambda n: carry_over.segments[n]["rows"]["vectors"])
+    for number in order:
+        size += HASH_BYTES * carry_over.segments[number]["rows"]["vectors"]
+        if size > max_bytes:
+            break
+        searched.add(number)
+    left_out = [n for n in order if n not in searched]
+    paths = [join(previous, file.name) for file in all_files if file.is_part and carried.get(file.name) not in left_out]
+    if not left_out or not carry_over.read:
+        return paths, []
+    rows = sum(carry_over.segments[n]["rows"]["vectors"] for n in left_out)
+    return paths, [
+        f"texts of the shards that are read are not looked up in {rows:,} rows that are carried over: reading their hashes, "
+        f"{HASH_BYTES * rows:,} bytes, would take longer than embedding the texts again"
+    ]
+
+
+HASH_BYTES = 16  # of a row's text hash
+
+
+def _state(shard: Shard) -> Shard:
+    """Return what must be equal for a shard to count as unchanged."""
+    return replace(shard, path=absolute_path(shard.path), segment=0)

@@ -1,0 +1,185 @@
+"""`changes` tells what was added, changed and removed between two snapshots, at the cost of what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioclip_text.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.errors import SnapshotError
+from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.snapshots import batch_of
+
+Row = dict[str, object]
+
+
+def rows_of(shard: int, rows: int = 20) -> list[Row]:
+    return [{"id": f"{shard}-{n}", "text": f"text {n} of {shard}", "tag": n} for n in range(rows)]
+
+
+def run(folder: Path, output: Path, handler: StubHandler | None = None, **options: object) -> str:
+    """Embed the folder; return the name of the snapshot."""
+    options = {"id_field": "id", "keep_fields": ["tag"], "unique_ids": True, **options}
+    return embed(folder / "*.jsonl", output, handler, **options)[0]["snapshot"]
+
+
+def ids(target: Path, kind: str) -> list[str]:
+    files = sorted(target.glob(f"{kind}-*.parquet"))
+    return sorted(ds.dataset(files).to_table(columns=["id"])["id"].to_pylist()) if files else []
+
+
+def test_added_changed_and_removed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, output, target = tmp_path / "in", tmp_path / "out", tmp_path / "changes"
+    for shard in range(3):
+        write_jsonl(folder / f"{shard}.jsonl", rows_of(shard))
+    write_jsonl(folder / "big.jsonl", rows_of(9, 100))
+    run(folder, output)
+    write_jsonl(folder / "3.jsonl", rows_of(3))  # its own segment from now on
+    before = run(folder, output)
+    changed = rows_of(3)
+    changed[0]["text"], changed[1]["tag"] = "another text", 99
+    changed[2]["id"], changed[3]["text"] = "3-new", ""
+    write_jsonl(folder / "3.jsonl", changed)
+    now = run(folder, output)
+
+    read_files: list[str] = []
+    iter_rows = compare_snapshots.iter_rows
+
+    def spy(snapshot, columns=None, files=None) -> Iterator[pa.RecordBatch]:  # type: ignore[no-untyped-def]
+        read_files.extend(file.name for file in files)
+        return iter_rows(snapshot, columns, files)
+
+    monkeypatch.setattr(compare_snapshots, "iter_rows", spy)
+    result = find_changes(str(output), target=str(target))
+    assert result == Changes(before, now, added=1, changed=2, removed=2, files=result.files)
+    assert json.loads((target / "changes.json").read_text())["added"] == 1
+    assert ids(target, "added") == ["3-new"]
+    assert ids(target, "changed") == ["3-0", "3-1"]
+    assert ids(target, "removed") == ["3-2", "3-3"]
+    names = [{path.name for path in (output / "snapshots" / name).glob("part-*")} for name in (before, now)]
+    assert set(read_files) == names[0] ^ names[1], "files that both snapshots have are not read"
+    rows = read(output)
+    upserts = ds.dataset([*target.glob("added*"), *target.glob("changed*")]).to_table().sort_by("id")
+    assert upserts.equals(rows.filter(pa.compute.is_in(rows["id"], upserts["id"])))
+    assert find_changes(str(output), before=now, now=before).removed == 1
+    assert find_changes(str(output), before=now, now=now) == Changes(now, now, 0, 0, 0)
+
+
+def test_first_snapshot_adds_everything(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    name = run(tmp_path / "in", tmp_path / "out")
+    assert find_changes(str(tmp_path / "out")) == Changes(None, name, 20, 0, 0)
+
+
+def test_other_fingerprint_or_kept_fields_change_every_row(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    output = tmp_path / "out"
+    run(tmp_path / "in", output)
+    run(tmp_path / "in", output, StubHandler(name="other"))
+    assert find_changes(str(output)).changed == 20
+    run(tmp_path / "in", output, StubHandler(name="other"), keep_fields=[])
+    assert find_changes(str(output)).changed == 20
+
+
+def test_row_that_moves_to_another_shard_is_the_same(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_jsonl(folder / "0.jsonl", rows_of(0))
+    run(folder, output)
+    write_jsonl(folder / "0.jsonl", rows_of(0)[:7])
+    write_jsonl(folder / "1.jsonl", rows_of(0)[7:])
+    run(folder, output)
+    result = find_changes(str(output))
+    assert (result.added, result.changed, result.removed) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("where", ["within a shard", "in a shard carried over"])
+def test_ids_that_repeat_are_an_error(tmp_path: Path, where: str) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_jsonl(folder / "0.jsonl", rows_of(0))
+    run(folder, output, unique_ids=False)
+    again = "0-3" if where == "in a shard carried over" else "x"
+    write_jsonl(folder / "1.jsonl", [{"id": "x", "text": "x", "tag": 1}, {"id": again, "text": "y", "tag": 1}])
+    run(folder, output, unique_ids=False)
+    with pytest.raises(SnapshotError, match=rf"ids occur more than once in .*, among them '{again}'"):
+        find_changes(str(output))
+
+
+def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    run(tmp_path / "in", tmp_path / "out")
+    arguments = ["changes", str(tmp_path / "out"), "--output", str(tmp_path / "target")]
+    assert main(arguments) == 0
+    assert "20 added, 0 changed, 0 removed" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["added-00000.parquet", "changes.json"]
+    assert main(arguments) == 2
+    assert "contains files already" in capsys.readouterr().err
+    assert main(["changes", str(tmp_path / "out"), "--from", "nothing"]) == 1
+    assert "no finished snapshot 'nothing'" in capsys.readouterr().err
+
+
+def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    run(tmp_path / "in", tmp_path / "out")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare_snapshots, "write_atomically", fail)
+    with pytest.raises(SnapshotError, match="No space left"):
+        find_changes(str(tmp_path / "out"), target=str(tmp_path / "target"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    before=st.dictionaries(st.integers(0, 30), st.tuples(st.integers(0, 3), st.one_of(st.none(), st.floats(0, 2)))),
+    now=st.dictionaries(st.integers(0, 30), st.tuples(st.integers(0, 3), st.one_of(st.none(), st.just(float("nan"))))),
+)
+def test_rows_match_as_in_a_dictionary(
+    before: dict[int, tuple[int, float | None]], now: dict[int, tuple[int, float | None]]
+) -> None:
+    def table(rows: dict[int, tuple[int, float | None]]) -> pa.Table:
+        columns = {
+            "id": pa.array([str(key) for key in rows], pa.string()),
+            "text_hash": pa.array([bytes([text] * 16) for text, _ in rows.values()], pa.binary(16)),
+            "tag": pa.array([tag for _, tag in rows.values()], pa.float64()),
+            "tags": pa.array([[tag] for _, tag in rows.values()], pa.list_(pa.float64())),
+            "place": pa.array(range(len(rows)), pa.int64()),
+        }
+        return pa.table(columns)
+
+    added, changed, removed = compare_rows.match_rows(table(before), table(now).drop_columns([]))
+    keys = list(now)
+    assert [keys[n] for n in np.flatnonzero(added)] == [key for key in now if key not in before]
+    assert [keys[n] for n in np.flatnonzero(changed)] == [
+        key for key in now if key in before and repr(now[key]) != repr(before[key])
+    ]
+    assert sorted(removed.to_pylist()) == sorted(str(key) for key in before if key not in now)
+
+
+def test_buckets_hold_a_million_rows(tmp_path: Path) -> None:
+    assert [compare_rows.bits_for(rows) for rows in (0, 1, 1 << 20, (1 << 20) + 1, 1 << 22, 1 << 30)] == [
+        0,
+        0,
+        0,
+        1,
+        2,
+        8,
+    ]
+    split = compare_rows.SplitById(tmp_path / "split", 2)
+    with split:
+        for number in range(3):
+            split.add(batch_of([f"{number} {n}" for n in range(50)], ["a"] * 50, np.ones((50, 2), np.float32)))
+    tables = list(split)
+    assert len(tables) == 4
+    assert sum(map(len, tables)) == 150
+    assert len({name for table in tables for name in table["id"].to_pylist()}) == 150

@@ -1,0 +1,279 @@
+"""A run reads the shards that changed, and carries the segments of all others over unread."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_text.model.encoder import Encoding
+from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.report.html import ensure_report
+from audioclip_text.pipeline.snapshots.history import gc
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from audioclip_text.pipeline.validation.validate_snapshot import validate
+from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.snapshots import directory_of, files_of
+from tests.support.stub import ENCODERS, StubEncoder
+
+Row = dict[str, object]
+
+
+class OtherEncoder(StubEncoder):
+    """An encoder that gives other vectors than its fingerprint promises."""
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        encoding = super().encode_rows(texts)
+        return replace(encoding, vectors=-encoding.vectors[:, ::-1])
+
+
+class OtherHandler(StubHandler):
+    """A handler with the fingerprint of StubHandler and other vectors."""
+
+    def load_model(self) -> StubEncoder:  # type: ignore[override]
+        return ENCODERS.setdefault("other", OtherEncoder(self.dim, self.name))
+
+
+def rows_of(shard: int, rows: int = 20) -> list[Row]:
+    """Return the rows of a shard; one of them is rejected."""
+    texts = [f"text {n} of shard {shard}" for n in range(rows - 1)]
+    return [{"id": f"{shard}-{n}", "text": text, "tag": n} for n, text in enumerate([*texts, ""])]
+
+
+def write_corpus(folder: Path, shards: int) -> Path:
+    """Write shards of 20 rows; return their folder."""
+    for shard in range(shards):
+        write_jsonl(folder / f"{shard:02}.jsonl", rows_of(shard))
+    return folder
+
+
+def run(folder: Path, output: Path, **options: object) -> tuple[Manifest, list[str]]:
+    return embed(folder / "*.jsonl", output, id_field="id", keep_fields=["tag"], **options)
+
+
+def expected(folder: Path, fresh: Path) -> pa.Table:
+    """Return the rows of a snapshot of a run into an empty directory."""
+    run(folder, fresh)
+    return read(fresh)
+
+
+def carried_files(output: Path, manifest: Manifest, before: Manifest) -> set[str]:
+    return {file.name for file in files_of(output, manifest)} & {file.name for file in files_of(output, before)}
+
+
+def test_appended_shard_is_all_that_is_read(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 5), tmp_path / "out"
+    first, _ = run(folder, output)
+    write_jsonl(folder / "05.jsonl", rows_of(5))
+    before = directory_of(output)
+    second, texts = run(folder, output)
+    assert len(texts) == 19
+    assert (second["counts"]["read"], second["counts"]["reused"]) == (20, 0)
+    assert second["totals"] == {**second["totals"], "read": 120, "vectors": 114, "rejected": 6}
+    assert [segment["run"] for segment in second["segments"]] == [first["snapshot"], second["snapshot"]]
+    carried = carried_files(output, second, first)
+    assert carried == {file.name for file in files_of(output, first)}
+    for name in carried:
+        assert (before / name).samefile(directory_of(output) / name)
+    shutil.rmtree(before)  # a snapshot stays whole when any other is removed
+    assert validate(str(output)).valid
+    assert read(output).equals(expected(folder, tmp_path / "fresh"))
+    assert len(read(output, "rejected")) == 6
+
+
+def test_shard_that_changes_every_night_is_soon_alone(tmp_path: Path) -> None:
+    """The second night reads every shard, because they are one segment; from the third on only one is read."""
+    folder, output = write_corpus(tmp_path / "in", 10), tmp_path / "out"
+    run(folder, output)
+    for night in range(4):
+        write_jsonl(folder / "09.jsonl", rows_of(9, 21 + night))
+        manifest, texts = run(folder, output)
+        assert len(texts) == 1, "known texts are never embedded again"
+        assert manifest["counts"]["read"] == (201 if night == 0 else 21 + night)
+        assert manifest["totals"]["read"] == 201 + night
+    assert len(manifest["segments"]) == 2
+    assert validate(str(output)).valid
+    assert read(output).equals(expected(folder, tmp_path / "fresh"))
+
+
+def test_removed_shard(tmp_path: Path) -> None:
+    """Removing one of a segment reads its other shards; removing a whole segment reads nothing."""
+    folder, output = write_corpus(tmp_path / "in", 4), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "04.jsonl", rows_of(4))
+    run(folder, output)
+    (folder / "04.jsonl").unlink()
+    manifest, texts = run(folder, output)
+    assert (texts, manifest["counts"]["read"], manifest["totals"]["read"]) == ([], 0, 80)
+    (folder / "03.jsonl").unlink()
+    manifest, texts = run(folder, output)
+    assert (texts, manifest["counts"]["read"], manifest["totals"]["read"]) == ([], 60, 60)
+    assert read(output).equals(expected(folder, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_text_bytes": 99}, {"on_long": "reject"}, {"force": True}, {"keep_fields": []}]
+)
+def test_everything_is_read_if_other_rows_could_result(tmp_path: Path, change: dict[str, object]) -> None:
+    folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
+    run(folder, output)
+    manifest, _ = embed(folder / "*.jsonl", output, **{"id_field": "id", "keep_fields": ["tag"], **change})
+    assert manifest["counts"]["read"] == manifest["totals"]["read"] == 60
+    assert len(manifest["segments"]) == 1
+
+
+def test_option_that_decides_no_row_changes_nothing(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
+    run(folder, output)
+    manifest, _ = run(folder, output, max_rejected="50%", max_file_rows=7)
+    assert manifest["counts"]["read"] == 0
+
+
+@pytest.mark.parametrize(("value", "read_rows"), [(7, 2), (None, 2), (1.5, 62)])
+def test_kept_types_are_those_of_the_snapshot(tmp_path: Path, value: object, read_rows: int) -> None:
+    """A new shard changes the types of kept fields only if it has to: then every shard is read, and a note explains it."""
+    folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "03.jsonl", [{"id": "a", "text": "a", "tag": value}, {"id": "b", "text": "b", "tag": value}])
+    manifest, _ = run(folder, output)
+    assert manifest["counts"]["read"] == read_rows
+    assert any("other types" in note for note in manifest["notes"]) == (read_rows == 62)
+    assert read(output).schema.field("tag").type == (pa.float64() if value == 1.5 else pa.int64())
+    assert read(output)["tag"].to_pylist().count(value) >= 2
+
+
+def test_kept_lists_are_carried_over(tmp_path: Path) -> None:
+    """A nested type is the same type when it comes back from a part file."""
+    for shard, rows in enumerate((20, 1)):
+        tags = pa.array([[{"x": [1, None]}]] * rows, pa.list_(pa.struct([("x", pa.list_(pa.int64()))])))
+        texts = [f"{shard} {n}" for n in range(rows)]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"id": texts, "text": texts, "tag": tags}), tmp_path / f"in/{shard}.parquet")
+        manifest, _ = embed(tmp_path / "in/*", tmp_path / "out", id_field="id", keep_fields=["tag"])
+        assert manifest["counts"]["read"] == rows
+    assert read(tmp_path / "out")["tag"].to_pylist() == [[{"x": [1, None]}]] * 21
+
+
+def test_limits_hold_for_the_totals(tmp_path: Path) -> None:
+    """max_shrink compares whole snapshots; max_rejected holds for what was read, and for the whole snapshot."""
+    folder, output = write_corpus(tmp_path / "in", 4), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "04.jsonl", rows_of(4))
+    manifest, _ = run(folder, output, max_shrink=0.9)  # 20 rows are read, of a corpus that grew
+    assert manifest["totals"]["read"] == 100
+    write_jsonl(folder / "05.jsonl", [{"id": "x", "text": ""}, {"id": "y", "text": "y"}])
+    with pytest.raises(Exception, match=r"1 of 2 rows were rejected, more than --max_rejected 40%"):
+        run(folder, output, max_rejected="40%")
+    with pytest.raises(
+        Exception, match=r"6 of 102 rows, with those carried over, were rejected, more than --max_rejected 5"
+    ):
+        run(folder, output, max_rejected="5")
+
+
+def test_ids_are_unique_across_segments(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output, unique_ids=True)
+    write_jsonl(folder / "02.jsonl", [{"id": "0-3", "text": "another text"}])
+    with pytest.raises(Exception, match=r"1 ids occur more than once, and --unique_ids forbids that; among them '0-3'"):
+        run(folder, output, unique_ids=True)
+
+
+def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
+    """The same fingerprint with other canary vectors: nothing is published, until --force embeds every text again."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    first, _ = run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    with pytest.raises(Exception, match=r"other canary vectors than in .*--force"):
+        run(folder, output, handler=OtherHandler())
+    assert directory_of(output).name == first["snapshot"]
+    manifest, texts = run(folder, output, handler=OtherHandler(), force=True)
+    assert len(texts) == 57
+    assert len(manifest["segments"]) == 1
+
+
+def test_damaged_file_of_the_snapshot_is_made_again(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    first, _ = run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    lost = next(file.name for file in files_of(output, first) if file.is_part)
+    (directory_of(output) / lost).unlink()
+    manifest, _ = run(folder, output)
+    assert manifest["counts"]["read"] == 60
+    assert any("1 files of" in note for note in manifest["notes"])
+    assert validate(str(output)).valid
+
+
+def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    first, _ = run(folder, output)
+
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", fail)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    second, _ = run(folder, output)
+    for name in carried_files(output, second, first):
+        assert (directory_of(output) / name).stat().st_nlink == 1
+    assert second["counts"]["read"] == 20
+    assert validate(str(output)).valid
+
+
+def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    run(folder, output)
+    assert main(["log", str(output)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r"\* \S+ +60 +40 +19 +0 +3 ", last)
+    page = Path(ensure_report(str(output), remake=True)).read_text()
+    assert "40" in page
+
+
+def test_known_model_errors_are_carried_over(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 1), tmp_path / "out"
+    write_jsonl(folder / "01.jsonl", [{"id": f"bad {n}", "text": f"poison {n}"} for n in range(10)])
+    first, _ = run(folder, output)
+    assert first["totals"]["rejected_by_reason"] == {"empty text": 1, "model error": 10}
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    second, _ = run(folder, output)
+    assert second["counts"]["rejected_by_reason"] == {"empty text": 1}
+    assert second["totals"]["rejected_by_reason"] == {"empty text": 2, "model error": 10}
+
+
+def test_carrying_over_survives_gc(tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    for night in range(4):
+        write_jsonl(folder / f"{2 + night:02}.jsonl", rows_of(2 + night))
+        run(folder, output)
+        gc(str(output), keep=1)
+        assert len(list((output / "snapshots").iterdir())) == 1
+        assert validate(str(output)).valid
+    assert read(output).equals(expected(folder, tmp_path / "fresh"))
+
+
+def test_missing_source_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that is removed while a run carries its files over: the run fails, and says what to do."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    first, _ = run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    from audioclip_text.pipeline import embed as embed_module
+
+    start = embed_module.start_run
+
+    def remove_and_start(*arguments: object, **keywords: object) -> object:
+        shutil.rmtree(output / "snapshots" / first["snapshot"])
+        return start(*arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed_module, "start_run", remove_and_start)
+    with pytest.raises((SnapshotError, RuntimeError), match=r"cannot be carried over from .*--force"):
+        run(folder, output)
