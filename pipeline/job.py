@@ -233,6 +233,7 @@ def _may_carry_over(previous: Manifest, options: Mapping[str, object]) -> bool:
     """Return whether a run with these options, and the model of a snapshot, would make its rows again."""
     return (
         not options.get("force")
+        and not options.get("no_dedupe")
         and previous["tool_version"] == version("audioclip-text")
         and _deciding_rows(previous["options"]) == _deciding_rows(options)
     )

@@ -29,6 +29,7 @@ from .compare_rows import SplitById, bits_for, match_rows, require_unique
 ADDED, CHANGED = 1, 2
 FILE_ROWS = 131_072
 SUMMARY = "changes.json"
+_IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def find_changes(
     """Compare two snapshots of `output`: by default the current one with the one before it.
 
     A row is changed if its text, a kept field or the fingerprint differs. With `target`, a directory that has no files, the
-    rows are written there: added-*.parquet and changed-*.parquet with the columns of part files,
-    removed-*.parquet with ids, and then changes.json, which contains the result.
+    rows are written there: added-*.parquet and changed-*.parquet with the columns of part files, removed-*.parquet with
+    ids, at least one file of each, and then changes.json, which contains the result.
 
     Raises:
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
@@ -156,11 +157,10 @@ def _write(
     directory = f"{target.rstrip('/')}.{os.getpid()}.tmp" if is_local(target) else target
     try:
         with convert_write_errors(target):
-            files = [
-                *_write_files(directory, "added", _rows(comparison, kinds == ADDED)),
-                *_write_files(directory, "changed", _rows(comparison, kinds == CHANGED)),
-                *_write_files(directory, "removed", pa.table({"id": removed}).to_batches(BATCH_ROWS)),
-            ]
+            schema = _schema(comparison.newer)
+            files = [*_write_files(directory, "removed", _IDS, pa.table({"id": removed}, _IDS).to_batches(BATCH_ROWS))]
+            for kind, name in ((ADDED, "added"), (CHANGED, "changed")) if schema else ():
+                files += _write_files(directory, name, schema, _rows(comparison, kinds == kind))
             changes = replace(changes, files=files)
             if is_local(target):
                 os.makedirs(directory, exist_ok=True)
@@ -186,20 +186,19 @@ def _rows(comparison: _Comparison, chosen: NDArray[np.bool_]) -> Iterator[pa.Rec
         place += file.rows
 
 
-def _write_files(directory: str, kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
-    """Write the batches into files of FILE_ROWS rows, and yield the names of these."""
-    writer: ParquetFileWriter | None = None
-    number = 0
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        if writer is None:
-            name = f"{kind}-{number:05}.parquet"
-            writer = ParquetFileWriter(directory, name, batch.schema, {"compression": "zstd", "use_dictionary": False})
-            number += 1
-        writer.add(batch)
+def _schema(snapshot: Snapshot) -> pa.Schema | None:
+    """Return the schema of the part files of a snapshot; None if it has none."""
+    batch = next(iter_rows(snapshot), None)
+    return batch and batch.schema
+
+
+def _write_files(directory: str, kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    """Write the batches into files of FILE_ROWS rows, at least into one, and yield the names of these."""
+    options: dict[str, object] = {"compression": "zstd", "use_dictionary": False}
+    writer = ParquetFileWriter(directory, f"{kind}-00000.parquet", schema, options)
+    for number, batch in enumerate(batches, 1):
         if writer.rows >= FILE_ROWS:
             yield writer.finish().name
-            writer = None
-    if writer is not None:
-        yield writer.finish().name
+            writer = ParquetFileWriter(directory, f"{kind}-{number:05}.parquet", schema, options)
+        writer.add(batch)
+    yield writer.finish().name

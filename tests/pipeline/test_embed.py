@@ -276,11 +276,12 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
     manifest = json.loads(path.read_text())
     manifest["canary"]["vectors"] = base64.b64encode(np.ones(16 * 8, "<f4").tobytes()).decode()
     path.write_text(json.dumps(manifest))
-    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    other = f"the encoder gives other canary vectors than in {first['snapshot']}, of the same fingerprint"
+    with pytest.raises(RuntimeError, match=f"{other}: .* with --force"):
+        embed(tmp_path / "a.jsonl", tmp_path / "out")
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", force=True)
     assert len(texts) == 20
-    assert second["notes"] == [
-        f"the encoder gives other canary vectors than in {first['snapshot']}: nothing was reused"
-    ]
+    assert second["notes"] == [f"{other}: nothing was reused"]
 
 
 @pytest.mark.slow
@@ -295,7 +296,7 @@ def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Pat
     data[middle.data_page_offset + middle.total_compressed_size // 2] ^= 0xFF
     part.write_bytes(data)
     expected = StubHandler(dim=64).load_model().encode_rows
-    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64))
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64), force=True)
     assert second["counts"]["embedded"] == len(texts) > 0
     table = read(tmp_path / "out")
     np.testing.assert_array_equal(vectors(table), expected(table["text"].to_pylist()).vectors)

@@ -19,7 +19,20 @@ from pathlib import Path
 from typing import IO, Any
 
 # The kinds of effects, in the order in which a run reaches them.
-EFFECTS = ("start", "read", "model", "spill", "reuse", "write", "sync", "rename", "manifest", "pointer", "remove")
+EFFECTS = (
+    "start",
+    "link",
+    "read",
+    "model",
+    "spill",
+    "reuse",
+    "write",
+    "sync",
+    "rename",
+    "manifest",
+    "pointer",
+    "remove",
+)
 
 
 @dataclass
@@ -54,7 +67,7 @@ def effect_of(call: str, path: str) -> str | None:
         return "read" if call == "read" else None
     if not name.lstrip(".").startswith(("part-", "rejected-")):  # the directory, its lock and its listings
         return "start"
-    return {"read": "reuse", "write": "write", "sync": "sync", "rename": "rename"}.get(call)
+    return {"read": "reuse", "link": "link", "write": "write", "sync": "sync", "rename": "rename"}.get(call)
 
 
 class Faults:
@@ -101,7 +114,9 @@ class Faults:
 
     @contextlib.contextmanager
     def _patched(self) -> Iterator[None]:
-        plain = {name: getattr(os, name) for name in ("rename", "replace", "unlink", "remove", "makedirs", "fsync")}
+        plain = {
+            name: getattr(os, name) for name in ("rename", "replace", "link", "unlink", "remove", "makedirs", "fsync")
+        }
         plain_open = io.open
 
         def opened(path: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -126,7 +141,8 @@ class Faults:
             with self.around(effect_of("sync", path) if self.concerns(path) else None, path):
                 plain["fsync"](descriptor)
 
-        calls = {"rename": "rename", "replace": "rename", "unlink": "unlink", "remove": "unlink", "makedirs": "mkdir"}
+        calls = {"rename": "rename", "replace": "rename", "link": "link", "unlink": "unlink", "remove": "unlink"}
+        calls["makedirs"] = "mkdir"
         changed = {name: wrap(name, call) for name, call in calls.items()}
         with contextlib.ExitStack() as undo:
             for name, function in {**changed, "fsync": synced}.items():
