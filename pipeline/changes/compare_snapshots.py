@@ -23,7 +23,7 @@ from ..io.filesystem import is_local, join, list_directory, write_atomically
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
-from ..writers.parquet_file import ParquetFileWriter
+from ..writers.parquet_file import ParquetFileWriter, part_options
 from .compare_rows import SplitById, bits_for, match_rows, require_unique
 
 ADDED, CHANGED = 1, 2
@@ -194,7 +194,9 @@ def _schema(snapshot: Snapshot) -> pa.Schema | None:
 
 def _write_files(directory: str, kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
     """Write the batches into files of FILE_ROWS rows, at least into one, and yield the names of these."""
-    options: dict[str, object] = {"compression": "zstd", "use_dictionary": False}
+    options: dict[str, object] = {"compression": "zstd"}
+    if "embedding" in schema.names:
+        options = part_options(schema, "plain")
     writer = ParquetFileWriter(directory, f"{kind}-00000.parquet", schema, options)
     for number, batch in enumerate(batches, 1):
         if writer.rows >= FILE_ROWS:

@@ -29,8 +29,9 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Write embedded rows into part files and rejected rows into rejected files; yield a WrittenFile per file.
 
     A file has rows of one segment. `bits` is how many bits of a text hash name a bucket: a row group has rows of one
-    bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses new names, so a
-    bundle that runs twice leaves files that no manifest names, and no row is published twice.
+    bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows,
+    and at the end of a bundle. Every attempt uses new names, so a bundle that runs twice leaves files that no manifest
+    names, and no row is published twice.
     """
 
     def __init__(
