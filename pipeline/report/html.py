@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -23,6 +24,7 @@ from . import plots
 from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 NAME = "report.html"
@@ -52,13 +54,6 @@ def render(
     `stats` has the histograms, `rows` is a sample as `read_sample` returns it, and `previous` is the manifest of the
     previous snapshot, if there is one and it still exists.
     """
-    # Imported here, so that a job starts without it.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(resources.files(__package__).joinpath("template.html.j2").read_text("utf-8"))
     pieces = _outcomes(manifest)
     counted = sum(amount for _, amount, _ in pieces)
     directions, texts = unit_vectors(rows)
@@ -72,7 +67,7 @@ def render(
         "pace": plots.rows_per_second(manifest["pace"]) if "pace" in manifest else None,
         "map": plots.sample_map(principal_plane(directions), texts) if enough else None,
     }
-    return template.render(
+    return _template().render(
         snapshot=manifest["snapshot"],
         tool_version=manifest["tool_version"],
         created=manifest["created"],
@@ -110,6 +105,18 @@ def ensure_report(output: str, *, remake: bool = False) -> str:
     if remake or not FileSystems.exists(path):
         write_report(output, snapshot.manifest, snapshot.files)
     return path
+
+
+@functools.cache
+def _template() -> Template:
+    """Return the compiled template of the page."""
+    # Imported here, so that a job starts without it.
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(resources.files(__package__).joinpath("template.html.j2").read_text("utf-8"))
 
 
 def _finalize(value: object) -> object:

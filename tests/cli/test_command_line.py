@@ -14,7 +14,6 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -66,6 +65,8 @@ def test_every_format_through_the_command_line(
     table = duckdb.sql(f"SELECT text, embedding::FLOAT[1024] AS e FROM '{files}' ORDER BY text, id").fetchall()
     expected = TextEncoder.load("untrained", tokenizer_path=vocabulary).encode([text for text, _ in table])
     np.testing.assert_allclose(np.array([vector for _, vector in table]), expected, atol=2e-5)
+    import polars as pl  # half a second, which each process of the tests would need
+
     frame = pl.read_parquet(files)
     assert frame.schema["embedding"] == pl.Array(pl.Float32, 1024)
     assert frame.height == shards * len(TEXTS)

@@ -18,7 +18,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
-import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -110,6 +109,8 @@ def test_a_batch_is_a_matrix_without_a_copy(folder: Path) -> None:
 
 def test_half_precision_can_be_read(tmp_path: Path) -> None:
     """Read float16 vectors with each reader: the numbers are those that were stored."""
+    import polars as pl  # half a second, which each process of the tests would need
+
     (batch,) = random_batches(50, 16, stored="float16")
     write_snapshot(tmp_path, [batch], 16, stored="float16")
     expected = batch["embedding"].flatten().to_numpy().reshape(50, 16)

@@ -23,11 +23,9 @@ from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteTransform
 from apache_beam.ml.rag.ingestion.jdbc_common import ConnectionConfig
 from apache_beam.ml.rag.ingestion.postgres import PostgresVectorWriterConfig
 from apache_beam.ml.rag.ingestion.postgres_common import ConflictResolution
-from apache_beam.ml.rag.ingestion.qdrant import QdrantConnectionParameters, QdrantWriteConfig
 from apache_beam.ml.rag.types import Chunk, Content, EmbeddableItem
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.testing.util import assert_that
-from qdrant_client import QdrantClient, models
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline import AudioCLIPTextEmbeddings
@@ -284,6 +282,10 @@ def test_content_ids_depend_on_the_content_alone() -> None:
 
 def test_rag_into_qdrant_twice(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
     """Beam's sink writes the items into Qdrant; a second run, whose items have other random ids, stores nothing twice."""
+    # Imported here: it takes two seconds, which each process of the tests would need.
+    from apache_beam.ml.rag.ingestion.qdrant import QdrantConnectionParameters, QdrantWriteConfig
+    from qdrant_client import QdrantClient, models
+
     path = str(tmp_path / "qdrant")
     client = QdrantClient(path=path)
     client.create_collection("texts", {"dense": models.VectorParams(size=32, distance=models.Distance.COSINE)})
