@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -32,9 +33,20 @@ def files_of_the_project() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the sdist, and from it the wheel, so that the sdist must contain all that the wheel needs."""
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    """Build the sdist, and from it the wheel, so that the sdist must contain all that the wheel needs.
+
+    A copy of the project is built, with files of the names that git ignores: a build writes the project's metadata into
+    its directory, and for a moment it is empty, which tests in other processes would read as another version.
+    """
+    out, copy = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("project")
+    for path in files_of_the_project():
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for name in (".cache", ".venv", "out"):
+        (copy / name).mkdir()
+        (copy / name / "ignored.py").touch()
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return out
