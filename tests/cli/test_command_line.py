@@ -21,6 +21,7 @@ import zstandard
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.cli import main
+from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
 
 TEXTS = [
@@ -52,15 +53,16 @@ def test_every_format_through_the_command_line(
 ) -> None:
     """One command embeds every format; the vectors equal the encoder's, and DuckDB and Polars read them."""
     shards = write_every_format(tmp_path / "in", TEXTS)
+    program = [preloaded_programs() / "audioclip-text"]
     done = run_program(
         "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
-        "--tokenizer_path", vocabulary,
+        "--tokenizer_path", vocabulary, program=program,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"{shards * len(TEXTS)} read = {shards * len(TEXTS)} embedded + 0 reused + 0 rejected" in done.stdout
     assert f"{len(TEXTS)} texts" in done.stdout
     assert "WARNING: the weights are untrained" in done.stderr
-    current = run_program("current", tmp_path / "out").stdout.strip()
+    current = run_program("current", tmp_path / "out", program=program).stdout.strip()
     files = f"{current}/part-*.parquet"
     table = duckdb.sql(f"SELECT text, embedding::FLOAT[1024] AS e FROM '{files}' ORDER BY text, id").fetchall()
     expected = TextEncoder.load("untrained", tokenizer_path=vocabulary).encode([text for text, _ in table])

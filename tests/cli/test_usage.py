@@ -11,6 +11,7 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.parser import COMMANDS, parse
 from audioclip_text.pipeline.options import EmbedOptions, OptionsError, reject_unknown_flags
+from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
 from tests.support.snapshots import batch_of, write_snapshot
 
@@ -168,10 +169,10 @@ def test_in_a_real_process(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_unquoted_glob_in_a_real_process(folder: Path, small_head: str, vocabulary: Path) -> None:
+def test_an_unquoted_glob_in_a_shell(folder: Path, small_head: str, vocabulary: Path) -> None:
     """Every file that the shell puts behind --input is embedded."""
     flags = f"--input *.txt --output out --model-path {small_head} --tokenizer-path {vocabulary}"
-    result = run_program("embed", redirect=flags, cwd=folder)
+    result = run_program("embed", redirect=flags, cwd=folder, program=[preloaded_programs() / "audioclip-text"])
     assert result.returncode == 0, result.stderr
     assert "rows      2 read = 2 embedded" in result.stdout
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.pages import ROOT, read_page
+from tests.support.preloaded import preloaded_programs
 
 SPEC = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
 assert SPEC
@@ -43,7 +44,9 @@ def test_the_page_shows_the_tables_that_the_formulas_give() -> None:
 @pytest.mark.slow
 def test_the_benchmark_measures_every_step_of_the_page() -> None:
     """Run it on a tiny sample: it prints each step that the page uses, for buckets as a billion rows have them."""
-    done = subprocess.run([sys.executable, "-c", SHUFFLE], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [preloaded_programs() / "python", "-c", SHUFFLE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Geometry(bits=13, bucket_rows=122070" in done.stderr
     steps = eval(f"{{{done.stdout}}}", {"Step": scaling.Step})

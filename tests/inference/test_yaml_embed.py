@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import apache_beam as beam
@@ -16,6 +15,7 @@ from apache_beam.yaml.yaml_provider import InlineProvider
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.yaml_embed import EmbedText
+from tests.support.preloaded import preloaded_programs
 from tests.support.processes import run_yaml_main, start_process
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def run_yaml(file: Path, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run Beam's YAML main on a file, in `folder`."""
-    command = [sys.executable, "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={file}"]
+    command = [preloaded_programs() / "python", "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={file}"]
     command.append(f"--jinja_variables={json.dumps(variables)}")
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=os.environ)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.io.filesystem import is_local, list_directory, read, remove, remove_below, write_atomically
 from tests.support import object_stores
 from tests.support.object_stores import Store, connected
+from tests.support.preloaded import preloaded_programs
 
 store = object_stores.store
 
@@ -45,7 +45,7 @@ def test_every_command_takes_the_output_literally(
     Path("a.txt").write_text("\n".join(texts[:10]))
     output = f"{LITERAL}/out"
     flags = ["--input", "a.txt", "--output", output, "--checkpoint", small_head, "--tokenizer_path", str(vocabulary)]
-    first = [sys.executable, "-m", "audioclip_text.pipeline", "embed", *flags]
+    first = [preloaded_programs() / "audioclip-text", "embed", *flags]
     subprocess.run(first, check=True, timeout=240)
     for name in SIMILAR:  # as if of earlier runs, with the same names of snapshots
         shutil.copytree(LITERAL, name)

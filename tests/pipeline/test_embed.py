@@ -344,13 +344,14 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
 
 _EDITS = st.lists(
     st.tuples(st.sampled_from(["add", "change", "remove", "move", "duplicate", "reject"]), st.integers(0, 999)),
+    min_size=6,
     max_size=12,
 )
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(_EDITS, min_size=1, max_size=3))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(_EDITS, min_size=2, max_size=2))
 def test_any_edits_give_what_a_dictionary_gives(edits: list[list[tuple[str, int]]], tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
     """After random edits a run embeds only the texts that no earlier snapshot contains; the snapshot equals the corpus."""
     directory = tmp_path_factory.mktemp("edits")

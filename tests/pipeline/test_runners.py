@@ -20,6 +20,8 @@ import pytest
 
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors, write_jsonl
+from tests.support.pages import environment_of_the_tests
+from tests.support.preloaded import preloaded_programs
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -82,10 +84,10 @@ def portable(
 ) -> Iterator[tuple[list[str], psutil.Process]]:
     """Start Beam's job service and worker pool as processes; yield (flags that use them, the pool)."""
     folder = tmp_path_factory.mktemp("portable")
-    jobs, pool = free_port(), free_port()
+    jobs, pool, python = free_port(), free_port(), preloaded_programs() / "python"
     servers = [
         serve(
-            [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "--port", str(jobs)],
+            [str(python), "-m", "apache_beam.runners.portability.local_job_service_main", "--port", str(jobs)],
             jobs,
             folder,
         ),
@@ -123,17 +125,17 @@ def test_every_command_of_the_page_works_as_shown(vocabulary: Path, tmp_path: Pa
     page = re.sub("8099|50000", lambda found: ports[found[0]], page)
     lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
     servers: list[subprocess.Popen[bytes]] = []
-    outputs = []
+    outputs, environment = [], environment_of_the_tests()
     try:
         for line in lines:
             if line.endswith(" &"):
                 (port,) = (port for port in ports.values() if port in line)
                 command = shlex.split(line.removesuffix(" &"))
-                servers.append(serve([sys.executable, *command[1:]], int(port), tmp_path, dict(os.environ)))
+                servers.append(serve(command, int(port), tmp_path, environment))
             elif not line.startswith("sleep "):
-                _, *arguments = shlex.split(line)
-                command = [sys.executable, "-m", "audioclip_text.pipeline", *arguments]
-                done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+                done = subprocess.run(
+                    shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+                )
                 assert done.returncode == 0, done.stderr[-3000:]
                 outputs.append(done.stdout)
     finally:
@@ -153,7 +155,7 @@ class Corpus:
                 folder / "in" / f"{shard}.jsonl",
                 [{"id": f"r{n}", "text": f"text {n % (rows - rows // 10)} of a corpus"} for n in numbers],
             )
-        self.command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", f"--input={folder}/in/*.jsonl"]
+        self.command = [str(preloaded_programs() / "audioclip-text"), "embed", f"--input={folder}/in/*.jsonl"]
         self.command += [f"--checkpoint={head}", f"--tokenizer_path={vocabulary}", "--id_field=id"]
 
     def start(self, output: str, flags: list[str]) -> subprocess.Popen[str]:

@@ -22,6 +22,7 @@ from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
 from tests.support.corpus import embed, write_jsonl
+from tests.support.preloaded import preloaded_programs
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -160,7 +161,7 @@ def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path,
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
     browser.chmod(0o755)
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "report", str(output), "--remake", "--open"]
+    command = [preloaded_programs() / "audioclip-text", "report", str(output), "--remake", "--open"]
     environment = {**os.environ, "BROWSER": f"{browser} %s"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == str(page)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from tests.support.preloaded import preloaded_programs
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,8 +42,8 @@ def expected_output(code: str) -> list[str]:
 
 
 def environment_of_the_tests() -> dict[str, str]:
-    """Return the environment variables of this process, with the programs installed for the tests first on PATH."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """Return the environment variables of this process, with programs first on PATH that start without imports."""
+    return {**os.environ, "PATH": f"{preloaded_programs()}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def run_blocks(
@@ -51,7 +53,7 @@ def run_blocks(
     *,
     environment: Mapping[str, str] | None = None,
     skip: Collection[str] = (),
-    python: Path | str = sys.executable,
+    python: Path | None = None,
 ) -> dict[str, str]:
     """Run the blocks of a page, or of a section, and return the output of each.
 
@@ -60,7 +62,9 @@ def run_blocks(
     order, except in a Beam pipeline, which promises no order.
     """
     codes = commands(page) if language == "sh" else blocks(page, language)
-    program = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [str(python), "-c"]
+    program = ["bash", "-euo", "pipefail", "-c"]
+    if language != "sh":
+        program = [str(python or preloaded_programs() / "python"), "-c"]
     assert codes, f"the page has no {language} block"
     assert set(skip) <= set(codes), f"not on the page: {set(skip) - set(codes)}"
     outputs = {}

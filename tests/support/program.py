@@ -10,9 +10,11 @@ from pathlib import Path
 PROGRAM = (sys.executable, "-m", "audioclip_text.pipeline")
 
 
-def run_program(*arguments: object, redirect: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_program(
+    *arguments: object, redirect: str = "", cwd: Path | None = None, program: Sequence[str | Path] = PROGRAM
+) -> subprocess.CompletedProcess[str]:
     """Run the program to its end; `redirect` is what a shell would have after it, as in `>&-` or `| true`."""
-    command = ["bash", "-c", f'set -o pipefail; "$@" {redirect}', "bash", *PROGRAM, *map(str, arguments)]
+    command = ["bash", "-c", f'set -o pipefail; "$@" {redirect}', "bash", *map(str, [*program, *arguments])]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
 
 
