@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -69,14 +69,35 @@ class Run:
         assert list(dead_runs(output, list_runs(output))[0]) == [directory.name]
         assert not list(self.temporary.iterdir())
 
+    def kill(self) -> None:
+        """End all processes that have not ended: those of a failed test would embed for minutes."""
+        if self.process.poll() is None:
+            for process in self.family():
+                process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path, small_head: str, vocabulary: Path) -> Iterator[Callable[..., Run]]:
+    """Start one run, with these flags and a `prefix`."""
+    runs = list[Run]()
+
+    def start(*flags: str, prefix: Sequence[str] = ()) -> Run:
+        runs.append(Run(tmp_path, small_head, vocabulary, *flags, prefix=prefix))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3], ids=["SIGTERM", "SIGHUP", "three SIGINT"]
 )
-def test_a_signal_ends_a_run(tmp_path: Path, small_head: str, vocabulary: Path, signals: list[signal.Signals]) -> None:
+def test_a_signal_ends_a_run(start: Callable[..., Run], signals: list[signal.Signals]) -> None:
     """One line, no spill file, no unfinished file, no temporary directory; quick repeats change nothing."""
-    run = Run(tmp_path, small_head, vocabulary)
+    run = start()
     run.wait_for_parts()
     family = run.family()
     for signum in signals:
@@ -86,9 +107,9 @@ def test_a_signal_ends_a_run(tmp_path: Path, small_head: str, vocabulary: Path, 
 
 
 @pytest.mark.slow
-def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(start: Callable[..., Run]) -> None:
     """Under nohup a run outlives its terminal."""
-    run = Run(tmp_path, small_head, vocabulary, prefix=["nohup"])
+    run = start(prefix=["nohup"])
     run.wait_for_parts()
     family = run.family()
     run.process.send_signal(signal.SIGHUP)
@@ -99,9 +120,9 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path, sma
 
 
 @pytest.mark.slow
-def test_worker_processes_end_too(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+def test_worker_processes_end_too(start: Callable[..., Run]) -> None:
     """Ctrl-C at a terminal reaches workers in processes of their own as well; they print nothing and end."""
-    run = Run(tmp_path, small_head, vocabulary, *WORKERS)
+    run = start(*WORKERS)
     run.wait_for_parts()
     family = run.family()
     assert len(family) > 2
@@ -111,7 +132,7 @@ def test_worker_processes_end_too(tmp_path: Path, small_head: str, vocabulary: P
 
 
 @pytest.mark.slow
-def test_pid_1_of_a_container(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
     """As the first process of a PID namespace, where the kernel drops signals without a handler, SIGTERM works."""
     unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
     if (
@@ -119,7 +140,7 @@ def test_pid_1_of_a_container(tmp_path: Path, small_head: str, vocabulary: Path)
         or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
     ):
         pytest.skip("this machine does not allow unshare --pid")
-    run = Run(tmp_path, small_head, vocabulary, *WORKERS, prefix=unshare)
+    run = start(*WORKERS, prefix=unshare)
     run.wait_for_parts()
     family = run.family()
     family[1].send_signal(signal.SIGTERM)
