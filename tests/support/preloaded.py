@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -43,6 +44,7 @@ sys.exit(int(server.recv(4) or 70))
 def preloaded_programs() -> Path:
     """Return a directory with the two programs, whose server ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="programs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, prefix in (("python", []), ("audioclip-text", ["-m", "audioclip_text.pipeline"])):
         program = folder / name
         program.write_text(CLIENT.format(python=sys.executable, address=str(folder / "socket"), prefix=prefix))
