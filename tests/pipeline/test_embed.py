@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline.cli import main
@@ -340,49 +338,6 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
     assert gc(out, 1, dry_run=True) == [names[0]]
     assert gc(out, 1) == [names[0]]
     assert sorted(path.name for path in (tmp_path / "out/snapshots").iterdir()) == names[1:]
-
-
-_EDITS = st.lists(
-    st.tuples(st.sampled_from(["add", "change", "remove", "move", "duplicate", "reject"]), st.integers(0, 999)),
-    min_size=6,
-    max_size=12,
-)
-
-
-@pytest.mark.slow
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(_EDITS, min_size=2, max_size=2))
-def test_any_edits_give_what_a_dictionary_gives(edits: list[list[tuple[str, int]]], tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
-    """After random edits a run embeds only the texts that no earlier snapshot contains; the snapshot equals the corpus."""
-    directory = tmp_path_factory.mktemp("edits")
-    rows = _rows(12)
-    known: set[str] = set()
-    for step, batch in enumerate([[], *edits]):
-        for number, (what, place) in enumerate(batch):
-            at = place % len(rows)
-            fresh = f"s{step}n{number}"
-            if what == "add":
-                rows.insert(at, {"id": fresh, "text": f"new text {fresh}"})
-            elif what == "change":
-                rows[at] = {**rows[at], "text": f"changed {fresh}"}
-            elif what == "remove" and len(rows) > 1:
-                rows.pop(at)
-            elif what == "move":
-                rows[at] = {**rows[at], "id": fresh}
-            elif what == "duplicate":
-                rows.insert(at, {**rows[at], "id": fresh})
-            elif what == "reject":
-                rows.insert(at, {"id": fresh, "text": ""})
-        write_jsonl(directory / "a.jsonl", rows)
-        manifest, texts = embed(directory / "a.jsonl", directory / "out", id_field="id", max_shrink=0.0)
-        good = {str(row["id"]): str(row["text"]) for row in rows if row["text"]}
-        assert sorted(texts) == sorted(set(good.values()) - known)
-        table = read(directory / "out")
-        assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == good
-        expected = StubHandler().load_model().encode_rows(table["text"].to_pylist()).vectors
-        np.testing.assert_array_equal(vectors(table), expected)
-        assert manifest["counts"]["rejected"] == len(rows) - len(good)
-        known = set(good.values())
 
 
 def test_manifest_counts_are_those_of_the_files(tmp_path: Path) -> None:

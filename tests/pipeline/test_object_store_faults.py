@@ -109,6 +109,30 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", ["503", "lost", "cut"])
+def test_carrying_over_survives_any_request_that_fails_once(store: Store, fault: str, waits: Waits) -> None:
+    """Each request of a night with a new shard, once: files are copied by the object store, and no other shard is read."""
+    fill(store)
+    before = embed(store)
+    store.put("texts/c.jsonl", b'{"id": "new", "text": "new"}\n')
+    store.fault = first_time = FirstTime(fault)
+    manifest = embed(store)
+    store.fault = lambda _: None
+    assert manifest["counts"]["read"] == 1
+    assert manifest["totals"]["vectors"] == 3001
+    assert ids(store, manifest) == sorted([*(str(row["id"]) for row in ROWS), "new"])
+    carried = {file.name for file in read_file_list(f"{store.url}/out", before)}
+    assert carried < {file.name for file in read_file_list(f"{store.url}/out", manifest)}
+    directory = f"out/snapshots/{manifest['snapshot']}/"
+    assert carried <= {name.removeprefix(directory) for name in store.names(directory)}
+    assert not [
+        what for what in first_time.sent if what.startswith("GET") and "texts/a.jsonl" in what and "?" not in what
+    ]
+    assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
+    assert waits.waited
+
+
+@pytest.mark.slow
 def test_a_permanent_failure_fails_the_run(store: Store, waits: Waits) -> None:
     """The error names the file and contains the response; the earlier snapshot stays, and the next run succeeds."""
     fill(store)

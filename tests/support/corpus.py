@@ -28,13 +28,14 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def embed(
-    source: Path | str, output: Path, handler: StubHandler | None = None, **options: object
+    source: Path | str | Sequence[str], output: Path, handler: StubHandler | None = None, **options: object
 ) -> tuple[Manifest, list[str]]:
-    """Run over `source` with the stub model; return the manifest and the texts that the model embedded."""
+    """Run over `source` (one glob, or several) with the stub model; return the manifest and the texts that were embedded."""
     handler = handler or StubHandler()
     encoder = handler.load_model()
     encoder.calls.clear()
-    chosen = EmbedOptions(input=[str(source)], output=str(output), **options)
+    inputs = [str(source)] if isinstance(source, Path | str) else list(source)
+    chosen = EmbedOptions(input=inputs, output=str(output), **options)
     corpus = EmbedCorpus(chosen, handler)
     try:
         run(corpus, chosen)
