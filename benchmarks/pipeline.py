@@ -1,6 +1,6 @@
 """The cost of the pipeline around the model, and of a nightly run after few changes.
 
-    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [unchanged] [workers] [start]
+    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [nights] [unchanged] [workers] [start]
 
 plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone
 memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a stub model; and for
@@ -8,6 +8,8 @@ memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a 
 end_to_end  rows/s of a whole run, divided by texts/s of TextEncoder.encode alone on the same texts
 night       the same texts again, a shard touched: time of the first run, divided by that of the second; and of one
             with 1 % of the texts changed
+nights      bytes read and written and CPU seconds of nights over 100,000 rows in 20 shards, with a stub model: the first,
+            1 % appended as a shard, one shard changed, the same shard again, and 1 % of the rows changed in every shard
 unchanged   seconds of the command if no shard changed, for 20 shards and for 5,000
 workers     two worker processes of one thread each, compared with one process of two threads
 start       seconds from the command to the first embedded row
@@ -95,11 +97,17 @@ def bare_run(folder: str, output: str) -> None:
             writer.close()
 
 
+def bytes_read() -> int:
+    """Return what this process has read from files so far, in bytes (Linux)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
 def measured(run: Callable[..., object], *arguments: str) -> None:
-    """Print CPU seconds, wall seconds and peak bytes of a run, without earlier imports."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Print CPU seconds, wall seconds, bytes read and peak bytes of a run, without earlier imports."""
+    wall, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
     run(*arguments)
-    figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "read": bytes_read() - read}
     print(json.dumps(figures | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
 
@@ -198,6 +206,46 @@ def night(folder: Path, rows: int = 20_000) -> None:
     )
 
 
+def nights(folder: Path, rows: int = 100_000, shards: int = 20) -> None:
+    """Print what each night of a corpus that changes read and wrote, beside the bytes of the new rows themselves."""
+    source, output = folder / "in", folder / "out"
+    write_shards(source, rows, shards=shards)
+
+    def edit(path: Path, every: int) -> None:
+        lines = path.read_text().splitlines()
+        lines[::every] = [line.replace('"text": "', '"text": "edited: ') for line in lines[::every]]
+        path.write_text("\n".join(lines) + "\n")
+
+    def append() -> None:
+        lines = [json.dumps({"id": f"new{n}", "text": f"a new text, number {n}"}) for n in range(rows // 100)]
+        (source / "new.jsonl").write_text("\n".join(lines) + "\n")
+
+    def scatter() -> None:
+        for path in source.glob("*.jsonl"):
+            edit(path, 100)
+
+    changes: dict[str, Callable[[], object]] = {
+        "first": lambda: None,
+        "1 % appended": append,
+        "one shard changed": lambda: edit(source / "7.jsonl", 50),
+        "the same one again": lambda: edit(source / "7.jsonl", 51),
+        "1 % scattered": scatter,
+    }
+    for name, change in changes.items():
+        change()
+        figures = child("stub_run", source, output, "--id_field", "id", "--input_format", "jsonl")
+        directory = output / "snapshots" / json.loads((output / "current.json").read_text())["snapshot"]
+        manifest = json.loads((directory / "manifest.json").read_text())
+        files = [path.stat() for path in directory.glob("*.parquet")]
+        written = sum(file.st_size for file in files if file.st_nlink == 1)
+        linked = sum(file.st_size for file in files if file.st_nlink > 1)
+        print(
+            f"nights      {name}: {manifest['counts']['read']:,} rows read, {figures['read']:,.0f} bytes read, {written:,} "
+            f"written, {linked:,} linked, {figures['cpu']:.1f} s of CPU time, {len(manifest['segments'])} segments",
+            flush=True,
+        )
+
+
 def unchanged(folder: Path) -> None:
     for shards in (20, 5_000):
         source, output = folder / f"in{shards}", folder / f"out{shards}"
@@ -287,7 +335,7 @@ def _total(parts: dict[str, float]) -> float:
     return sum(parts.values())
 
 
-ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, unchanged, workers, start)}
+ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, nights, unchanged, workers, start)}
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py            # prints the tables and sentences of docs/scaling.md
 
-Nothing here was run on a GPU. What was measured is in STEPS, MEASURED and UNCHANGED, what is assumed in ASSUMED and the
-prices of GPU_WORKERS; the functions are the formulas. Change a figure and print the tables again.
+Nothing here was run on a GPU. What was measured is in STEPS, MEASURED, UNCHANGED and NIGHTS, what is assumed in ASSUMED and
+the prices of GPU_WORKERS; the functions are the formulas. Change a figure and print the tables again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,20 @@ MEASURED = {
 }
 # CPU seconds of `embed` by the number of shards, none of which changed (benchmarks/pipeline.py unchanged).
 UNCHANGED = {20: 1.3, 5_000: 1.5}
+# Nights over 100,000 rows in 20 shards (benchmarks/pipeline.py nights): rows read, MB read, written and linked, CPU seconds.
+NIGHTS = {
+    "first": (100_000, 106.7, 415.7, 0.0, 7.9),
+    "unchanged": (0, 0.0, 0.0, 0.0, 1.3),
+    "1 % appended as a shard": (1_000, 69.6, 4.1, 415.7, 5.9),
+    "one of 20 shards changed": (101_000, 519.9, 419.9, 0.0, 10.9),
+    "the same shard again": (5_000, 102.7, 20.8, 399.1, 4.3),
+    "1 % scattered over all shards": (101_000, 509.0, 419.9, 0.0, 9.3),
+}
+# Nights of one new shard, and the shards that these read again (tests/snapshots/test_segments.py).
+TEN_YEARS, READ_AGAIN = 3_650, 23_695
 ASSUMED = {
+    "storage_gb": 0.020,  # US dollars per GB and month in an object store
+    "copies": 0.005,  # US dollars per 1,000 copies in an object store
     "peak_share": 0.45,  # of the GPU's matrix peak on real tokens: the aim, not a measurement
     "shuffle_gb": 0.011,  # US dollars per GB that a managed shuffle processes
 }
@@ -66,6 +79,7 @@ GPU_WORKERS = (
     Worker("L4, 8 vCPU", 121, 8, 1.10),
     Worker("H100, 26 vCPU", 989, 26, 12.00),
 )
+FILE_ROWS = 32_768  # of a part file, the default of --max_file_rows
 WORKERS = {"1 million": 1, "100 million": 4, "1 billion": 16}
 
 
@@ -136,6 +150,12 @@ def dollars(worker: Worker, path: tuple[str, ...], corpus: str, workers: int) ->
     return machines + CORPORA[corpus] * shuffled(path, corpus) / 1e9 * ASSUMED["shuffle_gb"]
 
 
+def storage(corpus: str) -> tuple[float, float]:
+    """Return the US dollars per month that a snapshot costs in an object store, and those of copying all its files."""
+    rows, written = CORPORA[corpus], STEPS["write"].bytes[_number(corpus)]
+    return rows * written / 1e9 * ASSUMED["storage_gb"], rows / FILE_ROWS / 1000 * ASSUMED["copies"]
+
+
 def figures() -> dict[str, str]:
     """Return the figures in the text of the page, by name; those per row are for a billion rows."""
     corpus = "1 billion"
@@ -151,6 +171,9 @@ def figures() -> dict[str, str]:
         "one vCPU": f"{1e6 / first:,.0f} new or {1e6 / night:,.0f} known rows per second",
         "writing": f"{write[1] / first:.0%} of the CPU time of a first run and {write[1] / night:.0%} of that of a night",
         "bfloat16": f"{bfloat[0]:,.0f} bytes and {bfloat[1]:.1f} µs per row instead of {write[0]:,.0f} and {write[1]:.1f}",
+        "storage": f"{storage(corpus)[0]:,.0f} US dollars a month, and {storage(corpus)[1]:.2f} to copy its files",
+        "ten years": f"{TEN_YEARS:,} nights of one new shard read {READ_AGAIN:,} shards again, "
+        f"{READ_AGAIN / TEN_YEARS:.1f} per night",
         "overhead": f"{overhead[0]:.1f} bytes per row",
         "known billion": f"{night * 1e9 / 1e6 / 3600:.1f} hours of one vCPU",
         "network": f"{max(network(worker, NIGHT, corpus) for worker in GPU_WORKERS[:2]):.1f} Gbit/s",
@@ -182,7 +205,9 @@ def tables() -> list[str]:
             corpora.append(line)
     unchanged = [["shards, none of them changed", "CPU seconds of `embed`"]]
     unchanged += [[f"{shards:,}", f"{seconds:.1f}"] for shards, seconds in UNCHANGED.items()]
-    return [_markdown(table) for table in (steps, workers, corpora, unchanged)]
+    nights = [["night", "rows read", "MB read", "MB written", "MB linked", "CPU seconds"]]
+    nights += [[name, f"{line[0]:,}", *(f"{number:,.1f}" for number in line[1:])] for name, line in NIGHTS.items()]
+    return [_markdown(table) for table in (steps, workers, corpora, unchanged, nights)]
 
 
 def _markdown(lines: list[list[str]]) -> str:

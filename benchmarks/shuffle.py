@@ -51,16 +51,16 @@ from audioclip_text.pipeline.dedup.spill import PieceCodec, RecordBatchCoder, co
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
 from audioclip_text.pipeline.io.file_io import FileIO
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.read_shards import in_segment, read_shard
 from audioclip_text.pipeline.readers.shards import find_shards
-from audioclip_text.pipeline.schemas import ROW, TEXT_HASH, embedded_schema
+from audioclip_text.pipeline.schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
 from audioclip_text.pipeline.text_hash import add_text_hash, hash_words
 from audioclip_text.pipeline.writers.write_files import WriteFiles
 
 CORPORA = (1_000_000, 100_000_000, 1_000_000_000)
 BATCH_TEXTS, FILE_ROWS = 16_384, 32_768  # the defaults of --batch_size and --max_file_rows
 VOCABULARY = Path(__file__).parents[1] / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
-CODEC = PieceCodec(pa.schema([*ROW, TEXT_HASH]))
+CODEC = PieceCodec(pa.schema([*ROW, SEGMENT, TEXT_HASH]))
 KEPT = pa.schema([])
 
 
@@ -114,7 +114,9 @@ def read_sample(folder: Path, costs: Costs) -> list[pa.RecordBatch]:
     costs.bytes["read"] = sum(shard.bytes for shard in shards)
     fields = Fields(id="id")
     with costs.measure("read"):
-        batches = [rows for shard in shards for rows, _ in read_shard(shard, fields, KEPT) if rows.num_rows]
+        batches = [
+            in_segment(rows, 0) for shard in shards for rows, _ in read_shard(shard, fields, KEPT) if rows.num_rows
+        ]
     with costs.measure("hash"):
         return [add_text_hash(batch, "{}") for batch in batches]
 

@@ -138,17 +138,17 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
                 count("rows_read", size)
                 read.by_second.update(rows_by_second(size))
                 for batch in rows.add(row_batch):
-                    yield _in_segment(batch, read.segment)
+                    yield in_segment(batch, read.segment)
                 for batch in rejected.add(rejected_batch):
-                    yield beam.pvalue.TaggedOutput("rejected", _in_segment(batch, read.segment))
+                    yield beam.pvalue.TaggedOutput("rejected", in_segment(batch, read.segment))
             read.add(builder)
         for batch in rows.flush():
-            yield _in_segment(batch, read.segment)
+            yield in_segment(batch, read.segment)
         for batch in rejected.flush():
-            yield beam.pvalue.TaggedOutput("rejected", _in_segment(batch, read.segment))
+            yield beam.pvalue.TaggedOutput("rejected", in_segment(batch, read.segment))
 
 
-def _in_segment(batch: pa.RecordBatch, segment: int) -> pa.RecordBatch:
+def in_segment(batch: pa.RecordBatch, segment: int) -> pa.RecordBatch:
     """Return the batch with SEGMENT as its last column."""
     column = pa.array(np.full(batch.num_rows, segment, np.int8))
     return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(SEGMENT))

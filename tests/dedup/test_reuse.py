@@ -16,10 +16,11 @@ from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, r
 from audioclip_text.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.readers.read_shards import in_segment
 from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
 from audioclip_text.pipeline.text_hash import add_text_hash
 from audioclip_text.pipeline.writers.write_files import WriteFiles
-from tests.support.snapshots import batch_of, in_segment
+from tests.support.snapshots import batch_of
 
 BITS, DIM = 5, 4
 SCHEMA = pa.schema([*ROW, TEXT_HASH])
@@ -50,7 +51,7 @@ def write(folder: Path, texts: list[str], order: list[int], fingerprint: str = "
     buckets = bucket_of(embedded.column("text_hash"), BITS)
     for bucket in order:
         rows = embedded.filter(pa.array(buckets == bucket))
-        list(writer.process(in_segment(rows.sort_by("text_hash"))))
+        list(writer.process(in_segment(rows.sort_by("text_hash"), 0)))
     list(writer.finish_bundle())
     return sorted(map(str, folder.glob("part-*.parquet")))
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.report.html import ensure_report
+from audioclip_text.pipeline.search import search
 from audioclip_text.pipeline.snapshots.history import gc
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.validation.validate_snapshot import validate
@@ -277,3 +280,23 @@ def test_missing_source_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(embed_module, "start_run", remove_and_start)
     with pytest.raises((SnapshotError, RuntimeError), match=r"cannot be carried over from .*--force"):
         run(folder, output)
+
+
+def test_readers_find_the_same_in_five_segments_as_in_one(tmp_path: Path) -> None:
+    folder, output, fresh = tmp_path / "in", tmp_path / "out", tmp_path / "fresh"
+    for shard, rows in enumerate((160, 80, 40, 20, 10)):
+        write_jsonl(folder / f"{shard}.jsonl", rows_of(shard, rows))
+        manifest, _ = run(folder, output)
+    assert len(manifest["segments"]) == 5
+    table = expected(folder, fresh)
+    assert read(output).equals(table)
+    np.save(tmp_path / "query.npy", np.arange(8, dtype=np.float32)[None] + 0.25)
+    results = [search(str(out), [str(tmp_path / "query.npy")], top=300).as_json() for out in (output, fresh)]
+    assert results[0]["queries"] == results[1]["queries"]
+    checks = [{check.name: check.faults for check in validate(str(out)).checks} for out in (output, fresh)]
+    assert checks[0] == checks[1]
+    query = "SELECT id, text, tag, embedding FROM '{}/part-*.parquet' ORDER BY id"
+    first, second = (duckdb.sql(query.format(directory_of(out))).fetchall() for out in (output, fresh))
+    assert first == second
+    pages = [Path(ensure_report(str(out), remake=True)).read_text() for out in (output, fresh)]
+    assert pages[0].count("<svg") == pages[1].count("<svg") > 2

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
 from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline.metrics import MODEL_COUNTS
-from audioclip_text.pipeline.schemas import SEGMENT, embedded_schema
+from audioclip_text.pipeline.readers.read_shards import in_segment
+from audioclip_text.pipeline.schemas import embedded_schema
 from audioclip_text.pipeline.snapshots.commit import publish
 from audioclip_text.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
 from audioclip_text.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
@@ -43,11 +44,6 @@ def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) ->
         pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("embedding").type),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def in_segment(batch: pa.RecordBatch, segment: int = 0) -> pa.RecordBatch:
-    """Return the batch with the number of a segment as its last column, as the readers add it."""
-    return batch.append_column(SEGMENT, pa.array([segment] * batch.num_rows, SEGMENT.type))
 
 
 def random_batches(rows: int, dim: int, seed: int = 0, stored: str = "float32") -> Iterator[pa.RecordBatch]:
@@ -81,7 +77,7 @@ def write_snapshot(
     write = WriteFiles(run_path(str(output), name), schema, max_rows, encoding=encoding)
     write.setup()
     write.start_bundle()
-    written = [one for batch in batches for one in write.process(in_segment(batch))]
+    written = [one for batch in batches for one in write.process(in_segment(batch, 0))]
     written += [windowed.value for windowed in write.finish_bundle()]
     files = [one.file for one in written if one.file is not None]
     rows = sum(info.rows for info in files)

@@ -1,0 +1,77 @@
+"""Nights while another process rolls back and collects garbage: each ends with a whole snapshot or a clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audioclip_text.pipeline.snapshots.commit import current_name, require_manifest
+from audioclip_text.pipeline.snapshots.snapshot import Snapshot
+from audioclip_text.pipeline.validation import validate
+from tests.support.corpus import embed, read, write_jsonl
+
+OTHER = """
+import random, sys, time
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.snapshots.history import gc, rollback
+chance = random.Random(1)
+print("ready", flush=True)
+while True:
+    try:
+        rollback(sys.argv[1]) if chance.random() < 0.3 else gc(sys.argv[1], keep=chance.choice([1, 2]))
+        print("done", flush=True)
+    except (SnapshotError, OSError) as error:
+        print(error, flush=True)
+    time.sleep(chance.random() / 5)
+"""
+
+EXPECTED = ("another run published", "cannot be carried over", "is missing", "has no finished snapshot", "run again")
+
+
+@pytest.mark.slow
+def test_twenty_nights_beside_another_process(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    rows: dict[str, str] = {}
+    corpora: dict[str, dict[str, str]] = {}
+    errors: list[str] = []
+
+    def night(number: int) -> None:
+        new = {f"{number}-{n}": f"text {n} of {number}" for n in range(5)}
+        write_jsonl(folder / f"{number}.jsonl", [{"id": name, "text": text} for name, text in new.items()])
+        rows.update(new)
+        try:
+            manifest, _ = embed(folder / "*.jsonl", output, id_field="id", max_shrink=0.0)
+        except (RuntimeError, OSError) as error:
+            errors.append(str(error))
+        except AssertionError:  # published, and then removed by the other process
+            pass
+        else:
+            corpora[manifest["snapshot"]] = dict(rows)
+
+    night(0)
+    night(1)
+    other = subprocess.Popen([sys.executable, "-c", OTHER, str(output)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        for number in range(2, 20):
+            night(number)
+    finally:
+        other.terminate()
+        printed = other.communicate()[0].splitlines()
+    assert printed.count("done") > 10
+    assert [error for error in errors if not any(words in error for words in EXPECTED)] == []
+    name = str(current_name(str(output)))
+    snapshot = Snapshot(str(output), name, require_manifest(str(output), name))
+    assert all(Path(path).exists() for path in snapshot.part_paths())
+    assert validate(str(output)).valid
+    if name in corpora:
+        table = read(output)
+        assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == corpora[name]
+    night(20)
+    table = read(output)
+    assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == rows
+    assert validate(str(output)).valid
