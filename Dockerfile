@@ -5,7 +5,8 @@
 #       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
 #       --input '/texts/*' --output /out
-FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:latest AS launcher
+# Of this image only the launcher is taken, a program without dependencies: the version that Google's own sample pins.
+FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:20230622_RC00 AS launcher
 FROM apache/beam_python3.11_sdk:2.77.0
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 
@@ -18,7 +19,10 @@ RUN python -m pip install --no-cache-dir --no-build-isolation --require-hashes -
 COPY setup.py pyproject.toml README.md LICENSE scripts/schedule/flex_launcher.py ./
 COPY model model
 COPY pipeline pipeline
-RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation . && python -m pip check
+RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation .
+# A conflict of a package that is locked ends the build; one among the base image's own packages is only printed.
+RUN python -m pip check > /tmp/conflicts || cat /tmp/conflicts; \
+    ! grep -iE "^(audioclip-text|$(grep -oE '^[A-Za-z0-9._-]+' requirements.lock | paste -sd '|')) " /tmp/conflicts
 ARG CHECKPOINT
 RUN if [ -n "$CHECKPOINT" ]; then \
         audioclip-text fetch "$CHECKPOINT" --dir /opt/audioclip && \
@@ -28,6 +32,8 @@ RUN if [ -n "$CHECKPOINT" ]; then \
 
 # Dataflow's workers and the Flex launcher write to directories of root, so the image runs as root. For local use, docker
 # run --user names another user; with USER and HOME it needs no entry in /etc/passwd.
-ENV USER=audioclip HOME=/tmp FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-text/flex_launcher.py
+#
+# Dataflow puts NVIDIA's driver into /usr/local/nvidia.
+ENV USER=audioclip HOME=/tmp LD_LIBRARY_PATH=/usr/local/nvidia/lib64 FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-text/flex_launcher.py
 WORKDIR /tmp
 ENTRYPOINT ["/opt/apache/beam/boot"]

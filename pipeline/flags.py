@@ -95,9 +95,12 @@ def _device(text: str) -> str:
 def _accelerator(text: str) -> str:
     """Return Dataflow's full form: "nvidia-l4" stands for one L4 with the driver that Dataflow installs."""
     full = text if ":" in text else f"type:{text};count:1;install-nvidia-driver"
-    if not re.fullmatch(r"type:[a-z0-9-]+;count:[1-9][0-9]*(;install-nvidia-driver(:[a-z0-9]+)?)?", full):
+    if not re.fullmatch(
+        r"type:[a-z0-9-]+;count:[1-9][0-9]*(;machine_type:[a-z0-9-]+)?(;install-nvidia-driver(:[a-z0-9]+)?)?", full
+    ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither the name of a GPU, as nvidia-l4, nor type:NAME;count:N;install-nvidia-driver[:VERSION]"
+            f"{text!r} is neither the name of a GPU, as nvidia-l4, nor "
+            "type:NAME;count:N[;machine_type:M];install-nvidia-driver[:VERSION]"
         )
     return full
 

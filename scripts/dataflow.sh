@@ -1,23 +1,33 @@
 #!/usr/bin/env bash
 # Embed a corpus on Dataflow, with an L4 for the model's steps: ./scripts/dataflow.sh [FLAG...]
 # Needs the extra gcp (./scripts/setup.sh gcp), and the environment variables PROJECT, REGION, BUCKET (without gs://) and
-# IMAGE, which is the Dockerfile's image, pushed. Flags on the command line come last and win, except --experiments and
-# --dataflow_service_options, which add up: change those below. Not tested on Dataflow; in a test its runner translates the
-# job graph.
+# IMAGE, which is the Dockerfile's image, pushed. What is embedded, and how, is in schedule/flex_launch.json, which the Flex
+# Template is launched with, too: so all of them give the same vectors, and each reuses those of the others. Flags on the
+# command line come last and win, except --experiments and --dataflow_service_options, which add up. Not tested on Dataflow;
+# in a test its runner translates the job graph.
 set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# The checkpoint is in the bucket, because this machine reads it too, to compute the fingerprint; each worker machine copies
+# it once:
+#   audioclip-text fetch full && audioclip-text extract full text-head.safetensors
+#   gcloud storage cp text-head.safetensors .cache/bpe_simple_vocab_16e6.txt.gz gs://BUCKET/model/
+#
+# --accelerator puts a resource hint on the model's steps alone, and any hint turns Dataflow's right fitting on: only their
+# workers get a GPU. Prime is not needed. For a GPU in every worker, which several processes share by NVIDIA's MPS, leave
+# "accelerator" out of the file, and name the GPU for the whole pool (the two are not combined):
+#   --machine_type g2-standard-8
+#   --dataflow_service_options "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver;use_nvidia_mps"
+# A T4 (n1-standard-8, type:nvidia-tesla-t4) has no bfloat16: "dtype" is float16 there.
+mapfile -t parameters < <(
+    sed -e "s|BUCKET|$BUCKET|g" schedule/flex_launch.json | python3 -c '
+import json, sys
+for name, value in json.load(sys.stdin)["launchParameter"]["parameters"].items():
+    print(f"--{name}={value}")'
+)
 
 flags=(
-    --input "gs://$BUCKET/texts/*.jsonl.gz"
-    --output "gs://$BUCKET/out"
-    --id_field id
-
-    # In the bucket, because this machine reads them too, to compute the fingerprint; each worker machine copies them once:
-    #   audioclip-text fetch full && audioclip-text extract full text-head.safetensors
-    #   gcloud storage cp text-head.safetensors .cache/bpe_simple_vocab_16e6.txt.gz gs://BUCKET/model/
-    --checkpoint "gs://$BUCKET/model/text-head.safetensors"
-    --tokenizer_path "gs://$BUCKET/model/bpe_simple_vocab_16e6.txt.gz"
-
     --runner DataflowRunner
     --project "$PROJECT"
     --region "$REGION"
@@ -27,25 +37,9 @@ flags=(
     # Workers import the project from the image: nothing is pickled from __main__, so --save_main_session is not needed.
     --sdk_container_image "$IMAGE"
 
-    # Only the model's steps request a GPU, and Dataflow Prime's right fitting gives GPUs only to their workers. Without
-    # Prime every worker needs one: leave --accelerator out, and name the machine and the GPU for all workers:
-    #   --machine_type g2-standard-8
-    #   --dataflow_service_options "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
-    # A T4 (n1-standard-8, type:nvidia-tesla-t4) has no bfloat16: --dtype float16 there.
-    --accelerator nvidia-l4
-    --dtype bfloat16
-    --dataflow_service_options enable_prime
-
-    # One Beam process per worker, and so one model per GPU. It keeps a T4 busy, and six tenths of an L4 (docs/scaling.md).
-    # To share a GPU, leave this out: then there is one process per vCPU. NVIDIA's MPS, with ";use_nvidia_mps" at the end of
-    # worker_accelerator, lets them compute at the same time; it is not available with Prime.
-    --experiments no_use_multiple_sdk_containers
-    # Two threads in it: one reads and writes while the other waits for the GPU.
-    --number_of_worker_harness_threads 2
-
-    # Rows are shuffled once, by Dataflow's shuffle service (the default), not on the workers' disks, which need space for
-    # the image and for one part file at a time.
+    # Rows are shuffled by Dataflow's shuffle service (the default), not on the workers' disks, which need space for the image
+    # and for one part file of each process at a time: 8 x 135 MB.
     --disk_size_gb 60
     --max_num_workers 16
 )
-exec audioclip-text embed "${flags[@]}" "$@"
+exec audioclip-text embed "${parameters[@]}" "${flags[@]}" "$@"

@@ -12,13 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.options.pipeline_options import WorkerOptions
 
 from audioclip_text.pipeline.flags import add_flags
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
 from tests.support.pages import ROOT, commands, read_page
 
@@ -142,15 +145,18 @@ def test_flex_template() -> None:
     check([f"--{name}={value}" for name, value in parameters.items()])
 
 
-def test_cloud_scheduler_script() -> None:
-    """Check the syntax of the script, and that the files that it names exist."""
-    script = RECIPES / "cloud_scheduler.sh"
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-    text = script.read_text()
-    (schedule,) = re.findall(r'--schedule "(.+?)"', text)
-    assert_cron(schedule)
-    (named,) = re.findall(r"--message-body-from-file (\S+)", text)
-    assert (RECIPES / named).is_file()
+def test_cloud_scheduler_script(tmp_path: Path) -> None:
+    """Check that the nightly request is the one that scripts/flex_template.sh makes once."""
+    (tmp_path / "night").mkdir()
+    (tmp_path / "first_launch").mkdir()
+    (night,) = calls_of("schedule/cloud_scheduler.sh", "gcloud", tmp_path / "night")
+    assert_cron(night[night.index("--schedule") + 1])
+    body = json.loads("".join(night[night.index("--message-body") + 1 :]).partition("--oauth")[0])
+    first_launch = calls_of("flex_template.sh", "docker gcloud curl", tmp_path / "first_launch")[-1]
+    assert body == json.loads("".join(first_launch[first_launch.index("--stdin--") + 1 :]))
+    assert night[night.index("--uri") + 1] == next(word for word in first_launch if word.startswith("https:"))
+    assert body["launchParameter"]["environment"]["sdkContainerImage"] == "r-docker.pkg.dev/p/a/i:1"
+    assert "BUCKET" not in json.dumps(body)
 
 
 def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
@@ -158,9 +164,11 @@ def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
     tools, log = folder / "tools", folder / "log"
     tools.mkdir()
     for name in fake.split():
-        (tools / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "{name}" "$@" "--end--" >>{log}\n')
+        body = 'printf "%s\\n" "--stdin--"; cat' if name == "curl" else ":"
+        text = f'#!/bin/sh\n{{ printf "%s\\n" "{name}" "$@"; {body}; printf "%s\\n" "--end--"; }} >>{log}\n'
+        (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    settings = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1"}
+    settings = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1", "SCHEDULER": "s"}
     path = f"{tools}:{os.environ['PATH']}"
     subprocess.run([ROOT / "scripts" / script], env={**os.environ, **settings, "PATH": path}, check=True)
     return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
@@ -172,33 +180,62 @@ def test_dataflow_script(tmp_path: Path) -> None:
     options = EmbedOptions(flags_of(command))
     options.check()
     reject_unknown_flags(options)
-    assert options.accelerator == "type:nvidia-l4;count:1;install-nvidia-driver"
+    assert options.accelerator == "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"
     paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
     assert all(str(path).startswith("gs://b/") for path in paths), (
         "the launcher reads them too, to compute the fingerprint"
     )
-    assert "enable_prime" in options.view_as(GoogleCloudOptions).dataflow_service_options, (
-        "without it the hint adds no GPU"
-    )
     assert "save_main_session" not in " ".join(command)
+    assert "no_use_multiple_sdk_containers" not in " ".join(command), "one process for each vCPU"
+    workers = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]["environment"]
+    pool = options.view_as(WorkerOptions)
+    assert (pool.disk_size_gb, pool.max_num_workers) == (workers["diskSizeGb"], workers["maxWorkers"])
 
 
 def test_flex_template_script(tmp_path: Path) -> None:
     """Check that the script builds and pushes the image, makes the template, and launches it with declared parameters."""
-    commands = calls_of("flex_template.sh", "docker gcloud", tmp_path)
+    commands = calls_of("flex_template.sh", "docker gcloud curl", tmp_path)
     assert [command[:2] for command in commands[:2]] == [["docker", "build"], ["docker", "push"]]
-    build, launch = commands[2:]
+    build, _, launch = commands[2:]
     assert build[1:4] == ["dataflow", "flex-template", "build"]
     assert (ROOT / build[build.index("--metadata-file") + 1]).is_file()
-    all_parameters = [launch[place + 1].partition("=") for place, word in enumerate(launch) if word == "--parameters"]
+    parameters = json.loads("".join(launch[launch.index("--stdin--") + 1 :]))["launchParameter"]["parameters"]
     declared = {part["name"] for part in json.loads((RECIPES / "flex_template.json").read_text())["parameters"]}
-    assert "enable_prime" in launch[launch.index("--additional-experiments") + 1].split(","), (
-        "without it the hint adds no GPU"
-    )
-    # Google's own sample passes this parameter without declaring it; other undeclared ones are refused as unrecognized.
-    parameters = [(name, value) for name, _, value in all_parameters if name != "sdk_container_image"]
-    assert {name for name, _ in parameters} <= declared
-    check([f"--{name}={value}" for name, value in parameters])
+    assert set(parameters) <= declared
+    check([f"--{name}={value}" for name, value in parameters.items()])
+
+
+def test_all_recipes_of_a_kind_give_one_fingerprint(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """Whichever launches a run, it reuses the others' vectors: those for Dataflow, and those for one machine."""
+    (tmp_path / "script").mkdir()
+    (script,) = calls_of("dataflow.sh", "audioclip-text", tmp_path / "script")
+    launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
+    container = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"][
+        "spec"
+    ]
+    crontab = (RECIPES / "crontab").read_text().splitlines()[-1].split(maxsplit=6)[6]
+    service = unit("audioclip-text.service")["Service"]["ExecStart"].replace("%%", "%")
+    dag = re.findall(r'"(cd .+?)"\n    "(.+?)"\n', (RECIPES / "airflow_dag.py").read_text())
+    kinds = {
+        "Dataflow": [
+            flags_of(script),
+            [f"--{name}={value}" for name, value in launch["parameters"].items()],
+        ],
+        "one machine": [
+            flags_of(shlex.split(crontab.replace(r"\%", "%"))),
+            flags_of(shlex.split(service)),
+            flags_of(["audioclip-text", *container["containers"][0]["args"]]),
+            flags_of(shlex.split("".join(dag[0]))),
+        ],
+    }
+    for kind, recipes in kinds.items():
+        fingerprints = set()
+        for flags in recipes:
+            options = EmbedOptions(flags)
+            settings = EncoderSettings.from_options(options)
+            settings = replace(settings, path=small_head, tokenizer_path=str(vocabulary), device="cpu")
+            fingerprints.add(RecordBatchHandler(settings, options.vector_dtype).describe().fingerprint)
+        assert len(fingerprints) == 1, kind
 
 
 def test_flex_launcher_adds_the_command() -> None:

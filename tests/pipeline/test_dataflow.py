@@ -71,6 +71,38 @@ def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     assert EncoderSettings.from_options(parse([*flags, "--device=cpu"])).device == "cpu"
 
 
+def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
+    """Return the steps, by their first names, that share a stage with a step with a hint if a runner fuses all that it can.
+
+    Steps are fused across every collection that is not a side input, unless one of them is a shuffle, an impulse or a
+    flatten; hints of fused steps are united.
+    """
+    steps = [step for step in graph.components.transforms.values() if not step.subtransforms and step.spec.urn]
+    cuts = {"beam:transform:group_by_key:v1", "beam:transform:impulse:v1", "beam:transform:flatten:v1"}
+    fused = {step.unique_name: {step.unique_name} for step in steps}
+    producers = {output: step for step in steps for output in step.outputs.values()}
+    for step in steps:
+        sides = proto.ParDoPayload.FromString(step.spec.payload).side_inputs if "pardo" in step.spec.urn else {}
+        for name, collection in step.inputs.items():
+            producer = producers[collection]
+            if name not in sides and not cuts & {step.spec.urn, producer.spec.urn}:
+                stage = fused[step.unique_name] | fused[producer.unique_name]
+                fused |= dict.fromkeys(stage, stage)
+    hints = hints_of(graph)
+    names = {name for step, stage in fused.items() if hints.get(step.removeprefix("EmbedCorpus/")) for name in stage}
+    return {name.removeprefix("EmbedCorpus/").split("/")[0] for name in names}
+
+
+WITH_THE_MODEL = {"CanaryTexts", "EmbedCanary", "CanaryVectors", "CompareCanary", "SpreadBatches", "EmbedAndWrite"}
+
+
+def test_fused_steps_take_no_gpu_for_reading_and_reuse(flags: list[str]) -> None:
+    """Readers, the join with earlier vectors and the writer of known rows are in no stage of a step with the model."""
+    pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
+    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(parse(flags), StubHandler())
+    assert steps_of_gpu_workers(pipeline.to_runner_api()) == WITH_THE_MODEL
+
+
 def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
     """Any hint turns right fitting on, which must not be combined with a GPU for the whole pool."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
@@ -82,7 +114,7 @@ def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
 
 def test_forms_of_an_accelerator(flags: list[str]) -> None:
     """A GPU's name stands for Dataflow's full form; anything else, and a local run, is a usage error."""
-    full = "type:nvidia-l4;count:2;install-nvidia-driver:5xx"
+    full = "type:nvidia-l4;count:2;machine_type:g2-standard-24;install-nvidia-driver:5xx"
     assert parse([*flags[:-1], f"--accelerator={full}"]).accelerator == full
     assert parse(flags).accelerator == GPU.decode()
     for bad in ("L4 GPU", "type:nvidia-l4", "type:nvidia-l4;count:0", "nvidia-l4;count:1"):
@@ -228,6 +260,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     hints = hints_of(graph)
     on_gpu = {name.split("/")[0] for name, hint in hints.items() if hint.get(resource_hints.ACCELERATOR.urn) == GPU}
     assert on_gpu == {"EmbedCanary", "EmbedAndWrite"}
+    assert steps_of_gpu_workers(graph) == WITH_THE_MODEL
     steps = [step.spec for step in graph.components.transforms.values() if step.spec.urn == "beam:transform:pardo:v1"]
     functions = [pickler.loads(proto.ParDoPayload.FromString(spec.payload).do_fn.payload)[0] for spec in steps]
     assert {"PublishSnapshot", "WriteFiles", "ReuseVectors"} <= {type(function).__name__ for function in functions}
