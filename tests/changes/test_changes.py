@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from audioclip_text.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
+from tests.support import object_stores
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of
+
+store = object_stores.store
 
 Row = dict[str, object]
 
@@ -74,12 +78,14 @@ def test_added_changed_and_removed_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_changes(str(output), before=now, now=now) == Changes(now, now, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_first_snapshot_adds_everything(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     name = run(tmp_path / "in", tmp_path / "out")
     assert find_changes(str(tmp_path / "out")) == Changes(None, name, 20, 0, 0)
 
 
+@pytest.mark.slow
 def test_other_fingerprint_or_kept_fields_change_every_row(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     output = tmp_path / "out"
@@ -90,6 +96,7 @@ def test_other_fingerprint_or_kept_fields_change_every_row(tmp_path: Path) -> No
     assert find_changes(str(output)).changed == 20
 
 
+@pytest.mark.slow
 def test_row_that_moves_to_another_shard_is_the_same(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     write_jsonl(folder / "0.jsonl", rows_of(0))
@@ -101,6 +108,7 @@ def test_row_that_moves_to_another_shard_is_the_same(tmp_path: Path) -> None:
     assert (result.added, result.changed, result.removed) == (0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["within a shard", "in a shard carried over"])
 def test_ids_that_repeat_are_an_error(tmp_path: Path, where: str) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
@@ -127,6 +135,19 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
     assert "no finished snapshot 'nothing'" in capsys.readouterr().err
 
 
+def test_object_store_gets_the_summary_last(tmp_path: Path, store: Store) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    run(tmp_path / "in", tmp_path / "out")
+    target = f"{store.url}/changes"
+    changes = find_changes(str(tmp_path / "out"), target=target)
+    assert sorted(store.names("changes/")) == sorted(f"changes/{name}" for name in [*changes.files, "changes.json"])
+    last = [request for request in store.seen if request.method in ("POST", "PUT")][-1]
+    assert "changes.json" in last.path or b"changes.json" in last.body
+    with pytest.raises(ValueError, match="contains files already"):
+        find_changes(str(tmp_path / "out"), target=target)
+
+
+@pytest.mark.slow
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     run(tmp_path / "in", tmp_path / "out")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.io.filesystem import AtomicFile, read, sha256_of, write_atomically
+from audioclip_text.pipeline.io import object_store
+from audioclip_text.pipeline.io.filesystem import AtomicFile, copy_file, read, sha256_of, upload, write_atomically
 from tests.support import object_stores
 from tests.support.object_stores import Store
 
@@ -59,3 +62,68 @@ def test_sha256_of_reads_from_the_position_to_the_end() -> None:
     file = io.BytesIO(data)
     file.seek(5)
     assert sha256_of(file) == hashlib.sha256(data[5:]).hexdigest()
+
+
+def test_copy_file_links_on_a_disk(tmp_path: Path) -> None:
+    """A copy can be repeated, also when its source is gone; another content is an error."""
+    source, target, data = tmp_path / "part-1", tmp_path / "run" / "part-1", b"rows" * 9
+    target.parent.mkdir()
+    source.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    for _ in range(2):
+        copy_file(str(source), str(target), len(data), digest)
+        assert target.samefile(source)
+    source.unlink()
+    copy_file(str(source), str(target), len(data), digest)
+    target.write_bytes(b"ROWS" * 9)
+    with pytest.raises(OSError, match="another content"):
+        copy_file(str(source), str(target), len(data), digest)
+    target.unlink()
+    with pytest.raises(FileNotFoundError):
+        copy_file(str(source), str(target), len(data), digest)
+    source.write_bytes(data[1:])
+    with pytest.raises(OSError, match="has 35 bytes instead of 36"):
+        copy_file(str(source), str(target), len(data), digest)
+    assert not target.exists()
+
+
+def test_copy_file_copies_where_a_disk_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy is compared with the digest before it gets its name."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", link)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"rows")
+    copy_file(str(source), str(target), 4, hashlib.sha256(b"rows").hexdigest())
+    assert target.read_bytes() == b"rows"
+    assert not target.samefile(source)
+    target.unlink()
+    with pytest.raises(OSError, match="another content"):
+        copy_file(str(source), str(target), 4, hashlib.sha256(b"ROWS").hexdigest())
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_copy_file_on_an_object_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No byte passes this machine if the service tells checksums; without them the copy is read, and a wrong one found."""
+    data = b"rows" * 1000
+    source, target = store.put("out/1/part-1", data), f"{store.url}/out/2/part-1"
+    digest = hashlib.sha256(data).hexdigest()
+    copy_file(source, target, len(data), digest)
+    assert read(target) == data
+    scheme = store.url.partition("://")[0]
+    monkeypatch.setitem(object_store.SAME_CONTENT, scheme, lambda *_: False)
+    copy_file(source, target, len(data), digest)
+    with pytest.raises(OSError, match="another content"):
+        copy_file(source, target, len(data), "0" * 64)
+
+
+def test_object_stores_compare_contents(store: Store) -> None:
+    """Their checksums show whether two objects are equal, or show nothing."""
+    same = object_store.SAME_CONTENT[store.url.partition("://")[0]]
+    first, second, other = (f"{store.url}/{name}" for name in "abc")
+    for path, data in ((first, b"rows"), (second, b"rows"), (other, b"ROWS")):
+        upload(io.BytesIO(data), path)
+    assert same(first, second)
+    assert not same(first, other)

@@ -21,11 +21,14 @@ from tests.support.stub import StubHandler
 
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
-    """A pipeline that has published its second snapshot, of known, new and bad rows, and could be run again."""
-    shard = write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(40)])
-    embed(shard, tmp_path / "out")
+    """A pipeline that has published its third snapshot, of known, new, bad and carried rows, and could be run again."""
+    shard, inputs = tmp_path / "a.jsonl", str(tmp_path / "*.jsonl")
+    write_jsonl(tmp_path / "b.jsonl", [{"text": f"steady text {n}", "more": "x" * 500} for n in range(20)])
+    for rows in (39, 40):
+        write_jsonl(shard, [{"text": f"text {n}"} for n in range(rows)])
+        embed(inputs, tmp_path / "out")
     write_jsonl(shard, [*({"text": f"text {n}"} for n in range(60)), {"text": None}])
-    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"))
+    options = EmbedOptions(input=[inputs], output=str(tmp_path / "out"))
     corpus = EmbedCorpus(options, StubHandler())
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = pipeline | corpus

@@ -92,6 +92,7 @@ def test_appended_shard_is_all_that_is_read(tmp_path: Path) -> None:
     assert len(read(output, "rejected")) == 6
 
 
+@pytest.mark.slow
 def test_shard_that_changes_every_night_is_soon_alone(tmp_path: Path) -> None:
     """The second night reads every shard, because they are one segment; from the third on only one is read."""
     folder, output = write_corpus(tmp_path / "in", 10), tmp_path / "out"
@@ -107,6 +108,7 @@ def test_shard_that_changes_every_night_is_soon_alone(tmp_path: Path) -> None:
     assert read(output).equals(expected(folder, tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_removed_shard(tmp_path: Path) -> None:
     """Removing one of a segment reads its other shards; removing a whole segment reads nothing."""
     folder, output = write_corpus(tmp_path / "in", 4), tmp_path / "out"
@@ -125,6 +127,7 @@ def test_removed_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"max_text_bytes": 99}, {"on_long": "reject"}, {"force": True}, {"keep_fields": []}]
 )
+@pytest.mark.slow
 def test_everything_is_read_if_other_rows_could_result(tmp_path: Path, change: dict[str, object]) -> None:
     folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
     run(folder, output)
@@ -133,6 +136,7 @@ def test_everything_is_read_if_other_rows_could_result(tmp_path: Path, change: d
     assert len(manifest["segments"]) == 1
 
 
+@pytest.mark.slow
 def test_option_that_decides_no_row_changes_nothing(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
     run(folder, output)
@@ -140,6 +144,7 @@ def test_option_that_decides_no_row_changes_nothing(tmp_path: Path) -> None:
     assert manifest["counts"]["read"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "read_rows"), [(7, 2), (None, 2), (1.5, 62)])
 def test_kept_types_are_those_of_the_snapshot(tmp_path: Path, value: object, read_rows: int) -> None:
     """A new shard changes the types of kept fields only if it has to: then every shard is read, and a note explains it."""
@@ -153,6 +158,7 @@ def test_kept_types_are_those_of_the_snapshot(tmp_path: Path, value: object, rea
     assert read(output)["tag"].to_pylist().count(value) >= 2
 
 
+@pytest.mark.slow
 def test_kept_lists_are_carried_over(tmp_path: Path) -> None:
     """A nested type is the same type when it comes back from a part file."""
     for shard, rows in enumerate((20, 1)):
@@ -181,6 +187,7 @@ def test_limits_hold_for_the_totals(tmp_path: Path) -> None:
         run(folder, output, max_rejected="5")
 
 
+@pytest.mark.slow
 def test_ids_are_unique_across_segments(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     run(folder, output, unique_ids=True)
@@ -202,6 +209,7 @@ def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
     assert len(manifest["segments"]) == 1
 
 
+@pytest.mark.slow
 def test_damaged_file_of_the_snapshot_is_made_again(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     first, _ = run(folder, output)
@@ -230,6 +238,7 @@ def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert validate(str(output)).valid
 
 
+@pytest.mark.slow
 def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     run(folder, output)
@@ -242,6 +251,7 @@ def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.Cap
     assert "40" in page
 
 
+@pytest.mark.slow
 def test_known_model_errors_are_carried_over(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 1), tmp_path / "out"
     write_jsonl(folder / "01.jsonl", [{"id": f"bad {n}", "text": f"poison {n}"} for n in range(10)])
@@ -253,6 +263,7 @@ def test_known_model_errors_are_carried_over(tmp_path: Path) -> None:
     assert second["totals"]["rejected_by_reason"] == {"empty text": 2, "model error": 10}
 
 
+@pytest.mark.slow
 def test_carrying_over_survives_gc(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     for night in range(4):
@@ -264,6 +275,7 @@ def test_carrying_over_survives_gc(tmp_path: Path) -> None:
     assert read(output).equals(expected(folder, tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_missing_source_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot that is removed while a run carries its files over: the run fails, and says what to do."""
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
@@ -282,6 +294,7 @@ def test_missing_source_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
         run(folder, output)
 
 
+@pytest.mark.slow
 def test_readers_find_the_same_in_five_segments_as_in_one(tmp_path: Path) -> None:
     folder, output, fresh = tmp_path / "in", tmp_path / "out", tmp_path / "fresh"
     for shard, rows in enumerate((160, 80, 40, 20, 10)):
