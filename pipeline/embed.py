@@ -29,7 +29,7 @@ from .io.filesystem import is_local
 from .io.job_service import RemoteJob
 from .job import prepare_job
 from .options import EmbedOptions, ends_with_launcher, is_local_run
-from .publish import PublishSnapshot
+from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from .snapshots.read_listing import ReadListing

@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.publish import RunTotals
+from audioclip_text.pipeline.publish.run_totals import RunTotals
 from audioclip_text.pipeline.readers import parts
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group

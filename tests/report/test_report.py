@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline import publish as publish_module
 from audioclip_text.pipeline.metrics import OUTCOMES
+from audioclip_text.pipeline.publish import publish_snapshot as publish_module
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.report.sample import read_sample
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest

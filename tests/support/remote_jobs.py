@@ -13,7 +13,7 @@ from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.publish import PublishSnapshot
+from audioclip_text.pipeline.publish.publish_snapshot import PublishSnapshot
 from tests.support.stub import StubHandler
 
 IN_SERVER = "beam:env:embedded_python:v1"  # workers in the process of the job server
