@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,8 +29,9 @@ from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler
 from .io.filesystem import is_local
 from .io.job_service import RemoteJob
+from .io.worker_reports import call_reported, check_version, remove_reports, report_errors, start_reporting
 from .job import prepare_job
-from .options import EmbedOptions, ends_with_launcher, is_local_run
+from .options import EmbedOptions, ends_with_launcher, is_dataflow, is_local_run
 from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
@@ -53,6 +56,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         self.batch_size, self.max_file_rows = options.batch_size, options.max_file_rows
         self.vector_encoding = options.vector_encoding
         self.local = is_local_run(options)
+        # Dataflow starts a container for each vCPU, and they cannot see each other.
+        self.handler.threads = options.model_threads or (1 if is_dataflow(options) else None)
         # No hint that was not asked for: on Dataflow any hint turns right fitting on, which a GPU named for the whole pool
         # (worker_accelerator) must not be combined with.
         self.hints = {"accelerator": options.accelerator} if options.accelerator else {}
@@ -75,8 +80,11 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         directory = run_path(job.output, self.snapshot)
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
+        reports_to = None if self.local else directory
+        handler.reports_to = reports_to
         carried, first_segment = job.carry_over.files, len(job.carry_over.segments)
         shards = write_listings(directory, job.carry_over.shards, job.earlier, carried)
+        publisher = PublishSnapshot(job, self.snapshot, shards, started)
         write = WriteFiles(directory, schema, self.max_file_rows, job.bits, self.vector_encoding)
 
         read = (
@@ -84,12 +92,12 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "ListShards" >> ReadListing(directory, SHARDS, job.file_io, first_segment)
             | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
         )
-        rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
+        rows = read.rows | "AddTextHash" >> beam.ParDo(AddTextHash(job.prompt, reports_to))
         canary = (
             pbegin
             | "CanaryTexts" >> beam.Create([canary_batch()])
             | "EmbedCanary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
-            | "CanaryVectors" >> beam.Map(canary_from_batch)
+            | "CanaryVectors" >> beam.FlatMap(call_reported, reports_to, lambda batch: [canary_from_batch(batch)])
         )
         reports = [read.read, read.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         if carried:
@@ -123,7 +131,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "CollectReports" >> beam.Flatten()
             | "KeyReports" >> beam.WithKeys(None)
             | "AggregateReports" >> beam.GroupByKey()
-            | "PublishSnapshot" >> beam.ParDo(PublishSnapshot(job, self.snapshot, shards, started))
+            | "PublishSnapshot" >> beam.FlatMap(call_reported, reports_to, lambda reports: publisher.process(reports))  # noqa: PLW0108 - found when it is called
         )
 
     def record_job(self, job: RemoteJob) -> None:
@@ -135,10 +143,32 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         """Release the run directory, unless its job may go on, and remove what was spilled outside of it."""
         if self.snapshot and not self.may_go_on:
             end_run(self.job.output, self.snapshot)
+            if not self.local:
+                remove_reports(run_path(self.job.output, self.snapshot))
         if self._lock:
             self._lock.release()
         if self._spill_directory:
             self._spill_directory.cleanup()
+
+
+@beam.typehints.with_output_types(pa.RecordBatch)
+class AddTextHash(beam.DoFn):  # type: ignore[misc]
+    """Adds the text hashes to row batches; on a remote worker also reports what the launcher must know of it."""
+
+    def __init__(self, prompt: str, reports_to: str | None) -> None:
+        self.prompt, self.reports_to = prompt, reports_to
+        self.version = version("audioclip-text")
+
+    def setup(self) -> None:
+        """Start the reports, and check that the worker has the launcher's version of the project."""
+        if self.reports_to:
+            start_reporting(self.reports_to)
+            with report_errors(self.reports_to):
+                check_version(self.version)
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Yield the batch with its hashes."""
+        yield add_text_hash(batch, self.prompt)
 
 
 class EmbedAndWrite(beam.PTransform):  # type: ignore[misc]

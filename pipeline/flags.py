@@ -198,6 +198,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="GPU",
         help="GPU for the model's steps on Dataflow: nvidia-l4, or type:nvidia-l4;count:1;install-nvidia-driver:5xx",
     )
+    add(
+        "--model_threads",
+        type=at_least(1),
+        metavar="N",
+        help="threads of the model on a CPU (default: the cores, shared by all processes with a model)",
+    )
     add("--batch_size", type=at_least(1), default=16384, help="texts per call of the encoder (default: 16384)")
     add("--max_file_rows", type=at_least(1), default=32768, help="most rows per part file (default: 32768)")
     add("--max_text_bytes", type=at_least(1), default=1 << 20, help="reject longer texts (default: 1048576)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
@@ -59,6 +60,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     dtype: str
     device: str
     accelerator: str | None
+    model_threads: int | None
     batch_size: int
     max_file_rows: int
     max_text_bytes: int
@@ -80,7 +82,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         add_flags(parser)
 
     def check(self) -> tuple[list[str], str]:
-        """Return the inputs and the output; raise OptionsError if one is missing, or if a flag has no effect."""
+        """Return the inputs and the output; raise OptionsError if one is missing, or if a flag has no effect.
+
+        For a remote run local paths are made absolute: its workers may have another current directory.
+        """
         if not self.input:
             raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
         if not self.output:
@@ -93,7 +98,14 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
                 "--accelerator and worker_accelerator cannot be combined: the one requests a GPU for the model's steps, by "
                 "right fitting, and the other one for every worker; leave one out"
             )
+        if not is_local_run(self):
+            self.input, self.output = [absolute_path(path) for path in self.input], absolute_path(self.output)
         return self.input, self.output
+
+
+def absolute_path(path: str) -> str:
+    """Return an absolute path for a local path or glob; a URL as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def beam_parser(*, object_stores_only: bool = False) -> argparse.ArgumentParser:
@@ -138,9 +150,9 @@ def set_object_store_options(values: Mapping[str, object]) -> None:
     FileSystems.set_options(PipelineOptions([], **values))
 
 
-def reject_unknown_flags(options: PipelineOptions) -> None:
-    """Raise OptionsError for flags that neither this project nor Beam knows."""
-    known = options.get_all_options(retain_unknown_options=False)
+def reject_unknown_flags(options: PipelineOptions, others: Collection[str] = ()) -> None:
+    """Raise OptionsError for flags that neither this project nor Beam knows, and that are not among `others`."""
+    known = {*options.get_all_options(retain_unknown_options=False), *others}
     unknown = [name for name in options.get_all_options(retain_unknown_options=True) if name not in known]
     if unknown:
         flag, *others = [f"--{name}" for name in sorted(unknown)]
@@ -152,6 +164,11 @@ def is_local_run(options: PipelineOptions) -> bool:
     """Return whether the job runs on Beam's runner for one machine."""
     runner = options.view_as(StandardOptions).runner
     return runner is None or runner.lower() in ("direct", "directrunner")  # Beam takes both, in any case
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    """Return whether the job runs on Google's Dataflow."""
+    return "dataflow" in str(options.view_as(StandardOptions).runner).lower()
 
 
 def ends_with_launcher(options: PipelineOptions) -> bool:

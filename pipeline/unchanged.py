@@ -32,6 +32,7 @@ WITHOUT_EFFECT = frozenset(
         "download_model",
         "device",
         "accelerator",
+        "model_threads",
         "batch_size",
         "read_timeout",
         "force",

@@ -9,7 +9,6 @@ import socket
 import urllib.request
 from urllib.parse import urlsplit
 
-import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     GoogleCloudOptions,
@@ -21,17 +20,17 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     TestOptions,
 )
-from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.runners import create_runner
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.portability.spark_runner import SparkRunner
 
+from ..io.job_service import ServerOption, server_options
 from ..options import OptionsError, is_local_run
 from ..terminal import did_you_mean
 
-ENDPOINT_SECONDS = 20  # for a runner's endpoint to answer
+ENDPOINT_SECONDS = 30  # for a runner's endpoint to answer
 
 FLEX_LAUNCHER = "AUDIOCLIP_TEXT_FLEX_LAUNCHER"  # set by scripts/schedule/flex_launcher.py
 
@@ -74,7 +73,7 @@ def check_runner(options: PipelineOptions) -> None:
 def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptions) -> None:
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint and endpoint != "embed":
-        _check_answer(endpoint, min(ENDPOINT_SECONDS, options.view_as(PortableOptions).job_server_timeout))
+        job_server_options(options)
     elif isinstance(runner, PrismRunner):
         location = options.view_as(PrismRunnerOptions).prism_location
         if location and not re.match(r"https?://", location) and not os.path.exists(location):
@@ -99,20 +98,12 @@ def _check_job_service(runner: PortableRunner, name: str, options: PipelineOptio
         raise OptionsError(f"--runner {name} needs --job_endpoint: give the HOST:PORT of its job server")
 
 
-def _check_answer(endpoint: str, seconds: float) -> None:
-    """Raise RuntimeError if no job service answers at `endpoint` in that time."""
-    with grpc.insecure_channel(endpoint) as channel:
-        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
-        try:
-            service.DescribePipelineOptions(
-                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds, wait_for_ready=True
-            )
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-                raise RuntimeError(
-                    f"no job server answers at --job_endpoint {endpoint} ({seconds} s): start it, or correct the "
-                    f"endpoint"
-                ) from error
+def job_server_options(options: PipelineOptions) -> list[ServerOption]:
+    """Return the options that the job server at --job_endpoint takes, none without an endpoint; RuntimeError as below."""
+    portable = options.view_as(PortableOptions)
+    if is_local_run(options) or portable.job_endpoint in (None, "embed"):
+        return []
+    return server_options(portable.job_endpoint, min(ENDPOINT_SECONDS, portable.job_server_timeout))
 
 
 def _check_connection(url: str, flag: str) -> None:

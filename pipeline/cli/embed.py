@@ -11,15 +11,15 @@ from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note, print_result, printable
-from .check_runner import check_runner
+from .check_runner import check_runner, job_server_options
 from .progress import show_progress
 from .runner import run
 
 
 def parse(argv: Sequence[str]) -> EmbedOptions:
-    """Return the options of `argv`; raise OptionsError for flags that neither this project nor Beam knows."""
+    """Return the options of `argv`; raise OptionsError for flags that this project, Beam and the job server do not know."""
     options = EmbedOptions(list(argv))
-    reject_unknown_flags(options)
+    reject_unknown_flags(options, [option.name for option in job_server_options(options)])
     return options
 
 

@@ -102,6 +102,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
             beam = beam_parser(object_stores_only=COMMANDS[name].beam == "object stores")
             parser = command_parser(name, beam)
+            if COMMANDS[name].beam == "all" and any(flag not in parser.flags for flag in flags):
+                _add_server_options(beam, [token for token in tokens if token not in flags or token in parser.flags])
+                parser = command_parser(name, beam)
         for flag in flags:
             _check_flag(flag, name, parser)
     namespace, rest = parser.parse_known_args(tokens)
@@ -110,6 +113,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     namespace.command, namespace.run, namespace.changes = name, COMMANDS[name].run, COMMANDS[name].changes
     namespace.argv, namespace.beam = tokens, _given_values(beam, namespace)
     return namespace
+
+
+def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str]) -> None:
+    """Add the flags that the job server describes to `beam`, if `tokens` name its endpoint."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from .check_runner import job_server_options
+
+    for option in job_server_options(PipelineOptions(list(tokens))):
+        settings: dict[str, Any] = {"action": "store"}
+        if option.kind == "switch":
+            settings["action"] = "store_false" if option.default == "true" else "store_true"
+        elif option.kind == "list":
+            settings["action"] = "append"
+        elif option.kind == "number":
+            settings["type"] = int
+        if f"--{option.name}" not in beam._option_string_actions:
+            beam.add_argument(f"--{option.name}", help=argparse.SUPPRESS, **settings)
 
 
 def command_parser(name: str, beam: argparse.ArgumentParser | None = None) -> StrictParser:

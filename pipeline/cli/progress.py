@@ -69,7 +69,8 @@ def show_progress(*, total_bytes: int) -> Iterator[None]:
     def watch() -> None:
         while not finished.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
             estimate.update(time.monotonic() - started)
-            if not TALLY:  # the workers are other processes
+            if not terminal and not estimate.read:  # or the workers are other processes, whose counts are not known
+                print_note(f"running for {estimate.elapsed:.0f} s")
                 continue
             if not terminal:
                 rate = estimate.rows / estimate.elapsed

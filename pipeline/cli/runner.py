@@ -31,6 +31,7 @@ from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note
 from .signals import end_on_signal, remove_matches
+from .watch_job import JobWatch
 
 
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
@@ -61,12 +62,18 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 state.job = job.job
                 corpus.record_job(job)
                 print_note(f"Beam's job id: {state.job}")
+            watch = JobWatch(corpus, result, options)
             try:
-                result.wait_until_finish()
-            except Exception:  # of the job, or of the connection to its service
+                with watch:
+                    result.wait_until_finish()
+            except Exception as error:  # of the job, or of the connection to its service
                 corpus.may_go_on = corpus.may_go_on and not _has_ended(result)
+                if watch.error:
+                    raise RuntimeError(watch.error) from error
                 raise
             corpus.may_go_on = False
+            if watch.error:
+                raise RuntimeError(watch.error)
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error

@@ -16,6 +16,7 @@ from ...model.encoder import TextEncoder
 from ...model.settings import check_options, fingerprint, join_and_prompt
 from ...model.tokenizer import ClipTokenizer
 from ..io.local_cache import local_copy
+from ..io.worker_reports import report_errors, start_reporting
 from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
 from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder
@@ -115,6 +116,8 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self._contents = Contents()
         self._context_length = 0
         self._tokenizer: ClipTokenizer | None = None
+        self.threads: int | None = None  # of the model on a CPU; None: a share of the machine's cores
+        self.reports_to: str | None = None  # the run directory of a remote job, in which its launcher looks for errors
 
     def describe(self) -> ModelInfo:
         """Read checkpoint and vocabulary, return what they are, and bind this handler's workers to them.
@@ -135,7 +138,13 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
 
     def load_model(self) -> TextEncoder:
         """Return this process's encoder. Raise ValueError if it is not the one that `describe` described."""
-        encoder = load_encoder(self._settings, self._contents)
+        if self.reports_to:
+            start_reporting(self.reports_to)
+        with report_errors(self.reports_to):
+            return self._load_model()
+
+    def _load_model(self) -> TextEncoder:
+        encoder = load_encoder(self._settings, self._contents, self.threads)
         if self._parts is not None and self._parts != encoder.fingerprint_parts:
             raise ValueError(
                 f"{self._settings.path} on this worker gives other vectors than the launcher: "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ...model.encoder import Encoding, TextEncoder
-from ...model.release import VOCABULARY
+from ...model.release import VOCABULARY, resolve_checkpoint
 from ...model.settings import Text, check_options, fingerprint, fingerprint_parts
 from ...model.text_head import check_vocabulary
 from ...model.text_head import logit_scale as read_logit_scale
@@ -25,6 +25,7 @@ from ..io.filesystem import is_local
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
+from .model_threads import ModelThreads
 
 if TYPE_CHECKING:
     from ..options import EmbedOptions
@@ -49,12 +50,19 @@ class EncoderSettings:
         """Return the settings that a job's options ask for.
 
         A worker that was given a GPU must use it: with an accelerator, "auto" is "cuda", which fails without a usable GPU.
+        Workers of a remote run may have another current directory: paths of local files are absolute there.
         """
+        from ..options import absolute_path, is_local_run
+
+        path, tokenizer_path = options.checkpoint, options.tokenizer_path
+        if not is_local_run(options):
+            path = path if path == "untrained" else absolute_path(resolve_checkpoint(path))
+            tokenizer_path = absolute_path(fspath(tokenizer_path or VOCABULARY))
         return cls(
-            options.checkpoint,
+            path,
             device="cuda" if options.accelerator and options.device == "auto" else options.device,
             dtype=options.dtype,
-            tokenizer_path=options.tokenizer_path,
+            tokenizer_path=tokenizer_path,
             prompt=options.prompt,
             on_long=options.on_long,
             normalize=options.normalize,
@@ -125,6 +133,7 @@ class EncoderThread:
         # Used in the thread alone, so no lock is needed.
         self._files: dict[tuple[str, str | None], _ModelFiles] = {}
         self._encoders: dict[EncoderSettings, TextEncoder] = {}
+        self._threads: ModelThreads | None = None
 
     def run(self, call: Callable[[], _T]) -> _T:
         """Return what `call` returns, or raise what it raises, in the thread."""
@@ -136,8 +145,13 @@ class EncoderThread:
             thread = self._thread
         return thread.submit(call).result()
 
-    def load(self, settings: EncoderSettings, contents: Contents = Contents()) -> TextEncoder:  # noqa: B008 - immutable
-        """Return the encoder for `settings`; must be called in the thread."""
+    def load(
+        self,
+        settings: EncoderSettings,
+        contents: Contents = Contents(),  # noqa: B008 - immutable
+        threads: int | None = None,
+    ) -> TextEncoder:
+        """Return the encoder for `settings`, as load_encoder does; must be called in the thread."""
         if settings not in self._encoders:
             self._encoders.clear()
             files = self._read_files(settings, contents)
@@ -151,6 +165,8 @@ class EncoderThread:
                 on_long=settings.on_long,
                 normalize=settings.normalize,
             )
+            self._threads = ModelThreads(threads) if encoder.device.type == "cpu" else None
+            self.adjust_threads()
             encoder.on_progress = self._count_texts
             self._encoders[settings] = encoder
         return self._encoders[settings]
@@ -210,6 +226,12 @@ class EncoderThread:
         if self._exiting.is_set():
             raise SystemExit
         count_model_texts(texts)
+        self.adjust_threads()
+
+    def adjust_threads(self) -> None:
+        """Adjust the number of the model's threads; must be called in the thread."""
+        if self._threads:
+            self._threads.adjust()
 
     def _end(self, thread: WorkerThread) -> None:
         """End `thread` and wait for it: a process that exits while torch computes is aborted."""
@@ -231,12 +253,17 @@ class _ThreadedEncoder(TextEncoder):
         return _PROCESS_ENCODER.run(lambda: super(_ThreadedEncoder, self).encode_rows(texts))
 
 
-def load_encoder(settings: EncoderSettings, contents: Contents = Contents()) -> TextEncoder:  # noqa: B008 - immutable
+def load_encoder(
+    settings: EncoderSettings,
+    contents: Contents = Contents(),  # noqa: B008 - immutable
+    threads: int | None = None,
+) -> TextEncoder:
     """Return this process's encoder for `settings`; it replaces an encoder of other settings.
 
+    On a CPU it computes with `threads` threads, or with a share of the machine's cores.
     Raises ReplacedError if a file on an object store is not what `contents` says.
     """
-    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(settings, contents))
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(settings, contents, threads))
 
 
 def describe_model(settings: EncoderSettings) -> ModelDescription:

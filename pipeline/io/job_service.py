@@ -22,6 +22,43 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class ServerOption:
+    """A pipeline option that a job server takes: its name, "text", "number", "switch" or "list", and its default."""
+
+    name: str
+    kind: str
+    default: str = ""
+
+
+def server_options(endpoint: str, seconds: float) -> list[ServerOption]:
+    """Return the options that the job server at `endpoint` describes.
+
+    Raises:
+        RuntimeError: It does not answer in that time.
+    """
+    import grpc  # type: ignore[import-untyped]
+    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+
+    kinds = beam_job_api_pb2.PipelineOptionType
+    words = {kinds.INTEGER: "number", kinds.BOOLEAN: "switch", kinds.ARRAY: "list"}
+    with grpc.insecure_channel(endpoint) as channel:
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        try:
+            answer = service.DescribePipelineOptions(
+                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                return []  # it answers, but describes none
+            raise RuntimeError(
+                f"no job server answers at --job_endpoint {endpoint} ({seconds:g} s): start it, or correct the endpoint"
+            ) from error
+    return [
+        ServerOption(option.name, words.get(option.type, "text"), option.default_value) for option in answer.options
+    ]
+
+
+@dataclass(frozen=True)
 class RemoteJob:
     """A job and where to ask for its state: HOST:PORT of a job server, or the URL of Dataflow with project and region.
 
@@ -67,7 +104,7 @@ def _start(call: Callable[[], _T]) -> Future[_T]:
 
 
 def _ask_job_server(endpoint: str, jobs: Collection[RemoteJob], states: States, deadline: float) -> None:
-    import grpc  # type: ignore[import-untyped]
+    import grpc
     from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
     with grpc.insecure_channel(endpoint) as channel:

@@ -11,13 +11,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
-from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.cli import main, watch_job
+from audioclip_text.pipeline.cli.watch_job import JobWatch
+from audioclip_text.pipeline.io import worker_reports
+from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
+from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs
@@ -34,9 +39,13 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
         self.cancelled = False
 
     def DescribePipelineOptions(self, request: object, context: object) -> api.DescribePipelineOptionsResponse:
-        return api.DescribePipelineOptionsResponse()
+        kinds = {"retries": api.PipelineOptionType.INTEGER, "reuse_objects": api.PipelineOptionType.BOOLEAN}
+        kinds["jar"] = api.PipelineOptionType.ARRAY
+        options = [api.PipelineOptionDescriptor(name=name, type=kind) for name, kind in kinds.items()]
+        return api.DescribePipelineOptionsResponse(options=options)
 
-    def Prepare(self, request: object, context: object) -> api.PrepareJobResponse:
+    def Prepare(self, request: api.PrepareJobRequest, context: object) -> api.PrepareJobResponse:
+        self.options = dict(request.pipeline_options)
         return api.PrepareJobResponse(preparation_id="job-17")
 
     def Run(self, request: object, context: object) -> api.RunJobResponse:
@@ -44,11 +53,17 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
 
     def Cancel(self, request: object, context: object) -> api.CancelJobResponse:
         self.cancelled = True
-        return api.CancelJobResponse()
+        self.ended.set()
+        return api.CancelJobResponse(state=api.JobState.CANCELLED)
+
+    def GetState(self, request: object, context: object) -> api.JobStateEvent:
+        return api.JobStateEvent(state=api.JobState.CANCELLED if self.cancelled else api.JobState.RUNNING)
 
     def GetStateStream(self, request: object, context: object) -> Iterator[api.JobStateEvent]:
         yield api.JobStateEvent(state=api.JobState.RUNNING)
         self.ended.wait()
+        if self.cancelled:
+            yield api.JobStateEvent(state=api.JobState.CANCELLED)
 
     def GetMessageStream(self, request: object, context: object) -> Iterator[api.JobMessagesResponse]:
         self.ended.wait()
@@ -94,7 +109,8 @@ def test_a_signal_names_the_job_that_goes_on(
     named = {name: marker[name] for name in ("job", "runner", "endpoint")}
     assert named == {"job": "job-17", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        "audioclip-text: error: interrupted by SIGTERM: job job-17 goes on at PortableRunner; `audioclip-text log out` "
+        f"audioclip-text: error: interrupted by SIGTERM: job job-17 goes on at PortableRunner; `audioclip-text log "
+        f"{tmp_path}/out` "
         f"lists {run.name} when it is published"
     )
     assert not service.cancelled
@@ -146,7 +162,7 @@ def test_which_jobs_end_with_their_launcher(flags: str, expected: bool) -> None:
 def test_an_endpoint_that_does_not_answer(
     tmp_path: Path, listens: bool, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error names the endpoint, in the time of --job_server_timeout and at most 20 seconds, before anything starts."""
+    """The error names the endpoint, in the time of --job_server_timeout and at most 30 seconds, before anything starts."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as server:
         server.bind(("localhost", 0))
@@ -167,3 +183,85 @@ def test_a_flink_master_that_does_not_answer(tmp_path: Path, capsys: pytest.Capt
         flags = ["--input", "gone.txt", "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
         assert main(["embed", *flags, f"--flink_master={master}"]) == 1
     assert f"nothing answers at --flink_master {master}: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_no_retry_repairs_ends_the_run(
+    tmp_path: Path, jobs: tuple[EndlessJobs, int], small_head: str, vocabulary: Path
+) -> None:
+    """An error that a worker reports is printed within seconds, and the job is cancelled; its flags reach the server."""
+    service, port = jobs
+    model = "--checkpoint", small_head, "--tokenizer_path", vocabulary
+    flags = f"--job_endpoint=localhost:{port}", "--retries=3", "--reuse_objects", "--jar=a", "--jar=b"
+    process = start_job(tmp_path, *model, *FLAGS, *flags)
+    given = {name: service.options[f"beam:option:{name}:v1"] for name in ("retries", "reuse_objects", "jar")}
+    assert {**given, "jar": list(given["jar"])} == {"retries": "3", "reuse_objects": True, "jar": ["a", "b"]}
+    (run,) = (tmp_path / "out/snapshots").iterdir()
+    with pytest.raises(FileNotFoundError), report_errors(str(run)):
+        raise FileNotFoundError("no vocabulary file at /nowhere")
+    assert process.wait(timeout=60) == 1
+    assert "error: no vocabulary file at /nowhere; `audioclip-text log " in (tmp_path / "stderr").read_text()
+    assert service.cancelled
+    assert not [*run.glob("run.json"), *run.glob("_error-*")]
+
+
+def test_a_flag_that_the_job_server_does_not_know(
+    tmp_path: Path, jobs: tuple[EndlessJobs, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nearest one that it describes is suggested."""
+    flags = ["--input", "a", "--output", str(tmp_path / "out"), *FLAGS, f"--job_endpoint=localhost:{jobs[1]}"]
+    assert main(["embed", *flags, "--retrys=3"]) == 2
+    assert "unknown flag --retrys; did you mean --retries?" in capsys.readouterr().err
+
+
+def watch(folder: Path, *flags: str) -> JobWatch:
+    """Return the watch of a job whose run directory is out/snapshots/run in `folder`."""
+    corpus = SimpleNamespace(job=SimpleNamespace(output=str(folder / "out")), snapshot="run")
+    return JobWatch(corpus, SimpleNamespace(), EmbedOptions([*FLAGS, *flags]))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a watch look often, and explain at once."""
+    monkeypatch.setattr(watch_job, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(watch_job, "START_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_workers_that_never_start_are_explained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line names the likely reasons."""
+    with watch(tmp_path):
+        time.sleep(0.5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no worker has reported" in line
+    assert "a worker pool must run at localhost:1 on the machine of every task manager" in line
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_counts_of_workers_are_those_of_the_progress_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are the sums of what each worker left in the run directory, and nothing is explained."""
+    run = tmp_path / "out/snapshots/run"
+    run.mkdir(parents=True)
+    for number, rows in enumerate((20, 22)):
+        (run / f"_worker-{number}.json").write_text(json.dumps({"rows_read": rows}))
+    with watch(tmp_path):
+        time.sleep(0.5)
+    assert TALLY["rows_read"] == 42
+    assert not capsys.readouterr().err
+
+
+def test_a_worker_reports_until_its_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counts are in the run directory while that has its marker; then nothing is left of them."""
+    monkeypatch.setattr(worker_reports, "REPORT_SECONDS", 0.02)
+    marker = tmp_path / "run.json"
+    marker.write_text("{}")
+    TALLY["rows_read"] += 1
+    start_reporting(str(tmp_path))
+    deadline = time.monotonic() + 20
+    while read_reports(str(tmp_path)).counts["rows_read"] != TALLY["rows_read"]:
+        assert time.monotonic() < deadline
+    marker.unlink()
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline

@@ -238,4 +238,4 @@ def test_every_step_of_a_job_can_be_pickled(vocabulary: Path, tmp_path: Path) ->
         corpus.close()
     modules = {type(pickled_and_unpickled(dofn)).__module__ for dofn in dofns}
     packages = {module.split(".")[2] for module in modules if module.startswith("audioclip_text.pipeline.")}
-    assert {"readers", "dedup", "writers", "publish"} <= packages
+    assert {"readers", "dedup", "writers", "embed"} <= packages

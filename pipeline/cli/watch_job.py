@@ -1,0 +1,78 @@
+"""Watch a remote job by what its workers leave in the run directory: their counts, their errors, and whether any started."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.runners.runner import PipelineResult
+
+from ..embed import EmbedCorpus
+from ..io.filesystem import is_local
+from ..io.worker_reports import WorkerReports, read_reports
+from ..metrics import TALLY
+from ..options import is_local_run
+from ..snapshots.run_directory import run_path
+from ..terminal import print_note
+
+POLL_SECONDS, STORE_SECONDS = 2.0, 10.0  # between two looks into the run directory: on a disk, on an object store
+
+START_SECONDS = 60.0  # after which missing workers are explained
+
+
+class JobWatch:
+    """Watches a job in a thread while the block waits for its end; a local run is not watched.
+
+    An error that no retry repairs is kept in `error`, and the job is cancelled.
+    """
+
+    def __init__(self, corpus: EmbedCorpus, result: PipelineResult, options: PipelineOptions) -> None:
+        self.error: str | None = None
+        self._result, self._portable = result, options.view_as(PortableOptions)
+        self._directory = None if is_local_run(options) else run_path(corpus.job.output, str(corpus.snapshot))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="job-watch", daemon=True)
+
+    def __enter__(self) -> JobWatch:
+        if self._directory:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        started, explained = time.monotonic(), False
+        seconds = POLL_SECONDS if is_local(str(self._directory)) else STORE_SECONDS
+        while not self._ended.wait(seconds):
+            reports = WorkerReports()
+            with suppress(Exception):  # the object store may not answer now
+                reports = read_reports(str(self._directory))
+            if reports.errors:
+                self.error = reports.errors[0]
+                with suppress(Exception):  # it has ended, or its service has
+                    self._result.cancel()
+                return
+            if reports.workers:
+                explained = True
+                self._show(reports)
+            if not explained and time.monotonic() - started > START_SECONDS:
+                explained = True
+                print_note(self._explanation())
+
+    def _show(self, reports: WorkerReports) -> None:
+        """Give the counts of workers in other processes to the progress line."""
+        if self._portable.environment_type != "LOOPBACK" and self._portable.job_endpoint != "embed":
+            TALLY.clear()
+            TALLY.update(reports.counts)
+
+    def _explanation(self) -> str:
+        note = f"no worker has reported in {START_SECONDS:.0f} s"
+        if self._portable.environment_type != "EXTERNAL":
+            return f"{note}: the runner's own log says whether it starts them"
+        return (
+            f"{note}: a worker pool must run at {self._portable.environment_config} on the machine of every task manager or "
+            f"executor, one for each of them, with this project as `python`, and must see {self._directory}"
+        )

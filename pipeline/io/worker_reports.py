@@ -1,0 +1,123 @@
+"""What the workers of a remote job leave in its run directory for the launcher: counts, and errors that no retry repairs."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from ..errors import SnapshotError
+from ..metrics import TALLY
+from .filesystem import base_name, is_local, join, list_directory, remove
+from .json_file import read_json, write_json
+
+REPORT_SECONDS, STORE_SECONDS = 5.0, 30.0  # between two reports of a worker: on a disk, on an object store
+
+MAX_COUNTED = 100  # workers whose counts are read; of more the launcher knows only that they have started
+
+_COUNTS, _ERROR = "_worker-", "_error-"
+
+# What fails again however often a runner repeats it: files that are missing or not allowed, or that are not what they were.
+_PERMANENT = (ValueError, SnapshotError, FileNotFoundError, PermissionError)
+
+
+@dataclass
+class WorkerReports:
+    """The reports of all workers of a job: how many there are, the sums of their counts, and their errors."""
+
+    workers: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+
+_reporting: set[str] = set()  # the directories into which this process reports
+_lock = threading.Lock()
+
+
+def start_reporting(directory: str) -> None:
+    """Report the counts of this process into `directory` from now on, until the run has been published or has ended."""
+    with _lock:
+        if directory in _reporting:
+            return
+        _reporting.add(directory)
+    threading.Thread(target=_report, args=(directory,), name="worker-report", daemon=True).start()
+
+
+def _report(directory: str) -> None:
+    path, reported = join(directory, f"{_COUNTS}{uuid.uuid4().hex[:16]}.json"), None
+    while _goes_on(directory):
+        counts = dict(TALLY)
+        if counts != reported:
+            with suppress(Exception):  # a report is worth no failure
+                write_json(path, counts)
+                reported = counts
+        time.sleep(REPORT_SECONDS if is_local(directory) else STORE_SECONDS)
+    with suppress(Exception):
+        remove([path])
+
+
+def _goes_on(directory: str) -> bool:
+    """Return whether the run has its marker, and no manifest."""
+    try:
+        names = {base_name(file.path) for file in list_directory(directory)}
+    except Exception:  # asked again later
+        return True
+    return "run.json" in names and "manifest.json" not in names
+
+
+@contextmanager
+def report_errors(directory: str | None) -> Iterator[None]:
+    """Report an error of the block that no retry repairs into `directory`, and raise it."""
+    try:
+        yield
+    except _PERMANENT as error:
+        if directory is not None:
+            with suppress(Exception):
+                message = str(error) or type(error).__name__
+                write_json(join(directory, f"{_ERROR}{uuid.uuid4().hex[:16]}.json"), {"error": message})
+        raise
+
+
+def call_reported(element: Any, directory: str | None, call: Callable[[Any], Any]) -> list[Any]:
+    """Return what `call` yields for an element; its errors are reported as by `report_errors`."""
+    with report_errors(directory):
+        return list(call(element))
+
+
+def check_version(expected: str) -> None:
+    """Raise ValueError if this worker has another version of the project than the launcher."""
+    installed = version("audioclip-text")
+    if installed != expected:
+        raise ValueError(
+            f"a worker has audioclip-text {installed}, and the launcher {expected}: install the same version on both"
+        )
+
+
+def read_reports(directory: str) -> WorkerReports:
+    """Return what all workers have reported so far."""
+    files = [file.path for file in list_directory(directory)]
+    counted = [path for path in files if base_name(path).startswith(_COUNTS)]
+    reports = WorkerReports(len(counted))
+    for path in counted if len(counted) <= MAX_COUNTED else ():
+        reports.counts.update({name: int(str(number)) for name, number in _read(path).items()})
+    reports.errors = [str(_read(path).get("error", "")) for path in files if base_name(path).startswith(_ERROR)]
+    return reports
+
+
+def _read(path: str) -> dict[str, object]:
+    with suppress(SnapshotError, OSError):
+        return read_json(path) or {}  # it may have been removed since it was listed
+    return {}
+
+
+def remove_reports(directory: str) -> None:
+    """Remove all reports."""
+    paths = [file.path for file in list_directory(directory)]
+    with suppress(Exception):  # a snapshot does not name them
+        remove([path for path in paths if base_name(path).startswith((_COUNTS, _ERROR))])

@@ -1,0 +1,93 @@
+"""The model's threads: the cores of a machine or container, shared by the processes that are alive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from audioclip_text.pipeline.inference import model_threads
+from audioclip_text.pipeline.inference.model_threads import ModelProcesses, ModelThreads, available_cores
+
+HOLD = """
+import sys
+from audioclip_text.pipeline.inference.model_threads import ModelProcesses
+processes = ModelProcesses(sys.argv[1])
+print(processes.count(), flush=True)
+sys.stdin.read()
+"""
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/a\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "100000\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+        ),
+        ({"proc/self/cgroup": "4:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "99900000 100000\n"}, None),
+    ],
+)
+def test_the_cpu_limit_of_a_container_counts_as_cores(
+    tmp_path: Path, files: dict[str, str], limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of version 1 and 2, of the group itself or of one above it; without a limit the machine's cores count."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert available_cores(write(tmp_path, files)) == (limit or 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
+def test_a_process_counts_until_it_is_killed(tmp_path: Path) -> None:
+    """However it ends."""
+    name = f"test-{tmp_path.name}-{os.getpid()}"
+    mine = ModelProcesses(name)
+    assert mine.count() == mine.count() == 1
+    command = [sys.executable, "-c", HOLD, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "2\n"
+        assert mine.count() == 2
+        other.kill()
+        other.wait()
+        assert mine.count() == 1
+
+
+def test_threads_follow_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of the cores, at least one thread, at most as many as torch would take; a fixed number is kept."""
+    before, counts = torch.get_num_threads(), iter([1, 2, 3, 100, 2])
+    monkeypatch.setattr(model_threads, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(model_threads, "available_cores", lambda: 6)
+    processes = ModelProcesses()
+    monkeypatch.setattr(processes, "count", lambda: next(counts))
+    try:
+        torch.set_num_threads(4)
+        threads, numbers = ModelThreads(processes=processes), []
+        for _ in range(5):
+            threads.adjust()
+            numbers.append(torch.get_num_threads())
+        assert numbers == [4, 3, 2, 1, 3]
+        ModelThreads(5, processes).adjust()
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
