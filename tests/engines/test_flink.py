@@ -1,0 +1,252 @@
+"""A standalone Flink cluster: rows equal to a local run's, and nothing lost whatever is killed.
+
+One cluster serves all tests, with the settings that docs/runners.md names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audioclip_text.pipeline import embed as embed_module
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.inference import EncoderSettings
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from tests.support.commands import run_command
+from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
+from tests.support.engine_jobs import ElsewhereHandler, PublishThenDie, WorkerHandler, results, write_corpus
+from tests.support.engines import require, wait_until
+from tests.support.flink import Flink
+from tests.support.processes import start_process
+from tests.support.remote_jobs import remote_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
+
+
+class Network:
+    """A bridge of this machine, and hosts at it, each a network namespace with one address."""
+
+    def __init__(self) -> None:
+        self.prefix, self.hosts = f"10.213.{os.getpid() % 250}", list[str]()
+        self.bridge, self.address = f"atb{os.getpid()}", f"{self.prefix}.1"
+        self.failure = ""
+        try:
+            self._ip(f"link add name {self.bridge} type bridge")
+            self._ip(f"address add {self.address}/24 dev {self.bridge}")
+            self._ip(f"link set {self.bridge} up")
+            self.remove_host(self.add_host()[0])
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.failure = f"no network namespaces: {getattr(error, 'stderr', error)}".strip()
+
+    def add_host(self) -> tuple[str, str]:
+        """Make a host; return its name and its address."""
+        number = len(self.hosts) + 2
+        name, address = f"at{os.getpid()}-{number}", f"{self.prefix}.{number}"
+        self.hosts.append(name)
+        outside = f"atv{os.getpid()}-{number}"[-15:]
+        self._ip(f"netns add {name}")
+        self._ip(f"link add {outside} type veth peer name eth0 netns {name}")
+        self._ip(f"link set {outside} master {self.bridge} up")
+        self._ip(f"-n {name} address add {address}/24 dev eth0")
+        self._ip(f"-n {name} link set eth0 up")
+        self._ip(f"-n {name} link set lo up")
+        return name, address
+
+    def remove_host(self, name: str) -> None:
+        """Remove a host and its link."""
+        self._ip(f"netns delete {name}")
+
+    def close(self) -> None:
+        """Remove what is left."""
+        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+        for name in self.hosts:
+            if name in listed:
+                self.remove_host(name)
+        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
+
+    @staticmethod
+    def _ip(arguments: str) -> None:
+        subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    network = Network()
+    try:
+        yield network
+    finally:
+        network.close()
+
+
+@pytest.fixture(scope="module")
+def flink(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flink]:
+    """A cluster with one task manager, "tm", of two slots."""
+    require("java", "mvn")
+    address = "127.0.0.1" if network.failure else network.address
+    cluster = Flink(tmp_path_factory.mktemp("flink"), address)
+    try:
+        cluster.start()
+        cluster.start_task_manager("tm", 2)
+        yield cluster
+    finally:
+        cluster.processes.stop()
+
+
+def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
+    """Rows, vectors in every bit and rejected rows are a local run's; the second night embeds the new texts alone."""
+    shards, options = write_corpus(tmp_path / "in", 5_000), flink.options()
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    embed(shards, local)
+    manifest, _ = embed(shards, remote, WorkerHandler(tmp_path / "first"), **options)
+    assert results(remote) == results(local)
+    assert manifest["counts"]["read"] >= 5_000
+    assert set(manifest["counts"]["rejected_by_reason"]) >= {
+        "empty text", "null text", "missing field", "wrong type", "malformed record", "model error", "non-finite vector"
+    }  # fmt: skip
+
+    with (tmp_path / "in" / "a.txt").open("a") as grown:
+        grown.write("".join(f"appended {n}\n" for n in range(50)))
+    write_jsonl(tmp_path / "in" / "b.jsonl", [{"text": f"changed {n}"} for n in range(50)])
+    (tmp_path / "in" / "c.csv").unlink()
+    second = WorkerHandler(tmp_path / "second")
+    _, expected = embed(shards, local)
+    manifest, _ = embed(shards, remote, second, **options)
+    assert results(remote) == results(local)
+    assert manifest["counts"]["embedded"] <= 100
+    assert {text for text in second.texts() if "poison" not in text} >= {f"changed {n}" for n in range(50)}
+    assert set(expected) <= set(second.texts())
+    assert not {text for text in second.texts() if text.startswith("text ")}, "known texts were embedded again"
+
+
+def test_the_command_with_the_real_model(flink: Flink, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """Vectors are within 2e-5 of a local run's, and on the next night, in which nothing changed, no job is started."""
+    write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"text {n} of a corpus"} for n in range(500)])
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)  # the default, relative as input and output are
+    command = ["embed", "--input=a.jsonl", "--id_field=id", f"--checkpoint={small_head}"]
+    done = run_command(tmp_path, *command, "--output=local")
+    assert done.status == 0, done.stderr
+    done = run_command(tmp_path, *command, "--output=remote", *flink.flags())
+    assert done.status == 0, done.stderr
+    assert "500 read = 500 embedded + 0 reused + 0 rejected" in done.stdout
+    tables = [read(tmp_path / output) for output in ("local", "remote")]
+    assert tables[0].drop(["embedding"]).equals(tables[1].drop(["embedding"]))
+    np.testing.assert_allclose(*map(vectors, tables), atol=2e-5)
+    jobs = flink.jobs()
+    done = run_command(tmp_path, *command, "--output=remote", *flink.flags())
+    assert done.stdout.startswith("unchanged since "), done.stderr
+    assert flink.jobs() == jobs
+
+
+def test_a_vocabulary_that_workers_do_not_have_ends_the_run(
+    flink: Flink, tmp_path: Path, small_head: str, vocabulary: Path
+) -> None:
+    """The error is the worker's, and the launcher does not wait for the restarts."""
+    shard, known = write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), set(flink.jobs())
+    handler = ElsewhereHandler(EncoderSettings(small_head, tokenizer_path=str(vocabulary)))
+    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"), **flink.options())
+    corpus = EmbedCorpus(options, handler)
+    with closing(corpus), pytest.raises(RuntimeError, match="no vocabulary at /nowhere/vocabulary.gz"):
+        run(corpus, options)
+    (job,) = set(flink.jobs()) - known
+    flink.cancel(job)  # Beam's job server has stopped waiting for the job, and left it to Flink
+    wait_until(lambda: flink.jobs()[job] == "CANCELED", "the job is cancelled")
+
+
+def start(flink: Flink, shards: object, output: Path, handler: StubHandler, **options: Any) -> Future[Any]:
+    """Start a run in a thread of this process."""
+    executor = ThreadPoolExecutor(1)
+    return executor.submit(embed, str(shards), output, handler, **{**flink.options(), **options})
+
+
+def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_are_killed(
+    flink: Flink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job survives all three: its snapshot is published, and every row occurs once."""
+    for shard in range(4):
+        rows = [{"id": f"r{shard}-{n}", "text": f"text {shard} {n}"} for n in range(500)]
+        write_jsonl(tmp_path / f"in/{shard}.jsonl", rows)
+    embed(tmp_path / "in/*.jsonl", tmp_path / "local", id_field="id")
+    monkeypatch.setattr(embed_module, "PublishSnapshot", PublishThenDie)
+    known, handler = set(flink.jobs()), WorkerHandler(tmp_path / "log", delay=0.002)
+    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", handler, id_field="id", batch_size=100)
+    wait_until(lambda: run.done() or len(handler.texts()) > 200, "the model runs", 120)
+    flink.workers("tm")[0].kill()
+    before = len(handler.texts())
+    wait_until(lambda: run.done() or len(handler.texts()) > before + 200, "the model runs again", 120)
+    flink.processes.kill("tm")
+    flink.start_task_manager("tm", 2)
+    manifest, _ = run.result(240)
+    (job,) = set(flink.jobs()) - known
+    assert flink.restarts(job) in (3, 4), "one for each, and one more if the dead task manager was not missed yet"
+    assert manifest["counts"]["read"] == 2_000
+    assert results(tmp_path / "out") == results(tmp_path / "local")
+    assert list(list_runs(str(tmp_path / "out"))) == [current_name(str(tmp_path / "out"))]
+
+
+def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhile(flink: Flink, tmp_path: Path) -> None:
+    """Its launcher was killed: the next run names the job and leaves its files, which are reused without the marker."""
+    rows = [{"text": f"text {n}"} for n in range(40)]
+    shard, other = write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": None}]), tmp_path / "b.jsonl"
+    write_jsonl(other, [{"text": "another"}])
+    known, output = set(flink.jobs()), tmp_path / "out"
+    launcher = start_process(remote_run, str(shard), str(output), {**flink.options(), "max_rejected": "0"})
+    wait_until(
+        lambda: any("job" in json.loads(file.read_text()) for file in output.glob("snapshots/*/run.json")), "a job"
+    )
+    launcher.kill()
+    (failing,) = list_runs(str(output))
+    wait_until(lambda: list((output / "snapshots" / failing).glob("part-*")), "the job goes on", 120)
+    manifest, texts = embed(other, output)
+    assert any(f"{failing} is still going on at localhost:{flink.jobs_port}" in note for note in manifest["notes"])
+    assert texts == ["another"]
+    (job,) = set(flink.jobs()) - known
+    wait_until(lambda: flink.jobs()[job] == "FAILED", "the job fails", 240)
+    assert flink.restarts(job) == 4
+    assert failing in list_runs(str(output))
+    # Beam's job server cannot report the end to the dead launcher, and therefore calls the job running for ever.
+    (output / "snapshots" / failing / "run.json").unlink()
+    manifest, texts = embed(shard, output)
+    assert (manifest["counts"]["reused"], texts) == (40, [])
+
+
+def test_two_hosts_of_which_one_is_destroyed(flink: Flink, network: Network, tmp_path: Path) -> None:
+    """Both do the model's work; after one is gone a new one takes its place, and every row occurs once."""
+    if network.failure:
+        pytest.skip(network.failure)
+    for shard in range(4):
+        rows = [{"id": f"r{shard}-{n}", "text": f"text {shard} {n}"} for n in range(500)]
+        write_jsonl(tmp_path / f"in/{shard}.jsonl", rows)
+    flink.processes.kill("tm")
+    wait_until(lambda: not flink.task_managers(), "the first task manager ends")
+    hosts = [network.add_host() for _ in range(3)]
+    for name, address in hosts[:2]:
+        flink.start_task_manager(name, 1, host=name, address=address)
+    handler = WorkerHandler(tmp_path / "log", delay=0.002)
+    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", handler, id_field="id", batch_size=100)
+
+    wait_until(lambda: run.done() or handler.hosts() == 2, "both hosts are in the model", 120)
+    assert not run.done(), "one host did all the work"
+    lost = hosts[0][0]
+    flink.processes.kill(lost)
+    flink.processes.kill(f"{lost}-pool")
+    network.remove_host(lost)
+    name, address = hosts[2]
+    flink.start_task_manager(name, 1, host=name, address=address)
+    manifest, _ = run.result(240)
+    assert manifest["counts"]["read"] == 2_000
+    embed(tmp_path / "in/*.jsonl", tmp_path / "local", id_field="id")
+    assert results(tmp_path / "out") == results(tmp_path / "local")
+    assert handler.hosts() == 3

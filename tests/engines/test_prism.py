@@ -1,0 +1,47 @@
+"""Prism: rows equal to a local run's, and the documented RunInference example."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.corpus import embed
+from tests.support.engine_jobs import WorkerHandler, results, write_corpus
+from tests.support.engines import prism, require
+from tests.support.pages import blocks, expected_output, read_page, sections
+
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    require("go")
+    return prism()
+
+
+def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
+    """Rows, vectors in every bit and rejected rows, with workers in the launcher."""
+    shards = write_corpus(tmp_path / "in", 5_000)
+    options = {"runner": "PrismRunner", "prism_location": str(program), "environment_type": "LOOPBACK"}
+    embed(shards, tmp_path / "remote", WorkerHandler(tmp_path / "log"), **options)
+    embed(shards, tmp_path / "local")
+    assert results(tmp_path / "remote") == results(tmp_path / "local")
+
+
+def test_run_inference_on_the_default_runner(program: Path, tmp_path: Path, vocabulary: Path) -> None:
+    """Where Prism is available, Beam's default runner hands pipelines over to it: the page's example prints the same."""
+    used, script = tmp_path / "used", tmp_path / "prism"
+    script.write_text(f'#!/bin/sh\ntouch {used}\nexec {program} "$@"\n')
+    script.chmod(0o755)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
+    (code,) = blocks(sections(read_page("docs/beam.md"))["RunInference"], "python")
+    code = code.replace('"full"', '"untrained"').replace("Pipeline()", f"Pipeline(argv=['--prism_location={script}'])")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == expected_output(code)
+    assert used.exists(), "Beam did not start Prism"

@@ -1,0 +1,105 @@
+"""Jobs for engines: a corpus in all formats, a model that notes its worker, and a publisher whose worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audioclip_text.model.encoder import Encoding
+from audioclip_text.pipeline.inference import RecordBatchHandler
+from audioclip_text.pipeline.publish.publish_snapshot import PublishSnapshot
+from audioclip_text.pipeline.publish.run_totals import RunReport
+from audioclip_text.pipeline.snapshots.commit import read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Manifest
+from tests.support.corpus import read
+from tests.support.shards import COMPRESS, encode_rows
+from tests.support.stub import StubEncoder, StubHandler
+
+_TEXT_SHARDS = ("a.txt", "b.jsonl", "c.csv", "d.tsv", "e.txt.gz", "f.jsonl.zst", "g.csv.bz2", "h.tsv.xz")
+
+
+def write_corpus(folder: Path, rows: int) -> str:
+    """Write a corpus of about `rows` rows in all formats, with rows of every kind that is rejected; return its glob."""
+    folder.mkdir(parents=True)
+    share = rows // (len(_TEXT_SHARDS) + 1)
+    for number, name in enumerate(_TEXT_SHARDS):
+        numbers = range(number * share, (number + 1) * share)
+        texts = [f"text {n % (rows * 9 // 10)} of a corpus" for n in numbers]
+        texts[3], texts[5], texts[7] = "", f"poison {number}", f"not a number {number}"
+        form, _, compression = name.partition(".")[2].partition(".")
+        records = [{"id": f"r{n}", "text": text} for n, text in zip(numbers, texts, strict=True)]
+        data = encode_rows(form, records)
+        if form == "jsonl":
+            data += b'{"id": "x", "text": null}\n{"id": "y"}\n{"text": 7}\n{"text": "not closed\n'
+        (folder / name).write_bytes(COMPRESS["." + compression if compression else ""](data))
+    last = [None if n % 100 == 1 else f"text {n} of a table" for n in range(share)]
+    pq.write_table(pa.table({"text": last}), folder / "i.parquet", row_group_size=100)
+    return str(folder / "*")
+
+
+def results(output: Path) -> dict[str, Any]:
+    """Return the rows, with vectors, and the rejected rows of the current snapshot, in order."""
+    rejected = read(output, "rejected").to_pylist()
+    return {
+        "rows": read(output).to_pydict(),
+        "rejected": sorted(rejected, key=lambda row: (row["shard"], int(row["row"]))),
+    }
+
+
+class WorkerEncoder(StubEncoder):
+    """StubEncoder that appends each text to a file before it embeds it; the file's name tells host and process."""
+
+    log: Path
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        host = os.readlink("/proc/self/ns/net")  # each network namespace stands for a host
+        with (self.log / f"{host}-{os.getpid()}").open("a") as handle:
+            handle.writelines(f"{text}\n" for text in texts)
+        return super().encode_rows(texts)
+
+
+class WorkerHandler(StubHandler):
+    """StubHandler over a WorkerEncoder, which writes below `log`."""
+
+    def __init__(self, log: Path, delay: float = 0.0) -> None:
+        super().__init__(delay=delay)
+        self.log = log
+        log.mkdir(exist_ok=True)
+
+    def load_model(self) -> WorkerEncoder:
+        encoder = WorkerEncoder(self.dim, self.name, self.delay)
+        encoder.log = self.log
+        return encoder
+
+    def hosts(self) -> int:
+        """Return on how many hosts the model has worked."""
+        return len({file.name.partition("-")[0] for file in self.log.iterdir()})
+
+    def texts(self) -> list[str]:
+        """Return all texts that reached the model so far."""
+        return [text for file in self.log.iterdir() for text in file.read_text().splitlines()]
+
+
+class ElsewhereHandler(RecordBatchHandler):
+    """A handler whose workers look for the vocabulary at a path that they do not have."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_settings": replace(self._settings, tokenizer_path="/nowhere/vocabulary.gz")}
+
+
+class PublishThenDie(PublishSnapshot):
+    """PublishSnapshot whose worker dies when it has published, before the runner knows."""
+
+    def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
+        first = read_manifest(self.job.output, self.snapshot) is None
+        manifests = list(super().process(element))
+        if first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from manifests

@@ -1,0 +1,211 @@
+"""Flink, Spark and Prism: fetched once into a folder below .cache, and their processes, each ended by its id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from tests.support.paths import ROOT
+
+ENGINES = Path(os.environ.get("AUDIOCLIP_TEXT_ENGINES", ROOT / ".cache" / "engines"))
+
+# What pip, Maven and Go print if the network, and not the project, is at fault.
+_NO_NETWORK = (
+    "Temporary failure in name resolution",
+    "Name or service not known",
+    "Network is unreachable",
+    "No route to host",
+    "Connection refused",
+    "Connection timed out",
+    "Unknown host",
+    "Could not transfer artifact",
+    "no such host",
+    "i/o timeout",
+    "NewConnectionError",
+)
+
+_PACKAGES = "util lang nio net time io util.concurrent lang.invoke"
+# What Flink, Spark and Kryo open of Java 17; a quick start matters more here than the speed of compiled code.
+JAVA = (
+    "java",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _PACKAGES.split()),
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/sun.security.action=ALL-UNNAMED",
+)
+
+
+def require(*tools: str) -> None:
+    """Skip the test if one of these programs is missing."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is missing")
+
+
+def flink_jars() -> Path:
+    """Return the folder of Flink's own jars."""
+    return _fetch("flink-1.19.0", lambda folder: _unpack("apache-flink-libraries==1.19.0", "deps/lib/", folder))
+
+
+def spark_jars() -> Path:
+    """Return the folder of Spark's own jars."""
+    return _fetch("spark-3.5.0", lambda folder: _unpack("pyspark==3.5.0", "deps/jars/", folder))
+
+
+def job_server_jars(runner: str) -> Path:
+    """Return the folder of a job server's jars: `runner` is the name of the artifact in Maven Central."""
+    pom = str(ROOT / "tests" / "engines" / "pom.xml")
+    command = ["mvn", "-q", "-B", "-f", pom, f"-Drunner={runner}", "dependency:copy-dependencies"]
+    return _fetch(f"{runner}-2.62.0", lambda folder: _call([*command, f"-DoutputDirectory={folder}"]))
+
+
+def prism() -> Path:
+    """Return the program Prism."""
+    command = ["go", "install", "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"]
+    return _fetch("prism-2.77.0", lambda folder: _call(command, {"GOBIN": str(folder)})) / "prism"
+
+
+def _fetch(name: str, fetch: Callable[[Path], None]) -> Path:
+    """Return the folder `name` of the engines; `fetch` fills it on the first call, in one process at a time."""
+    folder = ENGINES / name
+    ENGINES.mkdir(parents=True, exist_ok=True)
+    with FileLock(ENGINES / f"{name}.lock"):
+        if not folder.exists():
+            unfinished = ENGINES / f"{name}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            fetch(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run a command that fetches; skip the test if there is no network, and fail if it fails otherwise."""
+    done = subprocess.run(
+        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        printed = (done.stdout + done.stderr).strip()
+        if any(message in printed for message in _NO_NETWORK):
+            pytest.skip(f"no network: {printed.splitlines()[-1][:300]}")
+        pytest.fail(f"{' '.join(command)}: {printed[-2000:]}")
+
+
+def _unpack(requirement: str, part: str, folder: Path) -> None:
+    """Put the files below `part` of a source distribution into `folder`."""
+    download = folder / "download"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    _call([*pip, "--constraint", str(ROOT / "constraints.txt"), "--dest", str(download), requirement])
+    (archive,) = download.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if f"/{part}" in member.name and member.isfile():
+                member.name = os.path.basename(member.name)
+                tar.extract(member, folder, filter="data")
+    shutil.rmtree(download)
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait until `condition` returns a true value; fail after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+class Processes:
+    """The processes of an engine, by name, with their output in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: object, environment: Mapping[str, str] | None = None, host: str = "") -> None:
+        """Start a process, in the network namespace `host` if it is given."""
+        prefix = ["ip", "netns", "exec", host] if host else []
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [*prefix, *map(str, command)],
+                cwd=self.folder,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start_pool(self, name: str, port: int, host: str = "") -> None:
+        """Start a worker pool, whose workers import the project and the tests' stub model, and wait for it."""
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts `python`
+        environment = {"PATH": programs, "PYTHONPATH": ":".join(paths)}
+        module = "apache_beam.runners.worker.worker_pool_main"
+        command = sys.executable, "-m", module, f"--service_port={port}"
+        self.start(name, *command, environment=environment, host=host)
+        wait_until(lambda: "Started worker pool" in self.log(name) and self.check(name), f"{name} starts")
+
+    def log(self, name: str) -> str:
+        """Return what a process printed."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def runs(self, name: str) -> bool:
+        """Return whether a process was started and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
+
+    def check(self, name: str) -> bool:
+        """Return True; fail if the process has ended."""
+        assert self._processes[name].poll() is None, f"{name} ended: {self.log(name)[-3000:]}"
+        return True
+
+    def wait_for_port(self, name: str, port: int, address: str = "127.0.0.1") -> None:
+        """Wait until a process listens on `port`."""
+
+        def listens() -> bool:
+            self.check(name)
+            with socket.socket() as probe:
+                return probe.connect_ex((address, port)) == 0
+
+        wait_until(listens, f"{name} listens on {port}")
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """Return the processes that a process started, the newest first."""
+        return sorted(self._descendants(self._processes[name]), key=lambda child: -child.create_time())
+
+    def kill(self, name: str) -> None:
+        """Kill a process and all that it started."""
+        process = self._processes.pop(name)
+        for child in self._descendants(process):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Kill all."""
+        for name in list(self._processes):
+            self.kill(name)
+
+    @staticmethod
+    def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(process.pid).children(recursive=True)
+        return []

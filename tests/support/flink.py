@@ -1,0 +1,133 @@
+"""A standalone Flink cluster: a job manager, task managers with a worker pool each, and Beam's job server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.support.engines import JAVA, Processes, flink_jars, free_port, job_server_jars, wait_until
+from tests.support.pages import blocks, read_page
+
+# What Flink's own start scripts would compute from the machine, and addresses.
+_MEMORY = {
+    "jobmanager.memory.process.size": "1024m",
+    "taskmanager.cpu.cores": "2",
+    "taskmanager.memory.task.heap.size": "512m",
+    "taskmanager.memory.task.off-heap.size": "0m",
+    "taskmanager.memory.framework.heap.size": "128m",
+    "taskmanager.memory.framework.off-heap.size": "128m",
+    "taskmanager.memory.managed.size": "256m",
+    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.jvm-overhead.min": "192m",
+    "taskmanager.memory.jvm-overhead.max": "192m",
+}
+_LOGGING = """rootLogger.level=INFO
+rootLogger.appenderRef.c.ref=C
+appender.c.name=C
+appender.c.type=CONSOLE
+appender.c.layout.type=PatternLayout
+appender.c.layout.pattern=%d{HH:mm:ss,SSS} %-5p %c{1} %m%n
+"""
+
+
+class Flink:
+    """A cluster with the settings of docs/runners.md; `address` is where task managers find the job manager."""
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.processes, self.address, self._started = Processes(folder), address, 0
+        self.rest, self.rpc, self.blob, self.pool, self.jobs_port = (free_port() for _ in range(5))
+        (folder / "conf").mkdir()
+        (settings,) = blocks(read_page("docs/runners.md"), "yaml")
+        (folder / "conf" / "flink-conf.yaml").write_text(settings)
+        (folder / "conf" / "log4j.properties").write_text(_LOGGING)
+        self._java = *JAVA, f"-Dlog4j.configurationFile=file:{folder}/conf/log4j.properties", "-cp"
+        self._options = {
+            "jobmanager.rpc.address": address,
+            "jobmanager.bind-host": "0.0.0.0",
+            "jobmanager.rpc.port": self.rpc,
+            "blob.server.port": self.blob,
+            "rest.address": address,
+            "rest.bind-address": "0.0.0.0",
+            "rest.port": self.rest,
+            "io.tmp.dirs": folder,
+        }
+
+    def start(self) -> None:
+        """Start the job manager and the job server."""
+        package = "org.apache.flink.runtime.entrypoint"
+        self._start("jobmanager", f"{package}.StandaloneSessionClusterEntrypoint", "-Xmx640m", {})
+        self.processes.start(
+            "jobserver",
+            *JAVA,
+            "-Xmx512m",
+            "-cp",
+            f"{job_server_jars('beam-runners-flink-1.19')}/*",
+            "org.apache.beam.runners.flink.FlinkJobServerDriver",
+            f"--flink-master={self.address}:{self.rest}",
+            f"--job-port={self.jobs_port}",
+            "--artifact-port=0",
+            "--expansion-port=0",
+            f"--artifacts-dir={self.processes.folder}/artifacts",
+        )
+        self.processes.wait_for_port("jobmanager", self.rest, self.address)
+        self.processes.wait_for_port("jobserver", self.jobs_port)
+
+    def start_task_manager(self, name: str, slots: int, *, host: str = "", address: str = "127.0.0.1") -> None:
+        """Start a task manager and its pool, in the network namespace `host` if it is given, and wait for its slots."""
+        self._started += 1
+        identity = f"{name}-{self._started}"
+        options = {"taskmanager.resource-id": identity, "taskmanager.host": address, **_MEMORY}
+        options["taskmanager.numberOfTaskSlots"] = slots
+        entry = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+        self._start(name, entry, "-Xmx640m", options, host)
+        pool = f"{name}-pool"
+        if not self.processes.runs(pool):
+            self.processes.start_pool(pool, self.pool, host)
+        wait_until(lambda: self.processes.check(name) and identity in self.task_managers(), f"{name} joins")
+
+    def workers(self, name: str) -> list[Any]:
+        """Return the Python workers of a task manager, the newest first."""
+        return self.processes.children(f"{name}-pool")
+
+    def task_managers(self) -> list[str]:
+        """Return the names of the task managers that the job manager knows, each with the number of its start."""
+        return [each["id"] for each in self.ask("taskmanagers")["taskmanagers"]]
+
+    def jobs(self) -> dict[str, str]:
+        """Return the state of each job by Flink's own id."""
+        return {job["id"]: job["status"] for job in self.ask("jobs")["jobs"]}
+
+    def restarts(self, job: str) -> int:
+        """Return how often a job was restarted."""
+        return self.processes.log("jobmanager").count(f"({job}) switched from state RESTARTING to RUNNING")
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job, as Flink's own page does."""
+        url = f"http://{self.address}:{self.rest}/jobs/{job}?mode=cancel"
+        urllib.request.urlopen(urllib.request.Request(url, method="PATCH"), timeout=10).close()
+
+    def ask(self, path: str) -> Any:
+        """Return the answer of Flink's REST interface."""
+        with urllib.request.urlopen(f"http://{self.address}:{self.rest}/{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def options(self) -> dict[str, Any]:
+        """Return Beam's options for a job at this cluster."""
+        return {
+            "runner": "PortableRunner",
+            "job_endpoint": f"localhost:{self.jobs_port}",
+            "environment_type": "EXTERNAL",
+            "environment_config": f"localhost:{self.pool}",
+            "parallelism": 2,
+        }
+
+    def flags(self) -> list[str]:
+        """Return `options` as flags."""
+        return [f"--{name}={value}" for name, value in self.options().items()]
+
+    def _start(self, name: str, entry: str, heap: str, options: dict[str, object], host: str = "") -> None:
+        settings = [f"-D{key}={value}" for key, value in {**self._options, **options}.items()]
+        command = [*self._java, f"{flink_jars()}/*", entry, "--configDir", "conf", *settings]
+        self.processes.start(name, JAVA[0], heap, "-XX:MaxDirectMemorySize=900m", *command[1:], host=host)

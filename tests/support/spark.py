@@ -1,0 +1,60 @@
+"""A standalone Spark cluster: a master, one worker with two cores, a worker pool, and Beam's job server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.engines import JAVA, Processes, free_port, job_server_jars, spark_jars
+
+
+class Spark:
+    """A cluster whose only executor shares a machine with one pool."""
+
+    def __init__(self, folder: Path) -> None:
+        self.processes = Processes(folder)
+        self.master, self.pool, self.jobs_port = (free_port() for _ in range(3))
+
+    def start(self) -> None:
+        """Start all."""
+        home, url = self.processes.folder / "home", f"spark://localhost:{self.master}"
+        (home / "bin").mkdir(parents=True)
+        (home / "jars").symlink_to(spark_jars())
+        (home / "RELEASE").touch()
+        environment = {
+            "SPARK_HOME": str(home),
+            "SPARK_SCALA_VERSION": "2.12",
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_HOSTNAME": "localhost",
+        }
+        spark = *JAVA, "-Xmx512m", "-cp", f"{spark_jars()}/*"
+        address = "--host", "localhost", "--port"
+        master = *address, self.master, "--webui-port", free_port()
+        self.processes.start(
+            "master", *spark, "org.apache.spark.deploy.master.Master", *master, environment=environment
+        )
+        self.processes.wait_for_port("master", self.master)
+        worker = "-c", 2, "-m", "2g", *address, 0, "--webui-port", free_port(), "--work-dir", home / "work", url
+        self.processes.start(
+            "worker", *spark, "org.apache.spark.deploy.worker.Worker", *worker, environment=environment
+        )
+        # Spark brings its own logging.
+        jars = [jar for jar in sorted(job_server_jars("beam-runners-spark-3").iterdir()) if "slf4j" not in jar.name]
+        classes = ":".join([*map(str, jars), f"{spark_jars()}/*"])
+        server = "org.apache.beam.runners.spark.SparkJobServerDriver", f"--spark-master-url={url}"
+        ports = f"--job-port={self.jobs_port}", "--artifact-port=0", "--expansion-port=0"
+        folder = f"--artifacts-dir={self.processes.folder}/artifacts"
+        self.processes.start(
+            "jobserver", *JAVA, "-Xmx1g", "-cp", classes, *server, *ports, folder, environment=environment
+        )
+        self.processes.start_pool("pool", self.pool)
+        self.processes.wait_for_port("jobserver", self.jobs_port)
+
+    def options(self) -> dict[str, Any]:
+        """Return Beam's options for a job at this cluster."""
+        return {
+            "runner": "PortableRunner",
+            "job_endpoint": f"localhost:{self.jobs_port}",
+            "environment_type": "EXTERNAL",
+            "environment_config": f"localhost:{self.pool}",
+        }
