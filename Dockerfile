@@ -21,8 +21,8 @@ COPY model model
 COPY pipeline pipeline
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 # A conflict of a package that is locked ends the build; one among the base image's own packages is only printed.
-RUN python -m pip check > /tmp/conflicts || cat /tmp/conflicts; \
-    ! grep -iE "^(audioclip-text|$(grep -oE '^[A-Za-z0-9._-]+' requirements.lock | paste -sd '|')) " /tmp/conflicts
+RUN conflicts="$(python -m pip check || true)"; echo "$conflicts"; \
+    ! echo "$conflicts" | grep -iE "^(audioclip-text|$(grep -oE '^[A-Za-z0-9._-]+' requirements.lock | paste -sd '|')) "
 ARG CHECKPOINT
 RUN if [ -n "$CHECKPOINT" ]; then \
         audioclip-text fetch "$CHECKPOINT" --dir /opt/audioclip && \
