@@ -249,9 +249,10 @@ def _decide(
     carry_over = decide_carry_over(output, previous, shards) if previous else carry_nothing_over(shards)
     if not previous or not carry_over.segments:
         return carry_over, infer_kept_schema(shards, fields, file_io)
-    known = kept_fields(output, previous, file_io)
-    if known is None:  # no row has a vector, so there is little to carry over
-        return carry_nothing_over(shards), infer_kept_schema(shards, fields, file_io)
+    known = kept_fields(output, previous, file_io) if fields.keep else pa.schema([])
+    if known is None:
+        note = f"every shard is read: {previous['snapshot']} has no part file that tells the types of the kept fields"
+        return carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
     kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
     if kept.equals(known):
         return carry_over, kept

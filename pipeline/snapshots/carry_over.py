@@ -81,12 +81,13 @@ def decide_carry_over(output: str, previous: Manifest, shards: Sequence[Shard]) 
 
 
 def kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema | None:
-    """Return the kept fields of a snapshot with the types that its part files have; None if it has no part file."""
+    """Return the kept fields of a snapshot with the types that its part files have; None if no part file can be read."""
     paths = Snapshot(output, previous["snapshot"], previous).part_paths()
-    if not paths:
+    try:
+        with file_io.open(paths[0]) as handle:
+            schema = pq.read_schema(handle)
+    except (IndexError, OSError, pa.ArrowException):
         return None
-    with file_io.open(paths[0]) as handle:
-        schema = pq.read_schema(handle)
     return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])
 
 

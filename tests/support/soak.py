@@ -166,7 +166,10 @@ class Soak:
         left_over += list(self.temporary.iterdir())
         left_over += [path for path in (self.root / "out/snapshots").iterdir() if not (path / "manifest.json").exists()]
         if os.path.isdir("/dev/shm"):
-            left_over += [Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - shared]
+            new = set(os.listdir("/dev/shm")) - shared
+            if new:  # a process of another test has semaphores there for a moment
+                time.sleep(5)
+            left_over += [Path("/dev/shm", name) for name in new & set(os.listdir("/dev/shm"))]
         if left_over:
             raise AssertionError(f"left behind: {', '.join(map(str, left_over[:5]))}")
         return f"night {number}: {kills} kills, then {duration:.1f} s; {counts}; {steady(self.peaks[-1])}"
