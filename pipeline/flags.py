@@ -126,6 +126,34 @@ def _names(text: str) -> list[str]:
     return names
 
 
+# Options that do not decide what a snapshot contains: what is read is compared by the files, not by the paths given.
+WITHOUT_EFFECT = frozenset(
+    {
+        "input",
+        "output",
+        "checkpoint",
+        "tokenizer_path",
+        "download_model",
+        "device",
+        "accelerator",
+        "model_threads",
+        "batch_size",
+        "read_timeout",
+        "force",
+    }
+)
+
+# Options that decide whether a snapshot is published and how its rows are spread over files, but not which rows it has.
+WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
+    "max_file_rows",
+    "max_rejected",
+    "max_shrink",
+    "unique_ids",
+    "allow_damaged",
+    "allow_empty",
+}
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `embed` and `plan` to `parser`."""
     add = parser.add_argument

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
@@ -18,11 +18,10 @@ from .io.file_io import FileIO
 from .io.filesystem import base_name
 from .options import EmbedOptions, OptionsError, is_local_run
 from .readers.fields import Fields, TextField
-from .readers.infer_schema import infer_kept_schema
 from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
-from .snapshots.carry_over import CarryOver, carry_nothing_over, decide_carry_over, files_to_search, kept_fields
+from .snapshots.carry_over import CarryOver, decide, files_to_search, has_comparable_rows
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
@@ -31,7 +30,7 @@ from .snapshots.listing import read_shard_list
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
-from .unchanged import WITHOUT_EFFECT_ON_ROWS, model_files
+from .unchanged import model_files
 
 ROW_BYTES = 100
 
@@ -137,14 +136,14 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     shards = find_shards(inputs, options.input_format, options.delimiter, names)
     check_outside(inputs, shards, output)
     given = {name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN}
-    comparable = previous if previous is not None and _may_carry_over(previous, given) else None
-    carry_over, kept = _decide(output, comparable, shards, fields, file_io)
+    comparable = previous if previous is not None and has_comparable_rows(previous, given) else None
+    carry_over, kept = decide(output, comparable, shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
     reusable, notes = _reusable_snapshot(output, previous, model)
     if comparable and comparable["fingerprint"] != model.fingerprint:
-        carry_over, kept = _decide(output, None, shards, fields, file_io)
+        carry_over, kept = decide(output, None, shards, fields, file_io)
     notes += carry_over.notes
     if model.notice:
         notes.insert(0, model.notice)
@@ -227,41 +226,6 @@ def _bytes_worth_reading(output: str, fingerprint: str, texts: int) -> float:
         return float("inf")
     seconds = texts * measured["seconds"]["model_seconds"] / max(1, measured["counts"]["model_texts"])
     return max(LOOKUP_BYTES, seconds * READ_BYTES_PER_SECOND)
-
-
-def _may_carry_over(previous: Manifest, options: Mapping[str, object]) -> bool:
-    """Return whether a run with these options, and the model of a snapshot, would make its rows again."""
-    return (
-        not options.get("force")
-        and not options.get("no_dedupe")
-        and previous["tool_version"] == version("audioclip-text")
-        and _deciding_rows(previous["options"]) == _deciding_rows(options)
-    )
-
-
-def _decide(
-    output: str, previous: Manifest | None, shards: list[Shard], fields: Fields, file_io: FileIO
-) -> tuple[CarryOver, pa.Schema]:
-    """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
-
-    Nothing is carried over where kept values need other types than it has.
-    """
-    carry_over = decide_carry_over(output, previous, shards) if previous else carry_nothing_over(shards)
-    if not previous or not carry_over.segments:
-        return carry_over, infer_kept_schema(shards, fields, file_io)
-    known = kept_fields(output, previous, file_io) if fields.keep else pa.schema([])
-    if known is None:
-        note = f"every shard is read: {previous['snapshot']} has no part file that tells the types of the kept fields"
-        return carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
-    kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
-    if kept.equals(known):
-        return carry_over, kept
-    note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
-    return carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
-
-
-def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
 
 
 def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo) -> tuple[Manifest | None, list[str]]:

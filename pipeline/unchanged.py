@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from ..model.release import VOCABULARY, resolve_checkpoint
 from ..model.versions import VERSION_PARTS, tokenizer_versions
-from .flags import add_flags
+from .flags import WITHOUT_EFFECT, add_flags
 from .io.filesystem import is_local
 from .io.versions import list_remote, local_file
 from .readers.shard import Shard
@@ -21,33 +21,6 @@ from .snapshots.commit import current_name, missing_files, read_manifest
 from .snapshots.listing import read_file_list, read_shard_list, shard_row
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import run_path
-
-# Options that do not decide what a snapshot contains: what is read is compared by the files, not by the paths given.
-WITHOUT_EFFECT = frozenset(
-    {
-        "input",
-        "output",
-        "checkpoint",
-        "tokenizer_path",
-        "download_model",
-        "device",
-        "accelerator",
-        "model_threads",
-        "batch_size",
-        "read_timeout",
-        "force",
-    }
-)
-
-# Options that decide whether a snapshot is published and how its rows are spread over files, but not which rows it has.
-WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
-    "max_file_rows",
-    "max_rejected",
-    "max_shrink",
-    "unique_ids",
-    "allow_damaged",
-    "allow_empty",
-}
 
 
 def model_files(checkpoint: str, tokenizer_path: str | None) -> list[ModelFile]:

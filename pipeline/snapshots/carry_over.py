@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..flags import WITHOUT_EFFECT_ON_ROWS
 from ..io.file_io import FileIO
 from ..io.filesystem import join
+from ..readers.fields import Fields
+from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
 from ..readers.shards import absolute_path
 from .commit import missing_files
@@ -40,12 +44,47 @@ class CarryOver:
         return [shard for shard in self.shards if shard.segment >= len(self.segments)]
 
 
-def carry_nothing_over(shards: Sequence[Shard], *notes: str) -> CarryOver:
+def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bool:
+    """Return whether a run with these options, and the model of a snapshot, would make its rows again."""
+    return (
+        not options.get("force")
+        and not options.get("no_dedupe")
+        and previous["tool_version"] == version("audioclip-text")
+        and _deciding_rows(previous["options"]) == _deciding_rows(options)
+    )
+
+
+def decide(
+    output: str, previous: Manifest | None, shards: list[Shard], fields: Fields, file_io: FileIO
+) -> tuple[CarryOver, pa.Schema]:
+    """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
+
+    Nothing is carried over where kept values need other types than it has.
+    """
+    carry_over = _compare_shards(output, previous, shards) if previous else _carry_nothing_over(shards)
+    if not previous or not carry_over.segments:
+        return carry_over, infer_kept_schema(shards, fields, file_io)
+    known = _kept_fields(output, previous, file_io) if fields.keep else pa.schema([])
+    if known is None:
+        note = f"every shard is read: {previous['snapshot']} has no part file that tells the types of the kept fields"
+        return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
+    kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
+    if kept.equals(known):
+        return carry_over, kept
+    note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
+    return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
+
+
+def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
+
+
+def _carry_nothing_over(shards: Sequence[Shard], *notes: str) -> CarryOver:
     """Return that all shards are read, into one segment."""
     return CarryOver(list(shards), list(shards), notes=list(notes))
 
 
-def decide_carry_over(output: str, previous: Manifest, shards: Sequence[Shard]) -> CarryOver:
+def _compare_shards(output: str, previous: Manifest, shards: Sequence[Shard]) -> CarryOver:
     """Return what a run with these shards carries over from the snapshot `previous`, which was made with equal options.
 
     Raises SnapshotError if a list of that snapshot is missing or damaged.
@@ -80,7 +119,7 @@ def decide_carry_over(output: str, previous: Manifest, shards: Sequence[Shard]) 
     )
 
 
-def kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema | None:
+def _kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema | None:
     """Return the kept fields of a snapshot with the types that its part files have; None if no part file can be read."""
     paths = Snapshot(output, previous["snapshot"], previous).part_paths()
     try:
