@@ -27,7 +27,7 @@ from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
 from .snapshots.history import last_with_model
 from .snapshots.listing import read_shard_list
-from .snapshots.manifest import Manifest, ModelFile
+from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
 from .unchanged import model_files
@@ -63,6 +63,7 @@ class Job:
     reusable: Manifest | None = field(repr=False)
     leftovers: list[str]
     earlier: Sequence[str] = field(repr=False)
+    lookup: Lookup
     notes: list[str]
     max_text_bytes: int
     file_io: FileIO
@@ -151,13 +152,14 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     carried_rows = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     leftovers: list[str] = []
     earlier: list[str] = []
+    lookup: Lookup = {"rows": 0, "bytes": 0, "left_out": 0}
     if not options.no_dedupe:
         leftovers, leftover_files, alive = _leftovers(output, model.fingerprint)
         notes += alive
         if reusable:
             snapshot = Snapshot(output, reusable["snapshot"], reusable)
             worth = _bytes_worth_reading(output, model.fingerprint, _row_estimate(carry_over.changed))
-            earlier, left_out = files_to_search(carry_over, snapshot.path, snapshot.files, worth)
+            earlier, lookup, left_out = files_to_search(carry_over, snapshot, worth)
             notes += left_out
             known = {file.name for file in snapshot.files}
             leftover_files = [path for path in leftover_files if base_name(path) not in known]
@@ -181,6 +183,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         reusable=reusable,
         leftovers=leftovers,
         earlier=earlier,
+        lookup=lookup,
         notes=notes,
         max_text_bytes=options.max_text_bytes,
         file_io=file_io,

@@ -167,6 +167,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "dim": model.dim,
             "options": job.options,
             "counts": counts,
+            "lookup": job.lookup,
             "totals": add_rows(segment["rows"] for segment in segments),
             "segments": segments,
             "seconds": seconds,

@@ -19,7 +19,7 @@ from ..readers.shard import Shard
 from ..readers.shards import absolute_path
 from .commit import missing_files
 from .listing import read_shard_list
-from .manifest import FileInfo, Manifest
+from .manifest import FileInfo, Lookup, Manifest
 from .segments import Segment, choose_segments
 from .snapshot import Snapshot
 
@@ -130,31 +130,29 @@ def _kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema 
     return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])
 
 
-def files_to_search(
-    carry_over: CarryOver, previous: str, all_files: Sequence[FileInfo], max_bytes: float
-) -> tuple[list[str], list[str]]:
-    """Return the paths of the part files in which the vectors of the rows that are read may be, and notes.
+def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float) -> tuple[list[str], Lookup, list[str]]:
+    """Return the part files of `snapshot` in which the texts that are read are looked up, what that reads, and notes.
 
     Those of segments that are read again always are. Looking up texts in a segment that is carried over reads the hash of
     each of its rows; the smallest come first, for as long as that is at most `max_bytes` in all.
     """
     carried = {file.name: file.segment for file in carry_over.files}
-    searched, size = set[int](), 0
-    order = sorted(range(len(carry_over.segments)), key=lambda n: carry_over.segments[n]["rows"]["vectors"])
-    for number in order:
-        size += HASH_BYTES * carry_over.segments[number]["rows"]["vectors"]
-        if size > max_bytes:
-            break
-        searched.add(number)
-    left_out = [n for n in order if n not in searched]
-    paths = [join(previous, file.name) for file in all_files if file.is_part and carried.get(file.name) not in left_out]
-    if not left_out or not carry_over.read:
-        return paths, []
-    rows = sum(carry_over.segments[n]["rows"]["vectors"] for n in left_out)
-    return paths, [
-        f"texts of the shards that are read are not looked up in {rows:,} rows that are carried over: reading their hashes, "
-        f"{HASH_BYTES * rows:,} bytes, would take longer than embedding the texts again"
-    ]
+    rows = [segment["rows"]["vectors"] for segment in carry_over.segments]
+    left_out, size = set[int](), 0
+    for number in sorted(range(len(rows)), key=rows.__getitem__):
+        size += HASH_BYTES * rows[number]
+        if size > max_bytes or not carry_over.read:
+            left_out.add(number)
+    searched = [file for file in snapshot.files if file.is_part and carried.get(file.name) not in left_out]
+    found, skipped = sum(file.rows for file in searched), sum(rows[number] for number in left_out)
+    lookup: Lookup = {"rows": found, "bytes": HASH_BYTES * found, "left_out": skipped}
+    notes = []
+    if skipped and carry_over.read:
+        notes.append(
+            f"texts of the shards that are read are not looked up in {skipped:,} rows that are carried over: reading their "
+            f"hashes, {HASH_BYTES * skipped:,} bytes, would take longer than embedding the texts again"
+        )
+    return [join(snapshot.path, file.name) for file in searched], lookup, notes
 
 
 HASH_BYTES = 16  # of a row's text hash

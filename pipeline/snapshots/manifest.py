@@ -71,6 +71,14 @@ class CheckpointInfo(TypedDict):
     sha256: str
 
 
+class Lookup(TypedDict):
+    """Earlier rows in which a run looked for its texts, the bytes of their hashes, and rows that were not worth it."""
+
+    rows: int
+    bytes: int
+    left_out: int
+
+
 class ModelFile(TypedDict):
     """A file that a model was read from, and its version then."""
 
@@ -115,6 +123,7 @@ class _RequiredKeys(TypedDict):
     dim: int
     options: dict[str, object]
     counts: Counts
+    lookup: Lookup
     totals: RowCounts
     segments: list[Segment]
     seconds: dict[str, float]

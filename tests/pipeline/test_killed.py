@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.validation import validate
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.processes import start_process
-from tests.support.slow_run import slow_run
+from tests.support.slow_run import crashing_run, slow_run
 
 KILLS = 10
 
@@ -52,6 +53,45 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
     assert name in {path.name for path in (output / "snapshots").iterdir()}
     assert all((path / "manifest.json").exists() for path in (output / "snapshots").iterdir()), "a dead run was left"
     assert not list(output.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("effect", "nth"),
+    [
+        ("link", 1),
+        ("link", 2),
+        ("write", 1),
+        ("rename", 1),
+        ("rename", 2),
+        ("start", 9),
+        ("manifest", 3),
+        ("pointer", 3),
+    ],
+)
+def test_crash_from_the_first_carried_file_to_the_pointer(tmp_path: Path, effect: str, nth: int, late: bool) -> None:
+    """Wherever a night that carries files over dies, the former snapshot or the new one is whole, and the next run exact."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    rows = {f"{shard}-{n}": f"text {n} of {shard}" for shard in "ab" for n in range(12)}
+    for shard in "ab":
+        write_jsonl(folder / f"{shard}.jsonl", [{"id": name, "text": rows[name]} for name in rows if name[0] == shard])
+    before, _ = embed(folder / "*.jsonl", output, id_field="id", max_file_rows=5)
+    rows |= {"c-0": "a new text"}
+    write_jsonl(folder / "c.jsonl", [{"id": "c-0", "text": "a new text"}])
+    process = start_process(crashing_run, str(tmp_path), effect, nth, late, stderr=tmp_path / "errors")
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "errors").read_text()
+    published = current_name(str(output)) != before["snapshot"]
+    assert validate(str(output)).valid
+    assert len(read(output)) == 24 + published
+    manifest, texts = embed(folder / "*.jsonl", output, id_field="id", max_file_rows=5)
+    assert set(texts) <= {"a new text"}
+    table = read(output)
+    assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == rows
+    assert manifest["counts"]["read"] == (0 if published else 1)
+    assert validate(str(output)).valid
+    assert all((path / "manifest.json").exists() for path in (output / "snapshots").iterdir()), "a dead run was left"
 
 
 def workers_of(process: ForkServerProcess) -> list[psutil.Process]:

@@ -99,13 +99,16 @@ class Faults:
                 if fault and fault.effect == effect:
                     struck = self.seen[effect] == fault.nth or (fault.lasting and self.seen[effect] > fault.nth)
                     self.fired += struck
-        if fault and struck and fault.meanwhile:
+        if fault and struck and fault.meanwhile and not fault.late:
             self._fault = None  # it happens once, and without faults
             fault.meanwhile()
-        elif fault and struck and not fault.late:
+        elif fault and struck and not fault.late and not fault.meanwhile:
             raise OSError(fault.error, os.strerror(fault.error), path)
         yield
-        if fault and struck and fault.late and not fault.meanwhile:
+        if fault and struck and fault.late and fault.meanwhile:
+            self._fault = None
+            fault.meanwhile()
+        elif fault and struck and fault.late:
             raise OSError(fault.error, os.strerror(fault.error), path)
 
     def concerns(self, path: object) -> bool:

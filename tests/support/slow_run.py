@@ -1,12 +1,16 @@
-"""A run with a slow stub model that logs its texts, for a process of its own that is killed."""
+"""Runs for processes of their own that are killed: with a slow stub model that logs its texts, or with a crash."""
 
+import os
+import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
+from tests.support.faults import Fault, Faults
 from tests.support.stub import StubEncoder, StubHandler
 
 
@@ -38,3 +42,15 @@ def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     """Embed `shards` into `output` at 2 ms per text, in files of 100 rows; the texts go to `log`."""
     options = EmbedOptions(list(flags), input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
     run(EmbedCorpus(options, LoggingHandler(log)), options)
+
+
+def crashing_run(root: str, effect: str, nth: int, late: bool) -> None:
+    """Embed the shards in `root`/in into `root`/out; the process is killed at the `nth` effect of a kind on a file there.
+
+    `late` means after that effect, and not before it.
+    """
+    options = EmbedOptions([], input=[f"{root}/in/*.jsonl"], output=f"{root}/out", id_field="id", max_file_rows=5)
+    end = partial(os.kill, os.getpid(), signal.SIGKILL)
+    fault = Fault(effect, nth, late=late, meanwhile=end)
+    with Faults(Path(root)).armed(fault):
+        run(EmbedCorpus(options, StubHandler()), options)

@@ -107,6 +107,7 @@ def write_snapshot(
         "dim": dim,
         "options": {"checkpoint": "gone/made.pt"},
         "counts": {**counts, **model},  # type: ignore[typeddict-item]
+        "lookup": {"rows": 0, "bytes": 0, "left_out": 0},
         "totals": totals,
         "segments": [segment],
         "seconds": {"total": 1.0},
