@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Format, lint, words, types and tests: ./scripts/test.sh [--fast] [--coverage] [PYTEST ARGUMENTS]
-# Without options it sets the project up with all that the tests need, then runs everything, as CI does.
+# Format, lint, words, types and tests: ./scripts/test.sh [--fast | --extra] [--coverage] [PYTEST ARGUMENTS]
+# Without options it sets the project up with all that the tests need, then runs all tests but those marked `extra`, as CI does.
 #   --fast      no set-up and no network; only the tests that are marked neither `slow` nor `network` (about 90 s)
+#   --extra     the tests that are marked `extra` as well
 #   --coverage  print the share of lines that the tests ran, for each package
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-fast="" coverage=""
-while [[ "${1:-}" == --fast || "${1:-}" == --coverage ]]; do
+fast="" extra="" coverage=""
+while [[ "${1:-}" == --fast || "${1:-}" == --extra || "${1:-}" == --coverage ]]; do
     case "$1" in
+        --extra) extra=yes ;;
         --fast) fast=yes ;;
         --coverage) coverage=yes ;;
     esac
@@ -38,7 +40,8 @@ python scripts/check_words.py
 MYPYPATH=.typecheck mypy -p audioclip_text.model -p audioclip_text.pipeline
 
 tests=(-n 2 --dist loadfile --no-loadscope-reorder)
-[[ -z "$fast" ]] || tests+=(-m "not slow and not network")
+[[ -n "$fast$extra" ]] || tests+=(-m "not extra")
+[[ -z "$fast" ]] || tests+=(-m "not slow and not network and not extra")
 [[ -z "$coverage" ]] || tests+=(--cov --cov-report=)
 pytest "${tests[@]}" "$@"
 [[ -z "$coverage" ]] || python scripts/show_coverage.py

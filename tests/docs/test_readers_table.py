@@ -29,6 +29,9 @@ ERRORS = {
 }
 
 
+EXTRA = [name for name in READERS if name.startswith(("Daft", "DataFusion", "arrow-go"))]
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a part file of each layout."""
@@ -49,7 +52,9 @@ def test_every_reader_is_in_the_table() -> None:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(900)  # the first build of arrow-go
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.extra] if name in EXTRA else []) for name in READERS]
+)
 def test_a_reader_opens_what_the_table_says(name: str, parts: dict[str, Path]) -> None:
     """Every number has the bits that were stored, and what cannot be read is refused with the reason."""
     answers = dict(zip(parts, READERS[name]([*parts.values()]), strict=True))
