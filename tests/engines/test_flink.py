@@ -171,6 +171,7 @@ def start(flink: Flink, shards: object, output: Path, handler: StubHandler, **op
     return executor.submit(embed, str(shards), output, handler, **{**flink.options(), **options})
 
 
+@pytest.mark.extra
 def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_are_killed(
     flink: Flink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
