@@ -64,7 +64,6 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
         ("link", 2),
         ("write", 1),
         ("rename", 1),
-        ("rename", 2),
         ("start", 9),
         ("manifest", 3),
         ("pointer", 3),
