@@ -26,7 +26,6 @@ from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
 from .snapshots.history import last_with_model
-from .snapshots.listing import read_shard_list
 from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs
 from .snapshots.snapshot import Snapshot
@@ -133,18 +132,19 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     fields = _fields(options)
     current = current_name(output)
     previous = read_manifest(output, current) if current else None
-    names = {shard.path: shard.name for shard in read_shard_list(output, previous)} if previous else {}
+    snapshot = Snapshot(output, previous["snapshot"], previous) if previous else None
+    names = {shard.path: shard.name for shard in snapshot.shards} if snapshot else {}
     shards = find_shards(inputs, options.input_format, options.delimiter, names)
     check_outside(inputs, shards, output)
     given = {name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN}
-    comparable = previous if previous is not None and has_comparable_rows(previous, given) else None
-    carry_over, kept = decide(output, comparable, shards, fields, file_io)
+    comparable = snapshot if snapshot and has_comparable_rows(snapshot.manifest, given) else None
+    carry_over, kept = decide(comparable, shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
     reusable, notes = _reusable_snapshot(output, previous, model)
-    if comparable and comparable["fingerprint"] != model.fingerprint:
-        carry_over, kept = decide(output, None, shards, fields, file_io)
+    if comparable and comparable.manifest["fingerprint"] != model.fingerprint:
+        carry_over, kept = decide(None, shards, fields, file_io)
     notes += carry_over.notes
     if model.notice:
         notes.insert(0, model.notice)
@@ -157,7 +157,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         leftovers, leftover_files, alive = _leftovers(output, model.fingerprint)
         notes += alive
         if reusable:
-            snapshot = Snapshot(output, reusable["snapshot"], reusable)
+            if snapshot is None or snapshot.manifest is not reusable:
+                snapshot = Snapshot(output, reusable["snapshot"], reusable)
             worth = _bytes_worth_reading(output, model.fingerprint, _row_estimate(carry_over.changed))
             earlier, lookup, left_out = files_to_search(carry_over, snapshot, worth)
             notes += left_out

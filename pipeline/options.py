@@ -177,7 +177,7 @@ def ends_with_launcher(options: PipelineOptions) -> bool:
         return True
     runner = str(options.view_as(StandardOptions).runner).lower()
     portable = options.view_as(PortableOptions)
-    if "dataflow" in runner:
+    if is_dataflow(options):
         return False
     if portable.environment_type == "LOOPBACK" or portable.job_endpoint == "embed":
         return True

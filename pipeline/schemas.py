@@ -83,3 +83,8 @@ def embedded_schema(dim: int, kept: pa.Schema, *, stored: str = "float32", text:
         *kept,
     ]
     return pa.schema([field for field in fields if text or field.name != "text"])
+
+
+def kept_fields(schema: pa.Schema) -> pa.Schema:
+    """Return the kept fields of the schema of a part file."""
+    return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])

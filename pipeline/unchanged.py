@@ -15,10 +15,9 @@ from ..model.versions import VERSION_PARTS, tokenizer_versions
 from .flags import WITHOUT_EFFECT, add_flags
 from .io.filesystem import is_local
 from .io.versions import list_remote, local_file
-from .readers.shard import Shard
 from .readers.shards import find_shards
 from .snapshots.commit import current_name, missing_files, read_manifest
-from .snapshots.listing import read_file_list, read_shard_list, shard_row
+from .snapshots.listing import read_file_list, read_shard_list, shard_state
 from .snapshots.manifest import Manifest, ModelFile
 from .snapshots.run_directory import run_path
 
@@ -77,15 +76,7 @@ def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest)
     earlier = read_shard_list(output, manifest)
     names = {shard.path: shard.name for shard in earlier}
     shards = find_shards(inputs, options["input_format"], options["delimiter"], names)  # type: ignore[arg-type]
-    return sorted(map(_state, shards), key=_path) == sorted(map(_state, earlier), key=_path)
-
-
-def _state(shard: Shard) -> dict[str, object]:
-    return {**shard_row(shard), "segment": None}
-
-
-def _path(row: dict[str, object]) -> str:
-    return repr(row["path"])
+    return set(map(shard_state, shards)) == set(map(shard_state, earlier))
 
 
 def _version_of(path: str) -> str:

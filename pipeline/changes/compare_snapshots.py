@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import convert_write_errors
 from ..io.filesystem import is_local, join, list_directory, write_atomically
+from ..schemas import kept_fields
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
@@ -145,9 +146,9 @@ class _Comparison:
 
 
 def _kept_schema(snapshot: Snapshot, files: Sequence[FileInfo]) -> pa.Schema | None:
-    """Return the schema of the kept fields in these files of a snapshot; None if there is no row."""
+    """Return the schema of the kept fields in these files of a snapshot, or None if the files have no rows."""
     batch = next(iter_rows(snapshot, files=files), None)
-    return batch and pa.schema(list(batch.schema)[batch.schema.names.index("embedding") + 1 :])
+    return batch and kept_fields(batch.schema)
 
 
 def _write(

@@ -16,9 +16,9 @@ from ..io.filesystem import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
-from ..readers.shards import absolute_path
+from ..schemas import kept_fields
 from .commit import missing_files
-from .listing import read_shard_list
+from .listing import shard_state
 from .manifest import FileInfo, Lookup, Manifest
 from .segments import Segment, choose_segments
 from .snapshot import Snapshot
@@ -55,18 +55,18 @@ def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bo
 
 
 def decide(
-    output: str, previous: Manifest | None, shards: list[Shard], fields: Fields, file_io: FileIO
+    previous: Snapshot | None, shards: list[Shard], fields: Fields, file_io: FileIO
 ) -> tuple[CarryOver, pa.Schema]:
     """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
 
     Nothing is carried over where kept values need other types than it has.
     """
-    carry_over = _compare_shards(output, previous, shards) if previous else _carry_nothing_over(shards)
+    carry_over = _compare_shards(previous, shards) if previous else _carry_nothing_over(shards)
     if not previous or not carry_over.segments:
         return carry_over, infer_kept_schema(shards, fields, file_io)
-    known = _kept_fields(output, previous, file_io) if fields.keep else pa.schema([])
+    known = _kept_fields(previous, file_io) if fields.keep else pa.schema([])
     if known is None:
-        note = f"every shard is read: {previous['snapshot']} has no part file that tells the types of the kept fields"
+        note = f"every shard is read: {previous.name} has no part file that tells the types of the kept fields"
         return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
     kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
     if kept.equals(known):
@@ -84,14 +84,14 @@ def _carry_nothing_over(shards: Sequence[Shard], *notes: str) -> CarryOver:
     return CarryOver(list(shards), list(shards), notes=list(notes))
 
 
-def _compare_shards(output: str, previous: Manifest, shards: Sequence[Shard]) -> CarryOver:
-    """Return what a run with these shards carries over from the snapshot `previous`, which was made with equal options.
+def _compare_shards(snapshot: Snapshot, shards: Sequence[Shard]) -> CarryOver:
+    """Return what a run with these shards carries over from a snapshot that was made with equal options.
 
     Raises SnapshotError if a list of that snapshot is missing or damaged.
     """
-    snapshot, segments = Snapshot(output, previous["snapshot"], previous), previous["segments"]
-    known = {_state(shard): shard.segment for shard in read_shard_list(output, previous)}
-    earlier = [known.get(_state(shard)) for shard in shards]  # the segment of each shard that did not change
+    segments = snapshot.manifest["segments"]
+    known = {shard_state(shard): shard.segment for shard in snapshot.shards}
+    earlier = [known.get(shard_state(shard)) for shard in shards]  # the segment of each shard that did not change
     found = Counter(number for number in earlier if number is not None)
     sizes = [0] * len(segments)
     for shard, number in zip(shards, earlier, strict=True):
@@ -119,15 +119,13 @@ def _compare_shards(output: str, previous: Manifest, shards: Sequence[Shard]) ->
     )
 
 
-def _kept_fields(output: str, previous: Manifest, file_io: FileIO) -> pa.Schema | None:
+def _kept_fields(snapshot: Snapshot, file_io: FileIO) -> pa.Schema | None:
     """Return the kept fields of a snapshot with the types that its part files have; None if no part file can be read."""
-    paths = Snapshot(output, previous["snapshot"], previous).part_paths()
     try:
-        with file_io.open(paths[0]) as handle:
-            schema = pq.read_schema(handle)
+        with file_io.open(snapshot.part_paths()[0]) as handle:
+            return kept_fields(pq.read_schema(handle))
     except (IndexError, OSError, pa.ArrowException):
         return None
-    return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])
 
 
 def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float) -> tuple[list[str], Lookup, list[str]]:
@@ -156,8 +154,3 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
 
 
 HASH_BYTES = 16  # of a row's text hash
-
-
-def _state(shard: Shard) -> Shard:
-    """Return what must be equal for a shard to count as unchanged."""
-    return replace(shard, path=absolute_path(shard.path), segment=0)

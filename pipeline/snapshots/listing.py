@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -109,6 +109,11 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
 def shard_row(shard: Shard) -> dict[str, object]:
     """Return a shard as the listing has it, with its absolute path."""
     return {**asdict(shard), "path": os.fsencode(absolute_path(shard.path))}
+
+
+def shard_state(shard: Shard) -> Shard:
+    """Return what must be equal for a shard to count as unchanged."""
+    return replace(shard, path=absolute_path(shard.path), segment=0)
 
 
 def _encode(table: pa.Table) -> bytes:

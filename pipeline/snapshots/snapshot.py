@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from ..errors import SnapshotError
 from ..io.filesystem import join
 from ..io.timeout_reader import open_to_read
+from ..readers.shard import Shard
 from ..schemas import embedded_schema
 from .commit import require_current, require_manifest
-from .listing import read_file_list
+from .listing import read_file_list, read_shard_list
 from .manifest import FileInfo, Manifest
 from .run_directory import run_path
 
@@ -42,6 +43,11 @@ class Snapshot:
     def files(self) -> list[FileInfo]:
         """Return its files. Raises SnapshotError if their list is missing or damaged."""
         return read_file_list(self.output, self.manifest)
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """Return the shards that it was made of. Raises SnapshotError if their list is missing or damaged."""
+        return read_shard_list(self.output, self.manifest)
 
     def part_paths(self) -> list[str]:
         """Return the paths of its part files."""

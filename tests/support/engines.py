@@ -93,7 +93,7 @@ def _fetch(name: str, fetch: Callable[[Path], None]) -> Path:
 
 
 def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """Run a command that fetches; skip the test if there is no network, and fail if it fails otherwise."""
+    """Run a command that fetches; skip the test if no network answers, and fail if the command fails otherwise."""
     done = subprocess.run(
         command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
     )
