@@ -54,6 +54,11 @@ def check_runner(options: PipelineOptions) -> None:
                 f"--dry_run is for Dataflow: `audioclip-text plan` is the dry run of {name or 'a local run'}"
             )
         return
+    if str(name).lower().rsplit(".", 1)[-1] in ("dask", "daskrunner"):  # Beam takes its full name only
+        raise OptionsError(
+            f"--runner {name} drops what a step emits in finish_bundle, and with it rows: use DirectRunner, FlinkRunner, "
+            f"SparkRunner, PrismRunner, PortableRunner or DataflowRunner"
+        )
     try:
         runner = create_runner(name)
     except ImportError as error:

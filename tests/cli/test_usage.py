@@ -197,6 +197,13 @@ def test_device_is_checked_first(
     ("flags", "message"),
     [
         ("--runner Flnk", "unknown --runner Flnk; did you mean Flink?"),
+        *(
+            (
+                f"--runner {name}",
+                f"--runner {name} drops what a step emits in finish_bundle, and with it rows: use DirectRunner",
+            )
+            for name in ("DaskRunner", "dask", "apache_beam.runners.dask.dask_runner.DaskRunner")
+        ),
         ("--runner PortableRunner", "--runner PortableRunner needs --job_endpoint"),
         ("--runner FlinkRunner --job_server_java_launcher no-java", "the job server needs Java, and 'no-java' is not"),
         ("--runner PrismRunner --prism_location gone", "--prism_location gone does not exist"),
