@@ -1,4 +1,7 @@
-"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [shuffle] [pipeline]"""
+"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [shuffle] [pipeline] [gpu]
+
+The one of a GPU runs by default only if there is a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,18 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ALL = ("tokenizer", "encoder", "shuffle", "pipeline")
+ALL = ("tokenizer", "encoder", "shuffle", "pipeline", "gpu")
+
+
+def default() -> tuple[str, ...]:
+    """Return the benchmarks that this machine can run."""
+    import torch
+
+    return ALL if torch.cuda.is_available() else ALL[:-1]
+
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ALL
+    chosen = sys.argv[1:] or default()
     unknown = [name for name in chosen if name not in ALL]
     if unknown:
         raise SystemExit(

@@ -119,7 +119,7 @@ def padded(rows: Sequence[list[int]]) -> np.ndarray:
 def batched(
     run: Callable[[np.ndarray], np.ndarray], tokenizer: ClipTokenizer, *, by_length: bool, batch: int = 64
 ) -> Encode:
-    """Encode texts in batches of 64, padded to the longest of the batch; sorted by length, or in the given order."""
+    """Encode texts in batches, padded to the longest of the batch; sorted by length, or in the given order."""
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows = [ids_of(tokenizer, text) for text in texts]
@@ -130,15 +130,17 @@ def batched(
     return encode
 
 
-def transformers(dtype: torch.dtype, *, by_length: bool) -> Callable[[State, ClipTokenizer], Encode]:
+def transformers(
+    dtype: torch.dtype, *, by_length: bool, device: str = "cpu", batch: int = 64
+) -> Callable[[State, ClipTokenizer], Encode]:
     def make(state: State, tokenizer: ClipTokenizer) -> Encode:
-        model = clip_text_model(state, dtype)
+        model = clip_text_model(state, dtype).to(device)
 
         @torch.inference_mode()
         def run(tokens: np.ndarray) -> np.ndarray:
-            return model(input_ids=torch.from_numpy(tokens)).text_embeds.float().numpy()
+            return model(input_ids=torch.from_numpy(tokens).to(device)).text_embeds.float().cpu().numpy()
 
-        return batched(run, tokenizer, by_length=by_length)
+        return batched(run, tokenizer, by_length=by_length, batch=batch)
 
     return make
 
@@ -167,25 +169,36 @@ def onnxruntime(state: State, tokenizer: ClipTokenizer) -> Encode:
     return batched(lambda tokens: session.run(None, {"input_ids": tokens})[0], tokenizer, by_length=True)
 
 
-def sentence_transformers(state: State, tokenizer: ClipTokenizer) -> Encode:
-    """Encode by sentence-transformers, which sorts by length itself, with transformers' model; in batches of 64."""
-    from sentence_transformers import SentenceTransformer
+def sentence_transformers(
+    dtype: torch.dtype, *, device: str = "cpu", batch: int = 64
+) -> Callable[[State, ClipTokenizer], Encode]:
+    """Encode by sentence-transformers, which sorts by length itself, with transformers' model."""
 
-    class Tower(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = clip_text_model(state, torch.float32)
+    def make(state: State, tokenizer: ClipTokenizer) -> Encode:
+        from sentence_transformers import SentenceTransformer
 
-        def preprocess(self, inputs: list[str], *_: object, **__: object) -> dict[str, Tensor]:
-            return {"input_ids": torch.from_numpy(padded([ids_of(tokenizer, text) for text in inputs]))}
+        class Tower(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = clip_text_model(state, dtype)
 
-        tokenize = preprocess  # the name before release 5.4
+            def preprocess(self, inputs: list[str], *_: object, **__: object) -> dict[str, Tensor]:
+                return {"input_ids": torch.from_numpy(padded([ids_of(tokenizer, text) for text in inputs]))}
 
-        def forward(self, features: dict[str, Tensor], **_: object) -> dict[str, Tensor]:
-            return {**features, "sentence_embedding": self.model(input_ids=features["input_ids"]).text_embeds}
+            tokenize = preprocess  # the name before release 5.4
 
-    model = SentenceTransformer(modules=[Tower()], device="cpu")
-    return lambda texts: model.encode(list(texts), batch_size=64, show_progress_bar=False)
+            def forward(self, features: dict[str, Tensor], **_: object) -> dict[str, Tensor]:
+                return {**features, "sentence_embedding": self.model(input_ids=features["input_ids"]).text_embeds}
+
+        model = SentenceTransformer(modules=[Tower()], device=device)
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            vectors = model.encode(list(texts), batch_size=batch, show_progress_bar=False, convert_to_tensor=True)
+            return vectors.float().cpu().numpy()
+
+        return encode
+
+    return make
 
 
 ALL: list[tuple[str, str, Callable[[State, ClipTokenizer], Encode]]] = [
@@ -193,6 +206,6 @@ ALL: list[tuple[str, str, Callable[[State, ClipTokenizer], Encode]]] = [
     ("transformers, sorted", "float32", transformers(torch.float32, by_length=True)),
     ("transformers, unsorted", "float32", transformers(torch.float32, by_length=False)),
     ("transformers, sorted", "bfloat16", transformers(torch.bfloat16, by_length=True)),
-    ("sentence-transformers", "float32", sentence_transformers),
+    ("sentence-transformers", "float32", sentence_transformers(torch.float32)),
     ("onnxruntime, sorted", "float32", onnxruntime),
 ]

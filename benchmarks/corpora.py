@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
+import gzip
+import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-WORDNET = Path("/usr/share/wordnet")  # Debian's wordnet-base
+ROOT = Path(__file__).parents[1]
+VOCABULARY = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
+# Debian's wordnet-base, or its files in .cache, for a machine on which nothing can be installed.
+WORDNET = next(
+    filter(Path.exists, (Path("/usr/share/wordnet"), ROOT / ".cache" / "wordnet")), Path("/usr/share/wordnet")
+)
 PARTS = ("noun", "verb", "adj", "adv")
 PLACES = [
     "in the park",
@@ -18,6 +26,7 @@ PLACES = [
     "by the window",
     "in black and white",
 ]
+QUANTILES = (5, 25, 50, 75, 95)
 FRAMES = (
     "a {adj} {noun}",
     "{noun}",
@@ -60,9 +69,31 @@ def captions() -> list[str]:
     return texts
 
 
-def write_shards(folder: Path, rows: int, *, one_text: bool = False, shards: int = 8) -> None:
-    """Write `rows` glosses as jsonl, numbered if there are more rows than glosses; or the same one in every row."""
-    texts = glosses()
+def made_texts(words: Sequence[int], count: int = 100_000) -> list[str]:
+    """Return `count` texts of frequent words of CLIP's vocabulary, without sense, for a machine without WordNet.
+
+    `words` are the 5, 25, 50, 75 and 95 % quantiles of the number of words in a text.
+    """
+    chance = random.Random(2)
+    lines = gzip.decompress(VOCABULARY.read_bytes()).decode().splitlines()[1 : 49152 - 256 - 2 + 1]
+    parts = ["".join(line.split()).removesuffix("</w>") for line in lines if line.endswith("</w>")]
+    known = [word for word in dict.fromkeys(parts) if word.isascii() and word.isalpha()]  # the most frequent ones first
+    weights = list(itertools.accumulate(1 / (rank + 10) for rank in range(len(known))))
+    distinct: dict[str, None] = {}
+    while len(distinct) < count:
+        place = chance.uniform(5, 95)
+        after = bisect.bisect(QUANTILES, place, hi=len(QUANTILES) - 1)
+        low, high = QUANTILES[after - 1], QUANTILES[after]
+        length = words[after - 1] + (words[after] - words[after - 1]) * (place - low) / (high - low)
+        distinct[" ".join(chance.choices(known, cum_weights=weights, k=round(length)))] = None
+    return list(distinct)
+
+
+def write_shards(
+    folder: Path, rows: int, *, one_text: bool = False, shards: int = 8, texts: list[str] | None = None
+) -> None:
+    """Write `rows` texts, or glosses, as jsonl, numbered if there are more rows than texts; or the same in every row."""
+    texts = texts or glosses()
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         with (folder / f"{shard}.jsonl").open("w") as handle:
@@ -73,3 +104,13 @@ def write_shards(folder: Path, rows: int, *, one_text: bool = False, shards: int
 
 
 ALL: dict[str, Callable[[], list[str]]] = {"glosses": glosses, "captions": captions}
+
+
+def corpora_here() -> dict[str, Callable[[], list[str]]]:
+    """Return the functions of ALL, or, without WordNet, those of made texts that are about as long."""
+    if WORDNET.exists():
+        return ALL
+    return {
+        "made texts as long as glosses": lambda: made_texts((5, 9, 14, 21, 35)),
+        "made texts as long as captions": lambda: made_texts((2, 6, 8, 11, 14)),
+    }

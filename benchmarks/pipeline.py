@@ -33,10 +33,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from corpora import write_shards
+from corpora import ROOT, VOCABULARY, write_shards
 
-ROOT = Path(__file__).parents[1]
-VOCABULARY = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
 DIM = 1024
 
 

@@ -1,0 +1,44 @@
+"""benchmarks/gpu.py: it is ready for the minutes in which a GPU is lent."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support.pages import ROOT, environment_of_the_tests
+
+# Without WordNet, which is not installed everywhere, and with a command that starts without imports.
+SMOKE = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
+import corpora, gpu
+corpora.WORDNET, gpu.COMMAND = Path("nowhere"), ["audioclip-text"]
+sys.argv[1:] = ["--smoke", "--minutes", "4"]
+sys.exit(gpu.main())
+"""
+
+
+@pytest.mark.slow
+def test_every_part_runs_on_a_cpu() -> None:
+    """With tiny sizes: each part prints its table with figures, and parity holds."""
+    command = ["python", "-c", SMOKE]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment_of_the_tests() | {"OMP_NUM_THREADS": "1"},  # two threads wait for each other on a busy machine
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    parity, ours, nodes, processes = (
+        next(row for row in rows if row[0] == f"| {name}") for name in ("float32", "audioclip-text", "256 nodes", "2")
+    )
+    assert float(parity[1]) < 2e-5
+    assert float(ours[2].replace(",", "")) > 0
+    assert float(nodes[2].replace(",", "")) > 0
+    assert float(processes[2].removesuffix(" s")) > 0
+    assert "left out, no time" not in done.stdout
