@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,8 @@ class TextEncoder:
         inverse = np.array(indices, np.int64)
         n_tokens = np.zeros(len(distinct), np.int64)
         try:
-            vectors = self._finite(list(distinct), n_tokens, stats)[inverse]
+            with self._current_device():
+                vectors = self._finite(list(distinct), n_tokens, stats)[inverse]
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
@@ -219,6 +221,14 @@ class TextEncoder:
             truncated=counts > self.tower.context_length,
             stats=stats,
         )
+
+    def _current_device(self) -> AbstractContextManager[object]:
+        """Return the context in which to compute.
+
+        Pinned memory belongs to the current GPU, which in every thread is the first one until another one is chosen: with
+        "cuda:1" each process would occupy memory of the first GPU as well.
+        """
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _finite(self, texts: list[str], n_tokens: Ints, stats: EncodeStats) -> npt.NDArray[np.float32]:
         """Return vectors [n, dim] of n distinct texts; fill in n_tokens and stats.

@@ -218,7 +218,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--device",
         type=_device,
         default="auto",
-        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if there is one)",
+        help="auto, cpu, cuda (all GPUs) or cuda:N (default: auto, GPUs if there are any)",
     )
     add(
         "--accelerator",

@@ -43,12 +43,14 @@ LOOKUP_BYTES, READ_BYTES_PER_SECOND = 64 << 20, 100e6
 class Job:
     """One run, as its workers know it.
 
-    `bits` is 0 if rows are not shuffled; `id_bits` is for ids, which are also those of rows carried over.
+    `rows` is an estimate of the rows to read. `bits` is 0 if rows are not shuffled; `id_bits` is for ids, which are also
+    those of rows carried over.
     """
 
     output: str
     carry_over: CarryOver = field(repr=False)
     read_shards: int
+    rows: int
     carried_files: int
     fields: Fields
     kept: pa.Schema
@@ -171,6 +173,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         output=output,
         carry_over=carry_over,
         read_shards=len(carry_over.read),
+        rows=rows,
         carried_files=len(carry_over.files),
         fields=fields,
         kept=kept,

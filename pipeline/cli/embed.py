@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from apache_beam.options.pipeline_options import DirectOptions
+
 from ..embed import EmbedCorpus
+from ..inference.gpus import count_gpus, processes_for, usable_gpus
+from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
 from ..options import EmbedOptions, is_local_run, reject_unknown_flags
 from ..snapshots.commit import read_manifest
@@ -38,6 +42,7 @@ def embed(argv: Sequence[str]) -> int:
             print_note(note)
         if job.model.untrained:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
+        share_gpus(options, argv, job.rows)
         total = sum(shard.bytes for shard in job.carry_over.read)
         with show_progress(total_bytes=total):
             finished = run(corpus, options)
@@ -72,6 +77,21 @@ def check_device(options: EmbedOptions) -> None:
 
     if is_local_run(options):
         pick_device(options.device, options.dtype)
+
+
+def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
+    """Have a local run over about `rows` rows start as many processes as its GPUs need, unless flags of Beam's decide it."""
+    chosen = any(flag.lstrip("-").replace("-", "_").startswith("direct_") for flag in argv)
+    if chosen or not is_local_run(options):
+        return
+    gpus = len(usable_gpus(options.device, count_gpus()))
+    processes = processes_for(gpus, available_cores(), rows)
+    if processes > 1:
+        direct = options.view_as(DirectOptions)
+        direct.direct_num_workers, direct.direct_running_mode = processes, "multi_processing"
+        print_note(
+            f"{processes} processes share {gpus} GPU{'s' if gpus > 1 else ''}; --direct_num_workers 1 starts none"
+        )
 
 
 def download(options: EmbedOptions) -> None:

@@ -25,6 +25,7 @@ from ..io.filesystem import is_local
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
+from .gpus import GpuPlace
 from .model_threads import ModelThreads
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class EncoderThread:
         self._files: dict[tuple[str, str | None], _ModelFiles] = {}
         self._encoders: dict[EncoderSettings, TextEncoder] = {}
         self._threads: ModelThreads | None = None
+        self._gpu = GpuPlace()
 
     def run(self, call: Callable[[], _T]) -> _T:
         """Return what `call` returns, or raise what it raises, in the thread."""
@@ -159,7 +161,7 @@ class EncoderThread:
             encoder = _ThreadedEncoder(
                 files.checkpoint,
                 files.tokenizer,
-                device=settings.device,
+                device=self._gpu.choose(settings.device),
                 dtype=settings.dtype,
                 prompt=settings.prompt,
                 on_long=settings.on_long,
