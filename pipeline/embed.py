@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 
 import apache_beam as beam
@@ -21,7 +22,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
-from .canary import canaries_agree, canary_batch, canary_from_batch
+from .canary import Canary, canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import FindDuplicateIds, ids_of_file, select_ids
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
@@ -30,15 +31,16 @@ from .inference.model_handler import RecordBatchHandler
 from .io.filesystem import is_local
 from .io.job_service import RemoteJob
 from .io.worker_reports import call_reported, check_version, remove_reports, report_errors, start_reporting
-from .job import prepare_job
+from .job import Job, prepare_job
 from .options import EmbedOptions, ends_with_launcher, is_dataflow, is_local_run
+from .publish.limits import check_canary
 from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
-from .snapshots.read_listing import ReadListing
+from .snapshots.read_listings import ReadListings
 from .snapshots.run_directory import end_run, record_job, run_path, start_run
 from .text_hash import add_text_hash
-from .writers.carry_over_files import CarryOverFiles
+from .writers.carry_over_files import carry_over
 from .writers.write_files import WriteFiles
 
 
@@ -84,30 +86,33 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         handler.reports_to = reports_to
         carried, first_segment = job.carry_over.files, len(job.carry_over.segments)
         shards = write_listings(directory, job.carry_over.shards, job.earlier, carried)
+        listings = [SHARDS, *([EARLIER] if job.earlier else []), *([CARRIED] if carried else [])]
+        before = run_path(job.output, previous)
         publisher = PublishSnapshot(job, self.snapshot, shards, started)
         write = WriteFiles(directory, schema, self.max_file_rows, job.bits, self.vector_encoding)
 
-        read = (
-            pbegin
-            | "ListShards" >> ReadListing(directory, SHARDS, job.file_io, first_segment)
-            | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
+        entries = pbegin | "ListFiles" >> ReadListings(directory, listings, job.file_io, first_segment)
+        read = entries.shards | "ReadShards" >> ReadShards(
+            job.fields, job.kept, job.max_text_bytes, job.file_io, spread_parts=job.has_large_shards
         )
         rows = read.rows | "AddTextHash" >> beam.ParDo(AddTextHash(job.prompt, reports_to))
         canary = (
             pbegin
             | "CanaryTexts" >> beam.Create([canary_batch()])
             | "EmbedCanary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
-            | "CanaryVectors" >> beam.FlatMap(call_reported, reports_to, lambda batch: [canary_from_batch(batch)])
+            | "CheckCanary" >> beam.FlatMap(call_reported, reports_to, partial(_canaries, job.without_files()))
         )
         reports = [read.read, read.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         if carried:
-            reports.append(pbegin | CarryOverFiles(run_path(job.output, previous), directory, job.file_io))
+            reports.append(entries.carried | "CarryOverFiles" >> beam.Map(carry_over, before, directory))
         new = rows
         if job.bits:
             refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
             reuse = ReuseVectors(PieceCodec(job.row_schema), self.batch_size, file_io=job.file_io)
-            same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
-            earlier = pbegin | "ListEarlierFiles" >> ReadListing(directory, EARLIER, job.file_io)
+            same_model = None
+            if job.force and job.reusable:  # without --force, a run whose canary differs fails
+                same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
+            earlier = entries.earlier if job.earlier else None
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)
             new, known = joined.new, joined.known
             if job.on_long == "error":
@@ -116,9 +121,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         if job.bits and job.unique_ids:
             ids = rows | "SelectIds" >> beam.Map(select_ids).with_output_types(pa.RecordBatch)
             if carried:
-                listed = pbegin | "ListFilesWithIds" >> ReadListing(directory, CARRIED, job.file_io)
-                read_ids = beam.FlatMap(ids_of_file, run_path(job.output, previous), job.file_io)
-                carried_ids = listed | "ReadCarriedIds" >> read_ids.with_output_types(pa.RecordBatch)
+                read_ids = beam.FlatMap(ids_of_file, before, job.file_io).with_output_types(pa.RecordBatch)
+                carried_ids = entries.carried | "ReadCarriedIds" >> read_ids
                 ids = (ids, carried_ids) | "AddCarriedIds" >> beam.Flatten()
             reports.append(ids | FindDuplicateIds(job.id_bits, spill))
         # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.
@@ -149,6 +153,13 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             self._lock.release()
         if self._spill_directory:
             self._spill_directory.cleanup()
+
+
+def _canaries(job: Job, batch: pa.RecordBatch) -> list[Canary]:
+    """Return the canary of the embedded canary texts, if the run may go on with it."""
+    canary = canary_from_batch(batch)
+    check_canary(job, canary)
+    return [canary]
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)

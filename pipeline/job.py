@@ -18,6 +18,7 @@ from .io.file_io import FileIO
 from .io.filesystem import base_name
 from .options import EmbedOptions, OptionsError, is_local_run
 from .readers.fields import Fields, TextField
+from .readers.parts import is_large
 from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
@@ -52,6 +53,7 @@ class Job:
     read_shards: int
     rows: int
     carried_files: int
+    has_large_shards: bool
     fields: Fields
     kept: pa.Schema
     model: ModelInfo
@@ -175,6 +177,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         read_shards=len(carry_over.read),
         rows=rows,
         carried_files=len(carry_over.files),
+        has_large_shards=any(map(is_large, carry_over.read)),
         fields=fields,
         kept=kept,
         model=model,

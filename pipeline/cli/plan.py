@@ -26,7 +26,7 @@ from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
 from ..snapshots.listing import EARLIER, SHARDS, write_listings
-from ..snapshots.read_listing import ReadListing
+from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
@@ -92,16 +92,16 @@ def _build(
     pipeline: beam.Pipeline, job: Job, handler: RecordBatchHandler, batch_size: int, *, spill: str | None, listings: str
 ) -> None:
     """Build the pipeline that counts what the listings in the directory `listings` name."""
-    read = (
-        pipeline
-        | "ListShards" >> ReadListing(listings, SHARDS, job.file_io, len(job.carry_over.segments))
-        | "ReadShards" >> ReadShards(job.fields, job.kept, job.max_text_bytes, job.file_io)
+    entries = pipeline | "ListFiles" >> ReadListings(
+        listings, [SHARDS, EARLIER], job.file_io, len(job.carry_over.segments)
+    )
+    read = entries.shards | ReadShards(
+        job.fields, job.kept, job.max_text_bytes, job.file_io, spread_parts=job.has_large_shards
     )
     rows = read.rows | "AddTextHash" >> beam.Map(add_text_hash, job.prompt).with_output_types(pa.RecordBatch)
-    earlier = pipeline | "ListEarlierFiles" >> ReadListing(listings, EARLIER, job.file_io)
     refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
     reuse = ReuseVectors(PieceCodec(job.row_schema), batch_size, (), job.file_io)
-    joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill)
+    joined = rows | JoinWithEarlierVectors(entries.earlier, refer, reuse, spill)
     _ = joined.known | "CountReused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
     _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
     _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))

@@ -202,13 +202,13 @@ def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     """Hashed row batches to `.known`, embedded from earlier vectors, and `.new`.
 
-    `earlier` has the paths of earlier part files. Rows meet their row groups in 2**bits buckets of text hashes; `spill`
-    is as for Buckets. `same_model`, a side input, is the result of the canary, if the rows are going to be embedded.
+    `earlier` has the paths of earlier part files, or is None without any. Rows meet their row groups in 2**bits
+    buckets of text hashes; `spill` is as for Buckets. `same_model` is a side input: if it is False, every row is new.
     """
 
     def __init__(
         self,
-        earlier: beam.PCollection,
+        earlier: beam.PCollection | None,
         refer: ReferToRowGroups,
         reuse: ReuseVectors,
         spill: str | None,
@@ -219,7 +219,9 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Shuffle rows and references once."""
-        references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
+        references = None
+        if self.earlier is not None:
+            references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
         reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
         buckets = rows | "MeetInBuckets" >> Buckets(
             self.reuse.codec, "text_hash", self.refer.bits, self.spill, references

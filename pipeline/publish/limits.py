@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..job import Job
 from ..options import rejected_limit
@@ -13,6 +14,23 @@ from ..snapshots.segments import Segment, add_rows
 from .run_totals import RunTotals
 
 _MAX_NAMED = 5  # shards in an error
+
+
+def check_canary(job: Job, canary: Canary) -> list[str]:
+    """Check the canary of a run, and return what the manifest notes on it.
+
+    Raises:
+        SnapshotError: Its vectors differ from those of the snapshot of the same fingerprint, and --force is not given.
+    """
+    if job.reusable is None or canaries_agree(canary, job.canary, job.dtype):
+        return []
+    other = f"the encoder gives other canary vectors than in {job.reusable['snapshot']}, of the same fingerprint"
+    if not job.force:
+        raise SnapshotError(
+            f"{other}: vectors of both would not be comparable; find out what changed (hardware, libraries), or "
+            f"embed every text again with --force"
+        )
+    return [f"{other}: nothing was reused"]
 
 
 def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, directory: str) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import apache_beam as beam
 
-from ..canary import Canary, canaries_agree
+from ..canary import Canary
 from ..errors import SnapshotError
 from ..job import Job
 from ..metrics import pace_by_span
@@ -21,7 +21,7 @@ from ..snapshots.listing import read_file_list, write_file_list
 from ..snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
 from ..snapshots.run_directory import remove_run, remove_spills, run_path
 from ..snapshots.segments import Segment, add_rows
-from .limits import check_same_rows, check_totals, damaged_shards
+from .limits import check_canary, check_same_rows, check_totals, damaged_shards
 from .run_totals import RunReport, RunTotals, name_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,17 +58,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         check_totals(job, totals, segments, directory=self.directory)
         if totals.canary is None:
             raise SnapshotError("the canary texts were not embedded; run again")
-        notes = list(job.notes)
-        if job.reusable and not canaries_agree(totals.canary, job.canary, job.dtype):
-            other = (
-                f"the encoder gives other canary vectors than in {job.reusable['snapshot']}, of the same fingerprint"
-            )
-            if not job.force:
-                raise SnapshotError(
-                    f"{other}: vectors of both would not be comparable; find out what changed (hardware, libraries), or "
-                    f"embed every text again with --force"
-                )
-            notes.append(f"{other}: nothing was reused")
+        notes = [*job.notes, *check_canary(job, totals.canary)]
         damaged = damaged_shards(segments)
         if damaged:
             notes.append(f"{len(damaged)} shards could not be read to the end: {'; '.join(damaged)}")

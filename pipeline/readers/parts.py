@@ -33,12 +33,17 @@ def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
         yield group
 
 
+def is_large(shard: Shard) -> bool:
+    """Return whether a shard may be read in several parts."""
+    return shard.format == "parquet" and shard.bytes > PART_BYTES
+
+
 def split_group(shards: list[Shard], file_io: FileIO) -> Iterator[list[Part]]:
     """Yield the parts of a group of shards, as they are read in one step: all together, or one of a large Parquet shard.
 
     Raises OSError or InputError as open_shard does.
     """
-    if len(shards) == 1 and shards[0].format == "parquet" and shards[0].bytes > PART_BYTES:
+    if len(shards) == 1 and is_large(shards[0]):
         yield from ([part] for part in _row_group_parts(shards[0], file_io))
     else:
         yield [Part(shard, shard.bytes) for shard in shards]

@@ -155,7 +155,10 @@ def in_segment(batch: pa.RecordBatch, segment: int) -> pa.RecordBatch:
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]
-    """Groups of shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` (ShardsRead of all parts)."""
+    """Groups of shards -> `.rows` (row batches), `.rejected` (rejected batches) and `.read` (ShardsRead of all parts).
+
+    `spread_parts` is False if no shard is large: then there are no parts to spread.
+    """
 
     def __init__(
         self,
@@ -163,15 +166,16 @@ class ReadShards(beam.PTransform):  # type: ignore[misc]
         kept: pa.Schema,
         max_text_bytes: int = MAX_TEXT_BYTES,
         file_io: FileIO = FileIO(),
+        *,
+        spread_parts: bool = True,
     ) -> None:
         super().__init__()
         self.do, self.file_io = _ReadParts(fields, kept, max_text_bytes, file_io), file_io
+        self.spread_parts = spread_parts
 
     def expand(self, groups: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Split large shards into parts, spread these, and read each group of parts as one element."""
-        return (
-            groups
-            | "SplitShards" >> beam.FlatMap(split_group, self.file_io)
-            | "SpreadParts" >> beam.Reshuffle()
-            | "ReadParts" >> beam.ParDo(self.do).with_outputs("rejected", "read", main="rows")
-        )
+        parts = groups | "SplitShards" >> beam.FlatMap(split_group, self.file_io)
+        if self.spread_parts:
+            parts = parts | "SpreadParts" >> beam.Reshuffle()
+        return parts | "ReadParts" >> beam.ParDo(self.do).with_outputs("rejected", "read", main="rows")

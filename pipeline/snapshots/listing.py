@@ -1,8 +1,8 @@
 """Listings: the shards, earlier part files and finished files of a run, in Parquet files beside its other files.
 
-A job graph and a manifest must stay small however many files a corpus has. The launcher lists the shards and the earlier
-part files into the run directory, a first step of the graph reads them from there (ReadListing), and the graph contains only
-their paths. The finished files of a snapshot are listed beside its manifest.
+A job graph and a manifest must stay small however many files a corpus has. The launcher lists the shards, the earlier part
+files and those that are carried over into the run directory, a first step of the graph reads them from there
+(ReadListings), and the graph contains only its paths. The finished files of a snapshot are listed beside its manifest.
 """
 
 from __future__ import annotations

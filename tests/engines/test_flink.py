@@ -107,7 +107,7 @@ def flink(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
     """Rows, vectors in every bit and rejected rows are a local run's; the second night embeds the new texts alone."""
     shards, options = write_corpus(tmp_path / "in", 5_000), flink.options()
-    local, remote = tmp_path / "local", tmp_path / "remote"
+    local, remote, known = tmp_path / "local", tmp_path / "remote", set(flink.jobs())
     embed(shards, local)
     manifest, _ = embed(shards, remote, WorkerHandler(tmp_path / "first"), **options)
     assert results(remote) == results(local)
@@ -127,6 +127,7 @@ def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
     assert manifest["counts"]["embedded"] <= 100
     assert {text for text in second.texts() if "poison" not in text} >= {f"changed {n}" for n in range(50)}
     assert set(expected) <= set(second.texts())
+    assert [flink.stages(job) for job in set(flink.jobs()) - known] == [6, 6], "docs/architecture.md names six stages"
     assert not {text for text in second.texts() if text.startswith("text ")}, "known texts were embedded again"
 
 

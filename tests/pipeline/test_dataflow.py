@@ -93,7 +93,7 @@ def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
     return {name.removeprefix("EmbedCorpus/").split("/")[0] for name in names}
 
 
-WITH_THE_MODEL = {"CanaryTexts", "EmbedCanary", "CanaryVectors", "CompareCanary", "SpreadBatches", "EmbedAndWrite"}
+WITH_THE_MODEL = {"CanaryTexts", "EmbedCanary", "CheckCanary", "SpreadBatches", "EmbedAndWrite"}
 
 
 def test_fused_steps_take_no_gpu_for_reading_and_reuse(flags: list[str]) -> None:
@@ -134,7 +134,7 @@ def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
     steps = pipeline.to_runner_api().components.transforms.values()
     names = {step.unique_name for step in steps}
     assert "EmbedCorpus/JoinWithEarlierVectors/MeetInBuckets" in names
-    assert any(name.startswith("EmbedCorpus/ListShards") and "Reshuffle" in name for name in names)
+    assert any(name.startswith("EmbedCorpus/ListFiles") and "Reshuffle" in name for name in names)
 
 
 class _Result:

@@ -99,6 +99,10 @@ class Flink:
         """Return the state of each job by Flink's own id."""
         return {job["id"]: job["status"] for job in self.ask("jobs")["jobs"]}
 
+    def stages(self, job: str) -> int:
+        """Return how many stages with steps of the pipeline a job has."""
+        return sum(task["name"].count("MapPartition at [") for task in self.ask(f"jobs/{job}")["vertices"])
+
     def restarts(self, job: str) -> int:
         """Return how often a job was restarted."""
         return self.processes.log("jobmanager").count(f"({job}) switched from state RESTARTING to RUNNING")
