@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,17 +118,41 @@ def padded(rows: Sequence[list[int]]) -> np.ndarray:
 
 
 def batched(
-    run: Callable[[np.ndarray], np.ndarray], tokenizer: ClipTokenizer, *, by_length: bool, batch: int = 64
+    run: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]],
+    tokenizer: ClipTokenizer,
+    *,
+    by_length: bool = True,
+    batch: int = 64,
 ) -> Encode:
-    """Encode texts in batches, padded to the longest of the batch; sorted by length, or in the given order."""
+    """Encode texts in batches, padded to the longest of the batch; sorted by length, or in the given order.
+
+    `run` turns all batches of token ids, each [texts, tokens], into their vectors [texts, dim], in the same order.
+    """
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows = [ids_of(tokenizer, text) for text in texts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if by_length else list(range(len(rows)))
-        parts = [run(padded([rows[i] for i in order[s : s + batch]])) for s in range(0, len(order), batch)]
-        return np.concatenate(parts)[np.argsort(order)]
+        batches = (padded([rows[i] for i in order[s : s + batch]]) for s in range(0, len(order), batch))
+        return np.concatenate(list(run(batches)))[np.argsort(order)]
 
     return encode
+
+
+class Embeds(nn.Module):
+    """transformers' model with one input and one output, as exporters want it."""
+
+    def __init__(self, state: State, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = clip_text_model(state, dtype)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return the vectors [texts, dim] of token ids [texts, tokens]."""
+        return self.model(input_ids=input_ids).text_embeds
+
+
+def example_ids() -> Tensor:
+    """Return the token ids [2, 4] of two texts, with which a model is exported."""
+    return torch.from_numpy(padded([[START, 320, END], [START, 320, 1929, END]]))
 
 
 def transformers(
@@ -140,7 +165,54 @@ def transformers(
         def run(tokens: np.ndarray) -> np.ndarray:
             return model(input_ids=torch.from_numpy(tokens).to(device)).text_embeds.float().cpu().numpy()
 
-        return batched(run, tokenizer, by_length=by_length, batch=batch)
+        return batched(functools.partial(map, run), tokenizer, by_length=by_length, batch=batch)
+
+    return make
+
+
+def torch_compile(dtype: torch.dtype) -> Callable[[State, ClipTokenizer], Encode]:
+    """Encode by torch.compile of transformers' model, for any length of texts; it needs a C++ compiler."""
+
+    def make(state: State, tokenizer: ClipTokenizer) -> Encode:
+        model = torch.compile(Embeds(state, dtype), dynamic=True)
+
+        @torch.inference_mode()
+        def run(tokens: np.ndarray) -> np.ndarray:
+            return model(torch.from_numpy(tokens)).float().numpy()
+
+        return batched(functools.partial(map, run), tokenizer)
+
+    return make
+
+
+def openvino(precision: str, streams: int | None) -> Callable[[State, ClipTokenizer], Encode]:
+    """Encode by OpenVINO with its conversion of transformers' model; `streams` is None for one stream for each core.
+
+    Each stream computes one batch at a time, with its share of the cores.
+    """
+
+    def make(state: State, tokenizer: ClipTokenizer) -> Encode:
+        import openvino as runtime
+
+        model = runtime.convert_model(Embeds(state, torch.float32), example_input=example_ids())
+        threads = torch.get_num_threads()
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams or threads,
+        }
+        compiled = runtime.Core().compile_model(model, "CPU", settings)
+
+        def run(batches: Iterable[np.ndarray]) -> list[np.ndarray]:
+            vectors: dict[int, np.ndarray] = {}
+            queue = runtime.AsyncInferQueue(compiled, streams or threads)
+            queue.set_callback(lambda request, i: vectors.__setitem__(i, request.get_output_tensor(0).data.copy()))
+            for i, tokens in enumerate(batches):
+                queue.start_async({0: tokens}, i)
+            queue.wait_all()
+            return [vectors[i] for i in range(len(vectors))]
+
+        return batched(run, tokenizer)
 
     return make
 
@@ -150,23 +222,25 @@ def onnxruntime(state: State, tokenizer: ClipTokenizer) -> Encode:
     import onnx  # noqa: F401, the export needs it
     import onnxruntime as runtime
 
-    class Embeds(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = clip_text_model(state, torch.float32)
-
-        def forward(self, input_ids: Tensor) -> Tensor:
-            return self.model(input_ids=input_ids).text_embeds
-
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    example = torch.from_numpy(padded([[START, 320, END], [START, 320, 1929, END]]))
     names = {"input_ids": {0: "texts", 1: "tokens"}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "text.onnx"
-        torch.onnx.export(Embeds(), (example,), file, dynamo=False, dynamic_axes=names, input_names=["input_ids"])
+        torch.onnx.export(
+            Embeds(state, torch.float32),
+            (example_ids(),),
+            file,
+            dynamo=False,
+            dynamic_axes=names,
+            input_names=["input_ids"],
+        )
         session = runtime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
-    return batched(lambda tokens: session.run(None, {"input_ids": tokens})[0], tokenizer, by_length=True)
+
+    def run(tokens: np.ndarray) -> np.ndarray:
+        return session.run(None, {"input_ids": tokens})[0]
+
+    return batched(functools.partial(map, run), tokenizer)
 
 
 def sentence_transformers(
@@ -208,4 +282,10 @@ ALL: list[tuple[str, str, Callable[[State, ClipTokenizer], Encode]]] = [
     ("transformers, sorted", "bfloat16", transformers(torch.bfloat16, by_length=True)),
     ("sentence-transformers", "float32", sentence_transformers(torch.float32)),
     ("onnxruntime, sorted", "float32", onnxruntime),
+    ("torch.compile, sorted", "float32", torch_compile(torch.float32)),
+    ("torch.compile, sorted", "bfloat16", torch_compile(torch.bfloat16)),
+    ("OpenVINO, sorted, one stream", "float32", openvino("f32", 1)),
+    ("OpenVINO, sorted, one stream", "bfloat16", openvino("bf16", 1)),
+    ("OpenVINO, sorted, a stream for each core", "float32", openvino("f32", None)),
+    ("OpenVINO, sorted, a stream for each core", "bfloat16", openvino("bf16", None)),
 ]

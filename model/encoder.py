@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from .settings import (
     list_texts,
     pick_device,
 )
+from .streams import map_in_streams
 from .text_head import check_vocabulary
 from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
 MAX_NODES = {"cpu": 1536, "cuda": 32768}  # per micro-batch; the CPU's was found by measurement (benchmarks/README.md)
-WINDOW = 16384  # texts sorted together: more would share more prefixes, and start the model later
+WINDOW = 65536  # texts sorted together: more would share more prefixes, and start the model later
 BATCHES_TO_GROW = 256  # after this many micro-batches without running out of memory, their size is doubled again
 # How torch reports that memory ran out, other than by its own class of error: on a CPU, and in cuBLAS.
 _OUT_OF_MEMORY_MESSAGES = (
@@ -62,6 +64,11 @@ class EncodeStats:
     oom_retries: int = 0
     tokenize_seconds: float = 0.0
     model_seconds: float = 0.0
+
+    def add(self, other: EncodeStats) -> None:
+        """Add the cost of `other`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 @dataclass(frozen=True)
@@ -268,31 +275,43 @@ class TextEncoder:
         return vectors
 
     def _embed(self, rows: SortedRows, stats: EncodeStats) -> Tensor:
-        """Return vectors [d, dim] of d sorted rows, on the device, in micro-batches that shrink if memory runs out."""
-        embedded, start, count = [], 0, len(rows.lengths)
-        while start < count:
-            batch = rows.batch_from(start, self.max_nodes)
+        """Return vectors [d, dim] of d sorted rows, on the device; add to stats."""
+        batches = list(rows.batches(self.max_nodes))
+        compute = functools.partial(self._embed_batch, rows)
+        # Work for a CUDA device is only queued here, and one thread is enough for that.
+        results = map_in_streams(compute, batches) if self.device.type == "cpu" else map(compute, batches)
+        embedded = []
+        for vectors, cost in results:
+            embedded.append(vectors)
+            stats.add(cost)
+            self.on_progress(len(vectors))
+        return torch.cat(embedded)
+
+    @torch.inference_mode()
+    def _embed_batch(self, rows: SortedRows, batch: slice) -> tuple[Tensor, EncodeStats]:
+        """Return vectors [rows of the batch, dim] on the device and their cost; in parts if memory runs out."""
+        stats = EncodeStats(texts=batch.stop - batch.start, tokens=int(rows.lengths[batch].sum()))
+        embedded, start = [], batch.start
+        while start < batch.stop:
+            part = rows.batch_from(start, self.max_nodes, batch.stop)
             if stats.oom_retries and not self._batches_since_oom and self.device.type == "cuda":
                 torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
             try:
-                tree = rows.tree(batch, self.device)
-                vectors = self.tower(tree)  # [rows of the batch, dim]
+                tree = rows.tree(part, self.device)
+                vectors = self.tower(tree)  # [rows of the part, dim]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._shrink(int(rows.lengths[batch].sum()), batch.stop - batch.start, error)
+                self._shrink(int(rows.lengths[part].sum()), part.stop - part.start, error)
                 stats.oom_retries += 1
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
             stats.nodes += len(tree.tokens)
             stats.slots += sum(group.paths.numel() for group in tree.groups)
             stats.micro_batches += 1
-            self.on_progress(batch.stop - start)
             self._grow()
-            start = batch.stop
-        stats.texts += count
-        stats.tokens += int(rows.lengths.sum())
-        return torch.cat(embedded)
+            start = part.stop
+        return torch.cat(embedded), stats
 
     def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
         """Halve the size of micro-batches after one of this size failed; raise MemoryError if it was a single text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,19 @@ class SortedRows:
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         return cls(table[first].astype(np.int64) - 1, lengths[first], inverse.reshape(-1))
 
-    def batch_from(self, start: int, nodes: int) -> slice:
-        """Return the longest slice of rows from `start` whose prefix tree has at most `nodes` nodes; at least one row."""
-        stop = min(start + max(1, nodes), len(self.lengths))
+    def batches(self, nodes: int) -> Iterator[slice]:
+        """Yield slices that together are all rows, each as long as `batch_from` makes it."""
+        start = 0
+        while start < len(self.lengths):
+            yield (batch := self.batch_from(start, nodes))
+            start = batch.stop
+
+    def batch_from(self, start: int, nodes: int, stop: int | None = None) -> slice:
+        """Return the longest slice of rows from `start`, before `stop`, whose prefix tree has at most `nodes` nodes.
+
+        It has at least one row.
+        """
+        stop = min(start + max(1, nodes), len(self.lengths) if stop is None else stop)
         tokens = self.tokens[start:stop, : int(self.lengths[start:stop].max())]
         size = np.cumsum(_starts_new_node(tokens).sum(1))  # number of nodes for the first row, the first two rows, ...
         return slice(start, start + max(1, int(np.searchsorted(size, nodes, side="right"))))

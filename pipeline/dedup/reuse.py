@@ -90,12 +90,13 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         _, pieces = element
         row_groups = row_groups_in(pieces) if reuse else []
         for batch in _slices(pieces, self.codec):
-            batch = batch.take(pc.sort_indices(batch.column("text_hash")))
             for path, number in row_groups:
                 if batch.num_rows:
                     known, batch = self._take_known(batch, path, number)
                     yield from known
-            for part in _by_texts(batch, self.batch_texts):
+            for part in _by_texts(_in_text_order(batch), self.batch_texts):
+                # In the order of hashes again: row groups then have narrow ranges of hashes, and are found by them.
+                part = part.take(pc.sort_indices(part.column("text_hash")))
                 yield beam.pvalue.TaggedOutput("new", part)
 
     def _take_known(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
@@ -111,6 +112,8 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             _warn_unreadable(path, error)
             return [], batch
         rows, place = batch.filter(is_known), place.drop_null()
+        order = pc.sort_indices(rows.column("text_hash"))
+        rows, place = rows.take(order), place.take(order)
         known = []
         for start in range(0, rows.num_rows, ROW_GROUP):
             part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
@@ -185,8 +188,18 @@ def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     return hash_words(text_hash)[:, 3]
 
 
+def _in_text_order(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows ordered by text, whatever its case, so that texts that begin alike get into one batch.
+
+    The model computes a beginning that texts of a batch share only once: of 16,384 texts of a sorted bucket it computes
+    5 % fewer tokens than of as many in the order of their hashes (benchmarks/README.md).
+    """
+    keys = {"text": pc.utf8_lower(batch.column("text")), "text_hash": batch.column("text_hash")}
+    return batch.take(pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys]))
+
+
 def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
-    """Cut a batch sorted by hash into parts of at most `texts` different texts and BATCH_ROWS rows.
+    """Cut a batch in which equal texts follow each other into parts of at most `texts` of them and BATCH_ROWS rows.
 
     A part may go on with the last text of the part before it.
     """

@@ -32,11 +32,8 @@ some_rows = st.lists(families, min_size=1, max_size=4).map(
 
 def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch.Tensor:
     """Rows through the tower in micro-batches of at most `nodes` nodes, in the order given."""
-    arranged, start, out = SortedRows.of(rows), 0, []
-    while start < len(arranged.lengths):
-        batch = arranged.batch_from(start, nodes)
-        out.append(tower(arranged.tree(batch, CPU)))
-        start = batch.stop
+    arranged = SortedRows.of(rows)
+    out = [tower(arranged.tree(batch, CPU)) for batch in arranged.batches(nodes)]
     return torch.cat(out)[torch.from_numpy(arranged.inverse)]
 
 
@@ -73,8 +70,7 @@ def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
 def test_micro_batches_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
     """Every micro-batch of several rows fits the budget and has no place for one more row, and no row is lost."""
     arranged, start = SortedRows.of(rows), 0
-    while start < len(arranged.lengths):
-        batch = arranged.batch_from(start, nodes)
+    for batch in arranged.batches(nodes):
         assert batch.start == start
         assert batch.stop - start == 1 or len(arranged.tree(batch, CPU).tokens) <= nodes
         assert (
