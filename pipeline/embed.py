@@ -110,7 +110,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
             reuse = ReuseVectors(PieceCodec(job.row_schema), self.batch_size, file_io=job.file_io)
             same_model = None
-            if job.force and job.reusable:  # without --force, a run whose canary differs fails
+            # Without --force a run whose canary differs fails; a local run, stage by stage, has then embedded nothing.
+            if job.reusable and (job.force or self.local):
                 same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
             earlier = entries.earlier if job.earlier else None
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)

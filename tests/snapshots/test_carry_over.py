@@ -201,8 +201,10 @@ def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     first, _ = run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
+    names = {path.name for path in output.rglob("part-*")}
     with pytest.raises(Exception, match=r"other canary vectors than in .*--force"):
         run(folder, output, handler=OtherHandler())
+    assert {path.name for path in output.rglob("part-*")} == names, "texts were embedded before the canary was compared"
     assert directory_of(output).name == first["snapshot"]
     manifest, texts = run(folder, output, handler=OtherHandler(), force=True)
     assert len(texts) == 57
