@@ -30,6 +30,7 @@ from ..options import is_local_run
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note
+from .flink_job import FlinkJob
 from .signals import end_on_signal, remove_matches
 from .watch_job import JobWatch
 
@@ -59,10 +60,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 return False
             job = remote_job(result, options)
             if job:
-                state.job = job.job
+                state.job, state.flink = job.job, FlinkJob.of(options, job.job)
                 corpus.record_job(job)
                 print_note(f"Beam's job id: {state.job}")
-            watch = JobWatch(corpus, result, options)
+            watch = JobWatch(corpus, result, options, state.flink)
             try:
                 with watch:
                     result.wait_until_finish()
@@ -146,6 +147,7 @@ class _RunState:
         self.runner = options.view_as(StandardOptions).runner
         self.temporary: str | None = None
         self.job: str | None = None
+        self.flink: FlinkJob | None = None
 
     def message(self, signal_name: str) -> str:
         """Return the line to print when a signal ends this process."""
@@ -154,7 +156,7 @@ class _RunState:
             job = f"job {self.job} goes on at" if self.job else "the job may have been submitted to"
             return (
                 f"interrupted by {signal_name}: {job} {self.runner}; `audioclip-text log {output}` lists {snapshot} when "
-                f"it is published"
+                f"it is published{f'; {self.flink.how_to_cancel}' if self.flink else ''}"
             )
         if snapshot and current_name(output) == snapshot:
             return f"interrupted by {signal_name}: {snapshot} was published"

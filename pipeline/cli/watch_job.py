@@ -16,6 +16,7 @@ from ..metrics import TALLY
 from ..options import is_local_run
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note
+from .flink_job import FlinkJob
 
 POLL_SECONDS, STORE_SECONDS = 2.0, 10.0  # between two looks into the run directory: on a disk, on an object store
 
@@ -25,11 +26,14 @@ START_SECONDS = 60.0  # after which missing workers are explained
 class JobWatch:
     """Watches a job in a thread while the block waits for its end; a local run is not watched.
 
-    An error that no retry repairs is kept in `error`, and the job is cancelled.
+    An error that no retry repairs is kept in `error`, and the job is cancelled, also at Flink.
     """
 
-    def __init__(self, corpus: EmbedCorpus, result: PipelineResult, options: PipelineOptions) -> None:
+    def __init__(
+        self, corpus: EmbedCorpus, result: PipelineResult, options: PipelineOptions, flink: FlinkJob | None = None
+    ) -> None:
         self.error: str | None = None
+        self._flink = flink
         self._result, self._portable = result, options.view_as(PortableOptions)
         self._directory = None if is_local_run(options) else run_path(corpus.job.output, str(corpus.snapshot))
         self._ended = threading.Event()
@@ -54,6 +58,10 @@ class JobWatch:
                 self.error = reports.errors[0]
                 with suppress(Exception):  # it has ended, or its service has
                     self._result.cancel()
+                if self._flink and not self._flink.cancel():
+                    print_note(
+                        f"Flink goes on with the job until its restarts are used up; {self._flink.how_to_cancel}"
+                    )
                 return
             if reports.workers:
                 explained = True

@@ -51,9 +51,13 @@ def dead_runs(
         if state in ENDED:
             dead.append(name)
         elif state:
-            notes.append(
-                f"{name} is still going on at {place} (job {job.job}, {state}): its files are neither reused nor removed"
-            )
+            note = f"{name} is still going on at {place} (job {job.job}, {state}): its files are neither reused nor removed"
+            if not job.project:
+                note += (
+                    f"; if Flink's or Spark's own page shows that it has failed, remove {marker_path(output, name)}: their "
+                    f"job server does not learn that once the launcher is dead"
+                )
+            notes.append(note)
         else:
             notes.append(
                 f"{name} may still be going on at {place} (job {job.job}), which does not tell its state: its files are "

@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import grpc
 import pytest
@@ -19,6 +21,7 @@ from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
 from audioclip_text.pipeline.cli import main, watch_job
+from audioclip_text.pipeline.cli.flink_job import FlinkJob
 from audioclip_text.pipeline.cli.watch_job import JobWatch
 from audioclip_text.pipeline.io import worker_reports
 from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
@@ -32,7 +35,7 @@ FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment
 
 
 class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
-    """A job server whose only job, job-17, runs until `ended` is set."""
+    """A job server of Flink's whose only job, job-17, runs until `ended` is set."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -40,16 +43,16 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
 
     def DescribePipelineOptions(self, request: object, context: object) -> api.DescribePipelineOptionsResponse:
         kinds = {"retries": api.PipelineOptionType.INTEGER, "reuse_objects": api.PipelineOptionType.BOOLEAN}
-        kinds["jar"] = api.PipelineOptionType.ARRAY
+        kinds |= {"jar": api.PipelineOptionType.ARRAY, "flink_master": api.PipelineOptionType.STRING}
         options = [api.PipelineOptionDescriptor(name=name, type=kind) for name, kind in kinds.items()]
         return api.DescribePipelineOptionsResponse(options=options)
 
     def Prepare(self, request: api.PrepareJobRequest, context: object) -> api.PrepareJobResponse:
         self.options = dict(request.pipeline_options)
-        return api.PrepareJobResponse(preparation_id="job-17")
+        return api.PrepareJobResponse(preparation_id="job-17_id")
 
     def Run(self, request: object, context: object) -> api.RunJobResponse:
-        return api.RunJobResponse(job_id="job-17")
+        return api.RunJobResponse(job_id="job-17_id")
 
     def Cancel(self, request: object, context: object) -> api.CancelJobResponse:
         self.cancelled = True
@@ -87,7 +90,7 @@ def start_job(folder: Path, *flags: object) -> subprocess.Popen[str]:
     (folder / "a.txt").write_text("dog\n")
     process = start_program("embed", "--input", "a.txt", "--output", "out", *flags, cwd=folder)
     stderr, deadline = folder / "stderr", time.monotonic() + 120
-    while "Beam's job id: job-17" not in stderr.read_text():
+    while "Beam's job id: job-17_id" not in stderr.read_text():
         assert process.poll() is None, stderr.read_text()
         assert time.monotonic() < deadline, stderr.read_text()
         time.sleep(0.05)
@@ -107,11 +110,11 @@ def test_a_signal_names_the_job_that_goes_on(
     (run,) = (tmp_path / "out/snapshots").iterdir()
     marker = json.loads((run / "run.json").read_text())
     named = {name: marker[name] for name in ("job", "runner", "endpoint")}
-    assert named == {"job": "job-17", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
+    assert named == {"job": "job-17_id", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"audioclip-text: error: interrupted by SIGTERM: job job-17 goes on at PortableRunner; `audioclip-text log "
-        f"{tmp_path}/out` "
-        f"lists {run.name} when it is published"
+        f"audioclip-text: error: interrupted by SIGTERM: job job-17_id goes on at PortableRunner; `audioclip-text log "
+        f"{tmp_path}/out` lists {run.name} when it is published; to cancel it at Flink: `curl -X PATCH "
+        f"'http://FLINK:8081/jobs/ID?mode=cancel'`, with the ID that `curl http://FLINK:8081/jobs/overview` shows for job-17"
     )
     assert not service.cancelled
 
@@ -202,7 +205,59 @@ def test_what_no_retry_repairs_ends_the_run(
     assert process.wait(timeout=60) == 1
     assert "error: no vocabulary file at /nowhere; `audioclip-text log " in (tmp_path / "stderr").read_text()
     assert service.cancelled
+    assert (
+        "Flink goes on with the job until its restarts are used up; to cancel it at Flink: `curl -X PATCH"
+        in (tmp_path / "stderr").read_text()
+    )
     assert not [*run.glob("run.json"), *run.glob("_error-*")]
+
+
+class FlinkJobs(BaseHTTPRequestHandler):
+    """Flink's REST interface, with the jobs `jobs` as (id, name, state); `cancelled` are the requests to cancel one."""
+
+    jobs: ClassVar[list[tuple[str, str, str]]] = []
+    cancelled: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        assert self.path == "/jobs/overview"
+        names = "jid", "name", "state"
+        self._answer(json.dumps({"jobs": [dict(zip(names, job, strict=True)) for job in self.jobs]}).encode())
+
+    def do_PATCH(self) -> None:
+        self.cancelled.append(self.path)
+        self._answer(b"{}")
+
+    def _answer(self, data: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cancelled"),
+    [
+        ([("a", "night", "FINISHED"), ("b", "other", "RUNNING"), ("c", "night", "RESTARTING")], "c"),
+        ([("a", "night", "RUNNING"), ("b", "night", "RUNNING")], None),
+        ([], None),
+    ],
+    ids=["one goes on", "two of one name", "unknown"],
+)
+def test_a_job_is_cancelled_at_flink(jobs: list[tuple[str, str, str]], cancelled: str | None) -> None:
+    """By its name, if only one of those that go on has it."""
+    with ThreadingHTTPServer(("localhost", 0), FlinkJobs) as server:
+        FlinkJobs.jobs, FlinkJobs.cancelled = jobs, []
+        threading.Thread(target=server.serve_forever).start()
+        options = EmbedOptions([*FLAGS, f"--flink_master=localhost:{server.server_port}"])
+        job = FlinkJob.of(options, "night_1a2b")
+        assert job is not None
+        assert job.cancel() is (cancelled is not None)
+        server.shutdown()
+    assert FlinkJobs.cancelled == ([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])
+    assert job.cancel() is False, "no one listens any more"
+    assert f"`curl -X PATCH 'http://localhost:{server.server_port}/jobs/ID?mode=cancel'`" in job.how_to_cancel
 
 
 def test_a_flag_that_the_job_server_does_not_know(

@@ -27,7 +27,7 @@ from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support.commands import run_command
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 from tests.support.engine_jobs import ElsewhereHandler, PublishThenDie, WorkerHandler, results, write_corpus
-from tests.support.engines import require, wait_until
+from tests.support.engines import page_command, require, wait_until
 from tests.support.flink import Flink
 from tests.support.processes import start_process
 from tests.support.remote_jobs import remote_run
@@ -131,22 +131,29 @@ def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
     assert not {text for text in second.texts() if text.startswith("text ")}, "known texts were embedded again"
 
 
-def test_the_command_with_the_real_model(flink: Flink, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
-    """Vectors are within 2e-5 of a local run's, and on the next night, in which nothing changed, no job is started."""
+def test_the_pages_command_with_the_real_model(flink: Flink, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """It is that of docs/runners.md, with other files and addresses.
+
+    Vectors are within 2e-5 of a local run's, and on the next night, in which nothing changed, no job is started.
+    """
     write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"text {n} of a corpus"} for n in range(500)])
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)  # the default, relative as input and output are
-    command = ["embed", "--input=a.jsonl", "--id_field=id", f"--checkpoint={small_head}"]
-    done = run_command(tmp_path, *command, "--output=local")
-    assert done.status == 0, done.stderr
-    done = run_command(tmp_path, *command, "--output=remote", *flink.flags())
+    addresses = {"8099": flink.jobs_port, "50000": flink.pool, "HOST:8081": f"{flink.address}:{flink.rest}"}
+    files = {"/shared/texts/*.jsonl": "a.jsonl", "/shared/out": "remote", "/shared/text-head.safetensors": small_head}
+    files["--tokenizer_path /shared/bpe_simple_vocab_16e6.txt.gz"] = ""
+    command = page_command("Flink", "audioclip-text embed", {**addresses, **files})[1:]
+    done = run_command(tmp_path, *command, "--id_field=id")
     assert done.status == 0, done.stderr
     assert "500 read = 500 embedded + 0 reused + 0 rejected" in done.stdout
+    local = ["embed", "--input=a.jsonl", "--id_field=id", f"--checkpoint={small_head}", "--output=local"]
+    done = run_command(tmp_path, *local)
+    assert done.status == 0, done.stderr
     tables = [read(tmp_path / output) for output in ("local", "remote")]
     assert tables[0].drop(["embedding"]).equals(tables[1].drop(["embedding"]))
     np.testing.assert_allclose(*map(vectors, tables), atol=2e-5)
     jobs = flink.jobs()
-    done = run_command(tmp_path, *command, "--output=remote", *flink.flags())
+    done = run_command(tmp_path, *command, "--id_field=id")
     assert done.stdout.startswith("unchanged since "), done.stderr
     assert flink.jobs() == jobs
 
@@ -154,7 +161,7 @@ def test_the_command_with_the_real_model(flink: Flink, tmp_path: Path, small_hea
 def test_a_vocabulary_that_workers_do_not_have_ends_the_run(
     flink: Flink, tmp_path: Path, small_head: str, vocabulary: Path
 ) -> None:
-    """The error is the worker's, and the launcher does not wait for the restarts."""
+    """The error is the worker's, and the launcher, which knows Flink's address, cancels the job there."""
     shard, known = write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), set(flink.jobs())
     handler = ElsewhereHandler(EncoderSettings(small_head, tokenizer_path=str(vocabulary)))
     options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"), **flink.options())
@@ -162,7 +169,6 @@ def test_a_vocabulary_that_workers_do_not_have_ends_the_run(
     with closing(corpus), pytest.raises(RuntimeError, match="no vocabulary at /nowhere/vocabulary.gz"):
         run(corpus, options)
     (job,) = set(flink.jobs()) - known
-    flink.cancel(job)  # Beam's job server has stopped waiting for the job, and left it to Flink
     wait_until(lambda: flink.jobs()[job] == "CANCELED", "the job is cancelled")
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.corpus import embed
+from audioclip_text.pipeline import embed as embed_module
+from audioclip_text.pipeline.snapshots.commit import current_name
+from tests.support.commands import run_command
+from tests.support.corpus import embed, write_jsonl
 from tests.support.engine_jobs import WorkerHandler, results, write_corpus
-from tests.support.engines import require, wait_until
+from tests.support.engines import page_command, require, wait_until
 from tests.support.spark import Spark
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
@@ -46,3 +49,36 @@ def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp
     manifest, _ = embed(shards, output, WorkerHandler(tmp_path / "second"), **spark.options())
     assert manifest["counts"]["embedded"] == 0
     assert results(output) == expected
+
+
+@pytest.mark.extra
+def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """It is that of docs/runners.md, with other files and addresses."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(50)])
+    values = {
+        "/shared/texts/*.jsonl": "a.jsonl",
+        "/shared/out": "out",
+        "/shared/text-head.safetensors": small_head,
+        "/shared/bpe_simple_vocab_16e6.txt.gz": vocabulary,
+        "8099": spark.jobs_port,
+        "50000": spark.pool,
+    }
+    done = run_command(tmp_path, *page_command("Spark", "audioclip-text embed", values)[1:])
+    assert done.status == 0, done.stderr
+    assert "50 read = 50 embedded + 0 reused + 0 rejected" in done.stdout
+
+
+@pytest.mark.extra
+def test_a_failed_run_is_reused(spark: Spark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no retry repairs fails a run at once, and the next run reuses every text that was embedded."""
+    shard, output = tmp_path / "a.jsonl", tmp_path / "out"
+    write_jsonl(shard, [*({"text": f"text {n}"} for n in range(40)), {"text": None}])
+    with pytest.raises(RuntimeError, match=r"1 of 41 rows were rejected, more than --max_rejected 0"):
+        embed(shard, output, max_rejected="0", **spark.options())
+    assert current_name(str(output)) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_module, "version", lambda name: "0.0.0")
+        with pytest.raises(RuntimeError, match=r"a worker has audioclip-text .*, and the launcher 0\.0\.0"):
+            embed(shard, output, **spark.options())
+    manifest, texts = embed(shard, output, **spark.options())
+    assert (manifest["counts"]["reused"], texts) == (40, [])

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from filelock import FileLock
 
+from tests.support.pages import command_line, read_page, sections
 from tests.support.paths import ROOT
 
 ENGINES = Path(os.environ.get("AUDIOCLIP_TEXT_ENGINES", ROOT / ".cache" / "engines"))
@@ -70,6 +74,33 @@ def job_server_jars(runner: str) -> Path:
     pom = str(ROOT / "tests" / "engines" / "pom.xml")
     command = ["mvn", "-q", "-B", "-f", pom, f"-Drunner={runner}", "dependency:copy-dependencies"]
     return _fetch(f"{runner}-2.62.0", lambda folder: _call([*command, f"-DoutputDirectory={folder}"]))
+
+
+def local_job_server(runner: str, folder: Path) -> Path:
+    """Return a jar in `folder` that starts Beam's job server with the engine in its process; `runner` is "Flink" or "Spark".
+
+    It has only a manifest, which names the jars.
+    """
+    if runner == "Flink":
+        jars = [*job_server_jars("beam-runners-flink-1.19").glob("*.jar"), *flink_jars().glob("flink-dist*.jar")]
+    else:  # which brings its own logging
+        jars = [jar for jar in job_server_jars("beam-runners-spark-3").glob("*.jar") if "slf4j" not in jar.name]
+        jars += spark_jars().glob("*.jar")
+    classes = " ".join(jar.resolve().as_uri() for jar in jars)
+    packages = " ".join(f"java.base/java.{name}" for name in _PACKAGES.split())
+    values = {
+        "Manifest-Version": "1.0",
+        "Main-Class": f"org.apache.beam.runners.{runner.lower()}.{runner}JobServerDriver",
+        "Class-Path": classes,
+        "Add-Opens": f"{packages} java.base/sun.nio.ch java.base/sun.security.action",
+    }
+    lines = [f"{name}: {value}" for name, value in values.items()]
+    # A line has at most 72 bytes, and goes on in lines that begin with a space.
+    parts = ["\r\n ".join(line[start : start + 70] for start in range(0, len(line), 70)) for line in lines]
+    path = folder / f"{runner}.jar"
+    with zipfile.ZipFile(path, "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "\r\n".join(parts) + "\r\n\r\n")
+    return path
 
 
 def prism() -> Path:
@@ -133,6 +164,31 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
         time.sleep(0.1)
 
 
+def page_command(section: str, word: str, values: Mapping[str, object]) -> list[str]:
+    """Return the arguments of the command in that section of docs/runners.md that contains `word`, as command_line does."""
+    return shlex.split(command_line(sections(read_page("docs/runners.md"))[section], word, values))
+
+
+class Cluster:
+    """A cluster with a job server on `jobs_port` and worker pools on `pool` of each of its machines."""
+
+    jobs_port: int
+    pool: int
+
+    def options(self) -> dict[str, Any]:
+        """Return Beam's options for a job at this cluster."""
+        return {
+            "runner": "PortableRunner",
+            "job_endpoint": f"localhost:{self.jobs_port}",
+            "environment_type": "EXTERNAL",
+            "environment_config": f"localhost:{self.pool}",
+        }
+
+    def flags(self) -> list[str]:
+        """Return `options` as flags."""
+        return [f"--{name}={value}" for name, value in self.options().items()]
+
+
 class Processes:
     """The processes of an engine, by name, with their output in `folder`."""
 
@@ -154,13 +210,16 @@ class Processes:
             )
 
     def start_pool(self, name: str, port: int, host: str = "") -> None:
-        """Start a worker pool, whose workers import the project and the tests' stub model, and wait for it."""
+        """Start a worker pool by the command of docs/runners.md, and wait for it.
+
+        Its workers import the project and the tests' stub model.
+        """
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts `python`
         environment = {"PATH": programs, "PYTHONPATH": ":".join(paths)}
-        module = "apache_beam.runners.worker.worker_pool_main"
-        command = sys.executable, "-m", module, f"--service_port={port}"
-        self.start(name, *command, environment=environment, host=host)
+        self.start(
+            name, *page_command("Flink", "worker_pool_main", {"50000": port}), environment=environment, host=host
+        )
         wait_until(lambda: "Started worker pool" in self.log(name) and self.check(name), f"{name} starts")
 
     def log(self, name: str) -> str:

@@ -7,7 +7,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.support.engines import JAVA, Processes, flink_jars, free_port, job_server_jars, wait_until
+from tests.support.engines import (
+    JAVA,
+    Cluster,
+    Processes,
+    flink_jars,
+    free_port,
+    job_server_jars,
+    page_command,
+    wait_until,
+)
 from tests.support.pages import blocks, read_page
 
 # What Flink's own start scripts would compute from the machine, and addresses.
@@ -32,7 +41,7 @@ appender.c.layout.pattern=%d{HH:mm:ss,SSS} %-5p %c{1} %m%n
 """
 
 
-class Flink:
+class Flink(Cluster):
     """A cluster with the settings of docs/runners.md; `address` is where task managers find the job manager."""
 
     def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
@@ -58,19 +67,12 @@ class Flink:
         """Start the job manager and the job server."""
         package = "org.apache.flink.runtime.entrypoint"
         self._start("jobmanager", f"{package}.StandaloneSessionClusterEntrypoint", "-Xmx640m", {})
-        self.processes.start(
-            "jobserver",
-            *JAVA,
-            "-Xmx512m",
-            "-cp",
-            f"{job_server_jars('beam-runners-flink-1.19')}/*",
-            "org.apache.beam.runners.flink.FlinkJobServerDriver",
-            f"--flink-master={self.address}:{self.rest}",
-            f"--job-port={self.jobs_port}",
-            "--artifact-port=0",
-            "--expansion-port=0",
-            f"--artifacts-dir={self.processes.folder}/artifacts",
-        )
+        jars = job_server_jars("beam-runners-flink-1.19")
+        values = {"JARS": jars, "HOST:8081": f"{self.address}:{self.rest}", "8099": self.jobs_port}
+        command = page_command("Flink", "FlinkJobServerDriver", values)
+        ports = "--artifact-port=0", "--expansion-port=0"
+        folder = f"--artifacts-dir={self.processes.folder}/artifacts"
+        self.processes.start("jobserver", *JAVA, "-Xmx512m", *command[1:], *ports, folder)
         self.processes.wait_for_port("jobmanager", self.rest, self.address)
         self.processes.wait_for_port("jobserver", self.jobs_port)
 
@@ -107,11 +109,6 @@ class Flink:
         """Return how often a job was restarted."""
         return self.processes.log("jobmanager").count(f"({job}) switched from state RESTARTING to RUNNING")
 
-    def cancel(self, job: str) -> None:
-        """Cancel a job, as Flink's own page does."""
-        url = f"http://{self.address}:{self.rest}/jobs/{job}?mode=cancel"
-        urllib.request.urlopen(urllib.request.Request(url, method="PATCH"), timeout=10).close()
-
     def ask(self, path: str) -> Any:
         """Return the answer of Flink's REST interface."""
         with urllib.request.urlopen(f"http://{self.address}:{self.rest}/{path}", timeout=10) as answer:
@@ -119,17 +116,7 @@ class Flink:
 
     def options(self) -> dict[str, Any]:
         """Return Beam's options for a job at this cluster."""
-        return {
-            "runner": "PortableRunner",
-            "job_endpoint": f"localhost:{self.jobs_port}",
-            "environment_type": "EXTERNAL",
-            "environment_config": f"localhost:{self.pool}",
-            "parallelism": 2,
-        }
-
-    def flags(self) -> list[str]:
-        """Return `options` as flags."""
-        return [f"--{name}={value}" for name, value in self.options().items()]
+        return {**super().options(), "parallelism": 2, "flink_master": f"{self.address}:{self.rest}"}
 
     def _start(self, name: str, entry: str, heap: str, options: dict[str, object], host: str = "") -> None:
         settings = [f"-D{key}={value}" for key, value in {**self._options, **options}.items()]

@@ -36,6 +36,15 @@ def commands(page: str) -> list[str]:
     return [line for line in re.sub(r"\\\n *", "", text).splitlines() if line]
 
 
+def command_line(section: str, word: str, values: Mapping[str, object]) -> str:
+    """Return the one command of a section that contains `word`, with each key of `values`, which must occur, replaced."""
+    (line,) = (line for line in commands(section) if word in line)
+    for part, value in values.items():
+        assert part in line, f"{part} is not in {line}"
+        line = line.replace(part, str(value))
+    return line
+
+
 def expected_output(code: str) -> list[str]:
     """Return what the comments behind the prints of a Python snippet say that it prints."""
     return re.findall(r"print\(.+\)  # (.+)$", code, re.MULTILINE)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tests.support.engines import JAVA, Processes, free_port, job_server_jars, spark_jars
+from tests.support.engines import JAVA, Cluster, Processes, free_port, job_server_jars, page_command, spark_jars
 
 
-class Spark:
+class Spark(Cluster):
     """A cluster whose only executor shares a machine with one pool."""
 
     def __init__(self, folder: Path) -> None:
@@ -38,23 +37,24 @@ class Spark:
         self.processes.start(
             "worker", *spark, "org.apache.spark.deploy.worker.Worker", *worker, environment=environment
         )
-        # Spark brings its own logging.
-        jars = [jar for jar in sorted(job_server_jars("beam-runners-spark-3").iterdir()) if "slf4j" not in jar.name]
-        classes = ":".join([*map(str, jars), f"{spark_jars()}/*"])
-        server = "org.apache.beam.runners.spark.SparkJobServerDriver", f"--spark-master-url={url}"
-        ports = f"--job-port={self.jobs_port}", "--artifact-port=0", "--expansion-port=0"
+        values = {
+            "JARS": self._without_logging(job_server_jars("beam-runners-spark-3")),
+            "SPARK_HOME": home,
+            "spark://HOST:7077": url,
+            "8099": self.jobs_port,
+        }
+        server = page_command("Spark", "SparkJobServerDriver", values)
+        ports = "--artifact-port=0", "--expansion-port=0"
         folder = f"--artifacts-dir={self.processes.folder}/artifacts"
-        self.processes.start(
-            "jobserver", *JAVA, "-Xmx1g", "-cp", classes, *server, *ports, folder, environment=environment
-        )
+        self.processes.start("jobserver", *JAVA, "-Xmx1g", *server[1:], *ports, folder, environment=environment)
         self.processes.start_pool("pool", self.pool)
         self.processes.wait_for_port("jobserver", self.jobs_port)
 
-    def options(self) -> dict[str, Any]:
-        """Return Beam's options for a job at this cluster."""
-        return {
-            "runner": "PortableRunner",
-            "job_endpoint": f"localhost:{self.jobs_port}",
-            "environment_type": "EXTERNAL",
-            "environment_config": f"localhost:{self.pool}",
-        }
+    def _without_logging(self, jars: Path) -> Path:
+        """Return a folder with links to the jars that Spark does not bring itself."""
+        folder = self.processes.folder / "jars"
+        folder.mkdir()
+        for jar in jars.glob("*.jar"):
+            if "slf4j" not in jar.name:
+                (folder / jar.name).symlink_to(jar)
+        return folder

@@ -1,0 +1,59 @@
+"""docs/runners.md: the manifest for Kubernetes has the settings and commands of the page, which tests/engines runs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
+from tests.support.pages import blocks, command_line, read_page, sections
+from tests.support.paths import ROOT
+
+PAGE = sections(read_page("docs/runners.md"))
+
+
+def flags_of(command: str) -> dict[str, Any]:
+    """Return the options of a command `audioclip-text embed`, without those that name files."""
+    options = EmbedOptions(command.split()[2:])
+    reject_unknown_flags(options)
+    files = {"input", "output", "checkpoint", "tokenizer_path"}
+    return {name: value for name, value in options.get_all_options(drop_default=True).items() if name not in files}
+
+
+def test_the_manifest_for_kubernetes() -> None:
+    """It is valid YAML, with the fields of Flink's operator, and says what the page says for plain machines."""
+    cluster, job = yaml.safe_load_all((ROOT / "examples/kubernetes/flink.yaml").read_text())
+    assert (cluster["apiVersion"], cluster["kind"]) == ("flink.apache.org/v1beta1", "FlinkDeployment")
+    spec, name = cluster["spec"], cluster["metadata"]["name"]
+    assert set(spec) == {
+        "image", "flinkVersion", "mode", "serviceAccount", "flinkConfiguration", "jobManager", "taskManager"
+    }  # fmt: skip
+    version = spec["flinkVersion"].removeprefix("v").replace("_", ".")
+    assert f"Flink {version}, standalone" in read_page("docs/runners.md")
+    assert spec["image"] == f"flink:{version}"
+    assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values()), "the operator takes strings"
+    (settings,) = blocks(PAGE["Flink"], "yaml")
+    slots = int(spec["flinkConfiguration"].pop("taskmanager.numberOfTaskSlots"))
+    assert spec["flinkConfiguration"] == {key: str(value) for key, value in yaml.safe_load(settings).items()}
+    flink, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
+    assert flink == {"name": "flink-main-container"}
+    assert " ".join(pool["command"]) == command_line(PAGE["Flink"], "worker_pool_main", {})
+
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    pod = job["spec"]["template"]["spec"]
+    (server,), (launcher,) = pod["initContainers"], pod["containers"]
+    assert server["image"] == f"apache/beam_flink{version}_job_server:{beam_version()}"
+    driver = command_line(PAGE["Flink"], "FlinkJobServerDriver", {"HOST": f"{name}-rest"})
+    assert server["args"] == re.findall(r"--\S+", driver)
+    embed = command_line(PAGE["Flink"], "audioclip-text embed", {"HOST": f"{name}-rest"})
+    flags = flags_of(" ".join([*launcher["command"], *launcher["args"]]))
+    assert flags == flags_of(embed)
+    assert flags["parallelism"] == slots * spec["taskManager"]["replicas"]
+    assert launcher["image"] == pool["image"]
+
+
+def beam_version() -> str:
+    """Return the version of Beam that constraints.txt pins."""
+    return re.findall(r"^apache-beam(?:\[.*\])?==(\S+)", read_page("constraints.txt"), re.MULTILINE)[0]
