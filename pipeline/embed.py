@@ -26,6 +26,7 @@ from .canary import Canary, canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import FindDuplicateIds, ids_of_file, select_ids
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
+from .errors import SnapshotError
 from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler
 from .io.filesystem import is_local
@@ -38,7 +39,7 @@ from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from .snapshots.read_listings import ReadListings
-from .snapshots.run_directory import end_run, record_job, run_path, start_run
+from .snapshots.run_directory import end_run, mark_other_vectors, record_job, run_path, start_run
 from .text_hash import add_text_hash
 from .writers.carry_over_files import carry_over
 from .writers.write_files import WriteFiles
@@ -100,7 +101,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             pbegin
             | "CanaryTexts" >> beam.Create([canary_batch()])
             | "EmbedCanary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
-            | "CheckCanary" >> beam.FlatMap(call_reported, reports_to, partial(_canaries, job.without_files()))
+            | "CheckCanary"
+            >> beam.FlatMap(call_reported, reports_to, partial(_canaries, job.without_files(), directory))
         )
         reports = [read.read, read.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         if carried:
@@ -156,10 +158,14 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             self._spill_directory.cleanup()
 
 
-def _canaries(job: Job, batch: pa.RecordBatch) -> list[Canary]:
-    """Return the canary of the embedded canary texts, if the run may go on with it."""
+def _canaries(job: Job, directory: str, batch: pa.RecordBatch) -> list[Canary]:
+    """Return the canary of the embedded canary texts, if the run may go on with it; else no run reuses its files."""
     canary = canary_from_batch(batch)
-    check_canary(job, canary)
+    try:
+        check_canary(job, canary)
+    except SnapshotError:
+        mark_other_vectors(directory)
+        raise
     return [canary]
 
 

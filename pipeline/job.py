@@ -28,7 +28,7 @@ from .snapshots.dead_runs import dead_runs
 from .snapshots.fingerprint import describe_changes
 from .snapshots.history import last_with_model
 from .snapshots.manifest import Lookup, Manifest, ModelFile
-from .snapshots.run_directory import is_complete, list_runs
+from .snapshots.run_directory import OTHER_VECTORS, is_complete, list_runs
 from .snapshots.snapshot import Snapshot
 from .unchanged import model_files
 
@@ -260,12 +260,14 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
 
 
 def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the runs that ended before they published, the finished part files of those of this fingerprint, and notes
-    on runs that may still be going on.
+    """Return the runs that ended before they published, the finished part files of those of this fingerprint whose canary
+    did not differ, and notes on runs that may still be going on.
     """
     dead, notes = dead_runs(output, list_runs(output))
     earlier = []
     for run, files in dead.items():
+        if any(base_name(path) == OTHER_VECTORS for path, _ in files):
+            continue
         for path, _ in files:
             name = base_name(path)
             if run.endswith(fingerprint[:8]) and name.startswith("part-") and name.endswith(".parquet"):

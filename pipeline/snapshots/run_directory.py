@@ -20,6 +20,8 @@ from .manifest import is_run_name
 
 MARKER = "run.json"
 
+OTHER_VECTORS = "other-vectors.json"  # in the directory of a run whose canary differed: its files are never reused
+
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 
 _TIME, _SECOND = "%Y%m%dT%H%M%SZ", timedelta(seconds=1)
@@ -98,6 +100,11 @@ def end_run(output: str, snapshot: str) -> None:
     """Remove the marker of a run, so that the next run may reuse the files of one that failed."""
     with suppress(Exception):  # the run then counts as one that may still be going on
         remove([marker_path(output, snapshot)])
+
+
+def mark_other_vectors(directory: str) -> None:
+    """Note in a run's directory that its vectors are not those of its fingerprint."""
+    write_json(join(directory, OTHER_VECTORS), owner())
 
 
 def remove_spills(output: str, snapshot: str) -> None:

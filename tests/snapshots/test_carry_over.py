@@ -211,6 +211,22 @@ def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
     assert len(manifest["segments"]) == 1
 
 
+def test_files_of_a_run_with_other_vectors_are_not_reused(tmp_path: Path) -> None:
+    """On a remote runner the model may finish files before the canary is compared."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    with pytest.raises(Exception, match="other canary vectors"):
+        run(folder, output, handler=OtherHandler())
+    (failed,) = set((output / "snapshots").iterdir()) - {directory_of(output)}
+    run(folder, tmp_path / "other", handler=OtherHandler())
+    for part in directory_of(tmp_path / "other").glob("part-*"):
+        shutil.copy(part, failed)
+    manifest, texts = run(folder, output)
+    assert (len(texts), manifest["notes"]) == (19, [])
+    assert not failed.exists()
+
+
 @pytest.mark.slow
 def test_damaged_file_of_the_snapshot_is_made_again(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
