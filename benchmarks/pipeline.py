@@ -12,7 +12,7 @@ nights      bytes read and written and CPU seconds of nights over 100,000 rows i
             1 % appended as a shard, one shard changed, the same shard again, and 1 % of the rows changed in every shard
 unchanged   seconds of the command if no shard changed, for 20 shards and for 5,000
 workers     two worker processes of one thread each, compared with one process of two threads
-start       seconds from the command to the first embedded row
+start       seconds from the command to each step up to the first text in the model and the end; of --help, log and current
 
 Texts are WordNet's glosses. Every measurement is a separate process; pairs run in alternation, and ratios are medians.
 """
@@ -279,58 +279,62 @@ def workers(folder: Path, rows: int = 4_000) -> None:
         print(f"workers     {name:<28} {rows / min(walls):,.1f} rows/s with the start")
 
 
-def start_run(folder: str, output: str) -> None:
-    """Print the seconds of each part of a run over one row, from the first import on."""
-    began = time.perf_counter()
-    from audioclip_text.pipeline.cli.embed import parse
-    from audioclip_text.pipeline.cli.runner import run
-    from audioclip_text.pipeline.embed import EmbedCorpus
-    from audioclip_text.pipeline.inference.shared_encoder import EncoderThread, TextEncoder
+def start_run(command: str, began: str) -> None:
+    """Run a command line in this process, which was started at `began`, and print when it reached what, in seconds."""
+    from audioclip_text.pipeline.cli import main
+    from audioclip_text.pipeline.cli.parser import parse  # noqa: F401 - as a part of the first step
 
-    imported = time.perf_counter()
-    flags = ["--input", f"{folder}/*.jsonl", "--output", output, "--checkpoint", "untrained"]
-    options = parse([*flags, "--tokenizer_path", str(VOCABULARY)])
-    corpus = EmbedCorpus(options)
-    prepared = time.perf_counter()
-    built = 0.0
-    load = EncoderThread.load
+    marks = {"Python, and the command line parsed": time.time()}
 
-    def timed(*args: Any) -> TextEncoder:
-        nonlocal built
-        start = time.perf_counter()
-        encoder = load(*args)
-        built += time.perf_counter() - start
-        return encoder
+    def mark(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            marks.setdefault(name, time.time())
+            return function(*args, **kwargs)
 
-    EncoderThread.load = timed
-    run(corpus, options)
-    corpus.close()
-    done = time.perf_counter()
-    print(
-        json.dumps(
-            {
-                "imports": imported - began,
-                "checkpoint and vocabulary": prepared - imported,
-                "weights packed": built,
-                "Beam's pipeline, the row, the snapshot": done - prepared - built,
-            }
-        )
-    )
+        return marked
+
+    class Finder:
+        """Notes when a module is first looked for."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "audioclip_text.pipeline.inference.shared_encoder":
+                marks["shards listed, compared with the last run"] = time.time()
+            elif name == "apache_beam" and "torch" in sys.modules:
+                marks.setdefault("torch imported", time.time())
+                from audioclip_text.model.encoder import TextEncoder
+                from audioclip_text.pipeline.inference.shared_encoder import EncoderThread
+
+                EncoderThread.describe = mark("Beam imported", EncoderThread.describe)
+                EncoderThread.load = mark("checkpoint and vocabulary read, pipeline built", EncoderThread.load)
+                TextEncoder.encode_rows = mark("weights packed: first text in the model", TextEncoder.encode_rows)
+
+    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+    main(json.loads(command))
+    marks["rows embedded and published, report drawn"] = time.time()
+    print(json.dumps({name: when - float(began) for name, when in marks.items()}))
 
 
 def start(folder: Path) -> None:
     folder.joinpath("in").mkdir(parents=True)
     (folder / "in" / "a.jsonl").write_text('{"text": "dog barking"}\n')
-    whole = min(embed(folder / "in", folder / f"out{turn}")[0] for turn in range(3))
-    parts = min((child("start_run", folder / "in", folder / f"parts{turn}") for turn in range(3)), key=_total)
-    seconds_of_parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
-    print(
-        f"start       {whole:.1f} s from the command to its end with one row: {seconds_of_parts}, Python itself the rest"
-    )
+    whole, marks = [], []
+    for turn in range(3):
+        whole.append(embed(folder / "in", folder / f"out{turn}")[0])
+        flags = ["--input", f"{folder}/in/*.jsonl", "--output", f"{folder}/marks{turn}", "--checkpoint", "untrained"]
+        command = json.dumps(["embed", *flags, "--tokenizer_path", str(VOCABULARY)])
+        marks.append(child("start_run", command, time.time()))
+    print(f"start       one row, {min(whole):.2f} s to the end of the process; of one run, seconds from its start:")
+    for name, seconds in min(marks, key=lambda each: max(each.values())).items():
+        print(f"            {seconds:5.2f}  {name}")
+    for flags in (["--help"], ["log", str(folder / "out0")], ["current", str(folder / "out0")]):
+        print(f"            {min(_command(flags) for _ in range(3)):5.2f}  audioclip-text {flags[0]}")
 
 
-def _total(parts: dict[str, float]) -> float:
-    return sum(parts.values())
+def _command(flags: list[str]) -> float:
+    """Return the seconds of a command."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "audioclip_text.pipeline", *flags], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, nights, unchanged, workers, start)}

@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from os import fspath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -139,13 +140,20 @@ class EncoderThread:
 
     def run(self, call: Callable[[], _T]) -> _T:
         """Return what `call` returns, or raise what it raises, in the thread."""
+        return self._submit(call).result()
+
+    def start_reading(self, settings: EncoderSettings) -> None:
+        """Have the thread read the files of `settings`, without waiting for it."""
+        self._submit(lambda: self._read_files(settings))
+
+    def _submit(self, call: Callable[[], _T]) -> Future[_T]:
         with self._lock:
             if self._thread is None or not self._thread.thread.is_alive():
                 self._thread = WorkerThread("model")
                 # After torch's import, so that this runs before torch's own exit functions.
                 atexit.register(self._end, self._thread)
             thread = self._thread
-        return thread.submit(call).result()
+        return thread.submit(call)
 
     def load(
         self,
@@ -266,6 +274,12 @@ def load_encoder(
     Raises ReplacedError if a file on an object store is not what `contents` says.
     """
     return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(settings, contents, threads))
+
+
+def start_reading(settings: EncoderSettings) -> None:
+    """Have local files of `settings` read while the caller goes on; whoever uses them first gets their faults."""
+    if is_local(settings.path) and is_local(settings.vocabulary_path):
+        _PROCESS_ENCODER.start_reading(settings)
 
 
 def describe_model(settings: EncoderSettings) -> ModelDescription:

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
 from filelock import FileLock
 
+from . import beam_files
 from .filesystem import AtomicFile, StoreError, is_local, sha256_of, with_retries
 from .timeout_reader import open_to_read
 
@@ -72,7 +72,7 @@ def _short_hash(text: str) -> str:
 
 def _size_and_version(path: str) -> tuple[int, str]:
     """Return (bytes, a text that changes with the content) of an object. Raise StoreError if it does not exist."""
-    system = FileSystems.get_filesystem(path)
+    system = beam_files.FileSystems.get_filesystem(path)
     if not system.exists(path):
         raise StoreError(f"{path} does not exist: check its name, and that these credentials may read it")
     metadata = system.metadata(path)

@@ -14,7 +14,7 @@ from .shard import BATCH_BYTES, Batches, Part, Record
 
 FEW_ROWS = 16  # which Arrow's functions cannot check faster than Python does
 
-_NONE_REJECTED = pa.RecordBatch.from_pylist([], REJECTED)
+_NONE_REJECTED = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in REJECTED], schema=REJECTED)
 
 # The types of Python values that a column of a type takes unchanged.
 _EXACT_TYPES: dict[pa.DataType, set[type]] = {

@@ -101,7 +101,7 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
             f"backup, or make another snapshot the current one with audioclip-text rollback"
         )
     try:
-        return path, pq.read_table(pa.BufferReader(data)).cast(schema)
+        return path, pq.ParquetFile(pa.BufferReader(data)).read().cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise SnapshotError(f"{path} is not such a list: {(str(error).splitlines() or [''])[0]}") from None
 

@@ -124,11 +124,11 @@ def test_another_unicode_or_ftfy_makes_a_run(folder: Path, monkeypatch: pytest.M
     assert check() is None
 
 
-def test_neither_beam_nor_torch_is_imported(folder: Path) -> None:
-    """Their imports take longer than the whole check."""
+def test_neither_beam_nor_torch_nor_pandas_is_imported(folder: Path) -> None:
+    """Their imports take longer than the whole check. pyarrow imports pandas for some calls."""
     code = (
         "import sys; from audioclip_text.pipeline.cli import main; status = main(sys.argv[1:]); "
-        "print(status, sorted({'apache_beam', 'torch'} & set(sys.modules)))"
+        "print(status, sorted({'apache_beam', 'pandas', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *command()], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["0 []"], done
