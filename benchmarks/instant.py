@@ -1,7 +1,8 @@
-"""A model that takes no time, to measure the pipeline around it; in a module, because Beam pickles local classes whole."""
+"""A model that takes no CPU time, to measure the pipeline around it. In a module: Beam pickles local classes whole."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -21,10 +22,11 @@ def noise() -> NDArray[np.float32]:
 
 
 class InstantEncoder(StubEncoder):
-    """An encoder that returns noise for any texts."""
+    """An encoder that returns noise for any texts, `delay` seconds per text later, as a device would."""
 
     def encode_rows(self, texts: Sequence[str]) -> Encoding:
         """Return vectors [n, 1024] of n texts."""
+        time.sleep(self.delay * len(texts))  # other threads go on
         lengths = np.full(len(texts), 18, np.int16)
         stats = EncodeStats(texts=len(texts), tokens=18 * len(texts))
         return Encoding(noise()[: len(texts)], lengths, lengths > 77, stats)
@@ -34,5 +36,5 @@ class InstantHandler(StubHandler):
     """A StubHandler with an InstantEncoder."""
 
     def load_model(self) -> StubEncoder:
-        """Return a new encoder, which costs nothing."""
-        return InstantEncoder(DIM, "stub")
+        """Return a new encoder."""
+        return InstantEncoder(DIM, "stub", self.delay)

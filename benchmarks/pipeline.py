@@ -1,8 +1,10 @@
 """The cost of the pipeline around the model, and of a nightly run after few changes.
 
-    python benchmarks/pipeline.py [plumbing] [memory] [end_to_end] [night] [nights] [unchanged] [workers] [start]
+    python benchmarks/pipeline.py [plumbing] [overlap] [memory] [end_to_end] [night] [nights] [unchanged] [workers] [start]
 
 plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone
+overlap     seconds of a run of 300,000 rows with a device that takes 10 or 20 us per text, divided by the larger of two:
+            those of the device alone, and those of the run without it
 memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a stub model; and for
             1,000,000 rows of one text, divided by that for different texts
 end_to_end  rows/s of a whole run, divided by texts/s of TextEncoder.encode alone on the same texts
@@ -47,8 +49,8 @@ def child(what: str, *arguments: object, **environment: str) -> dict[str, float]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def stub_run(folder: str, output: str, *flags: str) -> None:
-    """Run EmbedCorpus with a model that takes no time."""
+def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
+    """Run EmbedCorpus with a model that takes no time of the CPU, and waits `delay` seconds per text."""
     from instant import InstantHandler
 
     from audioclip_text.pipeline.cli.embed import parse
@@ -56,17 +58,28 @@ def stub_run(folder: str, output: str, *flags: str) -> None:
     from audioclip_text.pipeline.embed import EmbedCorpus
 
     options = parse(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
-    corpus = EmbedCorpus(options, InstantHandler(DIM))
+    corpus = EmbedCorpus(options, InstantHandler(DIM, delay=delay))
     run(corpus, options)
     corpus.close()
 
 
-def plumbing_run(folder: str, output: str, *flags: str) -> None:
+def plumbing_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus as stub_run does, without the report's page, which costs the same for any number of rows."""
     from audioclip_text.pipeline.publish import publish_snapshot
 
     publish_snapshot.write_report = lambda *_: None
-    stub_run(folder, output, *flags)
+    stub_run(folder, output, *flags, delay=delay)
+
+
+def device_run(folder: str, output: str, delay: str, *flags: str) -> None:
+    """Run EmbedCorpus as plumbing_run does, with a device that takes `delay` microseconds per text."""
+    plumbing_run(folder, output, *flags, delay=float(delay) / 1e6)
+
+
+def sleep_run(rows: str, delay: str) -> None:
+    """Wait as the device does for so many texts, in batches of the pipeline's size."""
+    for start in range(0, int(rows), 16384):
+        time.sleep(min(16384, int(rows) - start) * float(delay) / 1e6)
 
 
 def bare_run(folder: str, output: str) -> None:
@@ -147,6 +160,31 @@ def plumbing(folder: Path, rows: int = 300_000, rounds: int = 3) -> None:
         print(
             f"plumbing    {name:<12} {statistics.median(rates):>9,.0f} rows per CPU second, {share:.2f} of bare pyarrow"
         )
+
+
+def overlap(folder: Path, rows: int = 300_000, rounds: int = 3, delays: tuple[int, ...] = (10, 20)) -> None:
+    write_shards(folder / "in", rows)
+    for flags in ([], ["--no_dedupe"]):
+        figures: dict[int, list[tuple[float, float]]] = {delay: [] for delay in delays}
+        for _ in range(rounds):
+            walls = {}
+            for delay in (0, *delays):
+                walls[delay] = child("device_run", folder / "in", folder / "out", delay, *flags)["wall"]
+                shutil.rmtree(folder / "out")
+            for delay in delays:
+                device, plumbing = child("sleep_run", rows, delay)["wall"], walls[0]
+                larger = max(device, plumbing)
+                figures[delay].append((walls[delay] / larger, (device + plumbing) / larger))
+                print(
+                    f"overlap     plumbing {plumbing:.1f} s, device {device:.1f} s, both {walls[delay]:.1f} s",
+                    flush=True,
+                )
+        for delay, pairs in figures.items():
+            ratio, in_turn = (statistics.median(column) for column in zip(*pairs, strict=True))
+            print(
+                f"overlap     {flags[0] if flags else 'default':<12} {delay} us per text: {ratio:.2f} times the larger one; "
+                f"one after the other {in_turn:.2f}"
+            )
 
 
 def memory(folder: Path) -> None:
@@ -337,7 +375,9 @@ def _command(flags: list[str]) -> float:
     return time.perf_counter() - began
 
 
-ALL = {each.__name__: each for each in (plumbing, memory, end_to_end, night, nights, unchanged, workers, start)}
+ALL = {
+    each.__name__: each for each in (plumbing, overlap, memory, end_to_end, night, nights, unchanged, workers, start)
+}
 
 
 def main() -> None:
@@ -362,6 +402,7 @@ if __name__ == "__main__":
             import audioclip_text.pipeline.embed  # noqa: F401
 
             instant.noise()
-            measured({"stub_run": stub_run, "plumbing_run": plumbing_run, "bare_run": bare_run}[what], *arguments)
+            runs = (stub_run, plumbing_run, device_run, sleep_run, bare_run)
+            measured({run.__name__: run for run in runs}[what], *arguments)
     else:
         main()

@@ -36,7 +36,9 @@ from .text_head import check_vocabulary
 from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
 
-MAX_NODES = {"cpu": 1536, "cuda": 32768}  # per micro-batch; the CPU's was found by measurement (benchmarks/README.md)
+# Per micro-batch. The CPU's was found by measurement (benchmarks/README.md). CUDA's is reasoned: its products have rows for
+# every multiprocessor, and its tensors take some 0.6 GB in float32, so that eight processes fit on a GPU of 16 GB.
+MAX_NODES = {"cpu": 1536, "cuda": 32768}
 WINDOW = 65536  # texts sorted together: more would share more prefixes, and start the model later
 BATCHES_TO_GROW = 256  # after this many micro-batches without running out of memory, their size is doubled again
 # How torch reports that memory ran out, other than by its own class of error: on a CPU, and in cuBLAS.
@@ -256,7 +258,8 @@ class TextEncoder:
     def _vectors(self, texts: list[str], n_tokens: npt.NDArray[np.int64], stats: EncodeStats) -> Tensor:
         """Return vectors [n, dim] of n distinct texts, on the device; fill in n_tokens and stats.
 
-        Nothing here waits for a CUDA device, which can compute one window of texts while the next one is tokenized.
+        Nothing here waits for a CUDA device, which can compute one window of texts while the next one is tokenized. One
+        stream is enough: a micro-batch fills the GPU, and the next one is queued before it ends.
         """
         vectors = torch.full((len(texts), self.dim), torch.nan, device=self.device)
         for start in range(0, len(texts), WINDOW):

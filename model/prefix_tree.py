@@ -119,7 +119,11 @@ class PrefixTree:
 
 
 def to_device(array: Ints | npt.NDArray[np.bool_], device: torch.device) -> Tensor:
-    """Return the array as a tensor on `device`, copied to CUDA through pinned memory so that nothing waits for it."""
+    """Return the array as a tensor on `device`.
+
+    It is copied to CUDA through pinned memory: a copy of other memory would wait for all kernels before it, and none could
+    be queued ahead. Torch keeps pinned memory until its copy has ended, and uses it again.
+    """
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 

@@ -1,11 +1,12 @@
-"""WorkerThread: runs calls one after another in a thread that is not the caller's."""
+"""WorkerThread: runs calls one after another in a thread that is not the caller's; read_ahead does so with an iterator."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
@@ -30,6 +31,27 @@ class WorkerThread:
     def end(self) -> None:
         """Let the thread end after the queued calls. A call that raises SystemExit ends it too, and gets no result."""
         self._calls.put(None)
+
+    def end_and_wait(self) -> None:
+        """End the thread, and wait until it has run the queued calls."""
+        self.end()
+        self.thread.join()
+
+
+def read_ahead(items: Generator[_T, None, None]) -> Iterator[_T]:
+    """Yield the items, each of which is made in a thread while the caller works with the one before; raise their errors."""
+    thread, end = WorkerThread("read-ahead"), object()
+    following: Future[_T | object] = thread.submit(lambda: next(items, end))
+    try:
+        while (item := following.result()) is not end:
+            following = thread.submit(lambda: next(items, end))
+            yield item  # type: ignore[misc]
+            del item
+    finally:
+        with suppress(Exception):
+            following.result()  # an item that no one takes
+        thread.end()
+        items.close()
 
 
 def _run_calls(calls: _Calls) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from ..io.file_io import FileIO
+from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
@@ -23,6 +25,8 @@ from .shard import BATCH_BYTES, Batches, Part, Shard
 from .shards import open_shard
 
 MAX_TEXT_BYTES = 1 << 20
+
+Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
 
 def read_shard(
@@ -118,24 +122,31 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
     def process(self, parts: list[Part]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read parts as a stream. Raises InputError if a shard is not the version that was listed."""
-        read = ShardsRead(segment=parts[0].shard.segment)
+        read, counted = ShardsRead(segment=parts[0].shard.segment), 0
+        for output in read_ahead(self._read_timed(parts, read)):
+            rows = read.rows
+            count("rows_read", rows - counted)  # here: Beam's metrics are those of this thread
+            counted = rows
+            yield output
+        count("rows_read", read.rows - counted)
+        count("read_msecs", round(1000 * read.seconds))
+        yield beam.pvalue.TaggedOutput("read", read)
+
+    def _read_timed(self, parts: list[Part], read: ShardsRead) -> Outputs:
         began = time.perf_counter()
         for output in self._read(parts, read):
             read.seconds += time.perf_counter() - began
             yield output
             began = time.perf_counter()
         read.seconds += time.perf_counter() - began
-        count("read_msecs", round(1000 * read.seconds))
-        yield beam.pvalue.TaggedOutput("read", read)
 
-    def _read(self, parts: list[Part], read: ShardsRead) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
         kept, rows, rejected = pa.ipc.read_schema(pa.py_buffer(self.kept)), _Gathered(), _Gathered()
         for part in parts:
             builder = BatchBuilder(part, self.fields, kept, self.max_text_bytes)
             for row_batch, rejected_batch in _read(builder, self.file_io):
                 size = row_batch.num_rows + rejected_batch.num_rows
                 read.rows += size
-                count("rows_read", size)
                 read.by_second.update(rows_by_second(size))
                 for batch in rows.add(row_batch):
                     yield in_segment(batch, read.segment)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeAlias
 
 import apache_beam as beam
@@ -17,6 +20,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..errors import convert_write_errors
+from ..io.worker_thread import WorkerThread
 from ..metrics import count, rows_by_second
 from ..schemas import REJECTED, SEGMENT
 from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
@@ -32,6 +36,9 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
     bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows,
     and at the end of a bundle. Every attempt uses new names, so a bundle that runs twice leaves files that no manifest
     names, and no row is published twice.
+
+    A batch is written in a thread, while the model embeds the next one; a third one waits until the first is written. An
+    error of writing is raised by the next call, in the same bundle.
     """
 
     def __init__(
@@ -43,6 +50,9 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         self._files: dict[_Key, ParquetFileWriter] = {}
         self._stats: dict[_Key, FileStats] = {}
         self._model = FileStats()
+        self._metrics = Counter[str]()  # of the thread: Beam's metrics are those of the thread that calls `process`
+        self._thread: WorkerThread | None = None
+        self._writing: Future[list[WrittenFile]] | None = None
 
     def setup(self) -> None:
         """Deserialize the schema."""
@@ -50,16 +60,50 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
 
     def start_bundle(self) -> None:
         """Discard the files that a failed bundle left open."""
-        self.teardown()
-
-    def teardown(self) -> None:
-        """Delete the files that were not finished."""
+        if self._writing:
+            with suppress(Exception):  # of the failed bundle
+                self._writing.result()
         for file in self._files.values():
             file.discard()
-        self._files, self._stats, self._model = {}, defaultdict(FileStats), FileStats()
+        self._writing, self._files, self._stats = None, {}, defaultdict(FileStats)
+        self._model, self._metrics = FileStats(), Counter()
+
+    def teardown(self) -> None:
+        """Delete the files that were not finished, and end the thread."""
+        self.start_bundle()
+        if self._thread:
+            self._thread.end_and_wait()
+            atexit.unregister(self._thread.end_and_wait)
+            self._thread = None
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
-        """Write a batch of rejected rows, or of embedded rows, among which may be rows that the model failed on."""
+        """Start to write a batch of rejected rows, or of embedded rows, among which may be rows that the model failed on.
+
+        Yields the files that were finished with the batch before it.
+        """
+        written = self._wait()
+        if self._thread is None:
+            self._thread = WorkerThread("writer")
+            # A process that exits while Arrow writes is aborted.
+            atexit.register(self._thread.end_and_wait)
+        self._writing = self._thread.submit(lambda: list(self._write_batch(batch)))
+        yield from written
+
+    def _wait(self) -> list[WrittenFile]:
+        """Wait until the batch before is written; return the files that were finished with it, and count its metrics."""
+        if self._writing is None:
+            return []
+        writing, self._writing = self._writing, None
+        written = writing.result()
+        for name, rows in self._metrics.items():
+            count(name, rows)
+        self._metrics.clear()
+        for file in written:
+            file.stats.count_metrics()
+        return written
+
+    def _write_batch(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+        """Write a batch, in the thread."""
         metadata = batch.schema.metadata or {}
         counts = json.loads(metadata.get(b"stats", b"{}"))
         self._model.add_model(counts)
@@ -91,7 +135,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             stats.embedded += 0 if reused else part.num_rows
             stats.truncated += pc.sum(part.column("truncated")).as_py()
             stats.add_vectors(part)
-            count(f"rows_{outcome}", part.num_rows)
+            self._metrics[f"rows_{outcome}"] += part.num_rows
             yield from self._write("part", segment, part)
 
     def _write(self, kind: str, segment: int, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
@@ -101,7 +145,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             stats.rejected_by_reason.update(batch.column("reason").to_pylist())
             stats.rejected += batch.num_rows
             stats.add_seconds("rejected", rows_by_second(batch.num_rows))
-            count("rows_rejected", batch.num_rows)
+            self._metrics["rows_rejected"] += batch.num_rows
         while batch.num_rows:
             if key not in self._files:
                 name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
@@ -128,18 +172,18 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         stats += self._model
         self._model = FileStats()
         stats.write_seconds += time.perf_counter() - began
-        stats.count_metrics()
         return WrittenFile(file, stats)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Finish the open files, and emit the counts of the model's work that belong to no file as well."""
-        written = [self._finish(key) for key in list(self._files)]
+        written, last = self._wait(), [self._finish(key) for key in list(self._files)]
         if self._model:
-            self._model.count_metrics()
-            written.append(WrittenFile(None, self._model))
-        self.teardown()
+            last.append(WrittenFile(None, self._model))
+        for file in last:
+            file.stats.count_metrics()
+        self.start_bundle()
         window = GlobalWindow()
-        for file in written:
+        for file in [*written, *last]:
             yield WindowedValue(file, window.max_timestamp(), [window])
 
 

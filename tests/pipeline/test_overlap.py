@@ -1,0 +1,102 @@
+"""Reading and writing go on while the device computes: it waits for them here."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from audioclip_text.model.encoder import Encoding
+from audioclip_text.pipeline.canary import CANARY_TEXTS
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
+from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.readers import read_shards
+from audioclip_text.pipeline.readers.compression import BLOCK_ROWS
+from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
+from tests.support.corpus import read, write_jsonl
+from tests.support.stub import StubEncoder, StubHandler
+
+ROWS = 15_000
+SECONDS = 60  # until a test fails
+
+
+class WatchedHandler(StubHandler):
+    """A StubHandler that calls `during` with the number of each call of the device, while it computes."""
+
+    during: Callable[[int], None]
+
+    def load_model(self) -> StubEncoder:
+        handler = type(self)
+
+        class Watched(StubEncoder):
+            def encode_rows(self, texts: Sequence[str]) -> Encoding:
+                if list(texts) == list(CANARY_TEXTS):
+                    return StubEncoder(self.dim, self.fingerprint).encode_rows(texts)
+                handler.during(len(self.calls) + 1)
+                return super().encode_rows(texts)
+
+        return Watched(self.dim, self.name)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "in.jsonl", [{"id": f"r{n}", "text": f"text {n}"} for n in range(ROWS)])
+    return tmp_path
+
+
+def embed(corpus: Path, during: Callable[[int], None], **options: object) -> None:
+    """Run in this process, and check that no row is lost."""
+    WatchedHandler.during = staticmethod(during)
+    given = EmbedOptions([], input=[str(corpus / "in.jsonl")], output=str(corpus / "out"), id_field="id", **options)
+    embedding = EmbedCorpus(given, WatchedHandler())
+    run(embedding, given)
+    embedding.close()
+    assert sorted(read(corpus / "out")["id"].to_pylist()) == sorted(f"r{n}" for n in range(ROWS))
+
+
+def test_a_batch_is_written_while_the_next_one_is_embedded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing the first batch waits for the second call of the device, and that call for the end of writing."""
+    second_call, written, add = threading.Event(), threading.Event(), ParquetFileWriter.add
+    seen: list[bool] = []
+
+    def watched(self: ParquetFileWriter, batch: pa.RecordBatch) -> None:
+        seen.append(second_call.wait(SECONDS))
+        add(self, batch)
+        written.set()
+
+    def during(call: int) -> None:
+        if call == 2:
+            second_call.set()
+            seen.append(written.wait(SECONDS))
+
+    monkeypatch.setattr(ParquetFileWriter, "add", watched)
+    embed(corpus, during, batch_size=4096)
+    assert len(seen) > 2
+    assert all(seen)
+
+
+def test_rows_are_read_while_others_are_embedded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of the device waits until a fourth block has been read; with a shuffle all are read before it."""
+    more, plain, seen, rows = threading.Event(), read_shards._read, list[bool](), Counter[str]()
+
+    def watched(*arguments: object) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        for batches in plain(*arguments):
+            rows["read"] += batches[0].num_rows
+            # A block is emitted when the next one does not fit into it, and Beam passes it on when it gets another one:
+            # without reading ahead three blocks would have been read by now.
+            if rows["read"] > 3 * BLOCK_ROWS:
+                more.set()
+            yield batches
+
+    def during(call: int) -> None:
+        if call == 1:
+            seen.append(more.wait(SECONDS))
+
+    monkeypatch.setattr(read_shards, "_read", watched)
+    embed(corpus, during, no_dedupe=True)
+    assert seen == [True]
