@@ -75,7 +75,7 @@ GPU = Sizes(
 )  # fmt: skip
 SMOKE = Sizes(
     device="cpu", dtypes=("float32",), goldens=40, matrix=64, texts=8, seconds=0.1, rounds=1, batch=4, nodes=(64, 256),
-    processes=(2,), rows=8, run_dtype="float32",
+    processes=(1,), rows=8, run_dtype="float32",
 )  # fmt: skip
 
 

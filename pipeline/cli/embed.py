@@ -90,7 +90,7 @@ def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = processes, "multi_processing"
         print_note(
-            f"{processes} processes share {gpus} GPU{'s' if gpus > 1 else ''}; --direct_num_workers 1 starts none"
+            f"{processes} processes share {gpus} GPU{'s' if gpus > 1 else ''}; --direct_num_workers sets another number"
         )
 
 

@@ -277,7 +277,7 @@ def load_encoder(
 
 
 def start_reading(settings: EncoderSettings) -> None:
-    """Have local files of `settings` read while the caller goes on; whoever uses them first gets their faults."""
+    """Have local files of `settings` read while the caller goes on; the first one that uses them gets their faults."""
     if is_local(settings.path) and is_local(settings.vocabulary_path):
         _PROCESS_ENCODER.start_reading(settings)
 
