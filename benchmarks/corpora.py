@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import random
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -52,6 +53,36 @@ def glosses() -> list[str]:
     """Return the definitions and examples of WordNet's 117,659 synsets."""
     texts = list(dict.fromkeys(gloss for part in PARTS for _, gloss in _entries(part)))
     random.Random(0).shuffle(texts)
+    return texts
+
+
+def code() -> list[str]:
+    """Return 20,000 different lines of source code, of Python's own library."""
+    lines: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        lines |= dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    texts = [line for line in lines if len(line) > 10]
+    random.Random(2).shuffle(texts)
+    return texts[:20_000]
+
+
+def cjk() -> list[str]:
+    """Return 20,000 texts of 5 to 30 Chinese characters and Japanese syllables, without white space."""
+    chance = random.Random(3)
+    characters = [chr(code) for code in (*range(0x4E00, 0x4E00 + 3000), *range(0x3041, 0x3097), *range(0x30A1, 0x30FB))]
+    return list({"".join(chance.choices(characters, k=chance.randint(5, 30))): None for _ in range(20_000)})
+
+
+def emoji() -> list[str]:
+    """Return 20,000 captions with one to five emoji between or after their words."""
+    chance = random.Random(4)
+    signs = [chr(code) for code in range(0x1F300, 0x1F650)]
+    texts = []
+    for caption in captions()[:20_000]:
+        words = caption.split()
+        for _ in range(chance.randint(1, 5)):
+            words.insert(chance.randint(0, len(words)), chance.choice(signs) * chance.randint(1, 3))
+        texts.append(" ".join(words))
     return texts
 
 

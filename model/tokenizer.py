@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import html
+import itertools
 import os
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,9 @@ MEMO_LENGTH = 64  # longer chunks are seldom words and would fill the memo with 
 _PATTERN = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
+
+# ftfy normalizes texts, and Python sorts combining marks for that in a time that is quadratic in their number.
+_LONG_MARKS = regex.compile(r"\p{M}{256,}")
 
 
 class TokenizerError(ValueError):
@@ -57,6 +62,7 @@ class ClipTokenizer:
         Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
         if not _is_plain(text):
+            text = _LONG_MARKS.sub(_in_canonical_order, text)
             text = html.unescape(html.unescape(ftfy.fix_text(text)))
         ids: list[int] = []
         memo = self._memo
@@ -126,6 +132,12 @@ def _is_plain(text: str) -> bool:
     a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms are outside of it.
     """
     return text.isascii() and text.isprintable() and "&" not in text
+
+
+def _in_canonical_order(marks: regex.Match[str]) -> str:
+    """Return a run of combining marks in the order into which Unicode's normalization brings them."""
+    runs = itertools.groupby(marks[0], lambda mark: unicodedata.combining(mark) != 0)
+    return "".join("".join(sorted(run, key=unicodedata.combining) if movable else run) for movable, run in runs)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

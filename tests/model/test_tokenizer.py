@@ -115,6 +115,25 @@ def test_a_megabyte_without_spaces_takes_seconds_not_hours(tokenizer: ClipTokeni
     assert time.perf_counter() - began < 20
 
 
+@pytest.mark.parametrize(
+    "marks", ["\u0301\u0323\u0327\u0345", "\u0301\u0323\u0903\u20dd\u3099", "\u0323\u0f71\u0f72\u0f80"]
+)
+def test_many_combining_marks_have_the_originals_ids(tokenizer: ClipTokenizer, marks: str) -> None:
+    """Marks are sorted before ftfy normalizes the text, across marks that may not move."""
+    chance = random.Random(marks)
+    for count in (255, 256, 1000):
+        text = f"caf{'e' + ''.join(chance.choices(marks, k=count))} {'o' + ''.join(chance.choices(marks, k=count))}k"
+        assert tokenizer.encode(text) == plain().encode(text)
+
+
+def test_a_megabyte_of_combining_marks_takes_seconds(tokenizer: ClipTokenizer) -> None:
+    """Python's normalization alone takes minutes for them in this order."""
+    text = "a" + "\u0301\u0323" * (1 << 18)
+    began = time.process_time()
+    assert len(tokenizer.encode(text)) > 1 << 19
+    assert time.process_time() - began < 30
+
+
 def test_pickling(tokenizer: ClipTokenizer) -> None:
     """A tokenizer that was pickled gives the same ids."""
     assert pickle.loads(pickle.dumps(tokenizer)).encode("Rain on a tin roof!") == tokenizer.encode(
