@@ -198,7 +198,7 @@ def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_ar
     flink.start_task_manager("tm", 2)
     manifest, _ = run.result(240)
     (job,) = set(flink.jobs()) - known
-    assert flink.restarts(job) in (3, 4), "one for each, and one more if the dead task manager was not missed yet"
+    assert 3 <= flink.restarts(job) <= 6, "one for each, or two if a restart meets what is left of the dead one"
     assert manifest["counts"]["read"] == 2_000
     assert results(tmp_path / "out") == results(tmp_path / "local")
     assert list(list_runs(str(tmp_path / "out"))) == [current_name(str(tmp_path / "out"))]
@@ -223,7 +223,7 @@ def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhil
     assert texts == ["another"]
     (job,) = set(flink.jobs()) - known
     wait_until(lambda: flink.jobs()[job] == "FAILED", "the job fails", 240)
-    assert flink.restarts(job) == 4
+    assert flink.restarts(job) == 6
     assert failing in list_runs(str(output))
     # Beam's job server cannot report the end to the dead launcher, and therefore calls the job running for ever.
     (output / "snapshots" / failing / "run.json").unlink()
