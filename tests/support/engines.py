@@ -87,12 +87,10 @@ def local_job_server(runner: str, folder: Path) -> Path:
         jars = [jar for jar in job_server_jars("beam-runners-spark-3").glob("*.jar") if "slf4j" not in jar.name]
         jars += spark_jars().glob("*.jar")
     classes = " ".join(jar.resolve().as_uri() for jar in jars)
-    packages = " ".join(f"java.base/java.{name}" for name in _PACKAGES.split())
     values = {
         "Manifest-Version": "1.0",
         "Main-Class": f"org.apache.beam.runners.{runner.lower()}.{runner}JobServerDriver",
         "Class-Path": classes,
-        "Add-Opens": f"{packages} java.base/sun.nio.ch java.base/sun.security.action",
     }
     lines = [f"{name}: {value}" for name, value in values.items()]
     # A line has at most 72 bytes, and goes on in lines that begin with a space.
