@@ -2,7 +2,8 @@
 
     python benchmarks/pipeline.py [plumbing] [overlap] [memory] [end_to_end] [night] [nights] [unchanged] [workers] [start]
 
-plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone
+plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided by those of pyarrow alone, and of
+            pyarrow with the checksums that we write: of each page, and of the whole file
 overlap     seconds of a run of 300,000 rows with a device that takes 10 or 20 us per text, divided by the larger of two:
             those of the device alone, and those of the run without it
 memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a stub model; and for
@@ -22,6 +23,7 @@ Texts are WordNet's glosses. Every measurement is a separate process; pairs run 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -67,7 +69,7 @@ def plumbing_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> N
     """Run EmbedCorpus as stub_run does, without the report's page, which costs the same for any number of rows."""
     from audioclip_text.pipeline.publish import publish_snapshot
 
-    publish_snapshot.write_report = lambda *_: None
+    publish_snapshot.write_report = lambda *_: "report.html"
     stub_run(folder, output, *flags, delay=delay)
 
 
@@ -82,30 +84,37 @@ def sleep_run(rows: str, delay: str) -> None:
         time.sleep(min(16384, int(rows) - start) * float(delay) / 1e6)
 
 
-def bare_run(folder: str, output: str) -> None:
-    """Read and write the same in pyarrow alone."""
+def bare_run(folder: str, output: str, checked: str = "") -> None:
+    """Read and write the same columns by pyarrow alone; if `checked`, with checksums of pages and files, as we do."""
     import instant
     import pyarrow as pa
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
-    from audioclip_text.pipeline.schemas import vector_type
+    from audioclip_text.pipeline.schemas import embedded_schema, vector_type
+    from audioclip_text.pipeline.writers.parquet_file import part_options
 
     noise = pa.array(instant.noise().ravel())
+    schema = embedded_schema(DIM, pa.schema([]))
+    options = part_options(schema, "plain") | {"write_page_checksum": bool(checked)}
     os.makedirs(output)
     for file in sorted(Path(folder).glob("*.jsonl")):
-        writer: pq.ParquetWriter | None = None
-        for batch in pj.read_json(file).to_batches(max_chunksize=4096):
-            vectors = pa.FixedSizeListArray.from_arrays(noise[: batch.num_rows * DIM], type=vector_type(DIM))
-            table = pa.table({"id": batch["id"], "text": batch["text"], "embedding": vectors})
-            codecs = {"id": "zstd", "text": "zstd", "embedding.list.element": "none"}
-            writer = writer or pq.ParquetWriter(
-                f"{output}/{file.stem}.parquet", table.schema, compression=codecs,
-                use_dictionary=False, write_statistics=["id", "text"],
-            )  # fmt: skip
-            writer.write_table(table)
-        if writer:
-            writer.close()
+        path = f"{output}/{file.stem}.parquet"
+        with pq.ParquetWriter(path, schema, **options) as writer:
+            for batch in pj.read_json(file).to_batches(max_chunksize=4096):
+                rows = batch.num_rows
+                columns = {
+                    "id": batch["id"],
+                    "text": batch["text"],
+                    "text_hash": pa.repeat(pa.scalar(b"h" * 16, pa.binary(16)), rows),
+                    "n_tokens": pa.repeat(pa.scalar(18, pa.int16()), rows),
+                    "truncated": pa.repeat(False, rows),
+                    "embedding": pa.FixedSizeListArray.from_arrays(noise[: rows * DIM], type=vector_type(DIM)),
+                }
+                writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
+        if checked:
+            with open(path, "rb") as handle:
+                hashlib.file_digest(handle, "sha256")
 
 
 def bytes_read() -> int:
@@ -148,17 +157,31 @@ def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -
 
 def plumbing(folder: Path, rows: int = 300_000, rounds: int = 3) -> None:
     write_shards(folder / "in", rows)
-    figures: dict[str, list[float]] = {"bare": [], "--unique_ids": [], "default": [], "--no_dedupe": []}
+    runs = {"default": [], "--unique_ids": ["--unique_ids"], "--no_dedupe": ["--no_dedupe"]}
+    figures: dict[str, list[float]] = {}
+
+    def measure(name: str, what: str, *flags: str) -> None:
+        figures.setdefault(name, []).append(rows / child(what, folder / "in", folder / "out", *flags)["cpu"])
+
     for _ in range(rounds):
-        for name, flags in {"default": [], "--unique_ids": ["--unique_ids"], "--no_dedupe": ["--no_dedupe"]}.items():
-            figures[name].append(rows / child("plumbing_run", folder / "in", folder / "out", *flags)["cpu"])
+        for name, flags in runs.items():
+            measure(name, "plumbing_run", *flags)
+            if name == "default":
+                for shard in (folder / "in").iterdir():
+                    shard.touch()
+                measure("all reused", "plumbing_run")
             shutil.rmtree(folder / "out")
-        figures["bare"].append(rows / child("bare_run", folder / "in", folder / "out")["cpu"])
-        shutil.rmtree(folder / "out")
+        for name, flags in {"pyarrow": [], "pyarrow, with checksums": ["checked"]}.items():
+            measure(name, "bare_run", *flags)
+            shutil.rmtree(folder / "out")
     for name, rates in figures.items():
-        share = statistics.median(rate / bare for rate, bare in zip(rates, figures["bare"], strict=True))
+        shares = [
+            statistics.median(rate / bare for rate, bare in zip(rates, figures[other], strict=True))
+            for other in ("pyarrow", "pyarrow, with checksums")
+        ]
         print(
-            f"plumbing    {name:<12} {statistics.median(rates):>9,.0f} rows per CPU second, {share:.2f} of bare pyarrow"
+            f"plumbing    {name:<23} {statistics.median(rates):>9,.0f} rows per CPU second, {shares[0]:.2f} of pyarrow, "
+            f"{shares[1]:.2f} of it with checksums"
         )
 
 
