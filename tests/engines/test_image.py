@@ -1,4 +1,4 @@
-"""The image, built without Docker, embeds as any user, stops when it is told to, and serves Flink as a worker pool."""
+"""The image, built without Docker, embeds as any user, stops at SIGTERM, and serves Flink as a worker pool."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def test_the_line_of_the_dockerfile_embeds_the_examples(out: Path, changes: list
     done = subprocess.run(image.command(*arguments, options=[*options, *changes]), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "weights   untrained" in done.stdout
-    here = out.parent / "here"
+    expected_out = out.parent / "expected"
     flags = ["--input", str(ROOT / "examples/shards/*"), "--tokenizer_path", str(ROOT / ".cache" / VOCABULARY)]
-    assert run_command(out.parent, "embed", *flags, "--output", here, "--checkpoint", "untrained").status == 0
-    theirs, ours = read(out), read(here)
+    assert run_command(out.parent, "embed", *flags, "--output", expected_out, "--checkpoint", "untrained").status == 0
+    theirs, ours = read(out), read(expected_out)
     assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
     np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
 
 
-def test_a_container_that_is_told_to_stop_stops(out: Path) -> None:
+def test_a_container_stops_at_sigterm(out: Path) -> None:
     """SIGTERM reaches the first process of the container: exit status 143, nothing is published."""
     texts = out.parent / "texts"
     write_jsonl(texts / "a.jsonl", [{"text": f"a long text number {n} of a corpus"} for n in range(50_000)])
