@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -99,14 +100,16 @@ def flink(tmp_path: Path) -> Iterator[Flink]:
     (tmp_path / "flink").mkdir()
     cluster = Flink(tmp_path / "flink")
     cluster.pool = 50000  # the image's own
+    name = f"audioclip-text-pool-{os.getpid()}"
     try:
         cluster.start()
-        options = ["-v", f"{tmp_path}:{tmp_path}", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
+        options = ["--name", name, "-v", f"{tmp_path}:{tmp_path}", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
         cluster.processes.start("tm-pool", *image.command("--worker_pool", options=options))
         cluster.processes.wait_for_port("tm-pool", cluster.pool)
         cluster.start_task_manager("tm", 2)
         yield cluster
     finally:
+        subprocess.run(["podman", "kill", name], check=False, capture_output=True)  # it outlives podman's own process
         cluster.processes.stop()
 
 
