@@ -115,7 +115,7 @@ def main() -> None:
         for each in build(checkpoint, tokenizer, args.dtypes.split(","))
         if not any(part and part in each[0] for part in args.without.split(","))
     ]
-    packages = ["torch", "transformers", "sentence-transformers", "onnxruntime", "numpy"]
+    packages = ["torch", "transformers", "sentence-transformers", "onnxruntime", "openvino", "numpy"]
     print(machine(), ", ".join(map(package_version, packages)), f"Python {platform.python_version()}", sep="\n")
     for corpus in args.corpora.split(","):
         texts = corpora.ALL[corpus]()[: args.texts * args.rounds]
