@@ -210,8 +210,11 @@ def check_rows(output: Path, rows: int, night: int) -> str:
     assert (seen == ~bad).all(), f"{int((seen == 0).sum() - bad.sum())} rows lost, {int((seen > 1).sum())} duplicated"
     # Of the snapshot, not of the run: a run that ended before it could be killed has published everything already.
     assert totals == {"read": rows, "vectors": rows - int(bad.sum()), "rejected": int(bad.sum())}
-    counts = {what: manifest["counts"][what] for what in ("read", "embedded", "reused", "rejected")}
-    return ", ".join(f"{what} {number:,}" for what, number in counts.items())
+    last = manifest["counts"]
+    return (
+        f"{rows:,} rows, {totals['vectors']:,} with vectors, {totals['rejected']:,} rejected; of them read {last['read']:,}, "
+        f"embedded {last['embedded']:,}, reused {last['reused']:,}"
+    )
 
 
 def soak(rows: int, nights: int, kills: int, seconds: float, seed: int) -> Iterator[str]:
