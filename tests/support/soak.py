@@ -212,8 +212,8 @@ def check_rows(output: Path, rows: int, night: int) -> str:
     assert totals == {"read": rows, "vectors": rows - int(bad.sum()), "rejected": int(bad.sum())}
     last = manifest["counts"]
     return (
-        f"{rows:,} rows, {totals['vectors']:,} with vectors, {totals['rejected']:,} rejected; of them read {last['read']:,}, "
-        f"embedded {last['embedded']:,}, reused {last['reused']:,}"
+        f"{rows:,} rows, {totals['vectors']:,} with vectors, {totals['rejected']:,} rejected; "
+        f"read {last['read']:,}, embedded {last['embedded']:,}, reused {last['reused']:,}"
     )
 
 
