@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import IO, NamedTuple, TypeVar
 
 from . import beam_files
-from .object_store import SAME_CONTENT, UPLOADERS, delete_objects, s3_object
+from .object_store import CONDITIONAL_ACCESS, SAME_CONTENT, UPLOADERS, delete_objects, s3_object
 
 RETRY_SECONDS = 300
 
@@ -196,10 +196,14 @@ def read(path: str) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    access = CONDITIONAL_ACCESS.get(path.partition("://")[0])
+
     def attempt() -> bytes | None:
+        if access is not None:  # with the process's client: Beam makes a new one for each file
+            return access.read(path)[0]
         if not beam_files.FileSystems.exists(path):
             return None
-        with beam_files.FileSystems.open(path, compression_type="uncompressed") as handle:
+        with beam_files.FileSystems.open(path, compression_type=_PLAIN) as handle:
             return bytes(handle.read())
 
     return with_retries(path, "read", attempt)

@@ -68,7 +68,7 @@ def test_a_hostile_corpus_is_embedded_row_by_row(tmp_path: Path, kind: str) -> N
     counts, memory = result["counts"], result["memory"]
     assert isinstance(counts, dict)
     assert counts["read"] == counts["embedded"] + counts["rejected"]
-    good = [row_id.rpartition("#") for row_id in read(tmp_path / "out")["id"].to_pylist()]
+    good = [row_id.rpartition("#") for row_id in read(tmp_path / "out", columns=["id"])["id"].to_pylist()]
     bad = read(tmp_path / "out", "rejected")
     assert len(good) == len(set(good)) == counts["embedded"]
     assert len(bad) == counts["rejected"]

@@ -46,13 +46,13 @@ def embed(
     return manifest, [text for call in encoder.calls if call != list(CANARY_TEXTS) for text in call]
 
 
-def read(output: Path, kind: str = "part") -> pa.Table:
-    """Return all rows of the current snapshot, by id, from the files that the manifest names."""
+def read(output: Path, kind: str = "part", columns: list[str] | None = None) -> pa.Table:
+    """Return all rows of the current snapshot, by id, from the files that the manifest names; all columns, or some."""
     name = current_name(str(output))
     manifest = read_manifest(str(output), str(name))
     assert manifest is not None
     files = [file.name for file in read_file_list(str(output), manifest) if file.name.startswith(kind)]
-    tables = [pq.read_table(Path(run_path(str(output), str(name))) / file) for file in files]
+    tables = [pq.read_table(Path(run_path(str(output), str(name))) / file, columns=columns) for file in files]
     return pa.concat_tables(tables).sort_by("id") if tables else pa.table({"id": pa.array([], pa.string())})
 
 

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from tests.support.pages import command_line, read_page, sections
 from tests.support.paths import ROOT
+from tests.support.preloaded import preloaded_programs
 
 ENGINES = Path(os.environ.get("AUDIOCLIP_TEXT_ENGINES", ROOT / ".cache" / "engines"))
 
@@ -210,14 +211,15 @@ class Processes:
     def start_pool(self, name: str, port: int, host: str = "") -> None:
         """Start a worker pool by the command of docs/runners.md, and wait for it.
 
-        Its workers import the project and the tests' stub model.
+        Its workers import the project and the tests' stub model. On this machine they are forks of a process that has
+        imported Beam already: Spark starts one for nearly every task.
         """
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts `python`
-        environment = {"PATH": programs, "PYTHONPATH": ":".join(paths)}
-        self.start(
-            name, *page_command("Flink", "worker_pool_main", {"50000": port}), environment=environment, host=host
-        )
+        programs = Path(sys.executable).parent if host else preloaded_programs()
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": ":".join(paths)}
+        python, *command = page_command("Flink", "worker_pool_main", {"50000": port})
+        assert python == "python"
+        self.start(name, sys.executable, *command, environment=environment, host=host)
         wait_until(lambda: "Started worker pool" in self.log(name) and self.check(name), f"{name} starts")
 
     def log(self, name: str) -> str:

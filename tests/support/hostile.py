@@ -117,7 +117,7 @@ def tables() -> Iterator[Hostile]:
         yield _table(f"wrong-{number}.parquet", {"text": column}, wrong_type=2)
     yield _table("nulls.parquet", {"text": pa.nulls(2)}, null_text=2)
     yield _table("fixed.parquet", {"text": pa.array([b"abc", b"ab\xff"], pa.binary(3))}, 1, not_utf8=1)
-    values = pa.array(["x" * 600_000, "good"])
+    values = pa.array(["x" * 300_000, "good"])
     column = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 1000, pa.int32()), values)
     yield _table("named-often.parquet", {"text": column}, 2000)
     yield _table("wide.parquet", {"text": pa.array(["x"] * 3), **{f"c{n}": pa.nulls(3) for n in range(5000)}}, 3)

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 
 from audioclip_text.pipeline.io import filesystem as stores
 from audioclip_text.pipeline.io.local_cache import local_copy
@@ -86,6 +86,7 @@ class Store:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two writes: the second would wait for 40 ms
     store: Store
     upstream: str
     amend: Callable[[Request, Callable[[Request], Answer]], Answer]
@@ -252,6 +253,7 @@ def s3() -> Iterator[Store]:
 
 
 _load_file = functools.cache(JSONFileLoader().load_file)
+_list_services = functools.cache(Loader().list_available_services)
 
 
 @contextmanager
@@ -262,8 +264,11 @@ def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
             monkeypatch.setenv(name, value)
         # If the extra gcp is installed, its search for credentials, which loopback does not need, would take half a minute.
         monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
-        # Beam creates a client for every operation on s3://, and each parses the same megabytes of JSON: 0.2 s of CPU.
+        # Beam creates a client for every file that it opens on s3://, and each parses the same megabytes of JSON.
         monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda _, path: _load_file(path))
+        monkeypatch.setattr(
+            "botocore.loaders.Loader.list_available_services", lambda _, type_name: _list_services(type_name)
+        )
         FileSystems.set_options(PipelineOptions([]))
         yield made
         made.fault = lambda _: None

@@ -31,7 +31,10 @@ from tests.support.processes import start_process
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
-server.connect({address!r})
+try:
+    server.connect({address!r})
+except ConnectionRefusedError:
+    sys.exit("the server has ended: " + open({log!r}).read())
 arguments = {prefix!r} + sys.argv[1:]
 request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
@@ -47,13 +50,14 @@ def preloaded_programs() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, prefix in (("python", []), ("audioclip-text", ["-m", "audioclip_text.pipeline"])):
         program = folder / name
-        program.write_text(CLIENT.format(python=sys.executable, address=str(folder / "socket"), prefix=prefix))
+        address, log = str(folder / "socket"), str(folder / "stderr")
+        program.write_text(CLIENT.format(python=sys.executable, address=address, log=log, prefix=prefix))
         program.chmod(0o755)
     # The socket listens before the server has started, so that no program has to wait for it.
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket"))
         listener.listen()
-        start_process(serve, listener)
+        start_process(serve, listener, stderr=folder / "stderr")
     return folder
 
 
@@ -105,7 +109,8 @@ def _run(arguments: list[str], directory: str, environment: dict[str, str]) -> i
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     tempfile.tempdir = None
     logging.getLogger().handlers.clear()
-    sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]
+    given = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
+    sys.path[:] = [*given, *(path for path in sys.path if path not in ("", str(ROOT)))]
     try:
         try:
             _execute(arguments)

@@ -23,5 +23,6 @@ def start_program(
 ) -> subprocess.Popen[str]:
     """Start the program, after the words of `prefix`; its outputs go to the files stdout and stderr in `cwd`."""
     with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
-        command = [*prefix, *PROGRAM, *map(str, arguments)]
+        default_signals = "env", "--default-signal=HUP,INT"  # which the tests ignore themselves if they run under nohup
+        command = [*default_signals, *prefix, *PROGRAM, *map(str, arguments)]
         return subprocess.Popen(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, text=True)
