@@ -75,7 +75,7 @@ setup(
     ],
     extras_require={
         "aws": ["apache-beam[aws]>=2.77,<2.78", "boto3>=1.36"],  # 1.36: preconditions on what is written
-        "bench": ["onnx", "onnxruntime", "sentence-transformers", "transformers"],
+        "bench": ["onnx", "onnxruntime", "openvino", "psutil", "sentence-transformers", "transformers"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "test": TEST,
         "yaml": ["apache-beam[yaml]>=2.77,<2.78"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import gzip
 import itertools
 import json
 import random
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +101,8 @@ def captions() -> list[str]:
     return texts
 
 
-def made_texts(words: Sequence[int], count: int = 100_000) -> list[str]:
+@functools.cache
+def made_texts(words: tuple[int, ...], count: int = 100_000) -> list[str]:
     """Return `count` texts of frequent words of CLIP's vocabulary, without sense, for a machine without WordNet.
 
     `words` are the 5, 25, 50, 75 and 95 % quantiles of the number of words in a text.

@@ -6,8 +6,8 @@ plumbing    rows per CPU second from jsonl to Parquet with a stub model, divided
             pyarrow with the checksums that we write: of each page, and of the whole file
 overlap     seconds of a run of 300,000 rows with a device that takes 10 or 20 us per text, divided by the larger of two:
             those of the device alone, and those of the run without it
-memory      peak memory for 1,000,000 rows, divided by that for 100,000, with a stub model; and for
-            1,000,000 rows of one text, divided by that for different texts
+memory      peak of a process for 1,000, 100,000 and 1,000,000 rows, and for 1,000,000 rows of one text, with a stub
+            model; and of 1, 2 and 4 processes together with the real one, pages that they share counted once
 end_to_end  rows/s of a whole run, divided by texts/s of TextEncoder.encode alone on the same texts
 night       the same texts again, a shard touched: time of the first run, divided by that of the second; and of one
             with 1 % of the texts changed
@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,17 +212,56 @@ def overlap(folder: Path, rows: int = 300_000, rounds: int = 3, delays: tuple[in
 
 
 def memory(folder: Path) -> None:
-    peaks = []
-    for rows, one_text in ((100_000, False), (1_000_000, False), (1_000_000, True)):
+    first = 0.0
+    for rows, one_text in ((1_000, False), (100_000, False), (1_000_000, False), (1_000_000, True)):
         write_shards(folder / "in", rows, one_text=one_text)
-        peaks.append(child("stub_run", folder / "in", folder / "out", "--id_field", "id")["peak"])
+        peak = child("stub_run", folder / "in", folder / "out", "--id_field", "id")["peak"]
+        first = first or peak
+        print(
+            f"memory      {rows:,} rows{' of one text' if one_text else ''}, stub model: {peak / 1e6:,.0f} MB, "
+            f"{peak / first:.2f} times the first",
+            flush=True,
+        )
         shutil.rmtree(folder / "in")
         shutil.rmtree(folder / "out")
-    few, many, same = peaks
-    print(
-        f"memory      {few / 1e6:,.0f} MB for 100,000 rows, {many / 1e6:,.0f} MB for 1,000,000: {many / few:.2f}; "
-        f"{same / 1e6:,.0f} MB for one text 1,000,000 times: {same / many:.2f}"
-    )
+    write_shards(folder / "in", 4_000, shards=8)
+    for processes in (1, 2, 4):
+        together, largest = _peaks(_embed_command(folder / "in", folder / f"out{processes}", processes))
+        print(
+            f"memory      4,000 glosses, float32, {processes} processes: {together / 1e6:,.0f} MB together, "
+            f"{largest / 1e6:,.0f} MB the largest",
+            flush=True,
+        )
+
+
+def _embed_command(source: Path, output: Path, processes: int) -> list[str]:
+    mode = "multi_processing" if processes > 1 else "in_memory"
+    flags = ["--direct_num_workers", str(processes), "--direct_running_mode", mode, "--input", f"{source}/*.jsonl"]
+    flags += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY)]
+    return [sys.executable, "-m", "audioclip_text.pipeline", "embed", *flags]
+
+
+def _peaks(command: list[str]) -> tuple[int, int]:
+    """Return the most bytes that a command and its processes had at a time, and the largest process of that moment.
+
+    A page that several processes share counts for each of them in part, and once in all (Linux's PSS).
+    """
+    import psutil
+
+    most = [0]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            sizes = []
+            with suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for each in (parent, *parent.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                        sizes.append(each.memory_full_info().pss)
+            most = max(most, sizes, key=sum)
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return sum(most), max(most)
 
 
 def end_to_end(folder: Path, rows: int = 20_000, rounds: int = 3) -> None:

@@ -309,7 +309,7 @@ class TextEncoder:
                 stats.oom_retries += 1
                 continue
             embedded.append(F.normalize(vectors, dim=-1) if self.normalize else vectors)
-            stats.nodes += len(tree.tokens)
+            stats.nodes += tree.nodes
             stats.slots += sum(group.paths.numel() for group in tree.groups)
             stats.micro_batches += 1
             self._grow()

@@ -12,6 +12,9 @@ from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 LENGTH_STEP = 8  # attention runs over rows of similar length, rounded up to a multiple of this: found by measurement
+# Nodes and ends are filled up to a multiple of this. oneDNN keeps compiled code for each number of rows that a product
+# ever had, up to 1,024 of them: with any number of nodes a process grew by half a gigabyte.
+NODE_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ class Group:
 class PrefixTree:
     """The rows of a micro-batch with one node for every distinct prefix; a node's vector is computed once.
 
-    tokens [u]: each node's token id. positions [u]: its depth. groups: all rows by group, s slots in total.
-    node_slots [u]: a slot of each node, counted through all groups. ends [n]: the last node of each row, in the order
-    of the groups. inverse [n]: the position of each given row in that order.
+    nodes: how many there are; u is this number, rounded up to a multiple of NODE_STEP, and e that of the n rows. What
+    belongs to no node or row is zero, and is computed in vain. tokens [u]: each node's token id. positions [u]: its depth.
+    groups: all rows by group, s slots in total. node_slots [u]: a slot of each node, counted through all groups.
+    ends [e]: the last node of each row, in the order of the groups. inverse [n]: the position of each given row in that
+    order.
     """
 
+    nodes: int
     tokens: Tensor
     positions: Tensor
     groups: tuple[Group, ...]
@@ -93,6 +99,7 @@ class PrefixTree:
         """Return the tree of sorted rows: tokens [n, longest] with -1 after a row's end, lengths [n]."""
         new = _starts_new_node(tokens)  # [n, longest]
         row, position = new.nonzero()
+        u, e = (_round_up(count, NODE_STEP) for count in (len(row), len(lengths)))
         node = np.zeros(tokens.shape, np.int64)
         node[row, position] = np.arange(len(row))
         # Nodes are numbered row by row, so the highest number above a shared cell is the node that it shares.
@@ -100,7 +107,7 @@ class PrefixTree:
 
         steps = -(-lengths // LENGTH_STEP)  # [n]
         order = np.argsort(steps, kind="stable")
-        groups, node_slots, slots = [], np.empty(len(row), np.int64), 0
+        groups, node_slots, slots = [], np.zeros(u, np.int64), 0
         for step in np.unique(steps):
             members = steps == step
             paths = node[members, : step * LENGTH_STEP]  # [rows, slots]
@@ -109,11 +116,12 @@ class PrefixTree:
             groups.append(Group(to_device(paths, device), to_device(used, device)))
             slots += paths.size
         return cls(
-            tokens=to_device(tokens[row, position], device),
-            positions=to_device(position, device),
+            nodes=len(row),
+            tokens=to_device(_fill_up(tokens[row, position], u), device),
+            positions=to_device(_fill_up(position, u), device),
             groups=tuple(groups),
             node_slots=to_device(node_slots, device),
-            ends=to_device(node[order, lengths[order] - 1], device),
+            ends=to_device(_fill_up(node[order, lengths[order] - 1], e), device),
             inverse=to_device(np.argsort(order), device),
         )
 
@@ -126,6 +134,15 @@ def to_device(array: Ints | npt.NDArray[np.bool_], device: torch.device) -> Tens
     """
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _fill_up(array: Ints, length: int) -> Ints:
+    """Return the array with zeros after its end, `length` numbers in all."""
+    return np.pad(array, (0, length - len(array)))
 
 
 def _starts_new_node(tokens: Ints) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 From "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021), whose text tower
 AudioCLIP (Guzhov et al., 2021) uses. Letters in shape comments: u nodes of the tree, s slots of all its rows, n rows,
-w width, h heads, d = w / h.
+e their ends, w width, h heads, d = w / h; u and e are rounded up, see PrefixTree.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TextTower:
         x = F.embedding(tree.tokens, self.token_embedding)  # [u, w]
         x += F.embedding(tree.positions, self.positional_embedding)
         for block in self.blocks:
-            x = block(x, tree)  # [u, w], and [n, w] from the last one
-        x = self.ln_final(x) @ self.text_projection  # [n, dim]
+            x = block(x, tree)  # [u, w], and [e, w] from the last one
+        x = self.ln_final(x) @ self.text_projection  # [e, dim]
         return x.float().index_select(0, tree.inverse)
 
 
@@ -110,10 +110,10 @@ class LastBlock(Block):
     PROJECTIONS = (1, 2)
 
     def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
-        """Compute the last node of each row: [u, w] to [n, w], in the order of the tree's groups."""
+        """Compute the last node of each row: [u, w] to [e, w], in the order of the tree's groups."""
         query, key_value = self.in_proj
         normed = self.ln_1(x)  # [u, w]
-        q, kv = query(normed.index_select(0, tree.ends)), key_value(normed)  # [n, w], [u, 2w]
+        q, kv = query(normed.index_select(0, tree.ends)), key_value(normed)  # [e, w], [u, 2w]
         return self.finish(attend_at_ends(q, kv, tree, self.heads), x.index_select(0, tree.ends))
 
 
@@ -155,13 +155,14 @@ def _causal_mask(slots: int) -> Tensor:
 
 
 def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
-    """Compute attention of each row's last node to its row: [n, w] and [u, 2w] to [n, w], in the order of the groups."""
+    """Compute attention of each row's last node to its row: [e, w] and [u, 2w] to [e, w], in the order of the groups."""
     attended = []
-    q_of_groups = torch.split(q, [len(group.paths) for group in tree.groups])  # [rows, w] each
+    rows = [len(group.paths) for group in tree.groups]
+    *q_of_groups, rest = torch.split(q, [*rows, len(q) - sum(rows)])  # [rows, w] each, and the queries of no row
     for group, queries in zip(tree.groups, q_of_groups, strict=True):
         slots = F.embedding(group.paths, kv).view(*group.paths.shape, 2, heads, -1)  # [rows, slots, 2, h, d]
         keys, values = slots.permute(2, 0, 3, 1, 4)  # each [rows, h, slots, d]
         one = queries.view(len(queries), heads, 1, -1)  # [rows, h, 1, d]
         y = F.scaled_dot_product_attention(one, keys, values, attn_mask=group.used[:, None, None])  # [rows, h, 1, d]
         attended.append(y.flatten(1))  # [rows, w]
-    return torch.cat(attended)
+    return torch.cat([*attended, rest])

@@ -105,7 +105,7 @@ def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Excepti
         dim, context_length = tower.dim, tower.context_length
 
         def __call__(self, tree: PrefixTree) -> torch.Tensor:
-            if len(tree.tokens) > nodes():
+            if tree.nodes > nodes():
                 raise error
             return tower(tree)
 
