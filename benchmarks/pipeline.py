@@ -14,7 +14,8 @@ night       the same texts again, a shard touched: time of the first run, divide
 nights      bytes read and written and CPU seconds of nights over 100,000 rows in 20 shards, with a stub model: the first,
             1 % appended as a shard, one shard changed, the same shard again, and 1 % of the rows changed in every shard
 unchanged   seconds of the command if no shard changed, for 20 shards and for 5,000
-workers     two worker processes of one thread each, compared with one process of two threads
+workers     two worker processes of one thread each, compared with one process of two threads, with and without the
+            start (from the difference between 4,000 rows and 12,000)
 start       seconds from the command to each step up to the first text in the model and the end; of --help, log and current
 
 Texts are WordNet's glosses. Every measurement is a separate process; pairs run in alternation, and ratios are medians.
@@ -367,17 +368,24 @@ def unchanged(folder: Path) -> None:
         )
 
 
-def workers(folder: Path, rows: int = 4_000) -> None:
-    write_shards(folder / "in", rows)
+def workers(folder: Path, few: int = 4_000, many: int = 12_000) -> None:
+    for rows in (few, many):
+        write_shards(folder / f"in{rows}", rows)
     set_ups = {
         "one process of two threads": (["--direct_num_workers", "1"], 2),
         "two processes of one thread": (["--direct_num_workers", "2", "--direct_running_mode", "multi_processing"], 1),
     }
-    for name, (flags, threads) in set_ups.items():
-        walls = []
-        for turn in range(2):
-            walls.append(embed(folder / "in", folder / f"{name}{turn}", *flags, threads=threads)[0])
-        print(f"workers     {name:<28} {rows / min(walls):,.1f} rows/s with the start")
+    walls: dict[tuple[str, int], float] = {}
+    for turn in range(2):
+        for name, (flags, threads) in set_ups.items():
+            for rows in (few, many):
+                wall, _ = embed(folder / f"in{rows}", folder / f"{name}{rows}{turn}", *flags, threads=threads)
+                walls[name, rows] = min(wall, walls.get((name, rows), wall))
+    for name in set_ups:
+        rate = (many - few) / (walls[name, many] - walls[name, few])
+        print(
+            f"workers     {name:<28} {few / walls[name, few]:,.1f} rows/s of {few:,} with the start, {rate:,.1f} without it"
+        )
 
 
 def start_run(command: str, began: str) -> None:

@@ -36,7 +36,7 @@ STEPS = {  # as benchmarks/shuffle.py prints them
 }
 MEASURED = {
     "tokens": 18.0,  # of a gloss, start and end included (benchmarks/encoder.py)
-    "shared": 0.149,  # of them computed once for several texts, in batches of 16,384 (benchmarks/README.md)
+    "shared": 0.192,  # of them computed once for several texts: those of a bucket are sorted (benchmarks/README.md)
 }
 # CPU seconds of `embed` by the number of shards, none of which changed (benchmarks/pipeline.py unchanged).
 UNCHANGED = {20: 1.3, 5_000: 1.5}

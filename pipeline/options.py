@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Collection, Mapping, Sequence
 
 from apache_beam.io.filesystems import FileSystems
@@ -21,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from .flags import add_flags, store_once, underscore_flags
+from .io.filesystem import absolute_path
 from .terminal import did_you_mean
 
 
@@ -101,11 +101,6 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not is_local_run(self):
             self.input, self.output = [absolute_path(path) for path in self.input], absolute_path(self.output)
         return self.input, self.output
-
-
-def absolute_path(path: str) -> str:
-    """Return an absolute path for a local path or glob; a URL as it is."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def beam_parser(*, object_stores_only: bool = False) -> argparse.ArgumentParser:

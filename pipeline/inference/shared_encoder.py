@@ -22,7 +22,7 @@ from ...model.settings import Text, check_options, fingerprint, fingerprint_part
 from ...model.text_head import check_vocabulary
 from ...model.text_head import logit_scale as read_logit_scale
 from ...model.tokenizer import ClipTokenizer, TokenizerError
-from ..io.filesystem import is_local
+from ..io.filesystem import absolute_path, is_local
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
@@ -54,7 +54,7 @@ class EncoderSettings:
         A worker that was given a GPU must use it: with an accelerator, "auto" is "cuda", which fails without a usable GPU.
         Workers of a remote run may have another current directory: paths of local files are absolute there.
         """
-        from ..options import absolute_path, is_local_run
+        from ..options import is_local_run
 
         path, tokenizer_path = options.checkpoint, options.tokenizer_path
         if not is_local_run(options):

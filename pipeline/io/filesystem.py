@@ -54,6 +54,11 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def absolute_path(path: str) -> str:
+    """Return a path or glob that means the same from any current directory; links are not followed, a URL stays as it is."""
+    return os.path.abspath(path) if is_local(path) else path
+
+
 def join(directory: str, *names: str) -> str:
     """Return the path of a file below a directory, local or on an object store."""
     if is_local(directory):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from ..io.file_io import FileIO
-from ..io.filesystem import StoreError, is_local
+from ..io.filesystem import StoreError, absolute_path, is_local
 from ..io.versions import FileChanged, ListedFile
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
@@ -49,11 +49,6 @@ def find_shards(
     if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
         raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
     return sorted(shards.values(), key=lambda shard: shard.path)
-
-
-def absolute_path(path: str) -> str:
-    """Return a path that means the same from any current directory; links are not followed."""
-    return os.path.abspath(path) if is_local(path) else path
 
 
 def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:

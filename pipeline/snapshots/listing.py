@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 
 from ..errors import SnapshotError
 from ..io.file_io import FileIO
-from ..io.filesystem import join, read, write_atomically
+from ..io.filesystem import absolute_path, join, read, write_atomically
 from ..readers.shard import Shard
-from ..readers.shards import absolute_path
 from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
 
