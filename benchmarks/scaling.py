@@ -21,33 +21,33 @@ class Step:
 
 CORPORA = {"1 million": 1_000_000, "100 million": 100_000_000, "1 billion": 1_000_000_000}
 STEPS = {  # as benchmarks/shuffle.py prints them
-    "read": Step(bytes=(109.24, 109.24, 109.24), cpu=(2.35, 2.35, 2.35)),
-    "hash": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.98, 0.98, 0.98)),
-    "split": Step(bytes=(63.72, 63.99, 69.84), cpu=(0.95, 1.42, 2.50)),
-    "overhead": Step(bytes=(-0.53, -0.80, 4.45), cpu=(0.00, 0.00, 0.00)),
-    "new": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.81, 1.14, 1.98)),
-    "spread": Step(bytes=(64.20, 63.62, 63.37), cpu=(0.86, 0.85, 0.76)),
-    "tokenize": Step(bytes=(0.00, 0.00, 0.00), cpu=(7.28, 7.28, 7.28)),
-    "embed": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.96, 1.00, 1.06)),
-    "write": Step(bytes=(4159.62, 4159.29, 4159.05), cpu=(17.59, 17.95, 18.72)),
-    "write_bf16": Step(bytes=(2008.67, 2008.32, 2008.08), cpu=(37.61, 35.18, 35.46)),
-    "refer": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.11, 0.08, 0.08)),
-    "known": Step(bytes=(4159.62, 4159.29, 4159.05), cpu=(10.06, 12.00, 12.12)),
+    "read": Step(bytes=(109.24, 109.24, 109.24), cpu=(1.23, 1.23, 1.23)),
+    "hash": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.39, 0.39, 0.39)),
+    "split": Step(bytes=(63.72, 64.04, 70.17), cpu=(0.63, 0.84, 1.93)),
+    "overhead": Step(bytes=(-0.52, -0.80, 4.85), cpu=(0.00, 0.00, 0.00)),
+    "new": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.50, 0.74, 1.67)),
+    "spread": Step(bytes=(64.21, 61.38, 60.43), cpu=(0.36, 0.36, 0.37)),
+    "tokenize": Step(bytes=(0.00, 0.00, 0.00), cpu=(2.45, 2.45, 2.45)),
+    "embed": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.43, 0.93, 0.94)),
+    "write": Step(bytes=(4159.62, 4156.93, 4156.00), cpu=(7.61, 7.14, 7.17)),
+    "write_bf16": Step(bytes=(2008.67, 2005.97, 2005.02), cpu=(16.31, 15.27, 15.50)),
+    "refer": Step(bytes=(0.00, 0.00, 0.00), cpu=(0.09, 0.03, 0.03)),
+    "known": Step(bytes=(4159.62, 4156.93, 4156.00), cpu=(4.69, 5.52, 5.52)),
 }
 MEASURED = {
     "tokens": 18.0,  # of a gloss, start and end included (benchmarks/encoder.py)
     "shared": 0.192,  # of them computed once for several texts: those of a bucket are sorted (benchmarks/README.md)
 }
 # CPU seconds of `embed` by the number of shards, none of which changed (benchmarks/pipeline.py unchanged).
-UNCHANGED = {20: 1.3, 5_000: 1.5}
+UNCHANGED = {20: 0.4, 5_000: 0.5}
 # Nights over 100,000 rows in 20 shards (benchmarks/pipeline.py nights): rows read, MB read, written and linked, CPU seconds.
 NIGHTS = {
-    "first": (100_000, 106.7, 415.7, 0.0, 7.9),
-    "unchanged": (0, 0.0, 0.0, 0.0, 1.3),
-    "1 % appended as a shard": (1_000, 69.6, 4.1, 415.7, 5.9),
-    "one of 20 shards changed": (101_000, 519.9, 419.9, 0.0, 10.9),
-    "the same shard again": (5_000, 102.7, 20.8, 399.1, 4.3),
-    "1 % scattered over all shards": (101_000, 509.0, 419.9, 0.0, 9.3),
+    "first": (100_000, 93.1, 415.7, 0.0, 2.4),
+    "unchanged": (0, 0.0, 0.0, 0.0, 0.4),
+    "1 % appended as a shard": (1_000, 69.7, 4.1, 415.7, 1.3),
+    "one of 20 shards changed": (101_000, 538.5, 419.8, 0.0, 2.8),
+    "the same shard again": (5_000, 121.5, 20.8, 399.0, 1.3),
+    "1 % scattered over all shards": (101_000, 545.5, 419.8, 0.0, 3.0),
 }
 # Nights of one new shard, and the shards that these read again (tests/snapshots/test_segments.py).
 TEN_YEARS, READ_AGAIN = 3_650, 23_695
