@@ -29,8 +29,9 @@ from .spill import PieceCodec, combine_batches
 _LOGGER = logging.getLogger(__name__)
 
 MAX_RANGE = 4  # buckets; of a row group that spans more, as --no_dedupe writes them, the hashes themselves are read
-SLICE_BYTES = 256 << 20  # of a bucket's rows in memory at a time
+SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
 BATCH_ROWS = 131_072  # in an emitted batch
+SORTED_LETTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
 MAX_OPEN_FILES = 8
 
 
@@ -89,15 +90,19 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         """Process a bucket. `reuse` is the result of the canary: if it is False, every row is new."""
         _, pieces = element
         row_groups = row_groups_in(pieces) if reuse else []
-        for batch in _slices(pieces, self.codec):
-            for path, number in row_groups:
-                if batch.num_rows:
-                    known, batch = self._take_known(batch, path, number)
-                    yield from known
-            for part in _by_texts(_in_text_order(batch), self.batch_texts):
-                # In the order of hashes again: row groups then have narrow ranges of hashes, and are found by them.
-                part = part.take(pc.sort_indices(part.column("text_hash")))
-                yield beam.pvalue.TaggedOutput("new", part)
+        for rows in _slices(pieces, self.codec):
+            yield from self._process_slice(rows, row_groups)
+            del rows  # before the next ones are read
+
+    def _process_slice(
+        self, batch: pa.RecordBatch, row_groups: list[tuple[str, int]]
+    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for path, number in row_groups:
+            if batch.num_rows:
+                known, batch = self._take_known(batch, path, number)
+                yield from known
+        for part in _in_batches(batch, self.batch_texts):
+            yield beam.pvalue.TaggedOutput("new", part)
 
     def _take_known(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
         """Return embedded batches of the rows whose hashes are in that row group, and the other rows."""
@@ -165,7 +170,7 @@ def _slices(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBat
         if size > SLICE_BYTES:
             batches.clear()
     if batches and size <= SLICE_BYTES:
-        yield combine_batches(batches)
+        yield _take_all(batches)
     if size <= SLICE_BYTES:
         return
     parts = 1 << (2 * size // SLICE_BYTES).bit_length()
@@ -177,10 +182,17 @@ def _slices(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBat
                 batches.append(rows)
                 size += rows.nbytes
             if size > SLICE_BYTES:
-                yield combine_batches(batches)
-                batches, size = [], 0
+                yield _take_all(batches)
+                size = 0
         if batches:
-            yield combine_batches(batches)
+            yield _take_all(batches)
+
+
+def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return all batches as one, and empty the list: their memory is needed for what is made of them."""
+    whole = combine_batches(batches)
+    batches.clear()
+    return whole
 
 
 def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
@@ -188,28 +200,39 @@ def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     return hash_words(text_hash)[:, 3]
 
 
-def _in_text_order(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the rows ordered by text, whatever its case, so that texts that begin alike get into one batch.
+def _in_batches(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows in batches of texts that begin alike: at most `texts` different ones and BATCH_ROWS rows each.
 
     The model computes a beginning that texts of a batch share only once: of 16,384 texts of a sorted bucket it computes
-    5 % fewer tokens than of as many in the order of their hashes (benchmarks/README.md).
+    5 % fewer tokens than of as many in the order of their hashes (benchmarks/README.md). Within a batch rows are in the
+    order of hashes: row groups then have narrow ranges of hashes, and are found by them.
     """
-    keys = {"text": pc.utf8_lower(batch.column("text")), "text_hash": batch.column("text_hash")}
-    return batch.take(pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys]))
+    order = _text_order(batch)
+    hashes = batch.column("text_hash").take(order)
+    for start, end in _cut_at_texts(hashes, texts):
+        by_hash = pc.sort_indices(hashes.slice(start, end - start))
+        yield batch.take(order.slice(start, end - start).take(by_hash))
 
 
-def _by_texts(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
-    """Cut a batch in which equal texts follow each other into parts of at most `texts` of them and BATCH_ROWS rows.
+def _text_order(batch: pa.RecordBatch) -> pa.Array:
+    """Return the places of the rows in the order of their texts, whatever the case; equal texts follow each other."""
+    beginnings = pc.utf8_lower(pc.utf8_slice_codeunits(batch.column("text"), 0, SORTED_LETTERS))
+    keys = {"text": beginnings, "text_hash": batch.column("text_hash")}
+    return pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys])
+
+
+def _cut_at_texts(hashes: pa.FixedSizeBinaryArray, texts: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of parts of at most `texts` texts and BATCH_ROWS rows; equal hashes follow each other.
 
     A part may go on with the last text of the part before it.
     """
-    if not batch.num_rows:
+    if not len(hashes):
         return
-    hashes = batch.column("text_hash").dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(hashes, prepend=-1))[::texts].tolist()
-    for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+    numbers = hashes.dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))[::texts].tolist()
+    for start, end in zip(starts, [*starts[1:], len(hashes)], strict=True):
         for first in range(start, end, BATCH_ROWS):
-            yield batch.slice(first, min(BATCH_ROWS, end - first))
+            yield first, min(first + BATCH_ROWS, end)
 
 
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]

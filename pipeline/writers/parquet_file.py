@@ -18,7 +18,7 @@ from ..io.filesystem import AtomicFile, is_local, join, upload
 from ..snapshots.manifest import FileInfo
 from ..text_hash import hash_words
 
-ROW_GROUP = 4096
+ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20  # rows, or bytes in memory: it ends with what comes first
 
 _VECTORS = "embedding.list.element"
 
@@ -111,7 +111,10 @@ class ParquetFileWriter:
         self.bucket = bucket
         self.pending.append(batch)
         self.rows += batch.num_rows
-        if sum(part.num_rows for part in self.pending) >= ROW_GROUP:
+        rows, size = (
+            sum(counts) for counts in zip(*((part.num_rows, part.nbytes) for part in self.pending), strict=True)
+        )
+        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
             self._flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
