@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import configparser
+import gzip
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from audioclip_text.pipeline.flags import add_flags
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
+from tests.support.corpus import read
+from tests.support.environments import create_environment
 from tests.support.pages import ROOT, commands, read_page
 
 RECIPES = ROOT / "scripts" / "schedule"
@@ -278,7 +281,6 @@ def test_airflow_dag() -> None:
     check(flags_of(shlex.split(command)))
 
 
-AIRFLOW = shutil.which("airflow")
 LOAD = """
 import sys
 from airflow.dag_processing.dagbag import DagBag
@@ -292,19 +294,42 @@ assert (task.task_type, task.retries) == ("BashOperator", 2)
 """
 
 
+@pytest.mark.extra
 @pytest.mark.slow
-@pytest.mark.skipif(not AIRFLOW, reason="no airflow: put a separate environment with Airflow 3 on PATH")
-def test_airflow_loads_the_dag(tmp_path: Path) -> None:
-    """Load the DAG with Airflow, without warnings. Airflow takes 400 MB, so it is not a requirement of the tests."""
-    assert AIRFLOW
-    dags = tmp_path / "dags"
+@pytest.mark.network
+def test_airflow_loads_and_runs_the_dag(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
+    """Airflow 3 loads the DAG without warnings, and runs its command, in which only the directories are others."""
+    programs = create_environment("airflow", "apache-airflow==3.3.2", pinned=False)
+    server, dags = tmp_path / "server", tmp_path / "dags"
+    (server / ".venv" / "bin").mkdir(parents=True)
+    (server / ".venv" / "bin" / "audioclip-text").symlink_to(Path(sys.executable).with_name("audioclip-text"))
+    (server / ".cache").mkdir()
+    shutil.copy(small_head, server / ".cache" / "AudioCLIP-Full-Training.pt")
+    (server / ".cache" / vocabulary.name).symlink_to(vocabulary)
+    (tmp_path / "texts").mkdir()
+    rows = [{"id": f"r{n}", "text": f"text number {n}"} for n in range(20)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "texts" / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     dags.mkdir()
-    shutil.copy(RECIPES / "airflow_dag.py", dags)
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    command = [str(Path(AIRFLOW).with_name("python")), "-c", LOAD, str(dags)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "deprecated" not in done.stdout + done.stderr
+    recipe = (RECIPES / "airflow_dag.py").read_text()
+    for folder, name in ((server, "/srv/audioclip"), (tmp_path / "texts", "/srv/texts")):
+        assert name in recipe
+        recipe = recipe.replace(name, str(folder))
+    (dags / "airflow_dag.py").write_text(recipe)
+
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    variables |= {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def airflow(*command: str) -> str:
+        done = subprocess.run([*command], env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    assert "deprecated" not in airflow(str(programs / "python"), "-c", LOAD, str(dags))
+    airflow("airflow", "db", "migrate")
+    airflow("airflow", "dags", "test", "audioclip_text", "2026-01-02")
+    assert sorted(read(server / "out")["id"].to_pylist()) == sorted(str(row["id"]) for row in rows)
 
 
 def test_the_guide_links_every_recipe() -> None:

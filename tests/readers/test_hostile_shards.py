@@ -31,17 +31,16 @@ ROOT = Path(__file__).parents[2]
 MEMORY = 1300  # MiB that the job may take more than for one row; the longest texts of a bucket have 700
 
 CHILD = """
-import json, re, sys
+import json, sys
 from pathlib import Path
 from tests.support.corpus import embed
-# Not ru_maxrss, which begins with the memory of the process that started this one.
-peak = lambda: int(re.search(r"VmHWM:[^0-9]+([0-9]+)", Path("/proc/self/status").read_text())[1]) >> 10
+from tests.support.memory import peak
 folder = Path(sys.argv[1])
 (folder / "one.txt").write_text("one\\n")
 embed(folder / "one.txt", folder / "warm")
 before = peak()
 manifest, _ = embed(f"{folder}/in/*", folder / "out", allow_damaged=1000)
-print(json.dumps({"counts": manifest["counts"], "memory": peak() - before}))
+print(json.dumps({"counts": manifest["counts"], "memory": (peak() - before) >> 10}))
 """
 
 

@@ -328,10 +328,11 @@ def test_snapshot_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 MEASURE = """
-import resource, sys
+import sys
 from audioclip_text.pipeline.search.exact_search import search
+from tests.support.memory import peak
 search(sys.argv[1], [sys.argv[2]])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak())
 """
 
 

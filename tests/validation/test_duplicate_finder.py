@@ -30,14 +30,15 @@ def test_duplicates_are_those_of_a_count(batches: list[list[bytes]]) -> None:
 
 
 FILL = """
-import os, resource, signal
+import os, signal
 from audioclip_text.pipeline.validation.check_rows import DuplicateFinder
+from tests.support.memory import peak
 finder = DuplicateFinder()
 finder.add([b"first"])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 for start in range(0, 500_000, 10_000):
     finder.add(b"%0200d" % number for number in range(start, start + 10_000))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)
+print(peak() - before, flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
 """
 
