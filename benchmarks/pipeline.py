@@ -143,10 +143,15 @@ def encode_run(folder: str) -> None:
     measured(lambda: encoder.encode(texts))
 
 
+def embed_command(folder: Path, output: Path, *flags: str) -> list[str]:
+    """Return the command line over the shards, with untrained weights."""
+    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
+    return [*command, "--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
+
+
 def embed(folder: Path, output: Path, *flags: str, threads: int | None = None) -> tuple[float, dict[str, object]]:
     """Run the command line over the shards; return wall seconds and the manifest."""
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
-    command += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
+    command = embed_command(folder, output, *flags)
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     began = time.perf_counter()
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
@@ -227,19 +232,14 @@ def memory(folder: Path) -> None:
         shutil.rmtree(folder / "out")
     write_shards(folder / "in", 4_000, shards=8)
     for processes in (1, 2, 4):
-        together, largest = _peaks(_embed_command(folder / "in", folder / f"out{processes}", processes))
+        flags = ["--direct_num_workers", str(processes)]
+        flags += ["--direct_running_mode", "multi_processing"] if processes > 1 else []
+        together, largest = _peaks(embed_command(folder / "in", folder / f"out{processes}", *flags))
         print(
             f"memory      4,000 glosses, float32, {processes} processes: {together / 1e6:,.0f} MB together, "
             f"{largest / 1e6:,.0f} MB the largest",
             flush=True,
         )
-
-
-def _embed_command(source: Path, output: Path, processes: int) -> list[str]:
-    mode = "multi_processing" if processes > 1 else "in_memory"
-    flags = ["--direct_num_workers", str(processes), "--direct_running_mode", mode, "--input", f"{source}/*.jsonl"]
-    flags += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY)]
-    return [sys.executable, "-m", "audioclip_text.pipeline", "embed", *flags]
 
 
 def _peaks(command: list[str]) -> tuple[int, int]:

@@ -42,12 +42,12 @@ MEASURED = {
 UNCHANGED = {20: 0.4, 5_000: 0.5}
 # Nights over 100,000 rows in 20 shards (benchmarks/pipeline.py nights): rows read, MB read, written and linked, CPU seconds.
 NIGHTS = {
-    "first": (100_000, 93.1, 415.7, 0.0, 2.4),
+    "first": (100_000, 51.8, 415.7, 0.0, 2.7),
     "unchanged": (0, 0.0, 0.0, 0.0, 0.4),
-    "1 % appended as a shard": (1_000, 69.7, 4.1, 415.7, 1.3),
-    "one of 20 shards changed": (101_000, 538.5, 419.8, 0.0, 2.8),
-    "the same shard again": (5_000, 121.5, 20.8, 399.0, 1.3),
-    "1 % scattered over all shards": (101_000, 545.5, 419.8, 0.0, 3.0),
+    "1 % appended as a shard": (1_000, 28.7, 4.1, 415.7, 1.4),
+    "one of 20 shards changed": (101_000, 511.9, 419.8, 0.0, 4.1),
+    "the same shard again": (5_000, 95.0, 20.8, 399.0, 1.6),
+    "1 % scattered over all shards": (101_000, 501.0, 419.8, 0.0, 3.5),
 }
 # Nights of one new shard, and the shards that these read again (tests/snapshots/test_segments.py).
 TEN_YEARS, READ_AGAIN = 3_650, 23_695

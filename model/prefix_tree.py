@@ -99,7 +99,7 @@ class PrefixTree:
         """Return the tree of sorted rows: tokens [n, longest] with -1 after a row's end, lengths [n]."""
         new = _starts_new_node(tokens)  # [n, longest]
         row, position = new.nonzero()
-        u, e = (_round_up(count, NODE_STEP) for count in (len(row), len(lengths)))
+        u, e = (-(-count // NODE_STEP) * NODE_STEP for count in (len(row), len(lengths)))
         node = np.zeros(tokens.shape, np.int64)
         node[row, position] = np.arange(len(row))
         # Nodes are numbered row by row, so the highest number above a shared cell is the node that it shares.
@@ -134,10 +134,6 @@ def to_device(array: Ints | npt.NDArray[np.bool_], device: torch.device) -> Tens
     """
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
 
 
 def _fill_up(array: Ints, length: int) -> Ints:

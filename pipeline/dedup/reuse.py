@@ -31,7 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 MAX_RANGE = 4  # buckets; of a row group that spans more, as --no_dedupe writes them, the hashes themselves are read
 SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
 BATCH_ROWS = 131_072  # in an emitted batch
-SORTED_LETTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
+SORTED_CHARACTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
 MAX_OPEN_FILES = 8
 
 
@@ -216,7 +216,7 @@ def _in_batches(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
 
 def _text_order(batch: pa.RecordBatch) -> pa.Array:
     """Return the places of the rows in the order of their texts, whatever the case; equal texts follow each other."""
-    beginnings = pc.utf8_lower(pc.utf8_slice_codeunits(batch.column("text"), 0, SORTED_LETTERS))
+    beginnings = pc.utf8_lower(pc.utf8_slice_codeunits(batch.column("text"), 0, SORTED_CHARACTERS))
     keys = {"text": beginnings, "text_hash": batch.column("text_hash")}
     return pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys])
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import IO, NamedTuple, TypeVar
 
 from . import beam_files
-from .object_store import CONDITIONAL_ACCESS, SAME_CONTENT, UPLOADERS, delete_objects, s3_object
+from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_objects, s3_object
 
 RETRY_SECONDS = 300
 
@@ -201,7 +201,7 @@ def read(path: str) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    access = CONDITIONAL_ACCESS.get(path.partition("://")[0])
+    access = conditional_access(path)
 
     def attempt() -> bytes | None:
         if access is not None:  # with the process's client: Beam makes a new one for each file

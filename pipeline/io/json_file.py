@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
 from .filesystem import is_local, read, remove, with_retries, write_atomically
-from .object_store import CONDITIONAL_ACCESS
+from .object_store import conditional_access
 
 LOCK_SECONDS = 600  # how long a lock file on an object store counts
 
@@ -59,7 +59,7 @@ def update_json(path: str, decide: Callable[[Json | None], Json | None]) -> None
     If `decide` returns None, the file stays as it is. Whatever it raises is passed on. Raises SnapshotError if another
     process changes the file in the meantime.
     """
-    access = None if is_local(path) else CONDITIONAL_ACCESS.get(path.partition("://")[0])
+    access = conditional_access(path)
     if access is None:
         with _local_lock(path) if is_local(path) else _lock_file(path):
             value = decide(read_json(path))

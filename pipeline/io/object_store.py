@@ -181,8 +181,12 @@ class ConditionalAccess(NamedTuple):
     write: Callable[[str, bytes, object], bool]
 
 
-# By scheme.
-CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": ConditionalAccess(_read_s3, _write_s3)}
+_CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": ConditionalAccess(_read_s3, _write_s3)}
+
+
+def conditional_access(path: str) -> ConditionalAccess | None:
+    """Return how the object at `path` is read and replaced; None for local files and stores without preconditions."""
+    return _CONDITIONAL_ACCESS.get(path.partition("://")[0])
 
 
 def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:

@@ -18,15 +18,15 @@ SAMPLE_ROWS = 256
 
 SAMPLE_GROUPS = 4  # row groups, and files, that are read for the sample
 
-SHOWN_LETTERS = 1000  # of a text, more than the page shows
+SHOWN_CHARACTERS = 1000  # of a text, more than the page shows
 
 READ_BYTES = 1 << 20  # at a time
 
 
 def read_sample(directory: str, files: Sequence[FileInfo]) -> pa.Table:
-    """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text (its beginning; null if not stored),
-    embedding.
+    """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text, embedding.
 
+    Of a text it is the beginning; null if texts are not stored.
     Files are written bucket by bucket, so that few row groups contain the lowest hashes; of files in another order
     (--no_dedupe) the sample is the lowest of those few.
     """
@@ -81,23 +81,19 @@ def _row_groups(directory: str, name: str) -> Iterator[tuple[str, str, int]]:
 def _read_row_group(path: str, number: int) -> pa.Table:
     """Return the SAMPLE_ROWS rows of a row group with the lowest hashes; of rows in that order the others are not read."""
     with open_to_read(path) as handle:
-        file = pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=READ_BYTES)
-        columns = [name for name in ("id", "text", "text_hash", "embedding") if name in file.schema_arrow.names]
+        # Without pre_buffer=False Arrow reads whole row groups ahead.
+        file = pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=READ_BYTES, pre_buffer=False)
         hashes = file.read_row_group(number, columns=["text_hash"], use_threads=False)["text_hash"]
-        places = pc.sort_indices(hashes).to_numpy()[:SAMPLE_ROWS].astype(np.int64)
+        places = np.sort(pc.sort_indices(hashes).to_numpy()[:SAMPLE_ROWS]).astype(np.int64)
+        columns = [name for name in ("id", "text", "embedding") if name in file.schema_arrow.names]
         batches, start = list[pa.RecordBatch](), 0
         for batch in file.iter_batches(SAMPLE_ROWS, row_groups=[number], columns=columns, use_threads=False):
             inside = places[(places >= start) & (places < start + batch.num_rows)] - start
-            batches.append(batch.take(pa.array(np.sort(inside))))
+            batches.append(batch.take(pa.array(inside)))
             start += batch.num_rows
-            if start > places.max():
+            if start > places[-1]:
                 break
-    table = pa.Table.from_batches(batches)
-    text = (
-        pc.utf8_slice_codeunits(table["text"], 0, SHOWN_LETTERS)
-        if "text" in columns
-        else pa.nulls(len(table), pa.string())
-    )
-    table = table.drop_columns("text") if "text" in columns else table
-    table = table.append_column("text", text)
-    return table.cast(pa.schema([field.remove_metadata() for field in table.schema]))
+    rows, text = pa.Table.from_batches(batches), pa.nulls(len(places), pa.string())
+    if "text" in columns:
+        text = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS)
+    return pa.table({"id": rows["id"], "text": text, "text_hash": hashes.take(places), "embedding": rows["embedding"]})

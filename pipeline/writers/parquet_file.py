@@ -111,10 +111,8 @@ class ParquetFileWriter:
         self.bucket = bucket
         self.pending.append(batch)
         self.rows += batch.num_rows
-        rows, size = (
-            sum(counts) for counts in zip(*((part.num_rows, part.nbytes) for part in self.pending), strict=True)
-        )
-        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
+        size = sum(part.nbytes for part in self.pending)
+        if sum(part.num_rows for part in self.pending) >= ROW_GROUP or size >= ROW_GROUP_BYTES:
             self._flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
