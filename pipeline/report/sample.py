@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from ..io.filesystem import join
 from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo
+from ..snapshots.snapshot import open_pages
 
 SAMPLE_ROWS = 256
 
 SAMPLE_GROUPS = 4  # row groups, and files, that are read for the sample
 
 SHOWN_CHARACTERS = 1000  # of a text, more than the page shows
-
-READ_BYTES = 1 << 20  # at a time
 
 
 def read_sample(directory: str, files: Sequence[FileInfo]) -> pa.Table:
@@ -81,8 +80,7 @@ def _row_groups(directory: str, name: str) -> Iterator[tuple[str, str, int]]:
 def _read_row_group(path: str, number: int) -> pa.Table:
     """Return the SAMPLE_ROWS rows of a row group with the lowest hashes; of rows in that order the others are not read."""
     with open_to_read(path) as handle:
-        # Without pre_buffer=False Arrow reads whole row groups ahead.
-        file = pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=READ_BYTES, pre_buffer=False)
+        file = open_pages(handle)
         hashes = file.read_row_group(number, columns=["text_hash"], use_threads=False)["text_hash"]
         places = np.sort(pc.sort_indices(hashes).to_numpy()[:SAMPLE_ROWS]).astype(np.int64)
         columns = [name for name in ("id", "text", "embedding") if name in file.schema_arrow.names]

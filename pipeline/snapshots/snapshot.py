@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,8 @@ from .manifest import FileInfo, Manifest
 from .run_directory import run_path
 
 BATCH_ROWS = 1024  # in memory at a time: 8 MiB of 1024-vectors in float64
+
+READ_BYTES = 1 << 20  # of a part file at a time
 
 REMEDY = "audioclip-text validate lists all faults, and audioclip-text rollback goes back to the snapshot before"
 
@@ -74,7 +77,7 @@ def iter_rows(
         path = join(snapshot.path, info.name)
         try:
             with open_to_read(path) as handle:
-                file = pq.ParquetFile(handle, page_checksum_verification=True)
+                file = open_pages(handle)
                 if not _is_described(snapshot.manifest, info, file):
                     raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
                 names = file.schema_arrow.names
@@ -82,6 +85,11 @@ def iter_rows(
                 yield from file.iter_batches(BATCH_ROWS, columns=present)
         except (OSError, pa.ArrowException) as error:
             raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error
+
+
+def open_pages(handle: IO[bytes]) -> pq.ParquetFile:
+    """Return a part file of which few pages at a time are read, and verified: Arrow's default is to read ahead all of it."""
+    return pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=READ_BYTES, pre_buffer=False)
 
 
 def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> bool:
