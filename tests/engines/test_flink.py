@@ -178,7 +178,6 @@ def start(flink: Flink, shards: object, output: Path, handler: StubHandler, **op
     return executor.submit(embed, str(shards), output, handler, **{**flink.options(), **options})
 
 
-@pytest.mark.extra
 def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_are_killed(
     flink: Flink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +203,6 @@ def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_ar
     assert list(list_runs(str(tmp_path / "out"))) == [current_name(str(tmp_path / "out"))]
 
 
-@pytest.mark.extra
 def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhile(flink: Flink, tmp_path: Path) -> None:
     """Its launcher was killed: the next run names the job and leaves its files, which are reused without the marker."""
     rows = [{"text": f"text {n}"} for n in range(40)]
@@ -231,7 +229,6 @@ def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhil
     assert (manifest["counts"]["reused"], texts) == (40, [])
 
 
-@pytest.mark.extra
 def test_two_hosts_of_which_one_is_destroyed(flink: Flink, network: Network, tmp_path: Path) -> None:
     """Both do the model's work; after one is gone a new one takes its place, and every row occurs once."""
     if network.failure:

@@ -7,12 +7,16 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from audioclip_text.model.files import sha256_of_file
 from tests.support import image
 from tests.support.commands import run_command
 from tests.support.corpus import read, vectors, write_jsonl
@@ -72,6 +76,54 @@ def test_the_line_of_the_dockerfile_embeds_the_examples(out: Path, changes: list
     flags = ["--input", str(ROOT / "examples/shards/*"), "--tokenizer_path", str(ROOT / ".cache" / VOCABULARY)]
     assert run_command(out.parent, "embed", *flags, "--output", expected_out, "--checkpoint", "untrained").status == 0
     theirs, ours = read(out), read(expected_out)
+    assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
+    np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
+
+
+@pytest.fixture
+def with_checkpoint(checkpoint_file: Path, out: Path) -> Iterator[str]:
+    """The name of an image that was built with CHECKPOINT=full, which it fetched from a server on this machine.
+
+    While it is built, Python in it takes this server for the release's, and the checksum of the file of seeded weights
+    for the released one's.
+    """
+    served = out.parent / "served"
+    served.mkdir()
+    (served / checkpoint_file.name).symlink_to(checkpoint_file)
+    (served / VOCABULARY).symlink_to(ROOT / ".cache" / VOCABULARY)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        released = checkpoint_file.name, checkpoint_file.stat().st_size, sha256_of_file(checkpoint_file)
+        statements = [
+            "import audioclip_text.model.fetch as fetching",
+            f"fetching.FILES['full'] = fetching.Released(*{released})",
+            f"fetching.fetch.__defaults__ = ('.cache', 'http://127.0.0.1:{server.server_port}')",
+        ]
+        (out.parent / "release.pth").write_text("; ".join(statements))
+        place = "/usr/local/lib/python3.11/dist-packages/release.pth"
+        tag = f"{image.NAME}-with-checkpoint"
+        image.build("-v", f"{out.parent}/release.pth:{place}:ro", "--build-arg", "CHECKPOINT=full", tag=tag)
+        server.shutdown()
+    yield tag
+    subprocess.run(["buildah", "rmi", tag], check=True, capture_output=True)
+
+
+def test_an_image_with_a_checkpoint(with_checkpoint: str, out: Path, safetensors_file: Path) -> None:
+    """The text head and the vocabulary are in it, verified, and the file of all three heads is not."""
+    flags = ["--input", str(ROOT / "examples/shards/*")]
+    local = ["--checkpoint", safetensors_file, "--tokenizer_path", ROOT / ".cache" / VOCABULARY]
+    assert run_command(out.parent, "embed", *flags, "--output", out.parent / "expected", *local).status == 0
+    baked = ["--checkpoint", "/opt/audioclip/text-head.safetensors", "--tokenizer_path", f"/opt/audioclip/{VOCABULARY}"]
+    options = ["--entrypoint", "sh", "-v", f"{out}:/out", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
+    embed = shlex.join(["audioclip-text", "embed", *flags, "--output", "/out", *baked])
+    script = f"ls /opt/audioclip && {embed}"
+    done = subprocess.run(
+        image.command("-c", script, options=options, image=with_checkpoint), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [VOCABULARY, "text-head.safetensors"]
+    theirs, ours = read(out), read(out.parent / "expected")
     assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
     np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
 

@@ -13,7 +13,7 @@ from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support.engines import local_job_server, page_command, require
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("runner", ["Flink", "Spark"])

@@ -13,7 +13,7 @@ from tests.support.engine_jobs import WorkerHandler, results, write_corpus
 from tests.support.engines import prism, require
 from tests.support.pages import blocks, expected_output, read_page, sections
 
-pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

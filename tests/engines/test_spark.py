@@ -51,7 +51,6 @@ def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp
     assert results(output) == expected
 
 
-@pytest.mark.extra
 def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """It is that of docs/runners.md, with other files and addresses."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(50)])
@@ -68,7 +67,6 @@ def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, 
     assert "50 read = 50 embedded + 0 reused + 0 rejected" in done.stdout
 
 
-@pytest.mark.extra
 def test_a_failed_run_is_reused(spark: Spark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no retry repairs fails a run at once, and the next run reuses every text that was embedded."""
     shard, output = tmp_path / "a.jsonl", tmp_path / "out"

@@ -77,6 +77,30 @@ def job_server_jars(runner: str) -> Path:
     return _fetch(f"{runner}-2.62.0", lambda folder: _call([*command, f"-DoutputDirectory={folder}"]))
 
 
+def flink_job_server_jar() -> Path:
+    """Return the folder of a jar that contains all jars of Flink's job server, as Beam's own release of it does.
+
+    The job server sends its jars to Flink with every job, and waits 80 ms for the answer to each.
+    """
+    return _fetch("flink-job-server-2.62.0", lambda folder: _merge(job_server_jars("beam-runners-flink-1.19"), folder))
+
+
+def _merge(jars: Path, folder: Path) -> None:
+    """Write what is in all jars of one folder into one jar in another; of files with one name the first counts."""
+    services, names = dict[str, bytes](), set[str]()
+    with zipfile.ZipFile(folder / "job-server.jar", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as merged:
+        for path in sorted(jars.glob("*.jar")):
+            with zipfile.ZipFile(path) as jar:
+                for name in jar.namelist():
+                    if name.startswith("META-INF/services/"):
+                        services[name] = services.get(name, b"") + jar.read(name) + b"\n"
+                    elif name not in names and not name.endswith((".SF", ".RSA", ".DSA")):
+                        names.add(name)
+                        merged.writestr(name, jar.read(name))
+        for name, data in services.items():
+            merged.writestr(name, data)
+
+
 def local_job_server(runner: str, folder: Path) -> Path:
     """Return a jar in `folder` that starts Beam's job server with the engine in its process; `runner` is "Flink" or "Spark".
 
