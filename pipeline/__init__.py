@@ -9,8 +9,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .embed import EmbedCorpus
+    from .inference.encoder_settings import EncoderSettings
     from .inference.model_handler import TextEmbeddingHandler
-    from .inference.shared_encoder import EncoderSettings
     from .ml_transform import AudioCLIPTextEmbeddings
     from .options import EmbedOptions
 
@@ -21,7 +21,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "embed": ["EmbedCorpus"],
         "inference.model_handler": ["TextEmbeddingHandler"],
-        "inference.shared_encoder": ["EncoderSettings"],
+        "inference.encoder_settings": ["EncoderSettings"],
         "ml_transform": ["AudioCLIPTextEmbeddings"],
         "options": ["EmbedOptions"],
     },

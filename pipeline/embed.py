@@ -29,8 +29,8 @@ from .dedup.spill import PieceCodec
 from .errors import SnapshotError
 from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler
-from .io.filesystem import is_local
 from .io.job_service import RemoteJob
+from .io.paths import is_local
 from .io.worker_reports import call_reported, check_version, remove_reports, report_errors, start_reporting
 from .job import Job, prepare_job
 from .options import EmbedOptions, ends_with_launcher, is_dataflow, is_local_run

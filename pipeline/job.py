@@ -12,10 +12,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from .canary import Canary
 from .dedup.buckets import bucket_bits
+from .inference.encoder_settings import EncoderSettings, ModelInfo
 from .inference.model_handler import RecordBatchHandler
-from .inference.shared_encoder import EncoderSettings, ModelInfo
 from .io.file_io import FileIO
-from .io.filesystem import base_name
+from .io.paths import base_name
 from .options import EmbedOptions, OptionsError, is_local_run
 from .readers.fields import Fields, TextField
 from .readers.parts import is_large

@@ -21,8 +21,8 @@ from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.types import EmbeddableItem
 from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapter
 
+from .inference.encoder_settings import EncoderSettings
 from .inference.model_handler import TextEmbeddingHandler
-from .inference.shared_encoder import EncoderSettings
 
 if TYPE_CHECKING:
     from ..model.encoder import TextEncoder

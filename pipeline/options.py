@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from .flags import add_flags, store_once, underscore_flags
-from .io.filesystem import absolute_path
+from .io.paths import absolute_path
 from .terminal import did_you_mean
 
 

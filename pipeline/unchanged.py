@@ -13,7 +13,7 @@ from importlib.metadata import version
 from ..model.release import VOCABULARY, resolve_checkpoint
 from ..model.versions import VERSION_PARTS, tokenizer_versions
 from .flags import WITHOUT_EFFECT, add_flags
-from .io.filesystem import is_local
+from .io.paths import is_local
 from .io.versions import list_remote, local_file
 from .readers.shards import find_shards
 from .snapshots.commit import current_name, missing_files, read_manifest

@@ -12,7 +12,7 @@ from apache_beam.ml.transforms.base import EmbeddingTypeAdapter
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from .inference.shared_encoder import EncoderSettings
+from .inference.encoder_settings import EncoderSettings
 from .ml_transform import EmbedItems, ItemHandler
 
 VECTOR = Sequence[np.float32]

@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import convert_write_errors
-from ..io.filesystem import is_local, join, list_directory, write_atomically
+from ..io.filesystem import list_directory, write_atomically
+from ..io.paths import is_local, join
 from ..schemas import kept_fields
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import FileInfo

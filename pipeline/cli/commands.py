@@ -27,7 +27,8 @@ def run_embed(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     with _importing():
         if not arguments.beam:  # a local run
-            from ..inference.shared_encoder import EncoderSettings, start_reading
+            from ..inference.encoder_settings import EncoderSettings
+            from ..inference.shared_encoder import start_reading
 
             start_reading(EncoderSettings(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path))
         from .embed import embed
@@ -152,7 +153,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Print the path of the report, and make it if it is missing."""
-    from ..io.filesystem import is_local
+    from ..io.paths import is_local
     from ..report.html import ensure_report
 
     path = ensure_report(arguments.output, remake=arguments.remake)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..flags import add_flags, at_least, one_of, store_once, underscore_flags
+from ..flags import store_once, underscore_flags
 from ..terminal import did_you_mean
-from . import commands
+from .command_table import COMMANDS, Command
 
 PROGRAM = "audioclip-text"
 
@@ -22,20 +21,6 @@ class UsageError(ValueError):
     def __init__(self, message: str, command: str = "") -> None:
         super().__init__(message)
         self.command = command
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: the function that runs it, its arguments, and which of Beam's flags it takes.
-
-    `changes` says that it writes files: its exit status says whether that succeeded, even if stdout cannot be written.
-    """
-
-    run: Callable[[argparse.Namespace], int]
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    beam: str = "none"  # "all", "object stores" or "none"
-    changes: bool = False
 
 
 class StrictParser(argparse.ArgumentParser):
@@ -210,134 +195,3 @@ def _given_values(beam: argparse.ArgumentParser | None, namespace: argparse.Name
     actions = beam._actions if beam else []
     given = {action.dest: getattr(namespace, action.dest) for action in actions}
     return {action.dest: given[action.dest] for action in actions if given[action.dest] != action.default}
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="directory of the snapshots")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that loads the model of a snapshot."""
-    parser.add_argument("--checkpoint", metavar="PATH", help="path of the snapshot's checkpoint (default: as recorded)")
-    parser.add_argument("--tokenizer_path", metavar="PATH", help="path of its vocabulary (default: as recorded)")
-
-
-def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
-    words = ("full", "partial", "vocabulary")
-    parser.add_argument("what", type=one_of(*words), choices=words, help="the checkpoint, or the vocabulary alone")
-    parser.add_argument("--dir", default=".cache", help="directory for the files (default: .cache)")
-
-
-def _extract_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a released .pt file")
-    parser.add_argument("target", help="the .safetensors file to write")
-
-
-def _search_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="a text, or a .npy file: floats [dim] or [n, dim]")
-    parser.add_argument("--top", type=at_least(1), default=10, metavar="N", help="number of rows (default: 10)")
-    words = ("cosine", "audio_logits", "image_logits")
-    parser.add_argument(
-        "--by",
-        type=one_of(*words),
-        choices=words,
-        default="cosine",
-        help="cosine, or AudioCLIP's scaled logits for vectors of its audio or image encoder (default: cosine)",
-    )
-    _add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-
-
-def _validate_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument("--snapshot", metavar="NAME", help="snapshot to check (default: the current one)")
-    _add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-
-
-def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument("--remake", action="store_true", help="make the report again")
-    parser.add_argument("--open", action="store_true", help="open the report in a browser on this machine")
-
-
-def _changes_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument(
-        "--from", dest="before", metavar="SNAPSHOT", help="older snapshot (default: the one before the newer)"
-    )
-    parser.add_argument("--to", dest="now", metavar="SNAPSHOT", help="newer snapshot (default: the current one)")
-    parser.add_argument(
-        "--output",
-        dest="target",
-        metavar="DIR",
-        help="new directory for the rows, as Parquet files (default: none, the numbers are printed)",
-    )
-
-
-def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument("snapshot", nargs="?", help="snapshot to make current (default: the one before the current)")
-
-
-def _gc_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser)
-    parser.add_argument("--keep", type=int, required=True, metavar="N", help="number of snapshots to keep")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be removed, and remove nothing")
-
-
-COMMANDS: dict[str, Command] = {
-    "embed": Command(
-        commands.run_embed,
-        "embed text shards into a new snapshot; known texts cost no model time",
-        add_flags,
-        "all",
-        True,
-    ),
-    "plan": Command(commands.run_plan, "dry run of embed: count what it would do, without the model", add_flags, "all"),
-    "fetch": Command(
-        commands.run_fetch,
-        "download and verify a released checkpoint and the vocabulary",
-        _fetch_arguments,
-        changes=True,
-    ),
-    "extract": Command(
-        commands.run_extract,
-        "write the text head of a checkpoint as .safetensors: 254 MB instead of 537",
-        _extract_arguments,
-        changes=True,
-    ),
-    "log": Command(commands.run_log, "list the snapshots with their counts", _add_output, "object stores"),
-    "current": Command(commands.run_current, "print the path of the current snapshot", _add_output, "object stores"),
-    "search": Command(
-        commands.run_search,
-        "find the rows of the current snapshot nearest to texts or vectors",
-        _search_arguments,
-        "object stores",
-    ),
-    "validate": Command(
-        commands.run_validate,
-        "check a snapshot against its manifest; exit status 0 if it is valid, else 1",
-        _validate_arguments,
-        "object stores",
-    ),
-    "report": Command(
-        commands.run_report,
-        "print the path of the current snapshot's report.html; make it if it is missing",
-        _report_arguments,
-        "object stores",
-    ),
-    "changes": Command(
-        commands.run_changes,
-        "compare two snapshots: the ids that were added, changed and removed, with their rows",
-        _changes_arguments,
-        "object stores",
-    ),
-    "rollback": Command(
-        commands.run_rollback, "make an earlier snapshot the current one", _rollback_arguments, "object stores", True
-    ),
-    "gc": Command(
-        commands.run_gc, "remove old snapshots and the files of runs that died", _gc_arguments, "object stores", True
-    ),
-}

@@ -19,7 +19,8 @@ from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
-from ..io.filesystem import base_name, is_local, remove_below
+from ..io.filesystem import remove_below
+from ..io.paths import base_name, is_local
 from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards

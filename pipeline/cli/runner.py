@@ -24,8 +24,8 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
-from ..io.filesystem import is_local
 from ..io.job_service import ENDED, SECONDS, RemoteJob, within
+from ..io.paths import is_local
 from ..options import is_local_run
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
-from ..io.filesystem import is_local
+from ..io.paths import is_local
 from ..io.worker_reports import WorkerReports, read_reports
 from ..metrics import TALLY
 from ..options import is_local_run

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..io.file_io import FileIO
-from ..io.filesystem import join
+from ..io.paths import join
 from ..schemas import ROW
 from ..snapshots.manifest import FileInfo
 from .buckets import Buckets, read_rows

@@ -16,22 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from ..io.file_io import FileIO
 from ..metrics import count
 from ..schemas import MODEL_COLUMNS
-from ..text_hash import hash_words
 from ..writers.parquet_file import ROW_GROUP
-from .buckets import BUCKETED, Buckets, bucket_of, read_rows, row_group_piece, row_groups_in
-from .spill import PieceCodec, combine_batches
+from .buckets import BUCKETED, Buckets, bucket_of, row_group_piece, row_groups_in
+from .slices import batches_of, slices_of
+from .spill import PieceCodec
 
 _LOGGER = logging.getLogger(__name__)
 
 MAX_RANGE = 4  # buckets; of a row group that spans more, as --no_dedupe writes them, the hashes themselves are read
-SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
-BATCH_ROWS = 131_072  # in an emitted batch
-SORTED_CHARACTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
 MAX_OPEN_FILES = 8
 
 
@@ -90,7 +86,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         """Process a bucket. `reuse` is the result of the canary: if it is False, every row is new."""
         _, pieces = element
         row_groups = row_groups_in(pieces) if reuse else []
-        for rows in _slices(pieces, self.codec):
+        for rows in slices_of(pieces, self.codec):
             yield from self._process_slice(rows, row_groups)
             del rows  # before the next ones are read
 
@@ -101,7 +97,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             if batch.num_rows:
                 known, batch = self._take_known(batch, path, number)
                 yield from known
-        for part in _in_batches(batch, self.batch_texts):
+        for part in batches_of(batch, self.batch_texts):
             yield beam.pvalue.TaggedOutput("new", part)
 
     def _take_known(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
@@ -155,84 +151,6 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
 def _warn_unreadable(path: str, error: Exception) -> None:
     _LOGGER.warning("%s cannot be read (%s): its texts are embedded again", path, error)
     count("earlier_unreadable", 1)
-
-
-def _slices(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a bucket in slices of about SLICE_BYTES, cut by hash.
-
-    The rows are read once if they fit into one slice; if not, once more for each slice. Only a text that fills a slice
-    alone is in more than one.
-    """
-    batches, size = list[pa.RecordBatch](), 0
-    for batch in read_rows(pieces, codec):
-        size += batch.nbytes
-        batches.append(batch)
-        if size > SLICE_BYTES:
-            batches.clear()
-    if batches and size <= SLICE_BYTES:
-        yield _take_all(batches)
-    if size <= SLICE_BYTES:
-        return
-    parts = 1 << (2 * size // SLICE_BYTES).bit_length()
-    for part in range(parts):
-        batches, size = [], 0
-        for batch in read_rows(pieces, codec):
-            rows = batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part))
-            if rows.num_rows:
-                batches.append(rows)
-                size += rows.nbytes
-            if size > SLICE_BYTES:
-                yield _take_all(batches)
-                size = 0
-        if batches:
-            yield _take_all(batches)
-
-
-def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return all batches as one, and empty the list: their memory is needed for what is made of them."""
-    whole = combine_batches(batches)
-    batches.clear()
-    return whole
-
-
-def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
-    """Return the last 32 bits of each hash, uint32 [n]: the first ones are the same in a bucket."""
-    return hash_words(text_hash)[:, 3]
-
-
-def _in_batches(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows in batches of texts that begin alike: at most `texts` different ones and BATCH_ROWS rows each.
-
-    The model computes a beginning that texts of a batch share only once: of 16,384 texts of a sorted bucket it computes
-    5 % fewer tokens than of as many in the order of their hashes (benchmarks/README.md). Within a batch rows are in the
-    order of hashes: row groups then have narrow ranges of hashes, and are found by them.
-    """
-    order = _text_order(batch)
-    hashes = batch.column("text_hash").take(order)
-    for start, end in _cut_at_texts(hashes, texts):
-        by_hash = pc.sort_indices(hashes.slice(start, end - start))
-        yield batch.take(order.slice(start, end - start).take(by_hash))
-
-
-def _text_order(batch: pa.RecordBatch) -> pa.Array:
-    """Return the places of the rows in the order of their texts, whatever the case; equal texts follow each other."""
-    beginnings = pc.utf8_lower(pc.utf8_slice_codeunits(batch.column("text"), 0, SORTED_CHARACTERS))
-    keys = {"text": beginnings, "text_hash": batch.column("text_hash")}
-    return pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys])
-
-
-def _cut_at_texts(hashes: pa.FixedSizeBinaryArray, texts: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of parts of at most `texts` texts and BATCH_ROWS rows; equal hashes follow each other.
-
-    A part may go on with the last text of the part before it.
-    """
-    if not len(hashes):
-        return
-    numbers = hashes.dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))[::texts].tolist()
-    for start, end in zip(starts, [*starts[1:], len(hashes)], strict=True):
-        for first in range(start, end, BATCH_ROWS):
-            yield first, min(first + BATCH_ROWS, end)
 
 
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from .encoder_settings import EncoderSettings
     from .model_handler import RecordBatchHandler, TextEmbeddingHandler
-    from .shared_encoder import EncoderSettings
 
 __all__ = ["EncoderSettings", "RecordBatchHandler", "TextEmbeddingHandler"]
 
@@ -14,6 +14,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "model_handler": ["RecordBatchHandler", "TextEmbeddingHandler"],
-        "shared_encoder": ["EncoderSettings"],
+        "encoder_settings": ["EncoderSettings"],
     },
 )

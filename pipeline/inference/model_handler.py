@@ -19,7 +19,8 @@ from ..io.local_cache import local_copy
 from ..io.worker_reports import report_errors, start_reporting
 from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
-from .shared_encoder import Contents, EncoderSettings, ModelInfo, describe_model, load_encoder
+from .encoder_settings import EncoderSettings, ModelInfo
+from .shared_encoder import Contents, describe_model, load_encoder
 
 
 class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]

@@ -11,91 +11,24 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from os import fspath
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ...model.encoder import Encoding, TextEncoder
-from ...model.release import VOCABULARY, resolve_checkpoint
 from ...model.settings import Text, check_options, fingerprint, fingerprint_parts
 from ...model.text_head import check_vocabulary
 from ...model.text_head import logit_scale as read_logit_scale
 from ...model.tokenizer import ClipTokenizer, TokenizerError
-from ..io.filesystem import absolute_path, is_local
 from ..io.local_cache import Content, content_of, local_copy
+from ..io.paths import is_local
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
+from .encoder_settings import EncoderSettings, ModelInfo
 from .gpus import GpuPlace
 from .model_threads import ModelThreads
 
-if TYPE_CHECKING:
-    from ..options import EmbedOptions
-
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """The arguments of TextEncoder.load, picklable and hashable: a process keeps its encoder under them."""
-
-    path: str
-    device: str = "auto"
-    dtype: str = "float32"
-    tokenizer_path: str | None = None
-    prompt: str = "{}"
-    on_long: str = "truncate"
-    normalize: bool = False
-
-    @classmethod
-    def from_options(cls, options: EmbedOptions) -> EncoderSettings:
-        """Return the settings that a job's options ask for.
-
-        A worker that was given a GPU must use it: with an accelerator, "auto" is "cuda", which fails without a usable GPU.
-        Workers of a remote run may have another current directory: paths of local files are absolute there.
-        """
-        from ..options import is_local_run
-
-        path, tokenizer_path = options.checkpoint, options.tokenizer_path
-        if not is_local_run(options):
-            path = path if path == "untrained" else absolute_path(resolve_checkpoint(path))
-            tokenizer_path = absolute_path(fspath(tokenizer_path or VOCABULARY))
-        return cls(
-            path,
-            device="cuda" if options.accelerator and options.device == "auto" else options.device,
-            dtype=options.dtype,
-            tokenizer_path=tokenizer_path,
-            prompt=options.prompt,
-            on_long=options.on_long,
-            normalize=options.normalize,
-        )
-
-    @property
-    def vocabulary_path(self) -> str:
-        """Path of the vocabulary."""
-        return fspath(self.tokenizer_path or VOCABULARY)
-
-
-# MLTransform's artifacts name this class by its module: by the public one, which does not change.
-EncoderSettings.__module__ = __name__.removesuffix(".inference.shared_encoder")
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a launcher must know of a job's model; known without building the tower."""
-
-    name: str
-    sha256: str
-    untrained: bool
-    dim: int
-    fingerprint: str
-    fingerprint_parts: dict[str, str]
-    notice: str = ""  # what users must know of a text head that is not AudioCLIP's
-
-    @property
-    def weights(self) -> str:
-        """What a reader of the output must know of the weights: "trained" or "untrained"."""
-        return "untrained" if self.untrained else "trained"
 
 
 class Contents(NamedTuple):

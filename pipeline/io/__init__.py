@@ -6,8 +6,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .file_io import FileIO
-    from .filesystem import StoreError
     from .local_cache import local_copy
+    from .retries import StoreError
     from .timeout_reader import open_to_read
 
 __all__ = ["FileIO", "StoreError", "local_copy", "open_to_read"]
@@ -16,8 +16,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "file_io": ["FileIO"],
-        "filesystem": ["StoreError"],
         "local_cache": ["local_copy"],
+        "retries": ["StoreError"],
         "timeout_reader": ["open_to_read"],
     },
 )

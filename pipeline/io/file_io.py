@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from . import beam_files
-from .filesystem import is_local
+from .paths import is_local
 from .timeout_reader import READ_TIMEOUT, open_to_read, open_version
 from .versions import ListedFile
 

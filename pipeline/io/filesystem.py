@@ -1,40 +1,28 @@
-"""File operations on local paths and object stores: transient errors are retried, others name the file.
+"""File operations on local paths and object stores.
 
-On a local path these are plain file operations. On an object store (gs://, s3://, ...) each is one whole operation that
-can be repeated. The client retries its requests; an operation that it gives up is repeated here, with
-exponential back-off and jitter, for up to RETRY_SECONDS.
+On a local path these are plain file operations. On an object store each is one whole operation that can be repeated, and
+is, after transient errors.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import io
-import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 from . import beam_files
-from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_objects, s3_object
+from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
+from .paths import is_local, scheme_of
+from .retries import StoreError, with_retries
 
-RETRY_SECONDS = 300
-
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each reduced by up to a half at random
-
-COPY_BYTES = 8 << 20
+COPY_BYTES, HASH_BYTES = 8 << 20, 1 << 20
 
 _PLAIN = "uncompressed"  # whatever the name ends with
-
-HASH_BYTES = 1 << 20
-
-_LOGGER = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 
 class FileEntry(NamedTuple):
@@ -43,115 +31,6 @@ class FileEntry(NamedTuple):
     path: str
     size: int
     changed: float
-
-
-class StoreError(OSError):
-    """Error of a file system or object store; the message names the file and contains the answer."""
-
-
-def is_local(path: str) -> bool:
-    """Return whether `path` is on this machine's file system."""
-    return "://" not in path
-
-
-def absolute_path(path: str) -> str:
-    """Return a path or glob that means the same from any current directory; links are not followed, a URL stays as it is."""
-    return os.path.abspath(path) if is_local(path) else path
-
-
-def join(directory: str, *names: str) -> str:
-    """Return the path of a file below a directory, local or on an object store."""
-    if is_local(directory):
-        return os.path.join(directory, *names)
-    return "/".join([directory.rstrip("/"), *names])
-
-
-def base_name(path: str) -> str:
-    """Return the last component of a path."""
-    return path.rpartition("/")[2]
-
-
-def with_retries(path: str, action: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
-    """Return the result of `operation`, which can be repeated; on an object store, retry it after transient errors.
-
-    `action` says in the error what was to be done with `path`: "read", "written". `also` are HTTP statuses to retry
-    after in addition to those of `is_transient`.
-
-    Raises:
-        ValueError: as `operation` raised it.
-        OSError: as `operation` raised it, if `path` is local.
-        StoreError: for every other error.
-    """
-    if is_local(path):
-        return operation()
-    check_bucket(path)
-    return _retry(path, action, operation, also)
-
-
-def _retry(path: str, action: str, operation: Callable[[], _T], also: tuple[int, ...]) -> _T:
-    start = time.monotonic()
-    for attempt, wait in enumerate(
-        beam_files.FuzzedExponentialIntervals(FIRST_WAIT, 10_000, max_delay_secs=LONGEST_WAIT), 1
-    ):
-        try:
-            return operation()
-        except (StoreError, ValueError):
-            raise
-        except Exception as error:
-            seconds = time.monotonic() - start
-            if not is_transient(error, also) or seconds >= RETRY_SECONDS:
-                attempts = f" ({attempt} attempts in {seconds:,.0f} s)" if attempt > 1 else ""
-                raise StoreError(f"{path} cannot be {action}: {error_text(error)}{attempts}") from error
-            _LOGGER.warning("%s cannot be %s (%s): next attempt in %.1f s", path, action, error_text(error), wait)
-            time.sleep(wait)
-    raise AssertionError("the intervals do not end before RETRY_SECONDS")
-
-
-def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
-    """Return whether a retry may succeed: not if the request was refused, nor if none was sent.
-
-    `also` are HTTP statuses that count as transient for this operation.
-    """
-    details = getattr(error, "exception_details", None)  # of Beam: an error or HTTP status per file
-    if details:
-        return all(is_transient(detail, also) for detail in details.values())
-    status = http_status(error)
-    if status is not None:
-        return status in (408, 412, 429, *also) or status >= 500  # 412: the object was written while it was read
-    if isinstance(error, beam_files.S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
-        return error.code in ("InternalError", "ServiceUnavailable", "SlowDown")
-    if isinstance(error, OSError) and error.errno is not None:
-        return isinstance(error, ConnectionError | TimeoutError)
-    return not isinstance(error, RuntimeError | TypeError | LookupError)
-
-
-def http_status(error: object) -> int | None:
-    """Return the HTTP status in an error of Beam, google-cloud-storage or botocore; None without an answer."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for status in (error, getattr(error, "code", None), response, getattr(response, "status_code", None)):
-        if isinstance(status, int):
-            return int(status)
-    return None
-
-
-def error_text(error: object) -> str:
-    """Return the message in an error of an object store's client, on one line."""
-    details = getattr(error, "exception_details", None)
-    if details:
-        return "; ".join(dict.fromkeys(error_text(detail) for detail in details.values()))
-    if isinstance(error, int):
-        return f"HTTP status {error}"
-    if isinstance(error, AttributeError):  # Beam's batches for gs:// read the answer without a check that one came
-        return "the object store did not answer"
-    if isinstance(error, beam_files.S3ClientError):
-        error = error.message
-    error = getattr(error, "cause", None) or error  # of google's RetryError: the last error
-    first = getattr(error, "args", None) or [error]
-    text = " ".join(str(getattr(error, "strerror", None) or first[0]).split())[:500] or type(error).__name__
-    status = http_status(error)
-    return text if status is None or str(status) in text else f"{text} (HTTP status {status})"
 
 
 def match(pattern: str) -> list[FileEntry]:
@@ -268,7 +147,7 @@ def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-str
 
     def attempt() -> None:
         source.seek(0)
-        send = UPLOADERS.get(path.partition("://")[0])
+        send = UPLOADERS.get(scheme_of(path))
         if send:
             send(source, path, mime_type)
             return
@@ -292,7 +171,7 @@ def copy_file(source: str, target: str, size: int, sha256: str) -> None:
     if is_local(target):
         _link_or_copy(source, target, size, sha256)
         return
-    scheme = target.partition("://")[0]
+    scheme = scheme_of(target)
 
     def attempt() -> None:
         beam_files.FileSystems.copy([source], [target])
@@ -363,32 +242,3 @@ def remove_below(directory: str) -> None:
     left = list_directory(directory, recursive=True)
     if left:  # on gs:// Beam only logs what could not be deleted
         raise StoreError(f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}")
-
-
-def check_bucket(path: str) -> None:
-    """Raise StoreError if `path` is in an s3:// bucket that cannot be reached; Beam would retry silently for minutes."""
-    if path.startswith("s3://"):
-        _check_s3_bucket(path.split("/")[2])
-
-
-@functools.cache
-def _check_s3_bucket(bucket: str) -> None:
-    from botocore.exceptions import ClientError, NoCredentialsError
-
-    def attempt() -> None:
-        client, _, _ = s3_object(f"s3://{bucket}/")
-        try:
-            client.list_objects_v2(Bucket=bucket, MaxKeys=1)
-        except NoCredentialsError:
-            raise StoreError(
-                f"s3://{bucket} cannot be reached without credentials: set AWS_ACCESS_KEY_ID and "
-                f"AWS_SECRET_ACCESS_KEY, or another source of credentials that boto3 reads"
-            ) from None
-        except ClientError as error:
-            if http_status(error) == 404:
-                raise StoreError(f"the bucket s3://{bucket} does not exist: check its name and the region") from None
-            if is_transient(error):
-                raise
-            # Credentials that may not list the bucket may still be allowed to do what follows.
-
-    _retry(f"s3://{bucket}", "reached", attempt, ())

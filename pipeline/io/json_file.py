@@ -14,8 +14,10 @@ from typing import TypeAlias
 from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
-from .filesystem import is_local, read, remove, with_retries, write_atomically
+from .filesystem import read, remove, write_atomically
 from .object_store import conditional_access
+from .paths import is_local
+from .retries import with_retries
 
 LOCK_SECONDS = 600  # how long a lock file on an object store counts
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from . import beam_files
-from .filesystem import AtomicFile, StoreError, is_local, sha256_of, with_retries
+from .filesystem import AtomicFile, sha256_of
+from .paths import is_local
+from .retries import StoreError, with_retries
 from .timeout_reader import open_to_read
 
 COPY_BYTES = 1 << 20

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from . import beam_files
+from .paths import scheme_of
 
 LISTING_PAGE = 1000  # objects in one answer to a listing, the most that both services give
 
@@ -186,7 +187,7 @@ _CONDITIONAL_ACCESS = {"gs": ConditionalAccess(_read_gcs, _write_gcs), "s3": Con
 
 def conditional_access(path: str) -> ConditionalAccess | None:
     """Return how the object at `path` is read and replaced; None for local files and stores without preconditions."""
-    return _CONDITIONAL_ACCESS.get(path.partition("://")[0])
+    return _CONDITIONAL_ACCESS.get(scheme_of(path))
 
 
 def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:

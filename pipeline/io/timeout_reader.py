@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from . import beam_files
-from .filesystem import StoreError, check_bucket, error_text, is_local
+from .paths import is_local
+from .retries import StoreError, check_bucket, error_text
 from .versions import ListedFile, check_unchanged, open_listed
 from .worker_thread import WorkerThread
 

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from . import beam_files
-from .filesystem import StoreError, error_text, http_status, is_local, match, with_retries
+from .filesystem import match
 from .object_store import VERSIONED_ACCESS
+from .paths import is_local, scheme_of
+from .retries import StoreError, error_text, http_status, with_retries
 
 REQUEST_BYTES = 16 << 20  # of one download
 
@@ -68,7 +70,7 @@ def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
 
 def open_listed(file: ListedFile) -> IO[bytes]:
     """Open a file, without decompressing it. Raises FileChanged, also later, if it is not the version that was listed."""
-    scheme = file.path.partition("://")[0]
+    scheme = scheme_of(file.path)
     if scheme in VERSIONED_ACCESS:
         stream = beam_files.DownloaderStream(_VersionDownloader(file, VERSIONED_ACCESS[scheme].read))
         return io.BufferedReader(stream, max(1, min(REQUEST_BYTES, file.size)))
@@ -86,7 +88,7 @@ def open_listed(file: ListedFile) -> IO[bytes]:
 
 def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
     """Raise FileChanged if the open file is not the version that was listed; on gs:// and s3:// each request checks it."""
-    if file.path.partition("://")[0] in VERSIONED_ACCESS:
+    if scheme_of(file.path) in VERSIONED_ACCESS:
         return
     if is_local(file.path):
         status = os.fstat(handle.fileno())

@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import SnapshotError
 from ..metrics import TALLY
-from .filesystem import base_name, is_local, join, list_directory, remove
+from .filesystem import list_directory, remove
 from .json_file import read_json, write_json
+from .paths import base_name, is_local, join
 
 REPORT_SECONDS, STORE_SECONDS = 5.0, 30.0  # between two reports of a worker: on a disk, on an object store
 

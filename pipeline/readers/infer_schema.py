@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from ..io.file_io import FileIO
-from ..io.filesystem import StoreError
+from ..io.retries import StoreError
 from .base import FieldSummary
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .fields import Fields, is_text

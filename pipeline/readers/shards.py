@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from ..io.file_io import FileIO
-from ..io.filesystem import StoreError, absolute_path, is_local
+from ..io.paths import absolute_path, is_local, scheme_of
+from ..io.retries import StoreError
 from ..io.versions import FileChanged, ListedFile
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
@@ -165,7 +166,7 @@ def _match(given: str) -> list[ListedFile]:
 
 
 def _match_remote(pattern: str) -> list[ListedFile]:
-    scheme = pattern.partition("://")[0]
+    scheme = scheme_of(pattern)
     if scheme in ("http", "https"):
         raise InputError(
             f"{pattern} cannot be read: shards are files on a disk or in an object store (gs://, s3://); download it "

@@ -12,7 +12,8 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
-from ..io.filesystem import join, write_atomically
+from ..io.filesystem import write_atomically
+from ..io.paths import join
 from ..snapshots.commit import read_manifest
 from ..snapshots.fingerprint import describe_changes
 from ..snapshots.manifest import FileInfo, Manifest

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..io.filesystem import join
+from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import open_pages

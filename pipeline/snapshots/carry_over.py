@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..flags import WITHOUT_EFFECT_ON_ROWS
 from ..io.file_io import FileIO
-from ..io.filesystem import join
+from ..io.paths import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard

@@ -18,8 +18,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from ..errors import SnapshotError
-from ..io.filesystem import base_name, error_text, join, list_directory, remove
+from ..io.filesystem import list_directory, remove
 from ..io.json_file import Json, read_json, update_json, write_json
+from ..io.paths import base_name, join
+from ..io.retries import error_text
 from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from filelock import FileLock, Timeout
 
-from ..io.filesystem import base_name, is_local, list_directory
+from ..io.filesystem import list_directory
 from ..io.job_service import ENDED, RemoteJob, job_states
 from ..io.json_file import Json, read_json
+from ..io.paths import base_name, is_local
 from .run_directory import MARKER, is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a

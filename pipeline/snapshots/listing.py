@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from ..errors import SnapshotError
 from ..io.file_io import FileIO
-from ..io.filesystem import absolute_path, join, read, write_atomically
+from ..io.filesystem import read, write_atomically
+from ..io.paths import absolute_path, join
 from ..readers.shard import Shard
 from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...model.versions import VERSION_PARTS
+from ..inference.encoder_settings import EncoderSettings
 from ..inference.model_handler import RecordBatchHandler
-from ..inference.shared_encoder import EncoderSettings, load_encoder, logit_scale
+from ..inference.shared_encoder import load_encoder, logit_scale
 from .fingerprint import changed_parts, describe_changes
 from .manifest import Manifest
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import apache_beam as beam
 
 from ..io.file_io import FileIO
-from ..io.filesystem import base_name, join
+from ..io.paths import base_name, join
 from ..readers.parts import group_shards
 from ..readers.shard import Shard
 from .listing import SHARDS, read_listing

@@ -13,9 +13,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import SnapshotError, convert_write_errors
-from ..io.filesystem import FileEntry, base_name, is_local, join, list_directory, remove, remove_below
+from ..io.filesystem import FileEntry, list_directory, remove, remove_below
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, update_json, write_json
+from ..io.paths import base_name, is_local, join
 from .manifest import is_run_name
 
 MARKER = "run.json"

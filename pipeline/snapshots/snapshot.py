@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import SnapshotError
-from ..io.filesystem import join
+from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..readers.shard import Shard
 from ..schemas import embedded_schema

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from ..io.filesystem import base_name, join, list_directory, read, sha256_of
+from ..io.filesystem import list_directory, read, sha256_of
+from ..io.paths import base_name, join
 from ..io.timeout_reader import open_to_read
 from ..snapshots.listing import CARRIED, EARLIER, SHARDS
 from ..snapshots.manifest import FileInfo

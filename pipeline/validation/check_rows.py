@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..io.filesystem import join
+from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import REASONS, REJECTED, embedded_schema
 from ..search.top_k import vectors_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import SnapshotError
-from ..io.filesystem import copy_file, join
+from ..io.filesystem import copy_file
+from ..io.paths import join
 from ..snapshots.manifest import FileInfo
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..io.filesystem import AtomicFile, is_local, join, upload
+from ..io.filesystem import AtomicFile, upload
+from ..io.paths import is_local, join
 from ..snapshots.manifest import FileInfo
 from ..text_hash import hash_words
 

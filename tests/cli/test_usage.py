@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.parser import COMMANDS, parse
+from audioclip_text.pipeline.cli.command_table import COMMANDS
+from audioclip_text.pipeline.cli.parser import parse
 from audioclip_text.pipeline.options import EmbedOptions, OptionsError, reject_unknown_flags
 from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program

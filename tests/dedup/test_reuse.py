@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.dedup import reuse
+from audioclip_text.pipeline.dedup import slices
 from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
 from audioclip_text.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_text.pipeline.dedup.spill import PieceCodec
@@ -127,7 +127,7 @@ def test_a_bucket_larger_than_memory_allows_is_processed_in_slices(
     monkeypatch: pytest.MonkeyPatch, slice_bytes: int
 ) -> None:
     """No row is lost; rows of a text leave in one batch or in consecutive ones, also for a text of half of all rows."""
-    monkeypatch.setattr(reuse, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(slices, "SLICE_BYTES", slice_bytes)
     texts = [text for n in range(2000) for text in (f"text {n % 400}", "the same")]
     known, new = process(texts, batch_texts=50)
     assert not known

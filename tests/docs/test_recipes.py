@@ -21,8 +21,8 @@ import yaml
 from apache_beam.options.pipeline_options import WorkerOptions
 
 from audioclip_text.pipeline.flags import add_flags
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
 from tests.support.corpus import read
 from tests.support.environments import create_environment

@@ -25,8 +25,9 @@ from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline import TextEmbeddingHandler
 from audioclip_text.pipeline.canary import canary_batch
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, load_encoder
+from audioclip_text.pipeline.inference.shared_encoder import load_encoder
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.text_hash import add_text_hash
 from tests.support.preloaded import preloaded_programs
@@ -144,7 +145,8 @@ def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Pat
     """A process forked from one with a model does not wait for the parent's thread."""
     code = (
         "import os, sys\n"
-        "from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, describe_model\n"
+        "from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings\n"
+        "from audioclip_text.pipeline.inference.shared_encoder import describe_model\n"
         "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
         "describe_model(settings)\n"
         "if (child := os.fork()) == 0:\n"

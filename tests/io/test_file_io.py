@@ -14,7 +14,7 @@ from apache_beam.internal import cloudpickle_pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.io.filesystem import StoreError
+from audioclip_text.pipeline.io.retries import StoreError
 from tests.support import object_stores
 
 ROOT = Path(__file__).parents[2]

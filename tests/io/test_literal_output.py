@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.io.filesystem import is_local, list_directory, read, remove, remove_below, write_atomically
+from audioclip_text.pipeline.io.filesystem import list_directory, read, remove, remove_below, write_atomically
+from audioclip_text.pipeline.io.paths import is_local
 from tests.support import object_stores
 from tests.support.object_stores import Store, connected
 from tests.support.preloaded import preloaded_programs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.io.filesystem import StoreError
 from audioclip_text.pipeline.io.local_cache import Content, ReplacedError, content_of, local_copy
+from audioclip_text.pipeline.io.retries import StoreError
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, print_local_copy
 from tests.support.processes import start_process

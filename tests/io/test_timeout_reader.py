@@ -16,7 +16,7 @@ import pytest
 
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.io.filesystem import StoreError
+from audioclip_text.pipeline.io.retries import StoreError
 from audioclip_text.pipeline.io.timeout_reader import open_to_read
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.read_shards import read_shard

@@ -10,6 +10,7 @@ import pytest
 
 from audioclip_text.pipeline.io import object_store
 from audioclip_text.pipeline.io.file_io import FileIO
+from audioclip_text.pipeline.io.filesystem import remove
 from audioclip_text.pipeline.io.versions import FileChanged
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.read_shards import read_shard
@@ -72,7 +73,7 @@ def test_another_version_of_an_object_is_refused(store: Store, change: str) -> N
         store.put("texts/a.txt", b"cat\n")
         message = "a.txt changed during the run: run again when it is complete"
     else:
-        object_stores.stores.remove([path])
+        remove([path])
         message = "a.txt existed when it was listed and cannot be read now .*: restore it or leave it out"
     with pytest.raises(InputError, match=message):
         texts(shard)

@@ -15,8 +15,8 @@ from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
 from audioclip_text.pipeline.schemas import ROW
 from tests.support.plain_tower import small_state
 

@@ -24,7 +24,7 @@ from audioclip_text.pipeline.cli.parser import UsageError
 from audioclip_text.pipeline.cli.parser import parse as parse_command_line
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.io import job_service
 from audioclip_text.pipeline.options import OptionsError
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs

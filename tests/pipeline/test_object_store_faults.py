@@ -16,10 +16,10 @@ import pytest
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import filesystem as stores
+from audioclip_text.pipeline.io import filesystem, retries
 from audioclip_text.pipeline.io import json_file as pointer
-from audioclip_text.pipeline.io.filesystem import StoreError, is_transient, with_retries
 from audioclip_text.pipeline.io.json_file import read_json, update_json
+from audioclip_text.pipeline.io.retries import StoreError, is_transient, with_retries
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
@@ -58,7 +58,7 @@ def ids(store: Store, manifest: Manifest) -> list[str]:
     """Return the ids in the files of a snapshot."""
     all_ids = []
     for file in read_file_list(f"{store.url}/out", manifest):
-        data = stores.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file.name}")
+        data = filesystem.read(f"{store.url}/out/snapshots/{manifest['snapshot']}/{file.name}")
         all_ids += pq.read_table(io.BytesIO(data or b""))["id"].to_pylist()
     return sorted(all_ids)
 
@@ -183,7 +183,7 @@ def test_finished_files_of_a_failed_run_are_reused(store: Store) -> None:
 def test_waits_grow_and_all_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off doubles up to half a minute, with jitter down to half of that, for five minutes in all."""
     waits = Waits()
-    monkeypatch.setattr(stores, "time", waits)
+    monkeypatch.setattr(retries, "time", waits)
 
     def busy() -> None:
         raise ConnectionResetError(104, "Connection reset by peer")
@@ -195,7 +195,7 @@ def test_waits_grow_and_all_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     for wait, whole in zip(waits.waited, [1, 2, 4, 8, 16, *[30] * 100], strict=False):
         assert whole / 2 <= wait <= whole
     assert len(set(waits.waited)) == len(waits.waited) > 10
-    assert stores.RETRY_SECONDS <= sum(waits.waited) < stores.RETRY_SECONDS + 30
+    assert retries.RETRY_SECONDS <= sum(waits.waited) < retries.RETRY_SECONDS + 30
 
 
 def test_a_refused_request_is_not_retried(store: Store, waits: Waits) -> None:
@@ -256,7 +256,7 @@ def test_a_failed_upload_is_not_completed_later(store: Store) -> None:
     """Once its objects are garbage-collected and the object store answers again, nothing is written."""
     store.fault = lambda request: "503" if request.method in ("POST", "PUT") else None
     with pytest.raises(StoreError, match=r"out/late cannot be written: .*503"):
-        stores.upload(io.BytesIO(b"x" * 100), f"{store.url}/out/late")
+        filesystem.upload(io.BytesIO(b"x" * 100), f"{store.url}/out/late")
     store.fault = lambda _: None
     gc.collect()
     assert store.names() == []

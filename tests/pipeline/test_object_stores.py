@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 from audioclip_text.model.text_head import text_shapes
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.inference import shared_encoder
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, EncoderThread
-from audioclip_text.pipeline.io.filesystem import StoreError, read, remove_below, upload
+from audioclip_text.pipeline.inference.shared_encoder import EncoderThread
+from audioclip_text.pipeline.io.filesystem import read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
+from audioclip_text.pipeline.io.retries import StoreError
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.run_directory import end_run, start_run
 from audioclip_text.pipeline.snapshots.snapshot import Snapshot

@@ -26,7 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from botocore.loaders import JSONFileLoader, Loader
 
-from audioclip_text.pipeline.io import filesystem as stores
+from audioclip_text.pipeline.io import retries
 from audioclip_text.pipeline.io.local_cache import local_copy
 
 
@@ -307,7 +307,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
         "apache_beam.utils.retry",
     ):
         monkeypatch.setattr(f"{module}.time", made)
-    monkeypatch.setattr(stores, "time", made)
+    monkeypatch.setattr(retries, "time", made)
     return made
 
 

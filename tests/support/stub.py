@@ -12,8 +12,8 @@ import numpy as np
 from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
 from audioclip_text.model.versions import tokenizer_versions
+from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings, ModelInfo
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderSettings, ModelInfo
 
 
 class StubEncoder:

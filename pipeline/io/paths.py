@@ -1,0 +1,32 @@
+"""Paths of files, local or on an object store: gs://, s3:// and what else Beam's file systems know."""
+
+from __future__ import annotations
+
+import os
+
+
+def is_local(path: str) -> bool:
+    """Return whether `path` is on this machine's file system."""
+    return "://" not in path
+
+
+def absolute_path(path: str) -> str:
+    """Return a path or glob that means the same from any current directory; links are not followed, a URL stays as it is."""
+    return os.path.abspath(path) if is_local(path) else path
+
+
+def join(directory: str, *names: str) -> str:
+    """Return the path of a file below a directory, local or on an object store."""
+    if is_local(directory):
+        return os.path.join(directory, *names)
+    return "/".join([directory.rstrip("/"), *names])
+
+
+def base_name(path: str) -> str:
+    """Return the last component of a path."""
+    return path.rpartition("/")[2]
+
+
+def scheme_of(path: str) -> str:
+    """Return the scheme of an object's path: "gs", "s3" and so on."""
+    return path.partition("://")[0]
