@@ -12,7 +12,7 @@ from tests.support.engines import (
     Cluster,
     Processes,
     flink_jars,
-    flink_job_server_jar,
+    flink_job_server,
     free_port,
     page_command,
     wait_until,
@@ -74,7 +74,7 @@ class Flink(Cluster):
         """Start the job manager and the job server."""
         package = "org.apache.flink.runtime.entrypoint"
         self._start("jobmanager", f"{package}.StandaloneSessionClusterEntrypoint", "-Xmx640m", {})
-        values = {"JARS": flink_job_server_jar(), "HOST:8081": f"{self.address}:{self.rest}", "8099": self.jobs_port}
+        values = {"JARS": flink_job_server(), "HOST:8081": f"{self.address}:{self.rest}", "8099": self.jobs_port}
         command = page_command("Flink", "FlinkJobServerDriver", values)
         ports = "--artifact-port=0", "--expansion-port=0"
         folder = f"--artifacts-dir={self.processes.folder}/artifacts"
