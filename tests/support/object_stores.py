@@ -282,18 +282,22 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 class Waits(SimpleNamespace):
-    """A replacement for the module `time`: waits take no time, but advance its clock; `waited` lists them."""
+    """A replacement for the module `time`: waits take no time, but advance the clock of their thread; `waited` lists all."""
 
     def __init__(self) -> None:
         others = {name: getattr(time, name) for name in dir(time) if name not in ("sleep", "monotonic")}
-        super().__init__(**others, waited=[], lock=threading.Lock())
+        super().__init__(**others, waited=[], thread=threading.local())
 
     def sleep(self, seconds: float) -> None:
-        with self.lock:
-            self.waited.append(seconds)
+        self.waited.append(seconds)
+        self.thread.passed = self._passed() + seconds
 
     def monotonic(self) -> float:
-        return time.monotonic() + sum(self.waited)
+        return time.monotonic() + self._passed()
+
+    def _passed(self) -> float:
+        # Not of other threads: what they wait for does not use up the time of this one's attempts.
+        return float(getattr(self.thread, "passed", 0.0))
 
 
 @pytest.fixture
