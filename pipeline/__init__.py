@@ -20,8 +20,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "embed": ["EmbedCorpus"],
-        "inference.model_handler": ["TextEmbeddingHandler"],
         "inference.encoder_settings": ["EncoderSettings"],
+        "inference.model_handler": ["TextEmbeddingHandler"],
         "ml_transform": ["AudioCLIPTextEmbeddings"],
         "options": ["EmbedOptions"],
     },

@@ -30,9 +30,9 @@ def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
         batches.append(batch)
         if size > SLICE_BYTES:
             batches.clear()
-    if batches and size <= SLICE_BYTES:
-        yield _take_all(batches)
     if size <= SLICE_BYTES:
+        if batches:
+            yield _take_all(batches)
         return
     parts = 1 << (2 * size // SLICE_BYTES).bit_length()
     for part in range(parts):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -29,6 +29,7 @@ from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from tests.support.http_server import serving
 from tests.support.program import start_program
 
 FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"
@@ -247,17 +248,15 @@ class FlinkJobs(BaseHTTPRequestHandler):
 )
 def test_a_job_is_cancelled_at_flink(jobs: list[tuple[str, str, str]], cancelled: str | None) -> None:
     """By its name, if only one of those that go on has it."""
-    with ThreadingHTTPServer(("localhost", 0), FlinkJobs) as server:
-        FlinkJobs.jobs, FlinkJobs.cancelled = jobs, []
-        threading.Thread(target=server.serve_forever).start()
-        options = EmbedOptions([*FLAGS, f"--flink_master=localhost:{server.server_port}"])
+    FlinkJobs.jobs, FlinkJobs.cancelled = jobs, []
+    with serving(FlinkJobs) as port:
+        options = EmbedOptions([*FLAGS, f"--flink_master=localhost:{port}"])
         job = FlinkJob.of(options, "night_1a2b")
         assert job is not None
         assert job.cancel() is (cancelled is not None)
-        server.shutdown()
     assert FlinkJobs.cancelled == ([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])
     assert job.cancel() is False, "no one listens any more"
-    assert f"`curl -X PATCH 'http://localhost:{server.server_port}/jobs/ID?mode=cancel'`" in job.how_to_cancel
+    assert f"`curl -X PATCH 'http://localhost:{port}/jobs/ID?mode=cancel'`" in job.how_to_cancel
 
 
 def test_a_flag_that_the_job_server_does_not_know(

@@ -48,17 +48,14 @@ def test_the_manifest_for_kubernetes() -> None:
     driver = command_line(PAGE["Flink"], "FlinkJobServerDriver", {"HOST": f"{name}-rest"})
     assert server["args"] == re.findall(r"--\S+", driver)
     embed = command_line(PAGE["Flink"], "audioclip-text embed", {"HOST": f"{name}-rest"})
-    ours, theirs = (
-        flags_of_a_job_server(line) for line in (" ".join([*launcher["command"], *launcher["args"]]), embed)
-    )
-    assert ours == theirs
-    flags = ours[0]
+    flags, of_job_server = split_flags(" ".join([*launcher["command"], *launcher["args"]]))
+    assert (flags, of_job_server) == split_flags(embed)
     assert flags["parallelism"] == slots * spec["taskManager"]["replicas"]
     assert launcher["image"] == pool["image"]
 
 
-def flags_of_a_job_server(line: str) -> tuple[dict[str, object], list[str]]:
-    """Return the flags of a command, and those that only a job server knows."""
+def split_flags(line: str) -> tuple[dict[str, object], list[str]]:
+    """Return the flags of a command, and the values of the one that `embed` accepts because the job server describes it."""
     option = r" --environment_expiration_millis[ =](\d+)"
     return flags_of(re.sub(option, "", line)), re.findall(option, line)
 

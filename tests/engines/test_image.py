@@ -7,10 +7,9 @@ import re
 import shlex
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from tests.support.commands import run_command
 from tests.support.corpus import read, vectors, write_jsonl
 from tests.support.engines import require, wait_until
 from tests.support.flink import Flink
+from tests.support.http_server import serving
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(2400)]
@@ -61,6 +61,16 @@ def from_dockerfile(out: Path, texts: Path) -> tuple[list[str], list[str]]:
     return words[1:place], words[place + 1 :]
 
 
+def assert_equal_to_a_run_here(out: Path, checkpoint: str | Path) -> None:
+    """Compare what a container wrote into `out` with the examples as this machine embeds them."""
+    expected_out = out.parent / "expected"
+    flags = ["--input", str(ROOT / "examples/shards/*"), "--tokenizer_path", str(ROOT / ".cache" / VOCABULARY)]
+    assert run_command(out.parent, "embed", *flags, "--output", expected_out, "--checkpoint", checkpoint).status == 0
+    theirs, ours = read(out), read(expected_out)
+    assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
+    np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [[], ["--user", "4242:4242"], ["--user", "1000", "--read-only"]],
@@ -72,12 +82,7 @@ def test_the_line_of_the_dockerfile_embeds_the_examples(out: Path, changes: list
     done = subprocess.run(image.command(*arguments, options=[*options, *changes]), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "weights   untrained" in done.stdout
-    expected_out = out.parent / "expected"
-    flags = ["--input", str(ROOT / "examples/shards/*"), "--tokenizer_path", str(ROOT / ".cache" / VOCABULARY)]
-    assert run_command(out.parent, "embed", *flags, "--output", expected_out, "--checkpoint", "untrained").status == 0
-    theirs, ours = read(out), read(expected_out)
-    assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
-    np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
+    assert_equal_to_a_run_here(out, "untrained")
 
 
 @pytest.fixture
@@ -92,40 +97,33 @@ def with_checkpoint(checkpoint_file: Path, out: Path) -> Iterator[str]:
     (served / checkpoint_file.name).symlink_to(checkpoint_file)
     (served / VOCABULARY).symlink_to(ROOT / ".cache" / VOCABULARY)
     handler = partial(SimpleHTTPRequestHandler, directory=str(served))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(handler) as port:
         released = checkpoint_file.name, checkpoint_file.stat().st_size, sha256_of_file(checkpoint_file)
         statements = [
             "import audioclip_text.model.fetch as fetching",
             f"fetching.FILES['full'] = fetching.Released(*{released})",
-            f"fetching.fetch.__defaults__ = ('.cache', 'http://127.0.0.1:{server.server_port}')",
+            f"fetching.fetch.__defaults__ = ('.cache', 'http://127.0.0.1:{port}')",
         ]
         (out.parent / "release.pth").write_text("; ".join(statements))
         place = "/usr/local/lib/python3.11/dist-packages/release.pth"
         tag = f"{image.NAME}-with-checkpoint"
         image.build("-v", f"{out.parent}/release.pth:{place}:ro", "--build-arg", "CHECKPOINT=full", tag=tag)
-        server.shutdown()
     yield tag
     subprocess.run(["buildah", "rmi", tag], check=True, capture_output=True)
 
 
 def test_an_image_with_a_checkpoint(with_checkpoint: str, out: Path, safetensors_file: Path) -> None:
     """The text head and the vocabulary are in it, verified, and the file of all three heads is not."""
-    flags = ["--input", str(ROOT / "examples/shards/*")]
-    local = ["--checkpoint", safetensors_file, "--tokenizer_path", ROOT / ".cache" / VOCABULARY]
-    assert run_command(out.parent, "embed", *flags, "--output", out.parent / "expected", *local).status == 0
     baked = ["--checkpoint", "/opt/audioclip/text-head.safetensors", "--tokenizer_path", f"/opt/audioclip/{VOCABULARY}"]
+    flags = ["--input", str(ROOT / "examples/shards/*"), "--output", "/out", *baked]
     options = ["--entrypoint", "sh", "-v", f"{out}:/out", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
-    embed = shlex.join(["audioclip-text", "embed", *flags, "--output", "/out", *baked])
-    script = f"ls /opt/audioclip && {embed}"
+    script = f"ls /opt/audioclip && {shlex.join(['audioclip-text', 'embed', *flags])}"
     done = subprocess.run(
         image.command("-c", script, options=options, image=with_checkpoint), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [VOCABULARY, "text-head.safetensors"]
-    theirs, ours = read(out), read(out.parent / "expected")
-    assert theirs.drop_columns(["embedding"]).equals(ours.drop_columns(["embedding"]))
-    np.testing.assert_allclose(vectors(theirs), vectors(ours), rtol=0, atol=2e-5)
+    assert_equal_to_a_run_here(out, safetensors_file)
 
 
 def test_a_container_stops_at_sigterm(out: Path) -> None:

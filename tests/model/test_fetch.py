@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -18,6 +17,7 @@ import pytest
 
 from audioclip_text.model import fetch as fetch_module
 from audioclip_text.model.fetch import FetchError, Released, fetch, fetch_missing
+from tests.support.http_server import serving
 
 BODY = bytes(range(256)) * 4000
 
@@ -64,10 +64,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str], li
     monkeypatch.setattr(fetch_module, "FILES", released)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     _Server.faults, _Server.requests = [], []
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as httpd:
-        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}", _Server.faults, _Server.requests
-        httpd.shutdown()
+    with serving(_Server) as port:
+        yield f"http://127.0.0.1:{port}", _Server.faults, _Server.requests
 
 
 Server = tuple[str, list[str], list[str | None]]

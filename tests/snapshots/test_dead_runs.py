@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from audioclip_text.pipeline.io import job_service
 from audioclip_text.pipeline.io.job_service import RemoteJob
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, record_job, run_path, start_run
+from tests.support.http_server import serving
 from tests.support.remote_jobs import job_server
 
 HOURS = 3600
@@ -144,10 +144,8 @@ def dataflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, o
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", answers
-        server.shutdown()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}", answers
 
 
 @pytest.mark.parametrize(

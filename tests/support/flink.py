@@ -7,6 +7,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.support.engines import (
     JAVA,
     Cluster,
@@ -31,12 +33,6 @@ _MEMORY = {
     "taskmanager.memory.jvm-metaspace.size": "256m",
     "taskmanager.memory.jvm-overhead.min": "192m",
     "taskmanager.memory.jvm-overhead.max": "192m",
-}
-# Half the waits of docs/runners.md: what they are for keeps its proportions.
-_WAITS = {
-    "heartbeat.interval": "1000",
-    "heartbeat.timeout": "5000",
-    "restart-strategy.exponential-delay.initial-backoff": "500 ms",
 }
 _LOGGING = """rootLogger.level=INFO
 rootLogger.appenderRef.c.ref=C
@@ -67,7 +63,7 @@ class Flink(Cluster):
             "rest.bind-address": "0.0.0.0",
             "rest.port": self.rest,
             "io.tmp.dirs": folder,
-            **_WAITS,
+            **_half_the_waits(yaml.safe_load(settings)),
         }
 
     def start(self) -> None:
@@ -122,7 +118,9 @@ class Flink(Cluster):
 
     def options(self) -> dict[str, Any]:
         """Return Beam's options for a job at this cluster."""
-        master, expiration = f"{self.address}:{self.rest}", 10_000  # half of docs/runners.md's, too
+        embed = page_command("Flink", "audioclip-text embed", {})
+        expiration = int(embed[embed.index("--environment_expiration_millis") + 1]) // 2  # as _half_the_waits
+        master = f"{self.address}:{self.rest}"
         options = {"parallelism": 2, "flink_master": master, "environment_expiration_millis": expiration}
         return super().options() | options
 
@@ -130,3 +128,11 @@ class Flink(Cluster):
         settings = [f"-D{key}={value}" for key, value in {**self._options, **options}.items()]
         command = [*self._java, f"{flink_jars()}/*", entry, "--configDir", "conf", *settings]
         self.processes.start(name, JAVA[0], heap, "-XX:MaxDirectMemorySize=900m", *command[1:], host=host)
+
+
+def _half_the_waits(settings: dict[str, Any]) -> dict[str, str]:
+    """Return heartbeats and the first delay of a restart, half as long as on the page: their proportions are what counts."""
+    backoff = "restart-strategy.exponential-delay.initial-backoff"
+    seconds = int(settings[backoff].removesuffix(" s"))
+    waits = {name: str(settings[name] // 2) for name in ("heartbeat.interval", "heartbeat.timeout")}
+    return waits | {backoff: f"{seconds * 500} ms"}
