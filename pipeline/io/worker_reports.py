@@ -106,7 +106,7 @@ def read_reports(directory: str) -> WorkerReports:
     counted = [path for path in files if base_name(path).startswith(_COUNTS)]
     reports = WorkerReports(len(counted))
     for path in counted if len(counted) <= MAX_COUNTED else ():
-        reports.counts.update({name: int(str(number)) for name, number in _read(path).items()})
+        reports.counts.update({name: number for name, number in _read(path).items() if isinstance(number, int)})
     reports.errors = [str(_read(path).get("error", "")) for path in files if base_name(path).startswith(_ERROR)]
     return reports
 

@@ -73,6 +73,10 @@ class Reader(Protocol):
     def has_delimiter(self) -> bool:
         """Whether the delimiter of a shard may be chosen."""
 
+    @property
+    def has_row_groups(self) -> bool:
+        """Whether a large shard is read in several parts, by its row groups."""
+
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of `builder.part` to `builder`, and yield its batches as they fill up."""
 
@@ -88,6 +92,7 @@ class RecordReader:
     has_fields: bool = True
     compressible: bool = True
     has_delimiter: bool = False
+    has_row_groups: bool = False
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every record of the shard to `builder`, a block at a time."""

@@ -40,6 +40,7 @@ class ParquetReader:
     has_fields = True
     compressible = False
     has_delimiter = False
+    has_row_groups = True
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of every row group that can be read to `builder`."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..io.file_io import FileIO
 from .compression import DamagedShard
 from .parquet import MAX_ROWS, row_group_sizes
+from .registry import READERS
 from .shard import Part, Shard
 from .shards import open_shard
 
@@ -35,7 +36,7 @@ def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
 
 def is_large(shard: Shard) -> bool:
     """Return whether a shard may be read in several parts."""
-    return shard.format == "parquet" and shard.bytes > PART_BYTES
+    return READERS[shard.format].has_row_groups and shard.bytes > PART_BYTES
 
 
 def split_group(shards: list[Shard], file_io: FileIO) -> Iterator[list[Part]]:
