@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from audioclip_text.model import ClipTokenizer
 from audioclip_text.model.checkpoint import extract
@@ -36,6 +39,22 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests a directory for temporary files, open to all users as /tmp is, and remove it with what is left there.
+
+    Programs that are killed leave their temporary files, and Spark and Flink hundreds of megabytes.
+    """
+    tmp_path_factory.getbasetemp()  # stays where it is
+    with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o1777)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", folder)
+            patch.setenv("JAVA_TOOL_OPTIONS", f"-Djava.io.tmpdir={folder}")
+            patch.setattr(tempfile, "tempdir", None)
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,19 +102,25 @@ def tokenizer(vocabulary: Path) -> ClipTokenizer:
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of a file in the released one's layout and size: seeded weights in the text head, zeros in the other tensors."""
-    path = tmp_path_factory.mktemp("checkpoint") / "AudioCLIP-Full-Training.pt"
-    shapes = json.loads((DATA / "keys.json").read_text())
-    write_released(path, shapes, {name: tensor.numpy() for name, tensor in untrained_state().items()})
+    """Path of a file in the released one's layout and size: seeded weights in the text head, zeros in the other tensors.
+
+    The text head, extracted, is beside it; all workers of a test run share both.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / "AudioCLIP-Full-Training.pt"
+    with FileLock(folder / "checkpoint.lock"):
+        if not path.exists():
+            shapes = json.loads((DATA / "keys.json").read_text())
+            write_released(path, shapes, {name: tensor.numpy() for name, tensor in untrained_state().items()})
+            extract(path, path.with_name("text-head.safetensors"))
     return path
 
 
 @pytest.fixture(scope="session")
 def safetensors_file(checkpoint_file: Path) -> Path:
     """Path of the text head of `checkpoint_file`, extracted."""
-    path = checkpoint_file.with_name("text-head.safetensors")
-    extract(checkpoint_file, path)
-    return path
+    return checkpoint_file.with_name("text-head.safetensors")
 
 
 @pytest.fixture(scope="session")

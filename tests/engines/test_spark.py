@@ -13,7 +13,7 @@ from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
 from tests.support.engine_jobs import WorkerHandler, results, write_corpus
-from tests.support.engines import page_command, require, wait_until
+from tests.support.engines import job_server, page_command, require, wait_until
 from tests.support.spark import Spark
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
@@ -59,6 +59,7 @@ def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, 
         "/shared/out": "out",
         "/shared/text-head.safetensors": small_head,
         "/shared/bpe_simple_vocab_16e6.txt.gz": vocabulary,
+        "JARS": job_server("Spark"),
         "8099": spark.jobs_port,
         "50000": spark.pool,
     }

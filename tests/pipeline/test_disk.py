@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,10 +94,8 @@ def _unprivileged() -> Iterator[None]:
 @pytest.fixture
 def shared_directory(tmp_path: Path) -> Iterator[Path]:
     """Return a directory, writable by all, with a corpus of 100 rows and a snapshot of 50."""
-    root = (
-        tmp_path if os.geteuid() else Path("/tmp") / f"audioclip-text-{os.getpid()}"
-    )  # only root may enter pytest's directories
-    root.mkdir(exist_ok=True)
+    # Only root may enter the directories that pytest makes for root.
+    root = tmp_path if os.geteuid() else Path(tempfile.mkdtemp())
     root.chmod(0o777)
     with _unprivileged():
         embed(_corpus(root / "a.jsonl", 50), root / "out", id_field="id")

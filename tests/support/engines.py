@@ -73,35 +73,39 @@ def spark_jars() -> Path:
     return _fetch("spark-3.5.0", lambda folder: _unpack("pyspark==3.5.0", "deps/jars/", folder))
 
 
-def job_server_jars(runner: str) -> Path:
-    """Return the folder of a job server's jars: `runner` is the name of the artifact in Maven Central."""
-    pom = str(ROOT / "tests" / "engines" / "pom.xml")
-    command = ["mvn", "-q", "-B", "-f", pom, f"-Drunner={runner}", "dependency:copy-dependencies"]
-    return _fetch(f"{runner}-2.62.0", lambda folder: _call([*command, f"-DoutputDirectory={folder}"]))
+def job_server(runner: str) -> Path:
+    """Return a folder with Beam's job server of "Flink" or "Spark" in one jar, as Beam's own release of it is.
 
-
-def flink_job_server() -> Path:
-    """Return a folder with Flink's job server in one jar, as Beam's own release of it is.
-
-    The job server sends its jars to Flink with every job, and waits 80 ms for the answer to each.
+    It sends its jars to the engine with every job, and waits 80 ms for Flink's answer to each. Spark brings slf4j itself.
     """
-    return _fetch("flink-job-server-2.62.0", lambda folder: _merge(job_server_jars("beam-runners-flink-1.19"), folder))
+    pom = str(ROOT / "tests" / "engines" / "pom.xml")
+    artifact = {"Flink": "beam-runners-flink-1.19", "Spark": "beam-runners-spark-3"}[runner]
+    maven = ["mvn", "-q", "-B", "-f", pom, f"-Drunner={artifact}", "dependency:copy-dependencies"]
+
+    def make(folder: Path) -> None:
+        jars = folder / "jars"
+        _call([*maven, f"-DoutputDirectory={jars}"])
+        merged = [jar for jar in sorted(jars.glob("*.jar")) if runner == "Flink" or "slf4j" not in jar.name]
+        _merge(merged, folder / "job-server.jar")
+        shutil.rmtree(jars)
+
+    return _fetch(f"{runner.lower()}-job-server-2.62.0", make)
 
 
-def _merge(jars: Path, folder: Path) -> None:
-    """Write what is in all jars of one folder into one jar in another; of files with one name the first counts."""
+def _merge(jars: Sequence[Path], merged: Path) -> None:
+    """Write what is in all jars into one; of files with one name the first counts."""
     services, names = dict[str, bytes](), set[str]()
-    with zipfile.ZipFile(folder / "job-server.jar", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as merged:
-        for path in sorted(jars.glob("*.jar")):
+    with zipfile.ZipFile(merged, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as output:
+        for path in jars:
             with zipfile.ZipFile(path) as jar:
                 for name in jar.namelist():
                     if name.startswith("META-INF/services/"):
                         services[name] = services.get(name, b"") + jar.read(name) + b"\n"
                     elif name not in names and not name.endswith((".SF", ".RSA", ".DSA")):
                         names.add(name)
-                        merged.writestr(name, jar.read(name))
+                        output.writestr(name, jar.read(name))
         for name, data in services.items():
-            merged.writestr(name, data)
+            output.writestr(name, data)
 
 
 def local_job_server(runner: str, folder: Path) -> Path:
@@ -109,11 +113,8 @@ def local_job_server(runner: str, folder: Path) -> Path:
 
     It has only a manifest, which names the jars.
     """
-    if runner == "Flink":
-        jars = [*job_server_jars("beam-runners-flink-1.19").glob("*.jar"), *flink_jars().glob("flink-dist*.jar")]
-    else:  # which brings its own logging
-        jars = [jar for jar in job_server_jars("beam-runners-spark-3").glob("*.jar") if "slf4j" not in jar.name]
-        jars += spark_jars().glob("*.jar")
+    engine = flink_jars().glob("flink-dist*.jar") if runner == "Flink" else spark_jars().glob("*.jar")
+    jars = [*job_server(runner).glob("*.jar"), *engine]
     classes = " ".join(jar.resolve().as_uri() for jar in jars)
     values = {
         "Manifest-Version": "1.0",
@@ -286,9 +287,14 @@ class Processes:
         process.wait()
 
     def stop(self) -> None:
-        """Kill all."""
+        """Kill all, and remove what they wrote, gigabytes of copied jars, except their output."""
         for name in list(self._processes):
             self.kill(name)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.suffix != ".log":
+                path.unlink()
 
     @staticmethod
     def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -14,8 +14,8 @@ from tests.support.engines import (
     Cluster,
     Processes,
     flink_jars,
-    flink_job_server,
     free_port,
+    job_server,
     page_command,
     wait_until,
 )
@@ -70,7 +70,7 @@ class Flink(Cluster):
         """Start the job manager and the job server."""
         package = "org.apache.flink.runtime.entrypoint"
         self._start("jobmanager", f"{package}.StandaloneSessionClusterEntrypoint", "-Xmx640m", {})
-        values = {"JARS": flink_job_server(), "HOST:8081": f"{self.address}:{self.rest}", "8099": self.jobs_port}
+        values = {"JARS": job_server("Flink"), "HOST:8081": f"{self.address}:{self.rest}", "8099": self.jobs_port}
         command = page_command("Flink", "FlinkJobServerDriver", values)
         ports = "--artifact-port=0", "--expansion-port=0"
         folder = f"--artifacts-dir={self.processes.folder}/artifacts"

@@ -29,10 +29,13 @@ def missing_tools() -> list[str]:
 
 
 def build(*arguments: str, tag: str = NAME) -> None:
-    """Build the project's Dockerfile, with further arguments of `buildah bud`."""
+    """Build the project's Dockerfile, with further arguments of `buildah bud`, and remove the image that had the tag."""
+    earlier = _identity(tag)
     with tempfile.TemporaryDirectory() as folder:
         _build_bases(Path(folder))
     _run(["buildah", "bud", "--layers", "--isolation", "chroot", "--pull-never", *arguments, "-t", tag, "."], cwd=ROOT)
+    if earlier not in ("", _identity(tag)):
+        _run(["buildah", "rmi", earlier])
 
 
 def command(*arguments: str, options: Sequence[str] = (), image: str = NAME) -> list[str]:
@@ -45,7 +48,7 @@ def command(*arguments: str, options: Sequence[str] = (), image: str = NAME) -> 
 def _build_bases(folder: Path) -> None:
     """Build the images that the Dockerfile starts from, under their names, if they are missing."""
     launcher, beam = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    if not _exists(f"docker.io/{beam}"):
+    if not _identity(f"docker.io/{beam}"):
         root = folder / "root"
         _run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root), _mirror()])
         (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink()
@@ -63,7 +66,7 @@ def _build_bases(folder: Path) -> None:
         upgrade = ["python", "-m", "pip", "install", "-q", "--upgrade", "pip", "setuptools", "wheel"]
         _run(["buildah", "run", "--isolation", "chroot", container, "--", *upgrade])
         _commit(container, f"docker.io/{beam}")
-    if not _exists(launcher):
+    if not _identity(launcher):
         program = folder / "launcher/opt/google/dataflow/python_template_launcher"
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\nexec true\n")
@@ -81,9 +84,10 @@ def _mirror() -> str:
     return "http://deb.debian.org/debian"
 
 
-def _exists(image: str) -> bool:
-    inspect = ["buildah", "inspect", "--type", "image", image]
-    return not subprocess.run(inspect, check=False, capture_output=True).returncode
+def _identity(image: str) -> str:
+    """Return the id of an image, or "" if it does not exist."""
+    inspect = ["buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", image]
+    return subprocess.run(inspect, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def _commit(container: str, image: str) -> None:

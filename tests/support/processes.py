@@ -9,10 +9,12 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.util
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.support.paths import ROOT
 
@@ -53,12 +55,16 @@ def start_process(
 
 
 def _start_server() -> None:
-    """Start the server in the project's directory: it imports from its current directory, and passes over what it misses."""
+    """Start the server in the project's directory: it imports from its current directory, and passes over what it misses.
+
+    Its temporary directory is this process's, because that of a test is removed.
+    """
     multiprocessing.set_forkserver_preload(PRELOAD)
     directory = os.getcwd()
     os.chdir(ROOT)
     try:
-        multiprocessing.forkserver.ensure_running()
+        with mock.patch.dict(os.environ, TMPDIR=multiprocessing.util.get_temp_dir()):
+            multiprocessing.forkserver.ensure_running()
     finally:
         os.chdir(directory)
 
@@ -69,6 +75,7 @@ def _call(
     """Run in the new process."""
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None
     os.chdir(ROOT)
     for number, path in enumerate(outputs, 1):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from tests.support.engines import JAVA, Cluster, Processes, free_port, job_server_jars, page_command, spark_jars
+from tests.support.engines import JAVA, Cluster, Processes, free_port, job_server, page_command, spark_jars
 
 
 class Spark(Cluster):
@@ -38,7 +39,7 @@ class Spark(Cluster):
             "worker", *spark, "org.apache.spark.deploy.worker.Worker", *worker, environment=environment
         )
         values = {
-            "JARS": self._without_logging(job_server_jars("beam-runners-spark-3")),
+            "JARS": job_server("Spark"),
             "SPARK_HOME": home,
             "spark://HOST:7077": url,
             "8099": self.jobs_port,
@@ -50,11 +51,6 @@ class Spark(Cluster):
         self.processes.start_pool("pool", self.pool)
         self.processes.wait_for_port("jobserver", self.jobs_port)
 
-    def _without_logging(self, jars: Path) -> Path:
-        """Return a folder with links to the jars that Spark does not bring itself."""
-        folder = self.processes.folder / "jars"
-        folder.mkdir()
-        for jar in jars.glob("*.jar"):
-            if "slf4j" not in jar.name:
-                (folder / jar.name).symlink_to(jar)
-        return folder
+    def options(self) -> dict[str, Any]:
+        """Return Beam's options for a job at this cluster."""
+        return super().options() | {"files_to_stage": [f"{job_server('Spark')}/job-server.jar"]}
