@@ -167,6 +167,8 @@ def figures() -> dict[str, str]:
     return {
         "first run": f"{first:.1f} µs of CPU time per new row",
         "night": f"{night:.1f} µs per known row",
+        "formula of a first run": f"+ write | {first:.1f} µs |",
+        "formula of a night": f"refer + known + write | {night:.1f} µs |",
         "vCPUs of a GPU": f"{t4} vCPUs for a T4, {l4} for an L4 and {h100} for an H100",
         "one vCPU": f"{1e6 / first:,.0f} new or {1e6 / night:,.0f} known rows per second",
         "writing": f"{write[1] / first:.0%} of the CPU time of a first run and {write[1] / night:.0%} of that of a night",

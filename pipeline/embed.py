@@ -121,7 +121,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             if job.on_long == "error":
                 known = known | "CheckLengths" >> beam.Map(check_not_truncated).with_output_types(pa.RecordBatch)
             reports.append(known | "WriteReused" >> beam.ParDo(write))
-        if job.bits and job.unique_ids:
+        if job.unique_ids:
             ids = rows | "SelectIds" >> beam.Map(select_ids).with_output_types(pa.RecordBatch)
             if carried:
                 read_ids = beam.FlatMap(ids_of_file, before, job.file_io).with_output_types(pa.RecordBatch)

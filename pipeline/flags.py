@@ -256,9 +256,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="publish although up to N shards cannot be read to their end (default: 0)",
     )
     add("--allow_empty", action="store_true", help="publish although no row could be embedded")
-    add("--force", action="store_true", help="run although nothing changed since the current snapshot")
+    add(
+        "--force",
+        action="store_true",
+        help="read every shard, even if none changed; if the canary differs, embed every text again",
+    )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
-    add("--no_dedupe", action="store_true", help="embed every row: no shuffle, and no vector is reused")
+    add("--no_dedupe", action="store_true", help="embed every row: texts are not compared, and no vector is reused")
 
 
 def store_once(parser: argparse.ArgumentParser) -> None:

@@ -51,7 +51,7 @@ def _run(argv: list[str]) -> int:
 
             set_object_store_options(arguments.beam)
         status = int(arguments.run(arguments))
-        return _flush(status, strict=not arguments.changes)
+        return _flush(status, strict=not arguments.writes)
     except UsageError as error:
         print_error(f"{error}\nSee `{' '.join(filter(None, (PROGRAM, error.command)))} --help`.")
         return EXIT_USAGE

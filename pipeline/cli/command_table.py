@@ -14,14 +14,14 @@ from . import commands
 class Command:
     """One command: the function that runs it, its arguments, and which of Beam's flags it takes.
 
-    `changes` says that it writes files: its exit status says whether that succeeded, even if stdout cannot be written.
+    `writes` says that its result is files: the exit status says whether they were written, even if stdout cannot be.
     """
 
     run: Callable[[argparse.Namespace], int]
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     beam: str = "none"  # "all", "object stores" or "none"
-    changes: bool = False
+    writes: bool = False
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -112,13 +112,13 @@ COMMANDS: dict[str, Command] = {
         commands.run_fetch,
         "download and verify a released checkpoint and the vocabulary",
         _fetch_arguments,
-        changes=True,
+        writes=True,
     ),
     "extract": Command(
         commands.run_extract,
         "write the text head of a checkpoint as .safetensors: 254 MB instead of 537",
         _extract_arguments,
-        changes=True,
+        writes=True,
     ),
     "log": Command(commands.run_log, "list the snapshots with their counts", _add_output, "object stores"),
     "current": Command(commands.run_current, "print the path of the current snapshot", _add_output, "object stores"),

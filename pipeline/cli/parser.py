@@ -59,7 +59,7 @@ _REWORDED = (
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line without the program's name.
 
-    Besides the command's arguments the namespace has `command`, `run` and `changes` (as in Command), `argv`, the flags
+    Besides the command's arguments the namespace has `command`, `run` and `writes` (as in Command), `argv`, the flags
     with underscores, and `beam`, the values of Beam's flags that differ from their defaults. --help and --version are
     printed and raise SystemExit.
 
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     namespace, rest = parser.parse_known_args(tokens)
     if rest:
         _refuse_rest(rest[0], tokens, parser)
-    namespace.command, namespace.run, namespace.changes = name, COMMANDS[name].run, COMMANDS[name].changes
+    namespace.command, namespace.run, namespace.writes = name, COMMANDS[name].run, COMMANDS[name].writes
     namespace.argv, namespace.beam = tokens, _given_values(beam, namespace)
     return namespace
 

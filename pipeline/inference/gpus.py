@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Beam and Arrow take 36 us of CPU time per new row (docs/scaling.md), so that one process gives a GPU some 28,000 texts per
-# second, and a large GPU may embed ten times as many. By reasoning: benchmarks/gpu.py measures it if there is a GPU.
+# Beam and Arrow take 16 us of CPU time per new row (docs/scaling.md), so that one process gives a GPU some 60,000 texts per
+# second; a large GPU may embed seven times as many. By reasoning: benchmarks/gpu.py measures it if there is a GPU.
 PROCESSES_PER_GPU = 8
 # A process starts in some seconds, in which another one embeds as many rows.
 ROWS_PER_PROCESS = 131_072

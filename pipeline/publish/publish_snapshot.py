@@ -134,7 +134,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "oom_retries": stats.oom_retries,
             "rejected_by_reason": stats.row_counts(0)["rejected_by_reason"],
         }
-        if job.bits and job.unique_ids:
+        if job.unique_ids:
             counts["duplicate_ids"] = totals.duplicate_ids
         if any("[]" in field.text for field in job.fields.texts):
             counts["without_texts"] = sum(segment.without_texts for segment in totals.segments.values())

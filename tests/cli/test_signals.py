@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import signal
@@ -42,7 +43,7 @@ class Run:
     def wait_for_parts(self) -> None:
         """Wait until the first part file is finished."""
         deadline = time.monotonic() + 120
-        while not list(self.folder.glob("out/snapshots/*/part-*")):
+        while not glob.glob(f"{self.folder}/out/snapshots/*/part-*"):
             assert self.process.poll() is None, self.error
             assert time.monotonic() < deadline, self.error
             time.sleep(0.02)

@@ -24,10 +24,11 @@ import pytest
 
 from audioclip_text.pipeline.cli import main
 from tests.support.environments import create_environment
-from tests.support.output_readers import SPARK, require
+from tests.support.output_readers import SPARK
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.postgres import postgres_server
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
+from tests.support.tools import require
 
 PAGE = read_page("docs/reading.md")
 SECTIONS = sections(PAGE)

@@ -5,6 +5,7 @@ One cluster serves all tests, with the settings that docs/runners.md names.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -27,10 +28,11 @@ from audioclip_text.pipeline.snapshots.run_directory import list_runs
 from tests.support.commands import run_command
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 from tests.support.engine_jobs import ElsewhereHandler, PublishThenDie, WorkerHandler, results, write_corpus
-from tests.support.engines import page_command, require, wait_until
+from tests.support.engines import page_command, wait_until
 from tests.support.flink import Flink
 from tests.support.processes import start_process
 from tests.support.remote_jobs import remote_run
+from tests.support.tools import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
@@ -210,9 +212,11 @@ def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhil
     write_jsonl(other, [{"text": "another"}])
     known, output = set(flink.jobs()), tmp_path / "out"
     launcher = start_process(remote_run, str(shard), str(output), {**flink.options(), "max_rejected": "0"})
-    wait_until(
-        lambda: any("job" in json.loads(file.read_text()) for file in output.glob("snapshots/*/run.json")), "a job"
-    )
+
+    def submitted() -> bool:
+        return any("job" in json.loads(Path(run).read_text()) for run in glob.glob(f"{output}/snapshots/*/run.json"))
+
+    wait_until(submitted, "a job")
     launcher.kill()
     (failing,) = list_runs(str(output))
     wait_until(lambda: list((output / "snapshots" / failing).glob("part-*")), "the job goes on", 120)

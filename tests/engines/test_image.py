@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -19,10 +20,11 @@ from audioclip_text.model.files import sha256_of_file
 from tests.support import image
 from tests.support.commands import run_command
 from tests.support.corpus import read, vectors, write_jsonl
-from tests.support.engines import require, wait_until
+from tests.support.engines import wait_until
 from tests.support.flink import Flink
 from tests.support.http_server import serving
 from tests.support.paths import ROOT
+from tests.support.tools import require
 
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(2400)]
 
@@ -135,7 +137,9 @@ def test_a_container_stops_at_sigterm(out: Path) -> None:
     container = subprocess.Popen(
         image.command(*arguments, options=[*options, "--name", name]), stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: [*out.glob("snapshots/*/run.json"), *out.glob("snapshots/*/.*")], "the run begins", 120)
+    wait_until(
+        lambda: [*glob.glob(f"{out}/snapshots/*/run.json"), *glob.glob(f"{out}/snapshots/*/.*")], "the run begins", 120
+    )
     subprocess.run(["podman", "kill", "--signal", "TERM", name], check=True, capture_output=True)
     _, errors = container.communicate(timeout=60)
     assert container.returncode == 128 + signal.SIGTERM, errors

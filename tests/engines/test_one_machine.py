@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from audioclip_text.pipeline.snapshots.run_directory import list_runs
-from tests.support.engines import local_job_server, page_command, require
+from tests.support.engines import local_job_server, page_command
 from tests.support.paths import ROOT
+from tests.support.tools import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 

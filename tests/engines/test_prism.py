@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.corpus import embed
 from tests.support.engine_jobs import WorkerHandler, results, write_corpus
-from tests.support.engines import prism, require
+from tests.support.engines import prism
 from tests.support.pages import blocks, expected_output, read_page, sections
+from tests.support.tools import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,9 @@ from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
 from tests.support.engine_jobs import WorkerHandler, results, write_corpus
-from tests.support.engines import job_server, page_command, require, wait_until
+from tests.support.engines import job_server, page_command, wait_until
 from tests.support.spark import Spark
+from tests.support.tools import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
@@ -37,7 +39,7 @@ def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp
     run = ThreadPoolExecutor(1).submit(
         embed, shards, output, first, batch_size=100, max_file_rows=100, **spark.options()
     )
-    wait_until(lambda: run.done() or list(output.glob("snapshots/*/part-*.parquet")), "files are finished", 120)
+    wait_until(lambda: run.done() or glob.glob(f"{output}/snapshots/*/part-*.parquet"), "files are finished", 120)
     assert not run.done(), run.exception()
     (worker, *_) = spark.processes.children("pool")
     worker.kill()

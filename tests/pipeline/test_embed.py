@@ -240,13 +240,14 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path) -> None:
-    """Ids may repeat, and are not compared; with --unique_ids nothing is published."""
+@pytest.mark.parametrize("no_dedupe", [False, True])
+def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path, no_dedupe: bool) -> None:
+    """Ids may repeat, and are not compared; with --unique_ids nothing is published, whether or not texts are compared."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
-    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", no_dedupe=no_dedupe)
     assert "duplicate_ids" not in manifest["counts"]
     with pytest.raises(RuntimeError, match="1 ids occur more than once, and --unique_ids forbids that; among them '7'"):
-        embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True)
+        embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True, no_dedupe=no_dedupe)
     assert current_name(str(tmp_path / "out2")) is None
 
 

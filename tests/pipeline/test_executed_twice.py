@@ -78,7 +78,9 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("effect", EFFECTS)
+@pytest.mark.parametrize(
+    "effect", sorted(set(EFFECTS) - {"link", "model"})
+)  # it carries no file over, and embeds no text
 def test_a_second_execution_that_stops_anywhere_harms_nothing(
     published: tuple[beam.Pipeline, Path], effect: str
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_second_execution_that_stops_anywhere_harms_nothing(
     for late in (False, True):
         with faults.armed(Fault(effect, late=late, lasting=not late)), suppress(Exception):
             pipeline.run().wait_until_finish()
+        assert faults.fired
         after = content(folder / "out")
         assert {name: data for name, data in after.items() if name in before} == before
     pipeline.run().wait_until_finish()

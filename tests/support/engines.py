@@ -17,32 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from filelock import FileLock
 
 from tests.support.pages import command_line, read_page, sections
 from tests.support.paths import ROOT
 from tests.support.preloaded import preloaded_programs
+from tests.support.tools import run_online
 
 ENGINES = Path(os.environ.get("AUDIOCLIP_TEXT_ENGINES", ROOT / ".cache" / "engines"))
-
-# What pip, Maven and Go print if the network, and not the project, is at fault; in lower case.
-_NO_NETWORK = (
-    "temporary failure in name resolution",
-    "name or service not known",
-    "network is unreachable",
-    "no route to host",
-    "connection refused",
-    "connection reset",
-    "connection timed out",
-    "unknown host",
-    "could not transfer artifact",
-    "no such host",
-    "i/o timeout",
-    "tls handshake timeout",
-    "module lookup disabled",
-    "newconnectionerror",
-)
 
 _PACKAGES = "util lang nio net time io util.concurrent lang.invoke"
 # What Flink, Spark and Kryo open of Java 17; a quick start matters more here than the speed of compiled code.
@@ -54,13 +36,6 @@ JAVA = (
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     "--add-opens=java.base/sun.security.action=ALL-UNNAMED",
 )
-
-
-def require(*tools: str) -> None:
-    """Skip the test if one of these programs is missing."""
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is missing")
 
 
 def flink_jars() -> Path:
@@ -84,7 +59,7 @@ def job_server(runner: str) -> Path:
 
     def make(folder: Path) -> None:
         jars = folder / "jars"
-        _call([*maven, f"-DoutputDirectory={jars}"])
+        run_online([*maven, f"-DoutputDirectory={jars}"])
         merged = [jar for jar in sorted(jars.glob("*.jar")) if runner == "Flink" or "slf4j" not in jar.name]
         _merge(merged, folder / "job-server.jar")
         shutil.rmtree(jars)
@@ -133,7 +108,7 @@ def local_job_server(runner: str, folder: Path) -> Path:
 def prism() -> Path:
     """Return the program Prism."""
     command = ["go", "install", "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"]
-    return _fetch("prism-2.77.0", lambda folder: _call(command, {"GOBIN": str(folder)})) / "prism"
+    return _fetch("prism-2.77.0", lambda folder: run_online(command, {"GOBIN": str(folder)})) / "prism"
 
 
 def _fetch(name: str, fetch: Callable[[Path], None]) -> Path:
@@ -150,23 +125,11 @@ def _fetch(name: str, fetch: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """Run a command that fetches; skip the test if no network answers, and fail if the command fails otherwise."""
-    done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        printed = (done.stdout + done.stderr).strip()
-        if any(message in printed.lower() for message in _NO_NETWORK):
-            pytest.skip(f"no network: {printed.splitlines()[-1][:300]}")
-        pytest.fail(f"{' '.join(command)}: {printed[-2000:]}")
-
-
 def _unpack(requirement: str, part: str, folder: Path) -> None:
     """Put the files below `part` of a source distribution into `folder`."""
     download = folder / "download"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    _call([*pip, "--constraint", str(ROOT / "constraints.txt"), "--dest", str(download), requirement])
+    run_online([*pip, "--constraint", str(ROOT / "constraints.txt"), "--dest", str(download), requirement])
     (archive,) = download.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         for member in tar:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import sysconfig
 import venv
 from pathlib import Path
 
-import pytest
-
 from tests.support.paths import ROOT
+from tests.support.tools import run_online
 
 
 def create_environment(name: str, *packages: str, see_installed: bool = False, pinned: bool = True) -> Path:
     """Return the `bin` directory of an environment below .cache that contains `packages`; create it on the first call.
 
     With `see_installed` it also sees the packages of the running interpreter. Versions are those of requirements.lock,
-    for packages that it lists, unless `pinned` is False. If pip cannot install the packages, skip the test with pip's
-    last line of output.
+    for packages that it lists, unless `pinned` is False. Without a network the test is skipped.
     """
     path = ROOT / ".cache" / f"tests-{name}"
     python, marker = path / "bin" / "python", path / "installed"
@@ -33,9 +30,7 @@ def create_environment(name: str, *packages: str, see_installed: bool = False, p
     lock = (ROOT / "requirements.lock").read_text() if pinned else ""
     pins = re.findall(r"^[\w.-]+==[^ ;]+", lock, re.MULTILINE)
     (path / "pins.txt").write_text("\n".join(pins))
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    done = subprocess.run([*pip, "--constraint", str(path / "pins.txt"), *packages], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{', '.join(packages)} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run_online([*pip, "--constraint", path / "pins.txt", *packages])
     marker.write_text(contents)
     return python.parent

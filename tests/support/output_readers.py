@@ -14,11 +14,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pytest
 from datasets import load_dataset
 
 from tests.support.environments import create_environment
 from tests.support.paths import ROOT
+from tests.support.tools import require, run_online
 
 Vectors = dict[str, list[float]]
 
@@ -87,9 +87,7 @@ def arrow_go(paths: Sequence[Path]) -> list[Vectors | str]:
     """Return what arrow-go gives; its first build takes minutes of CPU time, later ones a second."""
     require("go")
     program = ROOT / ".cache" / "tests-arrow-go"
-    built = subprocess.run(["go", "build", "-o", program, "."], cwd=_HERE / "arrow_go", capture_output=True, text=True)
-    if built.returncode:
-        pytest.skip(f"arrow-go cannot be built: {built.stderr.strip().splitlines()[-1]}")
+    run_online(["go", "build", "-o", program, "."], folder=_HERE / "arrow_go")
     return [_rows(program, path) for path in paths]
 
 
@@ -99,9 +97,7 @@ def hyparquet(paths: Sequence[Path]) -> list[Vectors | str]:
     folder = ROOT / ".cache" / "tests-hyparquet"
     shutil.copytree(_HERE / "hyparquet", folder, dirs_exist_ok=True)
     if not (folder / "node_modules").exists():
-        installed = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True, check=False)
-        if installed.returncode:
-            pytest.skip(f"hyparquet cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
+        run_online(["npm", "ci"], folder=folder)
     return [_rows("node", folder / "print_rows.js", path) for path in paths]
 
 
@@ -109,12 +105,6 @@ def _rows(*command: object) -> Vectors:
     """Return the vectors that a program prints row by row."""
     rows = [row for row in _program(*command) if isinstance(row, dict)]
     return {str(row["id"]): row["embedding"] for row in rows}
-
-
-def require(program: str) -> None:
-    """Skip the test if `program` is not on the machine."""
-    if not shutil.which(program):
-        pytest.skip(f"no {program} on this machine")
 
 
 def _in_process(read: Callable[[str], tuple[object, object]]) -> Callable[[Sequence[Path]], list[Vectors | str]]:
