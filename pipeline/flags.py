@@ -12,6 +12,8 @@ from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")
 
+BATCH_SIZE = 16384  # texts per call of the encoder
+
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 
 
@@ -232,7 +234,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of the model on a CPU (default: the cores, shared by all processes with a model)",
     )
-    add("--batch_size", type=at_least(1), default=16384, help="texts per call of the encoder (default: 16384)")
+    add(
+        "--batch_size",
+        type=at_least(1),
+        default=BATCH_SIZE,
+        help=f"texts per call of the encoder (default: {BATCH_SIZE})",
+    )
     add("--max_file_rows", type=at_least(1), default=32768, help="most rows per part file (default: 32768)")
     add("--max_text_bytes", type=at_least(1), default=1 << 20, help="reject longer texts (default: 1048576)")
     add("--read_timeout", type=at_least(1), default=600, help="seconds to wait for data of a read (default: 600)")

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
-from .flags import add_flags, store_once, underscore_flags
+from .flags import BATCH_SIZE, add_flags, store_once, underscore_flags
 from .io.paths import absolute_path
 from .terminal import did_you_mean
 
@@ -90,6 +90,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
             raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
+        if self.no_dedupe and self.batch_size != BATCH_SIZE:
+            raise OptionsError(
+                "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read"
+            )
         if self.accelerator and is_local_run(self):
             raise OptionsError("--accelerator is for remote workers: on this machine --device chooses a GPU")
         services = self.view_as(GoogleCloudOptions).dataflow_service_options or []

@@ -81,8 +81,8 @@ def check_device(options: EmbedOptions) -> None:
 
 def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
     """Have a local run over about `rows` rows start as many processes as its GPUs need, unless flags of Beam's decide it."""
-    chosen = any(flag.lstrip("-").replace("-", "_").startswith("direct_") for flag in argv)
-    if chosen or not is_local_run(options):
+    flags = {token.partition("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
+    if any(flag.startswith("__direct_") for flag in flags) or not is_local_run(options):
         return
     gpus = len(usable_gpus(options.device, count_gpus()))
     processes = processes_for(gpus, available_cores(), rows)

@@ -33,7 +33,7 @@ from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
 from .check_runner import check_runner
-from .embed import parse
+from .embed import download, parse
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
@@ -47,6 +47,8 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
         raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
     options.check()
     check_runner(options)
+    if options.download_model:
+        download(options)
     job, handler = prepare_job(options, handler)
     for note in job.notes:
         print_note(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -72,22 +73,27 @@ class ModelProcesses:
 
 
 class ModelThreads:
-    """Keeps torch's number of threads at this process's share of the cores, or at a fixed number.
+    """Keeps torch's number of threads at this process's share of the cores, or at the number that `fix` gives.
 
     OpenMP keeps that number for each thread: `adjust` must be called in the one that computes.
     """
 
-    def __init__(self, fixed: int | None = None, processes: ModelProcesses | None = None) -> None:
-        self._fixed, self._processes = fixed, processes or ModelProcesses()
+    def __init__(self, processes: ModelProcesses | None = None) -> None:
+        self._fixed: int | None = None
+        self._processes = processes or ModelProcesses()
         self._most: int | None = None  # torch's own choice, which OMP_NUM_THREADS limits
-        self._checked = 0.0
+        self._checked = -math.inf
+
+    def fix(self, threads: int | None) -> None:
+        """Set the number of threads from the next `adjust` on; None is this process's share."""
+        self._fixed, self._checked = threads, -math.inf
 
     def adjust(self) -> None:
         """Set the number of threads; the other processes are counted once in CHECK_SECONDS."""
         import torch
 
         now = time.monotonic()
-        if self._most is not None and now - self._checked < CHECK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return
         if self._most is None:
             self._most = torch.get_num_threads()

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from os import fspath
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from ...model.text_head import logit_scale as read_logit_scale
 from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.paths import is_local
+from ..io.versions import local_file
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
 from .encoder_settings import EncoderSettings, ModelInfo
@@ -46,12 +48,31 @@ class ModelDescription(NamedTuple):
     context_length: int
 
 
+class _Source(NamedTuple):
+    """Checkpoint and vocabulary as they were read: the versions of local files, and the contents of other ones."""
+
+    versions: tuple[str, ...]
+    contents: Contents
+
+    def may_be(self, contents: Contents) -> bool:
+        """Return whether these are the files that `contents` describes."""
+        return all(content in (None, mine) for content, mine in zip(contents, self.contents, strict=True))
+
+
 class _ModelFiles(NamedTuple):
     """Checkpoint and vocabulary, read."""
 
     checkpoint: Checkpoint
     tokenizer: ClipTokenizer
-    contents: Contents
+    source: _Source
+
+
+class _Loaded(NamedTuple):
+    """An encoder, and what it was made of."""
+
+    encoder: TextEncoder
+    settings: EncoderSettings
+    source: _Source
 
 
 class EncoderThread:
@@ -67,8 +88,8 @@ class EncoderThread:
         self._exiting = threading.Event()
         # Used in the thread alone, so no lock is needed.
         self._files: dict[tuple[str, str | None], _ModelFiles] = {}
-        self._encoders: dict[EncoderSettings, TextEncoder] = {}
-        self._threads: ModelThreads | None = None
+        self._loaded: _Loaded | None = None
+        self._threads = ModelThreads()
         self._gpu = GpuPlace()
 
     def run(self, call: Callable[[], _T]) -> _T:
@@ -95,10 +116,15 @@ class EncoderThread:
         threads: int | None = None,
     ) -> TextEncoder:
         """Return the encoder for `settings`, as load_encoder does; must be called in the thread."""
-        if settings not in self._encoders:
-            self._encoders.clear()
-            files = self._read_files(settings, contents)
-            self._files.clear()
+        loaded, described = self._loaded, self._files.get(_key(settings))
+        if (
+            loaded is None
+            or loaded.settings != settings
+            or not loaded.source.may_be(contents)
+            or (described and described.source != loaded.source)
+        ):
+            self._loaded = None
+            files = described or self._read_files(settings, contents)
             encoder = _ThreadedEncoder(
                 files.checkpoint,
                 files.tokenizer,
@@ -108,16 +134,17 @@ class EncoderThread:
                 on_long=settings.on_long,
                 normalize=settings.normalize,
             )
-            self._threads = ModelThreads(threads) if encoder.device.type == "cpu" else None
-            self.adjust_threads()
             encoder.on_progress = self._count_texts
-            self._encoders[settings] = encoder
-        return self._encoders[settings]
+            self._loaded = loaded = _Loaded(encoder, settings, files.source)
+        self._files.clear()
+        self._threads.fix(threads)
+        self.adjust_threads()
+        return loaded.encoder
 
     def describe(self, settings: EncoderSettings) -> ModelDescription:
-        """Return the description of the encoder for `settings`; must be called in the thread."""
+        """Return the description of the encoder for `settings`, from its files of now; must be called in the thread."""
         check_options(prompt=settings.prompt, on_long=settings.on_long, dtype=settings.dtype)
-        checkpoint, tokenizer, contents = self._read_files(settings)
+        checkpoint, tokenizer, source = self._read_files(settings)
         check_vocabulary(checkpoint.name, checkpoint.state)
         parts = fingerprint_parts(
             checkpoint,
@@ -138,24 +165,25 @@ class EncoderThread:
             checkpoint.notice,
         )
         context_length = checkpoint.state["positional_embedding"].shape[0]  # [context_length, width]
-        return ModelDescription(info, contents, context_length)
+        return ModelDescription(info, source.contents, context_length)
 
     def logit_scale(self, settings: EncoderSettings, other: str) -> float:
         """Return the checkpoint's factor for `other`; must be called in the thread."""
         return read_logit_scale(self._read_files(settings).checkpoint.state, other)
 
     def _read_files(self, settings: EncoderSettings, contents: Contents = Contents()) -> _ModelFiles:  # noqa: B008
-        """Return checkpoint and vocabulary, kept from the description until the encoder is built: a local run does both."""
-        key = settings.path, settings.tokenizer_path
-        if key not in self._files:
+        """Return checkpoint and vocabulary, kept until the encoder is built; they are read again if they were replaced."""
+        key, paths = _key(settings), (fspath(settings.path), settings.vocabulary_path)
+        versions = tuple(map(_version_of, paths))  # before they are read: a later change is then seen
+        if key not in self._files or self._files[key].source.versions != versions:
             self._files.clear()
-            paths = fspath(settings.path), settings.vocabulary_path
             copies = [local_copy(path, content) for path, content in zip(paths, contents, strict=True)]
             contents = Contents(
                 *(None if is_local(path) else content_of(copy) for path, copy in zip(paths, copies, strict=True))
             )
             try:
-                files = _ModelFiles(load_checkpoint(copies[0]), ClipTokenizer(copies[1]), contents)
+                source = _Source(versions, contents)
+                files = _ModelFiles(load_checkpoint(copies[0]), ClipTokenizer(copies[1]), source)
             except (CheckpointError, TokenizerError) as error:  # it names the copy, whose path the user did not give
                 text = str(error)
                 for path, copy in zip(paths, copies, strict=True):
@@ -173,7 +201,7 @@ class EncoderThread:
 
     def adjust_threads(self) -> None:
         """Adjust the number of the model's threads; must be called in the thread."""
-        if self._threads:
+        if self._loaded and self._loaded.encoder.device.type == "cpu":
             self._threads.adjust()
 
     def _end(self, thread: WorkerThread) -> None:
@@ -181,6 +209,18 @@ class EncoderThread:
         self._exiting.set()
         thread.end()
         thread.thread.join()
+
+
+def _key(settings: EncoderSettings) -> tuple[str, str | None]:
+    """Return what names the files of `settings`."""
+    return settings.path, settings.tokenizer_path
+
+
+def _version_of(path: str) -> str:
+    """Return the version of a local file; "" for one that is missing or on an object store."""
+    with suppress(OSError):
+        return local_file(path, os.stat(path)).version if is_local(path) else ""
+    return ""
 
 
 _PROCESS_ENCODER = EncoderThread()

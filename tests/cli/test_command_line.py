@@ -92,6 +92,10 @@ def test_every_format_through_the_command_line(
         (["embed", "--input", "a.txt", "--output", "out", "--checkpoint", "gone.pt"], "gone.pt"),
         (["embed", "--input", "a.jsonl", "--output", "out", "--text_field", "body"], "caption"),
         (["plan", "--input", "a.txt", "--output", "out", "--no_dedupe"], "there is nothing to plan"),
+        (
+            ["embed", "--input", "a.txt", "--output", "out", "--no_dedupe", "--batch_size", "7"],
+            "--batch_size has no effect with --no_dedupe",
+        ),
         (["gc", "out", "--keep", "0"], "--keep 0 would remove the current snapshot"),
     ],
 )
@@ -141,6 +145,7 @@ def test_commands_on_an_empty_directory(tmp_path: Path, capsys: pytest.CaptureFi
         assert "has no current snapshot" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["embed", "plan"])
 @pytest.mark.parametrize(
     ("flags", "fetched"),
     [
@@ -152,12 +157,12 @@ def test_commands_on_an_empty_directory(tmp_path: Path, capsys: pytest.CaptureFi
     ],
 )  # fmt: skip
 def test_download_model_fetches_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], fetched: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], fetched: list[str], command: str
 ) -> None:
     """--download_model fetches the file that a word or a path names, to that path; for another file the vocabulary only."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     paths: list[str] = []
     monkeypatch.setattr("audioclip_text.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
-    assert main(["embed", "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
+    assert main([command, "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
     assert paths == fetched

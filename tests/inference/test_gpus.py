@@ -121,7 +121,8 @@ def test_the_number_of_processes() -> None:
         ([], 2, 12, "multi_processing"),
         (["--device=cuda:1"], 2, PROCESSES_PER_GPU, "multi_processing"),
         (["--device=cpu"], 2, 1, "in_memory"),
-        (["--direct_num_workers=1"], 2, 1, "in_memory"),
+        (["--direct-num-workers=1"], 2, 1, "in_memory"),
+        (["--id_field", "direct_id"], 2, 12, "multi_processing"),
         (["--runner=PortableRunner"], 2, 1, "in_memory"),
     ],
 )

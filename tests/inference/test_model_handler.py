@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -21,13 +22,14 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from audioclip_text.model import TextEncoder
+from audioclip_text.model.encoder import Encoding
 from audioclip_text.model.versions import tokenizer_versions
 from audioclip_text.pipeline import TextEmbeddingHandler
 from audioclip_text.pipeline.canary import canary_batch
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
 from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import load_encoder
+from audioclip_text.pipeline.inference.shared_encoder import load_encoder, start_reading
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.text_hash import add_text_hash
 from tests.support.preloaded import preloaded_programs
@@ -116,6 +118,52 @@ def test_a_process_has_one_encoder(handler: TextEmbeddingHandler, small_head: st
     """Handlers with the same settings share their encoder."""
     other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
     assert handler.load_model() is other.load_model()
+
+
+def _put_weights(path: Path, head: str, factor: float) -> None:
+    """Write the text head with other weights to a new file, and rename that to `path`, as a download does."""
+    torch.save({name: tensor * factor for name, tensor in torch.load(head).items()}, path.with_suffix(".new"))
+    path.with_suffix(".new").rename(path)
+
+
+def test_a_checkpoint_that_is_replaced_before_the_run_is_read_again(
+    small_head: str, vocabulary: Path, tmp_path: Path
+) -> None:
+    """`embed` begins to read it while Beam is imported: sha256 and vectors are those of the later file."""
+    path = tmp_path / "head.pt"
+    settings = EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary))
+    handler = RecordBatchHandler(settings)
+    _put_weights(path, small_head, 0.5)
+    start_reading(settings)
+    first = handler.describe()
+    _put_weights(path, small_head, 0.25)
+    second = handler.describe()
+    assert first.sha256 != second.sha256
+    assert second.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = TextEncoder.load(path, device="cpu", tokenizer_path=vocabulary).encode(TEXTS)
+    np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
+
+
+def test_each_run_of_a_process_has_its_checkpoint_and_its_threads(
+    small_head: str, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the encoder of the first one has the same settings."""
+    path, numbers, plain = tmp_path / "head.pt", [], TextEncoder.encode_rows
+
+    def count_threads(encoder: TextEncoder, texts: list[str]) -> Encoding:
+        numbers.append(torch.get_num_threads())
+        return plain(encoder, texts)
+
+    for factor, threads in ((0.5, 1), (0.25, 2)):
+        _put_weights(path, small_head, factor)
+        expected = TextEncoder.load(path, device="cpu", tokenizer_path=vocabulary).encode(TEXTS)
+        handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
+        handler.describe()
+        handler.threads = threads
+        with monkeypatch.context() as patch:
+            patch.setattr(TextEncoder, "encode_rows", count_threads)
+            np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
+    assert numbers == [1, 2]
 
 
 def test_the_model_runs_in_one_thread(small_head: str, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_a_process_counts_until_it_is_killed(tmp_path: Path) -> None:
 
 def test_threads_follow_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of the cores, at least one thread, at most as many as torch would take; a fixed number is kept."""
-    before, counts = torch.get_num_threads(), iter([1, 2, 3, 100, 2])
+    before, counts = torch.get_num_threads(), iter([1, 2, 3, 100, 2, 1])
     monkeypatch.setattr(model_threads, "CHECK_SECONDS", 0.0)
     monkeypatch.setattr(model_threads, "available_cores", lambda: 6)
     processes = ModelProcesses()
@@ -87,7 +87,11 @@ def test_threads_follow_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> 
             threads.adjust()
             numbers.append(torch.get_num_threads())
         assert numbers == [4, 3, 2, 1, 3]
-        ModelThreads(5, processes).adjust()
+        threads.fix(5)
+        threads.adjust()
         assert torch.get_num_threads() == 5
+        threads.fix(None)
+        threads.adjust()
+        assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
