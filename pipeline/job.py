@@ -158,7 +158,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     earlier: list[str] = []
     lookup: Lookup = {"rows": 0, "bytes": 0, "left_out": 0}
     if not options.no_dedupe:
-        leftovers, leftover_files, alive = _leftovers(output, model.fingerprint)
+        leftovers, leftover_files, alive = _leftovers(output, current or "", model.fingerprint)
         notes += alive
         if reusable:
             if snapshot is None or snapshot.manifest is not reusable:
@@ -170,7 +170,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
             leftover_files = [path for path in leftover_files if base_name(path) not in known]
         earlier += leftover_files
         if leftover_files:
-            notes.append(f"{len(leftover_files)} finished files of {len(leftovers)} unfinished runs are reused")
+            runs = len({path.removesuffix(base_name(path)) for path in leftover_files})
+            notes.append(f"{len(leftover_files)} finished files of {runs} runs that are not current are reused")
     job = Job(
         output=output,
         carry_over=carry_over,
@@ -259,13 +260,18 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
     return None, notes
 
 
-def _leftovers(output: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the runs that ended before they published, the finished part files of those of this fingerprint whose canary
-    did not differ, and notes on runs that may still be going on.
+def _leftovers(output: str, current: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the runs that ended before they published, the part files to search of other runs than the current one, and
+    notes on runs that may still be going on.
+
+    The files are of runs of this fingerprint that ended too early, unless their canary differed, or that are complete and
+    newer than the current one: they ended just before they became current, or are what a rollback left.
     """
-    dead, notes = dead_runs(output, list_runs(output))
+    runs = list_runs(output)
+    dead, notes = dead_runs(output, runs)
+    newer = {run: files for run, files in runs.items() if run > current and is_complete(files)}
     earlier = []
-    for run, files in dead.items():
+    for run, files in {**dead, **newer}.items():
         if any(base_name(path) == OTHER_VECTORS for path, _ in files):
             continue
         for path, _ in files:

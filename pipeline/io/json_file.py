@@ -55,15 +55,15 @@ def _serialize(value: object) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def update_json(path: str, decide: Callable[[Json | None], Json | None]) -> None:
+def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock: str | None = None) -> None:
     """Replace the object in `path` by the result of `decide`, which gets the present one, or None if there is no file.
 
     If `decide` returns None, the file stays as it is. Whatever it raises is passed on. Raises SnapshotError if another
-    process changes the file in the meantime.
+    process changes the file in the meantime. If that needs a lock, it is the one of the file `lock` (default: `path`).
     """
     access = conditional_access(path)
     if access is None:
-        with _local_lock(path) if is_local(path) else _lock_file(path):
+        with _local_lock(lock or path) if is_local(path) else _lock_file(lock or path):
             value = decide(read_json(path))
             if value is not None:
                 write_json(path, value)

@@ -48,12 +48,21 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         job = self.job
         totals = RunTotals.of(element[1])
         published = read_manifest(job.output, self.snapshot)
-        if published is not None:
-            check_same_rows(published, totals)
-            point_to(job.output, self.snapshot, expected=published["previous"])
-            self._clean_up(published, read_file_list(job.output, published))
-            yield published
-            return
+        if published is None:
+            manifest, files = self._complete(totals)
+            published = publish(job.output, manifest)
+            if published is manifest:
+                self._clean_up(manifest, files)
+                yield manifest
+                return
+        check_same_rows(published, totals)
+        point_to(job.output, self.snapshot, expected=published["previous"])
+        self._clean_up(published, read_file_list(job.output, published))
+        yield published
+
+    def _complete(self, totals: RunTotals) -> tuple[Manifest, list[FileInfo]]:
+        """Check that everything is in place, write the report, and return the manifest and the files of the snapshot."""
+        job = self.job
         segments = self._segments(totals)
         check_totals(job, totals, segments, directory=self.directory)
         if totals.canary is None:
@@ -74,9 +83,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             manifest["report"] = write_report(job.output, manifest, files)
         except Exception as error:  # a snapshot without its page is still complete
             manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
-        publish(job.output, manifest)
-        self._clean_up(manifest, files)
-        yield manifest
+        return manifest, files
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
         """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""

@@ -19,13 +19,13 @@ from contextlib import suppress
 
 from ..errors import SnapshotError
 from ..io.filesystem import list_directory, remove
-from ..io.json_file import Json, read_json, update_json, write_json
+from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
 from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
 
-_OF_A_RUN = ("part-", "rejected-", "_files-")
+_OF_A_RUN = ("part-", "rejected-", "_files-", ".part-", ".rejected-")
 
 
 def current_name(output: str) -> str | None:
@@ -76,14 +76,19 @@ def no_snapshot(output: str, name: str | None = None) -> SnapshotError:
     )
 
 
-def publish(output: str, manifest: Manifest) -> None:
-    """Write the manifest, then point `current.json` at it, if the current snapshot is still that of the run's start."""
+def publish(output: str, manifest: Manifest) -> Manifest:
+    """Write the manifest, then point `current.json` at it, if the current snapshot is still that of the run's start.
+
+    If another execution of the same run has written a manifest, return that, and change nothing.
+    """
     snapshot = manifest["snapshot"]
     path = join(run_path(output, snapshot), "manifest.json")
     current = current_name(output)
     if current not in (snapshot, manifest["previous"]):  # fail before the directory counts as a snapshot
         point_to(output, snapshot, expected=manifest["previous"])
-    write_json(path, manifest)
+    earlier = _write_once(output, path, manifest)
+    if earlier is not None:
+        return earlier
     try:
         point_to(output, snapshot, expected=manifest["previous"])
     except Exception as error:
@@ -94,11 +99,23 @@ def publish(output: str, manifest: Manifest) -> None:
                 f"{snapshot} may have been published or not: current.json could not be written, and then could not be "
                 f"read ({error_text(error.__cause__ or error)}); run again, and finished files are reused"
             ) from None
-        if current == snapshot:
-            return
-        with suppress(Exception):
-            remove([path])
-        raise
+        if current != snapshot:
+            with suppress(Exception):
+                remove([path])
+            raise
+    return manifest
+
+
+def _write_once(output: str, path: str, manifest: Manifest) -> Manifest | None:
+    """Write the manifest to `path`, unless the run has one: then return that."""
+    found: list[Json] = []
+
+    def decide(earlier: Json | None) -> Json | None:
+        found[:] = [] if earlier is None else [earlier]
+        return {**manifest} if earlier is None else None
+
+    update_json(path, decide, lock=join(output, "current.json"))
+    return manifest_from(found[0], path, manifest["snapshot"], MANIFEST_KEYS) if found else None
 
 
 def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
@@ -130,7 +147,7 @@ def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
 
 
 def remove_strays(directory: str, named: Collection[str]) -> None:
-    """Delete finished files of rows, and lists of files, that are not `named`: a bundle that ran twice left them.
+    """Delete files of rows, finished or not, and lists of files, that are not `named`: bundles that ran twice left them.
 
     They must go because readers of part-*.parquet would read their rows twice.
     """

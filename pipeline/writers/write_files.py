@@ -167,7 +167,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
     def _finish(self, key: _Key) -> WrittenFile:
         began = time.perf_counter()
         with convert_write_errors(self.directory):
-            file = self._files.pop(key).finish()
+            file = self._files[key].finish()
+        del self._files[key]  # one that could not be finished is discarded with the bundle
         stats = self._stats.pop(key)
         stats += self._model
         self._model = FileStats()

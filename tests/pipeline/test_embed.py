@@ -240,6 +240,22 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_ended_before_it_became_current_is_reused(tmp_path: Path) -> None:
+    """It wrote its manifest, but not current.json; the same goes for what a rollback left."""
+    write_jsonl(tmp_path / "a.jsonl", _rows(20))
+    embed(tmp_path / "a.jsonl", tmp_path / "out")
+    pointer = (tmp_path / "out" / "current.json").read_bytes()
+    write_jsonl(tmp_path / "a.jsonl", _rows(30))
+    manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert len(texts) == 10
+    (tmp_path / "out" / "current.json").write_bytes(pointer)
+    again, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert (again["counts"]["reused"], texts) == (30, [])
+    assert any("1 runs that are not current are reused" in note for note in again["notes"])
+    assert read_manifest(str(tmp_path / "out"), manifest["snapshot"]) == manifest, "it is not removed"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("no_dedupe", [False, True])
 def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path, no_dedupe: bool) -> None:
     """Ids may repeat, and are not compared; with --unique_ids nothing is published, whether or not texts are compared."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from audioclip_text.pipeline.cli.runner import choose_runner
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.publish import publish_snapshot
 from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.validation import validate
 from tests.support.corpus import embed, write_jsonl
@@ -54,6 +56,35 @@ def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam
     before = content(folder / "out")
     pipeline.run().wait_until_finish()
     assert content(folder / "out") == before
+    assert validate(str(folder / "out")).valid
+
+
+@pytest.mark.slow
+def test_an_execution_during_another_one(
+    published: tuple[beam.Pipeline, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one publishes while the first one writes its report: every file that the manifest names is there."""
+    _, folder = published
+    (folder / "a.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(80)))
+    options = EmbedOptions(input=[str(folder / "*.jsonl")], output=str(folder / "out"))
+    corpus = EmbedCorpus(options, StubHandler())
+    again = beam.Pipeline(runner=choose_runner(options), options=options)
+    _ = again | corpus
+    executions, plain = [], publish_snapshot.write_report
+
+    def write_slowly(*arguments: Any) -> str:
+        if not executions:
+            executions.append("the second one")
+            again.run().wait_until_finish()
+            executions.append(content(folder / "out"))
+        return plain(*arguments)
+
+    monkeypatch.setattr(publish_snapshot, "write_report", write_slowly)
+    try:
+        again.run().wait_until_finish()
+    finally:
+        corpus.close()
+    assert content(folder / "out") == executions[1]
     assert validate(str(folder / "out")).valid
 
 

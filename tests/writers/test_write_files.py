@@ -1,0 +1,44 @@
+"""Part files that cannot be finished: nothing of them stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from audioclip_text.pipeline.io.filesystem import AtomicFile
+from audioclip_text.pipeline.readers.read_shards import in_segment
+from audioclip_text.pipeline.schemas import embedded_schema
+from audioclip_text.pipeline.snapshots.commit import remove_strays
+from audioclip_text.pipeline.writers.write_files import WriteFiles
+from tests.support.snapshots import random_batches
+
+
+def test_a_bundle_that_is_run_again_leaves_its_own_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first one, whose file could not get its name, nothing is left."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    write, batches = WriteFiles(str(tmp_path), embedded_schema(8, pa.schema([])), 100_000), [*random_batches(100, 8)]
+    write.setup()
+    write.start_bundle()
+    list(write.process(in_segment(batches[0], 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicFile, "commit", fail)
+        with pytest.raises(Exception, match="Input/output error"):
+            list(write.finish_bundle())
+    write.start_bundle()
+    list(write.process(in_segment(batches[0], 0)))
+    (written,) = [value.value for value in write.finish_bundle()]
+    write.teardown()
+    assert [path.name for path in tmp_path.iterdir()] == [written.file.name]
+
+
+def test_a_file_of_a_killed_worker_is_removed_when_the_run_is_published(tmp_path: Path) -> None:
+    """The worker could not remove it; the files that the snapshot names stay."""
+    for name in ("part-1.parquet", "part-2.parquet", ".part-3.parquet.tmp", ".rejected-4.parquet.tmp", "manifest.json"):
+        (tmp_path / name).touch()
+    remove_strays(str(tmp_path), {"part-1.parquet"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "part-1.parquet"]
