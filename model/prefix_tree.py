@@ -22,11 +22,13 @@ class SortedRows:
     """Distinct token rows in lexicographic order, so that rows with a common prefix are neighbours.
 
     tokens [d, longest]: token ids, -1 after a row's end. lengths [d]. inverse [n]: given row i is tokens[inverse[i]].
+    nodes [d + 1]: how many nodes the prefix tree of the first 0, 1, ... rows has.
     """
 
     tokens: Ints
     lengths: Ints
     inverse: Ints
+    nodes: Ints
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> SortedRows:
@@ -38,7 +40,9 @@ class SortedRows:
         table[inside] = np.fromiter((token + 1 for row in rows for token in row), np.int64, int(lengths.sum()))
         keys = table.view(f"S{4 * longest}")[:, 0]  # [n], one byte string per row
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        return cls(table[first].astype(np.int64) - 1, lengths[first], inverse.reshape(-1))
+        tokens = table[first].astype(np.int64) - 1
+        nodes = np.concatenate([[0], np.cumsum(_starts_new_node(tokens).sum(1))])
+        return cls(tokens, lengths[first], inverse.reshape(-1), nodes)
 
     def batches(self, nodes: int) -> Iterator[slice]:
         """Yield slices that together are all rows, each as long as `batch_from` makes it."""
@@ -52,10 +56,10 @@ class SortedRows:
 
         It has at least one row.
         """
-        stop = min(start + max(1, nodes), len(self.lengths) if stop is None else stop)
-        tokens = self.tokens[start:stop, : int(self.lengths[start:stop].max())]
-        size = np.cumsum(_starts_new_node(tokens).sum(1))  # number of nodes for the first row, the first two rows, ...
-        return slice(start, start + max(1, int(np.searchsorted(size, nodes, side="right"))))
+        # All tokens of the first row are nodes of its tree, and each row below adds as many as in the tree of all rows.
+        most = nodes - self.lengths[start] + self.nodes[start + 1]
+        end = int(np.searchsorted(self.nodes, most, side="right")) - 1
+        return slice(start, max(start + 1, min(end, len(self.lengths) if stop is None else stop)))
 
     def tree(self, rows: slice, device: torch.device) -> PrefixTree:
         """Return the prefix tree of a slice of rows, on `device`."""
