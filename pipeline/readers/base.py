@@ -46,11 +46,11 @@ class FieldSummary:
 
 
 def _type_of(value: object) -> pa.DataType:
-    """Return the Arrow type of a kept value; a list or an object is kept as JSON text."""
+    """Return the Arrow type of a kept value; a list, an object and an integer over 64 bits are kept as JSON text."""
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64()
+        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.string()
     return pa.float64() if isinstance(value, float) else pa.string()
 
 

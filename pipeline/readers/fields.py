@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -173,7 +174,11 @@ def as_kept(value: object, field: pa.Field) -> object:
         return _check_encodable(value) if isinstance(value, str) else _json(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_float64(field.type) and number:
-        return float(value)  # type: ignore[arg-type]
+        with suppress(OverflowError):  # an integer of over 308 digits
+            kept = float(value)  # type: ignore[arg-type]
+            if kept == value:
+                return kept
+        raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}")
     if pa.types.is_boolean(field.type) and isinstance(value, bool):
         return value
     if pa.types.is_integer(field.type) and number and isinstance(value, int):

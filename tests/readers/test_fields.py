@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -93,6 +94,29 @@ def test_ids_that_are_numbers_become_the_text_they_were_written_as(tmp_path: Pat
         assert ids(read_rows(tmp_path / "a.parquet", id="k")[0]) == expected
 
 
+def test_ids_in_lists_keep_their_digits_too(tmp_path: Path) -> None:
+    """Two that a float would make equal stay two."""
+    written = ["123456789012345678901", "123456789012345678902", "1.10", "7"]
+    parts = b", ".join(b'{"id": %s, "text": "t"}' % number.encode() for number in written)
+    path = write_lines(tmp_path / "a.jsonl", b'{"doc": {"parts": [%s]}}' % parts)
+    assert ids(read_rows(path, text="doc.parts[].text", id="doc.parts[].id")[0]) == written
+
+
+def test_a_kept_number_is_kept_exactly_or_its_row_rejected(tmp_path: Path) -> None:
+    """Of a column of integers, of floats and of text; in the last one also within JSON."""
+    numbers = ["9007199254740993", "123456789012345678901234567890", "1.5", "2", "1e300", "9" * 300]
+    path = write_lines(tmp_path / "a.jsonl", *(b'{"k": %s, "text": "t"}' % number.encode() for number in numbers))
+    rows, rejected = read_rows(path, keep=("k",), kept=pa.schema({"k": pa.float64()}))
+    assert [row["k"] for row in rows] == [1.5, 2.0, 1e300]
+    assert reasons(rejected) == [("0", "wrong type"), ("1", "wrong type"), ("5", "wrong type")]
+    rows, rejected = read_rows(path, keep=("k",), kept=pa.schema({"k": pa.int64()}))
+    assert [row["k"] for row in rows] == [9007199254740993, 2]
+    assert len(rejected) == 4
+    path = write_lines(tmp_path / "b.jsonl", b'{"k": {"a": [%s]}, "text": "t"}' % numbers[1].encode())
+    (row,), _ = read_rows(path, keep=("k",))
+    assert json.loads(row["k"]) == {"a": [int(numbers[1])]}
+
+
 def test_a_row_without_its_id_is_rejected(tmp_path: Path) -> None:
     """It is null, missing, or of a type that cannot be an id; an empty text can."""
     values = [None, True, [1], {"a": 1}, "", "ok", "x" * 50]
@@ -114,7 +138,7 @@ def test_kept_values_that_do_not_fit_their_column_cost_only_their_row(tmp_path: 
         {"text": "u", "n": "x"},
         {"text": "u", "n": 2**63},
         {"text": "u"},
-        {"text": "u", "f": 2**60 + 1, "s": [1, {"a": None}], "b": None},
+        {"text": "u", "f": 2**60, "s": [1, {"a": None}], "b": None},
         {"text": "u", "b": 1},
     )
     rows, rejected = read_rows(path, keep=("n", "f", "s", "b"))

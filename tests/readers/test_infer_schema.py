@@ -38,11 +38,23 @@ def test_types_of_kept_fields_of_jsonl(tmp_path: Path) -> None:
     """Numbers widen to floats, mixed types become text, lists and objects become JSON text."""
     lines(
         tmp_path / "a.jsonl",
-        {"text": "t", "i": 1, "f": 1, "m": 1, "s": "x", "b": True, "l": [1], "o": {"deep": 1}, "never": None},
+        {
+            "text": "t",
+            "i": 1,
+            "big": 2**63,
+            "f": 1,
+            "m": 1,
+            "s": "x",
+            "b": True,
+            "l": [1],
+            "o": {"deep": 1},
+            "never": None,
+        },
         {"text": "t", "i": None, "f": 0.5, "m": "x", "b": None},
     )
-    assert kept(tmp_path, "i", "f", "m", "s", "b", "l", "o", "o.deep", "never") == {
+    assert kept(tmp_path, "i", "big", "f", "m", "s", "b", "l", "o", "o.deep", "never") == {
         "i": "int64",
+        "big": "string",
         "f": "double",
         "m": "string",
         "s": "string",
