@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..readers.arrow_values import row_bytes
 from ..text_hash import hash_words
 from .spill import PieceCodec, Spill, combine_batches, read_spilled
 
@@ -27,7 +28,7 @@ MIN_REMOTE_BITS = 6
 # What a worker holds before it splits rows into buckets: the more, the larger the pieces. On one machine pieces go to a
 # file, where small ones cost little, and memory is what counts.
 SPLIT_BYTES, LOCAL_SPLIT_BYTES = 256 << 20, 32 << 20
-PIECE_BYTES = 4 << 20  # of rows in a piece, before compression
+PIECE_BYTES = 4 << 20  # of rows in a piece, before compression and without dictionaries, as they are encoded
 
 _ROWS, _SPILLED, _ROW_GROUP = b"r", b"s", b"g"
 _NUMBER = struct.Struct("<I")
@@ -62,6 +63,7 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         """Start with nothing, whatever a failed bundle left."""
         self._batches: list[pa.RecordBatch] = []
+        self._sizes: list[NDArray[np.int64]] = []  # of the rows of each
         self._bytes = 0
         self._file = Spill(self.spill) if self.spill else None
         self._references: list[BUCKETED] = []
@@ -69,6 +71,7 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: pa.RecordBatch) -> Iterator[BUCKETED]:
         """Keep `batch`, and split everything kept if it is enough."""
         self._batches.append(batch)
+        self._sizes.append(row_bytes(batch))
         self._bytes += batch.nbytes
         if self._bytes >= (LOCAL_SPLIT_BYTES if self.spill else SPLIT_BYTES):
             yield from self._split()
@@ -86,13 +89,14 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
         if not self._batches:
             return
         batch = combine_batches(self._batches)
-        self._batches, self._bytes = [], 0
+        sizes = np.concatenate(self._sizes)
+        self._batches, self._sizes, self._bytes = [], [], 0
         buckets = bucket_of(batch.column(self.column), self.bits)
         order = np.argsort(buckets, kind="stable")
-        batch, buckets = batch.take(pa.array(order)), buckets[order]
+        batch, buckets, sizes = batch.take(pa.array(order)), buckets[order], sizes[order]
         starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
         for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-            for rows in _cut(batch.slice(start, end - start)):
+            for rows in _cut(batch.slice(start, end - start), sizes[start:end]):
                 piece = self.codec.encode(rows)
                 if self._file is None:
                     yield int(buckets[start]), _ROWS + piece
@@ -100,14 +104,14 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
                     self._references.append((int(buckets[start]), _SPILLED + self._file.add(piece)))
 
 
-def _cut(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield `rows` in parts of at most PIECE_BYTES, or of one row."""
-    if rows.num_rows <= 1 or rows.nbytes <= PIECE_BYTES:
+def _cut(rows: pa.RecordBatch, sizes: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    """Yield `rows`, of `sizes` bytes each, in parts of at most PIECE_BYTES, or of one row."""
+    if rows.num_rows <= 1 or sizes.sum() <= PIECE_BYTES:
         yield rows
         return
     half = rows.num_rows // 2
-    yield from _cut(rows.slice(0, half))
-    yield from _cut(rows.slice(half))
+    yield from _cut(rows.slice(0, half), sizes[:half])
+    yield from _cut(rows.slice(half), sizes[half:])
 
 
 class Buckets(beam.PTransform):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..text_hash import hash_words
 from .buckets import read_rows
-from .spill import PieceCodec, combine_batches
+from .spill import PieceCodec, combine_batches, shrink_dictionaries
 
 SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
 BATCH_ROWS = 131_072  # in an emitted batch
@@ -38,7 +38,7 @@ def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
     for part in range(parts):
         batches, size = [], 0
         for batch in read_rows(pieces, codec):
-            rows = batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part))
+            rows = shrink_dictionaries(batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part)))
             if rows.num_rows:
                 batches.append(rows)
                 size += rows.nbytes
@@ -72,7 +72,7 @@ def batches_of(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
     hashes = batch.column("text_hash").take(order)
     for start, end in _cut_at_texts(hashes, texts):
         by_hash = pc.sort_indices(hashes.slice(start, end - start))
-        yield batch.take(order.slice(start, end - start).take(by_hash))
+        yield shrink_dictionaries(batch.take(order.slice(start, end - start).take(by_hash)))
 
 
 def _text_order(batch: pa.RecordBatch) -> pa.Array:

@@ -93,6 +93,18 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def shrink_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return `batch` with dictionaries of the values that its rows use.
+
+    Rows that were taken from others have the dictionaries of all of these: in memory, and wherever they are encoded.
+    """
+    columns = [
+        column.dictionary_decode().dictionary_encode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
 def combine_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Return several batches of one schema, at least one, as one; RuntimeError if a column would exceed Arrow's 2 GiB."""
     whole = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()

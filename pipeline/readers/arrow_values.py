@@ -1,14 +1,18 @@
-"""Columns of Arrow at a path: their types, their texts, and their values as Python objects."""
+"""Columns of Arrow: their types at a path, their texts, their values as Python objects, and the bytes of their rows."""
 
 from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from .field_types import is_list, is_uuid
 from .fields import Fields, is_text
+from .parquet_limits import VALUE_BYTES
+from .shard import BATCH_BYTES
 
 
 def needed_columns(schema: pa.Schema, fields: Fields) -> list[str]:
@@ -130,3 +134,41 @@ def plain_values(column: pa.Array) -> list[object]:
 
 def _validity(column: pa.Array) -> list[bool]:
     return list(column.is_valid().to_pylist())
+
+
+def row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """Return about how many bytes each row takes with its dictionaries expanded, int64 [n].
+
+    `nbytes` counts a whole dictionary, of which a slice of a batch may use one value.
+    """
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        sizes += _value_bytes(column)
+    return sizes
+
+
+def _value_bytes(column: pa.Array) -> NDArray[np.int64]:
+    """Return about how many bytes each value of a column takes, int64 [n]."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        of_values = _value_bytes(column.dictionary)
+        ends = pc.min_max(column.indices).as_py()
+        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(of_values):
+            raise ValueError(f"an index is outside of its dictionary of {len(of_values):,} values")
+        longest = int(of_values.max(initial=0))
+        if longest * len(column) <= BATCH_BYTES >> 4:  # small in any case
+            return np.full(len(column), longest, np.int64)
+        return np.asarray(pa.array(of_values).take(column.indices).fill_null(0))
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return _value_bytes(column.cast(pa.large_binary()))
+    if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        lengths = pc.binary_length(column)
+        return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
+    if pa.types.is_struct(kind):
+        return sum((_value_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
+    if is_list(kind):
+        lengths = np.asarray(pc.list_value_length(column).cast(pa.int64()).fill_null(0))
+        sums = np.concatenate([[0], np.cumsum(_value_bytes(column.flatten()))])
+        ends = np.cumsum(lengths)
+        return np.asarray(sums[ends] - sums[ends - lengths] + VALUE_BYTES * lengths)
+    return np.full(len(column), column.nbytes // max(1, len(column)) + 1, np.int64)

@@ -9,18 +9,15 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from .arrow_values import as_strings, kept_values, needed_columns, records_of, type_at
+from .arrow_values import as_strings, kept_values, needed_columns, records_of, row_bytes, type_at
 from .base import FieldSummary, too_long
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
-from .field_types import check_types, is_list, kept_type
-from .fields import BadRow, Fields, is_text
+from .field_types import check_types, kept_type
+from .fields import BadRow, Fields
 from .parquet_limits import (
-    VALUE_BYTES,
     Column,
     ReadAheadFile,
     can_stay_encoded,
@@ -171,9 +168,7 @@ def _open(handle: IO[bytes], fields: Fields) -> _OpenFile:
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
     """Yield a batch in pieces that take about BATCH_BYTES each with their dictionaries expanded."""
-    sizes = np.zeros(batch.num_rows, np.int64)
-    for column in batch.columns:
-        sizes += _row_bytes(column)
+    sizes = row_bytes(batch)
     long = sizes > RECORD_BYTES
     sizes[long] = 0
     cut = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_BYTES)) + 1
@@ -183,33 +178,6 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
         if end > start:
             yield too_long(RECORD_BYTES) if long[start] else batch.slice(start, end - start)
         start = end
-
-
-def _row_bytes(column: pa.Array) -> NDArray[np.int64]:
-    """Return about how many bytes each row of a column takes with its dictionaries expanded [n]."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        value_bytes = _row_bytes(column.dictionary)
-        ends = pc.min_max(column.indices).as_py()
-        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(value_bytes):
-            raise ValueError(f"an index is outside of its dictionary of {len(value_bytes):,} values")
-        longest = int(value_bytes.max(initial=0))
-        if longest * len(column) <= BATCH_BYTES >> 4:  # small in any case
-            return np.full(len(column), longest, np.int64)
-        return np.asarray(pa.array(value_bytes).take(column.indices).fill_null(0))
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return _row_bytes(column.cast(pa.large_binary()))
-    if is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        lengths = pc.binary_length(column)
-        return np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
-    if pa.types.is_struct(kind):
-        return sum((_row_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
-    if is_list(kind):
-        lengths = np.asarray(pc.list_value_length(column).cast(pa.int64()).fill_null(0))
-        sums = np.concatenate([[0], np.cumsum(_row_bytes(column.flatten()))])
-        ends = np.cumsum(lengths)
-        return np.asarray(sums[ends] - sums[ends - lengths] + VALUE_BYTES * lengths)
-    return np.full(len(column), column.nbytes // max(1, len(column)) + 1, np.int64)
 
 
 @contextmanager

@@ -76,6 +76,15 @@ def test_pieces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([size for size in sizes if size > 10_000]) == 1
 
 
+def test_pieces_of_many_small_shards_are_as_large_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of all shards are larger than a piece: a piece has only those of its rows, and not only one row."""
+    monkeypatch.setattr(buckets, "PIECE_BYTES", 10_000)
+    pieces = split([hashed([f"text {n}"], f"{n:0100d}.txt") for n in range(500)], 1)
+    sizes = [rows.nbytes for _, piece in pieces for rows in read_rows([piece], CODEC)]
+    assert max(sizes) <= 10_000
+    assert len(pieces) <= 2 * sum(sizes) / 10_000 + 2
+
+
 @pytest.mark.slow
 def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are kept by bytes; a bucket that is too large for Arrow is an error, never a lost row."""

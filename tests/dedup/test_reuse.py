@@ -27,9 +27,9 @@ SCHEMA = pa.schema([*ROW, TEXT_HASH])
 CODEC = PieceCodec(SCHEMA)
 
 
-def rows_of(texts: list[str]) -> pa.RecordBatch:
+def rows_of(texts: list[str], shards: list[str] | None = None) -> pa.RecordBatch:
     columns = {
-        "shard": pa.array(["a"] * len(texts)).dictionary_encode(),
+        "shard": pa.array(shards or ["a"] * len(texts)).dictionary_encode(),
         "row": range(len(texts)),
         "id": [f"id {n}" for n in range(len(texts))],
         "text": texts,
@@ -94,11 +94,16 @@ def test_row_groups_in_no_order_are_referred_to_by_the_hashes_they_have(tmp_path
     )
 
 
-def process(texts: list[str], paths: list[str] = [], batch_texts: int = 1000) -> tuple[list[pa.RecordBatch], ...]:  # noqa: B006
+def process(
+    texts: list[str],
+    paths: list[str] = [],  # noqa: B006
+    batch_texts: int = 1000,
+    shards: list[str] | None = None,
+) -> tuple[list[pa.RecordBatch], ...]:
     """The known and the new batches of `texts`, all buckets together."""
     split = SplitIntoBuckets(CODEC, "text_hash", 1, None)
     split.start_bundle()
-    pieces = [*split.process(rows_of(texts)), *(windowed.value for windowed in split.finish_bundle())]
+    pieces = [*split.process(rows_of(texts, shards)), *(windowed.value for windowed in split.finish_bundle())]
     refer = ReferToRowGroups("f", 1, FileIO())
     pieces += [piece for path in paths for piece in refer.process(path)]
     do, known, new = ReuseVectors(CODEC, batch_texts), [], []
@@ -138,6 +143,18 @@ def test_a_bucket_larger_than_memory_allows_is_processed_in_slices(
         for text in set(batch.column("text").to_pylist()):
             batches_of.setdefault(text, []).append(place)
     assert all(len(places) == 1 for text, places in batches_of.items() if text != "the same")
+
+
+@pytest.mark.parametrize("slice_bytes", [100_000, 1 << 30])
+def test_rows_of_many_shards_are_sliced_by_what_they_take(monkeypatch: pytest.MonkeyPatch, slice_bytes: int) -> None:
+    """Each text leaves in one batch, although every row is of a shard of its own; a batch names only its own shards."""
+    monkeypatch.setattr(slices, "SLICE_BYTES", slice_bytes)
+    texts = [f"text {n % 500}" for n in range(2000)]
+    _, new = process(texts, batch_texts=50, shards=[f"{n:0200d}.txt" for n in range(2000)])
+    assert Counter(text for batch in new for text in batch.column("text").to_pylist()) == Counter(texts)
+    assert Counter(text for batch in new for text in set(batch.column("text").to_pylist())) == Counter(set(texts))
+    for batch in new:
+        assert batch.column("shard").dictionary.to_pylist() == batch.column("shard").to_pylist()
 
 
 def test_a_reference_names_a_path_of_any_characters() -> None:
