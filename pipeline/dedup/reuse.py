@@ -8,7 +8,7 @@ own minimum and maximum of `text_hash` are the index; workers read it from the f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import IO
 
 import apache_beam as beam
@@ -95,33 +95,36 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         for path, number in row_groups:
             if batch.num_rows:
-                known, batch = self._take_known(batch, path, number)
-                yield from known
+                batch = yield from self._take_known(batch, path, number)
         for part in batches_of(batch, self.batch_texts):
             yield beam.pvalue.TaggedOutput("new", part)
 
-    def _take_known(self, batch: pa.RecordBatch, path: str, number: int) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
-        """Return embedded batches of the rows whose hashes are in that row group, and the other rows."""
+    def _take_known(
+        self, batch: pa.RecordBatch, path: str, number: int
+    ) -> Generator[pa.RecordBatch, None, pa.RecordBatch]:
+        """Yield embedded batches of the rows whose hashes are in that row group; return the other rows.
+
+        Only one batch is in memory with its vectors: a known text may occur in any number of rows.
+        """
         try:
             file = self._file(path)
             place = pc.index_in(batch.column("text_hash"), value_set=self._read(file, number, ["text_hash"])[0])
             is_known = pc.is_valid(place)
             if place.null_count == len(place):
-                return [], batch
+                return batch
             columns = self._read(file, number, list(self.columns))
         except (OSError, pa.ArrowException, KeyError) as error:
             _warn_unreadable(path, error)
-            return [], batch
+            return batch
         rows, place = batch.filter(is_known), place.drop_null()
         order = pc.sort_indices(rows.column("text_hash"))
         rows, place = rows.take(order), place.take(order)
-        known = []
         for start in range(0, rows.num_rows, ROW_GROUP):
             part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
             names = [*part.schema.names, *self.columns]
             embedded = [*part.columns, *(column.take(places) for column in columns)]
-            known.append(pa.RecordBatch.from_arrays(embedded, names=names).replace_schema_metadata({"reused": "1"}))
-        return known, batch.filter(pc.invert(is_known))
+            yield pa.RecordBatch.from_arrays(embedded, names=names).replace_schema_metadata({"reused": "1"})
+        return batch.filter(pc.invert(is_known))
 
     def _file(self, path: str) -> pq.ParquetFile:
         if path not in self._open:

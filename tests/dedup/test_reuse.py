@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.pvalue import TaggedOutput
 
 from audioclip_text.pipeline.dedup import slices
 from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
@@ -94,26 +96,37 @@ def test_row_groups_in_no_order_are_referred_to_by_the_hashes_they_have(tmp_path
     )
 
 
+def outputs(
+    texts: list[str],
+    paths: list[str] = [],  # noqa: B006
+    batch_texts: int = 1000,
+    shards: list[str] | None = None,
+) -> Iterator[pa.RecordBatch | TaggedOutput]:
+    """What ReuseVectors yields for `texts`, all buckets together."""
+    split = SplitIntoBuckets(CODEC, "text_hash", 1, None)
+    split.start_bundle()
+    pieces = [*split.process(rows_of(texts, shards)), *(windowed.value for windowed in split.finish_bundle())]
+    refer = ReferToRowGroups("f", 1, FileIO())
+    pieces += [piece for path in paths for piece in refer.process(path)]
+    do = ReuseVectors(CODEC, batch_texts)
+    for bucket in (0, 1):
+        yield from do.process((bucket, [piece for number, piece in pieces if number == bucket]))
+    do.teardown()
+
+
 def process(
     texts: list[str],
     paths: list[str] = [],  # noqa: B006
     batch_texts: int = 1000,
     shards: list[str] | None = None,
 ) -> tuple[list[pa.RecordBatch], ...]:
-    """The known and the new batches of `texts`, all buckets together."""
-    split = SplitIntoBuckets(CODEC, "text_hash", 1, None)
-    split.start_bundle()
-    pieces = [*split.process(rows_of(texts, shards)), *(windowed.value for windowed in split.finish_bundle())]
-    refer = ReferToRowGroups("f", 1, FileIO())
-    pieces += [piece for path in paths for piece in refer.process(path)]
-    do, known, new = ReuseVectors(CODEC, batch_texts), [], []
-    for bucket in (0, 1):
-        for output in do.process((bucket, [piece for number, piece in pieces if number == bucket])):
-            if isinstance(output, pa.RecordBatch):
-                known.append(output)
-            else:
-                new.append(output.value)
-    do.teardown()
+    """The known and the new batches of `texts`."""
+    known, new = [], []
+    for output in outputs(texts, paths, batch_texts, shards):
+        if isinstance(output, pa.RecordBatch):
+            known.append(output)
+        else:
+            new.append(output.value)
     return known, new
 
 
@@ -125,6 +138,19 @@ def test_known_texts_get_their_vectors_and_new_ones_are_new(tmp_path: Path) -> N
     assert {row["text"] for row in rows} == set(TEXTS[1000:3000])
     assert all(row["embedding"] == vector(row["text"]) for row in rows)
     assert sorted(text for batch in new for text in batch.column("text").to_pylist()) == sorted(TEXTS[3000:5000])
+
+
+def test_a_known_text_of_many_rows_takes_the_memory_of_one_batch(tmp_path: Path) -> None:
+    """Rows that share a vector have it once each in a batch, and only one batch exists at a time."""
+    embedded = batch_of(["a"], ["the same"], np.ones((1, 512), np.float32))
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(pa.table(embedded).replace_schema_metadata({"fingerprint": "f"}), path)
+    before, most, vectors = pa.total_allocated_bytes(), 0, 0
+    for batch in outputs(["the same"] * 40_000, [str(path)]):
+        most = max(most, pa.total_allocated_bytes() - before)
+        vectors += batch.column("embedding").nbytes
+    assert vectors == 40_000 * 512 * 4
+    assert most < vectors / 2
 
 
 @pytest.mark.parametrize("slice_bytes", [20_000, 1 << 30])
