@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..readers.arrow_values import row_bytes
 from ..text_hash import hash_words
 from .buckets import read_rows
 from .spill import PieceCodec, combine_batches, shrink_dictionaries
 
 SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
+ENDINGS = 1 << 16  # of text hashes, by which a larger bucket is cut
 BATCH_ROWS = 131_072  # in an emitted batch
 SORTED_CHARACTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
 
@@ -21,8 +23,9 @@ SORTED_CHARACTERS = 256  # of each text, by which a bucket's texts are sorted: t
 def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a bucket in slices of about SLICE_BYTES, cut by hash.
 
-    The rows are read once if they fit into one slice; if not, once more for each slice. Only a text that fills a slice
-    alone is in more than one.
+    The rows are read once if they fit into one slice; if not, twice to see that and how to cut, and once more for each
+    slice, or for all slices of a text that fills several. Only a text that takes over half a slice can be in more than
+    one, and with it the few whose hashes have the same ending.
     """
     batches, size = list[pa.RecordBatch](), 0
     for batch in read_rows(pieces, codec):
@@ -30,15 +33,15 @@ def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
         batches.append(batch)
         if size > SLICE_BYTES:
             batches.clear()
+            break
     if size <= SLICE_BYTES:
         if batches:
             yield _take_all(batches)
         return
-    parts = 1 << (2 * size // SLICE_BYTES).bit_length()
-    for part in range(parts):
+    for endings in _parts(pieces, codec):
         batches, size = [], 0
         for batch in read_rows(pieces, codec):
-            rows = shrink_dictionaries(batch.filter(pa.array(_low_bits(batch.column("text_hash")) % parts == part)))
+            rows = shrink_dictionaries(batch.filter(pa.array(endings[_endings_of(batch)])))
             if rows.num_rows:
                 batches.append(rows)
                 size += rows.nbytes
@@ -49,6 +52,22 @@ def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
             yield _take_all(batches)
 
 
+def _parts(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[NDArray[np.bool_]]:
+    """Yield which endings of hashes are in each part of a bucket, bool [ENDINGS]; every ending that occurs is in one.
+
+    A part is of one ending or takes about half of SLICE_BYTES: what rows take is estimated.
+    """
+    sizes = np.zeros(ENDINGS)
+    for batch in read_rows(pieces, codec):
+        sizes += np.bincount(_endings_of(batch), row_bytes(batch), ENDINGS)
+    most = SLICE_BYTES / 2
+    alone = sizes > most
+    part = np.cumsum(np.where(alone, 0, sizes)) // most
+    part[alone] = part.max() + 1 + np.arange(np.count_nonzero(alone))
+    for number in np.unique(part[sizes > 0]):
+        yield part == number
+
+
 def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Return all batches as one, and empty the list: their memory is needed for what is made of them."""
     whole = combine_batches(batches)
@@ -56,9 +75,9 @@ def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return whole
 
 
-def _low_bits(text_hash: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
-    """Return the last 32 bits of each hash, uint32 [n]: the first ones are the same in a bucket."""
-    return hash_words(text_hash)[:, 3]
+def _endings_of(batch: pa.RecordBatch) -> NDArray[np.uint32]:
+    """Return the last bits of each text hash as numbers below ENDINGS, uint32 [n]: the first ones are a bucket's."""
+    return hash_words(batch.column("text_hash"))[:, 3] % ENDINGS
 
 
 def batches_of(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:

@@ -171,6 +171,37 @@ def test_a_bucket_larger_than_memory_allows_is_processed_in_slices(
     assert all(len(places) == 1 for text, places in batches_of.items() if text != "the same")
 
 
+class ReadPieces(list[bytes]):
+    """Pieces that count how often they are read."""
+
+    reads = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.reads += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("times", [4, 40])
+def test_a_text_that_fills_many_slices_is_read_as_often_as_one_that_fills_few(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Reads grow with the other texts alone; these are in one slice each, and no slice is larger than it may be."""
+    others = [f"text {n}" for n in range(1000)]
+    batches = [rows_of(["the same"] * 1000), rows_of(others)]
+    monkeypatch.setattr(slices, "SLICE_BYTES", 2 * batches[0].nbytes)
+    pieces = ReadPieces(
+        b"r" + CODEC.encode(batch) for batch in [*batches, batches[0], batches[1], *batches[:1] * times]
+    )
+    found = [*slices.slices_of(pieces, CODEC)]
+    assert pieces.reads <= 7
+    assert all(rows.nbytes <= 3.1 * batches[0].nbytes for rows in found)
+    texts = [rows.column("text").to_pylist() for rows in found]
+    assert Counter(text for some in texts for text in some) == {"the same": 1000 * (times + 2)} | dict.fromkeys(
+        others, 2
+    )
+    assert Counter(text for some in texts for text in set(some) - {"the same"}) == dict.fromkeys(others, 1)
+
+
 @pytest.mark.parametrize("slice_bytes", [100_000, 1 << 30])
 def test_rows_of_many_shards_are_sliced_by_what_they_take(monkeypatch: pytest.MonkeyPatch, slice_bytes: int) -> None:
     """Each text leaves in one batch, although every row is of a shard of its own; a batch names only its own shards."""
