@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import convert_write_errors
-from ..io.filesystem import list_directory, write_atomically
+from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import is_local, join
 from ..schemas import kept_fields
 from ..snapshots.commit import require_current, require_manifest
@@ -156,7 +156,7 @@ def _write(
     target: str, changes: Changes, comparison: _Comparison, kinds: NDArray[np.int8], removed: pa.ChunkedArray
 ) -> Changes:
     """Write the rows and the summary into `target`, a local directory whole or not at all."""
-    directory = f"{target.rstrip('/')}.{os.getpid()}.tmp" if is_local(target) else target
+    directory = temporary_name(target.rstrip("/")) if is_local(target) else target
     try:
         with convert_write_errors(target):
             schema = _schema(comparison.newer)

@@ -24,6 +24,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
+from ..io.filesystem import temporary_names
 from ..io.job_service import ENDED, SECONDS, RemoteJob, within
 from ..io.paths import is_local
 from ..options import is_local_run
@@ -171,11 +172,7 @@ class _RunState:
             shutil.rmtree(self.temporary, ignore_errors=True)
         output, snapshot = self.corpus.job.output, self.corpus.snapshot
         if is_local(output):
-            temporary = f"*{os.getpid()}.tmp"
-            patterns = [
-                os.path.join(escape(output), temporary),
-                os.path.join(escape(output), "snapshots", f".*-{os.getpid()}"),
-            ]
+            patterns = temporary_names(output) + temporary_names(os.path.join(output, "snapshots"))
             if snapshot and not self.corpus.may_go_on:
                 directory = escape(run_path(output, snapshot))
                 patterns += [os.path.join(directory, "*.tmp"), os.path.join(directory, ".*.tmp")]

@@ -11,8 +11,10 @@ import hashlib
 import io
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from glob import escape
 from typing import IO, NamedTuple
 
 from . import beam_files
@@ -23,6 +25,9 @@ from .retries import StoreError, with_retries
 COPY_BYTES, HASH_BYTES = 8 << 20, 1 << 20
 
 _PLAIN = "uncompressed"  # whatever the name ends with
+
+# Not the process id: of two containers that write to one mount each may be PID 1.
+_PROCESS = uuid.uuid4().hex[:16]
 
 
 class FileEntry(NamedTuple):
@@ -101,6 +106,16 @@ def sha256_of(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+def temporary_name(path: str) -> str:
+    """Return a local name beside `path` that no other call returns, of this or of another thread, process or host."""
+    return f"{path}.{_PROCESS}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+def temporary_names(directory: str) -> list[str]:
+    """Return globs of the names in a directory that `temporary_name` has returned in this process."""
+    return [os.path.join(escape(directory), f"{dot}*.{_PROCESS}-*.tmp") for dot in ("", ".")]
+
+
 class AtomicFile:
     """A local file that is written under a temporary name, and gets its name when it is whole."""
 
@@ -129,7 +144,7 @@ def write_atomically(path: str, data: bytes, mime_type: str, *, sync: bool = Fal
     if not is_local(path):  # an object appears when its upload is complete
         upload(io.BytesIO(data), path, mime_type)
         return
-    file = AtomicFile(f"{path}.{os.getpid()}.tmp")
+    file = AtomicFile(temporary_name(path))
     try:
         file.handle.write(data)
         file.commit(path, sync=sync)
@@ -199,7 +214,7 @@ def _link_or_copy(source: str, target: str, size: int, sha256: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
             raise
-    file = AtomicFile(f"{target}.{os.getpid()}.tmp")
+    file = AtomicFile(temporary_name(target))
     try:
         with open(source, "rb") as handle:
             shutil.copyfileobj(handle, file.handle, COPY_BYTES)

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import SnapshotError, convert_write_errors
-from ..io.filesystem import FileEntry, list_directory, remove, remove_below
+from ..io.filesystem import FileEntry, list_directory, remove, remove_below, temporary_name
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, update_json, write_json
 from ..io.paths import base_name, is_local, join
@@ -82,7 +82,7 @@ def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool 
                 return name, None
         else:
             with convert_write_errors(output):
-                lock = _make_locked(run_path(output, name), run_path(output, f".{name}-{os.getpid()}"), detached)
+                lock = _make_locked(run_path(output, name), temporary_name(run_path(output, f".{name}")), detached)
             if lock:
                 return name, lock
         moment += _SECOND  # another run has this name
@@ -133,7 +133,7 @@ def _start_time(name: str) -> datetime:
 
 def _make_locked(directory: str, temporary: str, detached: bool) -> FileLock | None:
     """Make `directory` with its lock held, under the name `temporary` first; return None if `directory` exists."""
-    os.makedirs(temporary, exist_ok=True)
+    os.makedirs(temporary)
     try:
         # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
         lock = FileLock(os.path.join(temporary, "run.lock"), timeout=5)

@@ -134,7 +134,10 @@ def test_worker_processes_end_too(start: Callable[..., Run]) -> None:
 
 @pytest.mark.slow
 def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
-    """As the first process of a PID namespace, where the kernel drops signals without a handler, SIGTERM works."""
+    """As the first process of a PID namespace, where the kernel drops signals without a handler, SIGTERM works.
+
+    The run is PID 1, and removes no file for that of another run.
+    """
     unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
     if (
         shutil.which("unshare") is None
@@ -144,7 +147,11 @@ def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
     run = start(*WORKERS, prefix=unshare)
     run.wait_for_parts()
     family = run.family()
+    of_another_run = run.folder / "out/current.json.4711.tmp"
+    of_another_run.touch()
     family[1].send_signal(signal.SIGTERM)
+    run.process.wait(timeout=60)
+    of_another_run.unlink()
     run.check_end(signal.SIGTERM, family)
 
 

@@ -6,12 +6,22 @@ import errno
 import hashlib
 import io
 import os
+from glob import glob
 from pathlib import Path
 
 import pytest
 
 from audioclip_text.pipeline.io import object_store
-from audioclip_text.pipeline.io.filesystem import AtomicFile, copy_file, read, sha256_of, upload, write_atomically
+from audioclip_text.pipeline.io.filesystem import (
+    AtomicFile,
+    copy_file,
+    read,
+    sha256_of,
+    temporary_name,
+    temporary_names,
+    upload,
+    write_atomically,
+)
 from tests.support import object_stores
 from tests.support.object_stores import Store
 
@@ -34,6 +44,32 @@ def test_write_atomically_leaves_nothing_if_it_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_atomically(str(tmp_path / "page.html"), b"one", "text/html")
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole write between another's write and its rename, as by two slots of one worker: the last rename wins."""
+    path, fsync = str(tmp_path / "page.html"), os.fsync
+
+    def write_another(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        write_atomically(path, b"another", "text/html", sync=True)
+        assert (tmp_path / "page.html").read_bytes() == b"another"
+
+    monkeypatch.setattr(os, "fsync", write_another)
+    write_atomically(path, b"one", "text/html", sync=True)
+    assert (tmp_path / "page.html").read_bytes() == b"one"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_temporary_names_are_those_of_this_process(tmp_path: Path) -> None:
+    """Its globs match no other process's files, also not of one whose process id is equal or ends alike."""
+    folder = tmp_path / "b[r]*?"
+    folder.mkdir()
+    mine = {temporary_name(str(folder / name)) for name in ("current.json", ".run") for _ in range(2)}
+    for path in (*mine, *(f"{folder}/current.json.{process}.tmp" for process in (os.getpid(), f"47{os.getpid()}"))):
+        Path(path).touch()
+    assert {path for pattern in temporary_names(str(folder)) for path in glob(pattern)} == mine
+    assert len(mine) == 4
 
 
 def test_write_atomically_to_an_object_store(store: Store) -> None:
