@@ -21,6 +21,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 GRACE_SECONDS = 10  # for what unwinds after a signal, and for clean-up
 
+MESSAGE_SECONDS = 3  # of these, to find out what the run has published
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal that ends the process."""
@@ -61,23 +63,25 @@ def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -
     """End the process in the signal's handler, instead of raising Interrupted through Beam.
 
     Beam waits for its workers when it unwinds: for a whole bundle, which may take minutes. `message` returns the line to
-    print for a signal's name. `clean_up` removes files, after the worker processes have ended.
+    print for a signal's name; if it fails or takes longer than MESSAGE_SECONDS, the line says that the outcome is not
+    known. `clean_up` removes files, after the worker processes have ended. The process ends after GRACE_SECONDS at most.
     """
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         ignore_signals()
-        line = f"interrupted by {signal.Signals(signum).name}"
-        with suppress(Exception):
-            line = message(signal.Signals(signum).name)
+        deadline, name = time.monotonic() + GRACE_SECONDS, signal.Signals(signum).name
+        lines = [
+            f"interrupted by {name}: it is not known whether a snapshot was published; run the same command again, which "
+            f"reuses what is finished"
+        ]
+        # An object store or network mount may not answer, and this thread or another may hold a lock that a call needs.
+        _run_for(MESSAGE_SECONDS, lambda: lines.append(message(name)))
         with suppress(OSError):  # not by print, which this signal may have interrupted
             clear = "\r\x1b[K" if os.isatty(2) else ""  # a progress bar
-            os.write(2, f"{clear}audioclip-text: error: {printable_lines(line)}\n".encode())
+            os.write(2, f"{clear}audioclip-text: error: {printable_lines(lines[-1])}\n".encode())
             # Beam's threads print tracebacks when their workers end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        # Other threads go on and may hold locks for ever, so that the work is done in a thread and has a limit.
-        thread = threading.Thread(target=_finish, args=(clean_up,), daemon=True)
-        thread.start()
-        thread.join(GRACE_SECONDS)
+        _run_for(deadline - time.monotonic(), lambda: _finish(clean_up))
         end_process(128 + signum)
 
     handled = {signum: signal.getsignal(signum) for signum in SIGNALS}
@@ -121,6 +125,18 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     timer.daemon = True
     timer.start()
     raise Interrupted(signum)
+
+
+def _run_for(seconds: float, call: Callable[[], None]) -> None:
+    """Make a call in a thread of its own, and wait until it has returned or raised, or for that many seconds."""
+
+    def attempt() -> None:
+        with suppress(Exception):
+            call()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _finish(clean_up: Callable[[], None]) -> None:

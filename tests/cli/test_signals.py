@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,35 @@ def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
     run.process.wait(timeout=60)
     of_another_run.unlink()
     run.check_end(signal.SIGTERM, family)
+
+
+HANGING = """
+import os, signal, threading
+from audioclip_text.pipeline.cli import signals
+from audioclip_text.pipeline.cli.signals import end_on_signal, handle_signals
+signals.GRACE_SECONDS, signals.MESSAGE_SECONDS = 2, 1
+lock = threading.Lock()
+clean_up = lambda: (os.write(1, b"cleaned up"), lock.acquire())
+with handle_signals(), end_on_signal(lambda name: lock.acquire() and name, clean_up), lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_ends_a_run_whose_output_does_not_answer() -> None:
+    """Message and clean-up need what the interrupted thread holds: both are given up, after GRACE_SECONDS together."""
+    began = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, check=False, timeout=30)
+    assert (result.returncode, result.stdout) == (143, "cleaned up")
+    assert re.fullmatch(r"audioclip-text: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
+    assert time.monotonic() - began < 10
+
+
+def test_a_signal_whose_message_fails_ends_a_run() -> None:
+    """The current snapshot cannot be read, for instance."""
+    code = HANGING.replace("lock.acquire()", "1 / 0")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert (result.returncode, result.stdout) == (143, "cleaned up")
+    assert re.fullmatch(r"audioclip-text: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
 
 
 @pytest.mark.slow
