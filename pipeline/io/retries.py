@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,6 +23,29 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds, each reduced by up to a half at
 _LOGGER = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+# Errors of the clients' libraries that say that no whole answer came. By name: no library is imported for this.
+_NO_ANSWER = frozenset(
+    {
+        "azure.core.exceptions.ServiceRequestError",
+        "azure.core.exceptions.ServiceResponseError",
+        "botocore.exceptions.ConnectionError",
+        "botocore.exceptions.FlexibleChecksumError",
+        "botocore.exceptions.HTTPClientError",
+        "botocore.exceptions.IncompleteReadError",
+        "google.api_core.exceptions.RetryError",
+        "google.auth.exceptions.TransportError",
+        "http.client.BadStatusLine",
+        "http.client.IncompleteRead",
+        "requests.exceptions.ChunkedEncodingError",
+        "requests.exceptions.ConnectionError",
+        "requests.exceptions.Timeout",
+        "urllib3.exceptions.NewConnectionError",
+        "urllib3.exceptions.PoolError",
+        "urllib3.exceptions.ProtocolError",
+        "urllib3.exceptions.TimeoutError",
+    }
+)
 
 
 class StoreError(OSError):
@@ -65,9 +89,10 @@ def _retry(path: str, action: str, operation: Callable[[], _T], also: tuple[int,
 
 
 def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
-    """Return whether a retry may succeed: not if the request was refused, nor if none was sent.
+    """Return whether a retry may succeed: if the service is busy or failed, or if no whole answer came.
 
-    `also` are HTTP statuses that count as transient for this operation.
+    Every other error is not transient: a refused request, and what the client finds wrong before it sends one, such as
+    credentials and settings. `also` are HTTP statuses that count as transient for this operation.
     """
     details = getattr(error, "exception_details", None)  # of Beam: an error or HTTP status per file
     if details:
@@ -75,11 +100,27 @@ def is_transient(error: object, also: tuple[int, ...] = ()) -> bool:
     status = http_status(error)
     if status is not None:
         return status in (408, 412, 429, *also) or status >= 500  # 412: the object was written while it was read
-    if isinstance(error, beam_files.S3ClientError) and error.code:  # of one file in a batch: a word instead of a status
-        return error.code in ("InternalError", "ServiceUnavailable", "SlowDown")
-    if isinstance(error, OSError) and error.errno is not None:
-        return isinstance(error, ConnectionError | TimeoutError)
-    return not isinstance(error, RuntimeError | TypeError | LookupError)
+    if isinstance(error, beam_files.S3ClientError):
+        if error.code:  # of one file in a batch: a word instead of a status
+            return error.code in ("InternalError", "ServiceUnavailable", "SlowDown")
+        return is_transient(error.__context__, also)  # Beam raises it while it handles an error of botocore
+    if isinstance(error, AttributeError):  # Beam read an answer that did not come: see error_text
+        return True
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return True
+    if type(error) is OSError and error.errno is None:  # of this package: fewer bytes arrived than were asked for
+        return True
+    return isinstance(error, BaseException) and _no_answer_came(error)
+
+
+def _no_answer_came(error: BaseException) -> bool:
+    """Return whether a client's error, or one that it was raised from, is of the connection or calls itself retryable."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):  # a connection error too
+        return False
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    if names & _NO_ANSWER or getattr(error, "retryable", False) is True:  # google.auth's errors have `retryable`
+        return True
+    return error.__cause__ is not None and _no_answer_came(error.__cause__)
 
 
 def http_status(error: object) -> int | None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import http.client
 import io
 import json
 import re
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import botocore.exceptions
+import google.api_core.exceptions
+import google.auth.exceptions
 import pyarrow.parquet as pq
 import pytest
+import requests
+import urllib3
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
@@ -214,6 +223,86 @@ def test_a_refused_request_is_not_retried(store: Store, waits: Waits) -> None:
     with pytest.raises(StoreError, match=r"x cannot be read: the account has no access \(HTTP status 403\)$"):
         with_retries(f"{store.url}/x", "read", refused)
     assert (len(attempts), waits.waited) == (1, [])
+
+
+def raised_by_beam(error: Exception) -> Exception:
+    """Return what Beam's client for s3:// makes of an error of botocore without an HTTP status."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise S3ClientError(str(error), None)  # noqa: B904 - as Beam does
+    except S3ClientError as raised:
+        return raised
+
+
+ENDPOINT = {"endpoint_url": "http://127.0.0.1:9"}
+
+TRANSIENT = [
+    TimeoutError("timed out"),
+    OSError("3 of 5 bytes arrived"),
+    socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    AttributeError("'NoneType' object has no attribute 'status_code'"),
+    http.client.IncompleteRead(b""),
+    botocore.exceptions.EndpointConnectionError(**ENDPOINT),
+    botocore.exceptions.ConnectTimeoutError(**ENDPOINT),
+    botocore.exceptions.ReadTimeoutError(**ENDPOINT),
+    botocore.exceptions.ConnectionClosedError(**ENDPOINT),
+    botocore.exceptions.IncompleteReadError(actual_bytes=3, expected_bytes=5),
+    raised_by_beam(botocore.exceptions.EndpointConnectionError(**ENDPOINT)),
+    requests.exceptions.ConnectionError("Connection aborted."),
+    requests.exceptions.ReadTimeout("Read timed out."),
+    requests.exceptions.ChunkedEncodingError("Connection broken"),
+    urllib3.exceptions.ProtocolError("Connection broken"),
+    google.auth.exceptions.TransportError(requests.exceptions.ConnectionError("Connection aborted.")),
+    google.auth.exceptions.RefreshError("internal_failure", retryable=True),
+    google.api_core.exceptions.RetryError("Timeout of 120.0s exceeded", requests.exceptions.ConnectionError()),
+]
+
+PERMANENT = [
+    ImportError("No module named 'boto3'"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    botocore.exceptions.ProfileNotFound(profile="nosuch"),
+    botocore.exceptions.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+    botocore.exceptions.NoRegionError(),
+    botocore.exceptions.UnauthorizedSSOTokenError(),
+    botocore.exceptions.ParamValidationError(report="Invalid bucket name"),
+    raised_by_beam(botocore.exceptions.ParamValidationError(report="Invalid bucket name")),
+    google.auth.exceptions.DefaultCredentialsError("File key.json was not found."),
+    google.auth.exceptions.RefreshError("invalid_grant: Token has been expired or revoked."),
+    requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "retried"), [(error, True) for error in TRANSIENT] + [(error, False) for error in PERMANENT]
+)
+def test_errors_of_the_connection_are_retried_and_no_others(error: Exception, retried: bool, waits: Waits) -> None:
+    """What the client finds wrong with credentials or settings is reported at once."""
+    errors = [error]
+
+    def attempt() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    if retried:
+        assert with_retries("gs://b/x", "read", attempt) == "done"
+    else:
+        with pytest.raises(StoreError, match="gs://b/x cannot be read: "):
+            with_retries("gs://b/x", "read", attempt)
+    assert len(waits.waited) == retried
+
+
+def test_a_profile_that_does_not_exist_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, waits: Waits) -> None:
+    """No request can be made with it."""
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    with (
+        object_stores.connected("s3", monkeypatch) as store,
+        pytest.raises(StoreError, match=r"cannot be reached: The config profile \(nosuch\) could not be found$"),
+    ):
+        read_json(f"{store.url}/out/current.json")
+    assert waits.waited == []
 
 
 def test_a_local_file_is_not_retried(tmp_path: Path) -> None:
