@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import SnapshotError
 from ..metrics import TALLY
-from .filesystem import list_directory, remove
+from .filesystem import list_directory, read, remove
 from .json_file import read_json, write_json
 from .paths import base_name, is_local, join
 
@@ -64,12 +64,11 @@ def _report(directory: str) -> None:
 
 
 def _goes_on(directory: str) -> bool:
-    """Return whether the run has its marker, and no manifest."""
+    """Return whether the run has its marker, and no manifest: by these two, as its directory may have many files."""
     try:
-        names = {base_name(file.path) for file in list_directory(directory)}
+        return read(join(directory, "run.json")) is not None and read(join(directory, "manifest.json")) is None
     except Exception:  # asked again later
         return True
-    return "run.json" in names and "manifest.json" not in names
 
 
 @contextmanager

@@ -29,8 +29,12 @@ from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from tests.support import object_stores
 from tests.support.http_server import serving
+from tests.support.object_stores import Store
 from tests.support.program import start_program
+
+store = object_stores.store
 
 FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"
 
@@ -304,6 +308,25 @@ def test_the_counts_of_workers_are_those_of_the_progress_line(
         time.sleep(0.5)
     assert TALLY["rows_read"] == 42
     assert not capsys.readouterr().err
+
+
+def test_a_worker_that_reports_lists_no_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run directory has thousands: a worker asks for two names, until the run is published."""
+    monkeypatch.setattr(worker_reports, "STORE_SECONDS", 0.02)
+    directory = f"{store.url}/out/snapshots/run"
+    store.put("out/snapshots/run/run.json", b"{}")
+    store.seen.clear()
+    TALLY["rows_read"] += 1
+    start_reporting(directory)
+    deadline = time.monotonic() + 20
+    while len([request for request in store.seen if "run.json" in request.path]) < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not [request.path for request in store.seen if "prefix=" in request.path]
+    store.put("out/snapshots/run/manifest.json", b"{}")
+    while read_reports(directory).workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_worker_reports_until_its_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
