@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeAlias
@@ -20,6 +21,8 @@ from .paths import is_local
 from .retries import with_retries
 
 LOCK_SECONDS = 600  # how long a lock file on an object store counts
+
+SETTLE_SECONDS = 1.0  # between writing a lock file and relying on it
 
 LOCAL_LOCK_SECONDS = 60  # how long to wait for a local lock; it is held while one small file is written
 
@@ -95,8 +98,15 @@ def _local_lock(path: str) -> Iterator[None]:
 
 @contextmanager
 def _lock_file(path: str) -> Iterator[None]:
+    """Hold a lock file during the block, on a file system that has neither locks nor conditional writes.
+
+    If several processes see no lock and write one each within SETTLE_SECONDS, the last one holds it, as the others read
+    another lock than their own. That is not certain: a process may take longer between these two steps (a slow write, a
+    process that is suspended), and a lock that is LOCK_SECONDS old does not count, though its holder may go on. Nor are
+    reading and removing one's own lock at the end a single step.
+    """
     lock = f"{path}.lock"
-    mine = owner()
+    mine = {**owner(), "id": uuid.uuid4().hex}
     holder = read_json(lock)
     # A time far in the future comes from a clock that was set back since; such a lock must not hold until then.
     if holder and abs(time.time() - _time_of(holder)) < LOCK_SECONDS:
@@ -105,12 +115,14 @@ def _lock_file(path: str) -> Iterator[None]:
         )
     write_json(lock, mine)
     try:
+        time.sleep(SETTLE_SECONDS)
         if read_json(lock) != mine:
             raise SnapshotError(f"another run took {lock} at the same time: run again when it has finished")
         yield
     finally:
         with suppress(Exception):
-            remove([lock])
+            if read_json(lock) == mine:
+                remove([lock])
 
 
 def owner() -> Json:

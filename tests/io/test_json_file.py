@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,12 @@ class _OtherFileSystem(LocalFileSystem):
 
     def delete(self, paths: list[str]) -> None:
         super().delete([self._local_path(path) for path in paths])
+
+
+@pytest.fixture(autouse=True)
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait less after a lock file is written."""
+    monkeypatch.setattr(json_file, "SETTLE_SECONDS", 0.01)
 
 
 @pytest.fixture(params=["local", "gs", "s3", "other"])
@@ -73,6 +81,54 @@ def test_one_of_two_simultaneous_updates_fails(path: str, monkeypatch: pytest.Mo
     seen: list[object] = []
     update_json(path, seen.append)
     assert seen in ([{"snapshot": "first"}], [None])
+
+
+def test_a_lock_file_excludes_a_run_that_saw_no_lock_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs see no lock; the second writes its own when the first has. One goes on, and keeps its lock to the end."""
+    path, lock = f"other://{tmp_path}/current.json", tmp_path / "current.json.lock"
+    both, exists, create, late = (
+        threading.Barrier(2),
+        _OtherFileSystem.exists,
+        _OtherFileSystem.create,
+        threading.local(),
+    )
+    monkeypatch.setattr(json_file, "SETTLE_SECONDS", 0.6)
+
+    def see_none(system: _OtherFileSystem, name: str) -> bool:
+        found = exists(system, name)
+        if not hasattr(late, "seconds"):  # the first look of this thread
+            late.seconds = 0.3 * both.wait()
+        return found
+
+    def create_late(system: _OtherFileSystem, name: str, *args: object, **options: object) -> object:
+        time.sleep(late.seconds if name.endswith(".lock") else 0)
+        return create(system, name, *args, **options)
+
+    monkeypatch.setattr(_OtherFileSystem, "exists", see_none)
+    monkeypatch.setattr(_OtherFileSystem, "create", create_late)
+
+    def decide(_: object) -> dict[str, object]:
+        time.sleep(0.5)
+        assert lock.exists()
+        return {"snapshot": "mine"}
+
+    with ThreadPoolExecutor(2) as pool:
+        errors = [run.exception() for run in [pool.submit(update_json, path, decide) for _ in range(2)]]
+    assert sorted(str(error) for error in errors) == [
+        "None",
+        f"another run took {path}.lock at the same time: run again when it has finished",
+    ]
+    monkeypatch.undo()
+    assert read_json(path) == {"snapshot": "mine"}
+    assert not lock.exists()
+
+
+def test_a_lock_file_of_another_run_is_not_removed(tmp_path: Path) -> None:
+    """A run that takes longer than its lock counts leaves the lock of the run that replaced it."""
+    path = f"other://{tmp_path}/current.json"
+    update_json(path, lambda _: write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time()}))  # type: ignore[func-returns-value]
+    with pytest.raises(SnapshotError, match="ann@host:7 holds"):
+        update_json(path, lambda _: {"snapshot": "mine"})
 
 
 def test_a_lock_file_names_its_owner_and_expires(tmp_path: Path) -> None:
