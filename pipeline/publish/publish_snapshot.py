@@ -108,6 +108,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
                 {
                     "run": self.snapshot,
                     "checkpoint": self.job.model.name,
+                    "checkpoint_sha256": self.job.model.sha256,
                     "shards": shards,
                     "bytes": size,
                     "rows": new.stats.row_counts(new.without_texts),

@@ -18,7 +18,7 @@ from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
 # audioclip-text reads the formats of all releases before it.
-FORMAT = 3
+FORMAT = 4
 
 MAX_DIM = 1 << 16
 
@@ -246,6 +246,11 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
         ("totals.read", totals["read"], totals["vectors"] + totals["rejected"]),
         ("totals", totals, add_rows(segment["rows"] for segment in manifest["segments"])),
+        *(
+            (f"segments[{number}].checkpoint_sha256", segment["checkpoint_sha256"], manifest["checkpoint"]["sha256"])
+            for number, segment in enumerate(manifest["segments"])
+            if segment["run"] == name  # others may come from another file with the same text head
+        ),
     )
     for what, value, expected in equations:
         if value != expected:

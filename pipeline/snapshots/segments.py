@@ -26,12 +26,14 @@ class RowCounts(TypedDict):
 class Segment(TypedDict):
     """Rows that are carried over together: the shards they came from, who wrote their files, and what is known of them.
 
-    `run` is the snapshot whose run wrote the files, `shards` and `bytes` describe what was read, `damaged` has the shards
-    that were not read to their end, with the reason, and the rest are the histograms of FileStats.
+    `run` is the snapshot whose run wrote the files, `checkpoint` the name of that run's checkpoint, `shards` and `bytes`
+    describe what was read, `damaged` has the shards that were not read to their end, with the reason, and the rest are the
+    histograms of FileStats.
     """
 
     run: str
     checkpoint: str
+    checkpoint_sha256: str
     shards: int
     bytes: int
     rows: RowCounts

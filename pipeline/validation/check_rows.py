@@ -161,7 +161,7 @@ class RowChecks:
         expected = {
             "fingerprint": manifest["fingerprint"],
             "checkpoint": segment["checkpoint"],
-            "checkpoint_sha256": manifest["checkpoint"]["sha256"],
+            "checkpoint_sha256": segment["checkpoint_sha256"],
             "weights": manifest["weights"],
             "tool_version": manifest["tool_version"],
             "dim": str(manifest["dim"]),

@@ -107,18 +107,18 @@ def paths_of(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[
 
 KEYS = [
     "format", "snapshot", "created", "tool_version", "fingerprint", "fingerprint_parts", "weights", "checkpoint",
-    "checkpoint.name", "checkpoint.sha256", "dim", "options", "counts", "counts.read", "counts.embedded", "counts.reused",
-    "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes", "counts.slots",
-    "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids", "lookup",
-    "lookup.rows", "lookup.bytes", "lookup.left_out", "totals",
-    "totals.read", "totals.vectors", "totals.rejected", "totals.truncated", "totals.without_texts",
-    "totals.rejected_by_reason", "segments", "segments.0.run", "segments.0.checkpoint", "segments.0.shards",
-    "segments.0.bytes", "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
+    "checkpoint.name", "checkpoint.sha256", "dim", "options", "counts", "counts.read", "counts.embedded",
+    "counts.reused", "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes",
+    "counts.slots", "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids",
+    "lookup", "lookup.rows", "lookup.bytes", "lookup.left_out", "totals", "totals.read", "totals.vectors",
+    "totals.rejected", "totals.truncated", "totals.without_texts", "totals.rejected_by_reason", "segments",
+    "segments.0.run", "segments.0.checkpoint", "segments.0.checkpoint_sha256", "segments.0.shards", "segments.0.bytes",
+    "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
     "segments.0.rows.truncated", "segments.0.rows.without_texts", "segments.0.rows.rejected_by_reason",
-    "segments.0.damaged", "segments.0.token_counts", "segments.0.norm_bins", "seconds", "pace",
-    "pace.seconds", "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name",
-    "shards.entries", "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary",
-    "canary.texts", "canary.vectors", "previous", "notes", "report",
+    "segments.0.damaged", "segments.0.token_counts", "segments.0.norm_bins", "seconds", "pace", "pace.seconds",
+    "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name", "shards.entries",
+    "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary", "canary.texts",
+    "canary.vectors", "previous", "notes", "report",
 ]  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def test_other_format(folder: Path, manifest: Json, command: str, version: objec
     found = "no format version" if version is None else f"format version {version!r}"
     error = run(command, folder)
     assert error is not None
-    assert f"manifest.json has {found}, and this audioclip-text reads format version 3 alone" in error
+    assert f"manifest.json has {found}, and this audioclip-text reads format version 4 alone" in error
 
 
 def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:

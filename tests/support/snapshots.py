@@ -87,6 +87,7 @@ def write_snapshot(
     segment: Segment = {
         "run": name,
         "checkpoint": "made.pt",
+        "checkpoint_sha256": "0" * 64,
         "shards": 0,
         "bytes": 0,
         "rows": totals,

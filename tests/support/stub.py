@@ -44,17 +44,17 @@ ENCODERS: dict[str, StubEncoder] = {}
 
 
 class StubHandler(RecordBatchHandler):
-    """RecordBatchHandler over a StubEncoder; `name` stands for the checkpoint."""
+    """RecordBatchHandler over a StubEncoder; `name` stands for the text head, `sha256` for the checkpoint's file."""
 
-    def __init__(self, dim: int = 8, name: str = "stub", delay: float = 0.0) -> None:
+    def __init__(self, dim: int = 8, name: str = "stub", delay: float = 0.0, sha256: str = "0" * 64) -> None:
         super().__init__(EncoderSettings(name))
-        self.dim, self.name, self.delay = dim, name, delay
+        self.dim, self.name, self.delay, self.sha256 = dim, name, delay, sha256
 
     def describe(self) -> ModelInfo:
         parts = {"scheme": FINGERPRINT_SCHEME, "weights": self.name, "vocabulary": "v", "prompt": "{}"}
         parts |= {"on_long": "truncate", "normalize": "false", "dtype": "float32", "stored": self._stored}
         parts |= tokenizer_versions()
-        return ModelInfo(self.name, "0" * 64, True, self.dim, fingerprint(parts), parts)
+        return ModelInfo(self.name, self.sha256, True, self.dim, fingerprint(parts), parts)
 
     def load_model(self) -> StubEncoder:  # type: ignore[override]
         return ENCODERS.setdefault(f"{self.name}/{self.dim}", StubEncoder(self.dim, self.name, self.delay))

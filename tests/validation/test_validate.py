@@ -279,7 +279,7 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
         (set_in("dim", to=1024), "schema", "has columns"),
         (set_in("dim", to=-1), "manifest", "dim is -1, expected 1 to"),
         (set_in("weights", to="trained"), "schema", "weights is 'untrained', expected 'trained'"),
-        (set_in("checkpoint", "sha256", to="1"), "schema", "checkpoint_sha256 is '0000"),
+        (set_in("checkpoint", "sha256", to="1"), "manifest", "segments[0].checkpoint_sha256 is '0000"),
         (set_in("snapshot", to="another"), "pointer", "is the manifest of 'another'"),
         (set_in("canary", "vectors", to="AAAA"), "canary", "the canary in the manifest cannot be decoded"),
         (set_in("canary", to={}), "manifest", "canary.texts is missing"),
@@ -390,6 +390,20 @@ def test_ids_may_repeat_unless_unique_ids_forbids_it(tmp_path: Path) -> None:
     assert summaries["ids"] == "3 occur more than once, which the run did not forbid (--unique_ids)"
     edit_manifest(tmp_path / "out", set_in("options", "unique_ids", to=True))
     assert list(failed(validate(str(tmp_path / "out")))) == ["ids"]
+
+
+def test_text_head_from_another_file(tmp_path: Path) -> None:
+    """Files carried over from a run with another checkpoint file, of the same text head, are valid."""
+    rows = [{"id": str(n), "text": f"caption {n}"} for n in range(20)]
+    write_jsonl(tmp_path / "in/a.jsonl", rows)
+    embed(tmp_path / "in/*.jsonl", tmp_path / "out", id_field="id")
+    write_jsonl(tmp_path / "in/b.jsonl", [{"id": "new", "text": "new"}])
+    manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", StubHandler(sha256="1" * 64), id_field="id")
+    assert [segment["checkpoint_sha256"] for segment in manifest["segments"]] == ["0" * 64, "1" * 64]
+    assert texts == ["new"]
+    assert failed(validate(str(tmp_path / "out"))) == {}
+    edit_manifest(tmp_path / "out", set_in("segments", 0, "checkpoint_sha256", to="1" * 64))
+    assert "checkpoint_sha256 is '0000" in failed(validate(str(tmp_path / "out")))["schema"][0]
 
 
 @pytest.mark.slow
