@@ -15,46 +15,67 @@ from numpy.typing import NDArray
 from ..dedup.buckets import bucket_of
 from ..errors import SnapshotError
 
-BUCKET_ROWS, MAX_BITS = 1 << 20, 8
+BUCKET_ROWS, MAX_BITS = 1 << 20, 12
+GATHER_BYTES = 8 << 20  # of rows that are split in one go, so that record batches are not tiny
 
 
 class SplitById:
-    """The rows of one snapshot, split into 2**bits files by their ids: `add` them in a block, then iterate."""
+    """The rows of one snapshot, split by their ids into 2**bits buckets in a file: `add` them in a block, then iterate."""
 
-    def __init__(self, directory: Path, bits: int) -> None:
-        self.bits = bits
-        self.paths = [directory / f"{bucket}.arrow" for bucket in range(1 << bits)]
-        directory.mkdir()
-        self._stack = ExitStack()
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+    def __init__(self, path: Path, bits: int) -> None:
+        self.path, self.bits = path, bits
+        self._batches: list[list[int]] = [[] for _ in range(1 << bits)]  # numbers of each bucket's batches in the file
+        self._gathered: list[pa.RecordBatch] = []
+        self._bytes = self._written = 0
         self._schema = pa.schema([("id", pa.string()), ("text_hash", pa.binary(16)), ("place", pa.int64())])
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> SplitById:
         """Return itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the files."""
-        self._stack.close()
+        """Write the rest, and close the file."""
+        with self._stack:
+            if kind is None:
+                self._write()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add rows with a column `id`."""
-        self._schema = batch.schema
-        buckets = bucket_of(batch.column("id"), self.bits)
-        for bucket in np.unique(buckets).tolist():
-            if bucket not in self._writers:
-                file = self._stack.enter_context(pa.OSFile(str(self.paths[bucket]), "wb"))
-                self._writers[bucket] = self._stack.enter_context(pa.ipc.new_stream(file, batch.schema))
-            self._writers[bucket].write_batch(batch.filter(pa.array(buckets == bucket)))
+        self._gathered.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= GATHER_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what is gathered, sorted by bucket."""
+        if not self._gathered:
+            return
+        rows = pa.Table.from_batches(self._gathered).combine_chunks()
+        self._gathered, self._bytes = [], 0
+        if self._writer is None:
+            self._schema = rows.schema
+            file = self._stack.enter_context(pa.OSFile(str(self.path), "wb"))
+            self._writer = self._stack.enter_context(pa.ipc.new_file(file, rows.schema))
+        buckets = np.concatenate([bucket_of(ids, self.bits) for ids in rows["id"].chunks])
+        order = np.argsort(buckets, kind="stable")
+        rows, buckets = rows.take(pa.array(order)), buckets[order]
+        starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            for batch in rows.slice(start, end - start).to_batches():
+                self._writer.write_batch(batch)
+                self._batches[buckets[start]].append(self._written)
+                self._written += 1
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield the rows of each bucket."""
-        for bucket, path in enumerate(self.paths):
-            if bucket not in self._writers:
-                yield self._schema.empty_table()
-                continue
-            with pa.memory_map(str(path)) as file:
-                yield pa.ipc.open_stream(file).read_all().combine_chunks()
+        if self._writer is None:
+            yield from (self._schema.empty_table() for _ in self._batches)
+            return
+        with pa.memory_map(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+            for numbers in self._batches:
+                yield pa.Table.from_batches(map(reader.get_batch, numbers), self._schema).combine_chunks()
 
 
 def bits_for(rows: int) -> int:

@@ -112,12 +112,15 @@ class _Comparison:
 
     def compare(self, scratch: Path) -> tuple[NDArray[np.int8], pa.ChunkedArray]:
         """Return ADDED, CHANGED or 0 for each row of the newer snapshot's own files, in order, and the removed ids."""
-        rows = [sum(file.rows for file in files) for files in (self.before, self.now)]
+        other_files = self._shared_to_check()
+        rows = [sum(file.rows for file in files) for files in (self.before, self.now, other_files)]
         bits = bits_for(max(rows))
         kinds, removed = np.zeros(rows[1], np.int8), list[pa.Array]()
         older = self._split(self.older, self.before, scratch / "before", bits)
         newer = self._split(self.newer, self.now, scratch / "now", bits)
-        elsewhere = self._split(self.newer, self._shared_to_check(), scratch / "shared", bits)
+        with SplitById(scratch / "shared", bits) as elsewhere:
+            for batch in iter_rows(self.newer, ["id"], other_files):
+                elsewhere.add(batch)
         for before, now, shared in zip(older, newer, elsewhere, strict=True):
             for snapshot, table in ((self.older, before), (self.newer, now)):
                 if snapshot:
@@ -135,9 +138,9 @@ class _Comparison:
         options = [snapshot.manifest["options"] for snapshot in snapshots]
         return self.shared if any(one.get("id_field") and not one.get("unique_ids") for one in options) else []
 
-    def _split(self, snapshot: Snapshot | None, files: Sequence[FileInfo], directory: Path, bits: int) -> SplitById:
+    def _split(self, snapshot: Snapshot | None, files: Sequence[FileInfo], path: Path, bits: int) -> SplitById:
         """Write what is compared of these files into buckets; `place` is the number of a row among all rows of the files."""
-        columns, split, place = ["id", "text_hash", *(self.kept or [])], SplitById(directory, bits), 0
+        columns, split, place = ["id", "text_hash", *(self.kept or [])], SplitById(path, bits), 0
         with split:
             for batch in iter_rows(snapshot, columns, files) if snapshot else ():
                 places = pa.array(np.arange(place, place + batch.num_rows))

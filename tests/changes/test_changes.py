@@ -121,6 +121,34 @@ def test_ids_that_repeat_are_an_error(tmp_path: Path, where: str) -> None:
         find_changes(str(output))
 
 
+def test_ids_carried_over_are_compared_in_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little changed, they are never in memory at once, and nothing else of their rows is read."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_jsonl(folder / "big.jsonl", rows_of(0, 2000))
+    run(folder, output, unique_ids=False)
+    for text in ("before", "now"):
+        write_jsonl(folder / "small.jsonl", [{"id": "x", "text": text, "tag": 1}])
+        run(folder, output, unique_ids=False)
+    buckets, reads = [], []
+    require_unique, iter_rows = compare_snapshots.require_unique, compare_snapshots.iter_rows
+
+    def spy_ids(snapshot: str, ids: pa.ChunkedArray, others: pa.ChunkedArray) -> None:
+        buckets.append(len(others))
+        require_unique(snapshot, ids, others)
+
+    def spy_rows(snapshot, columns=None, files=None) -> Iterator[pa.RecordBatch]:  # type: ignore[no-untyped-def]
+        reads.append((columns, sum(file.rows for file in files)))
+        return iter_rows(snapshot, columns, files)
+
+    monkeypatch.setattr(compare_rows, "BUCKET_ROWS", 128)
+    monkeypatch.setattr(compare_snapshots, "require_unique", spy_ids)
+    monkeypatch.setattr(compare_snapshots, "iter_rows", spy_rows)
+    assert find_changes(str(output)).changed == 1
+    assert sum(buckets) == 2 * 2000  # for each of the two snapshots
+    assert max(buckets) < 2 * 128
+    assert [columns for columns, rows in reads if rows >= 2000] == [["id"]]
+
+
 def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     run(tmp_path / "in", tmp_path / "out")
@@ -195,7 +223,7 @@ def test_buckets_hold_a_million_rows(tmp_path: Path) -> None:
         0,
         1,
         2,
-        8,
+        10,
     ]
     split = compare_rows.SplitById(tmp_path / "split", 2)
     with split:
@@ -205,3 +233,15 @@ def test_buckets_hold_a_million_rows(tmp_path: Path) -> None:
     assert len(tables) == 4
     assert sum(map(len, tables)) == 150
     assert len({name for table in tables for name in table["id"].to_pylist()}) == 150
+
+
+def test_rows_that_come_one_by_one_are_split_in_large_pieces(tmp_path: Path) -> None:
+    """A record batch has a head of some hundred bytes."""
+    split = compare_rows.SplitById(tmp_path / "split", 4)
+    rows = [pa.record_batch({"id": [f"{n:032}"]}) for n in range(2000)]
+    with split:
+        for row in rows:
+            split.add(row)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size < 2 * sum(row.nbytes for row in rows)
+    assert sorted(id for table in split for id in table["id"].to_pylist()) == [f"{n:032}" for n in range(2000)]
