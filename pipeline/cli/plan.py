@@ -28,7 +28,7 @@ from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
 from ..snapshots.listing import EARLIER, SHARDS, write_listings
 from ..snapshots.read_listings import ReadListings
-from ..snapshots.run_directory import run_path
+from ..snapshots.run_directory import DRY_RUN, run_path
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
@@ -59,24 +59,34 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
 
 def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
     """Return the counts of rows and texts by outcome; a local run writes shuffled rows to the directory `spill`."""
-    directories = [escape(spill)] if spill else []
+    # The workers of a remote run read the listings from the output's file system.
+    listings = spill or run_path(job.output, f"{DRY_RUN}{uuid.uuid4().hex}")
+    directories = [escape(listings)] if is_local(listings) else []
+
+    def clean_up() -> None:
+        remove_matches(directories)
+        if not is_local(listings):
+            remove_below(listings)
+
     try:
-        with end_on_signal(lambda name: f"interrupted by {name}", lambda: remove_matches(directories)):
-            return _run_and_count(job, handler, options, spill, directories)
+        with end_on_signal(lambda name: f"interrupted by {name}", clean_up):
+            return _run_and_count(job, handler, options, spill=spill, listings=listings, directories=directories)
     except Exception as error:
         raise RuntimeError(error_message(error)) from error
 
 
 def _run_and_count(
-    job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None, directories: list[str]
+    job: Job,
+    handler: RecordBatchHandler,
+    options: EmbedOptions,
+    *,
+    spill: str | None,
+    listings: str,
+    directories: list[str],
 ) -> dict[str, int]:
-    """Run the pipeline; append its temporary directories to `directories`."""
+    """Run the pipeline, with its listings in the directory `listings`; append its temporary directory to `directories`."""
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     directories.append(escape(pipeline.local_tempdir))
-    # The workers of a remote run read the listings from the output's file system.
-    listings = spill or run_path(job.output, f".plan-{uuid.uuid4().hex}")
-    if not spill:
-        directories.append(escape(listings))
     if is_local(listings):
         os.makedirs(listings, exist_ok=True)
     try:

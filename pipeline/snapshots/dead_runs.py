@@ -12,10 +12,10 @@ from ..io.filesystem import list_directory
 from ..io.job_service import ENDED, RemoteJob, job_states
 from ..io.json_file import Json, read_json
 from ..io.paths import base_name, is_local
-from .run_directory import MARKER, is_complete, marker_path, run_path
+from .run_directory import DRY_RUN, MARKER, is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
-# local run wrote to an object store), it may still be going on until its newest file has this age.
+# local run wrote to an object store), it may still be going on until its newest file has this age. So may a dry run.
 UNKNOWN_RUN_SECONDS = 24 * 3600
 
 
@@ -25,21 +25,23 @@ def dead_runs(
     """Return those of `runs` that ended without publishing, with their files, and notes on runs that may be going on.
 
     A run is dead if nothing holds its lock and it has no marker, or if its service says that its job has ended. A job of
-    which nothing is known counts as alive. There is no note on runs that hold their lock.
+    which nothing is known counts as alive. There is no note on runs that hold their lock, and none on dry runs.
     """
-    dead, unknown, jobs, notes = [], {}, {}, []
+    dry = [name for name in runs if name.startswith(DRY_RUN)]
+    dead = [name for name in dry if _is_old(runs[name])]
+    unknown, jobs, notes = {}, {}, []
     for name, files in runs.items():
-        if is_complete(files) or (is_local(output) and _is_locked(output, name)):
+        if name in dry or is_complete(files) or (is_local(output) and _is_locked(output, name)):
             continue
         marker = _read_marker(output, name) if _has(MARKER, files) else None
         if marker is None:
             dead.append(name)
         elif (job := _job_of(marker)) is not None:
             jobs[name] = job
-        elif time.time() - max(changed for _, changed in files) < UNKNOWN_RUN_SECONDS:
-            unknown[name] = marker
-        else:
+        elif _is_old(files):
             dead.append(name)
+        else:
+            unknown[name] = marker
     for name, marker in unknown.items():
         notes.append(
             f"{name}, started by {marker.get('owner')}, may still be going on: its files are neither reused nor removed "
@@ -68,6 +70,10 @@ def dead_runs(
     listed = {name: list_directory(run_path(output, name)) for name in sorted(dead)}
     found = {name: [(file.path, file.changed) for file in files] for name, files in listed.items()}
     return {name: files for name, files in found.items() if not is_complete(files)}, notes
+
+
+def _is_old(files: list[tuple[str, float]]) -> bool:
+    return time.time() - max((changed for _, changed in files), default=0.0) >= UNKNOWN_RUN_SECONDS
 
 
 def _is_locked(output: str, name: str) -> bool:

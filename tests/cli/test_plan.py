@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,12 @@ from hypothesis import strategies as st
 from audioclip_text.pipeline.cli.plan import count_changes, plan_summary
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
+from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
+from tests.support.object_stores import Store
 from tests.support.stub import StubHandler
+
+store = object_stores.store
 
 
 def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
@@ -50,6 +57,33 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "2 new, 1 changed, 7 the same, 2 removed; 1 rejected" in summary
     assert "of model time" in summary
+
+
+@pytest.mark.slow
+def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, store: Store) -> None:
+    """They are there for the workers of a remote run, and what ends the process runs no `finally`."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
+    code = f"""
+import os, signal
+from audioclip_text.pipeline.cli import plan, signals
+from audioclip_text.pipeline.io.filesystem import list_directory
+from audioclip_text.pipeline.job import prepare_job
+from audioclip_text.pipeline.options import EmbedOptions
+from tests.support.stub import StubHandler
+
+def end(*_, listings, **__):
+    print(len(list_directory(listings)))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+plan._build = end
+options = EmbedOptions(input=[{str(tmp_path / "a.jsonl")!r}], output="{store.url}/out")
+with signals.handle_signals():
+    plan.count_changes(*prepare_job(options, StubHandler()), options, None)
+"""
+    environment = {**os.environ, **store.env}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (143, "2\n"), done.stderr
+    assert store.names("out/") == []
 
 
 _CORPUS = st.dictionaries(st.sampled_from([f"r{n}" for n in range(8)]), st.sampled_from("abcde"), min_size=3)

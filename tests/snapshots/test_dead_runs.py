@@ -13,10 +13,15 @@ import pytest
 
 from audioclip_text.pipeline.io import job_service
 from audioclip_text.pipeline.io.job_service import RemoteJob
+from audioclip_text.pipeline.snapshots import dead_runs as dead_runs_module
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, record_job, run_path, start_run
+from tests.support import object_stores
 from tests.support.http_server import serving
+from tests.support.object_stores import Store
 from tests.support.remote_jobs import job_server
+
+store = object_stores.store
 
 HOURS = 3600
 
@@ -105,6 +110,25 @@ def test_a_run_without_a_job_is_dead_after_a_day_without_files(tmp_path: Path) -
     for path in directory.iterdir():
         os.utime(path, (time.time() - 25 * HOURS,) * 2)
     assert dead(tmp_path) == [run]
+
+
+def test_listings_of_a_dry_run_are_kept_for_a_day(tmp_path: Path) -> None:
+    """It may be going on; neither it nor one that was killed is worth a note."""
+    directory = Path(run_path(str(tmp_path), ".plan-0123"))
+    directory.mkdir(parents=True)
+    listing = directory / "_shards.parquet"
+    listing.touch()
+    for _ in range(2):
+        assert (dead(tmp_path), notes(tmp_path)) == ([], [])
+    os.utime(listing, (time.time() - 25 * HOURS,) * 2)
+    assert (dead(tmp_path), notes(tmp_path)) == ([".plan-0123"], [])
+
+
+def test_listings_of_a_dry_run_on_an_object_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("out/snapshots/.plan-0123/_shards.parquet", b"listing")
+    assert dead_runs(f"{store.url}/out", list_runs(f"{store.url}/out")) == ({}, [])
+    monkeypatch.setattr(dead_runs_module, "UNKNOWN_RUN_SECONDS", -60)
+    assert list(dead_runs(f"{store.url}/out", list_runs(f"{store.url}/out"))[0]) == [".plan-0123"]
 
 
 def test_the_lock_of_a_launcher_decides_first(tmp_path: Path, closed: str) -> None:
