@@ -51,7 +51,7 @@ def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_
     Raises:
         SnapshotError: One of these keys is missing or of another type, or the manifest is that of another snapshot.
     """
-    path = join(run_path(output, snapshot), "manifest.json")
+    path = _manifest_path(output, snapshot)
     manifest = read_json(path)
     return None if manifest is None else manifest_from(manifest, path, snapshot, reads)
 
@@ -82,10 +82,10 @@ def publish(output: str, manifest: Manifest) -> Manifest:
     If another execution of the same run has written a manifest, return that, and change nothing.
     """
     snapshot = manifest["snapshot"]
-    path = join(run_path(output, snapshot), "manifest.json")
+    path = _manifest_path(output, snapshot)
     current = current_name(output)
     if current not in (snapshot, manifest["previous"]):  # fail before the directory counts as a snapshot
-        point_to(output, snapshot, expected=manifest["previous"])
+        raise _other_current(current, manifest["previous"])
     earlier = _write_once(output, path, manifest)
     if earlier is not None:
         return earlier
@@ -122,7 +122,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     """Make `snapshot` the current one if `expected` still is. A second call changes nothing.
 
     Raises:
-        SnapshotError: Another snapshot is the current one.
+        SnapshotError: Another snapshot is the current one, or this one has no manifest, as after `gc`.
     """
     path = join(output, "current.json")
 
@@ -131,13 +131,39 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
         if current == snapshot:
             return None
         if current != expected:
-            raise SnapshotError(
-                f"another run published {current} during this one, which began from {expected or 'an empty directory'}: "
-                f"run again, and the vectors of this run are reused"
-            )
+            raise _other_current(current, expected)
+        if read_json(_manifest_path(output, snapshot)) is None:
+            raise no_snapshot(output, snapshot)
         return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/manifest.json"}
 
     update_json(path, decide)
+
+
+def unpublish(output: str, snapshot: str) -> bool:
+    """Remove the manifest of `snapshot` and return True, or return False if it is the current one.
+
+    No other process makes it the current one in the meantime, except between two requests to an object store.
+    """
+    path, removed = join(output, "current.json"), list[str]()
+
+    def decide(pointer: Json | None) -> None:
+        if pointer is None or snapshot_of_pointer(pointer, path) != snapshot:
+            remove([_manifest_path(output, snapshot)])
+            removed.append(snapshot)
+
+    update_json(path, decide)
+    return bool(removed)
+
+
+def _manifest_path(output: str, snapshot: str) -> str:
+    return join(run_path(output, snapshot), "manifest.json")
+
+
+def _other_current(current: str | None, expected: str | None) -> SnapshotError:
+    return SnapshotError(
+        f"another run published {current} during this one, which began from {expected or 'an empty directory'}: "
+        f"run again, and the vectors of this run are reused"
+    )
 
 
 def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Collection
 
 from ..errors import SnapshotError
-from ..io.filesystem import remove
-from .commit import no_snapshot, point_to, read_manifest, require_current
+from .commit import no_snapshot, point_to, read_manifest, require_current, unpublish
 from .dead_runs import dead_runs
 from .manifest import Manifest
 from .run_directory import is_complete, list_runs, remove_run, run_path
@@ -100,14 +99,15 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     for note in notes:
         _LOGGER.warning(note)
     removed = []
-    for name, files in runs.items():
+    for name in runs:
         if name in kept or (name not in finished and name not in dead):
             continue
-        removed.append(name)
         if not dry_run:
             # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
-            remove([path for path, _ in files if path.endswith("manifest.json")])
+            if not unpublish(output, name):  # a rollback made it the current one since `kept` was decided
+                continue
             remove_run(output, name)
+        removed.append(name)
     return removed
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from audioclip_text.pipeline.snapshots.commit import current_name, require_manifest
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.snapshots import history
+from audioclip_text.pipeline.snapshots.commit import current_name, point_to, require_manifest
+from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.snapshot import Snapshot
 from audioclip_text.pipeline.validation import validate
 from tests.support.corpus import embed, read, write_jsonl
@@ -29,6 +33,47 @@ while True:
 """
 
 EXPECTED = ("another run published", "cannot be carried over", "is missing", "has no finished snapshot", "run again")
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> list[str]:
+    """Three snapshots in tmp_path/out."""
+    made = []
+    for text in ("dog", "bird", "cat"):
+        write_jsonl(tmp_path / "a.jsonl", [{"text": text}])
+        made.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
+    return made
+
+
+def test_gc_keeps_what_a_rollback_selects_meanwhile(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gc may wait for the services that run jobs, for seconds."""
+    output = str(tmp_path / "out")
+
+    def slow_answer(*arguments: Any) -> Any:
+        history.rollback(output, names[0])
+        return dead_runs(*arguments)
+
+    monkeypatch.setattr(history, "dead_runs", slow_answer)
+    assert history.gc(output, keep=1) == [names[1]]
+    assert current_name(output) == names[0]
+    assert validate(output).valid
+
+
+def test_rollback_to_a_snapshot_that_gc_removes_meanwhile(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+
+    def late(*arguments: Any, **options: Any) -> None:
+        assert history.gc(output, keep=1) == names[:2]
+        point_to(*arguments, **options)
+
+    monkeypatch.setattr(history, "point_to", late)
+    with pytest.raises(SnapshotError, match=f"has no finished snapshot '{names[1]}'"):
+        history.rollback(output)
+    assert current_name(output) == names[2]
 
 
 @pytest.mark.slow
