@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from .canary import Canary
 from .dedup.buckets import bucket_bits
 from .inference.encoder_settings import EncoderSettings, ModelInfo
+from .inference.fingerprint import describe_changes
 from .inference.model_handler import RecordBatchHandler
 from .io.file_io import FileIO
 from .io.paths import base_name
@@ -25,7 +26,6 @@ from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
 from .snapshots.carry_over import CarryOver, decide, files_to_search, has_comparable_rows
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
-from .snapshots.fingerprint import describe_changes
 from .snapshots.history import last_with_model
 from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import OTHER_VECTORS, is_complete, list_runs

@@ -53,14 +53,6 @@ REJECTED = pa.schema(
     ]
 )
 
-# Where earlier vectors are stored: a row group of a finished part file.
-EARLIER = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("row_group", pa.int32(), nullable=False),
-    ]
-)
-
 # The columns that the model computes; a reused row has those of an earlier snapshot.
 MODEL_COLUMNS = ("n_tokens", "truncated", "embedding")
 

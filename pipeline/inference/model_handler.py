@@ -20,6 +20,7 @@ from ..io.worker_reports import report_errors, start_reporting
 from ..metrics import NAMESPACE
 from .embed_batch import embed_batch
 from .encoder_settings import EncoderSettings, ModelInfo
+from .fingerprint import describe_changes
 from .shared_encoder import Contents, describe_model, load_encoder
 
 
@@ -148,9 +149,9 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         encoder = load_encoder(self._settings, self._contents, self.threads)
         if self._parts is not None and self._parts != encoder.fingerprint_parts:
             raise ValueError(
-                f"{self._settings.path} on this worker gives other vectors than the launcher: "
-                f"{_differences(encoder.fingerprint_parts, self._parts)}; give every worker the same checkpoint, vocabulary "
-                f"and versions of packages"
+                f"{self._settings.path} on this worker gives other vectors than the launcher (launcher -> worker: "
+                f"{describe_changes(encoder.fingerprint_parts, self._parts)}): give every worker the same checkpoint, "
+                f"vocabulary and versions of packages"
             )
         return encoder
 
@@ -167,14 +168,3 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
     def get_metrics_namespace(self) -> str:
         """Return the namespace of all metrics of this project."""
         return NAMESPACE
-
-
-def _differences(parts: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """Return which parts of a fingerprint are not as expected, as in "other weights, ftfy 6.3.0 instead of 6.3.1"."""
-    names = [name for name in {**expected, **parts} if parts.get(name) != expected.get(name)]
-    return ", ".join(
-        f"other {name}"
-        if name in ("weights", "vocabulary")  # hashes
-        else f"{name} {parts.get(name)} instead of {expected.get(name)}"
-        for name in names
-    )

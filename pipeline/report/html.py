@@ -12,10 +12,10 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
+from ..inference.fingerprint import describe_changes
 from ..io.filesystem import write_atomically
 from ..io.paths import join
 from ..snapshots.commit import read_manifest
-from ..snapshots.fingerprint import describe_changes
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import open_snapshot

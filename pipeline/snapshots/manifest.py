@@ -10,9 +10,9 @@ from typing import Literal, TypedDict, get_type_hints
 
 from ..canary import Canary
 from ..errors import SnapshotError
+from ..inference.fingerprint import fingerprint_of
 from ..io.json_file import Json
 from ..metrics import Pace
-from .fingerprint import fingerprint_of
 from .segments import RowCounts, Segment, add_rows
 from .typed_json import key_faults
 

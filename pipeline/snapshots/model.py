@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ...model.versions import VERSION_PARTS
 from ..inference.encoder_settings import EncoderSettings
+from ..inference.fingerprint import changed_parts, describe_changes
 from ..inference.model_handler import RecordBatchHandler
 from ..inference.shared_encoder import load_encoder, logit_scale
-from .fingerprint import changed_parts, describe_changes
 from .manifest import Manifest
 
 if TYPE_CHECKING:

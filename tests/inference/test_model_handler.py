@@ -260,7 +260,7 @@ def test_a_worker_with_another_checkpoint_is_an_error(small_head: str, vocabular
     state["ln_final.bias"] += 1
     torch.save(state, path)
     load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
-    with pytest.raises(ValueError, match=r"on this worker gives other vectors .*: other weights; give every worker"):
+    with pytest.raises(ValueError, match=r"on this worker gives other vectors .* worker: weights\): give every worker"):
         worker.load_model()
 
 
@@ -277,7 +277,7 @@ def test_a_worker_with_other_package_versions_is_an_error(
     load_encoder(EncoderSettings(str(other), device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
     changed = tokenizer_versions() | {name: "0.1"}
     monkeypatch.setattr("audioclip_text.model.settings.tokenizer_versions", lambda: changed)
-    with pytest.raises(ValueError, match=re.escape(f"{name} 0.1 instead of {versions[name]}; give every worker")):
+    with pytest.raises(ValueError, match=re.escape(f"worker: {name} {versions[name]} -> 0.1): give every worker")):
         worker.load_model()
 
 

@@ -42,7 +42,7 @@ MODEL_USERS: dict[str, set[str] | None] = {
     "inference/model_handler": None,
     "cli/embed": {"check_device", "download"},
     "cli/commands": {"run_fetch", "run_extract"},
-    "snapshots/fingerprint": {"fingerprint_of"},
+    "inference/fingerprint": {"fingerprint_of"},
 }
 WITHOUT_TORCH = ("release", "versions")  # modules of model/ that any module may import
 

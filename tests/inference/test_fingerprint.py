@@ -1,4 +1,4 @@
-"""The fingerprint of snapshots: what changes it, and how a change is reported."""
+"""Fingerprints: what changes it, and how a change is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audioclip_text.model import versions
-from audioclip_text.pipeline.snapshots.fingerprint import describe_changes
+from audioclip_text.pipeline.inference.fingerprint import describe_changes
 from tests.support.corpus import embed, write_jsonl
 
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a snapshot: one hash of everything that determines its vectors, by parts."""
+"""Fingerprints: one hash of everything that determines a vector, by parts, and how two of them differ."""
 
 from __future__ import annotations
 
