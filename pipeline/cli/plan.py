@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from glob import escape
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from ..dedup.buckets import Buckets, read_rows
+from ..dedup.buckets import Buckets, bucket_bits, read_rows
+from ..dedup.duplicate_ids import ids_of_file
 from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
-from ..io.file_io import FileIO
 from ..io.filesystem import remove_below
-from ..io.paths import base_name, is_local
+from ..io.paths import is_local
 from ..job import Job, prepare_job
 from ..options import EmbedOptions, OptionsError, is_local_run
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
 from ..snapshots.listing import EARLIER, SHARDS, write_listings
+from ..snapshots.manifest import FileInfo
 from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import DRY_RUN, run_path
 from ..snapshots.snapshot import Snapshot
@@ -119,12 +119,19 @@ def _build(
     _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
     _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
     now = rows | "SelectIds" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
-    files = pipeline | "ListPreviousFiles" >> beam.Create(_files(job))
-    before = files | "ReadEarlierIds" >> beam.FlatMap(_ids_of_file, job.file_io).with_output_types(pa.RecordBatch)
+    directory, files = _files_before(job)
+    read_ids = beam.FlatMap(ids_of_file, directory, job.file_io, ["id", "text_hash"]).with_output_types(pa.RecordBatch)
+    before = (
+        pipeline
+        | "ListPreviousFiles" >> beam.Create(files)
+        | "ReadEarlierIds" >> read_ids
+        | "SelectEarlierIds" >> beam.Map(_ids, True).with_output_types(pa.RecordBatch)
+    )
+    bits = bucket_bits(job.rows + sum(file.rows for file in files), local=spill is not None)
     _ = (
         (now, before)
         | "MergeIds" >> beam.Flatten()
-        | "GroupById" >> Buckets(_IDS, "id", job.bits, spill)
+        | "GroupById" >> Buckets(_IDS, "id", bits, spill)
         | "CompareIds" >> beam.Map(_compare)
     )
 
@@ -173,13 +180,13 @@ def _count_new(batch: pa.RecordBatch, handler: RecordBatchHandler) -> None:
     _add("tokens", handler.count_tokens(texts))
 
 
-def _files(job: Job) -> list[str]:
-    """Return the part files of the current snapshot that are not carried over."""
+def _files_before(job: Job) -> tuple[str, list[FileInfo]]:
+    """Return the directory of the current snapshot, and those of its part files that are not carried over."""
     if not job.previous:
-        return []
+        return "", []
+    snapshot = Snapshot(job.output, job.previous["snapshot"], job.previous)
     carried = {file.name for file in job.carry_over.files}
-    paths = Snapshot(job.output, job.previous["snapshot"], job.previous).part_paths()
-    return [path for path in paths if base_name(path) not in carried]
+    return snapshot.path, [file for file in snapshot.files if file.is_part and file.name not in carried]
 
 
 _IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.bool_())]))
@@ -188,12 +195,6 @@ _IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.b
 def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:
     columns = [batch.column("id"), batch.column("text_hash"), pa.array([before] * batch.num_rows, pa.bool_())]
     return pa.RecordBatch.from_arrays(columns, names=["id", "text_hash", "before"])
-
-
-def _ids_of_file(path: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
-    with file_io.open(path) as handle:
-        for batch in pq.ParquetFile(handle).iter_batches(columns=["id", "text_hash"]):
-            yield _ids(batch, True)
 
 
 def _compare(element: tuple[int, Iterable[bytes]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -50,11 +50,13 @@ def select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.select(["id"])
 
 
-def ids_of_file(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
-    """Yield the ids of a part file in `directory`; nothing of a file of rejected rows."""
+def ids_of_file(
+    file: FileInfo, directory: str, file_io: FileIO, columns: Sequence[str] = ("id",)
+) -> Iterator[pa.RecordBatch]:
+    """Yield the ids, or other columns, of a part file in `directory`; nothing of a file of rejected rows."""
     if file.is_part:
         with file_io.open(join(directory, file.name)) as handle:
-            yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=["id"])
+            yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=list(columns))
 
 
 def _duplicates(element: tuple[int, Iterable[bytes]]) -> Iterator[Duplicates]:

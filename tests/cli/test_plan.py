@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.pipeline.cli.plan import count_changes, plan_summary
+from audioclip_text.pipeline.dedup import buckets
+from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
 from tests.support import object_stores
@@ -59,6 +64,41 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     assert "of model time" in summary
 
 
+def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number follows from the rows before, too, not from the few that are left alone."""
+    rows = [{"id": f"r{n}", "text": "dog"} for n in range(1000)]
+    embed(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", id_field="id")
+    write_jsonl(tmp_path / "a.jsonl", rows[:10])
+    sizes = []
+    module = sys.modules[plan_summary.__module__]
+
+    def read_rows(pieces: Iterable[bytes], codec: PieceCodec) -> list[pa.RecordBatch]:
+        batches = list(buckets.read_rows(pieces, codec))
+        sizes.append(sum(batch.num_rows for batch in batches))
+        return batches
+
+    monkeypatch.setattr(module, "read_rows", read_rows)
+    monkeypatch.setattr(buckets, "BUCKET_ROWS", 64)
+    counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
+    assert (counts["same"], counts["removed"]) == (10, 990)
+    assert sum(sizes) == 1010
+    assert max(sizes) < 2 * 64
+
+
+def test_damaged_ids_of_the_current_snapshot_are_an_error(tmp_path: Path) -> None:
+    """The rows would else count as removed and new."""
+    rows = [{"id": f"r{n}", "text": "dog"} for n in range(10)]
+    embed(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", id_field="id")
+    write_jsonl(tmp_path / "a.jsonl", rows[:9])
+    (part,) = (tmp_path / "out").rglob("part-*.parquet")
+    ids = pq.ParquetFile(part).metadata.row_group(0).column(0)
+    data = bytearray(part.read_bytes())
+    data[ids.data_page_offset + ids.total_compressed_size - 8] ^= 0xFF
+    part.write_bytes(data)
+    with pytest.raises(RuntimeError, match="CRC checksum verification failed"):
+        _plan(tmp_path / "a.jsonl", tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, store: Store) -> None:
     """They are there for the workers of a remote run, and what ends the process runs no `finally`."""
@@ -67,6 +107,8 @@ def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, stor
 import os, signal
 from audioclip_text.pipeline.cli import plan, signals
 from audioclip_text.pipeline.io.filesystem import list_directory
+from audioclip_text.pipeline.dedup import buckets
+from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
 from tests.support.stub import StubHandler
