@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import escape
 
 import apache_beam as beam
@@ -18,10 +19,12 @@ from ..dedup.duplicate_ids import ids_of_file
 from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
+from ..io.file_io import FileIO
 from ..io.filesystem import remove_below
-from ..io.paths import is_local
+from ..io.paths import is_local, join
 from ..job import Job, prepare_job
-from ..options import EmbedOptions, OptionsError, is_local_run
+from ..options import EmbedOptions, OptionsError, is_local_run, rejected_limit
+from ..publish.limits import damaged_shards
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
@@ -29,6 +32,7 @@ from ..snapshots.listing import EARLIER, SHARDS, write_listings
 from ..snapshots.manifest import FileInfo
 from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import DRY_RUN, run_path
+from ..snapshots.segments import add_rows
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable
 from ..text_hash import add_text_hash
@@ -38,6 +42,8 @@ from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_text.plan"
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
@@ -118,15 +124,13 @@ def _build(
     _ = joined.known | "CountReused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
     _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
     _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
+    _ = read.read | "CountDamaged" >> beam.Map(
+        lambda shards: _add("damaged", len({name for name, *_ in shards.damaged}))
+    )
     now = rows | "SelectIds" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
     directory, files = _files_before(job)
-    read_ids = beam.FlatMap(ids_of_file, directory, job.file_io, ["id", "text_hash"]).with_output_types(pa.RecordBatch)
-    before = (
-        pipeline
-        | "ListPreviousFiles" >> beam.Create(files)
-        | "ReadEarlierIds" >> read_ids
-        | "SelectEarlierIds" >> beam.Map(_ids, True).with_output_types(pa.RecordBatch)
-    )
+    read_ids = beam.FlatMap(_ids_before, directory, job.file_io).with_output_types(pa.RecordBatch)
+    before = pipeline | "ListPreviousFiles" >> beam.Create(files) | "ReadEarlierIds" >> read_ids
     bits = bucket_bits(job.rows + sum(file.rows for file in files), local=spill is not None)
     _ = (
         (now, before)
@@ -150,7 +154,7 @@ def plan_summary(job: Job, counts: dict[str, int]) -> str:
         f"against   {against}",
         f"shards    {len(carry_over.shards) - read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
         f"{read:,} read ({read_bytes:,} bytes)",
-        f"rows      {number['new']:,} new, {number['changed']:,} changed, {number['same']:,} the same, "
+        f"rows      {number['new']:,} new, {number['changed']:,} with another text, {number['same']:,} with the same text, "
         f"{number['removed']:,} removed; {number['rejected']:,} rejected",
         f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
         f"model     {texts:,} texts, {tokens:,} tokens",
@@ -163,10 +167,32 @@ def plan_summary(job: Job, counts: dict[str, int]) -> str:
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
+    lines += [f"limits    embed would publish nothing: {excess}" for excess in _exceeded_limits(job, number)]
     return "\n".join(map(printable, lines))
 
 
-_NAMES = ("new", "changed", "same", "removed", "rejected", "reused", "embed", "texts", "tokens")
+def _exceeded_limits(job: Job, number: Mapping[str, int]) -> Iterator[str]:
+    """Yield the limits of the job that a run exceeds, as check_totals finds them; --unique_ids is not checked."""
+    rows = add_rows(segment["rows"] for segment in job.carry_over.segments)
+    damaged = number["damaged"] + len(damaged_shards(job.carry_over.segments))
+    rejected, vectors = number["rejected"], number["reused"] + number["embed"]
+    if damaged > job.allow_damaged:
+        yield f"{damaged:,} shards cannot be read to the end, more than --allow_damaged {job.allow_damaged}"
+    if not vectors + rows["vectors"] and not job.allow_empty:
+        yield "no row can be embedded, which only --allow_empty permits"
+    for what, some, of in (
+        ("", rejected, rejected + vectors),
+        (", with those carried over,", rejected + rows["rejected"], rejected + vectors + rows["read"]),
+    ):
+        if some > rejected_limit(job.max_rejected, of):
+            yield f"{some:,} of {of:,} rows{what} are rejected, more than --max_rejected {job.max_rejected}"
+            break
+    before, now = job.previous["totals"]["read"] if job.previous else 0, rejected + vectors + rows["read"]
+    if now < before * job.max_shrink:
+        yield f"the corpus shrinks from {before:,} rows to {now:,}, below --max_shrink {job.max_shrink}"
+
+
+_NAMES = ("new", "changed", "same", "removed", "rejected", "reused", "embed", "texts", "tokens", "damaged")
 
 
 def _add(name: str, amount: int) -> None:
@@ -190,6 +216,15 @@ def _files_before(job: Job) -> tuple[str, list[FileInfo]]:
 
 
 _IDS = PieceCodec(pa.schema([ROW.field("id"), TEXT_HASH, pa.field("before", pa.bool_())]))
+
+
+def _ids_before(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
+    """Yield the ids of a part file of the current snapshot. Rows of a damaged one count as new: embed embeds them again."""
+    try:
+        for batch in ids_of_file(file, directory, file_io, ["id", "text_hash"]):
+            yield _ids(batch, True)
+    except (OSError, pa.ArrowException) as error:
+        _LOGGER.warning("%s cannot be read (%s): its rows count as new", join(directory, file.name), error)
 
 
 def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:

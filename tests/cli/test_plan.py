@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -25,6 +27,12 @@ from tests.support.object_stores import Store
 from tests.support.stub import StubHandler
 
 store = object_stores.store
+
+
+def _summary(inputs: list[str], output: Path, **limits: object) -> str:
+    options = EmbedOptions(input=inputs, output=str(output), **limits)
+    job, handler = prepare_job(options, StubHandler())
+    return plan_summary(job, count_changes(job, handler, options, None))
 
 
 def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
@@ -60,7 +68,7 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     assert {name: number for name, number in counts.items() if number} == {
         "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "texts": 2, "tokens": 8,
     }  # fmt: skip
-    assert "2 new, 1 changed, 7 the same, 2 removed; 1 rejected" in summary
+    assert "2 new, 1 with another text, 7 with the same text, 2 removed; 1 rejected" in summary
     assert "of model time" in summary
 
 
@@ -85,8 +93,8 @@ def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch
     assert max(sizes) < 2 * 64
 
 
-def test_damaged_ids_of_the_current_snapshot_are_an_error(tmp_path: Path) -> None:
-    """The rows would else count as removed and new."""
+def test_a_damaged_file_of_the_current_snapshot_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its rows count as new, as embed embeds them again."""
     rows = [{"id": f"r{n}", "text": "dog"} for n in range(10)]
     embed(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", id_field="id")
     write_jsonl(tmp_path / "a.jsonl", rows[:9])
@@ -95,8 +103,28 @@ def test_damaged_ids_of_the_current_snapshot_are_an_error(tmp_path: Path) -> Non
     data = bytearray(part.read_bytes())
     data[ids.data_page_offset + ids.total_compressed_size - 8] ^= 0xFF
     part.write_bytes(data)
-    with pytest.raises(RuntimeError, match="CRC checksum verification failed"):
-        _plan(tmp_path / "a.jsonl", tmp_path / "out")
+    counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
+    assert (counts["new"], counts["same"], counts["removed"]) == (9, 0, 0)
+    assert f"{part.name} cannot be read" in caplog.text
+
+
+def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
+    """The plan names each of them, with its flag; with other limits it names none."""
+    shard, output, damaged = tmp_path / "a.jsonl", tmp_path / "out", tmp_path / "b.txt.gz"
+    embed(write_jsonl(shard, [{"id": f"r{n}", "text": "dog"} for n in range(10)]), output, id_field="id")
+    write_jsonl(shard, [{"id": "r1", "text": None}, {"id": "r2", "text": "cat"}])
+    damaged.write_bytes(gzip.compress(b"dog\n" * 1000)[:-30])
+    inputs, limits = [str(shard), str(damaged)], {"max_rejected": "0", "max_shrink": 5.0}
+    summary = _summary(inputs, output, **limits)
+    assert (
+        "limits    embed would publish nothing: 1 shards cannot be read to the end, more than --allow_damaged 0"
+        in summary
+    )
+    assert re.search(r"rows are rejected, more than --max_rejected 0\n", summary)
+    assert "the corpus shrinks from 10 rows to" in summary
+    write_jsonl(shard, [{"id": "r1", "text": None}])
+    assert "no row can be embedded, which only --allow_empty permits" in _summary(inputs[:1], output)
+    assert "limits" not in _summary(inputs[:1], output, allow_empty=True, max_shrink=0.0)
 
 
 @pytest.mark.slow
