@@ -144,8 +144,8 @@ def rows_per_second(pace: Pace) -> Markup:
         base = np.zeros(spans)
         for name in outcomes:
             color = rejected_color(0) if name == "rejected" else name
-            lower.stairs(base + rates[name], edges, baseline=base, fill=True, color=_drawn(color), linewidth=0)
-            base = base + rates[name]
+            lower.stairs(base + rates[name], edges, baseline=base.copy(), fill=True, color=_drawn(color), linewidth=0)
+            base += rates[name]
         for axes, name, values, ticks in ((upper, "read", rates["read"], 2), (lower, "written", base, 3)):
             _rows_axis(axes, values, f"rows {name} per second", ticks)
             axes.set_xlim(0, edges[-1])
