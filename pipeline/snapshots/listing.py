@@ -101,7 +101,8 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
             f"backup, or make another snapshot the current one with audioclip-text rollback"
         )
     try:
-        return path, pq.ParquetFile(pa.BufferReader(data)).read().cast(schema)
+        # Without Arrow's threads: one of them may release `data` late, and aborts a process that ends just then.
+        return path, pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise SnapshotError(f"{path} is not such a list: {(str(error).splitlines() or [''])[0]}") from None
 

@@ -61,3 +61,10 @@ def test_a_closed_stderr_hides_an_error_but_not_the_status(tmp_path: Path) -> No
     """The exit status of a usage error is 2, whether or not its message can be written."""
     assert run_program("gc", "out", redirect="2>&-", cwd=tmp_path).returncode == 2
     assert run_program("gc", "out", redirect="2>/dev/full", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.slow
+def test_a_query_that_fails_at_once_ends_without_a_crash(output: Path) -> None:
+    """No thread still reads a file when the process ends: it would abort about every third of them."""
+    results = [run_program("search", output, "missing.npy") for _ in range(8)]
+    assert {result.returncode for result in results} == {2}, results
