@@ -7,8 +7,10 @@ import errno
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import IO
 
 from ..io.file_io import FileIO
@@ -30,26 +32,44 @@ def find_shards(
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
 
     A shard whose absolute path is in `known`, the names of the current snapshot's shards, keeps its name, so that its ids
-    stay the same when inputs are added, reordered or widened.
+    stay the same when inputs are added, reordered or widened; unless another shard gets that name.
 
     Raises InputError if a glob matches no usable file, and if two files would have the same name in ids.
     """
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}
+    earlier: dict[str, str] = {}
     for pattern in patterns:
         for path, size, version in _match(pattern):
             identity = os.path.realpath(path) if is_local(path) else path
             if identity in shards:
                 continue
             form, compression = _format_of(path, input_format)
-            name = (known or {}).get(absolute_path(path)) or _name(_without_scheme(pattern), path)
-            if name in globs:
-                raise _same_name(name, (pattern, path), globs[name])
-            globs[name] = (pattern, path)
+            name = _name(_without_scheme(pattern), path)
+            earlier[identity] = (known or {}).get(absolute_path(path), name)
+            globs[identity] = (pattern, path)
             shards[identity] = Shard(path, name, form, compression, size, version, delimiter)
+    names = _choose_names({identity: shard.name for identity, shard in shards.items()}, earlier)
+    first: dict[str, str] = {}
+    for identity, name in names.items():
+        if name in first:
+            raise _same_name(name, globs[identity], globs[first[name]])
+        first[name] = identity
     if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
         raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
-    return sorted(shards.values(), key=lambda shard: shard.path)
+    named = (replace(shard, name=names[identity]) for identity, shard in shards.items())
+    return sorted(named, key=lambda shard: shard.path)
+
+
+def _choose_names(by_glob: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return a name for each key of both: the earlier one, or that of the glob if other keys have the earlier one too."""
+    names = dict(earlier)
+    while True:  # a name of a glob may be the earlier name of yet another shard
+        times = Counter(names.values())
+        collisions = [key for key, name in names.items() if times[name] > 1 and name != by_glob[key]]
+        if not collisions:
+            return names
+        names.update((key, by_glob[key]) for key in collisions)
 
 
 def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:

@@ -115,3 +115,22 @@ def test_a_known_shard_keeps_its_name(tmp_path: Path) -> None:
         assert [shard.name for shard in shards] == ["x.txt", "y.txt", "b/x.txt"]
     with pytest.raises(InputError, match=r"would both be named 'x\.txt' in ids"):
         find_shards([f"{tmp_path}/b/*.txt", f"{tmp_path}/a/*.txt"], known=known)
+
+
+def test_a_known_name_that_another_shard_needs_is_given_up(tmp_path: Path) -> None:
+    """The shard is then named by its glob, and so on for the shard that had this name; others keep theirs."""
+    for name in ("a/x.txt", "a/y.txt", "a/a/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    known = {shard.path: shard.name for shard in find_shards([f"{tmp_path}/a/**.txt"])}
+    assert list(known.values()) == ["a/x.txt", "x.txt", "y.txt"]
+    (tmp_path / "x.txt").touch()
+    shards = find_shards([f"{tmp_path}/**/*.txt"], known=known)
+    assert {shard.path.removeprefix(f"{tmp_path}/"): shard.name for shard in shards} == {
+        "a/a/x.txt": "a/a/x.txt",
+        "a/x.txt": "a/x.txt",
+        "a/y.txt": "y.txt",
+        "x.txt": "x.txt",
+    }
+    again = find_shards([f"{tmp_path}/**/*.txt"], known={shard.path: shard.name for shard in shards})
+    assert again == shards
