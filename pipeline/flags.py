@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
+from string import Formatter
 from typing import Any
 
 from .terminal import did_you_mean
@@ -44,6 +45,26 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def not_empty(text: str) -> str:
+    """Return `text`; a type for argparse, so that a variable that a script did not set is not taken for a default."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty: check the variable that it comes from")
+    return text
+
+
+def _utf8(text: str, remedy: str = "check the terminal's encoding") -> str:
+    """Return `text`; a type for argparse, for values that the job graph contains, which must be UTF-8."""
+    try:
+        not_empty(text).encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8 (character {error.start}): {remedy}") from None
+    return text
+
+
+def _glob(text: str) -> str:
+    return _utf8(text, "write * or ? for what is not")
+
+
 def _choice(*words: str) -> dict[str, Any]:
     return {"type": one_of(*words), "choices": words}
 
@@ -78,6 +99,8 @@ def _rejected_limit(text: str) -> str:
 
 def _prompt(text: str) -> str:
     try:
+        if any(re.search(r"\d{5}", spec or "") for _, _, spec, _ in Formatter().parse(_utf8(text))):
+            raise ValueError("its width is over 9,999")
         if text.format("\0") == text:
             raise ValueError("{} is missing")
     except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
@@ -115,7 +138,7 @@ def _delimiter(text: str) -> str:
 
 
 def _checkpoint(text: str) -> str:
-    near = did_you_mean(text, CHECKPOINT_WORDS)
+    near = did_you_mean(_utf8(text), CHECKPOINT_WORDS)
     if near and re.fullmatch(r"\w+", text) and text not in CHECKPOINT_WORDS and not os.path.exists(text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor one of {', '.join(CHECKPOINT_WORDS)}{near}")
     return text
@@ -159,8 +182,8 @@ WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `embed` and `plan` to `parser`."""
     add = parser.add_argument
-    add("--input", action="extend", nargs="+", metavar="GLOB", help="text shards to read; can be repeated")
-    add("--output", metavar="DIR", help="directory of the snapshots")
+    add("--input", action="extend", nargs="+", type=_glob, metavar="GLOB", help="text shards to read; can be repeated")
+    add("--output", type=_utf8, metavar="DIR", help="directory of the snapshots")
     add(
         "--checkpoint",
         "--model_path",
@@ -168,7 +191,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="full",
         help="a released .pt, a text-only .safetensors, full, partial or untrained (default: full)",
     )
-    add("--tokenizer_path", metavar="PATH", help="BPE vocabulary (default: the one that fetch wrote to .cache)")
+    add(
+        "--tokenizer_path",
+        type=_utf8,
+        metavar="PATH",
+        help="BPE vocabulary (default: the one that fetch wrote to .cache)",
+    )
     add("--download_model", action="store_true", help="first fetch checkpoint and vocabulary if they are missing")
     add(
         "--text_field",

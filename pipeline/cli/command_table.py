@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..flags import add_flags, at_least, one_of
+from ..flags import add_flags, at_least, not_empty, one_of
 from . import commands
 
 
@@ -25,24 +25,25 @@ class Command:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="directory of the snapshots")
+    parser.add_argument("output", type=not_empty, metavar="OUT", help="directory of the snapshots")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that loads the model of a snapshot."""
-    parser.add_argument("--checkpoint", metavar="PATH", help="path of the snapshot's checkpoint (default: as recorded)")
-    parser.add_argument("--tokenizer_path", metavar="PATH", help="path of its vocabulary (default: as recorded)")
+    add = parser.add_argument
+    add("--checkpoint", type=not_empty, metavar="PATH", help="path of the snapshot's checkpoint (default: as recorded)")
+    add("--tokenizer_path", type=not_empty, metavar="PATH", help="path of its vocabulary (default: as recorded)")
 
 
 def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
     words = ("full", "partial", "vocabulary")
     parser.add_argument("what", type=one_of(*words), choices=words, help="the checkpoint, or the vocabulary alone")
-    parser.add_argument("--dir", default=".cache", help="directory for the files (default: .cache)")
+    parser.add_argument("--dir", type=not_empty, default=".cache", help="directory for the files (default: .cache)")
 
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a released .pt file")
-    parser.add_argument("target", help="the .safetensors file to write")
+    parser.add_argument("checkpoint", type=not_empty, help="a released .pt file")
+    parser.add_argument("target", type=not_empty, help="the .safetensors file to write")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,9 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("--snapshot", metavar="NAME", help="snapshot to check (default: the current one)")
+    parser.add_argument(
+        "--snapshot", type=not_empty, metavar="NAME", help="snapshot to check (default: the current one)"
+    )
     _add_model(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
 
@@ -77,12 +80,19 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 def _changes_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
     parser.add_argument(
-        "--from", dest="before", metavar="SNAPSHOT", help="older snapshot (default: the one before the newer)"
+        "--from",
+        dest="before",
+        type=not_empty,
+        metavar="SNAPSHOT",
+        help="older snapshot (default: the one before the newer)",
     )
-    parser.add_argument("--to", dest="now", metavar="SNAPSHOT", help="newer snapshot (default: the current one)")
+    parser.add_argument(
+        "--to", dest="now", type=not_empty, metavar="SNAPSHOT", help="newer snapshot (default: the current one)"
+    )
     parser.add_argument(
         "--output",
         dest="target",
+        type=not_empty,
         metavar="DIR",
         help="new directory for the rows, as Parquet files (default: none, the numbers are printed)",
     )
@@ -90,7 +100,12 @@ def _changes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("snapshot", nargs="?", help="snapshot to make current (default: the one before the current)")
+    parser.add_argument(
+        "snapshot",
+        nargs="?",
+        type=not_empty,
+        help="snapshot to make current (default: the one before the current)",
+    )
 
 
 def _gc_arguments(parser: argparse.ArgumentParser) -> None:
