@@ -57,8 +57,10 @@ def find_changes(
 
     Raises:
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
-        ValueError: `target` contains files already.
+        ValueError: `target` contains files already, or is among the snapshots of `output`.
     """
+    if target is not None and _is_below(target, join(output, "snapshots")):
+        raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
     newer = _open(output, now or require_current(output))
     name = before or newer.manifest["previous"]
     older = _open(output, name) if name else None
@@ -77,6 +79,11 @@ def find_changes(
         if target is None:
             return changes
         return _write(target, changes, comparison, kinds, removed)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    path, directory = (os.path.realpath(one) if is_local(one) else one.rstrip("/") for one in (path, directory))
+    return f"{path}/".startswith(f"{directory}/")
 
 
 def _open(output: str, name: str) -> Snapshot:

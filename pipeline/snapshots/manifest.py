@@ -26,6 +26,9 @@ MAX_DIM = 1 << 16
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
+# A run's directory is named by its start and fingerprint; while it is made, also by its process, after a dot.
+_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}|\.\d{8}T\d{6}Z-[0-9a-f]{8}-\d+", re.ASCII)
+
 _FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
 
 _REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
@@ -146,8 +149,8 @@ MANIFEST_KEYS = frozenset(get_type_hints(Manifest))
 
 
 def is_run_name(name: str) -> bool:
-    """Return whether a directory may be that of a run; the name of one that is being made starts with a dot."""
-    return bool(_PLAIN_NAME.fullmatch(name.removeprefix(".")))
+    """Return whether a directory may be that of a run, finished or not."""
+    return bool(_RUN_NAME.fullmatch(name))
 
 
 def require_plain_name(name: object, source: str) -> str:

@@ -159,6 +159,11 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
     assert names == ["added-00000.parquet", "changed-00000.parquet", "changes.json", "removed-00000.parquet"]
     assert main(arguments) == 2
     assert "contains files already" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for target in ("out/snapshots/mine", "out/snapshots", "link/snapshots/a/b"):
+        assert main([*arguments[:3], str(tmp_path / target)]) == 2
+        assert f"{target} is among the snapshots of" in capsys.readouterr().err
+    assert len(list((tmp_path / "out/snapshots").iterdir())) == 1
     assert main(["changes", str(tmp_path / "out"), "--from", "nothing"]) == 1
     assert "no finished snapshot 'nothing'" in capsys.readouterr().err
 

@@ -152,10 +152,12 @@ def test_rollback_accepts_only_names_of_snapshots(output: Path, name: str) -> No
 
 
 def test_links_are_not_followed(output: Path) -> None:
-    """Linked directories and odd names are left alone; a linked file is removed, and its target is not."""
+    """Linked directories and names that no run has are left alone; a linked file is removed, and its target is not."""
     elsewhere, snapshots = output.parent / "elsewhere", output / "snapshots"
     os.symlink(elsewhere, snapshots / "20200101T000000Z-00000000")
-    (snapshots / "strange [*]").mkdir()
+    others = ["strange [*]", "mine", "20200101T000000Z-0000000", "20200101T000000Z-00000000-copy"]
+    for name in others:
+        (snapshots / name).mkdir()
     dead = snapshots / "20200101T000001Z-00000000"
     dead.mkdir()
     (dead / "inside").symlink_to(elsewhere, target_is_directory=True)
@@ -170,7 +172,7 @@ def test_links_are_not_followed(output: Path) -> None:
     with pytest.raises(SnapshotError, match="has no finished snapshot"):
         rollback(str(output), link)
     assert (snapshots / link).is_symlink()
-    assert (snapshots / "strange [*]").is_dir()
+    assert all((snapshots / name).is_dir() for name in others)
     assert precious(output) == ["precious"] * 4
 
 
