@@ -6,8 +6,9 @@ import logging
 from collections.abc import Collection
 
 from ..errors import SnapshotError
-from .commit import no_snapshot, point_to, read_manifest, require_current, unpublish
+from .commit import missing_files, no_snapshot, point_to, read_manifest, require_current, require_manifest, unpublish
 from .dead_runs import dead_runs
+from .listing import read_file_list, read_shard_list
 from .manifest import Manifest
 from .run_directory import is_complete, list_runs, remove_run, run_path
 
@@ -59,7 +60,7 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     """Make `snapshot` the current one, by default the one before the current; return the path of its directory.
 
     Raises:
-        SnapshotError: There is no such snapshot.
+        SnapshotError: There is no such snapshot, or it lacks a file or has no valid manifest. Rows are not read.
     """
     current = require_current(output)
     finished = _finished(output, reads=("previous",))
@@ -74,8 +75,20 @@ def rollback(output: str, snapshot: str | None = None) -> str:
         snapshot = earlier[-1]
     if snapshot not in finished:
         raise no_snapshot(output, snapshot)
+    _require_usable(output, snapshot)
     point_to(output, snapshot, expected=current)
     return run_path(output, snapshot)
+
+
+def _require_usable(output: str, snapshot: str) -> None:
+    manifest = require_manifest(output, snapshot)
+    read_shard_list(output, manifest)  # the next run needs it
+    missing = missing_files(run_path(output, snapshot), read_file_list(output, manifest))
+    if missing:
+        raise SnapshotError(
+            f"{snapshot} lacks {len(missing):,} of its files, or they have another size, among them {missing[0]}: restore "
+            f"them from a backup, or name another snapshot"
+        )
 
 
 def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +17,7 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.plan import plan
 from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.snapshots.history import rollback
 from audioclip_text.pipeline.snapshots.manifest import check_manifest
 from tests.support.corpus import StubHandler, embed, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest
@@ -231,3 +234,45 @@ def test_edited_pointer_to_a_renamed_directory(folder: Path, tmp_path: Path) -> 
     error = run("log", tmp_path)
     assert error is not None
     assert "is the manifest of 'another', not of" in error
+
+
+def _remove_a_part(directory: Path) -> None:
+    next(directory.glob("part-*")).unlink()
+
+
+def _shorten_a_part(directory: Path) -> None:
+    os.truncate(next(directory.glob("part-*")), 100)
+
+
+def _remove_the_shards(directory: Path) -> None:
+    (directory / "_shards.parquet").unlink()
+
+
+def _remove_a_key(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["dim"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_remove_a_part, "lacks 1 of its files, or they have another size, among them part-"),
+        (_shorten_a_part, "lacks 1 of its files, or they have another size, among them part-"),
+        (_remove_the_shards, "_shards.parquet is missing: restore it from a backup"),
+        (_remove_a_key, "manifest.json is not a valid manifest: dim is missing"),
+    ],
+)
+def test_rollback_refuses_a_snapshot_that_cannot_be_used(
+    folder: Path, tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    """The good one stays the current one, whether the other one is named or not."""
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    pointer = (out / "current.json").read_bytes()
+    earlier = min((out / "snapshots").iterdir())
+    harm(earlier)
+    for name in (None, earlier.name):
+        with pytest.raises(SnapshotError, match=re.escape(message)):
+            rollback(str(out), name)
+    assert (out / "current.json").read_bytes() == pointer
