@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions
@@ -146,5 +147,14 @@ def run_summary(output: str, manifest: Manifest) -> str:
         lines.append("weights   untrained: random weights, for testing only")
     if "report" in manifest:
         lines.append(f"report    {path}/{manifest['report']}")
-    lines.append(f"""query     duckdb -c "SELECT id, embedding FROM '{path}/part-*.parquet' LIMIT 5\"""")
+    lines += _query_lines(path)
     return "\n".join(map(printable, lines))
+
+
+def _query_lines(path: str) -> list[str]:
+    """Return a line that queries the part files in `path`, for a shell; none if DuckDB or the shell cannot take the path."""
+    if path.startswith("~") or "\\" in path or "!" in path or printable(path) != path:
+        return []
+    literal = re.sub(r"[\[*?]", r"[\g<0>]", path).replace("'", "''")  # for DuckDB's globs and strings
+    quoted = re.sub(r'["$`]', r"\\\g<0>", literal)
+    return [f"""query     duckdb -c "SELECT id, embedding FROM '{quoted}/part-*.parquet' LIMIT 5\""""]

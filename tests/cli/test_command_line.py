@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ import zstandard
 
 from audioclip_text.model import TextEncoder
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.cli.embed import run_summary
 from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
+from tests.support.snapshots import batch_of, write_snapshot
 
 TEXTS = [
     f"{animal} {verb} in the {place}" for animal in ("dog", "cat") for verb in ("barks", "sleeps") for place in "abc"
@@ -166,3 +169,23 @@ def test_download_model_fetches_before_anything_starts(
     monkeypatch.setattr("audioclip_text.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
     assert main([command, "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
     assert paths == fetched
+
+
+@pytest.mark.parametrize("name", ["out", "bob's", "a [b]", "a*", "what?", "$HOME", "`ls`", 'a "b"', "a{b,c}", "ä; #&"])
+def test_the_query_that_is_printed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A shell and DuckDB read from the line the rows of this output, whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.eye(4, dtype=np.float32)[:1]
+    write_snapshot(Path("aa"), [batch_of(["another"], ["dog"], rows)], 4)  # which a glob would match
+    manifest = write_snapshot(Path(name), [batch_of(["this"], ["dog"], rows)], 4)
+    (line,) = re.findall("^query +(.*)$", run_summary(name, manifest), re.MULTILINE)
+    shell = ["bash", "-c", f'duckdb() {{ printf %s "$2"; }}; {line}']
+    query = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    assert duckdb.sql(query).fetchall() == [("this", [1, 0, 0, 0])]
+
+
+def test_no_query_is_printed_that_would_fail(tmp_path: Path) -> None:
+    """DuckDB has no way to write a backslash in a path, and a shell none for an exclamation mark in double quotes."""
+    manifest = write_snapshot(tmp_path / "out", [batch_of(["a"], ["dog"], np.eye(4, dtype=np.float32)[:1])], 4)
+    for name in ("a\\b", "wow!", "~out", "line\nend", "\udce9"):
+        assert "duckdb" not in run_summary(name, manifest)
