@@ -29,9 +29,9 @@ from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
 from ..snapshots.listing import EARLIER, SHARDS, write_listings
-from ..snapshots.manifest import FileInfo
+from ..snapshots.manifest import DRY_RUN, FileInfo
 from ..snapshots.read_listings import ReadListings
-from ..snapshots.run_directory import DRY_RUN, run_path
+from ..snapshots.run_directory import run_path
 from ..snapshots.segments import add_rows
 from ..snapshots.snapshot import Snapshot
 from ..terminal import print_line, print_note, printable

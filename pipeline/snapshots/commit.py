@@ -15,7 +15,6 @@ part of a snapshot.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 
 from ..errors import SnapshotError
 from ..io.filesystem import list_directory, remove
@@ -93,15 +92,13 @@ def publish(output: str, manifest: Manifest) -> Manifest:
         point_to(output, snapshot, expected=manifest["previous"])
     except Exception as error:
         try:
-            current = current_name(output)
+            published = not unpublish(output, snapshot)
         except Exception:  # nothing shows whether it was published, so nothing of it may be removed
             raise SnapshotError(
                 f"{snapshot} may have been published or not: current.json could not be written, and then could not be "
                 f"read ({error_text(error.__cause__ or error)}); run again, and finished files are reused"
             ) from None
-        if current != snapshot:
-            with suppress(Exception):
-                remove([path])
+        if not published:
             raise
     return manifest
 

@@ -12,7 +12,8 @@ from ..io.filesystem import list_directory
 from ..io.job_service import ENDED, RemoteJob, job_states
 from ..io.json_file import Json, read_json
 from ..io.paths import base_name, is_local
-from .run_directory import DRY_RUN, MARKER, is_complete, marker_path, run_path
+from .manifest import DRY_RUN
+from .run_directory import MARKER, is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
 # local run wrote to an object store), it may still be going on until its newest file has this age. So may a dry run.

@@ -26,8 +26,11 @@ MAX_DIM = 1 << 16
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
-# A run's directory is named by its start and fingerprint; while it is made, also by its process, after a dot.
-_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}|\.\d{8}T\d{6}Z-[0-9a-f]{8}-\d+", re.ASCII)
+DRY_RUN = ".plan-"  # begins the name of a directory with the listings of a dry run
+
+# A run's directory is named by its start and fingerprint; while it is made, it has a temporary name, after a dot.
+_RUN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+_RUN_NAME = re.compile(rf"{_RUN}|\.{_RUN}\.[0-9a-f-]+\.tmp|{re.escape(DRY_RUN)}[0-9a-f]+", re.ASCII)
 
 _FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
 

@@ -23,7 +23,6 @@ MARKER = "run.json"
 
 OTHER_VECTORS = "other-vectors.json"  # in the directory of a run whose canary differed: its files are never reused
 
-DRY_RUN = ".plan-"  # begins the name of a directory with the listings of a dry run
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 

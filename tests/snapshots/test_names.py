@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -237,7 +238,8 @@ def test_rows_printed_by_show_are_escaped(tmp_path: Path) -> None:
 def test_names_of_runs_and_files_are_plain(output: Path) -> None:
     """Runs, finished or not, and their files have plain names, and odd names are not names of runs."""
     assert all(is_run_name(name) for name in list_runs(str(output)))
-    assert is_run_name(".20260101T000000Z-0123abcd-7")
+    assert is_run_name(".20260101T000000Z-0123abcd.0123456789abcdef-01234567.tmp")
+    assert is_run_name(f".plan-{uuid4().hex}")
     assert not any(is_run_name(str(name)) for name in LEADING_AWAY if isinstance(name, str))
     for name in list_runs(str(output)):
         manifest = read_manifest(str(output), name)
