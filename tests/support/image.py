@@ -35,7 +35,7 @@ def build(*arguments: str, tag: str = NAME) -> None:
         _build_bases(Path(folder))
     _run(["buildah", "bud", "--layers", "--isolation", "chroot", "--pull-never", *arguments, "-t", tag, "."], cwd=ROOT)
     if earlier not in ("", _identity(tag)):
-        _run(["buildah", "rmi", earlier])
+        subprocess.run(["buildah", "rmi", earlier], check=False, capture_output=True)  # a container may still use it
 
 
 def command(*arguments: str, options: Sequence[str] = (), image: str = NAME) -> list[str]:
