@@ -14,7 +14,7 @@ from ..model.release import VOCABULARY, resolve_checkpoint
 from ..model.versions import VERSION_PARTS, tokenizer_versions
 from .flags import WITHOUT_EFFECT, add_flags
 from .io.paths import is_local
-from .io.versions import list_remote, local_file
+from .io.versions import list_remote, local_version
 from .readers.shards import find_shards
 from .snapshots.commit import current_name, missing_files, read_manifest
 from .snapshots.listing import read_file_list, read_shard_list, shard_state
@@ -82,5 +82,5 @@ def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest)
 def _version_of(path: str) -> str:
     """Return the version of a file as a listing has it, or "" if there is no such file."""
     if is_local(path):
-        return local_file(path, os.stat(path)).version if os.path.exists(path) else ""
+        return local_version(path)
     return next((file.version for file in list_remote(path, path) if file.path == path), "")

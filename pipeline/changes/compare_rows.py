@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..dedup.buckets import bucket_of
+from ..dedup.buckets import bucket_of, sort_by_bucket
 from ..errors import SnapshotError
 
 BUCKET_ROWS, MAX_BITS = 1 << 20, 12
@@ -59,13 +59,12 @@ class SplitById:
             file = self._stack.enter_context(pa.OSFile(str(self.path), "wb"))
             self._writer = self._stack.enter_context(pa.ipc.new_file(file, rows.schema))
         buckets = np.concatenate([bucket_of(ids, self.bits) for ids in rows["id"].chunks])
-        order = np.argsort(buckets, kind="stable")
-        rows, buckets = rows.take(pa.array(order)), buckets[order]
-        starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        order, runs = sort_by_bucket(buckets)
+        rows = rows.take(pa.array(order))
+        for bucket, start, end in runs:
             for batch in rows.slice(start, end - start).to_batches():
                 self._writer.write_batch(batch)
-                self._batches[buckets[start]].append(self._written)
+                self._batches[bucket].append(self._written)
                 self._written += 1
 
     def __iter__(self) -> Iterator[pa.Table]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
-from ..io.paths import is_local, join
+from ..io.paths import is_local, join, real_path
 from ..schemas import kept_fields
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import FileInfo
@@ -59,7 +59,8 @@ def find_changes(
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
         ValueError: `target` contains files already, or is among the snapshots of `output`.
     """
-    if target is not None and _is_below(target, join(output, "snapshots")):
+    snapshots = real_path(join(output, "snapshots"))
+    if target is not None and f"{real_path(target)}/".startswith(f"{snapshots}/"):
         raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
     newer = _open(output, now or require_current(output))
     name = before or newer.manifest["previous"]
@@ -79,11 +80,6 @@ def find_changes(
         if target is None:
             return changes
         return _write(target, changes, comparison, kinds, removed)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    path, directory = (os.path.realpath(one) if is_local(one) else one.rstrip("/") for one in (path, directory))
-    return f"{path}/".startswith(f"{directory}/")
 
 
 def _open(output: str, name: str) -> Snapshot:

@@ -92,16 +92,23 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
         sizes = np.concatenate(self._sizes)
         self._batches, self._sizes, self._bytes = [], [], 0
         buckets = bucket_of(batch.column(self.column), self.bits)
-        order = np.argsort(buckets, kind="stable")
-        batch, buckets, sizes = batch.take(pa.array(order)), buckets[order], sizes[order]
-        starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
-        for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+        order, runs = sort_by_bucket(buckets)
+        batch, sizes = batch.take(pa.array(order)), sizes[order]
+        for bucket, start, end in runs:
             for rows in _cut(batch.slice(start, end - start), sizes[start:end]):
                 piece = self.codec.encode(rows)
                 if self._file is None:
-                    yield int(buckets[start]), _ROWS + piece
+                    yield bucket, _ROWS + piece
                 else:
-                    self._references.append((int(buckets[start]), _SPILLED + self._file.add(piece)))
+                    self._references.append((bucket, _SPILLED + self._file.add(piece)))
+
+
+def sort_by_bucket(buckets: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
+    """Return the order that sorts rows by bucket, int64 [n], and (bucket, start, end) of the rows of each in that order."""
+    order = np.argsort(buckets, kind="stable")
+    buckets = buckets[order]
+    starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
+    return order, list(zip(buckets[starts].tolist(), starts, [*starts[1:], len(order)], strict=True))
 
 
 def _cut(rows: pa.RecordBatch, sizes: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
 from os import fspath
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +22,7 @@ from ...model.text_head import logit_scale as read_logit_scale
 from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.paths import is_local
-from ..io.versions import local_file
+from ..io.versions import local_version
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_model_texts
 from .encoder_settings import EncoderSettings, ModelInfo
@@ -174,7 +173,8 @@ class EncoderThread:
     def _read_files(self, settings: EncoderSettings, contents: Contents = Contents()) -> _ModelFiles:  # noqa: B008
         """Return checkpoint and vocabulary, kept until the encoder is built; they are read again if they were replaced."""
         key, paths = _key(settings), (fspath(settings.path), settings.vocabulary_path)
-        versions = tuple(map(_version_of, paths))  # before they are read: a later change is then seen
+        # Before they are read: a later change is then seen.
+        versions = tuple(local_version(path) for path in paths if is_local(path))
         if key not in self._files or self._files[key].source.versions != versions:
             self._files.clear()
             copies = [local_copy(path, content) for path, content in zip(paths, contents, strict=True)]
@@ -214,13 +214,6 @@ class EncoderThread:
 def _key(settings: EncoderSettings) -> tuple[str, str | None]:
     """Return what names the files of `settings`."""
     return settings.path, settings.tokenizer_path
-
-
-def _version_of(path: str) -> str:
-    """Return the version of a local file; "" for one that is missing or on an object store."""
-    with suppress(OSError):
-        return local_file(path, os.stat(path)).version if is_local(path) else ""
-    return ""
 
 
 _PROCESS_ENCODER = EncoderThread()

@@ -27,6 +27,11 @@ def base_name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
+def real_path(path: str) -> str:
+    """Return a local path without links, and an object's path as it is."""
+    return os.path.realpath(path) if is_local(path) else path
+
+
 def scheme_of(path: str) -> str:
     """Return the scheme of an object's path: "gs", "s3" and so on."""
     return path.partition("://")[0]

@@ -45,6 +45,14 @@ def local_file(path: str, status: os.stat_result) -> ListedFile:
     return ListedFile(path, status.st_size, version)
 
 
+def local_version(path: str) -> str:
+    """Return the version of a file on a local disk, or "" if there is no such file."""
+    try:
+        return local_file(path, os.stat(path)).version
+    except OSError:
+        return ""
+
+
 def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
     """Yield files that `pattern` may match, the prefix of which has no wildcard, by path.
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import IO
 
 from ..io.file_io import FileIO
-from ..io.paths import absolute_path, is_local, scheme_of
+from ..io.paths import absolute_path, is_local, real_path, scheme_of
 from ..io.retries import StoreError
 from ..io.versions import FileChanged, ListedFile
 from .compression import SUFFIXES
@@ -41,7 +41,7 @@ def find_shards(
     earlier: dict[str, str] = {}
     for pattern in patterns:
         for path, size, version in _match(pattern):
-            identity = os.path.realpath(path) if is_local(path) else path
+            identity = real_path(path)
             if identity in shards:
                 continue
             form, compression = _format_of(path, input_format)
@@ -74,9 +74,9 @@ def _choose_names(by_glob: Mapping[str, str], earlier: Mapping[str, str]) -> dic
 
 def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:
     """Raise InputError if a shard is in `output`, or if a glob would match the files of later snapshots in it."""
-    directory = (os.path.realpath(output) if is_local(output) else output).rstrip("/")
+    directory = real_path(output).rstrip("/")
     for shard in shards:
-        path = os.path.realpath(shard.path) if is_local(shard.path) else shard.path
+        path = real_path(shard.path)
         if path == directory:
             raise InputError(f"--output {output} is also an input: give the directory of the snapshots another name")
         if path.startswith(f"{directory}/"):

@@ -26,7 +26,7 @@ def dead_runs(
     """Return those of `runs` that ended without publishing, with their files, and notes on runs that may be going on.
 
     A run is dead if nothing holds its lock and it has no marker, or if its service says that its job has ended. A job of
-    which nothing is known counts as alive. There is no note on runs that hold their lock, and none on dry runs.
+    which nothing is known counts as alive. Runs that hold their lock and dry runs get no note.
     """
     dry = [name for name in runs if name.startswith(DRY_RUN)]
     dead = [name for name in dry if _is_old(runs[name])]

@@ -60,7 +60,7 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     """Make `snapshot` the current one, by default the one before the current; return the path of its directory.
 
     Raises:
-        SnapshotError: There is no such snapshot, or it lacks a file or has no valid manifest. Rows are not read.
+        SnapshotError: The snapshot does not exist, a file of it is missing, or its manifest is not valid.
     """
     current = require_current(output)
     finished = _finished(output, reads=("previous",))
