@@ -101,12 +101,13 @@ def check_version(expected: str) -> None:
 
 def read_reports(directory: str) -> WorkerReports:
     """Return what all workers have reported so far."""
-    files = [file.path for file in list_directory(directory)]
-    counted = [path for path in files if base_name(path).startswith(_COUNTS)]
+    paths = [file.path for file in list_directory(directory) if file.path.endswith(".json")]  # others are being written
+    counted = [path for path in paths if base_name(path).startswith(_COUNTS)]
     reports = WorkerReports(len(counted))
     for path in counted if len(counted) <= MAX_COUNTED else ():
         reports.counts.update({name: number for name, number in _read(path).items() if isinstance(number, int)})
-    reports.errors = [str(_read(path).get("error", "")) for path in files if base_name(path).startswith(_ERROR)]
+    errors = [_read(path).get("error") for path in paths if base_name(path).startswith(_ERROR)]
+    reports.errors = [error for error in errors if isinstance(error, str)]
     return reports
 
 

@@ -329,6 +329,19 @@ def test_a_worker_that_reports_lists_no_files(store: Store, monkeypatch: pytest.
         time.sleep(0.01)
 
 
+def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
+    """Nor does one that was removed since it was listed: an error without a text would end the run without a reason."""
+    with pytest.raises(FileNotFoundError), report_errors(str(tmp_path)):
+        raise FileNotFoundError("no vocabulary file at /nowhere")
+    (report,) = tmp_path.iterdir()
+    report.with_name(f"{report.name}.1-abc.tmp").write_bytes(b"{")
+    (tmp_path / "_worker-1.json.1-abc.tmp").write_bytes(b"{")
+    (tmp_path / "_error-0.json").symlink_to(tmp_path / "removed")  # listed, and cannot be read
+    reports = read_reports(str(tmp_path))
+    assert reports.errors == ["no vocabulary file at /nowhere"]
+    assert reports.workers == 0
+
+
 def test_a_worker_reports_until_its_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its counts are in the run directory while that has its marker; then nothing is left of them."""
     monkeypatch.setattr(worker_reports, "REPORT_SECONDS", 0.02)
