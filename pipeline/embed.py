@@ -23,7 +23,7 @@ from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
 from .canary import Canary, canaries_agree, canary_batch, canary_from_batch
-from .dedup.duplicate_ids import FindDuplicateIds, ids_of_file, select_ids
+from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
 from .errors import SnapshotError
@@ -122,12 +122,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
                 known = known | "CheckLengths" >> beam.Map(check_not_truncated).with_output_types(pa.RecordBatch)
             reports.append(known | "WriteReused" >> beam.ParDo(write))
         if job.unique_ids:
-            ids = rows | "SelectIds" >> beam.Map(select_ids).with_output_types(pa.RecordBatch)
-            if carried:
-                read_ids = beam.FlatMap(ids_of_file, before, job.file_io).with_output_types(pa.RecordBatch)
-                carried_ids = entries.carried | "ReadCarriedIds" >> read_ids
-                ids = (ids, carried_ids) | "AddCarriedIds" >> beam.Flatten()
-            reports.append(ids | FindDuplicateIds(job.id_bits, spill))
+            carried_files = entries.carried if carried else None
+            reports.append(rows | FindDuplicateIds(carried_files, before, job.file_io, job.id_bits, spill))
         # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.
         if not self.local:
             new = new | "SpreadBatches" >> beam.Reshuffle()

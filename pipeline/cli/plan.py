@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import escape
 
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from ..dedup.buckets import Buckets, bucket_bits, read_rows
-from ..dedup.duplicate_ids import ids_of_file
+from ..dedup.duplicate_ids import FindDuplicateIds, ids_of_file
 from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from ..dedup.spill import PieceCodec
 from ..inference.model_handler import RecordBatchHandler
@@ -23,12 +24,12 @@ from ..io.file_io import FileIO
 from ..io.filesystem import remove_below
 from ..io.paths import is_local, join
 from ..job import Job, prepare_job
-from ..options import EmbedOptions, OptionsError, is_local_run, rejected_limit
-from ..publish.limits import damaged_shards
+from ..options import EmbedOptions, OptionsError, is_local_run
+from ..publish.limits import Counted, damaged_shards, exceeded_limits
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
 from ..snapshots.history import last_with_model
-from ..snapshots.listing import EARLIER, SHARDS, write_listings
+from ..snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from ..snapshots.manifest import DRY_RUN, FileInfo
 from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import run_path
@@ -96,7 +97,7 @@ def _run_and_count(
     if is_local(listings):
         os.makedirs(listings, exist_ok=True)
     try:
-        write_listings(listings, job.carry_over.shards, job.earlier)
+        write_listings(listings, job.carry_over.shards, job.earlier, _carried(job))
         _build(pipeline, job, handler, options.batch_size, spill=spill, listings=listings)
         result = pipeline.run()
         result.wait_until_finish()
@@ -111,9 +112,9 @@ def _build(
     pipeline: beam.Pipeline, job: Job, handler: RecordBatchHandler, batch_size: int, *, spill: str | None, listings: str
 ) -> None:
     """Build the pipeline that counts what the listings in the directory `listings` name."""
-    entries = pipeline | "ListFiles" >> ReadListings(
-        listings, [SHARDS, EARLIER], job.file_io, len(job.carry_over.segments)
-    )
+    carried = _carried(job)
+    names = [SHARDS, EARLIER, *([CARRIED] if carried else [])]
+    entries = pipeline | "ListFiles" >> ReadListings(listings, names, job.file_io, len(job.carry_over.segments))
     read = entries.shards | ReadShards(
         job.fields, job.kept, job.max_text_bytes, job.file_io, spread_parts=job.has_large_shards
     )
@@ -124,9 +125,18 @@ def _build(
     _ = joined.known | "CountReused" >> beam.Map(lambda batch: _add("reused", batch.num_rows))
     _ = joined.new | "CountNew" >> beam.Map(_count_new, handler)
     _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
-    _ = read.read | "CountDamaged" >> beam.Map(
-        lambda shards: _add("damaged", len({name for name, *_ in shards.damaged}))
-    )
+    damaged = read.read | "ListDamaged" >> beam.FlatMap(lambda shards: {name for name, *_ in shards.damaged})
+    if job.has_large_shards:  # a shard that is read in parts may be damaged in several
+        damaged = damaged | "OncePerShard" >> beam.Distinct()
+    _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
+    if job.unique_ids:
+        before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
+        find = FindDuplicateIds(entries.carried if carried else None, before, job.file_io, job.id_bits, spill)
+        _ = (
+            rows
+            | "FindDuplicateIds" >> find
+            | "CountDuplicateIds" >> beam.Map(lambda each: _add("duplicate_ids", each.ids))
+        )
     now = rows | "SelectIds" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
     directory, files = _files_before(job)
     read_ids = beam.FlatMap(_ids_before, directory, job.file_io).with_output_types(pa.RecordBatch)
@@ -140,9 +150,14 @@ def _build(
     )
 
 
-def plan_summary(job: Job, counts: dict[str, int]) -> str:
+def _carried(job: Job) -> list[FileInfo]:
+    """Return the files that a run would carry over and whose ids it would read."""
+    return job.carry_over.files if job.unique_ids else []
+
+
+def plan_summary(job: Job, counts: Mapping[str, int]) -> str:
     """Return the plan as lines for a terminal."""
-    number = {name: counts.get(name, 0) for name in _NAMES}
+    number = Counter(counts)
     carry_over = job.carry_over
     carried = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     carried_bytes = sum(file.bytes for file in carry_over.files)
@@ -171,28 +186,22 @@ def plan_summary(job: Job, counts: dict[str, int]) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _exceeded_limits(job: Job, number: Mapping[str, int]) -> Iterator[str]:
-    """Yield the limits of the job that a run exceeds, as check_totals finds them; --unique_ids is not checked."""
-    rows = add_rows(segment["rows"] for segment in job.carry_over.segments)
-    damaged = number["damaged"] + len(damaged_shards(job.carry_over.segments))
+def _exceeded_limits(job: Job, number: Counter[str]) -> Iterator[str]:
+    """Yield what exceeds a limit of the job, as a run would find it."""
+    carried = add_rows(segment["rows"] for segment in job.carry_over.segments)
     rejected, vectors = number["rejected"], number["reused"] + number["embed"]
-    if damaged > job.allow_damaged:
-        yield f"{damaged:,} shards cannot be read to the end, more than --allow_damaged {job.allow_damaged}"
-    if not vectors + rows["vectors"] and not job.allow_empty:
-        yield "no row can be embedded, which only --allow_empty permits"
-    for what, some, of in (
-        ("", rejected, rejected + vectors),
-        (", with those carried over,", rejected + rows["rejected"], rejected + vectors + rows["read"]),
-    ):
-        if some > rejected_limit(job.max_rejected, of):
-            yield f"{some:,} of {of:,} rows{what} are rejected, more than --max_rejected {job.max_rejected}"
-            break
-    before, now = job.previous["totals"]["read"] if job.previous else 0, rejected + vectors + rows["read"]
-    if now < before * job.max_shrink:
-        yield f"the corpus shrinks from {before:,} rows to {now:,}, below --max_shrink {job.max_shrink}"
-
-
-_NAMES = ("new", "changed", "same", "removed", "rejected", "reused", "embed", "texts", "tokens", "damaged")
+    new = Counted(rejected + vectors, vectors, rejected)
+    total = Counted(new.read + carried["read"], vectors + carried["vectors"], rejected + carried["rejected"])
+    exceeded = exceeded_limits(
+        job,
+        new=new,
+        total=total,
+        shards=len(job.carry_over.shards),
+        damaged=number["damaged"] + len(damaged_shards(job.carry_over.segments)),
+        duplicate_ids=number["duplicate_ids"],
+    )
+    for _, excess in exceeded:
+        yield excess
 
 
 def _add(name: str, amount: int) -> None:

@@ -134,9 +134,10 @@ def error_message(error: BaseException) -> str:
             "a worker process ended before its work did (killed, or out of memory?): run again, "
             "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )
-    ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+?)(?: \[while running .*)?$", text, re.MULTILINE)
+    text = re.sub(r" \[while running .*$", "", text, flags=re.MULTILINE)  # a step, which Beam adds to each error
+    ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+)$", text, re.MULTILINE)
     if not ours and "Traceback (most recent call last)" in text:
-        ours = re.findall(r"^((?:\w+\.)*\w+: .+?)(?: \[while running .*)?$", text, re.MULTILINE)
+        ours = re.findall(r"^((?:\w+\.)*\w+: .+)$", text, re.MULTILINE)
     return ours[-1] if ours else text
 
 

@@ -30,24 +30,28 @@ class Duplicates:
 
 
 class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
-    """Batches of ids to one Duplicates for each bucket of ids in which an id occurs more than once."""
+    """Row batches to one Duplicates for each bucket of ids in which an id occurs more than once.
 
-    def __init__(self, bits: int, spill: str | None) -> None:
+    `carried` are the files that the run carries over from the snapshot in `directory`, or None; only their ids are read.
+    """
+
+    def __init__(
+        self, carried: beam.PCollection | None, directory: str, file_io: FileIO, bits: int, spill: str | None
+    ) -> None:
         super().__init__()
-        self.bits, self.spill = bits, spill
+        self.carried, self.bits, self.spill = carried, bits, spill
+        self.read_ids = beam.FlatMap(ids_of_file, directory, file_io).with_output_types(pa.RecordBatch)
 
-    def expand(self, ids: beam.PCollection) -> beam.PCollection:
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count them in each."""
+        ids = rows | "SelectIds" >> beam.Map(_select_ids).with_output_types(pa.RecordBatch)
+        if self.carried is not None:
+            ids = (ids, self.carried | "ReadCarriedIds" >> self.read_ids) | "AddCarriedIds" >> beam.Flatten()
         return (
             ids
             | "MeetInBuckets" >> Buckets(_CODEC, "id", self.bits, self.spill)
             | "CountDuplicates" >> beam.FlatMap(_duplicates)
         )
-
-
-def select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the column of ids alone."""
-    return batch.select(["id"])
 
 
 def ids_of_file(
@@ -57,6 +61,10 @@ def ids_of_file(
     if file.is_part:
         with file_io.open(join(directory, file.name)) as handle:
             yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=list(columns))
+
+
+def _select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.select(["id"])
 
 
 def _duplicates(element: tuple[int, Iterable[bytes]]) -> Iterator[Duplicates]:

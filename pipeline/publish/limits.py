@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
@@ -13,7 +14,7 @@ from ..snapshots.manifest import Manifest
 from ..snapshots.segments import Segment, add_rows
 from .run_totals import RunTotals
 
-_MAX_NAMED = 5  # shards in an error
+_MAX_NAMED = 5  # shards or ids in an error
 
 
 def check_canary(job: Job, canary: Canary) -> list[str]:
@@ -56,44 +57,75 @@ def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, di
             f"{len(totals.carried)} of {job.carried_files} files were carried over; run again, and report this if it "
             f"happens twice"
         )
-    shards, damaged = sum(segment["shards"] for segment in segments), damaged_shards(segments)
-    if len(damaged) > job.allow_damaged:
-        more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
-        raise SnapshotError(
-            f"{len(damaged)} of {shards} shards could not be read to the end: "
-            f"{'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their "
-            f"other rows with --allow_damaged {len(damaged)}"
-        )
-    if not rows["vectors"] and not job.allow_empty:
-        if rows["read"]:
-            reasons = Counter(rows["rejected_by_reason"]).most_common()
-            raise SnapshotError(
-                f"all {rows['read']:,} rows were rejected ({', '.join(f'{reason} {n:,}' for reason, n in reasons)}): check "
-                f"--text_field and {directory}/rejected-*.parquet, or publish an empty snapshot with --allow_empty"
-            )
-        raise SnapshotError(
-            f"no row was read from {shards} shards: check --input, or publish an empty snapshot with --allow_empty"
-        )
-    for what, rejected, of in (
-        ("", stats.rejected, read),
-        (", with those carried over,", rows["rejected"], rows["read"]),
-    ):
-        if rejected > rejected_limit(job.max_rejected, of):
-            raise SnapshotError(
-                f"{rejected} of {of} rows{what} were rejected, more than --max_rejected {job.max_rejected}; the "
-                f"reasons are in {directory}/rejected-*.parquet"
-            )
-    if job.unique_ids and totals.duplicate_ids:
-        raise SnapshotError(
-            f"{totals.duplicate_ids} ids occur more than once, and --unique_ids forbids that; among them "
-            f"{', '.join(map(repr, totals.duplicate_examples[:5]))}"
-        )
+    exceeded = exceeded_limits(
+        job,
+        new=Counted(read, stats.vectors, stats.rejected),
+        total=Counted(rows["read"], rows["vectors"], rows["rejected"]),
+        shards=sum(segment["shards"] for segment in segments),
+        damaged=len(damaged_shards(segments)),
+        duplicate_ids=totals.duplicate_ids,
+    )
+    for limit, excess in exceeded:
+        raise SnapshotError(f"{excess}{_explain(limit, totals, segments, directory)}")
+
+
+class Counted(NamedTuple):
+    """How many rows were read, of how many of them there are vectors, and how many were rejected."""
+
+    read: int
+    vectors: int
+    rejected: int
+
+
+def exceeded_limits(
+    job: Job, *, new: Counted, total: Counted, shards: int, damaged: int, duplicate_ids: int
+) -> Iterator[tuple[str, str]]:
+    """Yield the limits of the job that a run exceeds, each with what exceeds it.
+
+    `new` are the rows that the run has read, `total` those of the snapshot that it would publish, and the shards, the
+    damaged ones and the ids that occur more than once are the snapshot's.
+    """
+    if damaged > job.allow_damaged:
+        excess = f"{damaged:,} of {shards:,} shards cannot be read to the end"
+        yield "allow_damaged", f"{excess}, more than --allow_damaged {job.allow_damaged}"
+    if not total.vectors and not job.allow_empty:
+        yield "allow_empty", "no row can be embedded, which only --allow_empty permits"
+    for which, rows in (("", new), (", with those carried over,", total)):
+        if rows.rejected > rejected_limit(job.max_rejected, rows.read):
+            excess = f"{rows.rejected:,} of {rows.read:,} rows{which} are rejected"
+            yield "max_rejected", f"{excess}, more than --max_rejected {job.max_rejected}"
+            break
+    if job.unique_ids and duplicate_ids:
+        yield "unique_ids", f"{duplicate_ids:,} ids occur more than once, and --unique_ids forbids that"
     before = job.previous["totals"]["read"] if job.previous else 0
-    if rows["read"] < before * job.max_shrink:
-        raise SnapshotError(
-            f"the corpus shrank from {before} rows to {rows['read']}, below --max_shrink {job.max_shrink}; if "
-            f"that is right, run again with a lower --max_shrink"
+    if total.read < before * job.max_shrink:
+        excess = f"the corpus shrinks from {before:,} rows to {total.read:,}"
+        yield "max_shrink", f"{excess}, below --max_shrink {job.max_shrink}"
+
+
+def _explain(limit: str, totals: RunTotals, segments: Sequence[Segment], directory: str) -> str:
+    """Return what an error adds on a limit that a run has exceeded: the cause or examples, and what to do."""
+    if limit == "allow_damaged":
+        damaged = damaged_shards(segments)
+        more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
+        return (
+            f": {'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their other "
+            f"rows with --allow_damaged {len(damaged)}"
         )
+    if limit == "allow_empty":
+        rows = add_rows(segment["rows"] for segment in segments)
+        if not rows["read"]:
+            return f": no row was read from {sum(segment['shards'] for segment in segments):,} shards; check --input"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(rows["rejected_by_reason"]).most_common())
+        return (
+            f": all {rows['read']:,} rows were rejected ({reasons}); check --text_field and "
+            f"{directory}/rejected-*.parquet"
+        )
+    if limit == "max_rejected":
+        return f"; the reasons are in {directory}/rejected-*.parquet"
+    if limit == "unique_ids":
+        return f"; among them {', '.join(map(repr, totals.duplicate_examples[:_MAX_NAMED]))}"
+    return "; if that is right, run again with a lower --max_shrink"
 
 
 def damaged_shards(segments: Iterable[Segment]) -> list[str]:

@@ -47,10 +47,11 @@ def test_a_shard_that_breaks_off_fails_the_run_by_name(
     for allowed in ([], ["--allow_damaged", "2"]):
         assert main([*embed, "--max_rejected", "50%", *allowed]) == 1
         error = capsys.readouterr().err
-        assert "3 of 6 shards could not be read to the end: 1.parquet (" in error
+        limit = f"more than --allow_damaged {allowed[-1] if allowed else 0}"
+        assert f"3 of 6 shards cannot be read to the end, {limit}: 1.parquet (" in error
         assert "2.parquet (" in error
         assert "4.jsonl.gz (" in error
-        assert "--allow_damaged 3" in error
+        assert error.endswith("accept the loss of their other rows with --allow_damaged 3; nothing was published\n")
         assert not (tmp_path / "out/current.json").exists()
     assert main([*embed, "--allow_damaged", "3"]) == 0
     manifest = manifest_of(tmp_path)
@@ -64,7 +65,7 @@ def test_a_run_in_which_every_row_is_rejected_publishes_nothing(
     """A wrong field or a broken export must not become the current snapshot; --allow_empty accepts it."""
     (tmp_path / "in/a.jsonl").write_text('{"text": null}\n{"text": ""}\n')
     assert main(embed) == 1
-    assert "all 2 rows were rejected (empty text 1, null text 1): check --text_field" in capsys.readouterr().err
+    assert "all 2 rows were rejected (empty text 1, null text 1); check --text_field" in capsys.readouterr().err
     assert not (tmp_path / "out/current.json").exists()
     assert main([*embed, "--allow_empty"]) == 0
     assert manifest_of(tmp_path)["counts"]["rejected"] == 2  # type: ignore[index]
@@ -76,5 +77,5 @@ def test_a_run_that_reads_no_row_publishes_nothing(
     """Empty files are not a corpus, unless --allow_empty accepts that."""
     (tmp_path / "in/a.txt").write_text("")
     assert main(embed) == 1
-    assert "no row was read from 1 shards: check --input" in capsys.readouterr().err
+    assert "no row was read from 1 shards; check --input" in capsys.readouterr().err
     assert main([*embed, "--allow_empty"]) == 0

@@ -21,6 +21,7 @@ from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.readers import parts
 from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.object_stores import Store
@@ -109,22 +110,59 @@ def test_a_damaged_file_of_the_current_snapshot_is_named(tmp_path: Path, caplog:
 
 
 def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
-    """The plan names each of them, with its flag; with other limits it names none."""
+    """The plan names each of them as embed does, which fails with the first; with other limits it names none."""
     shard, output, damaged = tmp_path / "a.jsonl", tmp_path / "out", tmp_path / "b.txt.gz"
-    embed(write_jsonl(shard, [{"id": f"r{n}", "text": "dog"} for n in range(10)]), output, id_field="id")
-    write_jsonl(shard, [{"id": "r1", "text": None}, {"id": "r2", "text": "cat"}])
+    embed(write_jsonl(shard, [{"id": f"r{n}", "text": "dog"} for n in range(10)]), output)
+    inputs = [str(shard), str(damaged)]
+
+    def exceeded(inputs: list[str], **limits: object) -> list[str]:
+        summary = _summary(inputs, output, **limits)
+        found = re.findall("^limits    embed would publish nothing: (.+)$", summary, re.MULTILINE)
+        with pytest.raises(RuntimeError, match=re.escape(found[0])):
+            embed(inputs, output, **limits)
+        return found
+
+    write_jsonl(shard, [{"text": None}, {"text": "cat"}])
     damaged.write_bytes(gzip.compress(b"dog\n" * 1000)[:-30])
-    inputs, limits = [str(shard), str(damaged)], {"max_rejected": "0", "max_shrink": 5.0}
-    summary = _summary(inputs, output, **limits)
-    assert (
-        "limits    embed would publish nothing: 1 shards cannot be read to the end, more than --allow_damaged 0"
-        in summary
-    )
-    assert re.search(r"rows are rejected, more than --max_rejected 0\n", summary)
-    assert "the corpus shrinks from 10 rows to" in summary
-    write_jsonl(shard, [{"id": "r1", "text": None}])
-    assert "no row can be embedded, which only --allow_empty permits" in _summary(inputs[:1], output)
+    one, two, three = exceeded(inputs, max_rejected="0", max_shrink=5.0)
+    assert one == "1 of 2 shards cannot be read to the end, more than --allow_damaged 0"
+    assert re.fullmatch(r"2 of \d+ rows are rejected, more than --max_rejected 0", two)
+    assert re.fullmatch(r"the corpus shrinks from 10 rows to \d+, below --max_shrink 5.0", three)
+    write_jsonl(shard, [{"text": None}])
+    empty, *_ = exceeded(inputs[:1])
+    assert empty == "no row can be embedded, which only --allow_empty permits"
     assert "limits" not in _summary(inputs[:1], output, allow_empty=True, max_shrink=0.0)
+
+
+def test_ids_that_unique_ids_forbids(tmp_path: Path) -> None:
+    """They are found in the rows that are read and in those that are carried over, of which only the ids are read."""
+    output, options = tmp_path / "out", {"id_field": "id", "unique_ids": True}
+    first = write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"dog {n}"} for n in range(10)])
+    embed(first, output, **options)
+    write_jsonl(tmp_path / "b.jsonl", [{"id": "r3", "text": "cat"}, {"id": "x", "text": "cow"}])
+    inputs = [str(tmp_path / "*.jsonl")]
+    summary = _summary(inputs, output, **options)
+    assert "shards    1 carried over" in summary
+    (excess,) = re.findall("nothing: (.+)$", summary, re.MULTILINE)
+    assert excess == "1 ids occur more than once, and --unique_ids forbids that"
+    with pytest.raises(RuntimeError, match=f"{excess}; among them 'r3'"):
+        embed(inputs, output, **options)
+    assert "limits" not in _summary(inputs, output, id_field="id")
+
+
+def test_a_shard_that_is_damaged_in_two_parts_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers may each read a part of it."""
+    table = pa.table({"text": [f"text {n}" for n in range(1000)]})
+    shard = tmp_path / "a.parquet"
+    pq.write_table(table, shard, row_group_size=100, compression="none", use_dictionary=False)
+    metadata, data = pq.ParquetFile(shard).metadata, bytearray(shard.read_bytes())
+    for group in (1, 8):
+        offset = metadata.row_group(group).column(0).data_page_offset
+        data[offset : offset + 20] = b"\xff" * 20
+    shard.write_bytes(data)
+    monkeypatch.setattr(parts, "PART_BYTES", len(data) // 5)
+    summary = _summary([str(shard)], tmp_path / "out")
+    assert "1 of 1 shards cannot be read to the end, more than --allow_damaged 0" in summary
 
 
 @pytest.mark.slow
@@ -139,6 +177,7 @@ from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.readers import parts
 from tests.support.stub import StubHandler
 
 def end(*_, listings, **__):

@@ -74,7 +74,7 @@ def test_a_failed_run_is_reused(spark: Spark, tmp_path: Path, monkeypatch: pytes
     """What no retry repairs fails a run at once, and the next run reuses every text that was embedded."""
     shard, output = tmp_path / "a.jsonl", tmp_path / "out"
     write_jsonl(shard, [*({"text": f"text {n}"} for n in range(40)), {"text": None}])
-    with pytest.raises(RuntimeError, match=r"1 of 41 rows were rejected, more than --max_rejected 0"):
+    with pytest.raises(RuntimeError, match=r"1 of 41 rows are rejected, more than --max_rejected 0"):
         embed(shard, output, max_rejected="0", **spark.options())
     assert current_name(str(output)) is None
     with monkeypatch.context() as patch:

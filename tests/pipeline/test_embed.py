@@ -221,7 +221,7 @@ def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, pas
     if passes:
         assert embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)[0]["counts"]["rejected"] == 2
     else:
-        with pytest.raises(RuntimeError, match=f"2 of 4 rows were rejected, more than --max_rejected {limit}"):
+        with pytest.raises(RuntimeError, match=f"2 of 4 rows are rejected, more than --max_rejected {limit}"):
             embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)
         assert current_name(str(tmp_path / "out")) is None
 
@@ -232,7 +232,7 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", _rows(100))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
-    with pytest.raises(RuntimeError, match="the corpus shrank from 100 rows to 40, below --max_shrink 0.5"):
+    with pytest.raises(RuntimeError, match="the corpus shrinks from 100 rows to 40, below --max_shrink 0.5"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert current_name(str(tmp_path / "out")) == first["snapshot"]
     manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", max_shrink=0.3)

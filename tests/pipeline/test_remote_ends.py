@@ -71,7 +71,7 @@ def test_the_files_of_a_failed_remote_run_are_reused_at_once(
     """The launcher marks it as ended: the next run asks no one, embeds nothing again, and removes the directory."""
     rows = [{"text": f"text {n}"} for n in range(40)]
     shard = write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": None}])
-    with pytest.raises(RuntimeError, match="1 of 41 rows were rejected"):
+    with pytest.raises(RuntimeError, match="1 of 41 rows are rejected"):
         embed(shard, output, max_rejected="0", **remote)  # type: ignore[arg-type]
     failed = only_run(output)
     assert files(output, failed)

@@ -179,10 +179,10 @@ def test_limits_hold_for_the_totals(tmp_path: Path) -> None:
     manifest, _ = run(folder, output, max_shrink=0.9)  # 20 rows are read, of a corpus that grew
     assert manifest["totals"]["read"] == 100
     write_jsonl(folder / "05.jsonl", [{"id": "x", "text": ""}, {"id": "y", "text": "y"}])
-    with pytest.raises(Exception, match=r"1 of 2 rows were rejected, more than --max_rejected 40%"):
+    with pytest.raises(Exception, match=r"1 of 2 rows are rejected, more than --max_rejected 40%"):
         run(folder, output, max_rejected="40%")
     with pytest.raises(
-        Exception, match=r"6 of 102 rows, with those carried over, were rejected, more than --max_rejected 5"
+        Exception, match=r"6 of 102 rows, with those carried over, are rejected, more than --max_rejected 5"
     ):
         run(folder, output, max_rejected="5")
 
