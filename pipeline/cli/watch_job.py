@@ -10,6 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
+from ..io.job_service import SECONDS, within
 from ..io.paths import is_local
 from ..io.worker_reports import WorkerReports, read_reports
 from ..metrics import TALLY
@@ -21,6 +22,8 @@ from .flink_job import FlinkJob
 POLL_SECONDS, STORE_SECONDS = 2.0, 10.0  # between two looks into the run directory: on a disk, on an object store
 
 START_SECONDS = 60.0  # after which missing workers are explained
+
+CANCEL_SECONDS = 30.0  # at most, for the requests that cancel a job
 
 
 class JobWatch:
@@ -44,8 +47,14 @@ class JobWatch:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the watch: look once more at a job that failed between two looks, and let the job be cancelled at Flink."""
         self._ended.set()
+        if self._directory and self.error is None and kind is not None and issubclass(kind, Exception):
+            with suppress(Exception):  # the object store may not answer now
+                self.error = next(iter(within(SECONDS, lambda: read_reports(str(self._directory))).errors), None)
+        if self.error is not None:
+            self._thread.join(CANCEL_SECONDS)
 
     def _watch(self) -> None:
         started, explained = time.monotonic(), False

@@ -272,10 +272,31 @@ def test_a_flag_that_the_job_server_does_not_know(
     assert "unknown flag --retrys; did you mean --retries?" in capsys.readouterr().err
 
 
-def watch(folder: Path, *flags: str) -> JobWatch:
+def watch(folder: Path, flink: object = None) -> JobWatch:
     """Return the watch of a job whose run directory is out/snapshots/run in `folder`."""
     corpus = SimpleNamespace(job=SimpleNamespace(output=str(folder / "out")), snapshot="run")
-    return JobWatch(corpus, SimpleNamespace(), EmbedOptions([*FLAGS, *flags]))  # type: ignore[arg-type]
+    return JobWatch(corpus, SimpleNamespace(), EmbedOptions([*FLAGS]), flink)  # type: ignore[arg-type]
+
+
+def report_error(folder: Path) -> None:
+    """Report an error into that run directory, as a worker does."""
+    run = folder / "out/snapshots/run"
+    run.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError), report_errors(str(run)):
+        raise FileNotFoundError("no vocabulary file at /nowhere")
+
+
+def test_a_job_that_fails_between_two_looks(tmp_path: Path) -> None:
+    """What a worker reported is read once more: the runner's own error may say less."""
+
+    def fail() -> None:
+        report_error(tmp_path)
+        raise RuntimeError("failed in state FAILED: unknown error")
+
+    job = watch(tmp_path)
+    with pytest.raises(RuntimeError, match="unknown error"), job:
+        fail()
+    assert job.error == "no vocabulary file at /nowhere"
 
 
 @pytest.fixture
@@ -293,6 +314,20 @@ def test_workers_that_never_start_are_explained_once(tmp_path: Path, capsys: pyt
     (line,) = capsys.readouterr().err.splitlines()
     assert "no worker has reported" in line
     assert "a worker pool must run at localhost:1 on the machine of every task manager" in line
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_end_of_a_run_waits_until_flink_has_cancelled_it(tmp_path: Path) -> None:
+    """Cancelling the job at Beam's job server ends the wait for the job, and the process would end before Flink is asked."""
+    cancelled, flink = threading.Event(), SimpleNamespace()
+    flink.cancel = lambda: (cancelled.wait(0.5), cancelled.set())
+    report_error(tmp_path)
+    deadline = time.monotonic() + 20
+    with watch(tmp_path, flink) as job:
+        while job.error is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert cancelled.is_set()
 
 
 @pytest.mark.usefixtures("quick")

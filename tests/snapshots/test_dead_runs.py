@@ -90,14 +90,14 @@ def test_services_that_do_not_answer_cost_one_wait(
     tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three runs at a job server and two at Dataflow, both silent: the check ends after one limit in all."""
-    monkeypatch.setattr(job_service, "SECONDS", 0.5)
+    monkeypatch.setattr(job_service, "SECONDS", 1.0)
     for number in range(3):
         lone_run(tmp_path, RemoteJob(f"job-{number}", "PortableRunner", silent))
     for number in range(2):
         lone_run(tmp_path, RemoteJob(f"id-{number}", "DataflowRunner", f"http://{silent}", "project", "region"))
     start = time.monotonic()
     assert dead(tmp_path) == []
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 4, "not five waits"
 
 
 def test_a_run_without_a_job_is_dead_after_a_day_without_files(tmp_path: Path) -> None:
