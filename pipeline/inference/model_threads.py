@@ -8,10 +8,13 @@ import re
 import socket
 import sys
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 CHECK_SECONDS = 1.0  # between two looks at the other processes
+
+_START = uuid.uuid4().hex[:8]  # containers that share a network may each have a process of the same number
 
 
 def available_cores(root: Path = Path("/")) -> int:
@@ -67,8 +70,8 @@ class ModelProcesses:
         if self._pid != os.getpid():  # a fork shares its parent's socket, and has its own
             self._socket, self._pid = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), os.getpid()
             with suppress(OSError):
-                self._socket.bind(f"\0{self.name}-{self._pid}")
-        listed = re.findall(rf"@({re.escape(self.name)}-\d+)$", _read(Path("/proc/net/unix")), re.MULTILINE)
+                self._socket.bind(f"\0{self.name}-{_START}-{self._pid}")
+        listed = re.findall(rf"@({re.escape(self.name)}-[0-9a-f]+-\d+)$", _read(Path("/proc/net/unix")), re.MULTILINE)
         return max(1, len(set(listed)))
 
 

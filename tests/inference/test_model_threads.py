@@ -14,8 +14,9 @@ from audioclip_text.pipeline.inference import model_threads
 from audioclip_text.pipeline.inference.model_threads import ModelProcesses, ModelThreads, available_cores
 
 HOLD = """
-import sys
+import os, sys
 from audioclip_text.pipeline.inference.model_threads import ModelProcesses
+os.getpid = lambda: int(sys.argv[2])  # another container may have a process of this number
 processes = ModelProcesses(sys.argv[1])
 print(processes.count(), flush=True)
 sys.stdin.read()
@@ -63,7 +64,7 @@ def test_a_process_counts_until_it_is_killed(tmp_path: Path) -> None:
     name = f"test-{tmp_path.name}-{os.getpid()}"
     mine = ModelProcesses(name)
     assert mine.count() == mine.count() == 1
-    command = [sys.executable, "-c", HOLD, name]
+    command = [sys.executable, "-c", HOLD, name, str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "2\n"
