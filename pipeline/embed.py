@@ -26,7 +26,6 @@ from .canary import Canary, canaries_agree, canary_batch, canary_from_batch
 from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
-from .errors import SnapshotError
 from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler
 from .io.job_service import RemoteJob
@@ -39,7 +38,7 @@ from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from .snapshots.read_listings import ReadListings
-from .snapshots.run_directory import end_run, mark_other_vectors, record_job, run_path, start_run
+from .snapshots.run_directory import end_run, record_job, run_path, start_run, write_canary
 from .text_hash import add_text_hash
 from .writers.carry_over_files import carry_over
 from .writers.write_files import WriteFiles
@@ -112,8 +111,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             refer = ReferToRowGroups(job.model.fingerprint, job.bits, job.file_io)
             reuse = ReuseVectors(PieceCodec(job.row_schema), self.batch_size, file_io=job.file_io)
             same_model = None
-            # Without --force a run whose canary differs fails; a local run, stage by stage, has then embedded nothing.
-            if job.reusable and (job.force or self.local):
+            # Without --force a run whose canary differs from a snapshot's fails; a local run, stage by stage, has then
+            # embedded nothing. One whose canary differs only from that of unpublished files embeds every text.
+            if job.canary and (job.force or self.local or not job.reusable):
                 same_model = AsSingleton(canary | "CompareCanary" >> beam.Map(canaries_agree, job.canary, job.dtype))
             earlier = entries.earlier if job.earlier else None
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)
@@ -155,13 +155,10 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
 
 
 def _canaries(job: Job, directory: str, batch: pa.RecordBatch) -> list[Canary]:
-    """Return the canary of the embedded canary texts, if the run may go on with it; else no run reuses its files."""
+    """Return the canary of the embedded canary texts, if the run may go on with it; later runs find it in `directory`."""
     canary = canary_from_batch(batch)
-    try:
-        check_canary(job, canary)
-    except SnapshotError:
-        mark_other_vectors(directory)
-        raise
+    write_canary(directory, canary)
+    check_canary(job, canary)
     return [canary]
 
 

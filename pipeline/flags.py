@@ -281,7 +281,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--max_shrink",
         type=_share,
         default=0.5,
-        help="fail if the rows are fewer than this share of the previous snapshot's (default: 0.5)",
+        help="fail if the rows with vectors are fewer than this share of the previous snapshot's (default: 0.5)",
     )
     add(
         "--allow_damaged",

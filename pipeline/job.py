@@ -10,7 +10,7 @@ from itertools import zip_longest
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from .canary import Canary
+from .canary import Canary, canaries_agree
 from .dedup.buckets import bucket_bits
 from .inference.encoder_settings import EncoderSettings, ModelInfo
 from .inference.fingerprint import describe_changes
@@ -28,7 +28,7 @@ from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.history import last_with_model
 from .snapshots.manifest import Lookup, Manifest, ModelFile
-from .snapshots.run_directory import OTHER_VECTORS, is_complete, list_runs
+from .snapshots.run_directory import is_complete, list_runs, read_canary
 from .snapshots.snapshot import Snapshot
 from .unchanged import model_files
 
@@ -44,8 +44,9 @@ LOOKUP_BYTES, READ_BYTES_PER_SECOND = 64 << 20, 100e6
 class Job:
     """One run, as its workers know it.
 
-    `rows` is an estimate of the rows to read. `bits` is 0 if rows are not shuffled; `id_bits` is for ids, which are also
-    those of rows carried over.
+    `canary` has the vectors that the encoder must reproduce before anything is reused or carried over: of `reusable`, or
+    else of unpublished files. `rows` is an estimate of the rows to read. `bits` is 0 if rows are not shuffled; `id_bits` is
+    for ids, which are also those of rows carried over.
     """
 
     output: str
@@ -64,6 +65,7 @@ class Job:
     id_bits: int
     previous: Manifest | None = field(repr=False)
     reusable: Manifest | None = field(repr=False)
+    canary: Canary | None = field(repr=False)
     leftovers: list[str]
     earlier: Sequence[str] = field(repr=False)
     lookup: Lookup
@@ -96,11 +98,6 @@ class Job:
     def on_long(self) -> str:
         """What happens to a text over the context length; the fingerprint does not tell "error" from "truncate"."""
         return str(self.options.get("on_long", "truncate"))
-
-    @property
-    def canary(self) -> Canary | None:
-        """The canary vectors that the encoder must reproduce before anything is reused or carried over."""
-        return self.reusable["canary"] if self.reusable else None
 
     @property
     def row_schema(self) -> pa.Schema:
@@ -154,11 +151,12 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         notes.insert(0, model.notice)
     rows = _row_estimate(carry_over.read)
     carried_rows = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
+    canary = reusable["canary"] if reusable else None
     leftovers: list[str] = []
     earlier: list[str] = []
     lookup: Lookup = {"rows": 0, "bytes": 0, "left_out": 0}
     if not options.no_dedupe:
-        leftovers, leftover_files, alive = _leftovers(output, current or "", model.fingerprint)
+        leftovers, leftover_files, canary, alive = _leftovers(output, current or "", model, canary)
         notes += alive
         if reusable:
             if snapshot is None or snapshot.manifest is not reusable:
@@ -189,6 +187,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         id_bits=bucket_bits(rows + carried_rows, local=is_local_run(options)),
         previous=previous,
         reusable=reusable,
+        canary=canary,
         leftovers=leftovers,
         earlier=earlier,
         lookup=lookup,
@@ -260,22 +259,27 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
     return None, notes
 
 
-def _leftovers(output: str, current: str, fingerprint: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the runs that ended before they published, the part files to search of other runs than the current one, and
-    notes on runs that may still be going on.
+def _leftovers(
+    output: str, current: str, model: ModelInfo, canary: Canary | None
+) -> tuple[list[str], list[str], Canary | None, list[str]]:
+    """Return the runs that ended before they published, the part files to search of other runs than the current one, the
+    canary of the encoder that made these, and notes on runs that may still be going on.
 
-    The files are of runs of this fingerprint that ended too early, unless their canary differed, or that are complete and
-    newer than the current one: they ended just before they became current, or are what a rollback left.
+    The files are of runs of the model's fingerprint that ended too early, or that are complete and newer than the current
+    one: they ended just before they became current, or are what a rollback left. All have the canary that is given, or
+    else that of the newest of these runs; files of a run that ended before its canary was known are not searched.
     """
     runs = list_runs(output)
     dead, notes = dead_runs(output, runs)
     newer = {run: files for run, files in runs.items() if run > current and is_complete(files)}
-    earlier = []
-    for run, files in {**dead, **newer}.items():
-        if any(base_name(path) == OTHER_VECTORS for path, _ in files):
+    earlier: list[str] = []
+    for run, files in sorted({**dead, **newer}.items(), reverse=True):
+        names = {base_name(path): path for path, _ in files}
+        parts = [path for name, path in names.items() if name.startswith("part-") and name.endswith(".parquet")]
+        if not parts or not run.endswith(model.fingerprint[:8]):
             continue
-        for path, _ in files:
-            name = base_name(path)
-            if run.endswith(fingerprint[:8]) and name.startswith("part-") and name.endswith(".parquet"):
-                earlier.append(path)
-    return list(dead), earlier, notes
+        made = read_canary(output, run)
+        if made and canaries_agree(made, canary, model.fingerprint_parts["dtype"]):
+            canary = canary or made
+            earlier += parts
+    return list(dead), earlier, canary, notes

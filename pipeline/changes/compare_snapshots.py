@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..canary import canaries_agree
 from ..errors import convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import is_local, join, real_path
 from ..schemas import kept_fields
 from ..snapshots.commit import require_current, require_manifest
-from ..snapshots.manifest import FileInfo
+from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
 from ..writers.parquet_file import ParquetFileWriter, part_options
 from .compare_rows import SplitById, bits_for, match_rows, require_unique
@@ -104,14 +105,15 @@ class _Comparison:
     def _kept_fields(self) -> list[str] | None:
         """Return the columns beside the text that tell whether a row changed; None if every row did.
 
-        That is so if the fingerprint changed, or if there are other kept fields.
+        That is so if the vectors are those of another fingerprint or of an encoder that gave other ones (--force), or if
+        there are other columns.
         """
-        if self.older is None or self.older.manifest["fingerprint"] != self.newer.manifest["fingerprint"]:
+        if self.older is None or not _same_model(self.older.manifest, self.newer.manifest):
             return None
-        before, now = _kept_schema(self.older, self.before), _kept_schema(self.newer, self.now)
+        before, now = _schema(self.older, self.before), _schema(self.newer, self.now)
         if before is None or now is None:
             return []  # no row can have changed
-        return now.names if now.equals(before) else None
+        return kept_fields(now).names if now.equals(before) else None
 
     def compare(self, scratch: Path) -> tuple[NDArray[np.int8], pa.ChunkedArray]:
         """Return ADDED, CHANGED or 0 for each row of the newer snapshot's own files, in order, and the removed ids."""
@@ -152,10 +154,10 @@ class _Comparison:
         return split
 
 
-def _kept_schema(snapshot: Snapshot, files: Sequence[FileInfo]) -> pa.Schema | None:
-    """Return the schema of the kept fields in these files of a snapshot, or None if the files have no rows."""
-    batch = next(iter_rows(snapshot, files=files), None)
-    return batch and kept_fields(batch.schema)
+def _same_model(before: Manifest, now: Manifest) -> bool:
+    """Return whether the vectors of two snapshots can be compared: by their fingerprints and their canaries."""
+    same = before["fingerprint"] == now["fingerprint"]
+    return same and canaries_agree(now["canary"], before["canary"], now["fingerprint_parts"]["dtype"])
 
 
 def _write(
@@ -194,9 +196,9 @@ def _rows(comparison: _Comparison, chosen: NDArray[np.bool_]) -> Iterator[pa.Rec
         place += file.rows
 
 
-def _schema(snapshot: Snapshot) -> pa.Schema | None:
-    """Return the schema of the part files of a snapshot; None if it has none."""
-    batch = next(iter_rows(snapshot), None)
+def _schema(snapshot: Snapshot, files: Sequence[FileInfo] | None = None) -> pa.Schema | None:
+    """Return the schema of the part files of a snapshot, or of some of them; None if these have no rows."""
+    batch = next(iter_rows(snapshot, files=files), None)
     return batch and batch.schema
 
 

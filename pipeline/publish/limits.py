@@ -23,10 +23,11 @@ def check_canary(job: Job, canary: Canary) -> list[str]:
     Raises:
         SnapshotError: Its vectors differ from those of the snapshot of the same fingerprint, and --force is not given.
     """
-    if job.reusable is None or canaries_agree(canary, job.canary, job.dtype):
+    if canaries_agree(canary, job.canary, job.dtype):
         return []
-    other = f"the encoder gives other canary vectors than in {job.reusable['snapshot']}, of the same fingerprint"
-    if not job.force:
+    earlier = job.reusable["snapshot"] if job.reusable else "a run that did not publish"
+    other = f"the encoder gives other canary vectors than in {earlier}, of the same fingerprint"
+    if job.reusable and not job.force:
         raise SnapshotError(
             f"{other}: vectors of both would not be comparable; find out what changed (hardware, libraries), or "
             f"embed every text again with --force"
@@ -97,9 +98,9 @@ def exceeded_limits(
             break
     if job.unique_ids and duplicate_ids:
         yield "unique_ids", f"{duplicate_ids:,} ids occur more than once, and --unique_ids forbids that"
-    before = job.previous["totals"]["read"] if job.previous else 0
-    if total.read < before * job.max_shrink:
-        excess = f"the corpus shrinks from {before:,} rows to {total.read:,}"
+    before = job.previous["totals"]["vectors"] if job.previous else 0
+    if total.vectors < before * job.max_shrink:
+        excess = f"the corpus shrinks from {before:,} rows with vectors to {total.vectors:,}"
         yield "max_shrink", f"{excess}, below --max_shrink {job.max_shrink}"
 
 

@@ -24,7 +24,7 @@ from ..io.retries import error_text
 from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
 
-_OF_A_RUN = ("part-", "rejected-", "_files-", ".part-", ".rejected-")
+_OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-")
 
 
 def current_name(output: str) -> str | None:
@@ -172,7 +172,7 @@ def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
 def remove_strays(directory: str, named: Collection[str]) -> None:
     """Delete files of rows, finished or not, and lists of files, that are not `named`: bundles that ran twice left them.
 
-    They must go because readers of part-*.parquet would read their rows twice.
+    They must go because readers of part-*.parquet would read their rows twice. The canary goes too: the manifest has it.
     """
     names = {base_name(file.path): file.path for file in list_directory(directory)}
     remove([path for name, path in names.items() if name.startswith(_OF_A_RUN) and name not in named])

@@ -9,20 +9,21 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock
 
+from ..canary import Canary
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import FileEntry, list_directory, remove, remove_below, temporary_name
 from ..io.job_service import RemoteJob
-from ..io.json_file import Json, owner, update_json, write_json
+from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
 from .manifest import is_run_name
 
 MARKER = "run.json"
 
-OTHER_VECTORS = "other-vectors.json"  # in the directory of a run whose canary differed: its files are never reused
-
+CANARY = "_canary.json"  # of a run that has not published: by it later runs know whether its vectors are theirs
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 
@@ -104,9 +105,16 @@ def end_run(output: str, snapshot: str) -> None:
         remove([marker_path(output, snapshot)])
 
 
-def mark_other_vectors(directory: str) -> None:
-    """Note in a run's directory that its vectors are not those of its fingerprint."""
-    write_json(join(directory, OTHER_VECTORS), owner())
+def write_canary(directory: str, canary: Canary) -> None:
+    """Note in a run's directory which canary its encoder gave."""
+    write_json(join(directory, CANARY), canary)
+
+
+def read_canary(output: str, snapshot: str) -> Canary | None:
+    """Return the canary of a run, which has published or not; None if it ended before that was known."""
+    directory = run_path(output, snapshot)
+    found = (read_json(join(directory, "manifest.json")) or {}).get("canary") or read_json(join(directory, CANARY))
+    return cast("Canary | None", found)
 
 
 def remove_spills(output: str, snapshot: str) -> None:

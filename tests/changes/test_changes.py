@@ -20,6 +20,7 @@ from tests.support import object_stores
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of
+from tests.support.stub import OtherHandler
 
 store = object_stores.store
 
@@ -86,13 +87,18 @@ def test_first_snapshot_adds_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_fingerprint_or_kept_fields_change_every_row(tmp_path: Path) -> None:
+def test_other_vectors_or_columns_change_every_row(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     output = tmp_path / "out"
     run(tmp_path / "in", output)
     run(tmp_path / "in", output, StubHandler(name="other"))
     assert find_changes(str(output)).changed == 20
     run(tmp_path / "in", output, StubHandler(name="other"), keep_fields=[])
+    assert find_changes(str(output)).changed == 20
+    run(tmp_path / "in", output, StubHandler(name="other"), keep_fields=[], no_text=True)
+    assert find_changes(str(output)).changed == 20
+    run(tmp_path / "in", output)
+    run(tmp_path / "in", output, OtherHandler(), force=True)
     assert find_changes(str(output)).changed == 20
 
 

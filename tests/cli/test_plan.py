@@ -127,7 +127,7 @@ def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
     one, two, three = exceeded(inputs, max_rejected="0", max_shrink=5.0)
     assert one == "1 of 2 shards cannot be read to the end, more than --allow_damaged 0"
     assert re.fullmatch(r"2 of \d+ rows are rejected, more than --max_rejected 0", two)
-    assert re.fullmatch(r"the corpus shrinks from 10 rows to \d+, below --max_shrink 5.0", three)
+    assert re.fullmatch(r"the corpus shrinks from 10 rows with vectors to \d+, below --max_shrink 5.0", three)
     write_jsonl(shard, [{"text": None}])
     empty, *_ = exceeded(inputs[:1])
     assert empty == "no row can be embedded, which only --allow_empty permits"

@@ -232,11 +232,18 @@ def test_a_shrunken_corpus_fails_and_publishes_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", _rows(100))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     write_jsonl(tmp_path / "a.jsonl", _rows(40))
-    with pytest.raises(RuntimeError, match="the corpus shrinks from 100 rows to 40, below --max_shrink 0.5"):
+    with pytest.raises(
+        RuntimeError, match="the corpus shrinks from 100 rows with vectors to 40, below --max_shrink 0.5"
+    ):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert current_name(str(tmp_path / "out")) == first["snapshot"]
     manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", max_shrink=0.3)
     assert (manifest["counts"]["read"], texts) == (40, [])
+    write_jsonl(tmp_path / "a.jsonl", [*_rows(10), *({"caption": row["text"]} for row in _rows(30))])
+    with pytest.raises(
+        RuntimeError, match="the corpus shrinks from 40 rows with vectors to 10, below --max_shrink 0.5"
+    ):
+        embed(tmp_path / "a.jsonl", tmp_path / "out")
 
 
 @pytest.mark.slow

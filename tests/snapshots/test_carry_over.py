@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -15,34 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.model.encoder import Encoding
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.search import search
-from audioclip_text.pipeline.snapshots.history import gc
+from audioclip_text.pipeline.snapshots.history import gc, rollback
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.validation.validate_snapshot import validate
+from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.snapshots import directory_of, files_of
-from tests.support.stub import ENCODERS, StubEncoder
+from tests.support.stub import OtherHandler
 
 Row = dict[str, object]
-
-
-class OtherEncoder(StubEncoder):
-    """An encoder that gives other vectors than its fingerprint promises."""
-
-    def encode_rows(self, texts: Sequence[str]) -> Encoding:
-        encoding = super().encode_rows(texts)
-        return replace(encoding, vectors=-encoding.vectors[:, ::-1])
-
-
-class OtherHandler(StubHandler):
-    """A handler with the fingerprint of StubHandler and other vectors."""
-
-    def load_model(self) -> StubEncoder:  # type: ignore[override]
-        return ENCODERS.setdefault("other", OtherEncoder(self.dim, self.name))
 
 
 def rows_of(shard: int, rows: int = 20) -> list[Row]:
@@ -225,6 +208,66 @@ def test_files_of_a_run_with_other_vectors_are_not_reused(tmp_path: Path) -> Non
     manifest, texts = run(folder, output)
     assert (len(texts), manifest["notes"]) == (19, [])
     assert not failed.exists()
+
+
+def test_what_a_rollback_left_is_not_reused_after_the_encoder_is_repaired(tmp_path: Path) -> None:
+    """A forced snapshot of another encoder is newer than the current one, and complete."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    run(folder, output, handler=OtherHandler(), force=True)
+    rollback(str(output))
+    manifest, texts = run(folder, output)
+    assert (len(texts), manifest["notes"]) == (19, [])
+
+
+def test_a_forced_run_that_did_not_publish_is_not_reused(tmp_path: Path) -> None:
+    """Its encoder gave other vectors than the current snapshot's."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "02.jsonl", rows_of(2))
+    with pytest.raises(Exception, match="more than --max_rejected 0"):
+        run(folder, output, handler=OtherHandler(), force=True, max_rejected="0")
+    manifest, texts = run(folder, output)
+    assert (len(texts), manifest["notes"]) == (19, [])
+
+
+def test_a_local_run_knows_its_canary_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So whatever a killed run has finished can be reused, also of a first run."""
+    known, finish = list[bool](), ParquetFileWriter.finish
+
+    def note(self: ParquetFileWriter) -> object:
+        if self.name.startswith("part-"):
+            known.append("_canary.json" in os.listdir(self.directory))
+        return finish(self)
+
+    monkeypatch.setattr(ParquetFileWriter, "finish", note)
+    folder = write_corpus(tmp_path / "in", 2)
+    run(folder, tmp_path / "first")
+    run(folder, tmp_path / "every_row", no_dedupe=True)
+    assert known
+    assert all(known)
+
+
+def test_the_first_run_fails_and_the_encoder_changes(tmp_path: Path) -> None:
+    """Finished files of the other encoder are not reused; those of the present one are, whichever run is newer."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    handlers = OtherHandler(), StubHandler(), OtherHandler()
+    for number, handler in enumerate(handlers):
+        with pytest.raises(Exception, match="more than --max_rejected 0"):
+            run(folder, output, handler=handler, max_rejected="0")
+        assert len(list(output.glob("snapshots/*"))) == number + 1
+    manifest, texts = run(folder, output)
+    assert len(texts) == 38
+    assert any("other canary vectors than in a run that did not publish" in note for note in manifest["notes"])
+    assert read(output).equals(expected(folder, tmp_path / "undisturbed"))
+    shutil.rmtree(output)
+    for handler in handlers[:2]:
+        with pytest.raises(Exception, match="more than --max_rejected 0"):
+            run(folder, output, handler=handler, max_rejected="0")
+    _, texts = run(folder, output)
+    assert texts == []
+    assert not list(output.rglob("_canary.json"))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,3 +62,18 @@ class StubHandler(RecordBatchHandler):
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return sum(len(text.split()) + 2 for text in texts)
+
+
+class OtherEncoder(StubEncoder):
+    """An encoder that gives other vectors than its fingerprint promises."""
+
+    def encode_rows(self, texts: Sequence[str]) -> Encoding:
+        encoding = super().encode_rows(texts)
+        return replace(encoding, vectors=-encoding.vectors[:, ::-1])
+
+
+class OtherHandler(StubHandler):
+    """A handler with the fingerprint of StubHandler and other vectors."""
+
+    def load_model(self) -> StubEncoder:  # type: ignore[override]
+        return ENCODERS.setdefault("other", OtherEncoder(self.dim, self.name))
