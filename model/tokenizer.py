@@ -20,6 +20,7 @@ from pathlib import Path
 
 import ftfy
 import regex
+from ftfy.fixes import unescape_html
 
 SOT, EOT = 49406, 49407
 MERGES = 48894
@@ -31,8 +32,17 @@ _PATTERN = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
 
-# ftfy normalizes texts, and Python sorts combining marks for that in a time that is quadratic in their number.
+# Three kinds of text take Python or ftfy a time that is quadratic in their length, and are changed before, to the same ids:
+# - Over-escaped ones, "&amp;amp;amp;": ftfy removes one level in each pass. Levels beyond these are removed at once.
+_LEVELS = 64
+_ESCAPED = regex.compile(rf"[&＆](?:#?[0-9A-Za-z]{{1,24}};){{{_LEVELS + 1},}}")
+# - Long runs of combining marks: ftfy normalizes texts, and Python sorts the marks for that. They may be written as HTML
+#   entities, or in the letters of another encoding, from which ftfy decodes them.
 _LONG_MARKS = regex.compile(r"\p{M}{256,}")
+_ENCODED = regex.compile(r"(?:&#?[0-9A-Za-z]{1,24};|[\x80-\u04ff\u2000-\u25ff\uf8ff\ufb01\ufb02] ?)++")
+_ENCODED_MARKS = 512  # characters at least, if they stand for so many marks
+# - Numbers of characters, "&#65;", with many digits; Python refuses them from 4,300 digits on.
+_LONG_NUMBER = regex.compile(r"&#([0-9]{20,})(;?)")
 
 
 class TokenizerError(ValueError):
@@ -62,8 +72,7 @@ class ClipTokenizer:
         Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
         if not _is_plain(text):
-            text = _LONG_MARKS.sub(_in_canonical_order, text)
-            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+            text = _unescape(_unescape(_fix(text)))
         ids: list[int] = []
         memo = self._memo
         # split() folds what the original's \s+ folds, and also 0x1c to 0x1f, which ftfy and unescaping remove.
@@ -132,6 +141,34 @@ def _is_plain(text: str) -> bool:
     a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms are outside of it.
     """
     return text.isascii() and text.isprintable() and "&" not in text
+
+
+def _fix(text: str) -> str:
+    """Return what ftfy makes of a text."""
+    line = text.rfind("\n", 0, text.find("<")) + 1 if "<" in text else len(text)  # from there on it unescapes nothing
+    text = _ESCAPED.sub(_without_levels, text[:line]) + text[line:]
+    if len(text) >= _ENCODED_MARKS and any(len(run[0]) >= _ENCODED_MARKS for run in _ENCODED.finditer(text)):
+        decoded = ftfy.fix_text(text, normalization=None)
+        text = decoded if _LONG_MARKS.search(decoded) else text
+    return str(ftfy.fix_text(_LONG_MARKS.sub(_in_canonical_order, text)))
+
+
+def _without_levels(escaped: regex.Match[str]) -> str:
+    """Return an over-escaped entity with at most _LEVELS levels."""
+    start, parts = str(escaped[0][0]), str(escaped[0][1:]).split(";")
+    levels = sum(1 for _ in itertools.takewhile(lambda part: unescape_html(f"&{part};") in ("&", "＆"), parts))
+    return start + ";".join(parts[max(0, levels - _LEVELS) :])
+
+
+def _unescape(text: str) -> str:
+    """Return what `html.unescape` makes of a text."""
+    return html.unescape(_LONG_NUMBER.sub(_short_number, text))
+
+
+def _short_number(number: regex.Match[str]) -> str:
+    """Return the number of a character without its first zeros, or the character that stands for no such number."""
+    digits = number[1].lstrip("0") or "0"
+    return "\ufffd" if len(digits) > 7 else f"&#{digits}{number[2]}"
 
 
 def _in_canonical_order(marks: regex.Match[str]) -> str:

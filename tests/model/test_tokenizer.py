@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import pickle
 import random
@@ -131,6 +132,44 @@ def test_a_megabyte_of_combining_marks_takes_seconds(tokenizer: ClipTokenizer) -
     text = "a" + "\u0301\u0323" * (1 << 18)
     began = time.process_time()
     assert len(tokenizer.encode(text)) > 1 << 19
+    assert time.process_time() - began < 30
+
+
+@pytest.mark.parametrize("level", ["amp;", "AMP;", "#38;", "#x26;", "#xff06;", "amp;#38;"])
+def test_many_levels_of_escaping_have_the_originals_ids(tokenizer: ClipTokenizer, level: str) -> None:
+    """ftfy removes one level in each pass; a line with "<", and all after it, it leaves to the two of `html.unescape`."""
+    for count in (1, 31, 32, 64, 65, 66, 150):
+        for start, end in itertools.product(("", "a <b>\n", "a\n"), ("", "lt;", "eacute; cat", " dog")):
+            text = f"{start}rock &{level * count}{end}"
+            assert tokenizer.encode(text) == plain().encode(text), text
+
+
+@pytest.mark.parametrize(("digits", "ids"), [("0" * 5000 + "65", "a"), ("1" * 5000, "\ufffd"), ("0" * 5000, "\ufffd")])
+def test_a_character_whose_number_has_thousands_of_digits(tokenizer: ClipTokenizer, digits: str, ids: str) -> None:
+    """Python itself refuses such numbers."""
+    for escaped in (f"&#{digits};", f"&#{digits} ", f"&amp;#{digits};"):
+        assert tokenizer.encode(f"x {escaped} y") == tokenizer.encode(f"x {ids} y")
+
+
+@pytest.mark.parametrize("pair", ["&#769;&#803;", "\u00cc\u0081\u00cc\u00a3", "&amp;#x301;&#803;"])
+def test_marks_that_are_entities_or_in_another_encoding_have_the_originals_ids(
+    tokenizer: ClipTokenizer, pair: str
+) -> None:
+    """ftfy makes marks of them, which are sorted before it normalizes them."""
+    for count in (100, 127, 128, 300):
+        text = f"caf e{pair * count}k"
+        assert tokenizer.encode(text) == plain().encode(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&" + "amp;" * (1 << 18), "&" + "#38;" * (1 << 18), "a" + "&#769;" * 80_000 + "&#803;" * 80_000],
+    ids=["levels", "numbers", "marks"],
+)
+def test_a_megabyte_of_entities_takes_seconds(tokenizer: ClipTokenizer, text: str) -> None:
+    """The time of ftfy alone is quadratic: hours, and minutes for the marks."""
+    began = time.process_time()
+    assert tokenizer.encode(text)
     assert time.process_time() - began < 30
 
 
