@@ -62,8 +62,8 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Return the text head of a .pt, a text-only .safetensors, "full" or "partial" in .cache, or "untrained".
 
-    Tensors of lower precision are widened to float32. Raises CheckpointError if the file does not exist or is damaged,
-    or if tensors are missing, unknown, not finite or of the wrong shape.
+    Tensors of float16, bfloat16 and float64 become float32. Raises CheckpointError if the file does not exist or is
+    damaged, or if tensors are missing, unknown, not finite, of another dtype or of the wrong shape.
     """
     if os.fspath(path) == UNTRAINED:
         state = untrained_state()
@@ -196,8 +196,11 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
         return load_file(file), metadata.get("weights") == UNTRAINED
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from None
+    except Exception as error:  # a size that is too large raises TypeError in torch, with lines of C++
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"{file} cannot be read as safetensors ({reason}): if it is damaged, extract it again from the released file"
+        ) from None
 
 
 def extract(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

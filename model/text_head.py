@@ -17,6 +17,7 @@ SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")  # for logits; no v
 SCALE_NAMES = {"image": "logit_scale", "audio": "logit_scale_at"}  # which scale belongs to texts and this modality
 VOCABULARY_ROWS = 49_408  # CLIP's tokenizer has this many ids, each with a row of the embedding table
 _SIZE_TENSORS = ("token_embedding.weight", "positional_embedding", "text_projection")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def text_shapes(
@@ -59,13 +60,15 @@ def text_head_faults(state: Mapping[str, Tensor]) -> list[str]:
     if len(size_tensors) < 3 or not layers:
         missing = [f"{name} is missing" for name in _SIZE_TENSORS if name not in size_tensors]
         return missing + ["it has no layers"] * (not layers)
-    matrices = [name for name, tensor in size_tensors.items() if tensor.ndim != 2 or not tensor.numel()]
-    if matrices:
-        return [f"{name} has shape {list(size_tensors[name].shape)}, not that of a filled matrix" for name in matrices]
+    faults = [f"{name} {fault}" for name, tensor in size_tensors.items() if (fault := _matrix_fault(tensor))]
+    if faults:
+        return faults
     vocabulary, width = size_tensors["token_embedding.weight"].shape
     context, dim = size_tensors["positional_embedding"].shape[0], size_tensors["text_projection"].shape[1]
     shapes = {**dict.fromkeys(SCALES, ()), **text_shapes(width, len(layers), vocabulary, context, dim)}
     faults = [f"{name} is missing" for name in shapes if name not in state and name not in SCALES]
+    if context < 2:
+        faults.append(f"positional_embedding has {context} row, and every text has a start and an end token")
     if width % 64:
         faults.append(f"width {width} is not a multiple of 64, the width of an attention head")
     for name, tensor in state.items():
@@ -106,12 +109,29 @@ def check_vocabulary(name: str, state: Mapping[str, Tensor]) -> None:
         )
 
 
+def _kind_fault(tensor: Tensor) -> str | None:
+    """Return what a tensor is that is not a plain float tensor, or None. Others may not even have a shape."""
+    if tensor.dtype in _DTYPES and tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta):
+        return None
+    layout = "nested" if tensor.is_nested else tensor.layout
+    return f"is {tensor.dtype} ({layout}, {tensor.device}), not a plain float tensor of 16, 32 or 64 bits"
+
+
+def _matrix_fault(tensor: Tensor) -> str | None:
+    """Return what is wrong with a tensor that should be a matrix of any size, or None."""
+    if fault := _kind_fault(tensor):
+        return fault
+    if tensor.ndim != 2 or not tensor.numel():
+        return f"has shape {list(tensor.shape)}, not that of a filled matrix"
+    return None
+
+
 def _fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
     """Return what is wrong with a tensor that should have `shape`, or None."""
+    if fault := _kind_fault(tensor):
+        return fault
     if tuple(tensor.shape) != shape:
         return f"has shape {list(tensor.shape)} instead of {list(shape)}"
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-        return f"is {tensor.dtype} ({tensor.layout}, {tensor.device}), not a plain float tensor"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "has less data than its shape needs"
     return None if torch.isfinite(tensor.float()).all() else "contains NaN or infinity"

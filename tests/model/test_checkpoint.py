@@ -171,6 +171,9 @@ def test_an_extract_names_its_source(checkpoint_file: Path, safetensors_file: Pa
     assert load_checkpoint(safetensors_file).sha256 == hashlib.sha256(safetensors_file.read_bytes()).hexdigest()
 
 
+FLOAT4 = getattr(torch, "float4_e2m1fn_x2", torch.float8_e4m3fn)  # torch has it from version 2.8 on
+
+
 def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """A small text head, with tensors replaced or (None) left out."""
     state: dict[str, torch.Tensor] = {
@@ -195,6 +198,26 @@ def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
             {"ln_final.bias": torch.ones(64, dtype=torch.int64)},
             "ln_final.bias is torch.int64 .*not a plain float tensor",
         ),
+        (
+            {"text_projection": torch.ones(64, 32, dtype=torch.uint8).view(FLOAT4)},
+            f"text_projection is {FLOAT4} .*not a plain float tensor of 16, 32 or 64 bits",
+        ),
+        (
+            {"ln_final.bias": torch.ones(64, dtype=torch.uint8).view(torch.float8_e5m2)},
+            "ln_final.bias is torch.float8_e5m2 .*not a plain float tensor of 16, 32 or 64 bits",
+        ),
+        (
+            {"text_projection": torch.nested.nested_tensor([torch.ones(3, 32), torch.ones(2, 32)])},
+            r"text_projection is torch.float32 \(nested, cpu\), not a plain float tensor",
+        ),
+        (
+            {"ln_final.bias": torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])},
+            r"ln_final.bias is torch.float32 \(nested, cpu\), not a plain float tensor",
+        ),
+        (
+            {"positional_embedding": torch.rand(1, 64)},
+            "positional_embedding has 1 row, and every text has a start and an end token",
+        ),
         ({"ln_final.bias": torch.ones(64).to_sparse()}, "ln_final.bias is torch.float32 .*not a plain float tensor"),
         (
             {"ln_final.bias": torch.empty(64, device="meta")},
@@ -215,6 +238,15 @@ def test_faults_of_a_text_head_are_named(tmp_path: Path, changes: dict[str, torc
     torch.save(_small(**changes), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_the_shortest_context_embeds_a_text(tmp_path: Path, vocabulary: Path) -> None:
+    """Two tokens, start and end, are enough for a vector."""
+    torch.save(
+        {name: torch.rand(shape) for name, shape in text_shapes(64, 2, context=2, dim=32).items()}, tmp_path / "a.pt"
+    )
+    encoder = TextEncoder.load(tmp_path / "a.pt", tokenizer_path=vocabulary, device="cpu")
+    assert encoder.encode(["dog"]).shape == (1, 32)
 
 
 def test_other_sizes_load(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def damaged(name: str) -> bytes:
         "hole.safetensors": forged({"a": entry(128, 256, [32])}),
         "size.safetensors": forged({"a": entry(0, 256, [63])}),
         "overflow.safetensors": forged({"a": entry(0, 256, [2**62, 2**62, 64])}),
+        "sizes.safetensors": forged({"a": entry(0, 0, [2**63, 0])}, b""),
         "dtype.safetensors": forged({"a": entry(0, 256, [64], "F128")}),
         "wrong-dtype.safetensors": forged({"a": entry(0, 256, [64], "F64")}),
         "integers.safetensors": save(head(text_projection=torch.ones((64, 32), dtype=torch.int64))),
@@ -152,7 +153,7 @@ MESSAGES = {
 }
 SAFETENSORS = [
     "code", "swapped", "cut", "started", "longer", "empty", "length", "negative", "hundred-megabytes", "json", "list",
-    "deep", "outside", "backwards", "overlap", "hole", "size", "overflow", "dtype", "wrong-dtype",
+    "deep", "outside", "backwards", "overlap", "hole", "size", "overflow", "sizes", "dtype", "wrong-dtype",
 ]  # fmt: skip
 MESSAGES |= {f"{name}.safetensors": "cannot be read as safetensors" for name in SAFETENSORS}
 
