@@ -79,8 +79,8 @@ def _vectors_of_file(path: str, dim: int) -> list[Query]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # a header with a false size costs no memory
     except FileNotFoundError:
         raise QueryError(f"{path} does not exist: a query that ends in .npy is the name of a file of vectors") from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise QueryError(f"{path} cannot be read as a .npy file: {error}; write it with numpy.save") from None
+    except Exception as error:  # damaged bytes lead numpy anywhere: BadZipFile, TypeError, MemoryError, ...
+        raise QueryError(f"{path} cannot be read as a .npy file: {error!r:.200}; write it with numpy.save") from None
     if not isinstance(array, np.ndarray):
         raise QueryError(f"{path} is an archive of arrays (.npz): save one array with numpy.save")
     if array.dtype.kind != "f" or array.ndim not in (1, 2) or array.shape[-1] != dim or not array.size:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -210,6 +211,11 @@ def save(path: Path, array: object) -> str:
     return str(path)
 
 
+def npy(header: str) -> bytes:
+    """A .npy file with any header."""
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + bytes(8192)
+
+
 def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is one line and exit status 2; a header with a false size costs no memory, and no pickle is loaded."""
     ones = np.ones(1024)
@@ -234,6 +240,18 @@ def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.Capture
         save(tmp_path / "nan.npy", ones * np.nan): "nan.npy has a vector that is not finite",
         save(tmp_path / "zero.npy", [ones, ones * 0]): "zero.npy[1] has a vector that is zero",
     }
+    header = "{{'descr': '<f8', 'fortran_order': False, 'shape': ({},)}}"
+    for name, content in {
+        "zip": b"PK\3\4garbage",
+        "negative": npy(header.format(-1024)),
+        "huge": npy(header.format("9" * 23)),
+        "true": npy(header.format(True)),
+        "keys": npy("{1: 2, 'a': 3}"),
+        "open": npy("(" * 3000),
+        "minus": npy("-" * 9000),
+    }.items():
+        (tmp_path / f"{name}.npy").write_bytes(content)
+        cases[str(tmp_path / f"{name}.npy")] = f"{name}.npy cannot be read as a .npy file"
     for query, message in cases.items():
         assert main(["search", str(output), query]) == 2, query
         printed = capsys.readouterr().err
