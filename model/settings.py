@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import torch
 
 from .checkpoint import Checkpoint, weights_digest
+from .prompt import PROMPT_RULE, is_prompt
 from .versions import tokenizer_versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,7 +39,8 @@ def list_texts(texts: Iterable[Text]) -> list[Text]:
 
 
 def _is_list_of_strings(text: object) -> bool:
-    if not isinstance(text, Collection) or isinstance(text, bytes | Mapping):
+    # The order of a set differs from process to process, and so would its vector.
+    if not isinstance(text, Collection) or isinstance(text, bytes | Mapping | Set):
         return False
     return all(isinstance(part, str) for part in text)
 
@@ -54,12 +56,8 @@ def check_options(*, prompt: str, on_long: str, dtype: str) -> None:
         raise ValueError(f"on_long={on_long!r}: choose one of {', '.join(ON_LONG)}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    try:
-        has_place = "text" in prompt.format("text") and prompt.format("text") != prompt.format("another")
-    except (IndexError, KeyError, ValueError, AttributeError, TypeError):
-        has_place = False
-    if not has_place:
-        raise ValueError(f"prompt={prompt!r}: it must contain {{}} once, for the text, as in 'a photo of {{}}'")
+    if not is_prompt(prompt):
+        raise ValueError(f"prompt={prompt!r}: {PROMPT_RULE}")
 
 
 def pick_device(device: str, dtype: str) -> torch.device:

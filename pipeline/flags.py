@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from string import Formatter
 from typing import Any
 
+from ..model.prompt import PROMPT_RULE, is_prompt
 from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")
@@ -98,15 +98,8 @@ def _rejected_limit(text: str) -> str:
 
 
 def _prompt(text: str) -> str:
-    try:
-        if any(re.search(r"\d{5}", spec or "") for _, _, spec, _ in Formatter().parse(_utf8(text))):
-            raise ValueError("its width is over 9,999")
-        if text.format("\0") == text:
-            raise ValueError("{} is missing")
-    except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a prompt: it needs one {{}} for the text ({error})"
-        ) from None
+    if not is_prompt(_utf8(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a prompt: {PROMPT_RULE}")
     return text
 
 

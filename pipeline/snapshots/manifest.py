@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_type_hints
 
+from ...model.prompt import PROMPT_RULE, is_prompt
 from ..canary import Canary
 from ..errors import SnapshotError
 from ..inference.fingerprint import fingerprint_of
@@ -231,6 +232,8 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     missing = [part for part in _REQUIRED_PARTS if part not in parts]
     if missing:
         yield f"fingerprint_parts has no {', '.join(missing)}"
+    elif not is_prompt(parts["prompt"]):
+        yield f"fingerprint_parts.prompt is {parts['prompt']!r:.80}, and {PROMPT_RULE}"
     for key, word, choices in (
         ("weights", manifest["weights"], ("trained", "untrained")),
         ("fingerprint_parts.stored", parts.get("stored"), ("float32", "float16")),

@@ -71,7 +71,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"{IN} --checkpoint \udce9.pt", "--checkpoint/--model_path: '\\udce9.pt' is not UTF-8"),
         (f"{IN} --tokenizer_path \udce9.gz", "--tokenizer_path: '\\udce9.gz' is not UTF-8"),
         (f"{IN} --prompt 'caf\udce9 {{}}'", "--prompt: 'caf\\udce9 {}' is not UTF-8 (character 3)"),
-        (f"{IN} --prompt '{{:>999999999999}}'", "it needs one {} for the text (its width is over 9,999)"),
+        (f"{IN} --prompt 'a {{:.4}}'", "--prompt: 'a {:.4}' is not a prompt: it must contain {} once"),
+        (f"{IN} --prompt '{{0}} {{0}}'", "--prompt: '{0} {0}' is not a prompt: it must contain {} once"),
     ],
 )
 def test_usage_error(folder: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

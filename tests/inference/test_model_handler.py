@@ -297,7 +297,7 @@ def test_a_model_update_changes_the_checkpoint(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"dtype": "float8"}, {"on_long": "cut"}, {"prompt": "no braces"}, {"prompt": "{[a]}"}, {"prompt": "{.x}"}],
+    [{"dtype": "float8"}, {"on_long": "cut"}, {"prompt": "no braces"}, {"prompt": "{[a]}"}, {"prompt": "{:.4}"}],
 )
 def test_unknown_settings_are_errors_before_a_job_starts(settings: dict[str, str]) -> None:
     """The handler's constructor raises, not the first worker that loads the model."""

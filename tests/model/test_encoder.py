@@ -112,6 +112,13 @@ def test_lists_and_prompt(checkpoint: Checkpoint, tokenizer: ClipTokenizer, smal
     np.testing.assert_allclose(prompted.encode_rows([["dog", "bark"], "wind"]).vectors, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prompt", ["{}", "{0}", "a {}.", "{{{}}}", "{{0}} {}"])
+def test_prompts(prompt: str) -> None:
+    """{0} is {}, and doubled braces are braces."""
+    encoder_module.check_options(prompt=prompt, on_long="truncate", dtype="float32")
+    assert encoder_module.join_and_prompt("dog", prompt) == prompt.format("dog")
+
+
 def test_braces_in_a_text_stay(small: TextEncoder) -> None:
     """Braces in a text are not placeholders."""
     assert encoder_module.join_and_prompt("a {} b {0}", "say {}") == "say a {} b {0}"
@@ -211,6 +218,11 @@ def test_devices() -> None:
         ("prompt", "a photo", "prompt='a photo': it must contain {} once"),
         ("prompt", "{} {}", "prompt='{} {}': it must contain {} once"),
         ("prompt", "{text}", "prompt='{text}': it must contain {} once"),
+        ("prompt", "{:.4}", "prompt='{:.4}': it must contain {} once"),
+        ("prompt", "{!r}", "prompt='{!r}': it must contain {} once"),
+        ("prompt", "{0} {0}", "prompt='{0} {0}': it must contain {} once"),
+        ("prompt", "{:>{}}", "prompt='{:>{}}': it must contain {} once"),
+        ("prompt", None, "prompt=None: it must contain {} once"),
     ],
 )
 def test_unknown_options(
@@ -323,6 +335,8 @@ def test_texts_of_other_libraries(small: TextEncoder, texts: Any) -> None:
         (b"a", r"^text 0 is 97 \(int\)"),
         (pa.array([1, 2]), r"^text 0 is 1 \(int\)"),
         ([{"text": "a"}], r"^text 0 is {'text': 'a'} \(dict\)"),
+        ([{"dog"}], r"^text 0 is {'dog'} \(set\)"),
+        (["a", frozenset({"dog"})], r"^text 1 is frozenset\({'dog'}\) \(frozenset\)"),
     ],
 )
 def test_what_is_not_a_text_is_named(small: TextEncoder, texts: Any, message: str) -> None:

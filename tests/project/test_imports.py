@@ -44,7 +44,7 @@ MODEL_USERS: dict[str, set[str] | None] = {
     "cli/commands": {"run_fetch", "run_extract"},
     "inference/fingerprint": {"fingerprint_of"},
 }
-WITHOUT_TORCH = ("release", "versions")  # modules of model/ that any module may import
+WITHOUT_TORCH = ("prompt", "release", "versions")  # modules of model/ that any module may import
 
 
 def files(package: str) -> list[Path]:

@@ -272,6 +272,11 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
         (
+            set_in("fingerprint_parts", "prompt", to="{} {}"),
+            "manifest",
+            "fingerprint_parts.prompt is '{} {}', and it must contain {} once",
+        ),
+        (
             set_in("fingerprint_parts", to={}),
             "manifest",
             "fingerprint_parts has no prompt, on_long, normalize, dtype, stored",
