@@ -97,7 +97,13 @@ def _texts(field: str, rows: Sequence[Any]) -> list[Any]:
 
 
 def _with_vectors(output: str, rows: Sequence[Any], vectors: Sequence[list[float]]) -> list[beam.Row]:
-    return [beam.Row(**row._asdict(), **{output: vector}) for row, vector in zip(rows, vectors, strict=True)]
+    return [_make_row({**row._asdict(), output: vector}) for row, vector in zip(rows, vectors, strict=True)]
+
+
+def _make_row(fields: dict[str, Any]) -> beam.Row:
+    row = beam.Row()
+    row.__dict__.update(fields)  # as Row itself does, whose keyword arguments cannot contain a field `self`
+    return row
 
 
 def _identity(row: Any) -> Any:

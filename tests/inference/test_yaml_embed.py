@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.yaml.yaml_provider import InlineProvider
 
 from audioclip_text.model import TextEncoder
@@ -140,6 +142,23 @@ def test_wrong_configurations_are_errors(small_head: str) -> None:
     for error_handling in ({}, {"output": "good"}, {"output": "bad", "retries": 3}):
         with pytest.raises(ValueError, match="give `output`, a name other than good, and optionally `threshold`"):
             EmbedText(checkpoint=small_head, error_handling=error_handling)
+
+
+class _Row(NamedTuple):
+    text: str
+    self: int
+
+
+def test_a_field_may_be_called_self(small_head: str, vocabulary: Path, encoder: TextEncoder) -> None:
+    """Rows are NamedTuples with any field; the new one may have that name, too."""
+    settings = {"checkpoint": small_head, "tokenizer_path": str(vocabulary), "device": "cpu"}
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        kept = pipeline | beam.Create([_Row("dog", 7)]).with_output_types(_Row) | EmbedText(**settings)
+        added = (
+            pipeline | "Other" >> beam.Create([beam.Row(text="dog")]) | "Add" >> EmbedText(**settings, output="self")
+        )
+        assert_that(kept | beam.Map(lambda row: (row.text, row.self, len(row.embedding))), equal_to([("dog", 7, 32)]))
+        assert_that(added | "Size" >> beam.Map(lambda row: (row.text, len(row.self))), equal_to([("dog", 32)]), "added")
 
 
 def test_too_many_errors_fail(small_head: str, vocabulary: Path) -> None:
