@@ -102,7 +102,7 @@ class ItemHandler(TextEmbeddingHandler):
             return self._embed(batch, model)
         except Exception as error:
             # Too little memory for one element is a fault of the machine, not of the element.
-            if not self._isolates_failures or (len(batch) == 1 and isinstance(error, MemoryError)):
+            if not self._isolates_failures or not batch or (len(batch) == 1 and isinstance(error, MemoryError)):
                 raise
             if len(batch) == 1:
                 return [_Failed(batch[0], error)]

@@ -110,9 +110,9 @@ def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:
             raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(texts)} texts")
         return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
     except Exception as error:
+        if not texts or (len(texts) == 1 and isinstance(error, MemoryError)):  # not the fault of a text
+            raise
         if len(texts) == 1:
-            if isinstance(error, MemoryError):  # a fault of the machine, not of the text
-                raise
             nan = np.full((1, encoder.dim), np.nan, np.float32)
             message = f"{type(error).__name__}: {error}"[:1000]
             return _Outcome(nan, np.zeros(1, np.int16), np.zeros(1, np.bool_), {0: message}, [])

@@ -227,6 +227,18 @@ def test_elements_are_not_changed_in_place(settings: dict[str, Any]) -> None:
     assert [set(row) for row in embedded] == [{"caption"}, {"caption", "only here"}]
 
 
+def test_a_model_that_fails_on_no_elements_is_an_error(settings: dict[str, Any]) -> None:
+    """A batch without elements cannot be halved: the model's own error is raised."""
+
+    class Broken:
+        def encode(self, texts: list[str]) -> None:
+            raise RuntimeError("the model is broken")
+
+    handler = AudioCLIPTextEmbeddings(columns=["caption"], **settings).get_model_handler().isolating_failures()
+    with pytest.raises(RuntimeError, match="the model is broken"):
+        handler.run_inference([], Broken())
+
+
 def test_only_bad_elements_are_errors(settings: dict[str, Any], expected: Vectors, tmp_path: Path) -> None:
     """With exception handling, a missing column, a null, a number or a long text is an error of its element only."""
     bad = [{"title": "x"}, {"caption": None}, {"caption": 3}, {"caption": "dog " * 100}, "no row"]

@@ -305,6 +305,18 @@ def test_unknown_settings_are_errors_before_a_job_starts(settings: dict[str, str
         TextEmbeddingHandler("full", **settings)  # type: ignore[arg-type]
 
 
+def test_an_encoder_that_fails_on_no_texts_is_an_error() -> None:
+    """A batch without rows cannot be halved: the encoder's own error is raised."""
+
+    class Broken:
+        def encode_rows(self, texts: list[str]) -> None:
+            raise RuntimeError("the encoder is broken")
+
+    rows = pa.RecordBatch.from_pydict({"text": pa.array([], pa.string())})
+    with pytest.raises(RuntimeError, match="the encoder is broken"):
+        embed_batch(rows, Broken())  # type: ignore[arg-type]
+
+
 def test_a_vector_that_overflows_float16_is_rejected(handler: TextEmbeddingHandler) -> None:
     """No infinity is stored for it."""
     encoder = handler.load_model()
