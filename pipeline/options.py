@@ -90,6 +90,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
             raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
+        self._check_encoding()
         if self.no_dedupe and self.batch_size != BATCH_SIZE:
             raise OptionsError(
                 "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read"
@@ -105,6 +106,18 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not is_local_run(self):
             self.input, self.output = [absolute_path(path) for path in self.input], absolute_path(self.output)
         return self.input, self.output
+
+    def _check_encoding(self) -> None:
+        """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""
+        values = [("input", pattern) for pattern in self.input or []]
+        values += [(name, getattr(self, name)) for name in ("output", "checkpoint", "tokenizer_path", "prompt")]
+        for name, value in values:
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:
+                raise OptionsError(
+                    f"--{name}: {value!r} is not UTF-8 (character {error.start}): give a value that is"
+                ) from None
 
 
 def beam_parser(*, object_stores_only: bool = False) -> argparse.ArgumentParser:

@@ -160,6 +160,23 @@ def test_library_options_name_unknown_flags() -> None:
         reject_unknown_flags(EmbedOptions(["--input", "a", "--ouput", "b"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input", ["a.txt", "\udce9"]),
+        ("output", "\udce9"),
+        ("checkpoint", "\udce9"),
+        ("tokenizer_path", "\udce9"),
+        ("prompt", "\udce9 {}"),
+    ],
+)
+def test_library_options_are_utf8(name: str, value: object) -> None:
+    """The error names the option before anything is read."""
+    options = {"input": ["a.txt"], "output": "out", name: value}
+    with pytest.raises(OptionsError, match=rf"^--{name}: '\\udce9.* is not UTF-8 \(character 0\)"):
+        EmbedOptions(**options).check()
+
+
 def test_gc_dry_run_with_a_hyphen_removes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both spellings of the flag print what would be removed."""
     rows = batch_of(["a"], ["one"], np.eye(4, dtype=np.float32)[:1])
