@@ -68,7 +68,7 @@ class BatchBuilder:
             if isinstance(record, BadRow):
                 raise record
             if isinstance(record, str):
-                self._add_row(row, f"{self.shard.name}#{row}", as_text(record, "the line", self.limit), ())
+                self._add_row(row, f"{self.shard.name}#{row}", as_text(record, "the line", self.limit), (), 0)
             else:
                 yield from self._add_record(row, record, kept)
         except BadRow as bad:
@@ -94,6 +94,7 @@ class BatchBuilder:
             if kept is None:
                 kept = [lookup(record, kept_field.name) for kept_field in self.kept]
             kept = [as_kept(value, kept_field) for value, kept_field in zip(kept, self.kept, strict=True)]
+            kept_bytes = sum(map(_bytes_of, kept))
             for suffix, value in texts_at(record, field.text):
                 if isinstance(value, NoTexts):
                     self.without_texts += 1
@@ -102,7 +103,7 @@ class BatchBuilder:
                 try:
                     if row_id is None:
                         row_id = as_id(element_ids.get(suffix, MISSING), str(field.id), self.limit)
-                    self._add_row(row, row_id, as_text(value, field.text, self.limit), kept)
+                    self._add_row(row, row_id, as_text(value, field.text, self.limit), kept, kept_bytes)
                 except BadRow as bad:
                     bad.id = row_id
                     self.reject(row, bad)
@@ -124,14 +125,13 @@ class BatchBuilder:
             record_id = as_id(lookup(record, field.id), field.id, self.limit)
         return f"{record_id}/{field.text.replace('[]', '')}" if field.id in ids else record_id
 
-    def _add_row(self, row: int, row_id: str, text: str, kept: Sequence[object]) -> None:
+    def _add_row(self, row: int, row_id: str, text: str, kept: Sequence[object], kept_bytes: int) -> None:
         self.rows.append(row)
         self.ids.append(row_id)
         self.texts.append(text)
-        self.bytes += len(text) + len(row_id)
+        self.bytes += len(text) + len(row_id) + kept_bytes
         for column, value in zip(self.kept_columns, kept, strict=False):  # lines of txt have no kept fields
             column.append(value)
-            self.bytes += len(value) if isinstance(value, str) else 8
 
     def reject(self, row: int, bad: BadRow) -> None:
         """Add a rejected row."""
@@ -220,6 +220,13 @@ def _element_ids(record: dict[str, object], path: str | None) -> dict[str, objec
         return dict(texts_at(record, path or ""))
     except BadRow:
         return {}
+
+
+def _bytes_of(value: object) -> int:
+    """Return about how many bytes a kept value takes in its column."""
+    if isinstance(value, pa.Array):
+        return int(value.nbytes)
+    return len(value) if isinstance(value, str) else 8
 
 
 def _column(values: list[object], kind: pa.DataType) -> pa.Array:

@@ -52,6 +52,7 @@ class ParquetReader:
             kept = [kept_values(batch, field) for field in builder.kept]
             for at, record in enumerate(records_of(batch)):
                 yield from builder.add(first + at, record, [column[at] for column in kept])
+            yield builder.flush()  # its kept values are slices, each of which keeps the whole column in memory
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the columns of the file's schema to `summary`."""

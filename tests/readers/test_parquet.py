@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_text.pipeline.readers.batch_builder import BatchBuilder
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.read_shards import read_shard
@@ -156,3 +157,40 @@ def test_views_are_kept(tmp_path: Path) -> None:
     rows = read(tmp_path / "out")
     assert {name: rows[name].to_pylist() for name in kinds} == values
     assert [str(rows.schema.field(name).type).split("<")[0] for name in kinds] == ["string", "binary", "struct", "list"]
+
+
+MEBIBYTE = bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [MEBIBYTE, [MEBIBYTE], {"a": MEBIBYTE, "b": "x"}, [("a", MEBIBYTE)]],
+    ids=["bytes", "list", "struct", "map"],
+)
+def test_the_kept_values_of_a_document_are_counted_for_each_of_its_texts(tmp_path: Path, value: object) -> None:
+    """A document of 100 chunks and 1 MiB of kept bytes does not become a batch of 100 MiB."""
+    kind = pa.map_(pa.string(), pa.binary()) if value == [("a", MEBIBYTE)] else None
+    table = pa.table({"c": [[{"text": f"chunk {n}"} for n in range(100)]], "k": pa.array([value], kind)})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    (shard,) = find_shards([str(tmp_path / "a.parquet")])
+    fields = Fields("c[].text", keep=("k",))
+    batches = [rows for rows, _ in read_shard(shard, fields, infer_kept_schema([shard], fields))]
+    assert sum(rows.num_rows for rows in batches) == 100
+    assert max(rows.nbytes for rows in batches) < 20 << 20
+
+
+def test_kept_values_of_rejected_rows_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to 15 rejected rows of 1 MiB each, a small kept value does not hold these in memory until 4,096 rows are read."""
+    rows = [{"text": "good", "k": b"x"}, *({"k": MEBIBYTE} for _ in range(15))] * 16
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=16, compression="zstd")
+    (shard,) = find_shards([str(tmp_path / "a.parquet")])
+    before, whole, allocated = pa.total_allocated_bytes(), BatchBuilder.flush, list[int]()
+
+    def flush(builder: BatchBuilder) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        allocated.append(pa.total_allocated_bytes() - before)
+        return whole(builder)
+
+    monkeypatch.setattr(BatchBuilder, "flush", flush)
+    batches = list(read_shard(shard, Fields(keep=("k",)), pa.schema([("k", pa.binary())])))
+    assert (sum(good.num_rows for good, _ in batches), sum(bad.num_rows for _, bad in batches)) == (16, 240)
+    assert max(allocated) < 64 << 20
