@@ -87,12 +87,15 @@ def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.
     return builder.checked_batch(first, text, ids, kept)
 
 
-def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int]]:
-    """Return (rows, bytes) of each row group, as the footer describes them. Raises DamagedShard if it is damaged."""
+def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int, int]]:
+    """Return (rows, bytes, place in the footer) of each row group. Raises DamagedShard if the footer is damaged."""
     with arrow_damage():
         file, groups = open_parquet(handle)
         rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-        return [(count, sum(column.length for column in group)) for count, group in zip(rows, groups, strict=True)]
+        return [
+            (count, sum(column.length for column in group.columns), group.place)
+            for count, group in zip(rows, groups, strict=True)
+        ]
 
 
 def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
@@ -102,7 +105,7 @@ def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[in
     could not be read, and at once if the file is not Parquet.
     """
     with arrow_damage():
-        opened = _open(handle, fields)
+        opened = _open(handle, fields, part)
     file = opened.file
     first, damage = part.row, None
     for number in range(part.first, file.num_row_groups if part.end is None else part.end):
@@ -116,7 +119,7 @@ def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[in
                 size = rows_at_once(
                     opened.ahead,
                     file.schema,
-                    opened.groups[number],
+                    opened.groups[number - part.first],
                     rows=rows,
                     encoded=opened.encoded,
                     batch_bytes=BATCH_BYTES,
@@ -141,7 +144,7 @@ def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[in
 
 @dataclass
 class _OpenFile:
-    """An open file: the columns `needed`, their chunks by leaf for each row group, and the leaves that stay encoded."""
+    """An open file: the columns `needed`, their chunks by leaf for each row group read, and the leaves that stay encoded."""
 
     file: pq.ParquetFile
     ahead: ReadAheadFile
@@ -150,10 +153,12 @@ class _OpenFile:
     encoded: set[str]
 
 
-def _open(handle: IO[bytes], fields: Fields) -> _OpenFile:
-    file, groups = open_parquet(handle)
+def _open(handle: IO[bytes], fields: Fields, part: Part) -> _OpenFile:
+    file, row_groups = open_parquet(handle, part)
+    groups = [group.columns for group in row_groups]
     schema, count = file.schema, len(file.schema)
-    if any(len(group) != count for group in groups) or len(groups) != file.num_row_groups:
+    expected = len(range(part.first, file.num_row_groups if part.end is None else part.end))
+    if any(len(group) != count for group in groups) or len(groups) != expected:
         raise ValueError("its row groups do not have the columns of its schema")
     needed = needed_columns(file.schema_arrow, fields)
     # A value that a small file stores once may fill gigabytes of rows: it stays in a dictionary until they are counted.

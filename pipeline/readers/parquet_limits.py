@@ -13,7 +13,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .thrift import Compact, ThriftError, Value
+from .shard import Part
+from .thrift import START, Compact, Selection, ThriftError, Value
 
 MAX_DEPTH = 100  # of a schema; Arrow walks it by recursion
 
@@ -26,6 +27,12 @@ VALUE_BYTES = 8  # levels and index of a value, whatever its size
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 3, 4, 7, 8
+
+# What is read of the structures of Parquet's specification, by the numbers of their fields.
+_COLUMN: Selection = {3: {2: {}, 5: {}, 7: {}, 9: {}, 11: {}}}
+_GROUP: Selection = {1: _COLUMN}
+_FOOTER: Selection = {2: {5: {}}, 4: _GROUP}
+_PAGE: Selection = {1: {}, 2: {}, 3: {}, 5: {1: {}, 2: {}}, 8: {1: {}, 4: {}}}
 
 _LEAVES_DICTIONARIES = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONARY}
 
@@ -41,6 +48,14 @@ class Column:
 
 
 @dataclass
+class RowGroup:
+    """A row group in the footer: the place of its description there, in bytes, and its columns."""
+
+    place: int
+    columns: list[Column]
+
+
+@dataclass
 class _Chunk:
     """Bytes that a column of a row group may take in memory: in all, and per row if each row is one value."""
 
@@ -49,8 +64,8 @@ class _Chunk:
     row: int = VALUE_BYTES
 
 
-def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]:
-    """Return `handle` as a Parquet file, and the columns of each row group as its footer describes them.
+def open_parquet(handle: IO[bytes], part: Part | None = None) -> tuple[pq.ParquetFile, list[RowGroup]]:
+    """Return `handle` as a Parquet file, and its row groups, or those of a part, as its footer describes them.
 
     The footer is not read by pyarrow, which ends the process if a column's statistics are wrong. Raises ThriftError if
     the schema is too deep for Arrow, an Arrow error if the file is not Parquet.
@@ -58,12 +73,18 @@ def open_parquet(handle: IO[bytes]) -> tuple[pq.ParquetFile, list[list[Column]]]
     size = handle.seek(0, os.SEEK_END)
     handle.seek(max(0, size - 8))
     tail = handle.read(8)
-    length, groups = int.from_bytes(tail[:4], "little"), list[list[Column]]()
+    length, groups = int.from_bytes(tail[:4], "little"), list[RowGroup]()
     if tail[4:] == b"PAR1" and length <= size - 12:  # else Arrow says what is wrong
         handle.seek(size - 8 - length)
-        footer = Compact(handle.read(length)).struct()
-        _check_depth(footer.get(2))
-        groups = [[_column(column) for column in _list(_fields(group).get(1))] for group in _list(footer.get(4))]
+        data = handle.read(length)
+        if part is None or part.end is None:
+            footer = Compact(data).struct(_FOOTER)
+            _check_depth(footer.get(2))
+            found = [_fields(group) for group in _list(footer.get(4))]
+        else:  # the whole footer was checked when the shard was split: doing so for each part would take quadratic time
+            compact = Compact(data, part.place)
+            found = [compact.struct(_GROUP) for _ in range(part.first, part.end)]
+        groups = [_row_group(fields) for fields in found]
     handle.seek(0)
     return pq.ParquetFile(handle), groups
 
@@ -74,6 +95,11 @@ def _fields(value: Value) -> dict[int, Value]:
 
 def _list(value: Value) -> list[Value]:
     return value if isinstance(value, list) else []
+
+
+def _row_group(fields: dict[int, Value]) -> RowGroup:
+    place = fields.get(START)
+    return RowGroup(place if isinstance(place, int) else 0, [_column(column) for column in _list(fields.get(1))])
 
 
 def _column(value: Value) -> Column:
@@ -135,7 +161,7 @@ def _measure(ahead: ReadAheadFile, column: Column, encoded: bool, width: int) ->
     """Return what the pages of a column take; `width` is that of its values if all have the same, else 0."""
     compact, chunk, dictionary = Compact(ahead.load(column.start, column.length)), _Chunk(), 0
     while compact.at < column.length and chunk.values < column.values:  # Arrow stops there, and a writer may do so
-        header = compact.struct()
+        header = compact.struct(_PAGE)
         size, packed = header.get(2), header.get(3)
         if not isinstance(size, int) or not isinstance(packed, int) or size < 0 or packed < 0:
             raise ThriftError("a page has no length")

@@ -57,12 +57,12 @@ def _row_group_parts(shard: Shard, file_io: FileIO) -> list[Part]:
             sizes = row_group_sizes(handle)
     except DamagedShard:
         sizes = []
-    if not sizes or min(map(min, sizes)) < 0 or sum(rows for rows, _ in sizes) >= MAX_ROWS:
+    if not sizes or min(map(min, sizes)) < 0 or sum(rows for rows, _, _ in sizes) >= MAX_ROWS:
         return [Part(shard, shard.bytes)]
     parts, first, row, rows, size = list[Part](), 0, 0, 0, 0
-    for number, (group_rows, group_bytes) in enumerate(sizes, 1):
+    for number, (group_rows, group_bytes, _) in enumerate(sizes, 1):
         rows, size = rows + group_rows, size + group_bytes
         if size >= PART_BYTES or number == len(sizes):
-            parts.append(Part(shard, size, len(parts), 0, first, number, row))
+            parts.append(Part(shard, size, len(parts), 0, first, number, row, sizes[first][2]))
             first, row, rows, size = number, row + rows, 0, 0
     return [replace(part, parts=len(parts)) for part in parts]

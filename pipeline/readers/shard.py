@@ -57,8 +57,8 @@ class Shard:
 class Part:
     """What is read of a shard at once: all of it, or the row groups from `first` to before `end` of a Parquet shard.
 
-    `bytes` is about how many the part takes in the file, `number` counts the `parts` of the shard from 0, and `row` is the
-    number of its first row.
+    `bytes` is about how many the part takes in the file, `number` counts the `parts` of the shard from 0, `row` is the
+    number of its first row, and `place` is where the footer describes its first row group, in bytes.
     """
 
     shard: Shard
@@ -68,3 +68,4 @@ class Part:
     first: int = 0
     end: int | None = None
     row: int = 0
+    place: int = 0

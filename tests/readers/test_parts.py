@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.io.file_io import FileIO
 from audioclip_text.pipeline.publish.run_totals import RunTotals
-from audioclip_text.pipeline.readers import parts
+from audioclip_text.pipeline.readers import parquet_limits, parts
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
 from audioclip_text.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
@@ -118,6 +118,22 @@ def test_the_parts_of_a_shard_cover_it(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(path.read_bytes()[:-9])
     (shard,) = find_shards([str(path)])
     assert [(part.first, part.end, part.parts) for (part,) in split_group([shard], FileIO())] == [(0, None, 1)]
+
+
+def test_the_footer_is_parsed_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part parses its own row groups only: all of them for each part would take quadratic time."""
+    parsed, column = list[int](), parquet_limits.Column
+
+    def count(start: int, length: int, values: int, encodings: set[int]) -> parquet_limits.Column:
+        parsed.append(start)
+        return column(start, length, values, encodings)
+
+    path = write_groups(tmp_path / "a.parquet")
+    monkeypatch.setattr(parts, "PART_BYTES", path.stat().st_size // 5)
+    monkeypatch.setattr(parquet_limits, "Column", count)
+    _, _, totals = read_all(tmp_path, find_shards([str(path)]))
+    assert len(totals.parts) > 3
+    assert len(parsed) == 2 * GROUPS  # when the shard is split, and when its parts are read
 
 
 @pytest.mark.parametrize(
