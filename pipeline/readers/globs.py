@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from ..io import beam_files
 from ..io.versions import ListedFile, list_remote, local_file
+from .shard import InputError
 
 _WILDCARD = re.compile(r"[*?\[]")
 _DIRECTORIES = re.compile(r"(?:(?<=/)|^)\*\*/")  # "**/" as a whole component
@@ -35,9 +36,10 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
 
 
 def match_local(pattern: str) -> list[ListedFile]:
-    """Return the local files that a glob matches, by path. Raises OSError if one is unreadable.
+    """Return the local files that a glob matches, by path.
 
-    A file whose name is exactly the pattern is the only match: its name may contain brackets.
+    A file whose name is exactly the pattern is the only match: its name may contain brackets. Raises OSError if one is
+    unreadable, InputError if one is a device or a socket, which may have no end.
     """
     if os.path.isfile(pattern) or not _WILDCARD.search(pattern):
         paths = {pattern} if os.path.lexists(pattern) else set()
@@ -45,8 +47,14 @@ def match_local(pattern: str) -> list[ListedFile]:
         directory = fixed_part(pattern)
         alternatives = _alternatives(pattern[len(directory) :].split("/"))
         paths = {path for parts in alternatives for path in _expand(directory, parts)}
-    files = ((path, os.stat(path)) for path in sorted(paths))
-    return [local_file(path, status) for path, status in files if not stat.S_ISDIR(status.st_mode)]
+    files = list[ListedFile]()
+    for path in sorted(paths):
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+            files.append(local_file(path, status))
+        elif not stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path} is a device or a socket, and a shard is a file or a named pipe: leave it out")
+    return files
 
 
 def match_remote(pattern: str) -> list[ListedFile]:

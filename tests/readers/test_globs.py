@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_two_stars_match_any_number_of_directories(tree: Path) -> None:
     assert names(f"{tree}/s**b.txt") == ["s1/t/b.txt"]
     assert names("**/t/**/b.txt") == ["s1/t/b.txt"]
     assert names("s1/") == [".e.txt", "a.txt"]
+
+
+def test_devices_and_sockets_are_refused(tree: Path) -> None:
+    """They might have no end; named pipes are read, and so is standard input if it is a pipe or a file."""
+    (tree / "zero.txt").symlink_to("/dev/zero")
+    for pattern in ("zero.txt", "*.txt"):
+        with pytest.raises(InputError, match=r"^zero\.txt is a device or a socket, .*: leave it out$"):
+            names(pattern)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("a.jsonl")
+        with pytest.raises(InputError, match=r"^a\.jsonl is a device or a socket"):
+            names("*.jsonl")
+    os.mkfifo("pipe.csv")
+    assert names("*.csv") == ["pipe.csv"]
 
 
 def test_links_are_followed_but_not_by_two_stars(tree: Path) -> None:
