@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, TypeAlias
 
@@ -16,6 +17,8 @@ from .shard import RECORD_BYTES, Batches, Records, Shard
 Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int], Records]"
 
 PEEKED_RECORDS = 1000  # per shard, to find out which fields there are
+
+SHOWN_NAMES, EXCERPT = 10, 100  # names of fields in a message, and characters of each
 
 
 @dataclass
@@ -125,6 +128,16 @@ def check_utf8(line: bytes) -> BadRow | None:
 def excerpt(line: bytes) -> str:
     """Return the beginning of a line, bytes that are not UTF-8 spelled out."""
     return line[:1000].decode("utf-8", "backslashreplace")
+
+
+def some_of(names: Sequence[str], like: Sequence[str] = ()) -> str:
+    """Return names of fields for a message: all, or some and their number, first those that are similar to `like`."""
+    short = [name if len(name) <= EXCERPT else f"{name[:EXCERPT]}..." for name in names]
+    if len(short) <= SHOWN_NAMES:
+        return ", ".join(short)
+    near = itertools.chain.from_iterable(difflib.get_close_matches(name, short) for name in like)
+    first = list(dict.fromkeys([*near, *short[:SHOWN_NAMES]]))[:SHOWN_NAMES]
+    return f"{', '.join(first)}, ... ({len(names):,} in all)"
 
 
 def decode_lines(block: list[bytes | None]) -> list[str] | None:

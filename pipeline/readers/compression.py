@@ -22,7 +22,15 @@ BLOCK_ROWS = 4096
 
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz", ".gzip": "gzip"}
 
-_BOM, _OTHER_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+_BOM = b"\xef\xbb\xbf"
+
+# UTF-32 comes first: in little endian its mark begins with that of UTF-16.
+_OTHER_BOMS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 
 
 class DamagedShard(Exception):
@@ -121,14 +129,15 @@ _CODECS: dict[str, tuple[Callable[[], _Decompressor], Callable[..., Iterator[byt
 def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Iterator[list[bytes | None]]:
     r"""Yield lines without their "\n", up to BLOCK_ROWS at a time; a line over `limit` bytes, never held whole, is None.
 
-    A byte order mark is removed. Raises WrongEncoding for UTF-16, and DamagedShard, without the last line, if the bytes
-    end too early.
+    A byte order mark is removed. Raises WrongEncoding for UTF-16 and UTF-32, and DamagedShard, without the last line, if
+    the bytes end too early.
     """
     rest, skipping, first = b"", False, True
     for piece in pieces(handle, compression):
-        if first and not rest and piece.startswith(_OTHER_BOMS):
+        encoding = next((name for mark, name in _OTHER_BOMS.items() if piece.startswith(mark)), None)
+        if encoding and first and not rest:
             raise WrongEncoding(
-                "the text is UTF-16 and must be UTF-8: convert it, as in iconv -f UTF-16 -t UTF-8 OLD > NEW"
+                f"the text is {encoding} and must be UTF-8: convert it, as in iconv -f {encoding} -t UTF-8 OLD > NEW"
             )
         block: list[bytes | None] = list(piece.split(b"\n"))
         block[0] = rest + (block[0] or b"")
@@ -147,8 +156,8 @@ def line_blocks(handle: IO[bytes], compression: str | None, limit: int) -> Itera
             yield block[start : start + BLOCK_ROWS]
     if skipping:
         yield [None]
-    elif rest:
-        yield _drop_long([rest.removeprefix(_BOM) if first else rest], limit)
+    elif rest := rest.removeprefix(_BOM) if first else rest:
+        yield _drop_long([rest], limit)
 
 
 def _drop_long(block: list[bytes | None], limit: int) -> list[bytes | None]:

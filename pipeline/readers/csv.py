@@ -7,13 +7,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
-from .base import RecordReader, decode_lines, excerpt, too_long
+from .base import EXCERPT, RecordReader, decode_lines, excerpt, some_of, too_long
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard, line_blocks
 from .fields import BadRow, Fields
 from .shard import RECORD_BYTES, Record, Records, Shard
 
 # Cost of a line besides its bytes, and the bytes that may be read again in any file.
 _LINE_COST, _REREAD_BYTES = 64, 64 << 20
+
+
+# Python's message names a remedy that users do not have.
+_CARRIAGE_RETURN = (
+    "a carriage return (CR) is outside of quotes, and no line feed (LF) follows it: quote the field, or if all lines end "
+    r"so, convert them, as in tr '\r' '\n' < OLD > NEW"
+)
 
 
 class _RecordTooLong(Exception):
@@ -97,7 +104,8 @@ class _RecordParser:
         try:
             record = next(self.reader)
         except (csv.Error, _RecordTooLong) as error:
-            record = BadRow("malformed record", str(error), text=excerpt(self.pending[0]))
+            detail = _CARRIAGE_RETURN if str(error).startswith("new-line character") else str(error)
+            record = BadRow("malformed record", detail, text=excerpt(self.pending[0]))
             self.reread += sum(_LINE_COST + len(line) for line in self.pending)
             # Without this limit, a file in which each line opens a quote takes quadratic time.
             if self.reread > _REREAD_BYTES + 8 * self.fresh:
@@ -126,21 +134,27 @@ def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, delimiter: str) -> 
             if isinstance(header, BadRow):
                 raise DamagedShard(f"csv: the header cannot be read: {header.detail}")
             names = [_printable(name)[0] for name in header]
-            _check_header(names, fields, delimiter)
+            _check_header(names, fields, shard, delimiter)
         yield row, [bad if isinstance(bad, BadRow) else _named(names, bad, delimiter) for bad in records]
         row += len(records)
 
 
-def _check_header(names: list[str], fields: Fields, delimiter: str) -> None:
+def _check_header(names: list[str], fields: Fields, shard: Shard, delimiter: str) -> None:
     """Raise BadHeader if a name occurs twice, or if the only name seems to be several with another delimiter."""
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise BadHeader(f"the header has the field {', '.join(map(repr, twice))} more than once: rename the others")
+        raise BadHeader(f"the header has the field {some_of(list(map(repr, twice)))} more than once: rename the others")
     other = next((other for other in ";\t|," if other != delimiter and other in names[0]), None)
     if len(names) == 1 and other and names[0] not in fields.columns:
-        form = "--input_format csv " if delimiter == "\t" else ""
-        flags = {"\t": "--input_format tsv", ",": "--input_format csv"}.get(other, f"{form}--delimiter '{other}'")
-        raise BadHeader(f"the header {names[0]!r} is one field, and looks as if {other!r} separates it: try {flags}")
+        is_csv, rest = shard.format == "csv", " without --delimiter" if shard.delimiter else ""
+        if other == "," and is_csv:
+            remedy = "leave --delimiter out"
+        elif other in ",\t":
+            remedy = f"try --input_format {'csv' if other == ',' else 'tsv'}{rest}"
+        else:
+            remedy = f"try {'' if is_csv else '--input_format csv '}--delimiter '{other}'"
+        header = names[0][:EXCERPT]
+        raise BadHeader(f"the header {header!r} is one field, and looks as if {other!r} separates it: {remedy}")
 
 
 def _named(names: list[str], values: list[str], delimiter: str) -> Record | BadRow:

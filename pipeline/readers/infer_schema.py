@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
-from .base import FieldSummary
+from .base import FieldSummary, some_of
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .fields import Fields, is_text
 from .registry import READERS
@@ -41,7 +41,7 @@ def infer_kept_schema(
     values of these shards fit it.
 
     Raises InputError if no record has a field (the message names those that exist), if a field has a type or a name that
-    it must not have, if fields are given and no shard has any, if a header cannot name fields, if all shards are UTF-16,
+    it must not have, if fields are given and no shard has any, if a header cannot name fields, if no shard is UTF-8,
     and if a shard cannot be opened or gives no byte for as long as `file_io` waits.
     """
     _check_names(fields)
@@ -58,7 +58,8 @@ def infer_kept_schema(
         unknown = [path for path in fields.columns if path not in summary.paths]
         if unknown:
             raise InputError(
-                f"no record has the field {', '.join(map(repr, unknown))}; the fields are {', '.join(summary.names)}"
+                f"no record has the field {', '.join(map(repr, unknown))}; "
+                f"the fields are {some_of(list(summary.names), unknown)}"
             )
     earlier = [known.field(name).type for name in fields.keep] if known is not None else [pa.null()] * len(fields.keep)
     kinds = {name: [kind, *summary.kept_types.get(name, [])] for name, kind in zip(fields.keep, earlier, strict=True)}

@@ -33,6 +33,32 @@ def test_malformed_records_of_csv(tmp_path: Path) -> None:
     assert rejected[2]["text"] == '4,"open'
 
 
+def test_a_carriage_return_without_a_line_feed_in_csv(tmp_path: Path) -> None:
+    """The rejection says what to change; in quotes it is a character."""
+    (tmp_path / "a.csv").write_bytes(b'text,n\nx\ry,1\n"x\ry",2\n')
+    rows, rejected = read_rows(tmp_path / "a.csv")
+    assert (texts(rows), reasons(rejected)) == (["x\ry"], [("0", "malformed record")])
+    remedy = (
+        "a carriage return (CR) is outside of quotes, and no line feed (LF) follows it: quote the field, or if all "
+        r"lines end so, convert them, as in tr '\r' '\n' < OLD > NEW"
+    )
+    assert rejected[0]["detail"] == remedy
+    (tmp_path / "a.csv").write_bytes(b"text,n\rx,1\ry,2\r")
+    rows, rejected = read_rows(tmp_path / "a.csv")
+    assert (rows, reasons(rejected)) == ([], [("0", "damaged shard")])
+    assert rejected[0]["detail"] == f"csv: the header cannot be read: {remedy}"
+
+
+def test_empty_lines_of_csv_are_skipped(tmp_path: Path) -> None:
+    """They do not count as rows; a file of one column can have an empty text in quotes."""
+    (tmp_path / "a.csv").write_bytes(b'\ntext\n\nx\n\r\n""\n\ny\n')
+    rows, rejected = read_rows(tmp_path / "a.csv")
+    assert ([(row["row"], row["text"]) for row in rows], reasons(rejected)) == (
+        [(0, "x"), (2, "y")],
+        [("1", "empty text")],
+    )
+
+
 @pytest.mark.slow
 def test_csv_quotes_left_open_again_and_again_end_in_damage(tmp_path: Path) -> None:
     """A file in which each line opens a quote to its end does not take quadratic time."""

@@ -101,6 +101,20 @@ def test_types_of_kept_fields_over_several_shards(tmp_path: Path) -> None:
     assert "kept field 'l' has types without a common one: int64, list<" in refusal(lambda: kept(tmp_path, "l"))
 
 
+def test_of_many_fields_a_few_are_named(tmp_path: Path) -> None:
+    """Those with similar names come first, long names are cut, and the message stays short."""
+    header = [f"column{n}" for n in range(100_000)]
+    (tmp_path / "a.csv").write_text(f"{','.join([*header, 'x' * 1000, 'Text'])}\n{',' * 100_001}\n")
+    first = ", ".join(header[:9])
+    assert refusal(lambda: kept(tmp_path)) == (
+        f"no record has the field 'text'; the fields are Text, {first}, ... (100,002 in all)"
+    )
+    (tmp_path / "a.csv").write_text(f"{'x' * 1000}\ny\n")
+    assert refusal(lambda: kept(tmp_path)) == f"no record has the field 'text'; the fields are {'x' * 100}..."
+    (tmp_path / "a.csv").write_text(f"{','.join(header * 2)}\n")
+    assert len(refusal(lambda: kept(tmp_path))) < 300 + len(str(tmp_path))
+
+
 def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
     """This is so for a text field, an id field, a kept field, and one inside a list."""
     lines(tmp_path / "a.jsonl", {"txet": "t", "c": [{"t": "x"}], "n": 1}, {"more": 1})
@@ -218,6 +232,16 @@ def test_headers_that_cannot_name_fields_are_refused(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "a.csv").write_text(f"{header}\n1;x\n")
         assert refusal(lambda: kept(tmp_path)) == start + message
+    for header, delimiter, remedy in (
+        ("text,n", ";", "leave --delimiter out"),
+        ("text,n", "\t", "leave --delimiter out"),
+        ("text\tn", ";", "try --input_format tsv without --delimiter"),
+        ("text|n", ";", "try --delimiter '|'"),
+    ):
+        (tmp_path / "a.csv").write_text(f"{header}\n1,x\n")
+        shards = find_shards([f"{tmp_path}/a.csv"], delimiter=delimiter)
+        message = refusal(lambda shards=shards: infer_kept_schema(shards, Fields()))
+        assert message.endswith(f"separates it: {remedy}")
     (tmp_path / "a.csv").write_text("a;b\nx\n")
     assert kept(tmp_path, text="a;b") == {}
     (tmp_path / "a.csv").unlink()
@@ -226,12 +250,15 @@ def test_headers_that_cannot_name_fields_are_refused(tmp_path: Path) -> None:
         assert refusal(lambda: kept(tmp_path)).endswith(f"separates it: try {flags}")
 
 
-def test_shards_of_utf16_are_refused(tmp_path: Path) -> None:
+def test_shards_of_utf16_and_utf32_are_refused(tmp_path: Path) -> None:
     """The message says how to convert them; next to shards of UTF-8 the run reports them as damaged."""
-    (tmp_path / "a.csv").write_bytes("id,text\n1,x\n".encode("utf-16"))
-    assert refusal(lambda: kept(tmp_path)) == (
-        f"{tmp_path}/a.csv: the text is UTF-16 and must be UTF-8: convert it, as in iconv -f UTF-16 -t UTF-8 OLD > NEW"
-    )
+    for encoding in ("UTF-16", "UTF-32"):
+        for order in ("LE", "BE"):
+            (tmp_path / "a.csv").write_bytes("\ufeffid,text\n1,x\n".encode(f"{encoding}-{order}"))
+            assert refusal(lambda: kept(tmp_path)) == (
+                f"{tmp_path}/a.csv: the text is {encoding} and must be UTF-8: convert it, as in iconv -f {encoding} "
+                f"-t UTF-8 OLD > NEW"
+            )
     lines(tmp_path / "b.jsonl", {"text": "t"})
     assert kept(tmp_path) == {}
 

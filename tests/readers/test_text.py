@@ -63,6 +63,14 @@ def test_byte_order_marks(tmp_path: Path, form: str) -> None:
     assert "UTF-16" in str(rejected[0]["detail"])
 
 
+@pytest.mark.parametrize("form", ["txt", "jsonl", "csv"])
+def test_a_file_of_a_byte_order_mark_alone_has_no_rows(tmp_path: Path, form: str) -> None:
+    """It is as empty as a file of no bytes."""
+    for content in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / f"a.{form}").write_bytes(content)
+        assert read_rows(tmp_path / f"a.{form}") == ([], [])
+
+
 def test_mixed_line_ends(tmp_path: Path) -> None:
     """A line ends with \\n or \\r\\n; the last line needs no end; \\r alone is a character."""
     (tmp_path / "a.txt").write_bytes(b"a\r\nb\nc\rd\ne\r")
