@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from apache_beam.internal import cloudpickle_pickler
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.io.file_io import FileIO
@@ -50,6 +51,7 @@ def test_a_process_without_options_reaches_the_store() -> None:
     with object_stores.s3() as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.env.items():
             patch.setenv(name, value)
+        FileSystems.set_options(PipelineOptions([]))  # of this process, which writes the object
         path = store.put("texts/a.txt", b"dog\n")
         options = {
             "s3_endpoint_url": store.env["AWS_ENDPOINT_URL"],
