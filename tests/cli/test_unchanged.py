@@ -13,6 +13,8 @@ import pytest
 from audioclip_text.pipeline import unchanged
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.parser import parse
+from audioclip_text.pipeline.inference.encoder_settings import ModelInfo
+from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.history import rollback
 from audioclip_text.pipeline.unchanged import unchanged_since
@@ -114,6 +116,22 @@ def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:
     part.write_bytes(whole)
     assert check() == current_name("out")
     edit_manifest(folder / "out", lambda manifest: manifest.update(tool_version="0.0.1"))
+    assert check() is None
+
+
+def test_a_model_that_is_replaced_while_a_run_reads_it_makes_another_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has embedded with the file that it found."""
+    plain = RecordBatchHandler.describe
+
+    def describe(handler: RecordBatchHandler) -> ModelInfo:
+        model = plain(handler)
+        os.utime("head.pt")
+        return model
+
+    monkeypatch.setattr(RecordBatchHandler, "describe", describe)
+    assert main(command("--force")) == 0
     assert check() is None
 
 

@@ -16,7 +16,7 @@ from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_bits, bucket_of, read_rows
 from audioclip_text.pipeline.dedup.spill import PieceCodec, combine_batches
 from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
-from audioclip_text.pipeline.text_hash import add_text_hash
+from audioclip_text.pipeline.text_hash import add_text_hash, hash_words
 
 SCHEMA = pa.schema([*ROW, pa.field("tags", pa.list_(pa.string())), TEXT_HASH])
 CODEC = PieceCodec(SCHEMA)
@@ -40,6 +40,12 @@ def split(batches: list[pa.RecordBatch], bits: int, spill: str | None = None) ->
     do.start_bundle()
     pieces = [piece for batch in batches for piece in do.process(batch)]
     return [*pieces, *(windowed.value for windowed in do.finish_bundle())]
+
+
+def test_hashes_of_a_slice() -> None:
+    """A slice of an Arrow array has the buffer of the whole array."""
+    hashes = hashed([f"text {n}" for n in range(9)]).column("text_hash")
+    np.testing.assert_array_equal(hash_words(hashes.slice(3, 4)), hash_words(hashes)[3:7])
 
 
 @pytest.mark.slow

@@ -149,6 +149,9 @@ def test_long_texts_are_rejected(checkpoint: Checkpoint, tokenizer: ClipTokenize
     assert np.isnan(encoding.vectors).all(1).tolist() == encoding.truncated.tolist() == [False, True, False]
     np.testing.assert_allclose(encoding.vectors[[0, 2]], small.encode(["wind", "a dog"]), rtol=0, atol=1e-5)
     assert np.isnan(strict.encode_rows([LONG]).vectors).all()
+    longest = strict.encode_rows(["a " * 75])
+    assert (longest.n_tokens.tolist(), longest.truncated.tolist()) == ([77], [False])
+    assert np.isfinite(longest.vectors).all()
 
 
 def test_end_of_text_in_a_text(small: TextEncoder) -> None:

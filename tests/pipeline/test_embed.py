@@ -18,6 +18,7 @@ from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
+from audioclip_text.pipeline.publish import publish_snapshot
 from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_text.pipeline.snapshots.history import gc, log, rollback
 from audioclip_text.pipeline.snapshots.listing import read_file_list
@@ -42,6 +43,22 @@ def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> No
     np.testing.assert_array_equal(vectors(table), expected)
     assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 50
     assert manifest["weights"] == "untrained"
+    assert list((tmp_path / "out").rglob("spill-*")) == []
+
+
+@pytest.mark.parametrize("cleaning", ["remove_strays", "remove_spills"])
+def test_a_snapshot_is_published_though_what_it_does_not_need_stays(
+    tmp_path: Path, cleaning: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(publish_snapshot, cleaning, fail)
+    write_jsonl(tmp_path / "a.jsonl", _rows(3))
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert current_name(str(tmp_path / "out")) == manifest["snapshot"]
+    assert "cannot be removed: [Errno 1] Operation not permitted" in caplog.text
+    assert bool(list((tmp_path / "out").rglob("spill-*"))) == (cleaning == "remove_spills"), "the rest is removed"
 
 
 def test_the_schema_is_the_contract(tmp_path: Path) -> None:

@@ -323,3 +323,20 @@ def test_the_pointer_is_changed_and_cannot_be_read(two_nights: Nights, nth: int)
         assert error is None or "may have been published" in error
     assert nights.night(None) is None
     nights.check_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "permanently"])
+def test_the_pointer_can_be_read_and_not_written(two_nights: Nights, lasting: bool) -> None:
+    """The last operation on `current.json` is the one that changes it."""
+    nights = restore(two_nights)
+    assert nights.night(None) is None
+    nth = nights.faults.seen["pointer"]
+    nights = restore(two_nights)
+    before = current_name(str(nights.output))
+    error = nights.night(Fault("pointer", nth, errno.ENOSPC, lasting=lasting))
+    assert nights.faults.fired > 0
+    assert error is not None
+    assert "No space left on device" in error
+    assert current_name(str(nights.output)) == before
+    assert nights.night(None) is None

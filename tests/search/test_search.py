@@ -315,6 +315,11 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is not the file that the manifest describes" in capsys.readouterr().err
     shutil.rmtree(out)
     write_snapshot(out, [rows], 4)
+    rewrite(out, lambda table: table.replace_schema_metadata({**table.schema.metadata, b"fingerprint": b"f" * 64}))
+    assert main(["search", str(out), query]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+    shutil.rmtree(out)
+    write_snapshot(out, [rows], 4)
     rewrite(out, lambda table: table.slice(0, 1), sign=False)
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes: audioclip-text validate lists" in capsys.readouterr().err

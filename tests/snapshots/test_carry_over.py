@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
@@ -22,7 +23,7 @@ from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.validation.validate_snapshot import validate
 from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
-from tests.support.snapshots import directory_of, files_of
+from tests.support.snapshots import directory_of, edit_manifest, files_of
 from tests.support.stub import OtherHandler
 
 Row = dict[str, object]
@@ -108,12 +109,23 @@ def test_removed_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_text_bytes": 99}, {"on_long": "reject"}, {"force": True}, {"keep_fields": []}]
+    ("earlier", "change"),
+    [
+        ({}, {"max_text_bytes": 99}),
+        ({}, {"on_long": "reject"}),
+        ({}, {"force": True}),
+        ({}, {"keep_fields": []}),
+        ({"tool_version": "0.0.1"}, {}),
+    ],
 )
 @pytest.mark.slow
-def test_everything_is_read_if_other_rows_could_result(tmp_path: Path, change: dict[str, object]) -> None:
+def test_everything_is_read_if_other_rows_could_result(
+    tmp_path: Path, earlier: dict[str, object], change: dict[str, object]
+) -> None:
+    """Another option of the run, or another version of this program that made the `earlier` snapshot."""
     folder, output = write_corpus(tmp_path / "in", 3), tmp_path / "out"
     run(folder, output)
+    edit_manifest(output, lambda manifest: manifest.update(earlier))  # type: ignore[typeddict-item]
     manifest, _ = embed(folder / "*.jsonl", output, **{"id_field": "id", "keep_fields": ["tag"], **change})
     assert manifest["counts"]["read"] == manifest["totals"]["read"] == 60
     assert len(manifest["segments"]) == 1
@@ -230,6 +242,18 @@ def test_a_forced_run_that_did_not_publish_is_not_reused(tmp_path: Path) -> None
         run(folder, output, handler=OtherHandler(), force=True, max_rejected="0")
     manifest, texts = run(folder, output)
     assert (len(texts), manifest["notes"]) == (19, [])
+
+
+def test_files_of_a_run_that_is_still_going_on_are_not_reused(tmp_path: Path) -> None:
+    """A run that ended without publishing stands for it: its lock is held again."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    with pytest.raises(Exception, match="more than --max_rejected 0"):
+        run(folder, output, max_rejected="0")
+    (living,) = output.glob("snapshots/*")
+    with FileLock(living / "run.lock"):
+        manifest, texts = run(folder, output)
+    assert (len(texts), manifest["notes"]) == (38, [])
+    assert list(living.glob("part-*"))
 
 
 def test_a_local_run_knows_its_canary_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.snapshots import history
+from audioclip_text.pipeline.snapshots import commit, history
 from audioclip_text.pipeline.snapshots.commit import current_name, point_to, require_manifest
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.snapshot import Snapshot
@@ -74,6 +74,31 @@ def test_rollback_to_a_snapshot_that_gc_removes_meanwhile(
     with pytest.raises(SnapshotError, match=f"has no finished snapshot '{names[1]}'"):
         history.rollback(output)
     assert current_name(output) == names[2]
+
+
+def test_the_pointer_is_only_changed_from_the_expected_snapshot(tmp_path: Path, names: list[str]) -> None:
+    output = str(tmp_path / "out")
+    with pytest.raises(SnapshotError, match="run again"):
+        point_to(output, names[0], expected=names[1])
+    assert current_name(output) == names[2]
+
+
+def test_a_run_publishes_while_another_one_writes_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that comes second to the pointer fails, and no longer counts as a snapshot."""
+    output, plain, others = tmp_path / "out", commit._write_once, list[str]()
+
+    def write_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(commit, "_write_once", plain)
+        others.append(embed(tmp_path / "b.jsonl", output)[0]["snapshot"])
+        return plain(*arguments)
+
+    for text in "ab":
+        write_jsonl(tmp_path / f"{text}.jsonl", [{"text": text}])
+    monkeypatch.setattr(commit, "_write_once", write_late)
+    with pytest.raises(RuntimeError, match="run again"):
+        embed(tmp_path / "a.jsonl", output)
+    assert current_name(str(output)) == others[0]
+    assert [path.parent.name for path in output.glob("snapshots/*/manifest.json")] == others
 
 
 @pytest.mark.slow

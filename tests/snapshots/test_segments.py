@@ -41,6 +41,11 @@ def test_large_segments_are_left_alone() -> None:
     assert choose_segments([1_000_000, 10, 300], [True, True, True], 50) == [0, 2]
 
 
+def test_the_smallest_of_too_many_are_read_again() -> None:
+    """Two of sixteen must go: the changed shard becomes one segment, and the shards that are read again another."""
+    assert choose_segments([16 << n for n in range(MAX_SEGMENTS)], [True] * MAX_SEGMENTS, 1) == list(range(2, 16))
+
+
 @given(
     segments=st.lists(st.tuples(st.integers(0, 1000), st.booleans()), max_size=MAX_SEGMENTS),
     changed=st.integers(0, 1000),
