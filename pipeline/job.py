@@ -26,7 +26,7 @@ from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
 from .snapshots.carry_over import CarryOver, decide, files_to_search, has_comparable_rows
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
-from .snapshots.history import last_with_model
+from .snapshots.history import measured_work
 from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs, read_canary
 from .snapshots.snapshot import Snapshot
@@ -231,10 +231,10 @@ def _row_estimate(shards: Sequence[Shard]) -> int:
 
 def _bytes_worth_reading(output: str, fingerprint: str, texts: int) -> float:
     """Return how many bytes may be read to look up new texts: as many as are read while the model embeds them."""
-    measured = last_with_model(output, fingerprint)
+    measured = measured_work(output, fingerprint)
     if measured is None:
         return float("inf")
-    seconds = texts * measured["seconds"]["model_seconds"] / max(1, measured["counts"]["model_texts"])
+    seconds = texts * measured.seconds / max(1, measured.texts)
     return max(LOOKUP_BYTES, seconds * READ_BYTES_PER_SECOND)
 
 

@@ -28,7 +28,7 @@ from ..options import EmbedOptions, OptionsError, is_local_run
 from ..publish.limits import Counted, damaged_shards, exceeded_limits
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
-from ..snapshots.history import last_with_model
+from ..snapshots.history import measured_work
 from ..snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from ..snapshots.manifest import DRY_RUN, FileInfo
 from ..snapshots.read_listings import ReadListings
@@ -174,11 +174,12 @@ def plan_summary(job: Job, counts: Mapping[str, int]) -> str:
         f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
         f"model     {texts:,} texts, {tokens:,} tokens",
     ]
-    measured = last_with_model(job.output, job.model.fingerprint)
+    measured = measured_work(job.output, job.model.fingerprint)
     if measured:
-        rate = measured["counts"]["tokens"] / measured["seconds"]["model_seconds"]
+        rate = measured.tokens / measured.seconds
         lines.append(
-            f"estimate  {tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of {measured['snapshot']}"
+            f"estimate  {tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of earlier runs with this "
+            f"fingerprint"
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from typing import NamedTuple
 
 from ..errors import SnapshotError
 from .commit import missing_files, no_snapshot, point_to, read_manifest, require_current, require_manifest, unpublish
@@ -13,6 +14,8 @@ from .manifest import Manifest
 from .run_directory import is_complete, list_runs, remove_run, run_path
 
 _COLUMNS = ("rows", "carried", "embedded", "reused", "rejected")
+
+MEASURED_RUNS = 5  # whose model time is added up
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,19 +44,35 @@ def log(output: str) -> list[str]:
     return lines
 
 
-def last_with_model(output: str, fingerprint: str) -> Manifest | None:
-    """Return the manifest of the newest finished snapshot of that fingerprint whose run used the model, or None."""
-    for name, files in reversed(list_runs(output).items()):
-        if is_complete(files) and name.endswith(fingerprint[:8]):
+class ModelWork(NamedTuple):
+    """What the model did in one or more runs: different texts, their tokens, and the seconds that it took."""
+
+    texts: int
+    tokens: int
+    seconds: float
+
+
+def measured_work(output: str, fingerprint: str) -> ModelWork | None:
+    """Return the model's work in the newest finished runs of that fingerprint together, or None if none used the model.
+
+    The seconds of a small run are mostly those of the model's first call, so several runs count. If the newest
+    MEASURED_RUNS did not use the model, the one before them that did counts.
+    """
+    names = [name for name, files in list_runs(output).items() if is_complete(files) and name.endswith(fingerprint[:8])]
+    texts, tokens, seconds = 0, 0, 0.0
+    for number, name in enumerate(reversed(names)):
+        if tokens and number >= MEASURED_RUNS:
+            break
+        try:
             manifest = read_manifest(output, name, reads=("fingerprint", "counts", "seconds"))
-            if (
-                manifest
-                and manifest["fingerprint"] == fingerprint
-                and manifest["counts"]["tokens"]
-                and manifest["seconds"].get("model_seconds")
-            ):
-                return manifest
-    return None
+        except SnapshotError:  # an estimate must not fail a run
+            continue
+        run_seconds = manifest["seconds"].get("model_seconds", 0.0) if manifest else 0.0
+        if manifest and manifest["fingerprint"] == fingerprint and manifest["counts"]["tokens"] and run_seconds:
+            texts += manifest["counts"]["model_texts"]
+            tokens += manifest["counts"]["tokens"]
+            seconds += run_seconds
+    return ModelWork(texts, tokens, seconds) if tokens else None
 
 
 def rollback(output: str, snapshot: str | None = None) -> str:

@@ -25,6 +25,7 @@ from audioclip_text.pipeline.readers import parts
 from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.object_stores import Store
+from tests.support.snapshots import edit_manifest
 from tests.support.stub import StubHandler
 
 store = object_stores.store
@@ -107,6 +108,18 @@ def test_a_damaged_file_of_the_current_snapshot_is_named(tmp_path: Path, caplog:
     counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
     assert (counts["new"], counts["same"], counts["removed"]) == (9, 0, 0)
     assert f"{part.name} cannot be read" in caplog.text
+
+
+def test_the_estimate_counts_several_runs(tmp_path: Path) -> None:
+    """The model time of a small night is mostly that of the first call; a damaged manifest costs no plan."""
+    output, rows = tmp_path / "out", [{"id": f"r{n}", "text": f"caption {n}"} for n in range(1000)]
+    for count, seconds in ((998, 2.0), (999, 2.0), (1000, 4.0)):
+        embed(write_jsonl(tmp_path / "a.jsonl", rows[:count]), output, id_field="id")
+        edit_manifest(output, lambda manifest, seconds=seconds: manifest["seconds"].update(model_seconds=seconds))
+    assert "at the 500 tokens/s of earlier runs" in _summary([str(tmp_path / "a.jsonl")], output, force=True)
+    first = min((output / "snapshots").iterdir())
+    (first / "manifest.json").write_text("{")
+    assert "at the 1 tokens/s of earlier runs" in _summary([str(tmp_path / "a.jsonl")], output, force=True)
 
 
 def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
