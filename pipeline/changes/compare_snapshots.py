@@ -19,12 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..canary import canaries_agree
-from ..errors import convert_write_errors
+from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import is_local, join, real_path
 from ..schemas import kept_fields
-from ..snapshots.commit import require_current, require_manifest
-from ..snapshots.manifest import FileInfo, Manifest
+from ..snapshots.commit import read_manifest, require_current, require_manifest
+from ..snapshots.manifest import FileInfo, Manifest, is_run_name
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
 from ..writers.parquet_file import ParquetFileWriter, part_options
 from .compare_rows import SplitById, bits_for, match_rows, require_unique
@@ -64,8 +64,7 @@ def find_changes(
     if target is not None and f"{real_path(target)}/".startswith(f"{snapshots}/"):
         raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
     newer = _open(output, now or require_current(output))
-    name = before or newer.manifest["previous"]
-    older = _open(output, name) if name else None
+    older = _open(output, before) if before else _open_previous(output, newer)
     if target is not None and list_directory(target, recursive=True):
         raise ValueError(f"--output {target} contains files already: name a new directory")
     with tempfile.TemporaryDirectory(prefix="audioclip-text-") as scratch:
@@ -85,6 +84,20 @@ def find_changes(
 
 def _open(output: str, name: str) -> Snapshot:
     return Snapshot(output, name, require_manifest(output, name))
+
+
+def _open_previous(output: str, newer: Snapshot) -> Snapshot | None:
+    """Return the snapshot that `newer` followed, or None if it is the first one; SnapshotError if it is gone."""
+    name = newer.manifest["previous"]
+    if name is None:
+        return None
+    manifest = read_manifest(output, name) if is_run_name(name) else None
+    if manifest is None:
+        raise SnapshotError(
+            f"{output} has no snapshot {name} any more, which {newer.name} followed: name another one with --from; "
+            f"audioclip-text log {output} lists them"
+        )
+    return Snapshot(output, name, manifest)
 
 
 class _Comparison:

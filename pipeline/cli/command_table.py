@@ -110,7 +110,13 @@ def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _gc_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("--keep", type=int, required=True, metavar="N", help="number of snapshots to keep")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        required=True,
+        metavar="N",
+        help="snapshots to keep: the current one, those it followed, then the newest others; changes needs 2",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print what would be removed, and remove nothing")
 
 

@@ -158,7 +158,7 @@ def _manifest_path(output: str, snapshot: str) -> str:
 
 def _other_current(current: str | None, expected: str | None) -> SnapshotError:
     return SnapshotError(
-        f"another run published {current} during this one, which began from {expected or 'an empty directory'}: "
+        f"the current snapshot is now {current or 'missing'}, and this run began from {expected or 'an empty directory'}: "
         f"run again, and the vectors of this run are reused"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..errors import SnapshotError
@@ -26,18 +26,16 @@ def current_path(output: str) -> str:
 
 
 def log(output: str) -> list[str]:
-    """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one."""
+    """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one.
+
+    The rows of a snapshot are those carried over and those that its run embedded, reused or rejected.
+    """
     current = require_current(output)
     lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
     for name, manifest in _finished(output, reads=("counts", "totals", "weights", "checkpoint")).items():
         counts, totals, checkpoint = manifest["counts"], manifest["totals"], manifest["checkpoint"]["name"]
-        columns = (
-            totals["read"],
-            totals["read"] - counts["read"],
-            counts["embedded"],
-            counts["reused"],
-            totals["rejected"],
-        )
+        carried = totals["read"] - counts["read"]
+        columns = (totals["read"], carried, counts["embedded"], counts["reused"], counts["rejected"])
         numbers = " ".join(f"{number:>10}" for number in columns)
         weights = " (untrained)" if manifest["weights"] == "untrained" != checkpoint else ""
         lines.append(f"{'*' if name == current else ' '} {name:<26} {numbers}  {checkpoint}{weights}")
@@ -111,10 +109,11 @@ def _require_usable(output: str, snapshot: str) -> None:
 
 
 def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
-    """Remove all but the newest `keep` snapshots, and the directories of dead runs; return their names.
+    """Remove all but `keep` snapshots, and the directories of dead runs; return their names.
 
-    The current snapshot and the directories of runs that may still be going on are never removed; the latter are named in
-    warnings, unless they are on this machine. `dry_run` removes nothing.
+    Kept are the current snapshot, the one that it followed, the one before that, and so on, then the newest others. The
+    newest is always kept: a run may be about to make it the current one. So are the directories of runs that may still be
+    going on; they are named in warnings, unless they are on this machine. `dry_run` removes nothing.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -126,7 +125,7 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     read_manifest(output, current, reads=())  # a directory of another format may follow other rules
     runs = list_runs(output)
     finished = [name for name, files in runs.items() if is_complete(files)]
-    kept = {current, *finished[-keep:]}
+    kept = {*_snapshots_to_keep(output, current, finished, keep), *finished[-1:]}
     dead, notes = dead_runs(output, runs)
     for note in notes:
         _LOGGER.warning(note)
@@ -141,6 +140,22 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
             remove_run(output, name)
         removed.append(name)
     return removed
+
+
+def _snapshots_to_keep(output: str, current: str, finished: Sequence[str], keep: int) -> list[str]:
+    """Return the names of `keep` snapshots: first those that lead to the current one, then the newest others."""
+    kept = [current]
+    while len(kept) < keep:
+        try:
+            manifest = read_manifest(output, kept[-1], reads=("previous",))
+        except SnapshotError:  # a damaged manifest ends the chain, and must not keep old snapshots from being removed
+            break
+        previous = manifest["previous"] if manifest else None
+        if previous is None or previous not in finished or previous in kept:
+            break
+        kept.append(previous)
+    others = [name for name in reversed(finished) if name not in kept]
+    return kept + others[: keep - len(kept)]
 
 
 def _finished(output: str, reads: Collection[str]) -> dict[str, Manifest]:

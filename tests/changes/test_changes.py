@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_first_snapshot_adds_everything(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     name = run(tmp_path / "in", tmp_path / "out")
     assert find_changes(str(tmp_path / "out")) == Changes(None, name, 20, 0, 0)
+
+
+def test_a_previous_snapshot_that_is_gone(tmp_path: Path) -> None:
+    """The error names the flag that helps; a rollback would not."""
+    output, names = tmp_path / "out", []
+    for shard in range(3):
+        write_jsonl(tmp_path / f"in/{shard}.jsonl", rows_of(shard))
+        names.append(run(tmp_path / "in", output))
+    shutil.rmtree(output / "snapshots" / names[1])
+    message = f"has no snapshot {names[1]} any more, which {names[2]} followed: name another one with --from; "
+    with pytest.raises(SnapshotError, match=message):
+        find_changes(str(output))
+    assert find_changes(str(output), names[0]).added == 40
 
 
 @pytest.mark.slow

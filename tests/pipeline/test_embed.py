@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.model.encoder import Encoding
+from audioclip_text.pipeline.changes import find_changes
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
@@ -350,7 +351,9 @@ def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path)
     options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
     late = EmbedCorpus(options, StubHandler())
     second, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
-    message = f"another run published {second['snapshot']} during this one, which began from {first['snapshot']}"
+    message = (
+        f"the current snapshot is now {second['snapshot']}, and this run began from {first['snapshot']}: run again"
+    )
     with pytest.raises(RuntimeError, match=message):
         run(late, options)
     late.close()
@@ -379,6 +382,44 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
     assert gc(out, 1, dry_run=True) == [names[0]]
     assert gc(out, 1) == [names[0]]
     assert sorted(path.name for path in (tmp_path / "out/snapshots").iterdir()) == names[1:]
+
+
+@pytest.mark.slow
+def test_a_rollback_during_a_run_is_not_called_a_publication(tmp_path: Path) -> None:
+    """The error names both snapshots, whichever of them is the older one."""
+    names = []
+    for count in (10, 11):
+        write_jsonl(tmp_path / "a.jsonl", _rows(count))
+        names.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
+    options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
+    late = EmbedCorpus(options, StubHandler())
+    rollback(str(tmp_path / "out"))
+    message = f"the current snapshot is now {names[0]}, and this run began from {names[1]}: run again"
+    with pytest.raises(RuntimeError, match=message):
+        run(late, options)
+    late.close()
+
+
+@pytest.mark.slow
+def test_gc_keeps_the_snapshots_that_led_to_the_current_one(tmp_path: Path) -> None:
+    """Newer ones that were rolled back go first; a damaged manifest of an older one does not stop gc."""
+    out, names = str(tmp_path / "out"), []
+    for count in range(10, 15):
+        if count == 14:
+            rollback(out)
+            rollback(out)
+        write_jsonl(tmp_path / "a.jsonl", _rows(count))
+        names.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
+    assert gc(out, 3, dry_run=True) == names[2:4]
+    assert gc(out, 4, dry_run=True) == names[2:3]
+    (tmp_path / "out/snapshots" / names[1] / "manifest.json").rename(tmp_path / "aside")
+    assert gc(out, 2, dry_run=True) == names[:3]
+    (tmp_path / "out/snapshots" / names[1] / "manifest.json").write_text("{")
+    assert gc(out, 3, dry_run=True) == [names[0], names[2]]
+    (tmp_path / "aside").rename(tmp_path / "out/snapshots" / names[1] / "manifest.json")
+    assert gc(out, 2) == [names[0], *names[2:4]]
+    assert find_changes(out).added == 3
+    assert rollback(out) == run_path(out, names[1])
 
 
 def test_manifest_counts_are_those_of_the_files(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.Cap
     run(folder, output)
     assert main(["log", str(output)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert re.search(r"\* \S+ +60 +40 +19 +0 +3 ", last)
+    assert re.search(r"\* \S+ +60 +40 +19 +0 +1 ", last)
     page = Path(ensure_report(str(output), remake=True)).read_text()
     assert "40" in page
 

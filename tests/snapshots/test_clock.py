@@ -128,7 +128,7 @@ def test_two_concurrent_processes(tmp_path: Path) -> None:
     for process in both:
         process.join(timeout=120)
     assert sorted(process.exitcode or 0 for process in both) == [0, 1]
-    assert "RuntimeError: another run published" in errors[both[0].exitcode == 0].read_text()
+    assert "RuntimeError: the current snapshot is now" in errors[both[0].exitcode == 0].read_text()
     assert len(read(tmp_path / "out")) == 500
     manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", force=True)
     assert texts == []

@@ -32,7 +32,7 @@ while True:
     time.sleep(chance.random() / 5)
 """
 
-EXPECTED = ("another run published", "cannot be carried over", "is missing", "has no finished snapshot", "run again")
+EXPECTED = ("this run began from", "cannot be carried over", "is missing", "has no finished snapshot", "run again")
 
 
 @pytest.fixture
