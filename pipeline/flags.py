@@ -172,8 +172,8 @@ WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `embed` and `plan` to `parser`."""
+def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> None:
+    """Add the flags of `embed` and `plan` to `parser`; the help of `plan` leaves out --no_dedupe, which it refuses."""
     add = parser.add_argument
     add("--input", action="extend", nargs="+", type=_glob, metavar="GLOB", help="text shards to read; can be repeated")
     add("--output", type=_utf8, metavar="DIR", help="directory of the snapshots")
@@ -290,7 +290,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="read every shard, even if none changed; if the canary differs, embed every text again",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
-    add("--no_dedupe", action="store_true", help="embed every row: texts are not compared, and no vector is reused")
+    no_dedupe = "embed every row: texts are not compared, and no vector is reused"
+    add("--no_dedupe", action="store_true", help=argparse.SUPPRESS if for_plan else no_dedupe)
 
 
 def store_once(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ..flags import add_flags, at_least, not_empty, one_of
 from . import commands
@@ -128,7 +129,12 @@ COMMANDS: dict[str, Command] = {
         "all",
         True,
     ),
-    "plan": Command(commands.run_plan, "dry run of embed: count what it would do, without the model", add_flags, "all"),
+    "plan": Command(
+        commands.run_plan,
+        "dry run of embed: count what it would do, without the model",
+        partial(add_flags, for_plan=True),
+        "all",
+    ),
     "fetch": Command(
         commands.run_fetch,
         "download and verify a released checkpoint and the vocabulary",
