@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from numpy.typing import NDArray
 
-from ...model.encoder import TextEncoder
+from ...model.encoder import TextEncoder, model_row
 from ...model.settings import check_options, fingerprint, join_and_prompt
 from ...model.tokenizer import ClipTokenizer
 from ..io.local_cache import local_copy
@@ -131,12 +133,21 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         parts = info.fingerprint_parts | {"stored": self._stored}
         return replace(info, fingerprint=fingerprint(parts), fingerprint_parts=parts)
 
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Return how many tokens of `texts` the model would read, start and end tokens included."""
+    def count_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.bool_], int]:
+        """Return which of n texts have more tokens than the model reads, bool [n], and how many tokens it would get.
+
+        These are counted as a call of the encoder counts them: with start and end, after truncation, and once for texts of
+        equal tokens.
+        """
         if self._tokenizer is None:
             self._tokenizer = ClipTokenizer(local_copy(self._settings.vocabulary_path, self._contents.vocabulary))
-        lengths = (len(self._tokenizer.encode(join_and_prompt(text, self._settings.prompt))) + 2 for text in texts)
-        return sum(min(length, self._context_length) for length in lengths)
+        too_long, rows = np.zeros(len(texts), np.bool_), set[tuple[int, ...]]()
+        for index, text in enumerate(texts):
+            tokens = self._tokenizer.encode(join_and_prompt(text, self._settings.prompt))
+            too_long[index] = len(tokens) + 2 > self._context_length
+            if not (too_long[index] and self._settings.on_long == "reject"):
+                rows.add(tuple(model_row(tokens, self._context_length)))
+        return too_long, sum(map(len, rows))
 
     def load_model(self) -> TextEncoder:
         """Return this process's encoder. Raise ValueError if it is not the one that `describe` described."""

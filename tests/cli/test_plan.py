@@ -16,12 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audioclip_text.pipeline.cli import main, plan_pipeline
 from audioclip_text.pipeline.cli.plan import count_changes, plan_summary
 from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.readers import parts
+from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_text.pipeline.snapshots.manifest import Counts
 from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.object_stores import Store
@@ -43,6 +46,12 @@ def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
     counts = count_changes(job, handler, options, None)
     assert list((output / "snapshots").glob(".*")) == []  # the listings, which remote workers read there
     return counts, plan_summary(job, counts)
+
+
+def _counts(output: Path) -> Counts:
+    manifest = read_manifest(str(output), str(current_name(str(output))))
+    assert manifest
+    return manifest["counts"]
 
 
 def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
@@ -80,14 +89,13 @@ def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch
     embed(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", id_field="id")
     write_jsonl(tmp_path / "a.jsonl", rows[:10])
     sizes = []
-    module = sys.modules[plan_summary.__module__]
 
     def read_rows(pieces: Iterable[bytes], codec: PieceCodec) -> list[pa.RecordBatch]:
         batches = list(buckets.read_rows(pieces, codec))
         sizes.append(sum(batch.num_rows for batch in batches))
         return batches
 
-    monkeypatch.setattr(module, "read_rows", read_rows)
+    monkeypatch.setattr(plan_pipeline, "read_rows", read_rows)
     monkeypatch.setattr(buckets, "BUCKET_ROWS", 64)
     counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
     assert (counts["same"], counts["removed"]) == (10, 990)
@@ -147,6 +155,65 @@ def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
     assert "limits" not in _summary(inputs[:1], output, allow_empty=True, max_shrink=0.0)
 
 
+@pytest.fixture
+def flags(tmp_path: Path, small_head: str, vocabulary: Path) -> list[str]:
+    """The flags of embed and plan, with a model and its tokenizer."""
+    model = ["--checkpoint", small_head, "--tokenizer_path", str(vocabulary), "--id_field", "id"]
+    return ["--input", str(tmp_path / "*.jsonl"), "--output", str(tmp_path / "out"), *model]
+
+
+@pytest.mark.slow
+def test_texts_that_are_too_long(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """With --on_long reject they are rejected rows, whose ids the snapshot does not have; with error they are a limit."""
+
+    def plan(on_long: str) -> str:
+        capsys.readouterr()
+        assert main(["plan", *flags, "--on_long", on_long]) == 0
+        return capsys.readouterr().out
+
+    rows = [{"id": "a", "text": "rain"}, {"id": "b", "text": "wind " * 80}, {"id": "c", "text": "wind " * 80}]
+    write_jsonl(tmp_path / "a.jsonl", rows[1:])
+    assert "0 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert "1 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
+    assert "0 rows reused, 1 rows to embed\nmodel     2 texts, 3 tokens" in plan("reject")
+    assert main(["embed", *flags, "--on_long", "reject"]) == 0
+    counts = _counts(tmp_path / "out")
+    assert [counts[name] for name in ("embedded", "rejected", "model_texts", "tokens")] == [1, 2, 2, 3]
+    write_jsonl(tmp_path / "a.jsonl", rows[1:])
+    assert "0 new, 0 with another text, 0 with the same text, 1 removed; 2 rejected" in plan("reject")
+    assert "no row can be embedded" in plan("reject")
+
+    excess = "limits    embed would publish nothing: 2 rows have more tokens than the model reads, and --on_long error"
+    assert excess in plan("error")
+    assert main(["embed", *flags, "--on_long", "error"]) == 1
+    assert main(["embed", *flags]) == 0
+    assert "limits" not in plan("truncate")
+    assert "2 rows reused" in plan("error")
+    assert excess in plan("error")
+    assert main(["embed", *flags, "--on_long", "error"]) == 1
+
+
+@pytest.mark.slow
+def test_texts_of_equal_tokens_count_once(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The encoder computes them once, and counts them once."""
+    rows = [{"id": text, "text": text} for text in ("Rain", "rain", "RAIN", "rain on a roof", "x " * 90, "x " * 91)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert main(["plan", *flags]) == 0
+    assert "model     6 texts, 86 tokens" in capsys.readouterr().out
+    assert main(["embed", *flags]) == 0
+    counts = _counts(tmp_path / "out")
+    assert (counts["model_texts"], counts["tokens"]) == (6, 86)
+
+
+def test_no_dedupe_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """plan refuses it, with the reason, so its help does not list it."""
+    for command, listed in (("embed", True), ("plan", False)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert ("--no_dedupe" in capsys.readouterr().out) == listed
+
+
 def test_ids_that_unique_ids_forbids(tmp_path: Path) -> None:
     """They are found in the rows that are read and in those that are carried over, of which only the ids are read."""
     output, options = tmp_path / "out", {"id_field": "id", "unique_ids": True}
@@ -184,7 +251,7 @@ def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, stor
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     code = f"""
 import os, signal
-from audioclip_text.pipeline.cli import plan, signals
+from audioclip_text.pipeline.cli import plan_pipeline, signals
 from audioclip_text.pipeline.io.filesystem import list_directory
 from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.spill import PieceCodec
@@ -197,10 +264,10 @@ def end(*_, listings, **__):
     print(len(list_directory(listings)))
     os.kill(os.getpid(), signal.SIGTERM)
 
-plan._build = end
+plan_pipeline._build = end
 options = EmbedOptions(input=[{str(tmp_path / "a.jsonl")!r}], output="{store.url}/out")
 with signals.handle_signals():
-    plan.count_changes(*prepare_job(options, StubHandler()), options, None)
+    plan_pipeline.count_changes(*prepare_job(options, StubHandler()), options, None)
 """
     environment = {**os.environ, **store.env}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from audioclip_text.model.encoder import EncodeStats, Encoding
 from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
@@ -60,8 +61,9 @@ class StubHandler(RecordBatchHandler):
     def load_model(self) -> StubEncoder:  # type: ignore[override]
         return ENCODERS.setdefault(f"{self.name}/{self.dim}", StubEncoder(self.dim, self.name, self.delay))
 
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        return sum(len(text.split()) + 2 for text in texts)
+    def count_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.bool_], int]:
+        lengths = np.array([len(text.split()) + 2 for text in texts])
+        return lengths > StubEncoder.tower.context_length, int(lengths.sum())
 
 
 class OtherEncoder(StubEncoder):
