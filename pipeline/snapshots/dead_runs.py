@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -78,8 +80,23 @@ def _is_old(files: list[tuple[str, float]]) -> bool:
 
 
 def _is_locked(output: str, name: str) -> bool:
+    """Return whether a process holds the lock of a run on a local disk, without a write: that may not be allowed."""
+    path = os.path.join(run_path(output, name), "run.lock")
     try:
-        with FileLock(os.path.join(run_path(output, name), "run.lock"), timeout=0):
+        handle = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # FileLock holds an flock
+            return False
+        except (BlockingIOError, PermissionError):  # another process holds it; which error, the file system decides
+            return True
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+    try:
+        with FileLock(path, timeout=0):  # it knows how to lock on a file system that has no flock
             return False
     except Timeout:
         return True

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,9 @@ from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
 from tests.support.stub import ENCODERS, StubHandler
+from tests.support.users import UNPRIVILEGED, unprivileged
 
 ROOT = Path(__file__).parents[2]
-UNPRIVILEGED = 65534
 
 
 def _corpus(path: Path, rows: int, noise: int = 0) -> Path:
@@ -78,26 +77,13 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     assert embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")[0]["counts"]["read"] == 3000
 
 
-@contextmanager
-def _unprivileged() -> Iterator[None]:
-    """Run the block without root's right to write everywhere."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(UNPRIVILEGED)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def shared_directory(tmp_path: Path) -> Iterator[Path]:
     """Return a directory, writable by all, with a corpus of 100 rows and a snapshot of 50."""
     # Only root may enter the directories that pytest makes for root.
     root = tmp_path if os.geteuid() else Path(tempfile.mkdtemp())
     root.chmod(0o777)
-    with _unprivileged():
+    with unprivileged():
         embed(_corpus(root / "a.jsonl", 50), root / "out", id_field="id")
         _corpus(root / "a.jsonl", 100)
     yield root
@@ -118,7 +104,7 @@ def test_a_read_only_output(shared_directory: Path) -> None:
     before = current_name(str(shared_directory / "out"))
     _forbid(shared_directory / "out")
     refused = pytest.raises(RuntimeError, match=r"out cannot be written: Permission denied: free disk space")
-    with _unprivileged(), refused:
+    with unprivileged(), refused:
         embed(shared_directory / "a.jsonl", shared_directory / "out", id_field="id")
     assert current_name(str(shared_directory / "out")) == before
     assert len(read(shared_directory / "out")) == 50
@@ -144,7 +130,7 @@ def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories
             encoder.encode_rows = encode_rows  # type: ignore[method-assign]
             return encoder
 
-    with _unprivileged():
+    with unprivileged():
         with pytest.raises(RuntimeError, match=r"out\S* cannot be written: Permission denied: free disk space"):
             embed(shared_directory / "a.jsonl", shared_directory / "out", Forbidding(name="forbidding"), id_field="id")
         ENCODERS.clear()

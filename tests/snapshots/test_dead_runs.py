@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
+import subprocess
+import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -20,6 +26,7 @@ from tests.support import object_stores
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.remote_jobs import job_server
+from tests.support.users import unprivileged
 
 store = object_stores.store
 
@@ -139,6 +146,64 @@ def test_the_lock_of_a_launcher_decides_first(tmp_path: Path, closed: str) -> No
     assert lock
     lock.release()
     assert notes(tmp_path)
+
+
+HOLDER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_lock_of_another_process(tmp_path: Path) -> None:
+    """The run is alive as long as that process holds it."""
+    name, lock = start_run(str(tmp_path), "0123456789")
+    assert lock
+    lock.release()
+    assert dead(tmp_path) == [name]
+    command = [sys.executable, "-c", HOLDER, os.path.join(run_path(str(tmp_path), name), "run.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        assert dead(tmp_path) == []
+        process.communicate()
+    assert dead(tmp_path) == [name]
+
+
+def test_a_lock_on_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flock not supported")
+        _, lock = start_run(str(tmp_path), "0123456789")
+        assert dead(tmp_path) == []
+    assert lock
+    lock.release()
+
+
+def test_a_user_who_may_only_read() -> None:
+    """`plan` and `gc --dry_run` of another user than the one of the runs: nothing is written."""
+    with tempfile.TemporaryDirectory() as folder:  # only root may enter the directories that pytest makes for root
+        output = Path(folder)
+        names = []
+        for after in ("", "20990101T000000Z-01234567"):
+            name, lock = start_run(folder, "0123456789", after=after)
+            names.append(name)
+            assert lock
+            lock.release()
+        without_lock = Path(run_path(folder, names[1]))
+        (without_lock / "run.lock").unlink()
+        for path in (output, *output.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        with unprivileged():
+            assert dead(output) == names
+        assert not list(without_lock.iterdir())
+        for path in (output, *output.rglob("*")):
+            path.chmod(0o755)
 
 
 def test_a_run_that_publishes_while_it_is_asked_for_is_not_dead(tmp_path: Path) -> None:
