@@ -38,7 +38,7 @@ from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
 from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from .snapshots.read_listings import ReadListings
-from .snapshots.run_directory import end_run, record_job, run_path, start_run, write_canary
+from .snapshots.run_directory import end_run, record_job, remove_spills, run_path, start_run, write_canary
 from .text_hash import add_text_hash
 from .writers.carry_over_files import carry_over
 from .writers.write_files import WriteFiles
@@ -143,9 +143,10 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             record_job(self.job.output, self.snapshot, job)
 
     def close(self) -> None:
-        """Release the run directory, unless its job may go on, and remove what was spilled outside of it."""
+        """Release the run directory, unless its job may go on, and remove what was spilled."""
         if self.snapshot and not self.may_go_on:
             end_run(self.job.output, self.snapshot)
+            remove_spills(self.job.output, self.snapshot)
             if not self.local:
                 remove_reports(run_path(self.job.output, self.snapshot))
         if self._lock:

@@ -123,7 +123,7 @@ def remove_spills(output: str, snapshot: str) -> None:
         for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
             try:
                 path.unlink()
-            except OSError as error:  # it is not part of the snapshot, which is complete
+            except OSError as error:  # no snapshot needs it, and the directory of a failed run is removed later
                 _LOGGER.warning("%s cannot be removed: %s", path, error)
 
 

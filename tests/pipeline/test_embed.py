@@ -242,6 +242,8 @@ def test_max_rejected_publishes_nothing_above_it(tmp_path: Path, limit: str, pas
         with pytest.raises(RuntimeError, match=f"2 of 4 rows are rejected, more than --max_rejected {limit}"):
             embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected=limit)
         assert current_name(str(tmp_path / "out")) is None
+        assert list(tmp_path.rglob("part-*.parquet")), "finished files stay for the next run"
+        assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.slow
