@@ -17,6 +17,7 @@ from contextlib import suppress
 from glob import escape
 from typing import IO, NamedTuple
 
+from ..errors import convert_write_errors
 from . import beam_files
 from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
 from .paths import is_local, scheme_of
@@ -144,13 +145,14 @@ def write_atomically(path: str, data: bytes, mime_type: str, *, sync: bool = Fal
     if not is_local(path):  # an object appears when its upload is complete
         upload(io.BytesIO(data), path, mime_type)
         return
-    file = AtomicFile(temporary_name(path))
-    try:
-        file.handle.write(data)
-        file.commit(path, sync=sync)
-    except BaseException:
-        file.discard()
-        raise
+    with convert_write_errors(path):
+        file = AtomicFile(temporary_name(path))
+        try:
+            file.handle.write(data)
+            file.commit(path, sync=sync)
+        except BaseException:
+            file.discard()
+            raise
 
 
 def upload(source: IO[bytes], path: str, mime_type: str = "application/octet-stream") -> None:

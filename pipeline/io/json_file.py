@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from filelock import FileLock, Timeout
@@ -50,8 +50,7 @@ def _parse(path: str, data: bytes) -> Json:
 
 def write_json(path: str, value: object) -> None:
     """Write `value` to `path`, whole or not at all; a local file is on the disk when this returns."""
-    with convert_write_errors(path) if is_local(path) else nullcontext():
-        write_atomically(path, _serialize(value), "application/json", sync=True)
+    write_atomically(path, _serialize(value), "application/json", sync=True)
 
 
 def _serialize(value: object) -> bytes:

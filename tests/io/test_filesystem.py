@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.io import object_store
 from audioclip_text.pipeline.io.filesystem import (
     AtomicFile,
@@ -39,10 +40,11 @@ def test_write_atomically_replaces_a_local_file(tmp_path: Path) -> None:
 
 
 def test_write_atomically_leaves_nothing_if_it_fails(tmp_path: Path) -> None:
-    """A directory in the way is an OSError, and the temporary file is removed."""
-    (tmp_path / "page.html").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        write_atomically(str(tmp_path / "page.html"), b"one", "text/html")
+    """The error names the path, the reason and a remedy, and the temporary file is removed."""
+    path = tmp_path / "page.html"
+    path.mkdir()
+    with pytest.raises(SnapshotError, match=f"{path} cannot be written: Is a directory: free disk space or"):
+        write_atomically(str(path), b"one", "text/html")
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 

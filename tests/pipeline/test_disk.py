@@ -10,11 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 import torch
 
+from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
+from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
@@ -62,19 +67,42 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     assert len(list((output / "snapshots").iterdir())) == 2, "what the failed run left was not removed"
 
 
-@pytest.mark.slow
-def test_files_that_may_not_grow(tmp_path: Path) -> None:
-    """A limit on the size of files, as quotas and shells set it, ends a run as a full disk does."""
-    _corpus(tmp_path / "a.jsonl", 3000)
+@contextmanager
+def _limited_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes during the block, as quotas and shells can."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
     try:
-        with pytest.raises(RuntimeError, match=r"out/\S+ cannot be written: File too large: free disk space"):
-            embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(tmp_path: Path) -> None:
+    """A limit on the size of files ends a run as a full disk does."""
+    _corpus(tmp_path / "a.jsonl", 3000)
+    refused = pytest.raises(RuntimeError, match=r"out/\S+ cannot be written: File too large: free disk space")
+    with _limited_files(20_000), refused:
+        embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")
     assert current_name(str(tmp_path / "out")) is None
     assert embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id")[0]["counts"]["read"] == 3000
+
+
+def test_small_files_that_cannot_be_written(tmp_path: Path) -> None:
+    """The listings with which a run starts, and the report made again: the error names the file and a remedy."""
+    output = tmp_path / "out"
+    embed(_corpus(tmp_path / "a.jsonl", 50), output, id_field="id")
+    _corpus(tmp_path / "a.jsonl", 60)
+    refused = pytest.raises(SnapshotError, match=r"\S+Z-\w+/_\w+.parquet cannot be written: File too large: free disk")
+    chosen = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(output))
+    corpus = EmbedCorpus(chosen, StubHandler())
+    with _limited_files(500), refused:
+        _ = beam.Pipeline() | corpus
+    corpus.close()
+    refused = pytest.raises(SnapshotError, match=r"report.html cannot be written: File too large: free disk space")
+    with _limited_files(500), refused:
+        ensure_report(str(output), remake=True)
 
 
 @pytest.fixture
