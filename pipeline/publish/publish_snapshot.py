@@ -82,7 +82,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         try:
             manifest["report"] = write_report(job.output, manifest, files)
         except Exception as error:  # a snapshot without its page is still complete
-            manifest["notes"].append(f"{NAME} could not be written: {type(error).__name__}: {error}"[:500])
+            reason = error if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
+            manifest["notes"].append(f"{NAME} could not be written: {reason}"[:500])
         return manifest, files
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:

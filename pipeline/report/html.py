@@ -91,11 +91,10 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> 
     stats = FileStats()
     for segment in manifest["segments"]:
         stats.add_histograms(segment["token_counts"], segment["norm_bins"])
-    directory = run_path(output, manifest["snapshot"])
+    rows = read_sample(output, manifest["snapshot"], files)
     previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
-    data = render(manifest, files, stats, read_sample(directory, files), previous).encode()
-    path = join(directory, NAME)
-    write_atomically(path, data, "text/html")
+    data = render(manifest, files, stats, rows, previous).encode()
+    write_atomically(join(run_path(output, manifest["snapshot"]), NAME), data, "text/html")
     return NAME
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..io.paths import join
-from ..io.timeout_reader import open_to_read
 from ..snapshots.manifest import FileInfo
-from ..snapshots.snapshot import open_pages
+from ..snapshots.run_directory import run_path
+from ..snapshots.snapshot import open_pages, open_part
 
 SAMPLE_ROWS = 256
 
@@ -22,16 +22,20 @@ SAMPLE_GROUPS = 4  # row groups, and files, that are read for the sample
 SHOWN_CHARACTERS = 1000  # of a text, more than the page shows
 
 
-def read_sample(directory: str, files: Sequence[FileInfo]) -> pa.Table:
+def read_sample(output: str, snapshot: str, files: Sequence[FileInfo]) -> pa.Table:
     """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text, embedding.
 
     Of a text it is the beginning; null if texts are not stored.
     Files are written bucket by bucket, so that few row groups contain the lowest hashes; of files in another order
     (--no_dedupe) the sample is the lowest of those few.
+
+    Raises:
+        SnapshotError: One of the files that are read is missing or damaged.
     """
+    directory, remedy = run_path(output, snapshot), f"audioclip-text validate {output} lists all faults"
     parts = sorted((file.lowest_hash, file.name) for file in files if file.lowest_hash is not None)
-    groups = sorted(group for _, name in parts[:SAMPLE_GROUPS] for group in _row_groups(directory, name))
-    tables = [_read_row_group(join(directory, name), number) for _, name, number in groups[:SAMPLE_GROUPS]]
+    groups = sorted(group for _, name in parts[:SAMPLE_GROUPS] for group in _row_groups(join(directory, name), remedy))
+    tables = [_read_row_group(path, number, remedy) for _, path, number in groups[:SAMPLE_GROUPS]]
     if not tables:
         return pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string()), "embedding": []})
     table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
@@ -67,19 +71,19 @@ def nearest_rows(directions: NDArray[np.float64], row: int, count: int) -> list[
     return [(float(cosines[other]), int(other)) for other in np.argsort(-cosines, kind="stable")[:count]]
 
 
-def _row_groups(directory: str, name: str) -> Iterator[tuple[str, str, int]]:
-    """Yield the lowest text hash of each row group of a part file, the file's name and the row group's number."""
-    with open_to_read(join(directory, name)) as handle:
+def _row_groups(path: str, remedy: str) -> Iterator[tuple[str, str, int]]:
+    """Yield the lowest text hash of each row group of a part file, the file's path and the row group's number."""
+    with open_part(path, remedy) as handle:
         file = pq.ParquetFile(handle)
         column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
         for number in range(file.num_row_groups):
             statistics = file.metadata.row_group(number).column(column).statistics
-            yield statistics.min.hex() if statistics else "", name, number
+            yield statistics.min.hex() if statistics else "", path, number
 
 
-def _read_row_group(path: str, number: int) -> pa.Table:
+def _read_row_group(path: str, number: int, remedy: str) -> pa.Table:
     """Return the SAMPLE_ROWS rows of a row group with the lowest hashes; of rows in that order the others are not read."""
-    with open_to_read(path) as handle:
+    with open_part(path, remedy) as handle:
         file = open_pages(handle)
         hashes = file.read_row_group(number, columns=["text_hash"], use_threads=False)["text_hash"]
         places = np.sort(pc.sort_indices(hashes).to_numpy()[:SAMPLE_ROWS]).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO
@@ -75,16 +76,23 @@ def iter_rows(
     """
     for info in filter(lambda file: file.is_part, snapshot.files if files is None else files):
         path = join(snapshot.path, info.name)
-        try:
-            with open_to_read(path) as handle:
-                file = open_pages(handle)
-                if not _is_described(snapshot.manifest, info, file):
-                    raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
-                names = file.schema_arrow.names
-                present = names if columns is None else [name for name in columns if name in names]
-                yield from file.iter_batches(BATCH_ROWS, columns=present)
-        except (OSError, pa.ArrowException) as error:
-            raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {REMEDY}") from error
+        with open_part(path, REMEDY) as handle:
+            file = open_pages(handle)
+            if not _is_described(snapshot.manifest, info, file):
+                raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
+            names = file.schema_arrow.names
+            present = names if columns is None else [name for name in columns if name in names]
+            yield from file.iter_batches(BATCH_ROWS, columns=present)
+
+
+@contextmanager
+def open_part(path: str, remedy: str) -> Iterator[IO[bytes]]:
+    """Open a part file for the block, whose errors of reading become a SnapshotError that names the file and `remedy`."""
+    try:
+        with open_to_read(path) as handle:
+            yield handle
+    except (OSError, pa.ArrowException) as error:
+        raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {remedy}") from error
 
 
 def open_pages(handle: IO[bytes]) -> pq.ParquetFile:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.metrics import OUTCOMES
 from audioclip_text.pipeline.publish import publish_snapshot as publish_module
 from audioclip_text.pipeline.report.html import ensure_report
@@ -171,7 +172,8 @@ def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path,
 
 def test_the_sample_has_the_lowest_hashes(output: Path) -> None:
     """So it does not depend on the runner or its batches; its size is bounded by rows, not by files."""
-    rows = read_sample(str(page_of(output).parent), read_file_list(str(output), manifest_of(output)))
+    manifest = manifest_of(output)
+    rows = read_sample(str(output), manifest["snapshot"], read_file_list(str(output), manifest))
     assert len(rows) == 56
     assert rows.column_names == ["id", "text", "embedding"]
 
@@ -197,6 +199,29 @@ def test_a_page_that_cannot_be_written_costs_no_snapshot(tmp_path: Path, monkeyp
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert "report" not in manifest
     assert any("report.html could not be written: RuntimeError: no ink" in note for note in manifest["notes"])
+
+
+def test_a_damaged_file_that_is_carried_over_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The note in the manifest, and the error of `report`, name the file and a remedy."""
+    output = tmp_path / "out"
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(50)])
+    embed(tmp_path / "*.jsonl", output)
+    (part,) = page_of(output).parent.glob("part-*.parquet")
+    data = bytearray(part.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 8] = bytes(byte ^ 255 for byte in data[middle : middle + 8])
+    part.write_bytes(data)
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "another"}])
+    manifest, _ = embed(tmp_path / "*.jsonl", output)
+    error = f"{page_of(output).parent / part.name} cannot be read (could not verify page integrity"
+    remedy = f"): audioclip-text validate {output} lists all faults"
+    (note,) = (note for note in manifest["notes"] if "report.html" in note)
+    assert note.startswith(f"report.html could not be written: {error}")
+    assert note.endswith(remedy)
+    assert main(["report", str(output)]) == 1
+    shown = capsys.readouterr().err.strip()
+    assert error in shown
+    assert shown.endswith(remedy)
 
 
 @pytest.mark.slow
