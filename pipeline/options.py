@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from .flags import BATCH_SIZE, add_flags, store_once, underscore_flags
-from .io.paths import absolute_path
+from .io.paths import absolute_path, check_directory
 from .terminal import did_you_mean
 
 
@@ -82,7 +82,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         add_flags(parser)
 
     def check(self) -> tuple[list[str], str]:
-        """Return the inputs and the output; raise OptionsError if one is missing, or if a flag has no effect.
+        """Return the inputs and the output; raise ValueError if one is missing or is wrong, or if a flag has no effect.
 
         For a remote run local paths are made absolute: its workers may have another current directory.
         """
@@ -91,6 +91,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
         self._check_encoding()
+        check_directory(self.output)
         if self.no_dedupe and self.batch_size != BATCH_SIZE:
             raise OptionsError(
                 "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read"

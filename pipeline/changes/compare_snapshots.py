@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..canary import canaries_agree
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
-from ..io.paths import is_local, join, real_path
+from ..io.paths import check_directory, is_local, join, real_path
 from ..schemas import kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
@@ -58,15 +58,12 @@ def find_changes(
 
     Raises:
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
-        ValueError: `target` contains files already, or is among the snapshots of `output`.
+        ValueError: `target` is not a new or empty directory, or is among the snapshots of `output`.
     """
-    snapshots = real_path(join(output, "snapshots"))
-    if target is not None and f"{real_path(target)}/".startswith(f"{snapshots}/"):
-        raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
+    if target is not None:
+        _check_target(target, output)
     newer = _open(output, now or require_current(output))
     older = _open(output, before) if before else _open_previous(output, newer)
-    if target is not None and list_directory(target, recursive=True):
-        raise ValueError(f"--output {target} contains files already: name a new directory")
     with tempfile.TemporaryDirectory(prefix="audioclip-text-") as scratch:
         comparison = _Comparison(older, newer)
         kinds, removed = comparison.compare(Path(scratch))
@@ -80,6 +77,25 @@ def find_changes(
         if target is None:
             return changes
         return _write(target, changes, comparison, kinds, removed)
+
+
+def _check_target(target: str, output: str) -> None:
+    """Raise ValueError unless a directory of changes can be written to `target`."""
+    path, snapshots = real_path(target), real_path(join(output, "snapshots"))
+    if f"{path}/".startswith(f"{snapshots}/"):
+        raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
+    check_directory(target)
+    if not is_local(target):
+        empty = not list_directory(target, recursive=True)
+    else:
+        empty = not os.path.isdir(path) or not os.listdir(path)
+    if not empty:
+        raise ValueError(f"--output {target} is not empty: name a new directory")
+    if os.path.ismount(path) or (os.path.isdir(path) and os.path.samefile(path, os.curdir)):
+        raise ValueError(
+            f"--output {target} is the current directory or a mount point, which cannot be replaced by the finished "
+            f"directory: name a new directory in it"
+        )
 
 
 def _open(output: str, name: str) -> Snapshot:
@@ -177,7 +193,8 @@ def _write(
     target: str, changes: Changes, comparison: _Comparison, kinds: NDArray[np.int8], removed: pa.ChunkedArray
 ) -> Changes:
     """Write the rows and the summary into `target`, a local directory whole or not at all."""
-    directory = temporary_name(target.rstrip("/")) if is_local(target) else target
+    path = real_path(target)  # a link stays one
+    directory = temporary_name(path) if is_local(target) else target
     try:
         with convert_write_errors(target):
             schema = _schema(comparison.newer)
@@ -190,7 +207,7 @@ def _write(
             data = json.dumps(asdict(changes), indent=1).encode()
             write_atomically(join(directory, SUMMARY), data, "application/json", sync=True)
             if is_local(target):
-                os.replace(directory, target)
+                os.replace(directory, path)
         return changes
     finally:
         if is_local(target):

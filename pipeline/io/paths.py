@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def is_local(path: str) -> bool:
@@ -35,3 +36,14 @@ def real_path(path: str) -> str:
 def scheme_of(path: str) -> str:
     """Return the scheme of an object's path: "gs", "s3" and so on."""
     return path.partition("://")[0]
+
+
+def check_directory(output: str) -> None:
+    """Raise ValueError if the path that --output gives is local, and neither a directory nor can become one."""
+    for path in (Path(output), *Path(output).parents) if is_local(output) else ():
+        if os.path.lexists(path):
+            if not os.path.isdir(path):
+                raise ValueError(
+                    f"--output {output} cannot be a directory, because {path} is not one: name another path"
+                )
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
     names = sorted(path.name for path in (tmp_path / "target").iterdir())
     assert names == ["added-00000.parquet", "changed-00000.parquet", "changes.json", "removed-00000.parquet"]
     assert main(arguments) == 2
-    assert "contains files already" in capsys.readouterr().err
+    assert f"--output {tmp_path / 'target'} is not empty: name a new directory" in capsys.readouterr().err
     (tmp_path / "link").symlink_to(tmp_path / "out")
     for target in ("out/snapshots/mine", "out/snapshots", "link/snapshots/a/b"):
         assert main([*arguments[:3], str(tmp_path / target)]) == 2
@@ -186,6 +187,39 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
     assert len(list((tmp_path / "out/snapshots").iterdir())) == 1
     assert main(["changes", str(tmp_path / "out"), "--from", "nothing"]) == 1
     assert "no finished snapshot 'nothing'" in capsys.readouterr().err
+
+
+def test_directories_that_changes_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what is wrong with the directory, before any row is compared."""
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    run(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "file").touch()
+    (tmp_path / "nested/empty").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(compare_snapshots, "_Comparison", None)
+    monkeypatch.chdir(tmp_path / "here")
+    for target, problem in {
+        "../file": "--output ../file cannot be a directory, because ../file is not one: name another path",
+        "../file/x/y": "--output ../file/x/y cannot be a directory, because ../file is not one: name another path",
+        "../nested": "--output ../nested is not empty: name a new directory",
+        "../here": "--output ../here is the current directory or a mount point, which",
+        ".": "--output . is the current directory or a mount point, which",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(problem)):
+            find_changes("../out", target=target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "in", "nested", "out"]
+
+
+def test_empty_directory_and_a_link_to_one(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
+    run(tmp_path / "in", tmp_path / "out")
+    for name in ("empty", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    for name, directory in {"empty/": "empty", "link": "elsewhere"}.items():
+        find_changes(str(tmp_path / "out"), target=f"{tmp_path}/{name}")
+        assert len(ids(tmp_path / directory, "added")) == 20
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_object_store_gets_the_summary_last(tmp_path: Path, store: Store) -> None:
@@ -196,7 +230,7 @@ def test_object_store_gets_the_summary_last(tmp_path: Path, store: Store) -> Non
     assert sorted(store.names("changes/")) == sorted(f"changes/{name}" for name in [*changes.files, "changes.json"])
     last = [request for request in store.seen if request.method in ("POST", "PUT")][-1]
     assert "changes.json" in last.path or b"changes.json" in last.body
-    with pytest.raises(ValueError, match="contains files already"):
+    with pytest.raises(ValueError, match="is not empty: name a new directory"):
         find_changes(str(tmp_path / "out"), target=target)
 
 

@@ -90,6 +90,10 @@ def test_every_format_through_the_command_line(
     [
         (["embed", "--output", "out"], "--input is missing: name the text shards"),
         (["embed", "--input", "x"], "--output is missing: name the directory"),
+        (
+            ["embed", "--input", "a.txt", "--output", "a.txt/b"],
+            "--output a.txt/b cannot be a directory, because a.txt is not one: name another path",
+        ),
         (["embed", "--input", "none/*.txt", "--output", "out"], "none/*.txt"),
         (["embed", "--input", "a.txt", "--output", "out", "--no_such_flag"], "unknown flag --no_such_flag"),
         (["embed", "--input", "a.txt", "--output", "out", "--checkpoint", "gone.pt"], "gone.pt"),
