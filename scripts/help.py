@@ -17,7 +17,7 @@ def page() -> str:
     parts = [
         "# Commands",
         "The help of every command, as `audioclip-text COMMAND --help` prints it; `python scripts/help.py` makes this page.",
-        "Exit status: 0 done, 1 failed, 2 usage error, 141 standard output was closed, "
+        "Exit status: 0 done, 1 failed, 2 usage error, 141 the reader of standard output ended, as in `| head`, "
         "128 + n ended by signal n (130 SIGINT, 143 SIGTERM, 129 SIGHUP).",
         f"```text\n{parser.format_help()}```",
     ]

@@ -50,7 +50,7 @@ class Changes:
 def find_changes(
     output: str, before: str | None = None, now: str | None = None, *, target: str | None = None
 ) -> Changes:
-    """Compare two snapshots of `output`: by default the current one with the one before it.
+    """Compare two snapshots of `output`: by default the current one with the one that was current when its run started.
 
     A row is changed if its text, a kept field or the fingerprint differs. With `target`, a directory that has no files, the
     rows are written there: added-*.parquet and changed-*.parquet with the columns of part files, removed-*.parquet with

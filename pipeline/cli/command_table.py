@@ -85,7 +85,7 @@ def _changes_arguments(parser: argparse.ArgumentParser) -> None:
         dest="before",
         type=not_empty,
         metavar="SNAPSHOT",
-        help="older snapshot (default: the one before the newer)",
+        help="older snapshot (default: the one that was current when the run of the newer one started)",
     )
     parser.add_argument(
         "--to", dest="now", type=not_empty, metavar="SNAPSHOT", help="newer snapshot (default: the current one)"

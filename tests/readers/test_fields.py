@@ -94,6 +94,13 @@ def test_ids_that_are_numbers_become_the_text_they_were_written_as(tmp_path: Pat
         assert ids(read_rows(tmp_path / "a.parquet", id="k")[0]) == expected
 
 
+def test_ids_that_are_empty_or_equal_as_text(tmp_path: Path) -> None:
+    """An empty string is an id, and a number has the id of the string that spells it."""
+    path = write_lines(tmp_path / "a.jsonl", *(b'{"k": %s, "text": "t"}' % key for key in (b'""', b"1", b'"1"')))
+    rows, rejected = read_rows(path, id="k")
+    assert (ids(rows), rejected) == (["", "1", "1"], [])
+
+
 def test_ids_in_lists_keep_their_digits_too(tmp_path: Path) -> None:
     """Two that a float would make equal stay two."""
     written = ["123456789012345678901", "123456789012345678902", "1.10", "7"]
