@@ -55,6 +55,7 @@ def preloaded_programs() -> Path:
         program.chmod(0o755)
     # The socket listens before the server has started, so that no program has to wait for it.
     with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(True)  # Beam's client of Google Cloud gives every new socket a time limit
         listener.bind(str(folder / "socket"))
         listener.listen()
         start_process(serve, listener, stderr=folder / "stderr")
