@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,6 +158,8 @@ def as_id(value: object, field: str, limit: int) -> str:
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
         raise BadRow("wrong type", f"id field {field!r} is {type_name(value)}, neither text nor a number")
+    if isinstance(value, Decimal):
+        return format(value, "f")  # str writes 0.0000001 as 1E-7
     return value.text if isinstance(value, NumberAsWritten) else str(value)
 
 
@@ -241,12 +242,26 @@ def _check_encodable(value: str) -> str:
 def _json(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
-    except (TypeError, ValueError):
+    except TypeError:  # deep nesting, an integer over 64 bits, a number as written
         pass
     try:
-        return json.dumps(value, default=str)
-    except (ValueError, RecursionError):
+        return _spell(value)
+    except RecursionError:
         raise BadRow("wrong type", "the value is nested too deep to be kept as JSON text") from None
+
+
+def _spell(value: object) -> str:
+    """Return a value as JSON, spelled as orjson does."""
+    if isinstance(value, dict):
+        members = zip(map(_spell, value), map(_spell, value.values()), strict=True)
+        return f"{{{','.join(map(':'.join, members))}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_spell, value))}]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, NumberAsWritten):
+        value = float(value)
+    return orjson.dumps(value, default=str).decode()
 
 
 def _excerpt(value: object) -> str:

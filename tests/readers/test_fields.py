@@ -89,7 +89,12 @@ def test_ids_that_are_numbers_become_the_text_they_were_written_as(tmp_path: Pat
     rows, rejected = read_rows(path, id="k", keep=("k",))
     assert ([(row["id"], row["k"]) for row in rows], rejected) == ([("1.10", 1.1), ("2", 2.0)], [])
     decimals = pa.array([Decimal("1.10"), Decimal("2.00")], pa.decimal128(10, 2))
-    for column, expected in ((decimals, ["1.10", "2.00"]), (pa.array([2**63, 1], pa.uint64()), [str(2**63), "1"])):
+    tiny = pa.array([Decimal("0E-10"), Decimal("1E-7")], pa.decimal128(12, 10))
+    for column, expected in (
+        (decimals, ["1.10", "2.00"]),
+        (tiny, ["0.0000000000", "0.0000001000"]),
+        (pa.array([2**63, 1], pa.uint64()), [str(2**63), "1"]),
+    ):
         pq.write_table(pa.table({"k": column, "text": ["a", "b"]}), tmp_path / "a.parquet")
         assert ids(read_rows(tmp_path / "a.parquet", id="k")[0]) == expected
 
@@ -122,6 +127,23 @@ def test_a_kept_number_is_kept_exactly_or_its_row_rejected(tmp_path: Path) -> No
     path = write_lines(tmp_path / "b.jsonl", b'{"k": {"a": [%s]}, "text": "t"}' % numbers[1].encode())
     (row,), _ = read_rows(path, keep=("k",))
     assert json.loads(row["k"]) == {"a": [int(numbers[1])]}
+
+
+def test_kept_json_has_one_spelling(tmp_path: Path) -> None:
+    """Whatever other numbers are next to a value, or are ids in the same list."""
+    value = {"f": 1.1, "e": 1e300, "s": 1e-7, "w": 'é\u2028"', "b": [True, None], "": {}}
+    written = json.dumps(value).encode()
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        b'{"k": [%s, 12345678901234567890123], "text": "t"}' % written,
+        b'{"k": [%s, 1], "text": "t"}' % written,
+    )
+    first, second = (row["k"] for row in read_rows(path, keep=("k",))[0])
+    assert first == second.replace(",1]", ",12345678901234567890123]")
+    assert second == '[{"f":1.1,"e":1e+300,"s":1e-7,"w":"é\u2028\\"","b":[true,null],"":{}},1]'
+    path = write_lines(tmp_path / "b.jsonl", b'{"c": [{"t": "a", "id": 1.50}]}', b'{"c": [{"t": "a", "id": 2}]}')
+    rows, _ = read_rows(path, text="c[].t", id="c[].id", keep=("c",))
+    assert [(row["id"], row["c"]) for row in rows] == [("1.50", '[{"t":"a","id":1.5}]'), ("2", '[{"t":"a","id":2}]')]
 
 
 def test_a_row_without_its_id_is_rejected(tmp_path: Path) -> None:
