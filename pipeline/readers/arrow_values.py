@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -24,23 +26,53 @@ def _begins(path: str, name: str) -> bool:
     return path == name or path.startswith((f"{name}.", f"{name}[]"))
 
 
-def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+def repeated_name(fields: Iterable[pa.Field], path: str) -> str | None:
+    """Return the path of a column, or of a field of a struct, that `path` leads to and that occurs twice, or None."""
+    fields = list(fields)
+    times = Counter(field.name for field in fields)
+    for field in fields:
+        if not _begins(path, field.name):
+            continue
+        if times[field.name] > 1:
+            return str(field.name)
+        kind, rest = _value_type(field.type), path.removeprefix(field.name)
+        while rest.startswith("[]") and is_list(kind):
+            kind, rest = _value_type(kind.value_type), rest.removeprefix("[]")
+        rest = rest.removeprefix(".")
+        if pa.types.is_struct(kind) and (name := repeated_name(kind, rest)):
+            return f"{path.removesuffix(rest)}{name}"
+    return None
+
+
+def type_at(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
     """Return the type at a dotted path, through lists at "[]", or None if the path does not exist."""
     before, through, rest = path.partition("[]")
-    if before not in schema.names:
-        head = next((name for name in schema.names if before.startswith(f"{name}.")), None)
-        if head is None or not pa.types.is_struct(schema.field(head).type):
-            return None
-        return type_at(pa.schema(list(schema.field(head).type)), path.removeprefix(f"{head}."))
-    kind = _value_type(schema.field(before).type)
-    if not through:
+    kind = _type_before_list(fields, before)
+    if kind is None or not through:
         return kind
     if not is_list(kind):
         return None
     element = _value_type(kind.value_type)
     if not rest:
         return element
-    return type_at(pa.schema(list(element)), rest.removeprefix(".")) if pa.types.is_struct(element) else None
+    return type_at(element, rest.removeprefix(".")) if pa.types.is_struct(element) else None
+
+
+def _type_before_list(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
+    types = {field.name: field.type for field in fields}
+    if path in types:
+        return _value_type(types[path])
+    for head in _heads(types, path):
+        if pa.types.is_struct(types[head]):
+            kind = _type_before_list(types[head], path.removeprefix(f"{head}."))
+            if kind is not None:
+                return kind
+    return None
+
+
+def _heads(names: Iterable[str], path: str) -> list[str]:
+    """Return the names with which a dotted path begins, in the order in which `lookup` tries them."""
+    return sorted((name for name in names if path.startswith(f"{name}.")), key=len)
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -49,18 +81,20 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 def column_at(batch: pa.RecordBatch, path: str) -> pa.Array | None:
     """Return the column at a dotted path, as `lookup` does for a record, or None."""
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    while path not in columns:
-        head = next((name for name in columns if path.startswith(f"{name}.") and _is_struct(columns[name])), None)
-        if head is None:
-            return None
-        column, path = columns[head], path.removeprefix(f"{head}.")
-        columns = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
-    return columns[path]
+    return _column_at(dict(zip(batch.schema.names, batch.columns, strict=True)), path)
 
 
-def _is_struct(column: pa.Array) -> bool:
-    return bool(pa.types.is_struct(column.type))
+def _column_at(columns: Mapping[str, pa.Array], path: str) -> pa.Array | None:
+    if path in columns:
+        return columns[path]
+    for head in _heads(columns, path):
+        if pa.types.is_struct(columns[head].type):
+            names = [field.name for field in columns[head].type]
+            parts = dict(zip(names, columns[head].flatten(), strict=True))
+            column = _column_at(parts, path.removeprefix(f"{head}."))
+            if column is not None:
+                return column
+    return None
 
 
 def as_strings(column: pa.Array, *, ids: bool = False) -> pa.StringArray:

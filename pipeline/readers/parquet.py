@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .arrow_values import as_strings, kept_values, needed_columns, records_of, row_bytes, type_at
+from .arrow_values import as_strings, kept_values, needed_columns, records_of, repeated_name, row_bytes, type_at
 from .base import FieldSummary, too_long
 from .batch_builder import BatchBuilder
-from .compression import BLOCK_ROWS, DamagedShard
+from .compression import BLOCK_ROWS, BadHeader, DamagedShard
 from .field_types import check_types, kept_type
 from .fields import BadRow, Fields
 from .parquet_limits import (
@@ -58,6 +58,7 @@ class ParquetReader:
         """Add the columns of the file's schema to `summary`."""
         with arrow_damage():
             schema = open_parquet(handle)[0].schema_arrow
+        _check_names(schema, fields)
         summary.names.update(dict.fromkeys(schema.names))
         types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
         summary.paths.update(types)
@@ -85,6 +86,13 @@ def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     return builder.checked_batch(first, text, ids, kept)
+
+
+def _check_names(schema: pa.Schema, fields: Fields) -> None:
+    """Raise BadHeader if a name on a path of the fields occurs twice."""
+    repeated = sorted({name for path in fields.columns if (name := repeated_name(schema, path)) is not None})
+    if repeated:
+        raise BadHeader(f"the schema has the field {', '.join(map(repr, repeated))} more than once: rename the others")
 
 
 def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int, int]]:
@@ -160,6 +168,7 @@ def _open(handle: IO[bytes], fields: Fields, part: Part) -> _OpenFile:
     expected = len(range(part.first, file.num_row_groups if part.end is None else part.end))
     if any(len(group) != count for group in groups) or len(groups) != expected:
         raise ValueError("its row groups do not have the columns of its schema")
+    _check_names(file.schema_arrow, fields)
     needed = needed_columns(file.schema_arrow, fields)
     # A value that a small file stores once may fill gigabytes of rows: it stays in a dictionary until they are counted.
     candidates = leaves_of(schema, [name for name in needed if may_stay_encoded(file.schema_arrow.field(name).type)])

@@ -65,6 +65,18 @@ def test_a_name_that_contains_dots_comes_before_a_path(tmp_path: Path) -> None:
     assert texts(read_rows(path, text="a.b.c")[0]) == ["x", "y"]
 
 
+def test_several_names_of_parquet_may_begin_a_path(tmp_path: Path) -> None:
+    """As in JSON, the first that leads to a field counts."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [{"z": 1}], "a.b": [{"c": "x", "d": [{"e": "y"}]}]}), path)
+    ((row,), _) = read_rows(path, text="a.b.c", keep=("a.b.c", "a.z"))
+    assert (row["text"], row["a.b.c"], row["a.z"]) == ("x", "x", 1)
+    assert texts(read_rows(path, text="a.b.d[].e")[0]) == ["y"]
+    pq.write_table(pa.table({"a.b": [{"c": "long"}], "a": [{"b": {"c": "short"}}]}), path)
+    ((row,), _) = read_rows(path, text="a.b.c", keep=("a.b.c",))
+    assert row["text"] == row["a.b.c"] == "short"
+
+
 def test_a_list_of_strings_is_one_text(tmp_path: Path) -> None:
     """It is joined as the original joins labels; any other list has the wrong type."""
     path = write_lines(

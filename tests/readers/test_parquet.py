@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import uuid
 from collections.abc import Sequence
 from decimal import Decimal
@@ -16,6 +17,7 @@ from audioclip_text.pipeline.readers.batch_builder import BatchBuilder
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support.corpus import embed, read
 from tests.support.shards import ids, read_rows, reasons, texts
@@ -119,6 +121,21 @@ def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
     for content in (whole[:-20], whole[:-1], b"PAR1", b"no parquet", b"PAR1" + bytes(40) + b"PAR1"):
         path.write_bytes(content)
         assert reasons(read_rows(path)[1]) == [("0", "damaged shard")]
+
+
+def test_a_name_that_occurs_twice_costs_the_shard(tmp_path: Path) -> None:
+    """No column says which of them is meant; one that is not read may have any name."""
+    path = tmp_path / "a.parquet"
+    twice = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["x", "x"])
+    columns = [pa.array(["1"]), pa.array(["2"]), pa.ListArray.from_arrays([0, 1], twice), pa.array(["t"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["k", "k", "m", "text"]), path)
+    assert texts(read_rows(path)[0]) == ["t"]
+    for name, fields in {"k": {"text": "k"}, "m[].x": {"text": "m[].x"}}.items():
+        rows, (rejected,) = read_rows(path, kept=pa.schema([]), **fields)
+        message = f"the schema has the field {name!r} more than once: rename the others"
+        assert (rows, rejected["reason"], rejected["detail"]) == ([], "damaged shard", message)
+        with pytest.raises(InputError, match=re.escape(f"{path}: {message}")):
+            infer_kept_schema(find_shards([str(path)]), Fields(**fields))
 
 
 @pytest.mark.parametrize("caption", [["a", "b", "c"], ["a", "b", " "]], ids=["clean", "with a bad row"])
