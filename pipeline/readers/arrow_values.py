@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from .exact_cast import cast_exactly
 from .field_types import is_list, is_uuid
-from .fields import Fields, is_text
+from .fields import BadRow, Fields, is_text
 from .parquet_limits import VALUE_BYTES
 from .shard import BATCH_BYTES
 
@@ -126,7 +127,10 @@ def records_of(batch: pa.RecordBatch) -> list[dict[str, object]]:
 
 
 def kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
-    """Return the values of a kept field: texts as str, others as arrays of length 1, which lose nothing."""
+    """Return the values of a kept field: texts as str, others as arrays of length 1 and `field`'s type, which lose nothing.
+
+    A BadRow instead of a value is one that does not fit.
+    """
     column = column_at(batch, field.name)
     if column is None:
         return [None] * batch.num_rows
@@ -134,7 +138,22 @@ def kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
         column = column.dictionary_decode()
     if is_text(column.type) and is_text(field.type):
         return plain_values(column)
+    try:
+        column = cast_exactly(column, field.type)
+    except pa.ArrowException:
+        return [_kept_value(column.slice(row, 1), field) for row in range(len(column))]
     return [column.slice(row, 1) for row in range(len(column))]
+
+
+def _kept_value(value: pa.Array, field: pa.Field) -> pa.Array | BadRow:
+    try:
+        return cast_exactly(value, field.type)
+    except pa.ArrowException as error:
+        if "UTF8" in str(error):  # Arrow has no class of its own for it
+            return BadRow("not UTF-8", f"kept field {field.name!r} cannot be decoded")
+        return BadRow(
+            "wrong type", f"kept field {field.name!r} is {value.type} and does not fit its column, {field.type}"
+        )
 
 
 def plain_values(column: pa.Array) -> list[object]:

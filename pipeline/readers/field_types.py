@@ -9,7 +9,12 @@ import pyarrow as pa
 from .fields import Fields, is_text
 from .shard import InputError, Shard
 
-_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+_PLAIN = {
+    pa.large_string(): pa.string(),
+    pa.string_view(): pa.string(),
+    pa.large_binary(): pa.binary(),
+    pa.binary_view(): pa.binary(),
+}
 
 
 def is_uuid(kind: pa.DataType) -> bool:
@@ -64,10 +69,11 @@ def _is_text_or_bytes(kind: pa.DataType) -> bool:
 def kept_type(kind: pa.DataType) -> pa.DataType | None:
     """Return the type of the output column of a kept field, or None if it cannot be kept.
 
-    Views become plain strings and bytes, which hold the same values and which all of Arrow's functions take.
+    Types of the same values become one, which all of Arrow's functions take: views and large types are plain, and what a
+    list or a struct contains may be null.
     """
-    if kind in _VIEWS:
-        return _VIEWS[kind]
+    if kind in _PLAIN:
+        return _PLAIN[kind]
     if pa.types.is_dictionary(kind):
         return kept_type(kind.value_type)
     if not pa.types.is_nested(kind):
@@ -76,16 +82,19 @@ def kept_type(kind: pa.DataType) -> pa.DataType | None:
         return None  # Arrow has no slices of such lists and structs
     if pa.types.is_struct(kind):
         types = [kept_type(field.type) for field in kind]
-        return (
-            None if None in types else pa.struct([field.with_type(new) for field, new in zip(kind, types, strict=True)])
-        )
+        names = [field.name for field in kind]
+        return None if None in types else pa.struct([pa.field(*column) for column in zip(names, types, strict=True)])
     if is_list(kind):
         element = kept_type(kind.value_type)
-        return None if element is None else _with_element(kind, kind.value_field.with_type(element))
-    return kind if pa.types.is_map(kind) else None
+        size = kind.list_size if pa.types.is_fixed_size_list(kind) else -1
+        return None if element is None else pa.list_(pa.field("element", element), size)
+    if pa.types.is_map(kind):
+        key, value = kept_type(kind.key_type), kept_type(kind.item_type)
+        return None if key is None or value is None else pa.map_(key, value)
+    return None
 
 
-def _with_element(kind: pa.DataType, element: pa.Field) -> pa.DataType:
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(element, kind.list_size)
-    return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)
+def becomes_text(kind: pa.DataType) -> bool:
+    """Return whether values of a type become text in a column of texts; those of a duration would lose their unit."""
+    unclear = pa.types.is_duration(kind) or pa.types.is_interval(kind)
+    return bool(is_text(kind) or (pa.types.is_primitive(kind) and not unclear))

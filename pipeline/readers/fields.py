@@ -167,8 +167,10 @@ def as_kept(value: object, field: pa.Field) -> object:
     """Return a kept value for a column of `field`'s type, an array of length 1 as such. Raises BadRow if it does not fit."""
     if value is MISSING or value is None:
         return None
-    if isinstance(value, pa.Array):  # of Parquet: Python has no nanoseconds
-        return _cast(value, field)
+    if isinstance(value, BadRow):
+        raise value
+    if isinstance(value, pa.Array):  # of Parquet, and of the column's type: Python has no nanoseconds
+        return value
     if is_text(field.type):
         if isinstance(value, bytes):
             return _decode(value)
@@ -188,16 +190,6 @@ def as_kept(value: object, field: pa.Field) -> object:
         except (pa.ArrowException, OverflowError):
             raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}") from None
     raise BadRow("wrong type", f"kept field {field.name!r} is {type_name(value)}, its column is {field.type}")
-
-
-def _cast(value: pa.Array, field: pa.Field) -> pa.Array:
-    try:
-        value = value.cast(field.type)
-        value.validate(full=True)
-        return value
-    except (pa.ArrowException, UnicodeDecodeError):
-        detail = f"kept field {field.name!r} is {value.type} and does not fit its column, {field.type}"
-        raise BadRow("wrong type", detail) from None
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -11,7 +11,8 @@ from ..io.file_io import FileIO
 from ..io.retries import StoreError
 from .base import FieldSummary, some_of
 from .compression import BadHeader, DamagedShard, WrongEncoding
-from .fields import Fields, is_text
+from .field_types import becomes_text, kept_type
+from .fields import Fields
 from .registry import READERS
 from .shard import InputError, Shard
 
@@ -121,16 +122,26 @@ def _peek(shard: Shard, fields: Fields, summary: FieldSummary, file_io: FileIO) 
         raise InputError(f"{shard.path} cannot be read: {error.strerror or error}") from None
 
 
+_UNITS = ("s", "ms", "us", "ns")
+
+
 def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
-    """Return the type that fits values of all `kinds`: numbers widen, mixed scalars become text."""
-    distinct = [kind for kind in dict.fromkeys(kinds) if not pa.types.is_null(kind)]  # nulls fit any type
+    """Return the type that fits values of all `kinds`: numbers widen, times get the finest unit, others become text."""
+    plain = dict.fromkeys(kept_type(kind) or kind for kind in kinds)
+    distinct = [kind for kind in plain if not pa.types.is_null(kind)]  # nulls fit any type
     if not distinct:
         return pa.string()
     if len(distinct) == 1:
         return distinct[0]
     if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in distinct):
-        return pa.float64() if any(map(pa.types.is_floating, distinct)) else pa.int64()
-    if all(pa.types.is_primitive(kind) or is_text(kind) for kind in distinct):
+        if any(map(pa.types.is_floating, distinct)):
+            return pa.float64()
+        return pa.uint64() if all(map(pa.types.is_unsigned_integer, distinct)) else pa.int64()
+    zones = {kind.tz for kind in distinct if pa.types.is_timestamp(kind)}
+    for is_kind in (pa.types.is_timestamp, pa.types.is_time, pa.types.is_duration):
+        if all(map(is_kind, distinct)) and len(zones) < 2:
+            return max(distinct, key=lambda kind: _UNITS.index(kind.unit))
+    if all(map(becomes_text, distinct)) and len(zones) < 2:
         return pa.string()
     raise InputError(
         f"kept field {name!r} has types without a common one: {', '.join(map(str, distinct))}; leave it out, or embed "

@@ -15,7 +15,8 @@ from .arrow_values import as_strings, kept_values, needed_columns, records_of, r
 from .base import FieldSummary, too_long
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard
-from .field_types import check_types, kept_type
+from .exact_cast import cast_exactly
+from .field_types import check_types
 from .fields import BadRow, Fields
 from .parquet_limits import (
     Column,
@@ -65,7 +66,7 @@ class ParquetReader:
         check_types(shard, fields, types)
         for path in fields.keep:
             if path in types:
-                summary.add_kept_type(path, kept_type(types[path]) or types[path])
+                summary.add_kept_type(path, types[path])
 
 
 def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.RecordBatch | None:
@@ -79,8 +80,8 @@ def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.
     try:
         text = as_strings(columns[fields.text])
         ids = as_strings(columns[fields.id], ids=True) if fields.id else None
-        kept = [columns[field.name].cast(field.type) for field in builder.kept]
-        for column in (text, ids, *kept):
+        kept = [cast_exactly(columns[field.name], field.type) for field in builder.kept]
+        for column in (text, ids):
             if column is not None:
                 column.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError):

@@ -115,6 +115,48 @@ def test_of_many_fields_a_few_are_named(tmp_path: Path) -> None:
     assert len(refusal(lambda: kept(tmp_path))) < 300 + len(str(tmp_path))
 
 
+LIST, STRUCT = pa.list_(pa.field("item", pa.string())), pa.struct({"a": pa.string()})
+COMMON = {
+    "units of timestamps": ([pa.timestamp("ms"), pa.timestamp("us")], "timestamp[us]"),
+    "units with a time zone": ([pa.timestamp("ns", "UTC"), pa.timestamp("us", "UTC")], "timestamp[ns, tz=UTC]"),
+    "units of times": ([pa.time32("ms"), pa.time64("us")], "time64[us]"),
+    "units of durations": ([pa.duration("ms"), pa.duration("us")], "duration[us]"),
+    "a timestamp and a text": ([pa.timestamp("ms"), pa.string()], "string"),
+    "time zones": ([pa.timestamp("us", "UTC"), pa.timestamp("us")], None),
+    "time zones and a text": ([pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.string()], None),
+    "a duration and a text": ([pa.duration("us"), pa.string()], None),
+    "a duration and a number": ([pa.duration("us"), pa.int64()], None),
+    "names of elements": ([LIST, pa.list_(pa.field("element", pa.string()))], "list<element: string>"),
+    "elements that are not null": (
+        [LIST, pa.list_(pa.field("item", pa.string(), nullable=False))],
+        "list<element: string>",
+    ),
+    "large lists": ([LIST, pa.large_list(pa.large_string())], "list<element: string>"),
+    "fields that are not null": (
+        [STRUCT, pa.struct([pa.field("a", pa.string(), nullable=False)])],
+        "struct<a: string>",
+    ),
+    "large bytes": ([pa.binary(), pa.large_binary()], "binary"),
+    "unsigned integers": ([pa.uint64(), pa.uint32()], "uint64"),
+    "signed and unsigned integers": ([pa.uint32(), pa.int8()], "int64"),
+}
+
+
+@pytest.mark.parametrize("case", COMMON)
+def test_common_types_of_parquet(tmp_path: Path, case: str) -> None:
+    """Types of the same values are one type; times get the finest unit, and none loses its unit or its time zone."""
+    kinds, expected = COMMON[case]
+    for order in (kinds, kinds[::-1]):
+        for number, kind in enumerate(order):
+            table = pa.table({"text": pa.nulls(0, pa.string()), "k": pa.nulls(0, kind)})
+            pq.write_table(table, tmp_path / f"{number}.parquet", use_compliant_nested_type=False)
+        if expected is None:
+            message = refusal(lambda: kept(tmp_path, "k"))
+            assert message.startswith("kept field 'k' has types without a common one: ")
+        else:
+            assert kept(tmp_path, "k") == {"k": expected}
+
+
 def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
     """This is so for a text field, an id field, a kept field, and one inside a list."""
     lines(tmp_path / "a.jsonl", {"txet": "t", "c": [{"t": "x"}], "n": 1}, {"more": 1})

@@ -1,0 +1,82 @@
+"""cast_exactly: a kept column as the type of its output column, without a change of any value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from .field_types import becomes_text, is_list, kept_type
+from .fields import is_text
+
+
+def cast_exactly(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column of a shard as `kind`, the type of a kept field.
+
+    Raises ArrowException if a value is not exactly one of that type, or is not UTF-8.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.null_count == len(column):
+        return pa.nulls(len(column), kind)
+    source = kept_type(column.type)
+    if source is None or not _are_of_one_kind(source, kind):
+        raise pa.ArrowInvalid("the values are of another kind")
+    cast = column.cast(kind)
+    if source != kind:
+        _check_floats(column, cast)
+    cast.validate(full=True)
+    return cast
+
+
+def _are_of_one_kind(source: pa.DataType, kind: pa.DataType) -> bool:
+    """Return whether values of two types may be the same: Arrow casts others too, as "02134" to 2134 and 7 to true."""
+    if source == kind or pa.types.is_null(source) or (is_text(kind) and becomes_text(source)):
+        return True
+    if is_list(source) and is_list(kind):
+        return _are_of_one_kind(source.value_type, kind.value_type)
+    if pa.types.is_struct(source) and pa.types.is_struct(kind):
+        pairs = zip(source, kind, strict=False)
+        return source.num_fields == kind.num_fields and all(
+            old.name == new.name and _are_of_one_kind(old.type, new.type) for old, new in pairs
+        )
+    if pa.types.is_timestamp(source) and pa.types.is_timestamp(kind):
+        return bool(source.tz == kind.tz)
+    return any(test(source) and test(kind) for test in _KINDS)
+
+
+def _is_text_or_bytes(kind: pa.DataType) -> bool:
+    return bool(is_text(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_integer_or_float(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_integer_or_decimal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+# Of two types for which one of these is true, Arrow's cast checks the values, except for floats.
+_KINDS = (
+    _is_text_or_bytes,
+    _is_integer_or_float,
+    _is_integer_or_decimal,
+    pa.types.is_date,
+    pa.types.is_time,
+    pa.types.is_duration,
+)
+
+
+def _check_floats(before: pa.Array, after: pa.Array) -> None:
+    """Raise ArrowInvalid if a float was rounded by a cast, also within lists and structs."""
+    if pa.types.is_null(before.type):
+        return
+    if pa.types.is_struct(after.type):
+        for old, new in zip(before.flatten(), after.flatten(), strict=True):
+            _check_floats(old, new)
+    elif is_list(after.type):
+        _check_floats(before.flatten(), after.flatten())
+    elif pa.types.is_floating(after.type) and before.type != after.type:
+        old, new = (column.cast(pa.float64()).to_numpy(zero_copy_only=False) for column in (before, after))
+        if not np.array_equal(old, new, equal_nan=True):
+            raise pa.ArrowInvalid("a float would be rounded")
