@@ -222,7 +222,7 @@ def _link_or_copy(source: str, target: str, size: int, sha256: str) -> None:
             shutil.copyfileobj(handle, file.handle, COPY_BYTES)
         file.handle.flush()
         _check_content(file.temporary, size, sha256)
-        file.commit(target)
+        file.commit(target, sync=True)
     except BaseException:
         file.discard()
         raise

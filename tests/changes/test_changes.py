@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from audioclip_text.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
-from tests.support import object_stores
+from tests.support import object_stores, synced
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of
 from tests.support.stub import OtherHandler
 
-store = object_stores.store
+store, is_synced = object_stores.store, synced.is_synced
 
 Row = dict[str, object]
 
@@ -44,7 +44,9 @@ def ids(target: Path, kind: str) -> list[str]:
     return sorted(ds.dataset(files).to_table(columns=["id"])["id"].to_pylist()) if files else []
 
 
-def test_added_changed_and_removed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_changed_and_removed_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_synced: Callable[[Path], bool]
+) -> None:
     folder, output, target = tmp_path / "in", tmp_path / "out", tmp_path / "changes"
     for shard in range(3):
         write_jsonl(folder / f"{shard}.jsonl", rows_of(shard))
@@ -69,6 +71,7 @@ def test_added_changed_and_removed_rows(tmp_path: Path, monkeypatch: pytest.Monk
     result = find_changes(str(output), target=str(target))
     assert result == Changes(before, now, added=1, changed=2, removed=2, files=result.files)
     assert json.loads((target / "changes.json").read_text())["added"] == 1
+    assert {path.name for path in target.iterdir() if is_synced(path)} == {*result.files, "changes.json"}
     assert ids(target, "added") == ["3-new"]
     assert ids(target, "changed") == ["3-0", "3-1"]
     assert ids(target, "removed") == ["3-2", "3-3"]

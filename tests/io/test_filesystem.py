@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from audioclip_text.pipeline.io.filesystem import (
     upload,
     write_atomically,
 )
-from tests.support import object_stores
+from tests.support import object_stores, synced
 from tests.support.object_stores import Store
 
-store = object_stores.store
+store, is_synced = object_stores.store, synced.is_synced
 
 
 def test_write_atomically_replaces_a_local_file(tmp_path: Path) -> None:
@@ -125,11 +126,14 @@ def test_copy_file_links_on_a_disk(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_copy_file_copies_where_a_disk_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy is compared with the digest before it gets its name."""
+@pytest.mark.parametrize("error", ["EXDEV", "EPERM", "EMLINK", "ENOTSUP", "ENOSYS", "EACCES"])
+def test_copy_file_copies_where_a_disk_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_synced: Callable[[Path], bool], error: str
+) -> None:
+    """The copy is compared with the digest, and is on the disk, before it gets its name."""
 
     def link(*_: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
+        raise OSError(getattr(errno, error), "no link can be made")
 
     monkeypatch.setattr(os, "link", link)
     source, target = tmp_path / "source", tmp_path / "target"
@@ -137,6 +141,7 @@ def test_copy_file_copies_where_a_disk_has_no_links(tmp_path: Path, monkeypatch:
     copy_file(str(source), str(target), 4, hashlib.sha256(b"rows").hexdigest())
     assert target.read_bytes() == b"rows"
     assert not target.samefile(source)
+    assert is_synced(target)
     target.unlink()
     with pytest.raises(OSError, match="another content"):
         copy_file(str(source), str(target), 4, hashlib.sha256(b"ROWS").hexdigest())

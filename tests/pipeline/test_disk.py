@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +22,14 @@ from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
 from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.listing import read_file_list
+from tests.support import synced
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
 from tests.support.stub import ENCODERS, StubHandler
 from tests.support.users import UNPRIVILEGED, unprivileged
+
+is_synced = synced.is_synced
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,3 +193,25 @@ def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabul
     assert "audioclip-text: error: " in done.stderr
     assert "cannot be written: Permission denied" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_manifest_names_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_synced: Callable[[Path], bool]
+) -> None:
+    """Files of rows, also those that are carried over on a disk without links, lists of files, manifest and pointer."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    output = tmp_path / "out"
+    _corpus(tmp_path / "a.jsonl", 50)
+    first, _ = embed(tmp_path / "*.jsonl", output, id_field="id")
+    write_jsonl(tmp_path / "b.jsonl", [{"id": "new", "text": "new"}, {"id": "empty", "text": ""}])
+    manifest, _ = embed(tmp_path / "*.jsonl", output, id_field="id")
+    files = {file.name for file in read_file_list(str(output), manifest)}
+    assert files > {file.name for file in read_file_list(str(output), first)}, "nothing was carried over"
+    directory = output / "snapshots" / manifest["snapshot"]
+    names = {*files, manifest["files"]["name"], manifest["shards"]["name"], "manifest.json"}
+    assert {name for name in names if not is_synced(directory / name)} == set()
+    assert is_synced(output / "current.json")
