@@ -95,15 +95,16 @@ def test_pointer_without_a_name_is_refused(output: Path) -> None:
         current_name(str(output))
 
 
+@pytest.mark.parametrize("key", ["files", "shards"])
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
-def test_manifest_with_file_names_out_of_out_is_refused(output: Path, name: object) -> None:
+def test_manifest_with_file_names_out_of_out_is_refused(output: Path, name: object, key: str) -> None:
     """Nor does one that reads the list of files."""
     snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"]["name"] = name
+    manifest[key]["name"] = name
     path.write_text(json.dumps(manifest))
-    found = r"manifest\.json (names .* not a plain name|is not a valid manifest: files.name is)"
+    found = rf"manifest\.json (names .* not a plain name|is not a valid manifest: {key}.name is)"
     with pytest.raises(SnapshotError, match=found):
         read_manifest(str(output), snapshot)
     with pytest.raises(SnapshotError, match=found):

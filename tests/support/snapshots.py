@@ -150,11 +150,16 @@ def edit_files(output: Path, change: Callable[[list[FileInfo]], list[FileInfo]])
     edit_manifest(output, lambda edited: edited.update(files=write_file_list(str(directory), files)))
 
 
-def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True) -> None:
-    """Change the rows of the first part file; with `sign` the list of files describes the changed file."""
+def rewrite(
+    output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool = True, count: bool = True, kind: str = "part"
+) -> None:
+    """Change the rows of the first file of a kind, part or rejected.
+
+    With `sign` the list of files describes the changed file, except its number of rows without `count`.
+    """
     directory = directory_of(output)
     files = read_file_list(str(output), json.loads((directory / "manifest.json").read_text()))
-    info = next(file for file in files if file.is_part)
+    info = next(file for file in files if file.name.startswith(kind))
     path = directory / info.name
     table = change(pq.read_table(path)).combine_chunks()
     pq.write_table(table, path, use_dictionary=False, row_group_size=1 << 20)
@@ -162,5 +167,6 @@ def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], *, sign: bool 
         data = path.read_bytes()
         hashes = table["text_hash"] if "text_hash" in table.column_names and len(table) else None
         lowest = pc.min(hashes).as_py().hex() if hashes is not None else info.lowest_hash
-        signed = FileInfo(info.name, len(table), len(data), hashlib.sha256(data).hexdigest(), info.segment, lowest)
+        digest, rows = hashlib.sha256(data).hexdigest(), len(table) if count else info.rows
+        signed = FileInfo(info.name, rows, len(data), digest, info.segment, lowest)
         edit_files(output, lambda files: [signed if file.name == info.name else file for file in files])

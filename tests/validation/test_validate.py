@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_text.pipeline.canary import CANARY_TEXTS
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.inference.fingerprint import fingerprint_of
 from audioclip_text.pipeline.schemas import vector_type
 from audioclip_text.pipeline.snapshots.manifest import Manifest
 from audioclip_text.pipeline.validation.result import ValidationResult
 from audioclip_text.pipeline.validation.validate_snapshot import validate
-from tests.support.corpus import ENCODERS, StubHandler, embed, write_jsonl
+from tests.support.corpus import ENCODERS, StubHandler, embed, read, write_jsonl
 from tests.support.snapshots import (
     batch_of,
     directory_of,
@@ -60,6 +63,13 @@ def failed(result: ValidationResult) -> dict[str, list[str]]:
 def part(output: Path) -> Path:
     """The first part file."""
     return min(directory_of(output).glob("part-*.parquet"))
+
+
+def sign(output: Path, path: Path) -> None:
+    """Let the list of files describe the bytes of a changed file."""
+    data = path.read_bytes()
+    described = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit_files(output, lambda files: [replace(file, **described) if file.name == path.name else file for file in files])
 
 
 def test_valid_snapshot(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,11 +224,16 @@ def first_value(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
             "schema",
             "weights is 'trained', expected 'untrained'",
         ),
+        (
+            lambda table: table.replace_schema_metadata({**table.schema.metadata, b"snapshot": b"another"}),
+            "schema",
+            "snapshot is 'another', expected '2",
+        ),
         (lambda table: table.slice(1), "manifest", "the number of rows in part files of segment 0 is 39"),
     ],
     ids=[
         "NaN", "infinity", "zeros", "duplicate ids", "text changed", "no tokens", "truncation turned",
-        "column lost", "kept field lost", "no provenance", "other provenance", "row lost",
+        "column lost", "kept field lost", "no provenance", "other provenance", "another run", "row lost",
     ],
 )  # fmt: skip
 def test_wrong_rows_in_files_with_a_right_digest(
@@ -228,6 +243,37 @@ def test_wrong_rows_in_files_with_a_right_digest(
     rewrite(output, change)
     faults = failed(validate(str(output)))
     assert any(found in fault for fault in faults[check])
+
+
+@pytest.mark.parametrize("kind", ["part", "rejected"])
+def test_file_with_fewer_rows_than_its_entry(output: Path, kind: str) -> None:
+    """Its number of rows is compared with the list of files."""
+    rewrite(output, lambda table: table.slice(1), count=False, kind=kind)
+    (fault,) = failed(validate(str(output)))["schema"]
+    assert fault.startswith(kind)
+    assert ": rows is " in fault
+
+
+def test_unknown_reason(output: Path) -> None:
+    """A rejected row has one of the documented reasons, even if file and manifest agree."""
+    rewrite(output, first_value("reason", "bad luck"), kind="rejected")
+    reasons = Counter(read(output, "rejected")["reason"].to_pylist())
+    edit_manifest(output, edit_rows("rejected_by_reason", reasons))
+    edit_manifest(output, set_in("counts", "rejected_by_reason", to=reasons))
+    assert failed(validate(str(output))) == {"counts": ["'bad luck' is not a reason for rejecting a row"]}
+
+
+def test_statistics_of_hashes(output: Path) -> None:
+    """Runs choose row groups by them: they are those of the rows."""
+    path = part(output)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    lowest = min(pq.read_table(path)["text_hash"].to_pylist())
+    assert lowest in data[footer:]
+    path.write_bytes(data[:footer] + data[footer:].replace(lowest, bytes(16)))
+    sign(output, path)
+    (fault,) = failed(validate(str(output)))["hashes"]
+    assert "other hashes than its statistics say" in fault
 
 
 def set_in(*path: str | int, to: object) -> Callable[[Manifest], None]:
@@ -250,6 +296,15 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
     return change
 
 
+def reject_long_texts(manifest: Manifest) -> None:
+    """Let the manifest be that of a run with --on_long reject."""
+    manifest["fingerprint_parts"]["on_long"] = "reject"
+    manifest["fingerprint"] = fingerprint_of(manifest["fingerprint_parts"])
+
+
+NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").tobytes()).decode()
+
+
 @pytest.mark.parametrize(
     ("change", "check", "found"),
     [
@@ -260,6 +315,7 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
             "manifest",
             "the sum of counts.rejected_by_reason is 1",
         ),
+        (edit_rows("read", 44), "manifest", "totals.read is 44, expected 43"),
         (edit_rows("truncated", 0), "counts", "the number of truncated rows is 4, expected 0"),
         (set_in("totals", "truncated", to=0), "manifest", "totals is {"),
         (set_in("counts", "read", to=None), "manifest", "counts.read is None, expected an integer"),
@@ -281,12 +337,14 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
             "manifest",
             "fingerprint_parts has no prompt, on_long, normalize, dtype, stored",
         ),
+        (reject_long_texts, "tokens", "4 rows are truncated, expected none with --on_long reject"),
         (set_in("dim", to=1024), "schema", "has columns"),
         (set_in("dim", to=-1), "manifest", "dim is -1, expected 1 to"),
         (set_in("weights", to="trained"), "schema", "weights is 'untrained', expected 'trained'"),
         (set_in("checkpoint", "sha256", to="1"), "manifest", "segments[0].checkpoint_sha256 is '0000"),
         (set_in("snapshot", to="another"), "pointer", "is the manifest of 'another'"),
         (set_in("canary", "vectors", to="AAAA"), "canary", "the canary in the manifest cannot be decoded"),
+        (set_in("canary", "vectors", to=NAN_CANARY), "canary", "the canary in the manifest contains NaN or infinity"),
         (set_in("canary", to={}), "manifest", "canary.texts is missing"),
     ],
 )
@@ -301,6 +359,7 @@ def test_edited_manifest(output: Path, change: Callable[[Manifest], None], check
     ("change", "check", "found"),
     [
         ({"rows": 1}, "manifest", "the number of rows in part files of segment 0 is"),
+        ({"name": "rejected-1.parquet"}, "manifest", "the number of rows in rejected files of segment 0 is"),
         ({"segment": 1}, "manifest", "is of segment 1, of 1"),
         ({"sha256": "0" * 64}, "files", "expected 0000000000000000..."),
         ({"name": "../../x.parquet"}, "manifest", "is not a plain name"),
@@ -448,12 +507,8 @@ def test_rows_are_checked_in_batches(tmp_path: Path) -> None:
 def test_file_that_is_not_parquet(output: Path) -> None:
     """A file with the right digest whose content is not Parquet is named."""
     path = part(output)
-    digest = hashlib.sha256(b"PAR1").hexdigest()
-    edit_files(
-        output,
-        lambda files: [replace(file, bytes=4, sha256=digest) if file.name == path.name else file for file in files],
-    )
     path.write_bytes(b"PAR1")
+    sign(output, path)
     assert "readable" in failed(validate(str(output)))
 
 
@@ -464,8 +519,5 @@ def test_damaged_page_in_a_file_with_a_right_digest(output: Path) -> None:
     data = bytearray(path.read_bytes())
     data[metadata.data_page_offset + metadata.total_compressed_size - 8] ^= 0xFF
     path.write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    edit_files(
-        output, lambda files: [replace(file, sha256=digest) if file.name == path.name else file for file in files]
-    )
+    sign(output, path)
     assert "readable" in failed(validate(str(output)))
