@@ -13,17 +13,19 @@ from pathlib import Path
 import pytest
 
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import object_store
+from audioclip_text.pipeline.io import beam_files, object_store
 from audioclip_text.pipeline.io.filesystem import (
     AtomicFile,
     copy_file,
     read,
+    remove_below,
     sha256_of,
     temporary_name,
     temporary_names,
     upload,
     write_atomically,
 )
+from audioclip_text.pipeline.io.retries import StoreError
 from tests.support import object_stores, synced
 from tests.support.object_stores import Store
 
@@ -170,3 +172,15 @@ def test_object_stores_compare_contents(store: Store) -> None:
         upload(io.BytesIO(data), path)
     assert same(first, second)
     assert not same(first, other)
+
+
+def test_files_that_remain_after_a_removal_are_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every file system raises an error for what it could not delete."""
+    for name in ("run/part-1", "run/more/part-2", "running"):
+        store.put(f"out/{name}", b"rows")
+    with monkeypatch.context() as patched:
+        patched.setattr(beam_files.FileSystems, "delete", lambda _: None)
+        with pytest.raises(StoreError, match=r"out/run cannot be removed: 2 files are left, for example .*out/run/"):
+            remove_below(f"{store.url}/out/run")
+    remove_below(f"{store.url}/out/run")
+    assert store.names("out/") == ["out/running"]

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from apache_beam.io.localfilesystem import LocalFileSystem
+from botocore.exceptions import ClientError
 
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import json_file
+from audioclip_text.pipeline.io import json_file, object_store
 from audioclip_text.pipeline.io.json_file import read_json, update_json, write_json
 from tests.support.object_stores import connected
 
@@ -129,6 +131,41 @@ def test_a_lock_file_of_another_run_is_not_removed(tmp_path: Path) -> None:
     update_json(path, lambda _: write_json(f"{path}.lock", {"owner": "ann@host:7", "time": time.time()}))  # type: ignore[func-returns-value]
     with pytest.raises(SnapshotError, match="ann@host:7 holds"):
         update_json(path, lambda _: {"snapshot": "mine"})
+
+
+@pytest.mark.parametrize("scheme", ["", "other://"])
+def test_the_lock_of_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """A file that is updated under the lock of another one is not updated while another run holds that lock."""
+    monkeypatch.setattr(json_file, "LOCAL_LOCK_SECONDS", 0.1)
+    pointer, path = f"{scheme}{tmp_path}/current.json", f"{scheme}{tmp_path}/run/manifest.json"
+    (tmp_path / "run").mkdir()
+
+    def update_another(_: object) -> None:
+        update_json(path, lambda _: {"snapshot": "mine"}, lock=pointer)
+
+    with pytest.raises(SnapshotError, match=r" holds .*/(publish|current\.json)\.lock: run again"):
+        update_json(pointer, update_another)
+    assert read_json(path) is None
+    update_json(path, lambda _: {"snapshot": "mine"}, lock=pointer)
+    assert read_json(path) == {"snapshot": "mine"}
+
+
+@pytest.mark.parametrize(("status", "refused"), [(409, True), (412, True), (403, False)])
+def test_a_conflict_on_s3_is_a_refused_write(monkeypatch: pytest.MonkeyPatch, status: int, refused: bool) -> None:
+    """Two writes of one object at the same time: the service may answer with either status."""
+
+    def put_object(**_: object) -> None:
+        raise ClientError({"ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")  # type: ignore[typeddict-item]
+
+    client = SimpleNamespace(put_object=put_object)
+    monkeypatch.setattr(object_store, "s3_object", lambda _: (client, "b", "current.json"))
+    access = object_store.conditional_access("s3://b/current.json")
+    assert access
+    if refused:
+        assert access.write("s3://b/current.json", b"{}", None) is False
+    else:
+        with pytest.raises(ClientError):
+            access.write("s3://b/current.json", b"{}", None)
 
 
 def test_a_lock_file_names_its_owner_and_expires(tmp_path: Path) -> None:

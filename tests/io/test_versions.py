@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from google.api_core.exceptions import PreconditionFailed, RequestRangeNotSatisfiable
 
 from audioclip_text.pipeline.io import object_store
 from audioclip_text.pipeline.io.file_io import FileIO
 from audioclip_text.pipeline.io.filesystem import remove
-from audioclip_text.pipeline.io.versions import FileChanged
+from audioclip_text.pipeline.io.object_store import VERSIONED_ACCESS, VersionedAccess
+from audioclip_text.pipeline.io.versions import FileChanged, ListedFile, open_listed
 from audioclip_text.pipeline.readers.fields import Fields
 from audioclip_text.pipeline.readers.read_shards import read_shard
 from audioclip_text.pipeline.readers.shard import InputError, Shard
 from audioclip_text.pipeline.readers.shards import find_shards
 from tests.support import object_stores
-from tests.support.object_stores import Store
+from tests.support.object_stores import Store, Waits
 
-store = object_stores.store
+store, waits = object_stores.store, object_stores.waits
 
 
 def texts(shard: Shard) -> list[str]:
@@ -90,6 +92,34 @@ def test_an_object_that_changes_between_two_requests_is_refused(store: Store, mo
         store.put("texts/a.txt", b"cat\n" * 1000)
         with pytest.raises(FileChanged, match=r"a\.txt changed"):
             handle.read()
+
+
+def test_an_answer_that_is_too_short_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, waits: Waits) -> None:
+    """A connection that ends early need not raise an error in the client."""
+    answers = [b"dog", b"dog\n"]
+    access = VersionedAccess(VERSIONED_ACCESS["gs"].list, lambda *_: answers.pop(0))
+    monkeypatch.setitem(VERSIONED_ACCESS, "gs", access)
+    with open_listed(ListedFile("gs://b/a.txt", 4, "1")) as handle:
+        assert handle.read() == b"dog\n"
+    assert len(waits.waited) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [PreconditionFailed, RequestRangeNotSatisfiable], ids=["another version", "a shorter one"]
+)
+def test_an_answer_that_shows_a_change(monkeypatch: pytest.MonkeyPatch, waits: Waits, error: type[Exception]) -> None:
+    """A service may look at the range of the request before it looks at the version."""
+
+    def refuse(*_: object) -> bytes:
+        raise error("refused")  # type: ignore[no-untyped-call]
+
+    monkeypatch.setitem(VERSIONED_ACCESS, "gs", VersionedAccess(VERSIONED_ACCESS["gs"].list, refuse))
+    with (
+        open_listed(ListedFile("gs://b/a.txt", 4, "1")) as handle,
+        pytest.raises(FileChanged, match=r"a\.txt changed$"),
+    ):
+        handle.read()
+    assert waits.waited == []
 
 
 @pytest.mark.slow

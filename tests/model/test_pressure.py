@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from audioclip_text.model import ClipTokenizer, TextEncoder
 from audioclip_text.model import encoder as encoder_module
 from audioclip_text.model.checkpoint import Checkpoint
+from audioclip_text.model.encoder import Encoding
 from audioclip_text.model.prefix_tree import PrefixTree
 from audioclip_text.pipeline.inference.embed_batch import embed_batch
 from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.schemas import ROW
 from tests.support.plain_tower import small_state
+from tests.support.stub import StubEncoder
 
 GOOD = ["a dog", "wind", "a cat sat", *(f"text number {n}" for n in range(40))]
 POISON = ["a zebra", "a zebra runs", "a dog barks at the zebra", "a dog and a zebra and a cat"]
@@ -76,6 +79,21 @@ def test_a_text_that_raises_fails_alone(tokenizer: ClipTokenizer, position: int)
     assert reasons == [None] * len(GOOD)
     vectors = np.delete(np.array(batch.column("embedding").to_pylist()), position, 0)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+
+
+def test_a_text_that_gets_no_vector_fails_alone() -> None:
+    """An encoder that gives fewer vectors than texts does not shift the vectors of the others."""
+
+    class Forgetful(StubEncoder):
+        def encode_rows(self, texts: Sequence[str]) -> Encoding:
+            encoding = super().encode_rows(texts)
+            return replace(encoding, vectors=encoding.vectors[: len(texts) - ("zebra" in texts)])
+
+    batch = embed_batch(_rows([*GOOD[:5], "zebra", *GOOD[5:]]), Forgetful(8, "stub"))  # type: ignore[arg-type]
+    assert batch.column("reason").to_pylist() == [None] * 5 + ["model error"] + [None] * (len(GOOD) - 5)
+    assert batch.column("detail")[5].as_py() == "RuntimeError: the encoder gave 0 vectors for 1 texts"
+    vectors = np.array(batch.column("embedding").to_pylist())
+    np.testing.assert_array_equal(np.delete(vectors, 5, 0), StubEncoder(8, "stub").encode_rows(GOOD).vectors)
 
 
 def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None:

@@ -60,31 +60,33 @@ def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", ["write_file_list", "write_report"])
 def test_an_execution_during_another_one(
-    published: tuple[beam.Pipeline, Path], monkeypatch: pytest.MonkeyPatch
+    published: tuple[beam.Pipeline, Path], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The second one publishes while the first one writes its report: every file that the manifest names is there."""
+    """The second one publishes before a step of the first one: every file that the manifest names is there, as it was."""
     _, folder = published
     (folder / "a.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(80)))
     options = EmbedOptions(input=[str(folder / "*.jsonl")], output=str(folder / "out"))
     corpus = EmbedCorpus(options, StubHandler())
     again = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = again | corpus
-    executions, plain = [], publish_snapshot.write_report
+    executions, plain = [], getattr(publish_snapshot, step)
 
-    def write_slowly(*arguments: Any) -> str:
+    def write_slowly(*arguments: Any) -> Any:
         if not executions:
             executions.append("the second one")
             again.run().wait_until_finish()
             executions.append(content(folder / "out"))
         return plain(*arguments)
 
-    monkeypatch.setattr(publish_snapshot, "write_report", write_slowly)
+    monkeypatch.setattr(publish_snapshot, step, write_slowly)
     try:
         again.run().wait_until_finish()
     finally:
         corpus.close()
     assert content(folder / "out") == executions[1]
+    assert len([name for name in executions[1] if name.startswith("_files-")]) == 1
     assert validate(str(folder / "out")).valid
 
 

@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import botocore.exceptions
 import google.api_core.exceptions
@@ -21,11 +22,12 @@ import pytest
 import requests
 import urllib3
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
+from apache_beam.io.filesystem import BeamIOError
 
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import filesystem, retries
+from audioclip_text.pipeline.io import filesystem, object_store, retries
 from audioclip_text.pipeline.io import json_file as pointer
 from audioclip_text.pipeline.io.json_file import read_json, update_json
 from audioclip_text.pipeline.io.retries import StoreError, is_transient, with_retries
@@ -239,6 +241,10 @@ def raised_by_beam(error: Exception) -> Exception:
 ENDPOINT = {"endpoint_url": "http://127.0.0.1:9"}
 
 TRANSIENT = [
+    google.api_core.exceptions.InternalServerError("Backend Error"),
+    google.api_core.exceptions.PreconditionFailed("the object was replaced"),
+    BeamIOError("Delete operation failed", {"gs://b/a": 503, "gs://b/b": 429}),
+    S3ClientError("Reduce your request rate.", "SlowDown"),
     TimeoutError("timed out"),
     OSError("3 of 5 bytes arrived"),
     socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
@@ -260,6 +266,9 @@ TRANSIENT = [
 ]
 
 PERMANENT = [
+    google.api_core.exceptions.NotFound("no such object"),
+    BeamIOError("Delete operation failed", {"gs://b/a": 503, "gs://b/b": 403}),
+    S3ClientError("Access Denied", "AccessDenied"),
     ImportError("No module named 'boto3'"),
     PermissionError(errno.EACCES, "Permission denied"),
     botocore.exceptions.ProfileNotFound(profile="nosuch"),
@@ -292,6 +301,37 @@ def test_errors_of_the_connection_are_retried_and_no_others(error: Exception, re
         with pytest.raises(StoreError, match="gs://b/x cannot be read: "):
             with_retries("gs://b/x", "read", attempt)
     assert len(waits.waited) == retried
+
+
+def test_a_value_error_is_passed_on(waits: Waits) -> None:
+    """What was asked for is wrong, and not the object store."""
+    error = ValueError("no such scheme")
+
+    def attempt() -> None:
+        raise error
+
+    with pytest.raises(ValueError, match="no such scheme") as caught:
+        with_retries("gs://b/x", "read", attempt)
+    assert caught.value is error
+    assert waits.waited == []
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_an_upload_that_does_not_exist_any_more_begins_again(
+    status: int, monkeypatch: pytest.MonkeyPatch, waits: Waits
+) -> None:
+    """Its whole content is sent, not only the rest."""
+    sent: list[bytes] = []
+
+    def send(source: IO[bytes], *_: object) -> None:
+        sent.append(source.read())
+        if len(sent) == 1:
+            raise google.api_core.exceptions.from_http_status(status, "the upload is unknown")
+
+    monkeypatch.setitem(object_store.UPLOADERS, "gs", send)
+    filesystem.upload(io.BytesIO(b"rows"), "gs://b/x")
+    assert sent == [b"rows", b"rows"]
+    assert len(waits.waited) == 1
 
 
 def test_a_profile_that_does_not_exist_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, waits: Waits) -> None:

@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.io import json_file
 from audioclip_text.pipeline.snapshots import run_directory
-from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.commit import current_name, publish
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.history import rollback
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path, start_run
@@ -19,6 +21,7 @@ from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
 from tests.support.processes import start_process
 from tests.support.slow_run import slow_run
+from tests.support.snapshots import write_snapshot
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -145,3 +148,17 @@ def test_run_that_cannot_start_leaves_no_temporary_files(tmp_path: Path, monkeyp
         with Faults(tmp_path / "out").armed(Fault(effect, lasting=True)), pytest.raises(RuntimeError):
             embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_manifest_is_written_under_the_lock_of_the_pointer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another run holds it, there is neither a manifest nor a pointer."""
+    monkeypatch.setattr(json_file, "LOCAL_LOCK_SECONDS", 0.1)
+    manifest = write_snapshot(tmp_path, [], 8)
+    written = tmp_path / "current.json", Path(run_path(str(tmp_path), manifest["snapshot"]), "manifest.json")
+    for path in written:
+        path.unlink()
+    with FileLock(tmp_path / "publish.lock"), pytest.raises(SnapshotError, match="another run holds .*publish.lock"):
+        publish(str(tmp_path), manifest)
+    assert not any(path.exists() for path in written)
+    publish(str(tmp_path), manifest)
+    assert all(path.exists() for path in written)
