@@ -114,7 +114,8 @@ def match_rows(before: pa.Table, now: pa.Table) -> tuple[NDArray[np.bool_], NDAr
 def _differs(old: pa.ChunkedArray, new: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Return which values [n] are not the same; two NaN are."""
     if pa.types.is_nested(old.type):
-        return np.array([a != b for a, b in zip(old.to_pylist(), new.to_pylist(), strict=True)], np.bool_)
+        pairs = zip(old.to_pylist(), new.to_pylist(), strict=True)
+        return np.array([a != b and repr(a) != repr(b) for a, b in pairs], np.bool_)  # NaN != NaN
     same = pc.fill_null(pc.equal(old, new), False)
     same = pc.or_(same, pc.and_(pc.is_null(old, nan_is_null=True), pc.is_null(new, nan_is_null=True)))
     differs: NDArray[np.bool_] = np.logical_not(same.to_numpy())
