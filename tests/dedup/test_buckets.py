@@ -74,6 +74,23 @@ def test_spilled_rows_are_read_by_reference(tmp_path: Path) -> None:
     assert sum(rows.num_rows for rows in read_rows((piece for _, piece in pieces), CODEC)) == 200
 
 
+@pytest.mark.parametrize("spill", [False, True], ids=["shuffled", "spilled"])
+@pytest.mark.parametrize("split_bytes", [0, 1 << 20], ids=["split at once", "kept"])
+def test_a_bundle_that_failed_leaves_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spill: bool, split_bytes: int
+) -> None:
+    """A runner may use the same object again: the rows of the failed bundle come again."""
+    for name in ("SPLIT_BYTES", "LOCAL_SPLIT_BYTES"):
+        monkeypatch.setattr(buckets, name, split_bytes)
+    do = SplitIntoBuckets(CODEC, "text_hash", 1, str(tmp_path) if spill else None)
+    do.start_bundle()
+    list(do.process(hashed(["lost", "too"])))
+    do.start_bundle()
+    pieces = [*do.process(hashed(["kept"])), *(windowed.value for windowed in do.finish_bundle())]
+    rows = [row for batch in read_rows((piece for _, piece in pieces), CODEC) for row in batch.to_pylist()]
+    assert [row["text"] for row in rows] == ["kept"]
+
+
 def test_pieces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long texts make pieces of fewer rows; a row that is longer than a piece is a piece."""
     monkeypatch.setattr(buckets, "PIECE_BYTES", 10_000)

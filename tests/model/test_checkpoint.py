@@ -174,11 +174,14 @@ def test_an_extract_names_its_source(checkpoint_file: Path, safetensors_file: Pa
 FLOAT4 = getattr(torch, "float4_e2m1fn_x2", torch.float8_e4m3fn)  # torch has it from version 2.8 on
 
 
+def _head(width: int) -> dict[str, torch.Tensor]:
+    """A small text head."""
+    return {name: torch.rand(shape) for name, shape in text_shapes(width, 2, 100, 77, 32).items()}
+
+
 def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """A small text head, with tensors replaced or (None) left out."""
-    state: dict[str, torch.Tensor] = {
-        name: torch.rand(shape) for name, shape in text_shapes(64, 2, 100, 77, 32).items()
-    }
+    state = _head(64)
     for name, tensor in changes.items():
         if tensor is None:
             del state[name]
@@ -231,6 +234,7 @@ def _small(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ({"text_projection": torch.rand(64)}, r"text_projection has shape \[64\], not that of a filled matrix"),
         ({"ln_final.bias": torch.full((64,), torch.nan)}, "ln_final.bias contains NaN or infinity"),
         ({"text_projection": None}, "text_projection is missing"),
+        (_head(72), "width 72 is not a multiple of 64, the width of an attention head"),
     ],
 )
 def test_faults_of_a_text_head_are_named(tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str) -> None:

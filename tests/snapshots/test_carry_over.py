@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from audioclip_text.pipeline import job
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.job import prepare_job
+from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.search import search
 from audioclip_text.pipeline.snapshots.history import gc, rollback
@@ -90,6 +93,32 @@ def test_shard_that_changes_every_night_is_soon_alone(tmp_path: Path) -> None:
     assert len(manifest["segments"]) == 2
     assert validate(str(output)).valid
     assert read(output).equals(expected(folder, tmp_path / "fresh"))
+
+
+def test_hashes_are_read_for_as_long_as_that_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New texts are looked up in the smallest segments that are carried over; without new shards nothing is read."""
+    folder, output = write_corpus(tmp_path / "in", 5), tmp_path / "out"
+    run(folder, output)
+    write_jsonl(folder / "05.jsonl", rows_of(5))
+    run(folder, output)
+    options = EmbedOptions(input=[f"{folder}/*"], output=str(output), id_field="id", keep_fields=["tag"])
+    unchanged, _ = prepare_job(options, StubHandler())
+    assert (unchanged.lookup, unchanged.earlier) == ({"rows": 0, "bytes": 0, "left_out": 114}, [])
+    write_jsonl(folder / "06.jsonl", rows_of(6, 15))
+    for fixed, per_second, rows in (
+        (16 * 114, 0.0, 114),
+        (16 * 114 - 1, 0.0, 19),
+        (16 * 19, 0.0, 19),
+        (16 * 19 - 1, 0.0, 0),
+        (16 * 19, 1e15, 114),  # reading takes no time
+    ):
+        monkeypatch.setattr(job, "LOOKUP_BYTES", fixed)
+        monkeypatch.setattr(job, "READ_BYTES_PER_SECOND", per_second)
+        prepared, _ = prepare_job(options, StubHandler())
+        assert prepared.lookup == {"rows": rows, "bytes": 16 * rows, "left_out": 114 - rows}
+        assert sum(pq.read_metadata(path).num_rows for path in prepared.earlier) == rows
+        noted = [note for note in prepared.notes if f"are not looked up in {114 - rows} rows that are carried" in note]
+        assert len(noted) == (rows < 114)
 
 
 @pytest.mark.slow
