@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_text.pipeline.readers.shards import check_outside, find_shards
 from tests.support import object_stores
 from tests.support.commands import run_command
 from tests.support.corpus import read
@@ -155,7 +156,11 @@ def test_shards_in_the_output_are_refused(tree: Path) -> None:
     error = refusal(tree, "--input", "link/*.jsonl", "--output", "w/out")
     assert "link/x.jsonl is in --output w/out: keep shards and snapshots apart" in error
     error = refusal(tree, "--input", "s2/c.jsonl", "--output", "s2/c.jsonl")
-    assert "--output s2/c.jsonl is also an input: give the directory of the snapshots another name" in error
+    assert "--output s2/c.jsonl cannot be a directory, because s2/c.jsonl is not one: name another path" in error
+    (shard,) = find_shards(["s2/c.jsonl"])
+    shard = replace(shard, path="gs://bucket/c.jsonl")  # an object and a directory may have the same name
+    with pytest.raises(InputError, match="--output gs://bucket/c.jsonl is also an input: give the directory"):
+        check_outside([shard.path], [shard], shard.path)
 
 
 @pytest.mark.slow
