@@ -32,7 +32,8 @@ _PATTERN = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
 
-# Three kinds of text take Python or ftfy a time that is quadratic in their length, and are changed before, to the same ids:
+# Three kinds of text take Python or ftfy a time that is quadratic in their length; they are shortened or sorted first, which
+# does not change their ids:
 # - Over-escaped ones, "&amp;amp;amp;": ftfy removes one level in each pass. Levels beyond these are removed at once.
 _LEVELS = 64
 _ESCAPED = regex.compile(rf"[&＆](?:#?[0-9A-Za-z]{{1,24}};){{{_LEVELS + 1},}}")

@@ -80,7 +80,7 @@ def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest)
 
 
 def _version_of(path: str) -> str:
-    """Return the version of a file as a listing has it, or "" if there is no such file."""
+    """Return the version of a file as a listing has it, or "" if the file does not exist."""
     if is_local(path):
         return local_version(path)
     return next((file.version for file in list_remote(path, path) if file.path == path), "")

@@ -52,9 +52,10 @@ def find_changes(
 ) -> Changes:
     """Compare two snapshots of `output`: by default the current one with the one that was current when its run started.
 
-    A row is changed if its text, a kept field or the fingerprint differs. With `target`, a directory that has no files, the
-    rows are written there: added-*.parquet and changed-*.parquet with the columns of part files, removed-*.parquet with
-    ids, at least one file of each, and then changes.json, which contains the result.
+    A row is changed if its text or a kept field differs; every row is if the fingerprint, the canary or the columns differ.
+    With `target`, a new or empty directory, the rows are written there: added-*.parquet and changed-*.parquet with the
+    columns of part files, removed-*.parquet with ids, at least one file of each, and then changes.json, which contains the
+    result.
 
     Raises:
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.

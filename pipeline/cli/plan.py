@@ -75,13 +75,12 @@ def _exceeded_limits(job: Job, number: Counter[str]) -> Iterator[str]:
     rejected, vectors = number["rejected"], number["reused"] + number["embed"]
     new = Counted(rejected + vectors, vectors, rejected)
     total = Counted(new.read + carried["read"], vectors + carried["vectors"], rejected + carried["rejected"])
-    exceeded = exceeded_limits(
+    for _, excess in exceeded_limits(
         job,
         new=new,
         total=total,
         shards=len(job.carry_over.shards),
         damaged=number["damaged"] + len(damaged_shards(job.carry_over.segments)),
         duplicate_ids=number["duplicate_ids"],
-    )
-    for _, excess in exceeded:
+    ):
         yield excess

@@ -46,7 +46,7 @@ def local_file(path: str, status: os.stat_result) -> ListedFile:
 
 
 def local_version(path: str) -> str:
-    """Return the version of a file on a local disk, or "" if there is no such file."""
+    """Return the version of a file on a local disk, or "" if the file does not exist."""
     try:
         return local_file(path, os.stat(path)).version
     except OSError:

@@ -44,7 +44,7 @@ def _are_of_one_kind(source: pa.DataType, kind: pa.DataType) -> bool:
     return any(test(source) and test(kind) for test in _KINDS)
 
 
-def _is_text_or_bytes(kind: pa.DataType) -> bool:
+def _is_plain_text_or_bytes(kind: pa.DataType) -> bool:
     return bool(is_text(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
@@ -58,7 +58,7 @@ def _is_integer_or_decimal(kind: pa.DataType) -> bool:
 
 # Of two types for which one of these is true, Arrow's cast checks the values, except for floats.
 _KINDS = (
-    _is_text_or_bytes,
+    _is_plain_text_or_bytes,
     _is_integer_or_float,
     _is_integer_or_decimal,
     pa.types.is_date,
