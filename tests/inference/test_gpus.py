@@ -18,6 +18,7 @@ from audioclip_text.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, 
 from tests.support.corpus import read, write_jsonl
 from tests.support.gpus import FakeGpuHandler
 from tests.support.paths import ROOT
+from tests.support.preloaded import preloaded_programs
 
 # Prints the number that torch gives the chosen GPU, and holds its place until the standard input ends.
 HOLD = """
@@ -145,6 +146,7 @@ def test_the_workers_of_a_run_are_spread_over_all_gpus(
 ) -> None:
     """Four processes of Beam's on two GPUs that do not exist: two on each, and no row is lost."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(sys, "executable", str(preloaded_programs() / "python"))  # with which Beam starts them
     monkeypatch.setattr(embed_module, "count_gpus", lambda: 2)
     monkeypatch.setattr(embed_module, "available_cores", lambda: 4)
     for shard in range(4):

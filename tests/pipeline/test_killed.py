@@ -42,7 +42,7 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
         if kill < KILLS:
             while set(output.glob("snapshots/*")) == earlier_runs and process.is_alive():
                 time.sleep(0.01)
-            time.sleep(dice.uniform(0, 1.2))
+            time.sleep(dice.uniform(0, 0.6))
             process.kill()
         process.join(timeout=60)
         assert process.exitcode == (-signal.SIGKILL if kill < KILLS else 0)

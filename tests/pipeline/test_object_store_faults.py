@@ -352,6 +352,7 @@ def test_a_local_file_is_not_retried(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits")
 def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
     """The client repeats the request and is refused because of its own write, which is not taken for another run's."""
     path = f"{store.url}/out/current.json"
@@ -364,6 +365,7 @@ def test_a_change_whose_answer_is_lost_was_made_once(store: Store) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits")
 def test_a_change_by_another_run_is_detected(store: Store) -> None:
     """With every answer lost once, a decision about replaced content is still not written."""
     path = f"{store.url}/out/current.json"

@@ -224,7 +224,7 @@ def test_a_worker_killed_in_a_bundle_loses_and_duplicates_nothing(
 ) -> None:
     """The run fails with a message and publishes nothing; the next one reuses finished files, and every row occurs once."""
     flags, pool = portable
-    corpus = Corpus(tmp_path, 6_000, small_head, vocabulary)
+    corpus = Corpus(tmp_path, 3_000, small_head, vocabulary)
     small_files = ["--batch_size=250", "--max_file_rows=250"]
     process = corpus.start("out", [*flags, *small_files])
     while (
@@ -238,7 +238,7 @@ def test_a_worker_killed_in_a_bundle_loses_and_duplicates_nothing(
     assert "audioclip-text: error: " in errors
     assert current_name(str(tmp_path / "out")) is None
     output = corpus.embed("out", [*flags, *small_files])
-    assert "6,000 read = " in output
+    assert "3,000 read = " in output
     assert " 0 reused" not in output, "the finished files of the dead run were not reused"
     corpus.embed("local", [])
     corpus.assert_same("out", "local")

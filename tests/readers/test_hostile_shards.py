@@ -28,7 +28,9 @@ from tests.support.corpus import embed, read, write_jsonl
 from tests.support.shards import read_rows, texts
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 1300  # MiB that the job may take more than for one row; the longest texts of a bucket have 700
+# MiB that the job may take more than for one row. Lines have up to 1,024, archives 384; the tables' longest texts, which
+# are in one bucket, have 700.
+MEMORY = {"lines": 256, "packed": 256, "tables": 1300}
 
 CHILD = """
 import json, sys
@@ -81,7 +83,7 @@ def test_a_hostile_corpus_is_embedded_row_by_row(tmp_path: Path, kind: str) -> N
             assert embedded[shard.name] + sum(actual.values()) > 0
     assert isinstance(memory, int)
     print(f"{len(shards)} shards, {counts['read']} rows, {memory} MiB")
-    assert memory < MEMORY, f"{memory} MiB"
+    assert memory < MEMORY[kind], f"{memory} MiB"
 
 
 @pytest.mark.slow

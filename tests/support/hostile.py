@@ -93,7 +93,7 @@ def packed() -> Iterator[Hostile]:
     whole = b"".join(b'{"text": "text %d"}\n' % number for number in range(2000))
     for suffix, pack in PACK.items():
         mega = pack(b"a" * (16 << 20))  # consecutive members are one file
-        line = pack(b'{"text": "first"}\n{"text": "') + mega * (64 if suffix == ".gz" else 8) + pack(b'"}\n' + GOOD)
+        line = pack(b'{"text": "first"}\n{"text": "') + mega * (24 if suffix == ".gz" else 8) + pack(b'"}\n' + GOOD)
         yield _bytes(f"line.jsonl{suffix}", line, 2, too_long=1)
         yield _bytes(f"rows.txt{suffix}", pack(b"good\n" + b"\n" * 9_000), 1, empty_text=9_000)
         yield _bytes(f"no.jsonl{suffix}", GOOD * 3, damaged_shard=1)

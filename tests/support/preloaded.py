@@ -58,12 +58,16 @@ def preloaded_programs() -> Path:
         listener.setblocking(True)  # Beam's client of Google Cloud gives every new socket a time limit
         listener.bind(str(folder / "socket"))
         listener.listen()
-        start_process(serve, listener, stderr=folder / "stderr")
+        start_process(serve, listener, str(folder / "python"), stderr=folder / "stderr")
     return folder
 
 
-def serve(listener: socket.socket) -> None:
-    """Answer programs until this process is ended: each runs in a fork, whose parent returns its exit status."""
+def serve(listener: socket.socket, python: str) -> None:
+    """Answer programs until this process is ended: each runs in a fork, whose parent returns its exit status.
+
+    What they start with `sys.executable`, such as Beam's worker processes, are such programs as well.
+    """
+    sys.executable = python
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with listener:
         while True:

@@ -21,7 +21,9 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +36,9 @@ from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.snapshot import Snapshot
+from tests.support.processes import start_process
 from tests.support.stub import StubEncoder, StubHandler
 
-ROOT = Path(__file__).parents[2]
 SHARDS, DIM = 16, 64
 STEADY = 200  # samples: with fewer a process has done little more than start
 EVERY = 0.1  # seconds between two samples
@@ -120,35 +122,33 @@ class Soak:
         """Return the directory for temporary files of runs."""
         return self.root / "tmp"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> ForkServerProcess:
         """Start one run in a separate process."""
         self.runs += 1
-        command = [sys.executable, "-m", "tests.support.soak", "--run", str(self.root)]
-        environment = {**os.environ, "TMPDIR": str(self.temporary)}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        return start_process(_run, self.root, environment={**os.environ, "TMPDIR": str(self.temporary)})
 
     def run_and_kill(self, seconds: float) -> None:
         """Start a run and kill it, with its children, some time after it has created its directory."""
         before = set(self.root.glob("out/snapshots/*"))
         process = self.start()
-        while process.poll() is None and set(self.root.glob("out/snapshots/*")) == before:
+        while process.is_alive() and set(self.root.glob("out/snapshots/*")) == before:
             time.sleep(0.02)
         time.sleep(self.dice.uniform(0, seconds))
-        if process.poll() is None:
+        with suppress(ProcessLookupError):  # it has ended
             os.killpg(process.pid, signal.SIGKILL)
             self.kills += 1
-        process.wait()
+        process.join()
 
     def run_to_end(self) -> float:
         """Run undisturbed, with samples; return the seconds."""
         began, load = time.monotonic(), Load()
         process = self.start()
         watched = psutil.Process(process.pid)
-        while process.poll() is None:
+        while process.is_alive():
             load.sample(watched)
             time.sleep(EVERY)
-        if process.returncode:
-            raise RuntimeError(f"an undisturbed run ended with status {process.returncode}")
+        if process.exitcode:
+            raise RuntimeError(f"an undisturbed run ended with status {process.exitcode}")
         self.peaks.append(load)
         return time.monotonic() - began
 
@@ -232,7 +232,8 @@ def soak(rows: int, nights: int, kills: int, seconds: float, seed: int) -> Itera
 
 
 def _run(root: Path) -> None:
-    """Run once over the shards below `root`, in a process that `Soak.start` started."""
+    """Run once over the shards below `root`, in a process that `Soak.start` started, and which leads a group of its own."""
+    os.setpgid(0, 0)
     logging.disable(logging.CRITICAL)
     options = EmbedOptions(
         input=[str(root / "in/*.jsonl")], output=str(root / "out"), id_field="id", max_file_rows=20_000, max_shrink=0.0
@@ -252,11 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=3, help="per night")
     parser.add_argument("--kill_within", type=float, default=25.0, help="seconds after a run's directory appeared")
     parser.add_argument("--seed", type=int, default=20261123)
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
-    if chosen.run:
-        _run(chosen.run)
-        return 0
     for line in soak(chosen.rows, chosen.nights, chosen.kills, chosen.kill_within, chosen.seed):
         print(line, flush=True)
     return 0
