@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Collection, Mapping, Sequence
 
 from apache_beam.io.filesystems import FileSystems
@@ -37,8 +38,18 @@ def _own_flags() -> frozenset[str]:
 _FLAGS = _own_flags()
 
 
+def _without_paths(value: object) -> object:
+    """Return an option's value with texts in place of pathlib's paths."""
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
-    """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`."""
+    """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
+
+    Paths may be texts or pathlib's, and a single input need not be a list.
+    """
 
     # Types for readers and type checkers; PipelineOptions holds the values.
     input: list[str] | None
@@ -75,7 +86,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:
         # Without flags Beam would read sys.argv, which in a library call belongs to another program.
-        super().__init__(underscore_flags(flags or [], _FLAGS), **options)
+        values = {name: _without_paths(value) for name, value in options.items()}
+        if isinstance(values.get("input"), str):
+            values["input"] = [values["input"]]
+        super().__init__(underscore_flags(flags or [], _FLAGS), **values)
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:

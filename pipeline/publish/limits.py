@@ -55,8 +55,8 @@ def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, di
     carried = sum(segment["rows"]["read"] for segment in job.carry_over.segments)
     if len(totals.carried) != job.carried_files or sum(file.rows for file in totals.carried) != carried:
         raise SnapshotError(
-            f"{len(totals.carried)} of {job.carried_files} files were carried over; run again, and report this if it "
-            f"happens twice"
+            f"{len(totals.carried)} files with {sum(file.rows for file in totals.carried)} rows were carried over, and "
+            f"not {job.carried_files} with {carried}; run again, and report this if it happens twice"
         )
     exceeded = exceeded_limits(
         job,

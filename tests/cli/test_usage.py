@@ -156,6 +156,9 @@ def test_beam_flags_reach_beam() -> None:
 def test_library_options_name_unknown_flags() -> None:
     """Options that a program builds are checked as strictly, and know hyphens too."""
     assert EmbedOptions(["--batch-size", "3"]).batch_size == 3
+    options = EmbedOptions(input=[Path("a.txt")], output=Path("out"), checkpoint=Path("full.pt"))
+    assert (*options.check(), options.checkpoint) == (["a.txt"], "out", "full.pt")
+    assert EmbedOptions(input="a.txt").input == EmbedOptions(input=Path("a.txt")).input == ["a.txt"]
     with pytest.raises(OptionsError, match="unknown flag --ouput; did you mean --output"):
         reject_unknown_flags(EmbedOptions(["--input", "a", "--ouput", "b"]))
 
