@@ -47,7 +47,7 @@ def start_reporting(directory: str) -> None:
         if directory in _reporting:
             return
         _reporting.add(directory)
-    threading.Thread(target=_report, args=(directory,), name="worker-report", daemon=True).start()
+    threading.Thread(target=_report, args=(directory,), name=f"worker-report {directory}", daemon=True).start()
 
 
 def _report(directory: str) -> None:

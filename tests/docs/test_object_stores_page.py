@@ -14,6 +14,8 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.cli import main
 from tests.support.pages import ROOT, blocks, read_page
@@ -62,6 +64,7 @@ def test_every_command_works_as_shown(
     assert install.startswith("pip install ")  # it is installed for the tests
     for name, value in (pair.split("=", 1) for pair in export.removeprefix("export ").split()):
         monkeypatch.setenv(name, re.sub(r"\b(5000|9023)$", str(port), value))
+    FileSystems.set_options(PipelineOptions([]))  # with others come other clients, which read the environment
     with server(start, port):
         for line in commands:
             program, *arguments = shlex.split(line)

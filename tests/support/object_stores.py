@@ -272,9 +272,14 @@ def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setattr(
             "botocore.loaders.Loader.list_available_services", lambda _, type_name: _list_services(type_name)
         )
+        monkeypatch.setattr("audioclip_text.pipeline.io.worker_reports.STORE_SECONDS", 0.1)
         FileSystems.set_options(PipelineOptions([]))
         yield made
         made.fault = lambda _: None
+        for thread in threading.enumerate():
+            if thread.name.startswith(f"worker-report {made.url}/"):
+                thread.join(10)  # until then it makes requests, later to another test's store or with its environment
+                assert not thread.is_alive(), thread.name
 
 
 @pytest.fixture(params=["gs", "s3"])
