@@ -88,7 +88,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             beam = beam_parser(object_stores_only=COMMANDS[name].beam == "object stores")
             parser = command_parser(name, beam)
             if COMMANDS[name].beam == "all" and any(flag not in parser.flags for flag in flags):
-                _add_server_options(beam, [token for token in tokens if token not in flags or token in parser.flags])
+                parser.parse_known_args(tokens)  # a wrong value of a known flag is an error before the server is asked
+                _add_server_options(
+                    beam, [token for token in tokens if token not in flags or token in parser.flags], parser
+                )
                 parser = command_parser(name, beam)
         for flag in flags:
             _check_flag(flag, name, parser)
@@ -100,8 +103,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return namespace
 
 
-def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str]) -> None:
-    """Add the flags that the job server describes to `beam`, if `tokens` name its endpoint."""
+def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str], parser: StrictParser) -> None:
+    """Add the flags that the job server describes to `beam`, if `tokens` name its endpoint, without those of `parser`."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from .check_runner import job_server_options
@@ -114,7 +117,7 @@ def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str]) ->
             settings["action"] = "append"
         elif option.kind == "number":
             settings["type"] = int
-        if f"--{option.name}" not in beam._option_string_actions:
+        if f"--{option.name}" not in parser.flags:
             beam.add_argument(f"--{option.name}", help=argparse.SUPPRESS, **settings)
 
 

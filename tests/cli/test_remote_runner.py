@@ -49,6 +49,7 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
     def DescribePipelineOptions(self, request: object, context: object) -> api.DescribePipelineOptionsResponse:
         kinds = {"retries": api.PipelineOptionType.INTEGER, "reuse_objects": api.PipelineOptionType.BOOLEAN}
         kinds |= {"jar": api.PipelineOptionType.ARRAY, "flink_master": api.PipelineOptionType.STRING}
+        kinds["device"] = api.PipelineOptionType.STRING  # a name of this project's own
         options = [api.PipelineOptionDescriptor(name=name, type=kind) for name, kind in kinds.items()]
         return api.DescribePipelineOptionsResponse(options=options)
 
@@ -270,6 +271,17 @@ def test_a_flag_that_the_job_server_does_not_know(
     flags = ["--input", "a", "--output", str(tmp_path / "out"), *FLAGS, f"--job_endpoint=localhost:{jobs[1]}"]
     assert main(["embed", *flags, "--retrys=3"]) == 2
     assert "unknown flag --retrys; did you mean --retries?" in capsys.readouterr().err
+
+
+def test_a_flag_of_beams_with_a_wrong_value_beside_one_of_the_job_servers(
+    tmp_path: Path, jobs: tuple[EndlessJobs, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an error of one line, and not Beam's usage."""
+    flags = ["--input", "a", "--output", str(tmp_path / "out"), *FLAGS, f"--job_endpoint=localhost:{jobs[1]}"]
+    assert main(["embed", *flags, "--retries=3", "--job_server_timeout=soon"]) == 2
+    error = capsys.readouterr().err
+    assert "invalid int value: 'soon'" in error
+    assert "usage:" not in error
 
 
 def watch(folder: Path, flink: object = None) -> JobWatch:
