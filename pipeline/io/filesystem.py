@@ -7,6 +7,7 @@ is, after transient errors.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from glob import escape
 from typing import IO, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from ..errors import convert_write_errors
 from . import beam_files
@@ -97,6 +100,28 @@ def read(path: str) -> bytes | None:
             return bytes(handle.read())
 
     return with_retries(path, "read", attempt)
+
+
+def is_locked(path: str) -> bool:
+    """Return whether a process holds the lock of a local file, without a write: that may not be allowed."""
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # FileLock holds an flock
+            return False
+        except (BlockingIOError, PermissionError):  # another process holds it; which error, the file system decides
+            return True
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+    try:
+        with FileLock(path, timeout=0):  # it knows how to lock on a file system that has no flock
+            return False
+    except Timeout:
+        return True
 
 
 def sha256_of(file: IO[bytes]) -> str:

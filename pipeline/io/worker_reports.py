@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import SnapshotError
 from ..metrics import TALLY
-from .filesystem import list_directory, read, remove
+from .filesystem import is_locked, list_directory, read, remove
 from .json_file import read_json, write_json
 from .paths import base_name, is_local, join
 
@@ -64,9 +64,16 @@ def _report(directory: str) -> None:
 
 
 def _goes_on(directory: str) -> bool:
-    """Return whether the run has its marker, and no manifest: by these two, as its directory may have many files."""
+    """Return whether the run has no manifest, and its marker or the lock of its launcher.
+
+    By their names, as its directory may have many files. A job that ends with its launcher has no marker on a disk.
+    """
     try:
-        return read(join(directory, "run.json")) is not None and read(join(directory, "manifest.json")) is None
+        if read(join(directory, "manifest.json")) is not None:
+            return False
+        if read(join(directory, "run.json")) is not None:
+            return True
+        return is_local(directory) and is_locked(join(directory, "run.lock"))
     except Exception:  # asked again later
         return True
 

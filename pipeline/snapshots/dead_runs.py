@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import time
 from collections.abc import Mapping
 
-from filelock import FileLock, Timeout
-
-from ..io.filesystem import list_directory
+from ..io.filesystem import is_locked, list_directory
 from ..io.job_service import ENDED, RemoteJob, job_states
 from ..io.json_file import Json, read_json
-from ..io.paths import base_name, is_local
+from ..io.paths import base_name, is_local, join
 from .manifest import DRY_RUN
-from .run_directory import MARKER, is_complete, marker_path, run_path
+from .run_directory import LOCK, MARKER, is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
 # local run wrote to an object store), it may still be going on until its newest file has this age. So may a dry run.
@@ -34,7 +29,7 @@ def dead_runs(
     dead = [name for name in dry if _is_old(runs[name])]
     unknown, jobs, notes = {}, {}, []
     for name, files in runs.items():
-        if name in dry or is_complete(files) or (is_local(output) and _is_locked(output, name)):
+        if name in dry or is_complete(files) or (is_local(output) and is_locked(join(run_path(output, name), LOCK))):
             continue
         marker = _read_marker(output, name) if _has(MARKER, files) else None
         if marker is None:
@@ -77,29 +72,6 @@ def dead_runs(
 
 def _is_old(files: list[tuple[str, float]]) -> bool:
     return time.time() - max((changed for _, changed in files), default=0.0) >= UNKNOWN_RUN_SECONDS
-
-
-def _is_locked(output: str, name: str) -> bool:
-    """Return whether a process holds the lock of a run on a local disk, without a write: that may not be allowed."""
-    path = os.path.join(run_path(output, name), "run.lock")
-    try:
-        handle = open(path, "rb")  # noqa: SIM115 - closed below
-    except FileNotFoundError:
-        return False
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # FileLock holds an flock
-            return False
-        except (BlockingIOError, PermissionError):  # another process holds it; which error, the file system decides
-            return True
-        except OSError as error:
-            if error.errno != errno.ENOSYS:
-                raise
-    try:
-        with FileLock(path, timeout=0):  # it knows how to lock on a file system that has no flock
-            return False
-    except Timeout:
-        return True
 
 
 def _has(name: str, files: list[tuple[str, float]]) -> bool:

@@ -21,7 +21,7 @@ from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
 from .manifest import is_run_name
 
-MARKER = "run.json"
+MARKER, LOCK = "run.json", "run.lock"
 
 CANARY = "_canary.json"  # of a run that has not published: by it later runs know whether its vectors are theirs
 
@@ -145,7 +145,7 @@ def _make_locked(directory: str, temporary: str, detached: bool) -> FileLock | N
     os.makedirs(temporary)
     try:
         # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
-        lock = FileLock(os.path.join(temporary, "run.lock"), timeout=5)
+        lock = FileLock(os.path.join(temporary, LOCK), timeout=5)
         lock.acquire()
         try:
             if detached:

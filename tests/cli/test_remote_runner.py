@@ -19,6 +19,7 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
+from filelock import FileLock
 
 from audioclip_text.pipeline.cli import main, watch_job
 from audioclip_text.pipeline.cli.flink_job import FlinkJob
@@ -389,16 +390,24 @@ def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
     assert reports.workers == 0
 
 
-def test_a_worker_reports_until_its_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its counts are in the run directory while that has its marker; then nothing is left of them."""
+@pytest.mark.parametrize("detached", [True, False], ids=["goes on without its launcher", "ends with it"])
+def test_a_worker_reports_until_its_run_has_ended(
+    tmp_path: Path, detached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counts are in the run directory while that has its marker or its launcher's lock; then none are left."""
     monkeypatch.setattr(worker_reports, "REPORT_SECONDS", 0.02)
-    marker = tmp_path / "run.json"
-    marker.write_text("{}")
+    marker, lock = tmp_path / "run.json", FileLock(tmp_path / "run.lock")
+    if detached:
+        marker.write_text("{}")
+    else:
+        lock.acquire()
     TALLY["rows_read"] += 1
     start_reporting(str(tmp_path))
     deadline = time.monotonic() + 20
     while read_reports(str(tmp_path)).counts["rows_read"] != TALLY["rows_read"]:
         assert time.monotonic() < deadline
-    marker.unlink()
-    while list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    marker.unlink(missing_ok=True)
+    lock.release()
+    while set(tmp_path.iterdir()) - {tmp_path / "run.lock"}:
         assert time.monotonic() < deadline
