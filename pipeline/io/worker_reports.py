@@ -22,7 +22,7 @@ REPORT_SECONDS, STORE_SECONDS = 5.0, 30.0  # between two reports of a worker: on
 
 MAX_COUNTED = 100  # workers whose counts are read; of more the launcher knows only that they have started
 
-_COUNTS, _ERROR = "_worker-", "_error-"
+REPORTS = _COUNTS, _ERROR = "_worker-", "_error-"
 
 # What fails again however often a runner repeats it: files that are missing or not allowed, or that are not what they were.
 _PERMANENT = (ValueError, SnapshotError, FileNotFoundError, PermissionError)
@@ -107,12 +107,17 @@ def check_version(expected: str) -> None:
 
 
 def read_reports(directory: str) -> WorkerReports:
-    """Return what all workers have reported so far."""
+    """Return what all workers have reported so far.
+
+    Errors do not count if the run has been published: they are those of a step that was executed once more.
+    """
     paths = [file.path for file in list_directory(directory) if file.path.endswith(".json")]  # others are being written
     counted = [path for path in paths if base_name(path).startswith(_COUNTS)]
     reports = WorkerReports(len(counted))
     for path in counted if len(counted) <= MAX_COUNTED else ():
         reports.counts.update({name: number for name, number in _read(path).items() if isinstance(number, int)})
+    if any(base_name(path) == "manifest.json" for path in paths):
+        return reports
     errors = [_read(path).get("error") for path in paths if base_name(path).startswith(_ERROR)]
     reports.errors = [error for error in errors if isinstance(error, str)]
     return reports
@@ -128,4 +133,4 @@ def remove_reports(directory: str) -> None:
     """Remove all reports."""
     paths = [file.path for file in list_directory(directory)]
     with suppress(Exception):  # a snapshot does not name them
-        remove([path for path in paths if base_name(path).startswith((_COUNTS, _ERROR))])
+        remove([path for path in paths if base_name(path).startswith(REPORTS)])

@@ -21,10 +21,11 @@ from ..io.filesystem import list_directory, remove
 from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
+from ..io.worker_reports import REPORTS
 from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
 
-_OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-")
+_OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-", *REPORTS)
 
 
 def current_name(output: str) -> str | None:
@@ -173,6 +174,7 @@ def remove_strays(directory: str, named: Collection[str]) -> None:
     """Delete files of rows, finished or not, and lists of files, that are not `named`: bundles that ran twice left them.
 
     They must go because readers of part-*.parquet would read their rows twice. The canary goes too: the manifest has it.
+    So do workers' reports, for which there may be no launcher any more.
     """
     names = {base_name(file.path): file.path for file in list_directory(directory)}
     remove([path for name, path in names.items() if name.startswith(_OF_A_RUN) and name not in named])

@@ -312,6 +312,13 @@ def test_a_job_that_fails_between_two_looks(tmp_path: Path) -> None:
     assert job.error == "no vocabulary file at /nowhere"
 
 
+def test_an_error_of_a_run_that_has_published(tmp_path: Path) -> None:
+    """A stage that is executed once more may fail permanently: the job is not cancelled, and the run does not fail."""
+    report_error(tmp_path)
+    (tmp_path / "out/snapshots/run/manifest.json").write_text("{}")
+    assert read_reports(str(tmp_path / "out/snapshots/run")).errors == []
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a watch look often, and explain at once."""

@@ -37,8 +37,10 @@ def test_a_bundle_that_is_run_again_leaves_its_own_file_alone(tmp_path: Path, mo
 
 
 def test_a_file_of_a_killed_worker_is_removed_when_the_run_is_published(tmp_path: Path) -> None:
-    """The worker could not remove it; the files that the snapshot names stay."""
+    """The worker could not remove it, nor its report for a launcher that was killed; the files that are named stay."""
     for name in ("part-1.parquet", "part-2.parquet", ".part-3.parquet.tmp", ".rejected-4.parquet.tmp", "manifest.json"):
+        (tmp_path / name).touch()
+    for name in ("_worker-1.json", "_error-2.json", "_worker-3.json.4-abc.tmp"):
         (tmp_path / name).touch()
     remove_strays(str(tmp_path), {"part-1.parquet"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "part-1.parquet"]
