@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
@@ -83,7 +84,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         schema = job.schema.with_metadata({**job.schema.metadata, b"snapshot": self.snapshot.encode()})
         spill = (self._spill_directory.name if self._spill_directory else directory) if self.local else None
         reports_to = None if self.local else directory
-        handler.reports_to = reports_to
+        handler.reports_to, file_io = reports_to, replace(job.file_io, reports_to=reports_to)
         carried, first_segment = job.carry_over.files, len(job.carry_over.segments)
         shards = write_listings(directory, job.carry_over.shards, job.earlier, carried)
         listings = [SHARDS, *([EARLIER] if job.earlier else []), *([CARRIED] if carried else [])]
@@ -93,7 +94,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
 
         entries = pbegin | "ListFiles" >> ReadListings(directory, listings, job.file_io, first_segment)
         read = entries.shards | "ReadShards" >> ReadShards(
-            job.fields, job.kept, job.max_text_bytes, job.file_io, spread_parts=job.has_large_shards
+            job.fields, job.kept, job.max_text_bytes, file_io, spread_parts=job.has_large_shards
         )
         rows = read.rows | "AddTextHash" >> beam.ParDo(AddTextHash(job.prompt, reports_to))
         canary = (

@@ -17,6 +17,7 @@ from ..io.file_io import FileIO
 from ..io.paths import absolute_path, is_local, real_path, scheme_of
 from ..io.retries import StoreError
 from ..io.versions import FileChanged, ListedFile
+from ..io.worker_reports import report_errors
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
@@ -103,17 +104,22 @@ def open_shard(shard: Shard, file_io: FileIO) -> Iterator[IO[bytes]]:
 
     The shards are one version of the corpus; a file that is written or replaced during the run is not part of any. Raises
     InputError if the shard is missing or not the version that was listed; OSError with its path if it cannot be read at all:
-    it is forbidden, or gives no byte for as long as `file_io` waits.
+    it is forbidden, or gives no byte for as long as `file_io` waits. The launcher of a remote job learns of a shard that is
+    missing, changed or forbidden.
     """
     try:
         with file_io.open_version(shard.listed) as handle:
             yield handle
     except FileChanged as error:
-        raise _shard_changed(error) from error
+        with report_errors(file_io.reports_to):
+            raise _shard_changed(error) from error
     except StoreError:
         raise
     except OSError as error:
-        raise OSError(error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}") from error
+        with report_errors(file_io.reports_to):
+            raise OSError(
+                error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}"
+            ) from error
 
 
 def _shard_changed(error: FileChanged) -> InputError:

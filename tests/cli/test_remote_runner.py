@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,17 +24,21 @@ from filelock import FileLock
 
 from audioclip_text.pipeline.cli import main, watch_job
 from audioclip_text.pipeline.cli.flink_job import FlinkJob
+from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.cli.watch_job import JobWatch
+from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.io import worker_reports
 from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
 from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support import object_stores
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.program import start_program
+from tests.support.remote_jobs import IN_SERVER, job_server
+from tests.support.stub import StubHandler
 
 store = object_stores.store
 
@@ -317,6 +322,22 @@ def test_an_error_of_a_run_that_has_published(tmp_path: Path) -> None:
     report_error(tmp_path)
     (tmp_path / "out/snapshots/run/manifest.json").write_text("{}")
     assert read_reports(str(tmp_path / "out/snapshots/run")).errors == []
+
+
+def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
+    """It is reported: a runner that restarts its job would read it in vain each time."""
+    shard = tmp_path / "a.txt"
+    shard.write_text("dog\n")
+    with job_server() as endpoint:
+        remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
+        options = EmbedOptions(input=shard, output=tmp_path / "out", **remote)
+        corpus = EmbedCorpus(options, StubHandler())
+        shard.unlink()
+        with closing(corpus):
+            with pytest.raises(RuntimeError, match=r"a\.txt .*restore it or leave it out"):
+                run(corpus, options)
+            (error,) = set(read_reports(run_path(str(tmp_path / "out"), str(corpus.snapshot))).errors)
+    assert "restore it or leave it out, and run again" in error
 
 
 @pytest.fixture
