@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -9,24 +10,26 @@ import socket
 import sys
 import time
 import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 CHECK_SECONDS = 1.0  # between two looks at the other processes
 
+MAX_LIMITS = 7  # that others can count, as a name has 107 bytes
+
 _START = uuid.uuid4().hex[:8]  # containers that share a network may each have a process of the same number
 
 
-def available_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may use: of the machine, of its affinity, and of its container's CPU limit."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min([cores, *_limits(root)]))
+def core_limits(root: Path = Path("/")) -> dict[str, int]:
+    """Return limits of the cores that this process may use, by an id that the processes with the same limit share.
 
-
-def _limits(root: Path) -> list[int]:
-    """Return the CPU limits, in whole cores, of the control groups that this process is in."""
-    limits = []
+    They are the machine's cores, its affinity, and the CPU limits, in whole cores, of the control groups that it is in.
+    """
+    limits, affinity = {"machine": os.cpu_count() or 1}, getattr(os, "sched_getaffinity", None)
+    if affinity:
+        limits[_id("affinity", *sorted(affinity(0)))] = len(affinity(0))
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             number, controllers, path = line.split(":", 2)
@@ -34,15 +37,26 @@ def _limits(root: Path) -> list[int]:
             folders = [Path(*parts[:length]) for length in range(len(parts) + 1)]
             for folder in folders:
                 if number == "0":
-                    quota = _read(root / "sys/fs/cgroup" / folder / "cpu.max").split()
+                    group = root / "sys/fs/cgroup" / folder
+                    quota = _read(group / "cpu.max").split()
                 elif "cpu" in controllers.split(","):
-                    base = root / "sys/fs/cgroup/cpu" / folder
-                    quota = [_read(base / "cpu.cfs_quota_us").strip(), _read(base / "cpu.cfs_period_us").strip()]
+                    group = root / "sys/fs/cgroup/cpu" / folder
+                    quota = [_read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()]
                 else:
                     continue
                 if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():
-                    limits.append(max(1, int(quota[0]) // int(quota[1])))
+                    status = group.stat()  # a container sees its group under another path
+                    limits[_id(status.st_dev, status.st_ino)] = max(1, int(quota[0]) // int(quota[1]))
     return limits
+
+
+def available_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: of the machine, of its affinity, and of its container's CPU limit."""
+    return min(core_limits(root).values())
+
+
+def _id(*parts: object) -> str:
+    return hashlib.blake2s(repr(parts).encode(), digest_size=4).hexdigest()
 
 
 def _read(path: Path) -> str:
@@ -55,24 +69,33 @@ class ModelProcesses:
     """The live processes on this machine that have a model, this one among them.
 
     Each binds a socket to a name of Linux's abstract kind, which exists as long as the process and is listed for all users.
+    The ids of its limits are in the name, because containers that share the machine's network have limits of their own.
     On other systems each process takes itself for the only one.
     """
 
     def __init__(self, name: str = "audioclip-text-model") -> None:
         self.name = name
         self._socket: socket.socket | None = None
-        self._pid = 0
+        self._bound = ""
 
-    def count(self) -> int:
-        """Return how many there are, at least 1: this one, which is counted from its first call on."""
+    def share(self, limits: Mapping[str, int]) -> int:
+        """Return this process's share of the cores, at least 1; it is counted from its first call on."""
+        counts = self._count(list(limits)[:MAX_LIMITS])
+        return max(1, min(cores // max(1, counts[each]) for each, cores in limits.items()))
+
+    def _count(self, limits: Sequence[str]) -> Counter[str]:
+        """Return the number of processes by limit."""
         if sys.platform != "linux":
-            return 1
-        if self._pid != os.getpid():  # a fork shares its parent's socket, and has its own
-            self._socket, self._pid = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), os.getpid()
+            return Counter()
+        name = f"\0{self.name}-{_START}-{os.getpid()}-{'.'.join(limits)}"
+        if self._bound != name:  # a fork shares its parent's socket, and has its own
+            self._socket, self._bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), name
             with suppress(OSError):
-                self._socket.bind(f"\0{self.name}-{_START}-{self._pid}")
-        listed = re.findall(rf"@({re.escape(self.name)}-[0-9a-f]+-\d+)$", _read(Path("/proc/net/unix")), re.MULTILINE)
-        return max(1, len(set(listed)))
+                self._socket.bind(name)
+        listed = re.findall(
+            rf"@{re.escape(self.name)}-([0-9a-f]+-\d+)-([\w.]+)$", _read(Path("/proc/net/unix")), re.MULTILINE
+        )
+        return Counter(limit for names in dict(listed).values() for limit in names.split("."))
 
 
 class ModelThreads:
@@ -101,6 +124,6 @@ class ModelThreads:
         if self._most is None:
             self._most = torch.get_num_threads()
         self._checked = now
-        threads = self._fixed or max(1, min(self._most, available_cores() // self._processes.count()))
+        threads = self._fixed or min(self._most, self._processes.share(core_limits()))
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ import os, sys
 from audioclip_text.pipeline.inference.model_threads import ModelProcesses
 os.getpid = lambda: int(sys.argv[2])  # another container may have a process of this number
 processes = ModelProcesses(sys.argv[1])
-print(processes.count(), flush=True)
+print(processes.share({"machine": 12, sys.argv[3]: 4}), flush=True)
 sys.stdin.read()
 """
 
@@ -55,32 +55,36 @@ def test_the_cpu_limit_of_a_container_counts_as_cores(
 ) -> None:
     """Of version 1 and 2, of the group itself or of one above it; without a limit the machine's cores count."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert available_cores(write(tmp_path, files)) == (limit or 8)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
-def test_a_process_counts_until_it_is_killed(tmp_path: Path) -> None:
-    """However it ends."""
-    name = f"test-{tmp_path.name}-{os.getpid()}"
-    mine = ModelProcesses(name)
-    assert mine.count() == mine.count() == 1
-    command = [sys.executable, "-c", HOLD, name, str(os.getpid())]
+@pytest.mark.parametrize(
+    ("container", "theirs", "mine"), [("a", 2, 2), ("b", 4, 4)], ids=["one container", "two on one network"]
+)
+def test_a_process_counts_until_it_is_killed(tmp_path: Path, container: str, theirs: int, mine: int) -> None:
+    """However it ends. Each of two containers with a CPU limit has its own cores, of a machine that has enough for both."""
+    name, limits = f"test-{tmp_path.name[-20:]}-{os.getpid()}", {"machine": 12, "a": 4}
+    processes = ModelProcesses(name)
+    assert processes.share(limits) == processes.share(limits) == 4
+    command = [sys.executable, "-c", HOLD, name, str(os.getpid()), container]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
-        assert other.stdout.readline() == "2\n"
-        assert mine.count() == 2
+        assert other.stdout.readline() == f"{theirs}\n"
+        assert processes.share(limits) == mine
+        assert processes.share({"machine": 2, "a": 4}) == 1
         other.kill()
         other.wait()
-        assert mine.count() == 1
+        assert processes.share(limits) == 4
 
 
 def test_threads_follow_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share of the cores, at least one thread, at most as many as torch would take; a fixed number is kept."""
-    before, counts = torch.get_num_threads(), iter([1, 2, 3, 100, 2, 1])
+    """A share of the cores, at most as many as torch would take; a fixed number is kept."""
+    before, shares = torch.get_num_threads(), iter([6, 3, 2, 1, 3, 6])
     monkeypatch.setattr(model_threads, "CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(model_threads, "available_cores", lambda: 6)
     processes = ModelProcesses()
-    monkeypatch.setattr(processes, "count", lambda: next(counts))
+    monkeypatch.setattr(processes, "share", lambda limits: next(shares))
     try:
         torch.set_num_threads(4)
         threads, numbers = ModelThreads(processes=processes), []
