@@ -20,8 +20,8 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.portability.python_urns import SUBPROCESS_SDK
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_runner
 
 from ..embed import EmbedCorpus
 from ..io.filesystem import temporary_names
@@ -104,16 +104,36 @@ def _has_ended(result: PipelineResult) -> bool:
         return False
 
 
-def choose_runner(options: PipelineOptions) -> FnApiRunner | None:
-    """Return Beam's own runner for a local run, so that DirectRunner downloads no other one; else None."""
+def choose_runner(options: PipelineOptions) -> PipelineRunner:
+    """Return the runner of the options; for a local run Beam's own, so that DirectRunner downloads no other one."""
     if not is_local_run(options):
-        return None
+        runner = create_runner(options.view_as(StandardOptions).runner)
+        return _without_time_limit(runner) if isinstance(runner, PortableRunner) else runner
     worker = options.view_as(WorkerOptions)
     worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "ERROR"
     for_workers = JobServiceHandle.encode_pipeline_options(options.get_all_options())  # for workers in other processes
     return _LocalRunner(
         provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=for_workers))
     )
+
+
+def _without_time_limit(runner: PortableRunner) -> PortableRunner:
+    """Have `runner` wait for a job as long as it takes: Beam ends the stream of its states after --job_server_timeout."""
+    create = runner.create_job_service_handle
+
+    def create_handle(service: Any, options: PipelineOptions) -> JobServiceHandle:
+        handle = create(service, options)
+        submit = handle.run
+
+        def run(preparation_id: str) -> Any:
+            handle.timeout = None  # until here it is that of requests
+            return submit(preparation_id)
+
+        handle.run = run
+        return handle
+
+    runner.create_job_service_handle = create_handle
+    return runner
 
 
 class _LocalRunner(FnApiRunner):  # type: ignore[misc]

@@ -31,13 +31,14 @@ from audioclip_text.pipeline.io import worker_reports
 from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
 from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
+from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support import object_stores
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.program import start_program
-from tests.support.remote_jobs import IN_SERVER, job_server
+from tests.support.remote_jobs import IN_SERVER, Gate, job_server, remote_run
 from tests.support.stub import StubHandler
 
 store = object_stores.store
@@ -322,6 +323,20 @@ def test_an_error_of_a_run_that_has_published(tmp_path: Path) -> None:
     report_error(tmp_path)
     (tmp_path / "out/snapshots/run/manifest.json").write_text("{}")
     assert read_reports(str(tmp_path / "out/snapshots/run")).errors == []
+
+
+def test_a_job_that_takes_longer_than_a_request_to_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--job_server_timeout, 60 seconds by default, does not end the wait for the job."""
+    (tmp_path / "a.txt").write_text("dog\n")
+    gate, output = Gate(monkeypatch), str(tmp_path / "out")
+    with job_server() as endpoint, ThreadPoolExecutor(1) as executor:
+        remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
+        done = executor.submit(remote_run, str(tmp_path / "a.txt"), output, {**remote, "job_server_timeout": 2})
+        assert gate.reached.wait(60)
+        time.sleep(2.2)
+        gate.opened.set()
+        done.result(60)
+    assert current_name(output)
 
 
 def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
