@@ -9,6 +9,7 @@ from glob import escape
 from typing import Any
 
 import apache_beam as beam
+import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
@@ -72,6 +73,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 corpus.may_go_on = corpus.may_go_on and not _has_ended(result)
                 if watch.error:
                     raise RuntimeError(watch.error) from error
+                if isinstance(error, grpc.RpcError):
+                    job_goes_on = f": job {state.job} may go on at {state.runner}" if corpus.may_go_on else ""
+                    text = f"the job service does not answer any more ({error.details()}){job_goes_on}"
+                    raise RuntimeError(text) from error
                 raise
             corpus.may_go_on = False
             if watch.error:
@@ -148,7 +153,7 @@ class _LocalRunner(FnApiRunner):  # type: ignore[misc]
 
 def error_message(error: BaseException) -> str:
     """Return the message of one of this project's errors, or else of the last error, in a runner's traceback."""
-    text = str(error)
+    text = str(error.details() if isinstance(error, grpc.RpcError) else error)
     if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
         return (
             "a worker process ended before its work did (killed, or out of memory?): run again, "

@@ -51,7 +51,7 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
 
     def __init__(self) -> None:
         self.ended = threading.Event()
-        self.cancelled = False
+        self.cancelled = self.broken = False
 
     def DescribePipelineOptions(self, request: object, context: object) -> api.DescribePipelineOptionsResponse:
         kinds = {"retries": api.PipelineOptionType.INTEGER, "reuse_objects": api.PipelineOptionType.BOOLEAN}
@@ -75,9 +75,11 @@ class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
     def GetState(self, request: object, context: object) -> api.JobStateEvent:
         return api.JobStateEvent(state=api.JobState.CANCELLED if self.cancelled else api.JobState.RUNNING)
 
-    def GetStateStream(self, request: object, context: object) -> Iterator[api.JobStateEvent]:
+    def GetStateStream(self, request: object, context: grpc.ServicerContext) -> Iterator[api.JobStateEvent]:
         yield api.JobStateEvent(state=api.JobState.RUNNING)
         self.ended.wait()
+        if self.broken:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         if self.cancelled:
             yield api.JobStateEvent(state=api.JobState.CANCELLED)
 
@@ -337,6 +339,24 @@ def test_a_job_that_takes_longer_than_a_request_to_its_server(tmp_path: Path, mo
         gate.opened.set()
         done.result(60)
     assert current_name(output)
+
+
+def test_a_connection_that_breaks(tmp_path: Path, jobs: tuple[EndlessJobs, int]) -> None:
+    """The error is one line, which names the job that goes on; the run directory keeps its marker."""
+    service, port = jobs
+    (tmp_path / "a.txt").write_text("dog\n")
+    options = EmbedOptions(
+        [*FLAGS, f"--job_endpoint=localhost:{port}"], input=tmp_path / "a.txt", output=tmp_path / "out"
+    )
+    corpus = EmbedCorpus(options, StubHandler())
+    service.broken = True
+    service.ended.set()
+    expected = (
+        r"^the job service does not answer any more \(Socket closed\): job job-17_id may go on at PortableRunner$"
+    )
+    with closing(corpus), pytest.raises(RuntimeError, match=expected):
+        run(corpus, options)
+    assert list(tmp_path.glob("out/snapshots/*/run.json"))
 
 
 def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
