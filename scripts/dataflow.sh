@@ -3,8 +3,7 @@
 # Needs the extra gcp (./scripts/setup.sh gcp), and the environment variables PROJECT, REGION, BUCKET (without gs://) and
 # IMAGE, which is the Dockerfile's image, pushed. What is embedded, and how, is in schedule/flex_launch.json, which the Flex
 # Template is launched with, too: so all of them give the same vectors, and each reuses those of the others. Flags on the
-# command line come last and win, except --experiments and --dataflow_service_options, which add up. Not tested on Dataflow;
-# in a test its runner translates the job graph.
+# command line replace those of the same name. Not tested on Dataflow; in a test its runner translates the job graph.
 set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -28,18 +27,22 @@ for name, value in json.load(sys.stdin)["launchParameter"]["parameters"].items()
 )
 
 flags=(
-    --runner DataflowRunner
-    --project "$PROJECT"
-    --region "$REGION"
-    --temp_location "gs://$BUCKET/tmp"
-    --staging_location "gs://$BUCKET/staging"
+    --runner=DataflowRunner
+    "--project=$PROJECT"
+    "--region=$REGION"
+    "--temp_location=gs://$BUCKET/tmp"
+    "--staging_location=gs://$BUCKET/staging"
 
     # Workers import the project from the image: nothing is pickled from __main__, so --save_main_session is not needed.
-    --sdk_container_image "$IMAGE"
+    "--sdk_container_image=$IMAGE"
 
     # Rows are shuffled by Dataflow's shuffle service (the default), not on the workers' disks, which need space for the image
     # and for one part file of each process at a time: 8 x 135 MB.
-    --disk_size_gb 60
-    --max_num_workers 16
+    --disk_size_gb=60
+    --max_num_workers=16
 )
-exec audioclip-text embed "${parameters[@]}" "${flags[@]}" "$@"
+kept=()
+for flag in "${parameters[@]}" "${flags[@]}"; do
+    [[ " ${*%%=*} " == *" ${flag%%=*} "* ]] || kept+=("$flag")
+done
+exec audioclip-text embed "${kept[@]}" "$@"

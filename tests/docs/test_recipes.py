@@ -20,6 +20,7 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import WorkerOptions
 
+from audioclip_text.pipeline.cli import parser as command_line
 from audioclip_text.pipeline.flags import add_flags
 from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
@@ -162,7 +163,7 @@ def test_cloud_scheduler_script(tmp_path: Path) -> None:
     assert "BUCKET" not in json.dumps(body)
 
 
-def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
+def calls_of(script: str, fake: str, folder: Path, *arguments: str) -> list[list[str]]:
     """Return the command lines with which a script calls the programs named in `fake`, which are replaced by a log."""
     tools, log = folder / "tools", folder / "log"
     tools.mkdir()
@@ -173,7 +174,7 @@ def calls_of(script: str, fake: str, folder: Path) -> list[list[str]]:
         (tools / name).chmod(0o755)
     settings = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1", "SCHEDULER": "s"}
     path = f"{tools}:{os.environ['PATH']}"
-    subprocess.run([ROOT / "scripts" / script], env={**os.environ, **settings, "PATH": path}, check=True)
+    subprocess.run([ROOT / "scripts" / script, *arguments], env={**os.environ, **settings, "PATH": path}, check=True)
     return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
 
 
@@ -193,6 +194,15 @@ def test_dataflow_script(tmp_path: Path) -> None:
     workers = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]["environment"]
     pool = options.view_as(WorkerOptions)
     assert (pool.disk_size_gb, pool.max_num_workers) == (workers["diskSizeGb"], workers["maxWorkers"])
+
+
+def test_flags_of_the_dataflow_script_can_be_replaced(tmp_path: Path) -> None:
+    """`embed` refuses a flag that is given twice."""
+    given = ["--max_num_workers", "4", "--dtype=float16", "--input=gs://b/x.jsonl"]
+    (command,) = calls_of("dataflow.sh", "audioclip-text", tmp_path, *given)
+    options = EmbedOptions(command_line.parse(command[1:]).argv)
+    assert options.view_as(WorkerOptions).max_num_workers == 4
+    assert (options.dtype, options.input) == ("float16", ["gs://b/x.jsonl"])
 
 
 def test_flex_template_script(tmp_path: Path) -> None:
