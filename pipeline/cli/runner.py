@@ -45,7 +45,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     """
     state = _RunState(corpus, options)
     try:
-        with end_on_signal(state.message, state.clean_up):
+        with end_on_signal(state.message, state.clean_up) as set_handlers:
             pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
             state.temporary = pipeline.local_tempdir
             try:
@@ -54,6 +54,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
                 raise
             result = pipeline.run()
+            set_handlers()
             if options.view_as(TestOptions).dry_run:
                 corpus.may_go_on = False
                 return False

@@ -59,8 +59,10 @@ def handle_signals() -> Iterator[None]:
 
 
 @contextmanager
-def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -> Iterator[None]:
+def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """End the process in the signal's handler, instead of raising Interrupted through Beam.
+
+    Yields a function that sets the handlers once more: Beam sets one of its own when it starts a job server.
 
     Beam waits for its workers when it unwinds: for a whole bundle, which may take minutes. `message` returns the line to
     print for a signal's name; if it fails or takes longer than MESSAGE_SECONDS, the line says that the outcome is not
@@ -86,10 +88,14 @@ def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -
 
     handled = {signum: signal.getsignal(signum) for signum in SIGNALS}
     handled = {signum: handler for signum, handler in handled.items() if handler is _interrupt}
-    try:
+
+    def set_handlers() -> None:
         for signum in handled:
             signal.signal(signum, end)
-        yield
+
+    try:
+        set_handlers()
+        yield set_handlers
     finally:
         for signum, handler in handled.items():
             signal.signal(signum, handler)
