@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.corpus import embed
@@ -18,9 +20,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
+def program() -> Iterator[Path]:
+    """Prism, which Beam would end at the exit of this process, if the folder for its temporary files still existed."""
     require("go")
-    return prism()
+    path = prism()
+    yield path
+    for child in psutil.Process().children():
+        if Path(child.exe()) == path.resolve():
+            child.kill()
+            child.wait()
 
 
 def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
