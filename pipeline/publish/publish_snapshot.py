@@ -17,6 +17,7 @@ from ..job import Job
 from ..metrics import pace_by_span
 from ..report.html import NAME, write_report
 from ..snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
+from ..snapshots.history import remove_late_files
 from ..snapshots.listing import read_file_list, write_file_list
 from ..snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
 from ..snapshots.run_directory import remove_run, remove_spills, run_path
@@ -93,6 +94,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             f"files of {self.snapshot} that are not listed": lambda: remove_strays(self.directory, named),
             f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),
         }
+        if previous := self.job.previous:
+            tasks[f"late files of {previous['snapshot']}"] = lambda: remove_late_files(output, previous)
         tasks |= {run: partial(remove_run, output, run) for run in self.job.leftovers}
         for what, remove in tasks.items():
             try:

@@ -7,7 +7,16 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..errors import SnapshotError
-from .commit import missing_files, no_snapshot, point_to, read_manifest, require_current, require_manifest, unpublish
+from .commit import (
+    missing_files,
+    no_snapshot,
+    point_to,
+    read_manifest,
+    remove_strays,
+    require_current,
+    require_manifest,
+    unpublish,
+)
 from .dead_runs import dead_runs
 from .listing import read_file_list, read_shard_list
 from .manifest import Manifest
@@ -113,7 +122,8 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
 
     Kept are the current snapshot, the one that it followed, the one before that, and so on, then the newest others. The
     newest is always kept: a run may be about to make it the current one. So are the directories of runs that may still be
-    going on; they are named in warnings, unless they are on this machine. `dry_run` removes nothing.
+    going on; they are named in warnings, unless they are on this machine. What a kept snapshot does not name, as a worker
+    that was lost may have written it after publishing, is removed, too. `dry_run` removes nothing.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -139,7 +149,18 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
                 continue
             remove_run(output, name)
         removed.append(name)
+    for name in () if dry_run else sorted(kept.intersection(finished)):
+        try:
+            remove_late_files(output, require_manifest(output, name))
+        except Exception as error:  # as of another format, or damaged
+            _LOGGER.warning("what %s does not name cannot be removed: %s", name, error)
     return removed
+
+
+def remove_late_files(output: str, manifest: Manifest) -> None:
+    """Delete the files of rows in a published snapshot's directory that it does not name; readers would read them, too."""
+    named = {manifest["files"]["name"], *(file.name for file in read_file_list(output, manifest))}
+    remove_strays(run_path(output, manifest["snapshot"]), named)
 
 
 def _snapshots_to_keep(output: str, current: str, finished: Sequence[str], keep: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -384,6 +385,25 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
     assert gc(out, 1, dry_run=True) == [names[0]]
     assert gc(out, 1) == [names[0]]
     assert sorted(path.name for path in (tmp_path / "out/snapshots").iterdir()) == names[1:]
+
+
+def test_what_a_lost_worker_writes_after_publishing_is_removed(tmp_path: Path) -> None:
+    """By `gc` and by the next run: readers of part-*.parquet would read its rows twice."""
+    shard, out = write_jsonl(tmp_path / "a.jsonl", _rows(3)), tmp_path / "out"
+    first, _ = embed(shard, out)
+    directory = Path(run_path(str(out), first["snapshot"]))
+    files = {path.name for path in directory.iterdir()}
+    (part,) = directory.glob("part-*.parquet")
+    late = directory / "part-0123456789abcdef.parquet"
+    shutil.copy(part, late)
+    assert gc(str(out), 1, dry_run=True) == []
+    assert late.exists()
+    gc(str(out), 1)
+    assert {path.name for path in directory.iterdir()} == files
+    shutil.copy(part, late)
+    write_jsonl(shard, _rows(4))
+    embed(shard, out)
+    assert {path.name for path in directory.iterdir()} == files
 
 
 @pytest.mark.slow
