@@ -57,11 +57,11 @@ def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus with a model that takes no time of the CPU, and waits `delay` seconds per text."""
     from instant import InstantHandler
 
-    from audioclip_text.pipeline.cli.embed import parse
+    from audioclip_text.pipeline.cli.embed import parse_options
     from audioclip_text.pipeline.cli.runner import run
     from audioclip_text.pipeline.embed import EmbedCorpus
 
-    options = parse(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
+    options = parse_options(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
     corpus = EmbedCorpus(options, InstantHandler(DIM, delay=delay))
     run(corpus, options)
     corpus.close()

@@ -1,4 +1,4 @@
-"""Errors that more than one package raises."""
+"""Errors that more than one package raises, and their messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from contextlib import contextmanager
 
 class SnapshotError(RuntimeError):
     """Error of a snapshot that cannot be read, written or published; the message says why and gives a remedy."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

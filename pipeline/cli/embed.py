@@ -21,7 +21,7 @@ from .progress import show_progress
 from .runner import run
 
 
-def parse(argv: Sequence[str]) -> EmbedOptions:
+def parse_options(argv: Sequence[str]) -> EmbedOptions:
     """Return the options of `argv`; raise OptionsError for flags that this project, Beam and the job server do not know."""
     options = EmbedOptions(list(argv))
     reject_unknown_flags(options, [option.name for option in job_server_options(options)])
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str]) -> EmbedOptions:
 
 def embed(argv: Sequence[str]) -> int:
     """Run `audioclip-text embed` with these flags; return the exit status."""
-    options = parse(argv)
+    options = parse_options(argv)
     options.check()
     check_runner(options)
     check_device(options)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..inference.model_handler import RecordBatchHandler
 from ..job import Job, prepare_job
@@ -14,13 +13,13 @@ from ..snapshots.history import measured_work
 from ..snapshots.segments import add_rows
 from ..terminal import print_line, print_note, printable
 from .check_runner import check_runner
-from .embed import download, parse
-from .plan_pipeline import count_changes
+from .embed import download, parse_options
+from .plan_pipeline import PlanCounts, count_changes
 
 
 def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     """Run `audioclip-text plan` with the flags of `embed`; return the exit status."""
-    options = parse(argv)
+    options = parse_options(argv)
     if options.no_dedupe:
         raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
     options.check()
@@ -35,52 +34,49 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     return 0
 
 
-def plan_summary(job: Job, counts: Mapping[str, int]) -> str:
+def plan_summary(job: Job, counts: PlanCounts) -> str:
     """Return the plan as lines for a terminal."""
-    number = Counter(counts)
     carry_over = job.carry_over
     carried = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     carried_bytes = sum(file.bytes for file in carry_over.files)
     read, read_bytes = len(carry_over.read), sum(shard.bytes for shard in carry_over.read)
-    number["same"] += carried
-    texts, tokens = number["texts"], number["tokens"]
     against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
     lines = [
         f"against   {against}",
         f"shards    {len(carry_over.shards) - read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
         f"{read:,} read ({read_bytes:,} bytes)",
-        f"rows      {number['new']:,} new, {number['changed']:,} with another text, {number['same']:,} with the same text, "
-        f"{number['removed']:,} removed; {number['rejected']:,} rejected",
-        f"vectors   {number['reused']:,} rows reused, {number['embed']:,} rows to embed",
-        f"model     {texts:,} texts, {tokens:,} tokens",
+        f"rows      {counts.new:,} new, {counts.changed:,} with another text, {counts.same + carried:,} with the same text, "
+        f"{counts.removed:,} removed; {counts.rejected:,} rejected",
+        f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
+        f"model     {counts.texts:,} texts, {counts.tokens:,} tokens",
     ]
     measured = measured_work(job.output, job.model.fingerprint)
     if measured:
         rate = measured.tokens / measured.seconds
         lines.append(
-            f"estimate  {tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of earlier runs with this "
+            f"estimate  {counts.tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of earlier runs with this "
             f"fingerprint"
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
-    lines += [f"limits    embed would publish nothing: {excess}" for excess in _exceeded_limits(job, number)]
+    lines += [f"limits    embed would publish nothing: {excess}" for excess in _exceeded_limits(job, counts)]
     return "\n".join(map(printable, lines))
 
 
-def _exceeded_limits(job: Job, number: Counter[str]) -> Iterator[str]:
+def _exceeded_limits(job: Job, counts: PlanCounts) -> Iterator[str]:
     """Yield what exceeds a limit of the job, as a run would find it."""
-    if job.on_long == "error" and number["too_long"]:
-        yield f"{number['too_long']:,} rows have more tokens than the model reads, and --on_long error forbids that"
+    if job.on_long == "error" and counts.too_long:
+        yield f"{counts.too_long:,} rows have more tokens than the model reads, and --on_long error forbids that"
     carried = add_rows(segment["rows"] for segment in job.carry_over.segments)
-    rejected, vectors = number["rejected"], number["reused"] + number["embed"]
-    new = Counted(rejected + vectors, vectors, rejected)
-    total = Counted(new.read + carried["read"], vectors + carried["vectors"], rejected + carried["rejected"])
+    vectors = counts.reused + counts.embed
+    new = Counted(vectors + counts.rejected, vectors, counts.rejected)
+    total = Counted(new.read + carried["read"], vectors + carried["vectors"], counts.rejected + carried["rejected"])
     for _, excess in exceeded_limits(
         job,
         new=new,
         total=total,
         shards=len(job.carry_over.shards),
-        damaged=number["damaged"] + len(damaged_shards(job.carry_over.segments)),
-        duplicate_ids=number["duplicate_ids"],
+        damaged=counts.damaged + len(damaged_shards(job.carry_over.segments)),
+        duplicate_ids=counts.duplicate_ids,
     ):
         yield excess

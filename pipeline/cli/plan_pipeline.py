@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from glob import escape
 
 import apache_beam as beam
@@ -40,8 +40,32 @@ NAMESPACE = "audioclip_text.plan"
 _LOGGER = logging.getLogger(__name__)
 
 
-def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> dict[str, int]:
-    """Return the counts of rows and texts by outcome; a local run writes shuffled rows to the directory `spill`."""
+@dataclass(frozen=True)
+class PlanCounts:
+    """What a run would do; each field is a counter of the pipeline, in NAMESPACE.
+
+    Of the rows that it would read and could embed, `new`, `changed` and `same` are those whose id is new, has another text
+    and has the same text; `removed` are ids that no shard has any more. `reused` of them would get an earlier vector and
+    `embed` go through the model, as `texts` different texts of `tokens` tokens; `too_long` have more tokens than it reads.
+    `damaged` are shards.
+    """
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    removed: int = 0
+    rejected: int = 0
+    reused: int = 0
+    embed: int = 0
+    texts: int = 0
+    tokens: int = 0
+    too_long: int = 0
+    damaged: int = 0
+    duplicate_ids: int = 0
+
+
+def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, spill: str | None) -> PlanCounts:
+    """Return what a run would do; a local run writes shuffled rows to the directory `spill`."""
     # The workers of a remote run read the listings from the output's file system.
     listings = spill or run_path(job.output, f"{DRY_RUN}{uuid.uuid4().hex}")
     directories = [escape(listings)] if is_local(listings) else []
@@ -66,7 +90,7 @@ def _run_and_count(
     spill: str | None,
     listings: str,
     directories: list[str],
-) -> dict[str, int]:
+) -> PlanCounts:
     """Run the pipeline, with its listings in the directory `listings`; append its temporary directory to `directories`."""
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     directories.append(escape(pipeline.local_tempdir))
@@ -81,10 +105,10 @@ def _run_and_count(
         if not spill:
             remove_below(listings)
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    counts = Counter[str]()
+    counts = dict.fromkeys((field.name for field in fields(PlanCounts)), 0)
     for counter in counters:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
-    return counts
+    return PlanCounts(**counts)
 
 
 def _build(
@@ -108,7 +132,7 @@ def _build(
     _ = read.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
     damaged = read.read | "ListDamaged" >> beam.FlatMap(lambda shards: {name for name, *_ in shards.damaged})
     if job.has_large_shards:  # a shard that is read in parts may be damaged in several
-        damaged = damaged | "OncePerShard" >> beam.Distinct()
+        damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
     if job.unique_ids:
         before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""

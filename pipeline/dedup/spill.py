@@ -14,6 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from ..errors import convert_write_errors
+from ..readers.arrow_values import value_type
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 _END_OF_STREAM = 8  # bytes that end an Arrow IPC stream
@@ -66,7 +67,7 @@ class PieceCodec:
         """Return the schema of batches, the plain one that is encoded, and the bytes of the latter in a stream."""
         if not hasattr(self, "_cached"):
             schema = pa.ipc.read_schema(pa.py_buffer(self._ipc))
-            plain = pa.schema([field.with_type(_plain_type(field.type)) for field in schema])
+            plain = pa.schema([field.with_type(value_type(field.type)) for field in schema])
             self._cached = schema, plain, len(plain.serialize())
         return self._cached
 
@@ -87,10 +88,6 @@ class PieceCodec:
             for field, column in zip(schema, batch.columns, strict=True)
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def shrink_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:

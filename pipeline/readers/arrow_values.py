@@ -36,9 +36,9 @@ def repeated_name(fields: Iterable[pa.Field], path: str) -> str | None:
             continue
         if times[field.name] > 1:
             return str(field.name)
-        kind, rest = _value_type(field.type), path.removeprefix(field.name)
+        kind, rest = value_type(field.type), path.removeprefix(field.name)
         while rest.startswith("[]") and is_list(kind):
-            kind, rest = _value_type(kind.value_type), rest.removeprefix("[]")
+            kind, rest = value_type(kind.value_type), rest.removeprefix("[]")
         rest = rest.removeprefix(".")
         if pa.types.is_struct(kind) and (name := repeated_name(kind, rest)):
             return f"{path.removesuffix(rest)}{name}"
@@ -53,7 +53,7 @@ def type_at(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
         return kind
     if not is_list(kind):
         return None
-    element = _value_type(kind.value_type)
+    element = value_type(kind.value_type)
     if not rest:
         return element
     return type_at(element, rest.removeprefix(".")) if pa.types.is_struct(element) else None
@@ -62,7 +62,7 @@ def type_at(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
 def _type_before_list(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
     types = {field.name: field.type for field in fields}
     if path in types:
-        return _value_type(types[path])
+        return value_type(types[path])
     for head in _heads(types, path):
         if pa.types.is_struct(types[head]):
             kind = _type_before_list(types[head], path.removeprefix(f"{head}."))
@@ -76,7 +76,8 @@ def _heads(names: Iterable[str], path: str) -> list[str]:
     return sorted((name for name in names if path.startswith(f"{name}.")), key=len)
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values: of a dictionary-encoded one, that of the dictionary."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

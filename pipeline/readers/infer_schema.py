@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
+from ..schemas import REJECTED, ROW, SEGMENT, embedded_schema
 from .base import FieldSummary, some_of
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .field_types import becomes_text, kept_type
@@ -18,19 +19,7 @@ from .shard import InputError, Shard
 
 PEEKED_SHARDS = 16
 
-OWN_COLUMNS = (
-    "id",
-    "text",
-    "text_hash",
-    "n_tokens",
-    "truncated",
-    "embedding",
-    "shard",
-    "row",
-    "_segment",
-    "reason",
-    "detail",
-)
+OUTPUT_COLUMNS = frozenset({*ROW.names, SEGMENT.name, *embedded_schema(1, pa.schema([])).names, *REJECTED.names})
 
 
 def infer_kept_schema(
@@ -70,7 +59,9 @@ def infer_kept_schema(
 def _check_names(fields: Fields) -> None:
     through = [path for path in fields.keep if "[]" in path]
     if through:
-        raise InputError(f"--keep_fields {','.join(through)}: only --text_field and --id_field may contain []")
+        raise InputError(
+            f"--keep_fields {','.join(through)}: only --text_field and --id_field may contain []; keep the list itself"
+        )
     for text, path in fields.texts:
         if path is not None and "[]" in path and path.rpartition("[]")[0] != text.rpartition("[]")[0]:
             raise InputError(
@@ -80,12 +71,17 @@ def _check_names(fields: Fields) -> None:
     repeated = [path for path, times in Counter(field.text for field in fields.texts).items() if times > 1]
     if repeated:
         raise InputError(f"--text_field {repeated[0]} is given twice: name each field once")
-    twice = [name for name, times in Counter(fields.keep).items() if times > 1]
-    if twice:
-        raise InputError(f"--keep_fields {','.join(fields.keep)}: {', '.join(twice)} occurs twice")
-    clash = [name for name in fields.keep if name in OWN_COLUMNS]
+    repeated = [name for name, times in Counter(fields.keep).items() if times > 1]
+    if repeated:
+        raise InputError(
+            f"--keep_fields {','.join(fields.keep)}: {', '.join(repeated)} occurs twice: name each field once"
+        )
+    clash = [name for name in fields.keep if name in OUTPUT_COLUMNS]
     if clash:
-        raise InputError(f"--keep_fields {','.join(clash)}: the output has columns of that name already")
+        raise InputError(
+            f"--keep_fields {','.join(clash)}: the output has columns of that name already; rename the fields, or leave "
+            f"them out"
+        )
 
 
 def _check_no_fields(fields: Fields) -> None:
@@ -115,7 +111,7 @@ def _peek(shard: Shard, fields: Fields, summary: FieldSummary, file_io: FileIO) 
     except WrongEncoding as error:
         summary.encoding = summary.encoding or f"{shard.path}: {error}"
     except DamagedShard:
-        pass  # the run reports it; the other shards tell the types
+        pass  # the run reports it; the other shards show the types
     except StoreError as error:
         raise InputError(str(error)) from None
     except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import first_line
 from .arrow_values import as_strings, kept_values, needed_columns, records_of, repeated_name, row_bytes, type_at
 from .base import FieldSummary, too_long
 from .batch_builder import BatchBuilder
@@ -21,11 +22,11 @@ from .fields import BadRow, Fields
 from .parquet_limits import (
     Column,
     ReadAheadFile,
-    can_stay_encoded,
+    chunks_can_stay_encoded,
     leaves_of,
-    may_stay_encoded,
     open_parquet,
     rows_at_once,
+    type_can_stay_encoded,
 )
 from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
 
@@ -172,10 +173,14 @@ def _open(handle: IO[bytes], fields: Fields, part: Part) -> _OpenFile:
     _check_names(file.schema_arrow, fields)
     needed = needed_columns(file.schema_arrow, fields)
     # A value that a small file stores once may fill gigabytes of rows: it stays in a dictionary until they are counted.
-    candidates = leaves_of(schema, [name for name in needed if may_stay_encoded(file.schema_arrow.field(name).type)])
+    candidates = leaves_of(
+        schema, [name for name in needed if type_can_stay_encoded(file.schema_arrow.field(name).type)]
+    )
     columns = {leaf: schema.column(leaf) for leaf in candidates}
     encoded = {
-        column.path for leaf, column in columns.items() if can_stay_encoded(column, [group[leaf] for group in groups])
+        column.path
+        for leaf, column in columns.items()
+        if chunks_can_stay_encoded(column, [group[leaf] for group in groups])
     }
     ahead, leaves = ReadAheadFile(handle), leaves_of(schema, needed)
     file = pq.ParquetFile(ahead, metadata=file.metadata, read_dictionary=sorted(encoded))
@@ -205,4 +210,4 @@ def arrow_damage() -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        raise DamagedShard(f"parquet: {(str(error).splitlines() or ['not readable'])[0]}") from error
+        raise DamagedShard(f"parquet: {first_line(error)}") from error

@@ -34,7 +34,8 @@ _GROUP: Selection = {1: _COLUMN}
 _FOOTER: Selection = {2: {5: {}}, 4: _GROUP}
 _PAGE: Selection = {1: {}, 2: {}, 3: {}, 5: {1: {}, 2: {}}, 8: {1: {}, 4: {}}}
 
-_LEAVES_DICTIONARIES = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONARY}
+# Encodings of a chunk with which Arrow can leave its values in their dictionary.
+_ALLOW_DICTIONARY = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONARY}
 
 
 @dataclass
@@ -198,18 +199,18 @@ def leaves_of(schema: pq.ParquetSchema, names: list[str]) -> list[int]:
     ]
 
 
-def can_stay_encoded(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
+def chunks_can_stay_encoded(column: pq.ColumnSchema, chunks: list[Column]) -> bool:
     """Return whether Arrow can leave the values of a leaf in their dictionary, given the encodings in the file."""
     text = column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
-    return text and all(chunk.encodings <= _LEAVES_DICTIONARIES for chunk in chunks)
+    return text and all(chunk.encodings <= _ALLOW_DICTIONARY for chunk in chunks)
 
 
-def may_stay_encoded(kind: pa.DataType) -> bool:
+def type_can_stay_encoded(kind: pa.DataType) -> bool:
     """Return whether all texts and bytes in a column of this type can stay in their dictionary: not so in maps."""
     if pa.types.is_struct(kind):
-        return all(may_stay_encoded(field.type) for field in kind)
+        return all(type_can_stay_encoded(field.type) for field in kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return may_stay_encoded(kind.value_type)
+        return type_can_stay_encoded(kind.value_type)
     return not pa.types.is_nested(kind)
 
 

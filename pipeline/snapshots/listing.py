@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import SnapshotError
+from ..errors import SnapshotError, first_line
 from ..io.file_io import FileIO
 from ..io.filesystem import read, write_atomically
 from ..io.paths import absolute_path, join
@@ -48,6 +48,9 @@ _FILE_SCHEMA = pa.schema(
         pa.field("lowest_hash", pa.string()),
     ]
 )
+
+
+_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
 
 
 def write_listings(
@@ -97,14 +100,13 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
     data = read(path)
     if data is None or hashlib.sha256(data).hexdigest() != info["sha256"]:
         raise SnapshotError(
-            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: restore it from a "
-            f"backup, or make another snapshot the current one with audioclip-text rollback"
+            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: {_REMEDY}"
         )
     try:
         # Without Arrow's threads: one of them may release `data` late, and aborts a process that ends just then.
         return path, pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise SnapshotError(f"{path} is not such a list: {(str(error).splitlines() or [''])[0]}") from None
+        raise SnapshotError(f"{path} is not a list of files or shards ({first_line(error)}): {_REMEDY}") from None
 
 
 def shard_row(shard: Shard) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import SnapshotError
+from ..errors import SnapshotError, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..readers.shard import Shard
@@ -92,7 +92,7 @@ def open_part(path: str, remedy: str) -> Iterator[IO[bytes]]:
         with open_to_read(path) as handle:
             yield handle
     except (OSError, pa.ArrowException) as error:
-        raise SnapshotError(f"{path} cannot be read ({_first_line(error)}): {remedy}") from error
+        raise SnapshotError(f"{path} cannot be read ({first_line(error)}): {remedy}") from error
 
 
 def open_pages(handle: IO[bytes]) -> pq.ParquetFile:
@@ -110,7 +110,3 @@ def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> b
         [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (schema, file.schema_arrow)
     )
     return fingerprint == manifest["fingerprint"] and file.metadata.num_rows == info.rows and fields == expected
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

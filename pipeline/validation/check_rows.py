@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..errors import first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import REASONS, REJECTED, embedded_schema
@@ -83,7 +84,7 @@ class RowChecks:
                 else:
                     self._check_rejected(info, file)
         except (OSError, pa.ArrowException) as error:
-            self.readable.add_fault(f"{info.name} cannot be read: {(str(error).splitlines() or [''])[0]}")
+            self.readable.add_fault(f"{info.name} cannot be read: {first_line(error)}")
 
     def finish(self) -> list[Check]:
         """Return all checks; to be called after the last file."""

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_text.pipeline.cli import main, plan_pipeline
-from audioclip_text.pipeline.cli.plan import count_changes, plan_summary
+from audioclip_text.pipeline.cli.plan import plan_summary
+from audioclip_text.pipeline.cli.plan_pipeline import PlanCounts, count_changes
 from audioclip_text.pipeline.dedup import buckets
 from audioclip_text.pipeline.dedup.spill import PieceCodec
 from audioclip_text.pipeline.job import prepare_job
@@ -40,7 +42,7 @@ def _summary(inputs: list[str], output: Path, **limits: object) -> str:
     return plan_summary(job, count_changes(job, handler, options, None))
 
 
-def _plan(source: Path, output: Path) -> tuple[dict[str, int], str]:
+def _plan(source: Path, output: Path) -> tuple[PlanCounts, str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
     job, handler = prepare_job(options, StubHandler())
     counts = count_changes(job, handler, options, None)
@@ -60,7 +62,7 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     rows = [{"id": f"r{n}", "text": f"caption {n}"} for n in range(10)]
     write_jsonl(shard, rows)
     counts, summary = _plan(shard, tmp_path / "out")
-    assert {name: number for name, number in counts.items() if number} == {
+    assert {name: number for name, number in asdict(counts).items() if number} == {
         "new": 10, "embed": 10, "texts": 10, "tokens": 40,
     }  # fmt: skip
     assert "against   nothing (the first run)" in summary
@@ -76,7 +78,7 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     calls = len(StubHandler().load_model().calls)
     counts, summary = _plan(shard, tmp_path / "out")
     assert len(StubHandler().load_model().calls) == calls
-    assert {name: number for name, number in counts.items() if number} == {
+    assert {name: number for name, number in asdict(counts).items() if number} == {
         "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "texts": 2, "tokens": 8,
     }  # fmt: skip
     assert "2 new, 1 with another text, 7 with the same text, 2 removed; 1 rejected" in summary
@@ -84,7 +86,7 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
 
 
 def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number follows from the rows before, too, not from the few that are left alone."""
+    """The number of buckets follows from the rows of the previous snapshot, too, not only from the few that are left."""
     rows = [{"id": f"r{n}", "text": "dog"} for n in range(1000)]
     embed(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", id_field="id")
     write_jsonl(tmp_path / "a.jsonl", rows[:10])
@@ -98,7 +100,7 @@ def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch
     monkeypatch.setattr(plan_pipeline, "read_rows", read_rows)
     monkeypatch.setattr(buckets, "BUCKET_ROWS", 64)
     counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
-    assert (counts["same"], counts["removed"]) == (10, 990)
+    assert (counts.same, counts.removed) == (10, 990)
     assert sum(sizes) == 1010
     assert max(sizes) < 2 * 64
 
@@ -114,7 +116,7 @@ def test_a_damaged_file_of_the_current_snapshot_is_named(tmp_path: Path, caplog:
     data[ids.data_page_offset + ids.total_compressed_size - 8] ^= 0xFF
     part.write_bytes(data)
     counts, _ = _plan(tmp_path / "a.jsonl", tmp_path / "out")
-    assert (counts["new"], counts["same"], counts["removed"]) == (9, 0, 0)
+    assert (counts.new, counts.same, counts.removed) == (9, 0, 0)
     assert f"{part.name} cannot be read" in caplog.text
 
 
@@ -247,7 +249,7 @@ def test_a_shard_that_is_damaged_in_two_parts_counts_once(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, store: Store) -> None:
-    """They are there for the workers of a remote run, and what ends the process runs no `finally`."""
+    """They are for the workers of a remote run, and what ends the process runs no `finally`."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     code = f"""
 import os, signal
@@ -301,6 +303,6 @@ def test_plan_equals_a_naive_comparison_and_the_run(
         "reused": sum(text in known for text in after.values()),
         "texts": len(set(after.values()) - known),
     }
-    assert {name: counts.get(name, 0) for name in expected} == expected
+    assert {name: getattr(counts, name) for name in expected} == expected
     manifest, texts = embed(shard, directory / "out", id_field="id", max_shrink=0.0)
     assert (manifest["counts"]["reused"], len(texts)) == (expected["reused"], expected["texts"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audioclip_text.pipeline.cli import embed as embed_module
-from audioclip_text.pipeline.cli.embed import parse, share_gpus
+from audioclip_text.pipeline.cli.embed import parse_options, share_gpus
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, processes_for, usable_gpus
@@ -134,7 +134,7 @@ def test_embed_starts_the_processes(
     monkeypatch.setattr(embed_module, "count_gpus", lambda: gpus)
     monkeypatch.setattr(embed_module, "available_cores", lambda: 12)
     argv = ["--input=a.txt", "--output=out", *flags]
-    options = parse(argv)
+    options = parse_options(argv)
     share_gpus(options, argv, 10**9)
     given = options.get_all_options()
     assert (given["direct_num_workers"], given["direct_running_mode"]) == (workers, mode)
@@ -154,7 +154,7 @@ def test_the_workers_of_a_run_are_spread_over_all_gpus(
             tmp_path / "in" / f"{shard}.jsonl", [{"id": f"{shard}/{n}", "text": f"text {n}"} for n in range(50)]
         )
     argv = [f"--input={tmp_path}/in/*.jsonl", f"--output={tmp_path}/out", "--id_field=id", "--no_dedupe"]
-    options = parse(argv)
+    options = parse_options(argv)
     share_gpus(options, argv, 10**9)
     assert "4 processes share 2 GPUs" in capsys.readouterr().err
     corpus = EmbedCorpus(options, FakeGpuHandler(str(tmp_path / "chosen"), f"test-{os.getpid()}", ["a", "b"]))

@@ -19,7 +19,7 @@ from apache_beam.portability.common_urns import resource_hints
 from audioclip_text.pipeline.cli import embed as run_module
 from audioclip_text.pipeline.cli import runner
 from audioclip_text.pipeline.cli.check_runner import FLEX_LAUNCHER
-from audioclip_text.pipeline.cli.embed import parse
+from audioclip_text.pipeline.cli.embed import parse_options
 from audioclip_text.pipeline.cli.parser import UsageError
 from audioclip_text.pipeline.cli.parser import parse as parse_command_line
 from audioclip_text.pipeline.cli.runner import run
@@ -57,7 +57,7 @@ def hints_of(graph: proto.Pipeline) -> dict[str, dict[str, bytes]]:
 
 def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     """Readers, shuffles and the publisher run on machines without one; the writer runs with the model."""
-    options = parse(flags)
+    options = parse_options(flags)
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
     corpus = EmbedCorpus(options, StubHandler())
     _ = pipeline | "EmbedCorpus" >> corpus
@@ -68,7 +68,7 @@ def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     assert {name.split("/")[0] for name, hint in hints.items() if hint} == {"EmbedCanary", "EmbedAndWrite"}
     assert all(set(hint) == {resource_hints.ACCELERATOR.urn} for hint in hints.values() if hint)
     assert EncoderSettings.from_options(options).device == "cuda"
-    assert EncoderSettings.from_options(parse([*flags, "--device=cpu"])).device == "cpu"
+    assert EncoderSettings.from_options(parse_options([*flags, "--device=cpu"])).device == "cpu"
 
 
 def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
@@ -99,14 +99,14 @@ WITH_THE_MODEL = {"CanaryTexts", "EmbedCanary", "CheckCanary", "SpreadBatches", 
 def test_fused_steps_take_no_gpu_for_reading_and_reuse(flags: list[str]) -> None:
     """Readers, the join with earlier vectors and the writer of known rows are in no stage of a step with the model."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
-    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(parse(flags), StubHandler())
+    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(parse_options(flags), StubHandler())
     assert steps_of_gpu_workers(pipeline.to_runner_api()) == WITH_THE_MODEL
 
 
 def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
     """Any hint turns right fitting on, which must not be combined with a GPU for the whole pool."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
-    options = parse([flag for flag in flags if not flag.startswith("--accelerator")])
+    options = parse_options([flag for flag in flags if not flag.startswith("--accelerator")])
     _ = pipeline | "EmbedCorpus" >> EmbedCorpus(options, StubHandler())
     assert not any(hints_of(pipeline.to_runner_api()).values())
     assert EncoderSettings.from_options(options).device == "auto"
@@ -115,26 +115,15 @@ def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
 def test_forms_of_an_accelerator(flags: list[str]) -> None:
     """A GPU's name stands for Dataflow's full form; anything else, and a local run, is a usage error."""
     full = "type:nvidia-l4;count:2;machine_type:g2-standard-24;install-nvidia-driver:5xx"
-    assert parse([*flags[:-1], f"--accelerator={full}"]).accelerator == full
-    assert parse(flags).accelerator == GPU.decode()
+    assert parse_options([*flags[:-1], f"--accelerator={full}"]).accelerator == full
+    assert parse_options(flags).accelerator == GPU.decode()
     for bad in ("L4 GPU", "type:nvidia-l4", "type:nvidia-l4;count:0", "nvidia-l4;count:1"):
         with pytest.raises(UsageError, match="is neither the name of a GPU"):
             parse_command_line(["embed", *flags[:4], "--accelerator", bad])
     with pytest.raises(OptionsError, match="--accelerator is for remote workers"):
-        parse([*flags[:4], "--accelerator=nvidia-l4"]).check()
+        parse_options([*flags[:4], "--accelerator=nvidia-l4"]).check()
     with pytest.raises(OptionsError, match="--accelerator and worker_accelerator cannot be combined"):
-        parse([*flags, f"--dataflow_service_options=enable_prime,{POOL_GPU}"]).check()
-
-
-def test_rows_of_one_shard_reach_every_worker(flags: list[str]) -> None:
-    """The list of shards is redistributed, and rows are shuffled by text hash between their reader and the model."""
-    pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
-    corpus = EmbedCorpus(parse(flags), StubHandler())
-    _ = pipeline | "EmbedCorpus" >> corpus
-    steps = pipeline.to_runner_api().components.transforms.values()
-    names = {step.unique_name for step in steps}
-    assert "EmbedCorpus/JoinWithEarlierVectors/MeetInBuckets" in names
-    assert any(name.startswith("EmbedCorpus/ListFiles") and "Reshuffle" in name for name in names)
+        parse_options([*flags, f"--dataflow_service_options=enable_prime,{POOL_GPU}"]).check()
 
 
 class _Result:
@@ -192,7 +181,7 @@ def test_a_job_that_fails_is_marked_as_ended_if_that_is_known(
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _FailingJob(state))
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
-    options = parse([*flags, "--project=my-project", "--region=europe-west4"])
+    options = parse_options([*flags, "--project=my-project", "--region=europe-west4"])
     corpus = EmbedCorpus(options, StubHandler())
     with pytest.raises(RuntimeError, match="the job failed, or"):
         run(corpus, options)
@@ -239,7 +228,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     bucket = request.getfixturevalue("bucket")
     cloud = ["--project=project", "--region=europe-west4", "--no_auth", "--dry_run=True", "--sdk_location=container"]
     cloud += [f"--temp_location={bucket}/tmp", f"--staging_location={bucket}/staging", "--machine_type=g2-standard-8"]
-    options = parse([*flags, *cloud, "--dataflow_service_options=enable_prime", "--max_num_workers=7"])
+    options = parse_options([*flags, *cloud, "--dataflow_service_options=enable_prime", "--max_num_workers=7"])
     corpus = EmbedCorpus(options, StubHandler())
     jobs = []
     run_pipeline = beam.Pipeline.run

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import OWN_COLUMNS, infer_kept_schema
+from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_text.pipeline.readers.shard import InputError
 from audioclip_text.pipeline.readers.shards import find_shards
 
@@ -177,11 +177,24 @@ def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> No
 def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     """The names of the output's other columns, a name twice, and paths through lists."""
     lines(tmp_path / "a.jsonl", {"text": "t", "c": [{"t": 1}]})
-    for name in OWN_COLUMNS:
+    columns = (
+        "id",
+        "text",
+        "text_hash",
+        "n_tokens",
+        "truncated",
+        "embedding",
+        "shard",
+        "row",
+        "reason",
+        "detail",
+        "_segment",
+    )
+    for name in columns:
         assert refusal(lambda name=name: kept(tmp_path, name)).startswith(f"--keep_fields {name}: the output has")
-    assert refusal(lambda: kept(tmp_path, "c", "c")) == "--keep_fields c,c: c occurs twice"
+    assert refusal(lambda: kept(tmp_path, "c", "c")) == "--keep_fields c,c: c occurs twice: name each field once"
     assert refusal(lambda: kept(tmp_path, "c[].t")) == (
-        "--keep_fields c[].t: only --text_field and --id_field may contain []"
+        "--keep_fields c[].t: only --text_field and --id_field may contain []; keep the list itself"
     )
     message = refusal(lambda: kept(tmp_path, id="c[].t"))
     assert message.startswith("--id_field c[].t goes through another list than its --text_field text: both must be")
@@ -306,7 +319,7 @@ def test_shards_of_utf16_and_utf32_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_shards_do_not_prevent_a_run(tmp_path: Path) -> None:
-    """The run reports them; the other shards tell the fields."""
+    """The run reports them; the other shards show the fields."""
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
     (tmp_path / "b.parquet").write_bytes(b"no parquet")
     (tmp_path / "c.csv").write_bytes(b'"open\n')

@@ -379,7 +379,7 @@ def test_damaged_list_of_files(output: Path) -> None:
     edit_files(output, lambda files: [*files, files[0]])
     assert any("is listed 2 times" in fault for fault in failed(validate(str(output)))["manifest"])
     (path,) = directory_of(output).glob("_files-*")
-    for data, found in ((b"PAR1", "is not such a list"), (None, "is missing")):
+    for data, found in ((b"PAR1", "is not a list of files or shards"), (None, "is missing")):
         if data is None:
             path.unlink()
         else:
