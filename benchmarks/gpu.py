@@ -1,4 +1,4 @@
-"""What this project does on one GPU, in at most eight minutes and without network: one command, for a GPU lent for minutes.
+"""What this project does on one GPU, in at most eight minutes and without network.
 
     python benchmarks/gpu.py [parity] [encoder] [micro_batches] [processes] [--minutes 8] [--smoke]
 

@@ -403,7 +403,7 @@ def start_run(command: str, began: str) -> None:
         return marked
 
     class Finder:
-        """Notes when a module is first looked for."""
+        """An import hook that notes when a module is first looked for."""
 
         def find_spec(self, name: str, *_: object) -> None:
             if name == "audioclip_text.pipeline.inference.shared_encoder":

@@ -116,9 +116,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=DTYPES[dtype])
         self.max_nodes = MAX_NODES[self.device.type]
-        self.on_progress: Callable[[int], object] = lambda texts: (
-            None
-        )  # called with the number of distinct texts embedded
+        self.on_progress: Callable[[int], object] = lambda texts: None  # gets the number of distinct texts embedded
         self._batches_since_oom = 0  # OOM: out of memory
         self.dim = self.tower.dim
         self.checkpoint_name, self.checkpoint_sha256 = checkpoint.name, checkpoint.sha256

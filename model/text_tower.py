@@ -18,9 +18,8 @@ from .linear import Linear, linear
 from .prefix_tree import PrefixTree
 
 HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not contain it
-QUICK_GELU = (
-    1.702  # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702: both factors are multiplied into the weights around it
-)
+# x * sigmoid(1.702 x) = silu(1.702 x) / 1.702: both factors are multiplied into the weights around it.
+QUICK_GELU = 1.702
 
 
 class TextTower:

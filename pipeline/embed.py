@@ -46,7 +46,7 @@ from .writers.write_files import WriteFiles
 
 
 class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
-    """Embeds the shards that `options` name and publishes them as one snapshot; its output is the manifest.
+    """The transform that embeds the shards of `options` and publishes them as one snapshot; its output is the manifest.
 
     The constructor checks everything that can be checked and raises before anything starts. `expand` creates the run
     directory, which belongs to this run until `close` is called or the process ends; the directory of a remote job, for
@@ -99,7 +99,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         rows = read.rows | "AddTextHash" >> beam.ParDo(AddTextHash(job.prompt, reports_to))
         canary = (
             pbegin
-            | "CanaryTexts" >> beam.Create([canary_batch()])
+            | "CreateCanaryTexts" >> beam.Create([canary_batch()])
             | "EmbedCanary" >> RunInference(handler).with_resource_hints(**self.hints).with_output_types(pa.RecordBatch)
             | "CheckCanary"
             >> beam.FlatMap(call_reported, reports_to, partial(_canaries, job.without_files(), directory))
@@ -135,7 +135,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             | "CollectReports" >> beam.Flatten()
             | "KeyReports" >> beam.WithKeys(None)
             | "AggregateReports" >> beam.GroupByKey()
-            | "PublishSnapshot" >> beam.FlatMap(call_reported, reports_to, lambda reports: publisher.process(reports))  # noqa: PLW0108 - found when it is called
+            | "PublishSnapshot" >> beam.FlatMap(call_reported, reports_to, lambda reports: publisher.process(reports))  # noqa: PLW0108 - looked up at the call
         )
 
     def record_job(self, job: RemoteJob) -> None:
@@ -166,7 +166,7 @@ def _canaries(job: Job, directory: str, batch: pa.RecordBatch) -> list[Canary]:
 
 @beam.typehints.with_output_types(pa.RecordBatch)
 class AddTextHash(beam.DoFn):  # type: ignore[misc]
-    """Adds the text hashes to row batches; on a remote worker also reports what the launcher must know of it."""
+    """Row batches to hashed ones. On a remote worker it also starts the reports to the launcher."""
 
     def __init__(self, prompt: str, reports_to: str | None) -> None:
         self.prompt, self.reports_to = prompt, reports_to

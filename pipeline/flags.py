@@ -15,6 +15,10 @@ CHECKPOINT_WORDS = ("full", "partial", "untrained")
 
 BATCH_SIZE = 16384  # texts per call of the encoder
 
+MAX_FILE_ROWS, MAX_TEXT_BYTES = 32768, 1 << 20
+
+READ_TIMEOUT = 600  # seconds, longer than requests to an object store are repeated
+
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 
 
@@ -91,7 +95,7 @@ def _share(text: str) -> float:
     return share
 
 
-def _rejected_limit(text: str) -> str:
+def _rows_or_percent(text: str) -> str:
     if not re.fullmatch(r"\d+|\d+(\.\d+)?%", text) or (text.endswith("%") and float(text[:-1]) > 100):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of rows (100) nor a percentage (0.5%)")
     return text
@@ -261,12 +265,27 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         default=BATCH_SIZE,
         help=f"texts per call of the encoder (default: {BATCH_SIZE})",
     )
-    add("--max_file_rows", type=at_least(1), default=32768, help="most rows per part file (default: 32768)")
-    add("--max_text_bytes", type=at_least(1), default=1 << 20, help="reject longer texts (default: 1048576)")
-    add("--read_timeout", type=at_least(1), default=600, help="seconds to wait for data of a read (default: 600)")
+    add(
+        "--max_file_rows",
+        type=at_least(1),
+        default=MAX_FILE_ROWS,
+        help=f"most rows per part file (default: {MAX_FILE_ROWS})",
+    )
+    add(
+        "--max_text_bytes",
+        type=at_least(1),
+        default=MAX_TEXT_BYTES,
+        help=f"reject longer texts (default: {MAX_TEXT_BYTES})",
+    )
+    add(
+        "--read_timeout",
+        type=at_least(1),
+        default=READ_TIMEOUT,
+        help=f"seconds to wait for data of a read (default: {READ_TIMEOUT})",
+    )
     add(
         "--max_rejected",
-        type=_rejected_limit,
+        type=_rows_or_percent,
         metavar="N|P%",
         help="fail if more rows are rejected (default: no limit)",
     )

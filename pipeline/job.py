@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
+from typing import NamedTuple
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -23,7 +24,7 @@ from .readers.parts import is_large
 from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
-from .snapshots.carry_over import CarryOver, decide, files_to_search, has_comparable_rows
+from .snapshots.carry_over import CarryOver, decide_carry_over, files_to_search, has_comparable_rows
 from .snapshots.commit import current_name, read_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.history import measured_work
@@ -31,6 +32,8 @@ from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs, read_canary
 from .snapshots.snapshot import Snapshot
 from .unchanged import model_files
+
+_OPTIONS = frozenset(EmbedOptions.__annotations__)  # this project's, without Beam's
 
 ROW_BYTES = 100
 
@@ -96,7 +99,7 @@ class Job:
 
     @property
     def on_long(self) -> str:
-        """What happens to a text over the context length; the fingerprint does not tell "error" from "truncate"."""
+        """What happens to a text over the context length; the fingerprint has "truncate" for "error" too."""
         return str(self.options.get("on_long", "truncate"))
 
     @property
@@ -137,27 +140,28 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     names = {shard.path: shard.name for shard in snapshot.shards} if snapshot else {}
     shards = find_shards(inputs, options.input_format, options.delimiter, names)
     check_outside(inputs, shards, output)
-    given = {name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OWN}
+    given = {name: value for name, value in options.get_all_options(drop_default=True).items() if name in _OPTIONS}
     comparable = snapshot if snapshot and has_comparable_rows(snapshot.manifest, given) else None
-    carry_over, kept = decide(comparable, shards, fields, file_io)
+    carry_over, kept = decide_carry_over(comparable, shards, fields, file_io)
     handler = handler or RecordBatchHandler(EncoderSettings.from_options(options), options.vector_dtype)
     files = model_files(options.checkpoint, options.tokenizer_path)  # before they are read: a later change is then seen
     model = handler.describe()
     reusable, notes = _reusable_snapshot(output, previous, model)
     if comparable and comparable.manifest["fingerprint"] != model.fingerprint:
-        carry_over, kept = decide(None, shards, fields, file_io)
+        carry_over, kept = decide_carry_over(None, shards, fields, file_io)
     notes += carry_over.notes
     if model.notice:
         notes.insert(0, model.notice)
     rows = _row_estimate(carry_over.read)
     carried_rows = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     canary = reusable["canary"] if reusable else None
-    leftovers: list[str] = []
+    leftovers = Leftovers([], [], canary, [])
     earlier: list[str] = []
     lookup: Lookup = {"rows": 0, "bytes": 0, "left_out": 0}
     if not options.no_dedupe:
-        leftovers, leftover_files, canary, alive = _leftovers(output, current or "", model, canary)
-        notes += alive
+        leftovers = _leftovers(output, current or "", model, canary)
+        notes += leftovers.notes
+        leftover_files = leftovers.files
         if reusable:
             if snapshot is None or snapshot.manifest is not reusable:
                 snapshot = Snapshot(output, reusable["snapshot"], reusable)
@@ -187,8 +191,8 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         id_bits=bucket_bits(rows + carried_rows, local=is_local_run(options)),
         previous=previous,
         reusable=reusable,
-        canary=canary,
-        leftovers=leftovers,
+        canary=leftovers.canary,
+        leftovers=leftovers.dead_runs,
         earlier=earlier,
         lookup=lookup,
         notes=notes,
@@ -220,9 +224,6 @@ def _fields(options: EmbedOptions) -> Fields:
 
 def _paths(given: list[str] | str | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or [])
-
-
-_OWN = frozenset(name for name in EmbedOptions.__annotations__)
 
 
 def _row_estimate(shards: Sequence[Shard]) -> int:
@@ -259,11 +260,21 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
     return None, notes
 
 
-def _leftovers(
-    output: str, current: str, model: ModelInfo, canary: Canary | None
-) -> tuple[list[str], list[str], Canary | None, list[str]]:
-    """Return the runs that ended before they published, the part files to search of other runs than the current one, the
-    canary of the encoder that made these, and notes on runs that may still be going on.
+class Leftovers(NamedTuple):
+    """What other runs than the current one have left.
+
+    `dead_runs` ended before they published, `files` are the part files to search, `canary` is that of the encoder that made
+    these, and `notes` are on runs that may still be going on.
+    """
+
+    dead_runs: list[str]
+    files: list[str]
+    canary: Canary | None
+    notes: list[str]
+
+
+def _leftovers(output: str, current: str, model: ModelInfo, canary: Canary | None) -> Leftovers:
+    """Return what other runs have left.
 
     The files are of runs of the model's fingerprint that ended too early, or that are complete and newer than the current
     one: they ended just before they became current, or are what a rollback left. All have the canary that is given, or
@@ -282,4 +293,4 @@ def _leftovers(
         if made and canaries_agree(made, canary, model.fingerprint_parts["dtype"]):
             canary = canary or made
             earlier += parts
-    return list(dead), earlier, canary, notes
+    return Leftovers(list(dead), earlier, canary, notes)

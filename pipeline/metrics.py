@@ -42,7 +42,7 @@ def count(name: str, amount: int) -> None:
 
 
 class BytesRead:
-    """Counts the bytes read of one shard, of `size` bytes, for the progress line."""
+    """Counter of the bytes read of one shard, of `size` bytes, for the progress line."""
 
     def __init__(self, size: int) -> None:
         self.size, self.counted = size, 0

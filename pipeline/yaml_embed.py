@@ -19,7 +19,7 @@ VECTOR = Sequence[np.float32]
 
 
 class EmbedText(beam.PTransform):  # type: ignore[misc]
-    """Adds AudioCLIP's vector of a text field to each row, as a list of floats.
+    """The transform that adds AudioCLIP's vector of a text field to each row, as a list of floats.
 
     Raises ValueError if the rows do not have that field, or already have the new one.
 
@@ -80,9 +80,8 @@ class EmbedText(beam.PTransform):  # type: ignore[misc]
 
 def _check_error_handling(error_handling: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (name of the errors' output, arguments for Beam's exception handling); raise ValueError for other keys."""
-    settings = {
-        key: value for key, value in dict(error_handling).items() if not key.startswith("__")
-    }  # Beam's line numbers
+    # Keys that begin so are Beam's line numbers.
+    settings = {key: value for key, value in dict(error_handling).items() if not key.startswith("__")}
     name = settings.pop("output", None)
     if not isinstance(name, str) or name == "good" or not settings.keys() <= {"threshold"}:
         raise ValueError(

@@ -133,7 +133,7 @@ class _Comparison:
         self.kept = self._kept_fields()
 
     def _kept_fields(self) -> list[str] | None:
-        """Return the columns beside the text that tell whether a row changed; None if every row did.
+        """Return the columns that show, beside the text, whether a row changed; None if every row did.
 
         That is so if the vectors are those of another fingerprint or of an encoder that gave other ones (--force), or if
         there are other columns.

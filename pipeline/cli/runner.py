@@ -26,7 +26,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_ru
 
 from ..embed import EmbedCorpus
 from ..io.filesystem import temporary_names
-from ..io.job_service import ENDED, SECONDS, RemoteJob, within
+from ..io.job_service import ANSWER_SECONDS, ENDED, RemoteJob, within
 from ..io.paths import is_local
 from ..options import is_local_run
 from ..snapshots.commit import current_name
@@ -105,7 +105,7 @@ def remote_job(result: PipelineResult, options: PipelineOptions) -> RemoteJob | 
 def _has_ended(result: PipelineResult) -> bool:
     """Return whether the job has ended; False if its service does not answer in a few seconds."""
     try:
-        return within(SECONDS, lambda: str(result.state)) in ENDED
+        return within(ANSWER_SECONDS, lambda: str(result.state)) in ENDED
     except Exception:
         return False
 

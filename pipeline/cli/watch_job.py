@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
-from ..io.job_service import SECONDS, within
+from ..io.job_service import ANSWER_SECONDS, within
 from ..io.paths import is_local
 from ..io.worker_reports import WorkerReports, read_reports
 from ..metrics import TALLY
@@ -27,7 +27,7 @@ CANCEL_SECONDS = 30.0  # at most, for the requests that cancel a job
 
 
 class JobWatch:
-    """Watches a job in a thread while the block waits for its end; a local run is not watched.
+    """A thread that watches a job while the block waits for its end; a local run is not watched.
 
     An error that no retry repairs is kept in `error`, and the job is cancelled, also at Flink.
     """
@@ -52,7 +52,7 @@ class JobWatch:
         self._ended.set()
         if self._directory and self.error is None and kind is not None and issubclass(kind, Exception):
             with suppress(Exception):  # the object store may not answer now
-                self.error = next(iter(within(SECONDS, lambda: read_reports(str(self._directory))).errors), None)
+                self.error = next(iter(within(ANSWER_SECONDS, lambda: read_reports(str(self._directory))).errors), None)
         if self.error is not None:
             self._thread.join(CANCEL_SECONDS)
 

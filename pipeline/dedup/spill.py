@@ -21,7 +21,7 @@ _END_OF_STREAM = 8  # bytes that end an Arrow IPC stream
 
 
 class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
-    """Encodes record batches as compressed Arrow IPC streams."""
+    """Coder of record batches as compressed Arrow IPC streams."""
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
         """Return one stream of the schema and the batch."""
@@ -52,7 +52,7 @@ def _stream(batch: pa.RecordBatch) -> bytes:
 
 
 class PieceCodec:
-    """Encodes batches of one schema without repeating it; both sides of a shuffle know it.
+    """Codec of batches of one schema, which is not repeated: both sides of a shuffle know it.
 
     A dictionary-encoded column is encoded by its values, and is dictionary-encoded again when it is decoded.
     """

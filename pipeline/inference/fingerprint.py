@@ -19,7 +19,7 @@ def changed_parts(parts: Mapping[str, str], expected: Mapping[str, str]) -> list
 
 def describe_changes(parts: Mapping[str, str], earlier: Mapping[str, str]) -> str:
     """Return what changed since `earlier`, as in "weights, dtype float32 -> bfloat16, ftfy 6.3.0 -> 6.3.1"."""
-    hashes = ("weights", "vocabulary")  # their values would tell a reader nothing
+    hashes = ("weights", "vocabulary")  # their values mean nothing to a reader
     return ", ".join(
         name if name in hashes else f"{name} {earlier.get(name, 'unknown')} -> {parts.get(name, 'unknown')}"
         for name in changed_parts(parts, earlier)

@@ -47,9 +47,9 @@ def processes_for(gpus: int, cores: int, rows: int) -> int:
 class GpuPlace:
     """This process's place on a GPU, counted by other processes until it dies.
 
-    Each GPU has places 0, 1, 2 and so on. A place is a name of Linux's abstract kind, which one socket at a time can have:
-    two processes that start at the same time never take the same one. Containers without a common network do not see each
-    other's.
+    Each GPU has places 0, 1, 2 and so on. A place is the name of an abstract Unix socket of Linux, which one process at a
+    time can bind: two that start at the same time never take the same one. Containers without a common network do not see
+    each other's.
     """
 
     def __init__(self, name: str = "audioclip-text-gpu", gpus: Callable[[], list[str]] = list_gpus) -> None:

@@ -68,8 +68,8 @@ def _read(path: Path) -> str:
 class ModelProcesses:
     """The live processes on this machine that have a model, this one among them.
 
-    Each binds a socket to a name of Linux's abstract kind, which exists as long as the process and is listed for all users.
-    The ids of its limits are in the name, because containers that share the machine's network have limits of their own.
+    Each binds an abstract Unix socket of Linux, which exists as long as the process and is listed for all users. The ids of
+    its limits are in the name, because containers that share the machine's network have limits of their own.
     On other systems each process takes itself for the only one.
     """
 
@@ -99,7 +99,7 @@ class ModelProcesses:
 
 
 class ModelThreads:
-    """Keeps torch's number of threads at this process's share of the cores, or at the number that `fix` gives.
+    """Torch's number of threads, kept at this process's share of the cores, or at the number that `fix` gives.
 
     OpenMP keeps that number for each thread: `adjust` must be called in the one that computes.
     """

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
+from ..flags import READ_TIMEOUT
 from . import beam_files
 from .paths import is_local
-from .timeout_reader import READ_TIMEOUT, open_to_read, open_version
+from .timeout_reader import open_to_read, open_version
 from .versions import ListedFile
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileIO:
-    """Opens the files of a job: on every worker with the same time limit, endpoints and credentials.
+    """How a job opens files: on every worker with the same time limit, endpoints and credentials.
 
     `read_timeout` is in seconds. `store_options` are the Beam options for object stores, by name. `reports_to` is the run
     directory of a remote job, in which its launcher looks for errors.

@@ -26,7 +26,7 @@ from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_ob
 from .paths import is_local, scheme_of
 from .retries import StoreError, with_retries
 
-COPY_BYTES, HASH_BYTES = 8 << 20, 1 << 20
+COPY_BYTES, DIGEST_BYTES = 8 << 20, 1 << 20  # at a time
 
 _PLAIN = "uncompressed"  # whatever the name ends with
 
@@ -127,7 +127,7 @@ def is_locked(path: str) -> bool:
 def sha256_of(file: IO[bytes]) -> str:
     """Return the sha256, in hex, of everything from here to the end of an open file."""
     digest = hashlib.sha256()
-    while piece := file.read(HASH_BYTES):
+    while piece := file.read(DIGEST_BYTES):
         digest.update(piece)
     return digest.hexdigest()
 
@@ -283,4 +283,7 @@ def remove_below(directory: str) -> None:
     with_retries(directory, "removed", lambda: beam_files.FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = list_directory(directory, recursive=True)
     if left:  # on gs:// Beam only logs what could not be deleted
-        raise StoreError(f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}")
+        raise StoreError(
+            f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}; check the "
+            f"permission to delete"
+        )

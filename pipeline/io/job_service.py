@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from .worker_thread import WorkerThread
 
-SECONDS = 5.0  # for all services together: they are asked at the same time
+ANSWER_SECONDS = 5.0  # for all services together: they are asked at the same time
 
 # Names of states, which Beam's job servers, Dataflow and Beam's results share. A job that was UPDATED goes on as another.
 ENDED = frozenset({"DONE", "FAILED", "CANCELLED", "DRAINED"})
@@ -76,9 +76,9 @@ States: TypeAlias = dict[RemoteJob, str]
 
 
 def job_states(jobs: Collection[RemoteJob]) -> States:
-    """Return the states, as in "RUNNING", of those jobs whose services know them and answer within SECONDS."""
+    """Return the states, as in "RUNNING", of those jobs whose services know them and answer within ANSWER_SECONDS."""
     states: States = {}
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + ANSWER_SECONDS
     calls: list[Future[None]] = []
     for endpoint in {job.endpoint for job in jobs if job.endpoint}:
         served = [job for job in jobs if job.endpoint == endpoint]

@@ -22,7 +22,7 @@ from .retries import with_retries
 
 LOCK_SECONDS = 600  # how long a lock file on an object store counts
 
-SETTLE_SECONDS = 1.0  # between writing a lock file and relying on it
+LOCK_CHECK_SECONDS = 1.0  # between writing a lock file and relying on it
 
 LOCAL_LOCK_SECONDS = 60  # how long to wait for a local lock; it is held while one small file is written
 
@@ -99,8 +99,8 @@ def _local_lock(path: str) -> Iterator[None]:
 def _lock_file(path: str) -> Iterator[None]:
     """Hold a lock file during the block, on a file system that has neither locks nor conditional writes.
 
-    If several processes see no lock and write one each within SETTLE_SECONDS, the last one holds it, as the others read
-    another lock than their own. That is not certain: a process may take longer between these two steps (a slow write, a
+    If several processes see no lock and write one each within LOCK_CHECK_SECONDS, the last one holds it, as the others
+    read another lock than their own. That is not certain: a process may take longer between these two steps (a slow write, a
     process that is suspended), and a lock that is LOCK_SECONDS old does not count, though its holder may go on. Nor are
     reading and removing one's own lock at the end a single step.
     """
@@ -114,7 +114,7 @@ def _lock_file(path: str) -> Iterator[None]:
         )
     write_json(lock, mine)
     try:
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(LOCK_CHECK_SECONDS)
         if read_json(lock) != mine:
             raise SnapshotError(f"another run took {lock} at the same time: run again when it has finished")
         yield

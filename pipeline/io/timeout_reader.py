@@ -15,14 +15,12 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
+from ..flags import READ_TIMEOUT
 from . import beam_files
 from .paths import is_local
 from .retries import StoreError, check_bucket, error_text
 from .versions import ListedFile, check_unchanged, open_listed
 from .worker_thread import WorkerThread
-
-# Seconds. Requests to an object store are repeated for up to RETRY_SECONDS.
-READ_TIMEOUT = 600
 
 SMALL_BYTES = 1 << 20  # of a file that is read by one call: each takes longer than reading its bytes
 

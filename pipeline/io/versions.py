@@ -1,4 +1,4 @@
-"""Versions of files: a listing tells them, and a read fails if its file has another one.
+"""Versions of files: a listing contains them, and a read fails if its file has another one.
 
 A version is the generation of an object on gs://, its ETag on s3://, and on a local disk the file's inode, size and times
 of last change in nanoseconds. Beam's listings have none of these, so gs:// and s3:// are listed and read with the clients

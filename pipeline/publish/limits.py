@@ -125,7 +125,10 @@ def _explain(limit: str, totals: RunTotals, segments: Sequence[Segment], directo
     if limit == "max_rejected":
         return f"; the reasons are in {directory}/rejected-*.parquet"
     if limit == "unique_ids":
-        return f"; among them {', '.join(map(repr, totals.duplicate_examples[:_MAX_NAMED]))}"
+        return (
+            f"; among them {', '.join(map(repr, totals.duplicate_examples[:_MAX_NAMED]))}; give each row its own id, or "
+            f"leave --unique_ids out"
+        )
     return "; if that is right, run again with a lower --max_shrink"
 
 

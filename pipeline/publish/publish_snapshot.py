@@ -29,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
-    """Publishes the snapshot of a run from all of its reports; raises SnapshotError if it must not be published."""
+    """The DoFn that publishes a run's snapshot from all of its reports, or raises SnapshotError if it must not."""
 
     def __init__(self, job: Job, snapshot: str, shards: ListingInfo, started: float) -> None:
         self.job, self.snapshot, self.shards, self.started = job.without_files(), snapshot, shards, started

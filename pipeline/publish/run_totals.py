@@ -14,7 +14,7 @@ from ..snapshots.manifest import FileInfo
 from ..writers.carry_over_files import CarriedFile
 from ..writers.statistics import FileStats, WrittenFile
 
-# What the steps of a run tell the publisher.
+# What the steps of a run report to the publisher.
 RunReport: TypeAlias = "WrittenFile | CarriedFile | ShardsRead | Duplicates | Canary"
 _MAX_EXAMPLES = 10
 

@@ -35,11 +35,9 @@ class _RecordParser:
 
     def __init__(self, blocks: Iterator[list[bytes | None]], delimiter: str) -> None:
         self.blocks, self.delimiter = blocks, delimiter
-        self.waiting, self.pending, self.pending_bytes = (
-            list[bytes | None](),
-            list[bytes](),
-            0,
-        )  # waiting: last line first
+        self.waiting: list[bytes | None] = []  # last line first
+        self.pending: list[bytes] = []
+        self.pending_bytes = 0
         self.fresh, self.reread = 0, 0  # bytes that were read, and bytes of them that were read again
         self.damage: DamagedShard | None = None
 
@@ -117,14 +115,14 @@ class _RecordParser:
 
 
 def _csv_blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
-    return _blocks(handle, shard, fields, shard.delimiter or ",")
+    return _blocks(handle, shard, fields, shard.delimiter or ",", is_csv=True)
 
 
 def _tsv_blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
-    return _blocks(handle, shard, fields, "\t")
+    return _blocks(handle, shard, fields, "\t", is_csv=False)
 
 
-def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, delimiter: str) -> Records:
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, delimiter: str, *, is_csv: bool) -> Records:
     csv.field_size_limit(2 * RECORD_BYTES)
     row, names = 0, list[str]()
     for block in _RecordParser(line_blocks(handle, shard.compression, RECORD_BYTES), delimiter).records():
@@ -134,27 +132,34 @@ def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, delimiter: str) -> 
             if isinstance(header, BadRow):
                 raise DamagedShard(f"csv: the header cannot be read: {header.detail}")
             names = [_printable(name)[0] for name in header]
-            _check_header(names, fields, shard, delimiter)
+            _check_repeated(names)
+            if len(names) == 1 and names[0] not in fields.columns:
+                _check_delimiter(names[0], shard, delimiter, is_csv=is_csv)
         yield row, [bad if isinstance(bad, BadRow) else _named(names, bad, delimiter) for bad in records]
         row += len(records)
 
 
-def _check_header(names: list[str], fields: Fields, shard: Shard, delimiter: str) -> None:
-    """Raise BadHeader if a name occurs twice, or if the only name seems to be several with another delimiter."""
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    if twice:
-        raise BadHeader(f"the header has the field {some_of(list(map(repr, twice)))} more than once: rename the others")
-    other = next((other for other in ";\t|," if other != delimiter and other in names[0]), None)
-    if len(names) == 1 and other and names[0] not in fields.columns:
-        is_csv, rest = shard.format == "csv", " without --delimiter" if shard.delimiter else ""
+def _check_repeated(names: list[str]) -> None:
+    """Raise BadHeader if a name occurs twice."""
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+    if repeated:
+        raise BadHeader(
+            f"the header has the field {some_of(list(map(repr, repeated)))} more than once: rename the others"
+        )
+
+
+def _check_delimiter(name: str, shard: Shard, delimiter: str, *, is_csv: bool) -> None:
+    """Raise BadHeader if the only name of a header seems to be several with another delimiter."""
+    other = next((other for other in ";\t|," if other != delimiter and other in name), None)
+    if other:
+        rest = " without --delimiter" if shard.delimiter else ""
         if other == "," and is_csv:
             remedy = "leave --delimiter out"
         elif other in ",\t":
             remedy = f"try --input_format {'csv' if other == ',' else 'tsv'}{rest}"
         else:
             remedy = f"try {'' if is_csv else '--input_format csv '}--delimiter '{other}'"
-        header = names[0][:EXCERPT]
-        raise BadHeader(f"the header {header!r} is one field, and looks as if {other!r} separates it: {remedy}")
+        raise BadHeader(f"the header {name[:EXCERPT]!r} is a single field that contains {other!r}: {remedy}")
 
 
 def _named(names: list[str], values: list[str], delimiter: str) -> Record | BadRow:

@@ -51,7 +51,7 @@ def split_group(shards: list[Shard], file_io: FileIO) -> Iterator[list[Part]]:
 
 
 def _row_group_parts(shard: Shard, file_io: FileIO) -> list[Part]:
-    """Return the parts of a Parquet shard, or the whole if its footer is damaged: then reading it tells the damage."""
+    """Return the parts of a Parquet shard, or the whole if its footer is damaged: then reading it reports the damage."""
     try:
         with open_shard(shard, file_io) as handle:
             sizes = row_group_sizes(handle)

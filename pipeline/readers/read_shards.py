@@ -12,6 +12,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from ..flags import MAX_TEXT_BYTES
 from ..io.file_io import FileIO
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
@@ -23,8 +24,6 @@ from .parts import split_group
 from .registry import READERS
 from .shard import BATCH_BYTES, Batches, Part, Shard
 from .shards import open_shard
-
-MAX_TEXT_BYTES = 1 << 20
 
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
@@ -85,7 +84,7 @@ class ShardsRead:
             self.damaged.append((name, number, builder.damage))
 
 
-class _Gathered:
+class _BatchCombiner:
     """Batches that follow each other, combined while they are small: a thousand shards of one row make one batch."""
 
     def __init__(self) -> None:
@@ -141,7 +140,7 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
         read.seconds += time.perf_counter() - began
 
     def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
-        kept, rows, rejected = pa.ipc.read_schema(pa.py_buffer(self.kept)), _Gathered(), _Gathered()
+        kept, rows, rejected = pa.ipc.read_schema(pa.py_buffer(self.kept)), _BatchCombiner(), _BatchCombiner()
         for part in parts:
             builder = BatchBuilder(part, self.fields, kept, self.max_text_bytes)
             for row_batch, rejected_batch in _read(builder, self.file_io):

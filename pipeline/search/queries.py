@@ -19,7 +19,7 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True)
 class Query:
-    """One query. `vector` is float64 [dim] of length 1; `note` is empty or tells the user something about the query."""
+    """One query. `vector` is float64 [dim] of length 1; `note` is empty or says what users must know of the query."""
 
     name: str
     vector: NDArray[np.float64] = field(repr=False)
@@ -99,7 +99,7 @@ def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float64]:
     largest = float(np.abs(wide).max())
     if not np.isfinite(largest) or largest == 0:
         raise QueryError(
-            f"{name} has a vector that is {'zero' if largest == 0 else 'not finite'}: no row is near to it"
+            f"{name} has a vector that is {'zero' if largest == 0 else 'not finite'}: no row is near to it; leave it out"
         )
     wide /= largest  # squares of very large numbers would overflow
     wide /= np.sqrt((wide * wide).sum())

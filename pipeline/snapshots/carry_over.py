@@ -16,12 +16,14 @@ from ..io.paths import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
-from ..schemas import kept_fields
+from ..schemas import TEXT_HASH, kept_fields
 from .commit import missing_files
 from .listing import shard_state
 from .manifest import FileInfo, Lookup, Manifest
 from .segments import Segment, choose_segments
 from .snapshot import Snapshot
+
+HASH_BYTES = TEXT_HASH.type.byte_width
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,19 @@ def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bo
     )
 
 
-def decide(
+def decide_carry_over(
     previous: Snapshot | None, shards: list[Shard], fields: Fields, file_io: FileIO
 ) -> tuple[CarryOver, pa.Schema]:
     """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
 
-    Nothing is carried over where kept values need other types than it has.
+    Nothing is carried over if kept values need other types than it has.
     """
     carry_over = _compare_shards(previous, shards) if previous else _carry_nothing_over(shards)
     if not previous or not carry_over.segments:
         return carry_over, infer_kept_schema(shards, fields, file_io)
     known = _kept_fields(previous, file_io) if fields.keep else pa.schema([])
     if known is None:
-        note = f"every shard is read: {previous.name} has no part file that tells the types of the kept fields"
+        note = f"every shard is read: {previous.name} has no part file that shows the types of the kept fields"
         return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
     kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
     if kept.equals(known):
@@ -151,6 +153,3 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
             f"hashes, {HASH_BYTES * skipped:,} bytes, would take longer than embedding the texts again"
         )
     return [join(snapshot.path, file.name) for file in searched], lookup, notes
-
-
-HASH_BYTES = 16  # of a row's text hash

@@ -61,7 +61,7 @@ def dead_runs(
             notes.append(note)
         else:
             notes.append(
-                f"{name} may still be going on at {place} (job {job.job}), which does not tell its state: its files are "
+                f"{name} may still be going on at {place} (job {job.job}), which does not report its state: its files are "
                 f"neither reused nor removed; if it has ended, remove {marker_path(output, name)}"
             )
     # Again, because a run may have published, or finished more files, between its listing and its end.

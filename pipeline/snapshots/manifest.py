@@ -14,7 +14,7 @@ from ..errors import SnapshotError
 from ..inference.fingerprint import fingerprint_of
 from ..io.json_file import Json
 from ..metrics import Pace
-from .segments import RowCounts, Segment, add_rows
+from .segments import TOTALS, RowCounts, Segment, add_rows
 from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
@@ -39,9 +39,6 @@ _REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
 
 _ROW_COUNTS: tuple[Literal["read", "embedded", "reused", "rejected", "truncated"], ...]
 _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
-
-_TOTALS: tuple[Literal["read", "vectors", "rejected", "truncated", "without_texts"], ...]
-_TOTALS = ("read", "vectors", "rejected", "truncated", "without_texts")
 
 _MAX_FAULTS = 3  # in one error message
 
@@ -244,7 +241,7 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
         yield f"dim is {manifest['dim']}, expected 1 to {MAX_DIM:,}"
     totals = manifest["totals"]
     negative = [f"counts.{outcome}" for outcome in _ROW_COUNTS if counts[outcome] < 0]
-    negative += [f"totals.{name}" for name in _TOTALS if totals[name] < 0]
+    negative += [f"totals.{name}" for name in TOTALS if totals[name] < 0]
     if negative:
         yield f"{', '.join(negative)} must be at least 0"
     embedded = counts["embedded"] + counts["reused"]

@@ -30,10 +30,10 @@ class ReadListings(beam.PTransform):  # type: ignore[misc]
         self.read = beam.FlatMap(_read_entries, file_io, first_segment)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        """Read, spread, and tell the entries apart."""
+        """Read and spread the entries, and return each kind of them by itself."""
         return (
             pbegin
-            | "ListingPaths" >> beam.Create(self.paths, reshuffle=False)
+            | "CreateListingPaths" >> beam.Create(self.paths, reshuffle=False)
             | "ReadListings" >> self.read
             | "SpreadEntries" >> beam.Reshuffle()
             | "SortEntries" >> beam.FlatMap(_tag).with_outputs("earlier", "carried", main="shards")

@@ -7,9 +7,12 @@ ones. So a shard that changes every night is soon alone in its segment, and only
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 MAX_SEGMENTS = 16
+
+TOTALS: tuple[Literal["read", "vectors", "rejected", "truncated", "without_texts"], ...]
+TOTALS = ("read", "vectors", "rejected", "truncated", "without_texts")
 
 
 class RowCounts(TypedDict):
@@ -53,7 +56,7 @@ def add_rows(parts: Iterable[RowCounts]) -> RowCounts:
         "rejected_by_reason": {},
     }
     for part in parts:
-        for name in ("read", "vectors", "rejected", "truncated", "without_texts"):
+        for name in TOTALS:
             total[name] += part[name]
         for reason, rows in part["rejected_by_reason"].items():
             total["rejected_by_reason"][reason] = total["rejected_by_reason"].get(reason, 0) + rows

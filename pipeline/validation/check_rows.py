@@ -29,7 +29,7 @@ CACHE_KIB = 32 * 1024  # memory of DuplicateFinder
 
 
 class DuplicateFinder:
-    """A collection that tells which values were added more than once. It is on the disk, so its memory is bounded."""
+    """A collection that knows which values were added more than once. It is on the disk, so its memory is bounded."""
 
     def __init__(self) -> None:
         # A database without a name is a temporary file that has no directory entry: it ends with this process, however

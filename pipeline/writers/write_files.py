@@ -1,4 +1,4 @@
-"""Write record batches into Parquet files, and emit each finished file with the counts of its rows."""
+"""WriteFiles: record batches to Parquet files, each emitted with the counts of its rows when it is finished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Key: TypeAlias = tuple[str, int]  # what is in a file, "part" or "rejected", an
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
-    """Write embedded rows into part files and rejected rows into rejected files; yield a WrittenFile per file.
+    """Embedded rows to part files and rejected rows to rejected files, with a WrittenFile for each.
 
     A file has rows of one segment. `bits` is how many bits of a text hash name a bucket: a row group has rows of one
     bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows,

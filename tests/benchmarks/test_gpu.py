@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: it is ready for the minutes in which a GPU is lent."""
+"""benchmarks/gpu.py runs from beginning to end, so that minutes on a GPU are enough."""
 
 from __future__ import annotations
 

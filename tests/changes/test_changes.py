@@ -1,4 +1,4 @@
-"""`changes` tells what was added, changed and removed between two snapshots, at the cost of what differs."""
+"""`changes` reports what was added, changed and removed between two snapshots, at the cost of what differs."""
 
 from __future__ import annotations
 

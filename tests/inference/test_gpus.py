@@ -30,7 +30,7 @@ print(place.choose(device), flush=True)
 sys.stdin.read()
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 
 
 class Processes:

@@ -109,8 +109,10 @@ def test_the_loaded_transform_keeps_every_setting(
         )
     written, read = handlers
     assert read is not written
-    assert read._settings == written._settings
-    assert read._settings.prompt == "a sound of {}"
+    encoder = read.load_model()
+    assert encoder is written.load_model()
+    assert (encoder.prompt, encoder.normalize, encoder.on_long) == ("a sound of {}", True, "reject")
+    assert encoder.fingerprint_parts["dtype"] == "bfloat16"
     for handler in handlers:
         assert handler.share_model_across_processes()
         assert handler.model_copies() == 2

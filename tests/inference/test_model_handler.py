@@ -30,7 +30,6 @@ from audioclip_text.pipeline.inference.embed_batch import embed_batch
 from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import load_encoder, start_reading
-from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.text_hash import add_text_hash
 from tests.support.preloaded import preloaded_programs
 
@@ -207,13 +206,14 @@ def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Pat
     assert done.returncode == 7
 
 
-def test_handlers_and_options_can_be_pickled(handler: TextEmbeddingHandler) -> None:
-    """Beam's pickler and pickle keep the settings."""
-    options = EmbedOptions(input=["a"], output="b")
-    for original in (handler, RecordBatchHandler(EncoderSettings("x"))):
-        assert pickler.loads(pickler.dumps(original))._settings == original._settings
-        assert pickle.loads(pickle.dumps(original))._settings == original._settings
-    assert EmbedOptions.from_dictionary(options.get_all_options()).view_as(EmbedOptions).output == "b"
+def test_pickled_handlers_have_the_same_encoder(
+    handler: TextEmbeddingHandler, small_head: str, vocabulary: Path
+) -> None:
+    """Beam's pickler and pickle keep the settings, by which handlers share an encoder."""
+    settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), normalize=True)
+    for original in (handler, RecordBatchHandler(settings)):
+        for module in (pickler, pickle):
+            assert module.loads(module.dumps(original)).load_model() is original.load_model()
 
 
 def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:

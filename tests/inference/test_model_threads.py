@@ -59,7 +59,7 @@ def test_the_cpu_limit_of_a_container_counts_as_cores(
     assert available_cores(write(tmp_path, files)) == (limit or 8)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 @pytest.mark.parametrize(
     ("container", "theirs", "mine"), [("a", 2, 2), ("b", 4, 4)], ids=["one container", "two on one network"]
 )

@@ -151,7 +151,7 @@ def test_copy_file_copies_where_a_disk_has_no_links(
 
 
 def test_copy_file_on_an_object_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No byte passes this machine if the service tells checksums; without them the copy is read, and a wrong one found."""
+    """No byte passes this machine if the service gives checksums; without them the copy is read, and a wrong one found."""
     data = b"rows" * 1000
     source, target = store.put("out/1/part-1", data), f"{store.url}/out/2/part-1"
     digest = hashlib.sha256(data).hexdigest()

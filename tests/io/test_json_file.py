@@ -43,9 +43,9 @@ class _OtherFileSystem(LocalFileSystem):
 
 
 @pytest.fixture(autouse=True)
-def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_lock_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait less after a lock file is written."""
-    monkeypatch.setattr(json_file, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(json_file, "LOCK_CHECK_SECONDS", 0.01)
 
 
 @pytest.fixture(params=["local", "gs", "s3", "other"])
@@ -94,7 +94,7 @@ def test_a_lock_file_excludes_a_run_that_saw_no_lock_either(tmp_path: Path, monk
         _OtherFileSystem.create,
         threading.local(),
     )
-    monkeypatch.setattr(json_file, "SETTLE_SECONDS", 0.6)
+    monkeypatch.setattr(json_file, "LOCK_CHECK_SECONDS", 0.6)
 
     def see_none(system: _OtherFileSystem, name: str) -> bool:
         found = exists(system, name)

@@ -1,4 +1,4 @@
-"""Versions of files: what a listing tells, and reads of other versions."""
+"""Versions of files: what a listing contains, and reads of other versions."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
     return {name.removeprefix("EmbedCorpus/").split("/")[0] for name in names}
 
 
-WITH_THE_MODEL = {"CanaryTexts", "EmbedCanary", "CheckCanary", "SpreadBatches", "EmbedAndWrite"}
+WITH_THE_MODEL = {"CreateCanaryTexts", "EmbedCanary", "CheckCanary", "SpreadBatches", "EmbedAndWrite"}
 
 
 def test_fused_steps_take_no_gpu_for_reading_and_reuse(flags: list[str]) -> None:
@@ -176,7 +176,7 @@ def test_a_job_that_fails_is_marked_as_ended_if_that_is_known(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str | None, known: bool
 ) -> None:
     """If only the connection was lost, the mark of the run names the service that the next run asks."""
-    monkeypatch.setattr(job_service, "SECONDS", 0.1)
+    monkeypatch.setattr(job_service, "ANSWER_SECONDS", 0.1)
     monkeypatch.setattr("requests.Session.get", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _FailingJob(state))

@@ -64,7 +64,7 @@ def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam
 def test_an_execution_during_another_one(
     published: tuple[beam.Pipeline, Path], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The second one publishes before a step of the first one: every file that the manifest names is there, as it was."""
+    """The second one publishes before a step of the first one: every file that the manifest names exists, as it was."""
     _, folder = published
     (folder / "a.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(80)))
     options = EmbedOptions(input=[str(folder / "*.jsonl")], output=str(folder / "out"))
@@ -103,7 +103,7 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(
     (folder / "a.jsonl").write_bytes(b" " * (len(line) - 1) + b"\n" + data[len(line) :])  # a blank line, of its length
     with pytest.raises(Exception, match=r"a\.jsonl changed during the run"):
         pipeline.run().wait_until_finish()
-    for module in ("versions", "timeout_reader"):  # as on a file system that tells no versions
+    for module in ("versions", "timeout_reader"):  # as on a file system without versions
         monkeypatch.setattr(f"audioclip_text.pipeline.io.{module}.check_unchanged", lambda *_: None)
     with pytest.raises(Exception, match=r"is already published, with 61 rows read, 60 with vectors and 1 rejected"):
         pipeline.run().wait_until_finish()
@@ -117,7 +117,7 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(
 def test_a_second_execution_that_stops_anywhere_harms_nothing(
     published: tuple[beam.Pipeline, Path], effect: str
 ) -> None:
-    """At each kind of effect, before it and after it: every file that the manifest names is there, as it was."""
+    """At each kind of effect, before it and after it: every file that the manifest names exists, as it was."""
     pipeline, folder = published
     before, faults = content(folder / "out"), Faults(folder)
     for late in (False, True):

@@ -188,7 +188,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FaultyNights(RuleBasedStateMachine):
-    """Edits, faults of every kind, runs that run_another, and clocks that are set back, in any order."""
+    """Edits, faults of every kind, runs in the middle of others, and clocks that are set back, in any order."""
 
     @initialize()
     def begin(self) -> None:

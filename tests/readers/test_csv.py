@@ -127,7 +127,7 @@ def test_csv_at_the_command_line(tmp_path: Path, small_head: str, vocabulary: Pa
     command = ["embed", "--input", "a.csv", "--output", "out", "--id_field", "id", "--checkpoint", small_head]
     command += ["--tokenizer_path", str(vocabulary)]
     done = run_command(tmp_path, *command)
-    assert (done.status, "looks as if ';' separates it: try --delimiter ';'" in done.stderr) == (2, True)
+    assert (done.status, "is a single field that contains ';': try --delimiter ';'" in done.stderr) == (2, True)
     done = run_command(tmp_path, *command, "--delimiter", ";;")
     assert (done.status, "';;' is not one character, as in ';' or '|'" in done.stderr) == (2, True)
     done = run_command(tmp_path, *command, "--delimiter", ";")

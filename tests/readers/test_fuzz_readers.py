@@ -71,7 +71,7 @@ def encode(form: str, rows: list[tuple[str, str, int | None]]) -> bytes:
 @given(rows=ROWS, suffix=st.sampled_from(sorted(COMPRESS)))
 @example(rows=[("a", "b\rc", 1), ('"', '",', None), ("\x1f", "\x85x\r\n", 0), ("\ufeff", "\ufeff", 5)], suffix="")
 @QUICK
-def test_any_rows_come_back_as_they_were_encode(
+def test_any_rows_come_back_as_they_were_encoded(
     form: str, rows: list[tuple[str, str, int | None]], suffix: str
 ) -> None:
     """Texts may contain quotes, line ends, byte order marks and any script."""

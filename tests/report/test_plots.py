@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.metrics import Pace
+from audioclip_text.pipeline.metrics import SECONDS, Pace
 from audioclip_text.pipeline.report import plots
 
 PACE: Pace = {
@@ -116,5 +116,6 @@ def test_norms_of_any_spread_lose_no_row(norm_bins: dict[int, int]) -> None:
     [(0, "0"), (0.25, "0.25"), (99.94, "99.9"), (1234.4, "1,234"), (12_345, "12.35k"), (2e6, "2M"), (3e9, "3G")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    """So that they fit beside an axis of a narrow chart."""
-    assert plots._number(value) == text
+    """So that they fit beside an axis or a bar of a narrow chart."""
+    chart = plots.seconds_by_stage(dict.fromkeys(SECONDS, value))
+    assert chart.count(f">{text} s<") == len(SECONDS)

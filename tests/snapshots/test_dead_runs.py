@@ -1,4 +1,4 @@
-"""A run is dead only if that is known: jobs whose service cannot tell count as alive, and asking takes seconds at most."""
+"""A run is dead only if that is known: jobs whose service does not know count as alive, and asking takes seconds at most."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def notes(output: Path) -> list[str]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """An endpoint that accepts connections and says nothing."""
+    """An endpoint that accepts connections and sends nothing."""
     with socket.create_server(("localhost", 0)) as server:
         yield f"localhost:{server.getsockname()[1]}"
 
@@ -71,7 +71,7 @@ def test_a_job_server_that_cannot_be_reached(tmp_path: Path, closed: str) -> Non
     path = Path(run_path(str(tmp_path), run), "run.json")
     assert dead(tmp_path) == []
     assert notes(tmp_path) == [
-        f"{run} may still be going on at {closed} (job job-17), which does not tell its state: its files are neither "
+        f"{run} may still be going on at {closed} (job job-17), which does not report its state: its files are neither "
         f"reused nor removed; if it has ended, remove {path}"
     ]
     path.unlink()
@@ -83,7 +83,7 @@ def test_a_job_server_that_was_restarted(tmp_path: Path) -> None:
     with job_server() as endpoint:
         lone_run(tmp_path, RemoteJob("job-17", "PortableRunner", endpoint))
         assert dead(tmp_path) == []
-        assert "which does not tell its state" in notes(tmp_path)[0]
+        assert "which does not report its state" in notes(tmp_path)[0]
 
 
 def test_a_job_server_of_the_launcher_itself(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_services_that_do_not_answer_cost_one_wait(
     tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three runs at a job server and two at Dataflow, both silent: the check ends after one limit in all."""
-    monkeypatch.setattr(job_service, "SECONDS", 1.0)
+    monkeypatch.setattr(job_service, "ANSWER_SECONDS", 1.0)
     for number in range(3):
         lone_run(tmp_path, RemoteJob(f"job-{number}", "PortableRunner", silent))
     for number in range(2):

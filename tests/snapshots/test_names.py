@@ -98,7 +98,7 @@ def test_pointer_without_a_name_is_refused(output: Path) -> None:
 @pytest.mark.parametrize("key", ["files", "shards"])
 @pytest.mark.parametrize("name", LEADING_AWAY, ids=repr)
 def test_manifest_with_file_names_out_of_out_is_refused(output: Path, name: object, key: str) -> None:
-    """Nor does one that reads the list of files."""
+    """Neither its list of files nor that of its shards may have such a name."""
     snapshot = str(current_name(str(output)))
     path = output / "snapshots" / snapshot / "manifest.json"
     manifest = json.loads(path.read_text())

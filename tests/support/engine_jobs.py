@@ -54,7 +54,7 @@ def results(output: Path) -> dict[str, Any]:
 
 
 class WorkerEncoder(StubEncoder):
-    """StubEncoder that appends each text to a file before it embeds it; the file's name tells host and process."""
+    """StubEncoder that appends each text to a file before it embeds it; the file's name contains host and process."""
 
     log: Path
 

@@ -310,7 +310,7 @@ class Waits(SimpleNamespace):
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """Let retries not really wait: Google's client, Amazon's, Beam's and ours."""
+    """Make retries wait no time: Google's client, Amazon's, Beam's and ours."""
     made = Waits()
     for module in (
         "google.api_core.retry.retry_unary",

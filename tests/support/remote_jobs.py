@@ -31,7 +31,7 @@ def job_server() -> Iterator[str]:
 
 
 class Gate:
-    """Holds the first job that is about to publish, in this process, until `opened` is set; others pass."""
+    """A gate that holds the first job that is about to publish, in this process, until `opened` is set; others pass."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()

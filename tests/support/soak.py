@@ -196,7 +196,7 @@ def check_rows(output: Path, rows: int, night: int) -> str:
     name = str(current_name(str(output)))
     manifest = read_manifest(str(output), name)
     assert manifest is not None
-    totals = {what: int(str(manifest["totals"][what])) for what in ("read", "vectors", "rejected")}
+    totals = {what: manifest["totals"][what] for what in ("read", "vectors", "rejected")}
     seen = np.zeros(rows, np.int8)
     for path in Snapshot(str(output), name, manifest).part_paths():
         for batch in pq.ParquetFile(path).iter_batches(8192):

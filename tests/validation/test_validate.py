@@ -173,8 +173,8 @@ def test_bundle_that_ran_twice_leaves_no_duplicate_rows(tmp_path: Path) -> None:
     handler = StubHandler(name="twice")
     encoder = handler.load_model()
 
-    class Leaving:
-        """Leaves a file, as a worker does that is killed after it has finished one."""
+    class LeavingEncoder:
+        """An encoder that leaves a file, as a worker does that is killed after it has finished one."""
 
         def __getattr__(self, name: str) -> object:
             if name == "encode_rows":
@@ -182,7 +182,7 @@ def test_bundle_that_ran_twice_leaves_no_duplicate_rows(tmp_path: Path) -> None:
                     (directory / "part-0123.parquet").write_bytes(b"PAR1")
             return getattr(encoder, name)
 
-    ENCODERS["twice/8"] = Leaving()  # type: ignore[assignment]
+    ENCODERS["twice/8"] = LeavingEncoder()  # type: ignore[assignment]
     embed(write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), tmp_path / "out", handler)
     assert len(list(directory_of(tmp_path / "out").glob("part-*"))) == 1
     assert validate(str(tmp_path / "out")).valid
