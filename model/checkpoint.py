@@ -77,7 +77,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if faults:
         more = f"; and {len(faults) - MAX_NAMED_FAULTS} more" if len(faults) > MAX_NAMED_FAULTS else ""
         raise CheckpointError(
-            f"{file} does not contain an AudioCLIP text head: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}"
+            f"{file} does not contain an AudioCLIP text head: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; give a released "
+            f".pt, or a .safetensors that `audioclip-text extract` wrote"
         )
     # Copies: a tensor that is mapped from the file would change with it, and a truncated file would end the process.
     state = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
@@ -117,7 +118,9 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
         ) from None
     except Exception as error:  # damaged bytes lead the reader anywhere: KeyError, AttributeError, RuntimeError, ...
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{file} cannot be read as a PyTorch checkpoint: it is damaged ({reason})") from None
+        raise CheckpointError(
+            f"{file} cannot be read as a PyTorch checkpoint: it is damaged ({reason}); fetch it again"
+        ) from None
     content = type(loaded).__name__
     if isinstance(loaded, Mapping):
         content = ", ".join(
@@ -221,4 +224,4 @@ def extract(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         with replace_file(target) as temporary:
             save_file(state, temporary, metadata)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{target} cannot be written: {error}") from None
+        raise CheckpointError(f"{target} cannot be written ({error}): free disk space, or give another path") from None

@@ -219,7 +219,10 @@ class TextEncoder:
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
-            raise MemoryError(f"{self.device} has too little free memory for {len(texts)} texts ({error})") from error
+            raise MemoryError(
+                f"{self.device} has too little free memory for {len(texts)} texts: free some, or encode fewer at a time "
+                f"({error})"
+            ) from error
         counts = n_tokens[inverse]
         stats.model_seconds = time.perf_counter() - began - stats.tokenize_seconds
         return Encoding(

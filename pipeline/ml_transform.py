@@ -90,7 +90,9 @@ class ItemHandler(TextEmbeddingHandler):
             raise ValueError(f"no text in {item!r:.200}: {error}") from error
         for text in texts:
             if not isinstance(text, str):
-                raise TypeError(f"AudioCLIPTextEmbeddings takes str, got {type(text).__name__} in {item!r:.200}")
+                raise TypeError(
+                    f"AudioCLIPTextEmbeddings takes str, got {type(text).__name__} in {item!r:.200}: give a text"
+                )
         return texts
 
     def run_inference(

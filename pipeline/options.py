@@ -108,7 +108,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         check_directory(self.output)
         if self.no_dedupe and self.batch_size != BATCH_SIZE:
             raise OptionsError(
-                "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read"
+                "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read: leave one out"
             )
         if self.accelerator and is_local_run(self):
             raise OptionsError("--accelerator is for remote workers: on this machine --device chooses a GPU")

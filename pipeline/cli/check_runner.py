@@ -32,6 +32,8 @@ from ..terminal import did_you_mean
 
 ENDPOINT_SECONDS = 30  # for a runner's endpoint to answer
 
+_RUNNERS = "DirectRunner, FlinkRunner, SparkRunner, PrismRunner, PortableRunner or DataflowRunner"
+
 FLEX_LAUNCHER = "AUDIOCLIP_TEXT_FLEX_LAUNCHER"  # set by scripts/schedule/flex_launcher.py
 
 
@@ -56,16 +58,15 @@ def check_runner(options: PipelineOptions) -> None:
         return
     if str(name).lower().rsplit(".", 1)[-1] in ("dask", "daskrunner"):  # Beam takes its full name only
         raise OptionsError(
-            f"--runner {name} drops what a step emits in finish_bundle, and with it rows: use DirectRunner, FlinkRunner, "
-            f"SparkRunner, PrismRunner, PortableRunner or DataflowRunner"
+            f"--runner {name} drops what a step emits in finish_bundle, and with it rows: use {_RUNNERS}"
         )
     try:
         runner = create_runner(name)
     except ImportError as error:
-        raise OptionsError(f"--runner {name} is not installed: {error}") from error
+        raise OptionsError(f"--runner {name} is not installed ({error}): install what it needs") from error
     except (ValueError, AttributeError) as error:
-        names = [known.removesuffix("Runner") for known in StandardOptions.KNOWN_RUNNER_NAMES]
-        raise OptionsError(f"unknown --runner {name}{did_you_mean(str(name), names)}") from error
+        names = [full.removesuffix("Runner") for full in StandardOptions.KNOWN_RUNNER_NAMES]
+        raise OptionsError(f"unknown --runner {name}{did_you_mean(str(name), names) or f'; use {_RUNNERS}'}") from error
     if isinstance(runner, PortableRunner):
         _check_job_service(runner, str(name), options)
     elif name and "dataflow" in name.lower():

@@ -93,13 +93,14 @@ def check_not_truncated(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _check_encoder(encoder: TextEncoder, stored: str, texts: int, errors: Mapping[int, str]) -> None:
     """Raise RuntimeError if the canary texts fail as all `texts` of a batch did: then the encoder is at fault."""
     what = f"the model failed on all {texts} texts of a batch ({next(iter(errors.values()), 'no finite vector')})"
+    remedy = "check the checkpoint, the device and its driver"
     try:
         vectors = encoder.encode_rows(list(CANARY_TEXTS)).vectors
     except Exception as error:
-        raise RuntimeError(f"{what}, and on the canary texts: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{what}, and on the canary texts: {type(error).__name__}: {error}; {remedy}") from error
     with np.errstate(over="ignore"):
         if not np.isfinite(vectors.astype(stored, copy=False)).all():
-            raise RuntimeError(f"{what}, and gave no finite vectors for the canary texts")
+            raise RuntimeError(f"{what}, and gave no finite vectors for the canary texts: {remedy}")
 
 
 def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:

@@ -187,7 +187,7 @@ def _match(given: str) -> list[ListedFile]:
         raise InputError(f"--input {given} matches no file; {_nearest_files(pattern)}")
     for path, _, _ in files:
         if is_local(path) and not os.access(path, os.R_OK):
-            raise InputError(f"{path} cannot be read: permission denied")
+            raise InputError(f"{path} cannot be read: give read permission, or leave it out")
     return files
 
 

@@ -236,6 +236,7 @@ def test_device_is_checked_first(
     ("flags", "message"),
     [
         ("--runner Flnk", "unknown --runner Flnk; did you mean Flink?"),
+        ("--runner Xyz", "unknown --runner Xyz; use DirectRunner, FlinkRunner, SparkRunner, PrismRunner, "),
         *(
             (
                 f"--runner {name}",
