@@ -22,7 +22,7 @@ from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
 from ..io.worker_reports import REPORTS
-from .manifest import MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
+from .manifest import MANIFEST, MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
 from .run_directory import run_path
 
 _OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-", *REPORTS)
@@ -30,7 +30,7 @@ _OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".reject
 
 def current_name(output: str) -> str | None:
     """Return the name of the current snapshot, or None before the first one is published."""
-    path = join(output, "current.json")
+    path = _pointer_path(output)
     pointer = read_json(path)
     return None if pointer is None else snapshot_of_pointer(pointer, path)
 
@@ -112,7 +112,7 @@ def _write_once(output: str, path: str, manifest: Manifest) -> Manifest | None:
         found[:] = [] if earlier is None else [earlier]
         return {**manifest} if earlier is None else None
 
-    update_json(path, decide, lock=join(output, "current.json"))
+    update_json(path, decide, lock=_pointer_path(output))
     return manifest_from(found[0], path, manifest["snapshot"], MANIFEST_KEYS) if found else None
 
 
@@ -122,7 +122,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
     Raises:
         SnapshotError: Another snapshot is the current one, or this one has no manifest, as after `gc`.
     """
-    path = join(output, "current.json")
+    path = _pointer_path(output)
 
     def decide(pointer: Json | None) -> Json | None:
         current = None if pointer is None else snapshot_of_pointer(pointer, path)
@@ -132,7 +132,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
             raise _other_current(current, expected)
         if read_json(_manifest_path(output, snapshot)) is None:
             raise no_snapshot(output, snapshot)
-        return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/manifest.json"}
+        return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/{MANIFEST}"}
 
     update_json(path, decide)
 
@@ -142,7 +142,7 @@ def unpublish(output: str, snapshot: str) -> bool:
 
     No other process makes it the current one in the meantime, except between two requests to an object store.
     """
-    path, removed = join(output, "current.json"), list[str]()
+    path, removed = _pointer_path(output), list[str]()
 
     def decide(pointer: Json | None) -> None:
         if pointer is None or snapshot_of_pointer(pointer, path) != snapshot:
@@ -153,8 +153,12 @@ def unpublish(output: str, snapshot: str) -> bool:
     return bool(removed)
 
 
+def _pointer_path(output: str) -> str:
+    return join(output, "current.json")
+
+
 def _manifest_path(output: str, snapshot: str) -> str:
-    return join(run_path(output, snapshot), "manifest.json")
+    return join(run_path(output, snapshot), MANIFEST)
 
 
 def _other_current(current: str | None, expected: str | None) -> SnapshotError:

@@ -23,6 +23,8 @@ FORMAT = 4
 
 MAX_DIM = 1 << 16
 
+MANIFEST = "manifest.json"  # its name in the directory of a snapshot
+
 # Names that this package gives to runs and files. A name with any other character (a separator, the star of a glob, the
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")

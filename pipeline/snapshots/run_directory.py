@@ -19,7 +19,7 @@ from ..io.filesystem import FileEntry, list_directory, remove, remove_below, tem
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
-from .manifest import is_run_name
+from .manifest import MANIFEST, is_run_name
 
 MARKER, LOCK = "run.json", "run.lock"
 
@@ -63,7 +63,7 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
 
 def is_complete(files: list[tuple[str, float]]) -> bool:
     """Return whether the files of a run include its manifest."""
-    return any(base_name(path) == "manifest.json" for path, _ in files)
+    return any(base_name(path) == MANIFEST for path, _ in files)
 
 
 def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool = False) -> tuple[str, FileLock | None]:
@@ -113,7 +113,7 @@ def write_canary(directory: str, canary: Canary) -> None:
 def read_canary(output: str, snapshot: str) -> Canary | None:
     """Return the canary of a run, which has published or not; None if it ended before that was known."""
     directory = run_path(output, snapshot)
-    found = (read_json(join(directory, "manifest.json")) or {}).get("canary") or read_json(join(directory, CANARY))
+    found = (read_json(join(directory, MANIFEST)) or {}).get("canary") or read_json(join(directory, CANARY))
     return cast("Canary | None", found)
 
 

@@ -8,12 +8,13 @@ from ..io.filesystem import list_directory, read, sha256_of
 from ..io.paths import base_name, join
 from ..io.timeout_reader import open_to_read
 from ..snapshots.listing import CARRIED, EARLIER, SHARDS
-from ..snapshots.manifest import FileInfo
+from ..snapshots.manifest import MANIFEST, FileInfo
+from ..snapshots.run_directory import LOCK, MARKER
 from ..snapshots.snapshot import Snapshot
 from .result import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
-_OTHER_FILES = ("manifest.json", "run.lock", "run.json", "report.html", CARRIED, EARLIER, SHARDS)
+_OTHER_FILES = (MANIFEST, LOCK, MARKER, "report.html", CARRIED, EARLIER, SHARDS)
 
 
 def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:

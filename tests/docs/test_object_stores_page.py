@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from audioclip_text.pipeline.cli import main
 from tests.support.pages import ROOT, blocks, read_page
+from tests.support.tools import free_port
 
 SET_UP, S3, GCS = (block.splitlines() for block in blocks(read_page("docs/object-stores.md"), "sh"))
 
@@ -57,9 +58,7 @@ def test_every_command_works_as_shown(
     """Start the server, upload the object, embed the corpus there, list the snapshots and clean up."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     install, start, export, *commands = lines
     assert install.startswith("pip install ")  # it is installed for the tests
     for name, value in (pair.split("=", 1) for pair in export.removeprefix("export ").split()):

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -28,7 +27,7 @@ from tests.support.output_readers import SPARK
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.postgres import postgres_server
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
-from tests.support.tools import require
+from tests.support.tools import free_port, require
 
 PAGE = read_page("docs/reading.md")
 SECTIONS = sections(PAGE)
@@ -183,9 +182,7 @@ def test_embedding_atlas_opens_a_snapshot(folder: Path, environment: dict[str, s
     (requirement,) = (word for word in shlex.split(install) if "==" in word)
     programs = create_environment("embedding-atlas", requirement, pinned=False)
     command = command.replace(".atlas/bin/embedding-atlas", str(programs / "embedding-atlas"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command += f" --host 127.0.0.1 --port {port} --no-auto-port"
     variables = {key: value for key, value in environment.items() if key != "PYTHONPATH"} | {"HOME": str(folder)}
     process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=folder, env=variables, start_new_session=True)

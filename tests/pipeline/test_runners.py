@@ -23,6 +23,7 @@ from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors, write_jsonl
 from tests.support.pages import environment_of_the_tests, read_page, sections
 from tests.support.preloaded import preloaded_programs
+from tests.support.tools import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -71,12 +72,6 @@ def serve(command: list[str], port: int, folder: Path, env: dict[str, str] | Non
         assert process.poll() is None, (folder / f"{port}.log").read_text()
         time.sleep(0.1)
     raise AssertionError(f"nothing listens on {port}: {(folder / f'{port}.log').read_text()}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -139,13 +139,6 @@ def _unpack(requirement: str, part: str, folder: Path) -> None:
     shutil.rmtree(download)
 
 
-def free_port() -> int:
-    """Return a port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     """Wait until `condition` returns a true value; fail after some seconds."""
     deadline = time.monotonic() + seconds

@@ -14,12 +14,12 @@ from tests.support.engines import (
     Cluster,
     Processes,
     flink_jars,
-    free_port,
     job_server,
     page_command,
     wait_until,
 )
 from tests.support.pages import blocks, read_page
+from tests.support.tools import free_port
 
 # What Flink's own start scripts would compute from the machine, and addresses.
 _MEMORY = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.support.engines import JAVA, Cluster, Processes, free_port, job_server, page_command, spark_jars
+from tests.support.engines import JAVA, Cluster, Processes, job_server, page_command, spark_jars
+from tests.support.tools import free_port
 
 
 class Spark(Cluster):
