@@ -25,7 +25,7 @@ from .paths import is_local
 from .retries import StoreError, with_retries
 from .timeout_reader import open_to_read
 
-COPY_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ def local_copy(path: str, content: Content | None = None) -> str:
         return path
     size, version = with_retries(path, "found", lambda: _size_and_version(path))
     if content is not None and size != content.bytes:
-        raise ReplacedError(f"{path} has {size:,} bytes, and had {content.bytes:,} {_REMEDY}")
+        raise ReplacedError(f"{path} has {size:,} bytes, and had {content.bytes:,} {_REPLACED}")
     with _locked_folder(_short_hash(path)) as folder:
         version_folder = folder / _short_hash(f"{size}\n{version}")
         copy = _verified_copy(version_folder) or _download(path, size, version_folder)
     if content is not None and copy.parent.name != content.sha256:
-        raise ReplacedError(f"{path} has sha256 {copy.parent.name}, and had {content.sha256} {_REMEDY}")
+        raise ReplacedError(f"{path} has sha256 {copy.parent.name}, and had {content.sha256} {_REPLACED}")
     return str(copy)
 
 
-_REMEDY = "when the job was started: it was replaced since; start the job again"
+_REPLACED = "when the job was started: it was replaced since; start the job again"
 
 
 def content_of(copy: str) -> Content:
@@ -114,7 +114,7 @@ def _download(path: str, size: int, folder: Path) -> Path:
     digest, target = hashlib.sha256(), AtomicFile(str(folder / "unfinished"))
     try:
         with open_to_read(path) as source:
-            while piece := source.read(COPY_BYTES):
+            while piece := source.read(PIECE_BYTES):
                 digest.update(piece)
                 target.handle.write(piece)
         if target.handle.tell() != size:

@@ -47,7 +47,7 @@ def validate(
     damaged = len(opened.files) - len(intact)
     if damaged:
         _note_unchecked_files(row_checks, damaged)
-    canary = check_canary(manifest, checkpoint, tokenizer_path)
+    canary = _check_canary(manifest, checkpoint, tokenizer_path)
     return ValidationResult(path, [pointer, consistent, files, *row_checks, canary])
 
 
@@ -81,7 +81,7 @@ def _note_unchecked_files(checks: list[Check], files: int) -> None:
             check.summary += f"; {text}"
 
 
-def check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: str | None) -> Check:
+def _check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: str | None) -> Check:
     """Check that the checkpoint still gives the vectors of the canary texts that the manifest contains."""
     check = Check("canary")
     canary = manifest["canary"]

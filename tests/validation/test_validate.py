@@ -396,11 +396,12 @@ def test_arbitrary_manifest_values_do_not_crash(made: Path, tmp_path: Path, valu
     output = Path(shutil.copytree(made, tmp_path / "out"))
     for key in original:
         edit_manifest(output, lambda manifest: (manifest.clear(), manifest.update({**original, key: value})))  # type: ignore[attr-defined, arg-type, typeddict-item]  # noqa: B023
-        validate(str(output)).as_lines()
+        result = validate(str(output))
+        assert result.as_lines()[-1].startswith("valid" if result.valid else "NOT VALID: "), key
     for key in original["files"]:
         files = {**original["files"], key: value}
         edit_manifest(output, lambda manifest: manifest.update({**original, "files": files}))  # type: ignore[arg-type]  # noqa: B023
-        validate(str(output)).as_lines()
+        assert not validate(str(output)).valid, key
 
 
 @pytest.mark.parametrize(
@@ -426,9 +427,10 @@ def test_control_characters_are_escaped(output: Path, capsys: pytest.CaptureFixt
     """Ids and file names are printed as visible characters, in JSON as ASCII."""
     rewrite(output, lambda table: put(table, "id", pa.array(["\x1b[2J\u202e"] * len(table))))
     (directory_of(output) / "\x1b[31m.txt").touch()
-    for form in ([], ["--json"]):
+    for form, escaped in (([], r"\x1b[31m.txt"), (["--json"], r"\u001b[31m.txt")):
         main(["validate", str(output), *form])
         printed = capsys.readouterr().out
+        assert escaped in printed
         assert "\x1b" not in printed
         assert "\u202e" not in printed
 
