@@ -31,6 +31,7 @@ from .snapshots.history import measured_work
 from .snapshots.manifest import Lookup, Manifest, ModelFile
 from .snapshots.run_directory import is_complete, list_runs, read_canary
 from .snapshots.snapshot import Snapshot
+from .terminal import plural
 from .unchanged import model_files
 
 _OPTIONS = frozenset(EmbedOptions.__annotations__)  # this project's, without Beam's
@@ -173,7 +174,10 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
         earlier += leftover_files
         if leftover_files:
             runs = len({path.removesuffix(base_name(path)) for path in leftover_files})
-            notes.append(f"{len(leftover_files)} finished files of {runs} runs that are not current are reused")
+            files_found = plural(len(leftover_files), "finished file")
+            notes.append(
+                f"vectors are reused from {files_found} of {plural(runs, 'run')} other than the current snapshot's"
+            )
     job = Job(
         output=output,
         carry_over=carry_over,

@@ -85,6 +85,11 @@ def _print(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts, as in "1 row" and "2 rows"; `many` is by default `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean WORD?" with the nearest of the `known` words, or an empty string if none is near."""
     near = difflib.get_close_matches(word, known, 1, 0.6)

@@ -20,7 +20,7 @@ GATHER_BYTES = 8 << 20  # of rows that are split in one go, so that record batch
 
 
 class SplitById:
-    """The rows of one snapshot, split by their ids into 2**bits buckets in a file: `add` them in a block, then iterate."""
+    """The rows of one snapshot, split by id into 2**bits buckets in a file: `add` them in a `with` block, then iterate."""
 
     def __init__(self, path: Path, bits: int) -> None:
         self.path, self.bits = path, bits

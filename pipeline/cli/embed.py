@@ -15,7 +15,7 @@ from ..options import EmbedOptions, is_local_run, reject_unknown_flags
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
-from ..terminal import print_note, print_result, printable
+from ..terminal import plural, print_note, print_result, printable
 from .check_runner import check_runner, job_server_options
 from .progress import show_progress
 from .runner import run
@@ -90,9 +90,7 @@ def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
     if processes > 1:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = processes, "multi_processing"
-        print_note(
-            f"{processes} processes share {gpus} GPU{'s' if gpus > 1 else ''}; --direct_num_workers sets another number"
-        )
+        print_note(f"{processes} processes share {plural(gpus, 'GPU')}; --direct_num_workers sets another number")
 
 
 def download(options: EmbedOptions) -> None:

@@ -2,7 +2,7 @@
 
 A version is the generation of an object on gs://, its ETag on s3://, and on a local disk the file's inode, size and times
 of last change in nanoseconds. Beam's listings have none of these, so gs:// and s3:// are listed and read with the clients
-that Beam uses. On any other file system the time of last change must do.
+that Beam uses. On any other file system it is the time of last change.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ..job import Job
 from ..options import rejected_limit
 from ..snapshots.manifest import Manifest
 from ..snapshots.segments import Segment, add_rows
+from ..terminal import plural
 from .run_totals import RunTotals
 
 _MAX_NAMED = 5  # shards or ids in an error
@@ -97,7 +98,10 @@ def exceeded_limits(
             yield "max_rejected", f"{excess}, more than --max_rejected {job.max_rejected}"
             break
     if job.unique_ids and duplicate_ids:
-        yield "unique_ids", f"{duplicate_ids:,} ids occur more than once, and --unique_ids forbids that"
+        yield (
+            "unique_ids",
+            f"{plural(duplicate_ids, 'id occurs', 'ids occur')} more than once, and --unique_ids forbids that",
+        )
     before = job.previous["totals"]["vectors"] if job.previous else 0
     if total.vectors < before * job.max_shrink:
         excess = f"the corpus shrinks from {before:,} rows with vectors to {total.vectors:,}"

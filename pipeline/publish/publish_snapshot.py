@@ -22,6 +22,7 @@ from ..snapshots.listing import read_file_list, write_file_list
 from ..snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
 from ..snapshots.run_directory import remove_run, remove_spills, run_path
 from ..snapshots.segments import Segment, add_rows
+from ..terminal import plural
 from .limits import check_canary, check_same_rows, check_totals, damaged_shards
 from .run_totals import RunReport, RunTotals, name_of
 
@@ -71,7 +72,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         notes = [*job.notes, *check_canary(job, totals.canary)]
         damaged = damaged_shards(segments)
         if damaged:
-            notes.append(f"{len(damaged)} shards could not be read to the end: {'; '.join(damaged)}")
+            notes.append(f"{plural(len(damaged), 'shard')} could not be read to the end: {'; '.join(damaged)}")
         files = sorted([*totals.carried, *totals.files], key=name_of)
         lost = missing_files(self.directory, files)
         if lost:

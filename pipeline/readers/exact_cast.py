@@ -56,7 +56,7 @@ def _is_integer_or_decimal(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
-# Of two types for which one of these is true, Arrow's cast checks the values, except for floats.
+# If one of these is true of both types, Arrow's cast checks the values, except floats.
 _KINDS = (
     _is_plain_text_or_bytes,
     _is_integer_or_float,

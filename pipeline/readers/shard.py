@@ -13,7 +13,7 @@ from .fields import BadRow
 
 # A record is a dict of fields; a line of txt is a str.
 Record: TypeAlias = "dict[str, object] | str"
-# (number of the first row, records of that row and the rows behind it)
+# (number of the first row, records of that row and of those after it)
 Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
 # (row batch, rejected batch)
 Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"

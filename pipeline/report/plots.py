@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import SECONDS, Pace
-from ..terminal import printable
+from ..terminal import plural, printable
 from ..writers.statistics import MAX_TOKENS, NORM_BINS, norm_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def rows_by_outcome(pieces: Sequence[tuple[str, int, str]]) -> Markup:
         start = 0
         for name, rows, color in pieces:
             (bar,) = axes.barh([0], [rows], left=start, height=1, color=_drawn(color), linewidth=0)
-            chart.add_title(bar, f"{printable(name)}: {_rows(rows)}")
+            chart.add_title(bar, f"{printable(name)}: {plural(rows, 'row')}")
             start += rows
         axes.set(xlim=(0, max(start, 1)), ylim=(-0.5, 0.5))
         return chart.svg("Rows by outcome", stretch=True)
@@ -102,7 +102,7 @@ def tokens_per_text(token_counts: Mapping[int, int]) -> Markup:
         axes.set_xticks(range(0, last, 20))
         filled = np.flatnonzero(rows)
         names = [f"{tokens} or more tokens" if tokens == MAX_TOKENS else f"{tokens} tokens" for tokens in filled]
-        titles = [f"{name}: {_rows(rows[tokens])}" for name, tokens in zip(names, filled, strict=True)]
+        titles = [f"{name}: {plural(rows[tokens], 'row')}" for name, tokens in zip(names, filled, strict=True)]
         chart.add_hover(axes, edges[filled], edges[filled + 1], titles)
         return chart.svg("Rows by number of tokens; the model reads 77")
 
@@ -125,7 +125,7 @@ def vector_norms(norm_bins: Mapping[int, int]) -> Markup:
         ticks = _norm_ticks(*norm_of(np.array([low, high])))
         axes.set_xticks(_bin_of(ticks), [f"{tick:g}" for tick in ticks])
         filled, norms = np.flatnonzero(bars), norm_of(edges)
-        titles = [f"norm {norms[n]:.4g} to {norms[n + 1]:.4g}: {_rows(bars[n])}" for n in filled]
+        titles = [f"norm {norms[n]:.4g} to {norms[n + 1]:.4g}: {plural(bars[n], 'row')}" for n in filled]
         chart.add_hover(axes, edges[filled], edges[filled + 1], titles)
         return chart.svg("Rows by the norm of their vector")
 
@@ -355,7 +355,3 @@ def _number(value: float) -> str:
         if value >= least:
             return f"{value / size:.4g}{letter}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _rows(rows: int) -> str:
-    return f"{rows:,} row{'s' if rows != 1 else ''}"

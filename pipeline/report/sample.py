@@ -25,9 +25,8 @@ SHOWN_CHARACTERS = 1000  # of a text, more than the page shows
 def read_sample(output: str, snapshot: str, files: Sequence[FileInfo]) -> pa.Table:
     """Return up to SAMPLE_ROWS rows with the lowest text hashes: columns id, text, embedding.
 
-    Of a text it is the beginning; null if texts are not stored.
-    Files are written bucket by bucket, so that few row groups contain the lowest hashes; of files in another order
-    (--no_dedupe) the sample is the lowest of those few.
+    `text` has the beginnings of texts, or nulls if texts are not stored. Files are written bucket by bucket, so few row
+    groups contain the lowest hashes; of files in another order (--no_dedupe) the sample is the lowest of those few.
 
     Raises:
         SnapshotError: One of the files that are read is missing or damaged.

@@ -17,6 +17,7 @@ from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
 from ..schemas import TEXT_HASH, kept_fields
+from ..terminal import plural
 from .commit import missing_files
 from .listing import shard_state
 from .manifest import FileInfo, Lookup, Manifest
@@ -115,7 +116,7 @@ def _compare_shards(snapshot: Snapshot, shards: Sequence[Shard]) -> CarryOver:
         changed=changed,
         segments=[segments[number] for number in carried],
         files=[replace(file, segment=place[file.segment]) for file in snapshot.files if file.segment in place],
-        notes=[f"{len(lost):,} files of {snapshot.name} are missing or have another size: their shards are read again"]
+        notes=[f"{plural(len(lost), 'file')} of {snapshot.name} missing or of another size: the shards are read again"]
         if lost
         else [],
     )

@@ -23,7 +23,7 @@ from .manifest import MANIFEST, is_run_name
 
 MARKER, LOCK = "run.json", "run.lock"
 
-CANARY = "_canary.json"  # of a run that has not published: by it later runs know whether its vectors are theirs
+CANARY = "_canary.json"  # of a run that has not published: later runs compare it with their own
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 

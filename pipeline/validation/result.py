@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..terminal import plural
+
 MAX_EXAMPLES = 5  # faults that a check describes
 
 Status = Literal["ok", "FAILED", "not checked"]
@@ -77,7 +79,7 @@ class ValidationResult:
         """Return the result as lines for people. They contain text from files, which is not escaped yet."""
         lines = [f"snapshot  {self.path}"]
         for check in self.checks:
-            text = f"{check.faults:,} fault{'s' * (check.faults > 1)}" if check.faults else _text(check)
+            text = plural(check.faults, "fault") if check.faults else _text(check)
             lines.append(f"{check.name:<10}{check.status:<12}{text}".rstrip())
             lines += [f"{'':<10}- {fault}" for fault in check.examples]
             if check.faults > len(check.examples) > 0:

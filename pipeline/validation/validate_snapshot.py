@@ -13,6 +13,7 @@ from ..snapshots.manifest import Manifest, check_file_list, check_manifest
 from ..snapshots.model import ModelNotFound, find_model
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import Snapshot
+from ..terminal import plural
 from .check_files import check_files
 from .check_rows import RowChecks
 from .result import Check, ValidationResult
@@ -59,7 +60,7 @@ def _file_list_faults(snapshot: Snapshot) -> list[str]:
 
 
 def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest | None]:
-    """Return the check whether there is a snapshot to validate, and its manifest, of which nothing else is checked."""
+    """Return the check that the snapshot exists, and its manifest, of which only format and name are checked."""
     check = Check("pointer")
     try:
         name = snapshot or require_current(output)
@@ -73,7 +74,7 @@ def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest |
 
 def _note_unchecked_files(checks: list[Check], files: int) -> None:
     """Say that the rows of damaged files were not checked: totals over all rows can then not be compared."""
-    text = f"{files:,} damaged file{'s' * (files > 1)} not read"
+    text = f"{plural(files, 'damaged file')} not read"
     for check in checks:
         if check.name == "counts":
             check.faults, check.examples, check.skipped = 0, [], text

@@ -226,7 +226,7 @@ def test_ids_that_unique_ids_forbids(tmp_path: Path) -> None:
     summary = _summary(inputs, output, **options)
     assert "shards    1 carried over" in summary
     (excess,) = re.findall("nothing: (.+)$", summary, re.MULTILINE)
-    assert excess == "1 ids occur more than once, and --unique_ids forbids that"
+    assert excess == "1 id occurs more than once, and --unique_ids forbids that"
     with pytest.raises(RuntimeError, match=f"{excess}; among them 'r3'"):
         embed(inputs, output, **options)
     assert "limits" not in _summary(inputs, output, id_field="id")

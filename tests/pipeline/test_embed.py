@@ -279,7 +279,7 @@ def test_a_run_that_ended_before_it_became_current_is_reused(tmp_path: Path) -> 
     (tmp_path / "out" / "current.json").write_bytes(pointer)
     again, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert (again["counts"]["reused"], texts) == (30, [])
-    assert any("1 runs that are not current are reused" in note for note in again["notes"])
+    assert any("of 1 run other than the current" in note for note in again["notes"])
     assert read_manifest(str(tmp_path / "out"), manifest["snapshot"]) == manifest, "it is not removed"
 
 
@@ -290,7 +290,7 @@ def test_ids_that_occur_twice_are_an_error_on_request(tmp_path: Path, no_dedupe:
     write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "text": "a b"}, {"id": "7", "text": "c"}, {"id": 8, "text": "d"}])
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", no_dedupe=no_dedupe)
     assert "duplicate_ids" not in manifest["counts"]
-    with pytest.raises(RuntimeError, match="1 ids occur more than once, and --unique_ids forbids that; among them '7'"):
+    with pytest.raises(RuntimeError, match="1 id occurs more than once, and --unique_ids forbids that; among them '7'"):
         embed(tmp_path / "a.jsonl", tmp_path / "out2", id_field="id", unique_ids=True, no_dedupe=no_dedupe)
     assert current_name(str(tmp_path / "out2")) is None
 

@@ -216,7 +216,7 @@ def test_ids_are_unique_across_segments(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     run(folder, output, unique_ids=True)
     write_jsonl(folder / "02.jsonl", [{"id": "0-3", "text": "another text"}])
-    with pytest.raises(Exception, match=r"1 ids occur more than once, and --unique_ids forbids that; among them '0-3'"):
+    with pytest.raises(Exception, match=r"1 id occurs more than once, and --unique_ids forbids that; among them '0-3'"):
         run(folder, output, unique_ids=True)
 
 
@@ -332,7 +332,7 @@ def test_damaged_file_of_the_snapshot_is_made_again(tmp_path: Path) -> None:
     (directory_of(output) / lost).unlink()
     manifest, _ = run(folder, output)
     assert manifest["counts"]["read"] == 60
-    assert any("1 files of" in note for note in manifest["notes"])
+    assert any("1 file of" in note for note in manifest["notes"])
     assert validate(str(output)).valid
 
 
