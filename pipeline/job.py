@@ -268,7 +268,7 @@ class Leftovers(NamedTuple):
     """What other runs than the current one have left.
 
     `dead_runs` ended before they published, `files` are the part files to search, `canary` is that of the encoder that made
-    these, and `notes` are on runs that may still be going on.
+    these, and `notes` are on runs that may still be running.
     """
 
     dead_runs: list[str]

@@ -181,7 +181,7 @@ class _RunState:
         """Return the line to print when a signal ends this process."""
         snapshot, output = self.corpus.snapshot, self.corpus.job.output
         if self.corpus.may_go_on:
-            job = f"job {self.job} goes on at" if self.job else "the job may have been submitted to"
+            job = f"job {self.job} is still running at" if self.job else "the job may have been submitted to"
             return (
                 f"interrupted by {signal_name}: {job} {self.runner}; `audioclip-text log {output}` lists {snapshot} when "
                 f"it is published{f'; {self.flink.how_to_cancel}' if self.flink else ''}"

@@ -68,9 +68,7 @@ class JobWatch:
                 with suppress(Exception):  # it has ended, or its service has
                     self._result.cancel()
                 if self._flink and not self._flink.cancel():
-                    print_note(
-                        f"Flink goes on with the job until its restarts are used up; {self._flink.how_to_cancel}"
-                    )
+                    print_note(f"Flink restarts the job until its restarts are used up; {self._flink.how_to_cancel}")
                 return
             if reports.workers:
                 explained = True

@@ -6,9 +6,9 @@
     OUT/snapshots/NAME/_files-*.parquet    the list of these files, which the manifest names
     OUT/snapshots/NAME/_shards.parquet     the shards that the snapshot was made of
     OUT/snapshots/NAME/run.lock            locked by the run's launcher, if OUT is a local directory
-    OUT/snapshots/NAME/run.json            present while a run may go on that no lock shows
+    OUT/snapshots/NAME/run.json            present while a run that no lock shows may be running
 
-A directory without a manifest belongs to a run that is still going on or that died. A file that no manifest names is not
+A directory without a manifest belongs to a run that is still running or that died. A file that no manifest names is not
 part of a snapshot.
 """
 

@@ -13,14 +13,14 @@ from .manifest import DRY_RUN
 from .run_directory import LOCK, MARKER, is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
-# local run wrote to an object store), it may still be going on until its newest file has this age. So may a dry run.
+# local run wrote to an object store), it may still be running until its newest file has this age. So may a dry run.
 UNKNOWN_RUN_SECONDS = 24 * 3600
 
 
 def dead_runs(
     output: str, runs: Mapping[str, list[tuple[str, float]]]
 ) -> tuple[dict[str, list[tuple[str, float]]], list[str]]:
-    """Return those of `runs` that ended without publishing, with their files, and notes on runs that may be going on.
+    """Return those of `runs` that ended without publishing, with their files, and notes on runs that may still be running.
 
     A run is dead if nothing holds its lock and it has no marker, or if its service says that its job has ended. A job of
     which nothing is known counts as alive. Runs that hold their lock and dry runs get no note.
@@ -42,7 +42,7 @@ def dead_runs(
             unknown[name] = marker
     for name, marker in unknown.items():
         notes.append(
-            f"{name}, started by {marker.get('owner')}, may still be going on: its files are neither reused nor removed "
+            f"{name}, started by {marker.get('owner')}, may still be running: its files are neither reused nor removed "
             f"until the newest is {UNKNOWN_RUN_SECONDS // 3600} hours old; if it has ended, remove "
             f"{marker_path(output, name)}"
         )
@@ -52,7 +52,9 @@ def dead_runs(
         if state in ENDED:
             dead.append(name)
         elif state:
-            note = f"{name} is still going on at {place} (job {job.job}, {state}): its files are neither reused nor removed"
+            note = (
+                f"{name} is still running at {place} (job {job.job}, {state}): its files are neither reused nor removed"
+            )
             if not job.project:
                 note += (
                     f"; if Flink's or Spark's own page shows that it has failed, remove {marker_path(output, name)}: their "
@@ -61,7 +63,7 @@ def dead_runs(
             notes.append(note)
         else:
             notes.append(
-                f"{name} may still be going on at {place} (job {job.job}), which does not report its state: its files are "
+                f"{name} may still be running at {place} (job {job.job}), which does not report its state: its files are "
                 f"neither reused nor removed; if it has ended, remove {marker_path(output, name)}"
             )
     # Again, because a run may have published, or finished more files, between its listing and its end.

@@ -1,4 +1,4 @@
-"""Run directories: made under a name that no other run has, marked while their run may go on, and removed."""
+"""Run directories: made under a name that no other run has, marked while they may be in use, and removed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_path(output: str, snapshot: str) -> str:
 
 
 def marker_path(output: str, snapshot: str) -> str:
-    """Return the path of the file that marks a run as one that may still be going on."""
+    """Return the path of the file that marks a run as one that may still be running."""
     return join(run_path(output, snapshot), MARKER)
 
 
@@ -70,7 +70,7 @@ def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool 
     """Make a run directory; return its name and, on a local disk, the lock that the run holds until it ends.
 
     On an object store, which has no locks, the directory has a marker instead. On a local disk it has both if the run is
-    `detached`: it may go on when this process has ended, and its lock with it. Names sort by age: the new one comes
+    `detached`: it may outlive this process, with which the lock ends. Names sort by age: the new one comes
     after the snapshot `after`, even if the clock was set back since then.
 
     Raises:
@@ -101,7 +101,7 @@ def record_job(output: str, snapshot: str, job: RemoteJob) -> None:
 
 def end_run(output: str, snapshot: str) -> None:
     """Remove the marker of a run, so that the next run may reuse the files of one that failed."""
-    with suppress(Exception):  # the run then counts as one that may still be going on
+    with suppress(Exception):  # the run then counts as one that may still be running
         remove([marker_path(output, snapshot)])
 
 

@@ -129,8 +129,8 @@ def test_a_signal_names_the_job_that_goes_on(
     named = {name: marker[name] for name in ("job", "runner", "endpoint")}
     assert named == {"job": "job-17_id", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"audioclip-text: error: interrupted by SIGTERM: job job-17_id goes on at PortableRunner; `audioclip-text log "
-        f"{tmp_path}/out` lists {run.name} when it is published; to cancel it at Flink: `curl -X PATCH "
+        f"audioclip-text: error: interrupted by SIGTERM: job job-17_id is still running at PortableRunner; `audioclip-text "
+        f"log {tmp_path}/out` lists {run.name} when it is published; to cancel it at Flink: `curl -X PATCH "
         f"'http://FLINK:8081/jobs/ID?mode=cancel'`, with the ID that `curl http://FLINK:8081/jobs/overview` shows for job-17"
     )
     assert not service.cancelled
@@ -223,7 +223,7 @@ def test_what_no_retry_repairs_ends_the_run(
     assert "error: no vocabulary file at /nowhere; `audioclip-text log " in (tmp_path / "stderr").read_text()
     assert service.cancelled
     assert (
-        "Flink goes on with the job until its restarts are used up; to cancel it at Flink: `curl -X PATCH"
+        "Flink restarts the job until its restarts are used up; to cancel it at Flink: `curl -X PATCH"
         in (tmp_path / "stderr").read_text()
     )
     assert not [*run.glob("run.json"), *run.glob("_error-*")]

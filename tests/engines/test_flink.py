@@ -221,7 +221,7 @@ def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhil
     (failing,) = list_runs(str(output))
     wait_until(lambda: list((output / "snapshots" / failing).glob("part-*")), "the job goes on", 120)
     manifest, texts = embed(other, output)
-    assert any(f"{failing} is still going on at localhost:{flink.jobs_port}" in note for note in manifest["notes"])
+    assert any(f"{failing} is still running at localhost:{flink.jobs_port}" in note for note in manifest["notes"])
     assert texts == ["another"]
     (job,) = set(flink.jobs()) - known
     wait_until(lambda: flink.jobs()[job] == "FAILED", "the job fails", 240)

@@ -149,7 +149,7 @@ def test_a_flex_template_submits_and_returns(
     assert f"audioclip-text log {tmp_path / 'out'}" in output
     dead, notes = dead_runs(str(tmp_path / "out"), list_runs(str(tmp_path / "out")))
     assert not dead
-    assert "may still be going on" in notes[0]
+    assert "may still be running" in notes[0]
 
 
 class _FailingJob:

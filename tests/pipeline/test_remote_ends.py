@@ -120,7 +120,7 @@ def test_a_job_that_outlives_its_launcher_keeps_its_files_until_it_ends(
 
     manifest, texts = embed(tmp_path / "b.jsonl", output)  # type: ignore[arg-type]
     note = (
-        f"{run} is still going on at {endpoint} (job {mark['job']}, RUNNING): its files are neither reused nor removed; if "
+        f"{run} is still running at {endpoint} (job {mark['job']}, RUNNING): its files are neither reused nor removed; if "
         f"Flink's or Spark's own page shows that it has failed, remove {output}/snapshots/{run}/run.json: their job server "
         f"does not learn that once the launcher is dead"
     )

@@ -71,7 +71,7 @@ def test_a_job_server_that_cannot_be_reached(tmp_path: Path, closed: str) -> Non
     path = Path(run_path(str(tmp_path), run), "run.json")
     assert dead(tmp_path) == []
     assert notes(tmp_path) == [
-        f"{run} may still be going on at {closed} (job job-17), which does not report its state: its files are neither "
+        f"{run} may still be running at {closed} (job job-17), which does not report its state: its files are neither "
         f"reused nor removed; if it has ended, remove {path}"
     ]
     path.unlink()
@@ -90,7 +90,7 @@ def test_a_job_server_of_the_launcher_itself(tmp_path: Path) -> None:
     """No one can be asked: the run counts as alive."""
     run = lone_run(tmp_path, RemoteJob("job-17", "FlinkRunner"))
     assert dead(tmp_path) == []
-    assert notes(tmp_path)[0].startswith(f"{run} may still be going on at FlinkRunner (job job-17)")
+    assert notes(tmp_path)[0].startswith(f"{run} may still be running at FlinkRunner (job job-17)")
 
 
 def test_services_that_do_not_answer_cost_one_wait(
@@ -122,7 +122,7 @@ def test_a_run_without_a_job_is_dead_after_a_day_without_files(tmp_path: Path) -
 
 
 def test_listings_of_a_dry_run_are_kept_for_a_day(tmp_path: Path) -> None:
-    """It may be going on; neither it nor one that was killed is worth a note."""
+    """It may still be running; neither it nor one that was killed is worth a note."""
     directory = Path(run_path(str(tmp_path), ".plan-0123"))
     directory.mkdir(parents=True)
     listing = directory / "_shards.parquet"
