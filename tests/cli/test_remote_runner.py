@@ -140,7 +140,7 @@ def test_a_signal_names_the_job_that_goes_on(
 def test_a_signal_ends_a_job_whose_workers_are_in_the_launcher(
     tmp_path: Path, jobs: tuple[EndlessJobs, int], small_head: str, vocabulary: Path
 ) -> None:
-    """With LOOPBACK no job goes on: the message reports that nothing was published, and the run counts as dead."""
+    """With LOOPBACK no job is left: the message reports that nothing was published, and the run counts as dead."""
     _, port = jobs
     model = "--checkpoint", small_head, "--tokenizer_path", vocabulary
     flags = "--runner=PortableRunner", "--environment_type=LOOPBACK", f"--job_endpoint=localhost:{port}"

@@ -219,7 +219,7 @@ def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhil
     wait_until(submitted, "a job")
     launcher.kill()
     (failing,) = list_runs(str(output))
-    wait_until(lambda: list((output / "snapshots" / failing).glob("part-*")), "the job goes on", 120)
+    wait_until(lambda: list((output / "snapshots" / failing).glob("part-*")), "the job runs", 120)
     manifest, texts = embed(other, output)
     assert any(f"{failing} is still running at localhost:{flink.jobs_port}" in note for note in manifest["notes"])
     assert texts == ["another"]

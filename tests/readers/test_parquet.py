@@ -183,8 +183,8 @@ def test_a_damaged_row_group_costs_only_its_rows(tmp_path: Path) -> None:
 def test_a_name_that_occurs_twice_costs_the_shard(tmp_path: Path) -> None:
     """No column says which of them is meant; one that is not read may have any name."""
     path = tmp_path / "a.parquet"
-    twice = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["x", "x"])
-    columns = [pa.array(["1"]), pa.array(["2"]), pa.ListArray.from_arrays([0, 1], twice), pa.array(["t"])]
+    repeated = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["x", "x"])
+    columns = [pa.array(["1"]), pa.array(["2"]), pa.ListArray.from_arrays([0, 1], repeated), pa.array(["t"])]
     pq.write_table(pa.Table.from_arrays(columns, ["k", "k", "m", "text"]), path)
     assert texts(read_rows(path)[0]) == ["t"]
     for name, fields in {"k": {"text": "k"}, "m[].x": {"text": "m[].x"}}.items():
