@@ -75,8 +75,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 if watch.error:
                     raise RuntimeError(watch.error) from error
                 if isinstance(error, grpc.RpcError):
-                    job_goes_on = f": job {state.job} may go on at {state.runner}" if corpus.may_go_on else ""
-                    text = f"the job service does not answer any more ({error.details()}){job_goes_on}"
+                    still_running = (
+                        f": job {state.job} may still be running at {state.runner}" if corpus.may_go_on else ""
+                    )
+                    text = f"the job service does not answer any more ({error.details()}){still_running}"
                     raise RuntimeError(text) from error
                 raise
             corpus.may_go_on = False
