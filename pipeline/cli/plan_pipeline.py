@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from glob import escape
 
@@ -76,8 +76,10 @@ def count_changes(job: Job, handler: RecordBatchHandler, options: EmbedOptions, 
             remove_below(listings)
 
     try:
-        with end_on_signal(lambda name: f"interrupted by {name}", clean_up):
-            return _run_and_count(job, handler, options, spill=spill, listings=listings, directories=directories)
+        with end_on_signal(lambda name: f"interrupted by {name}", clean_up) as set_handlers:
+            return _run_and_count(
+                job, handler, options, set_handlers, spill, listings=listings, directories=directories
+            )
     except Exception as error:
         raise RuntimeError(error_message(error)) from error
 
@@ -86,8 +88,9 @@ def _run_and_count(
     job: Job,
     handler: RecordBatchHandler,
     options: EmbedOptions,
-    *,
+    set_handlers: Callable[[], None],
     spill: str | None,
+    *,
     listings: str,
     directories: list[str],
 ) -> PlanCounts:
@@ -100,6 +103,7 @@ def _run_and_count(
         write_listings(listings, job.carry_over.shards, job.earlier, _carried(job))
         _build(pipeline, job, handler, options.batch_size, spill=spill, listings=listings)
         result = pipeline.run()
+        set_handlers()
         result.wait_until_finish()
     finally:
         if not spill:

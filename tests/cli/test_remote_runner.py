@@ -20,17 +20,19 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
-from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.portability.portable_runner import PipelineResult, PortableRunner
 from filelock import FileLock
 
 from audioclip_text.pipeline.cli import main, watch_job
 from audioclip_text.pipeline.cli.flink_job import FlinkJob
+from audioclip_text.pipeline.cli.plan_pipeline import count_changes
 from audioclip_text.pipeline.cli.runner import run
 from audioclip_text.pipeline.cli.signals import handle_signals
 from audioclip_text.pipeline.cli.watch_job import JobWatch
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.io import worker_reports
 from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
+from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_text.pipeline.snapshots.commit import current_name
@@ -343,27 +345,32 @@ def test_a_job_that_takes_longer_than_a_request_to_its_server(tmp_path: Path, mo
     assert current_name(output)
 
 
+@pytest.mark.parametrize("command", ["embed", "plan"])
 def test_ctrl_c_is_handled_here_also_when_beam_has_started_a_job_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beam then handles SIGINT itself: it ends the server first, and all threads that wait for it print tracebacks."""
     (tmp_path / "a.txt").write_text("dog\n")
-    submit, enter, handlers = PortableRunner.run_portable_pipeline, JobWatch.__enter__, []
+    submit, wait, handlers = PortableRunner.run_portable_pipeline, PipelineResult.wait_until_finish, []
 
     def submit_as_with_a_job_server(*arguments: object) -> object:
         result = submit(*arguments)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         return result
 
-    def enter_and_look(watch: JobWatch) -> JobWatch:
+    def look_and_wait(result: PipelineResult) -> object:
         handlers.append(signal.getsignal(signal.SIGINT))
-        return enter(watch)
+        return wait(result)
 
     monkeypatch.setattr(PortableRunner, "run_portable_pipeline", submit_as_with_a_job_server)
-    monkeypatch.setattr(JobWatch, "__enter__", enter_and_look)
+    monkeypatch.setattr(PipelineResult, "wait_until_finish", look_and_wait)
     with job_server() as endpoint, handle_signals():
         remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
-        remote_run(str(tmp_path / "a.txt"), str(tmp_path / "out"), remote)
+        if command == "embed":
+            remote_run(str(tmp_path / "a.txt"), str(tmp_path / "out"), remote)
+        else:
+            options = EmbedOptions(input=tmp_path / "a.txt", output=tmp_path / "out", **remote)
+            count_changes(*prepare_job(options, StubHandler()), options, None)
     (handler,) = handlers
     assert handler is not signal.default_int_handler
 
