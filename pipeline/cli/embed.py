@@ -65,7 +65,7 @@ def embed(argv: Sequence[str]) -> int:
 
 def with_outcome(message: str, corpus: EmbedCorpus) -> str:
     """Return the error message of a run, which also says what was published."""
-    if "published" in message:
+    if re.search(rf"\b{corpus.snapshot} (is already|may have been) published\b", message):
         return message
     if corpus.local:
         return f"{message}; nothing was published"

@@ -24,6 +24,7 @@ from apache_beam.runners.portability.portable_runner import PipelineResult, Port
 from filelock import FileLock
 
 from audioclip_text.pipeline.cli import main, watch_job
+from audioclip_text.pipeline.cli.embed import with_outcome
 from audioclip_text.pipeline.cli.flink_job import FlinkJob
 from audioclip_text.pipeline.cli.plan_pipeline import count_changes
 from audioclip_text.pipeline.cli.runner import run
@@ -295,6 +296,21 @@ def test_a_flag_of_beams_with_a_wrong_value_beside_one_of_the_job_servers(
     error = capsys.readouterr().err
     assert "invalid int value: 'soon'" in error
     assert "usage:" not in error
+
+
+@pytest.mark.parametrize(
+    ("message", "local", "end"),
+    [
+        ("/published/a.txt cannot be read", True, "; nothing was published"),
+        ("/published/a.txt cannot be read", False, "; `audioclip-text log out` shows whether run-1 was published"),
+        ("run-1 may have been published or not: run again", True, ""),
+        ("run-1 is already published, with 1 rows read", False, ""),
+    ],
+)
+def test_an_error_says_once_what_was_published(message: str, local: bool, end: str) -> None:
+    """Also if a path in it has that word."""
+    corpus = SimpleNamespace(local=local, snapshot="run-1", job=SimpleNamespace(output="out"))
+    assert with_outcome(message, corpus) == message + end  # type: ignore[arg-type]
 
 
 def watch(folder: Path, flink: object = None) -> JobWatch:
