@@ -32,7 +32,8 @@ from audioclip_text.pipeline.cli.signals import handle_signals
 from audioclip_text.pipeline.cli.watch_job import JobWatch
 from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.io import worker_reports
-from audioclip_text.pipeline.io.worker_reports import read_reports, report_errors, start_reporting
+from audioclip_text.pipeline.io.retries import StoreError
+from audioclip_text.pipeline.io.worker_reports import read_reports, remove_reports, report_errors, start_reporting
 from audioclip_text.pipeline.job import prepare_job
 from audioclip_text.pipeline.metrics import TALLY
 from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
@@ -500,6 +501,16 @@ def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
     reports = read_reports(str(tmp_path))
     assert reports.errors == ["no vocabulary file at /nowhere"]
     assert reports.workers == 0
+
+
+def test_reports_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has been published, or has another error: no error of its end may hide that."""
+
+    def fail(directory: str) -> list[object]:
+        raise StoreError(f"{directory} cannot be listed")
+
+    monkeypatch.setattr(worker_reports, "list_directory", fail)
+    remove_reports(str(tmp_path))
 
 
 @pytest.mark.parametrize("detached", [True, False], ids=["goes on without its launcher", "ends with it"])
