@@ -120,7 +120,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, spill, same_model)
             new, known = joined.new, joined.known
             if job.on_long == "error":
-                known = known | "CheckLengths" >> beam.Map(check_not_truncated).with_output_types(pa.RecordBatch)
+                known = known | "CheckLengths" >> beam.Map(check_not_truncated, reports_to).with_output_types(
+                    pa.RecordBatch
+                )
             reports.append(known | "WriteReused" >> beam.ParDo(write))
         if job.unique_ids:
             carried_files = entries.carried if carried else None

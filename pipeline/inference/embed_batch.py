@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..canary import CANARY_TEXTS
+from ..io.worker_reports import report_errors
 from ..schemas import vector_type
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ class _Outcome:
     stats: list[EncodeStats]
 
 
-def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float32") -> pa.RecordBatch:
+def embed_batch(
+    rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float32", reports_to: str | None = None
+) -> pa.RecordBatch:
     """Return `rows` with the model's columns appended, as RecordBatchHandler describes.
 
-    `stored` is the type of the vectors' numbers in the result. Raises RuntimeError if the model fails on all texts, and
-    on the canary texts too, MemoryError if memory is too small for a single one, LongTextError with --on_long error.
+    `stored` is the type of the vectors' numbers in the result, `reports_to` as for `check_not_truncated`. Raises
+    RuntimeError if the model fails on all texts, and on the canary texts too, MemoryError if memory is too small for a
+    single one, LongTextError with --on_long error.
     """
     dictionary = rows.column("text").dictionary_encode()
     texts = dictionary.dictionary.to_pylist()
@@ -72,21 +76,25 @@ def embed_batch(rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float
     }
     batch = pa.RecordBatch.from_arrays([*rows.columns, *added.values()], names=[*rows.schema.names, *added])
     if encoder.on_long == "error":
-        check_not_truncated(batch)
+        check_not_truncated(batch, reports_to)
     return batch.replace_schema_metadata({"stats": json.dumps(_sum(outcome.stats, len(texts)))})
 
 
-def check_not_truncated(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return an embedded batch as it is; raise LongTextError, which names shard and row, if a text was truncated."""
+def check_not_truncated(batch: pa.RecordBatch, reports_to: str | None = None) -> pa.RecordBatch:
+    """Return an embedded batch as it is; raise LongTextError, which names shard and row, if a text was truncated.
+
+    `reports_to` is the run directory of a remote job, whose launcher learns of the error there.
+    """
     index = pc.index(batch.column("truncated"), True).as_py()
     if index >= 0:
         shard, row, text, n_tokens = (
             batch.column(name)[index].as_py() for name in ("shard", "row", "text", "n_tokens")
         )
-        raise LongTextError(
-            f"{shard}, row {row}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten it, or "
-            f"choose --on_long truncate or reject"
-        )
+        with report_errors(reports_to):
+            raise LongTextError(
+                f"{shard}, row {row}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten "
+                f"it, or choose --on_long truncate or reject"
+            )
     return batch
 
 

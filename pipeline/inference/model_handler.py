@@ -170,7 +170,7 @@ class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncode
         self, batch: Sequence[pa.RecordBatch], model: TextEncoder, inference_args: dict[str, object] | None = None
     ) -> list[pa.RecordBatch]:
         """Return one embedded batch per row batch, with the same rows in the same order."""
-        return [embed_batch(rows, model, self._stored) for rows in batch]
+        return [embed_batch(rows, model, self._stored, self.reports_to) for rows in batch]
 
     def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
         """Return the size of the batches' columns."""

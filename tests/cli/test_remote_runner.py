@@ -14,7 +14,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -41,11 +41,12 @@ from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support import object_stores
+from tests.support.corpus import embed
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.program import start_program
 from tests.support.remote_jobs import IN_SERVER, Gate, job_server, remote_run
-from tests.support.stub import StubHandler
+from tests.support.stub import StubEncoder, StubHandler
 
 store = object_stores.store
 
@@ -409,20 +410,50 @@ def test_a_connection_that_breaks(tmp_path: Path, jobs: tuple[EndlessJobs, int])
     assert list(tmp_path.glob("out/snapshots/*/run.json"))
 
 
-def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
-    """It is reported: a runner that restarts its job would read it in vain each time."""
-    shard = tmp_path / "a.txt"
-    shard.write_text("dog\n")
+def reported_by_a_run(folder: Path, shard: Path, handler: StubHandler, *, remove: bool = False, **options: Any) -> str:
+    """Return the one error that a run into out in `folder` reports before it fails; `remove` deletes the shard meanwhile."""
     with job_server() as endpoint:
         remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
-        options = EmbedOptions(input=shard, output=tmp_path / "out", **remote)
-        corpus = EmbedCorpus(options, StubHandler())
-        shard.unlink()
+        chosen = EmbedOptions(input=shard, output=folder / "out", **remote, **options)
+        corpus = EmbedCorpus(chosen, handler)
+        if remove:
+            shard.unlink()
         with closing(corpus):
-            with pytest.raises(RuntimeError, match=r"a\.txt .*restore it or leave it out"):
-                run(corpus, options)
-            (error,) = set(read_reports(run_path(str(tmp_path / "out"), str(corpus.snapshot))).errors)
-    assert "restore it or leave it out, and run again" in error
+            with pytest.raises(RuntimeError) as failure:
+                run(corpus, chosen)
+            (error,) = set(read_reports(run_path(str(folder / "out"), str(corpus.snapshot))).errors)
+    assert error == str(failure.value)
+    return error
+
+
+def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
+    """It is reported: a runner that restarts its job would read it in vain each time."""
+    (tmp_path / "a.txt").write_text("dog\n")
+    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHandler(), remove=True)
+    assert error.endswith("restore it or leave it out, and run again")
+
+
+class StrictEncoder(StubEncoder):
+    """An encoder for which a long text is an error."""
+
+    on_long = "error"
+
+
+class StrictHandler(StubHandler):
+    """A handler with that encoder."""
+
+    def load_model(self) -> StubEncoder:
+        return StrictEncoder(self.dim, self.name)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_a_text_that_is_too_long(tmp_path: Path, known: bool) -> None:
+    """It is reported, too, whether the model gets it or it has an earlier vector."""
+    (tmp_path / "a.txt").write_text("dog\n" + "many words " * 50)
+    if known:
+        embed(tmp_path / "a.txt", tmp_path / "out")
+    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StrictHandler(), on_long="error")
+    assert error.startswith("a.txt, row 1: the text has 102 tokens")
 
 
 @pytest.fixture
