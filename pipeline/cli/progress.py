@@ -44,12 +44,12 @@ class Estimate:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the run ends, or None while nothing has been read."""
+        """Seconds until the run ends, or None while nothing has been read, or all has and no row is finished."""
         if not self.share_read:
             return None
         reading = self.elapsed * (1 - self.share_read) / self.share_read
         if self.first_row is None or self.rows == 0 or self.elapsed <= self.first_row:
-            return reading
+            return reading or None
         return (self.elapsed - self.first_row) * (self.total_rows - self.rows) / self.rows
 
     def __str__(self) -> str:
@@ -67,8 +67,12 @@ def show_progress(*, total_bytes: int) -> Iterator[None]:
     estimate, started = Estimate(total_bytes), time.monotonic()
 
     def watch() -> None:
-        while not finished.wait(0.5 if terminal else PLAIN_LINE_SECONDS):
+        printed = 0.0
+        while not finished.wait(min(0.5, PLAIN_LINE_SECONDS)):  # so that the first row's time is known
             estimate.update(time.monotonic() - started)
+            if not terminal and estimate.elapsed - printed < PLAIN_LINE_SECONDS:
+                continue
+            printed = estimate.elapsed
             if not terminal and not estimate.read:  # or the workers are other processes, whose counts are not known
                 print_note(f"running for {estimate.elapsed:.0f} s")
                 continue

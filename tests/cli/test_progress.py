@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_nothing_read_yet() -> None:
     assert estimate(0, 3.0).share_read == 1.0
 
 
+def test_all_read_and_no_row_finished() -> None:
+    """In a run that shuffles the time left is unknown then, and not 0."""
+    now = estimate(1000, 10.0, bytes_read=1000, rows_read=100)
+    assert now.seconds_left is None
+    metrics.TALLY.update(rows_embedded=1)
+    now.update(20.0)
+    assert now.seconds_left is None
+    assert str(now) == "100% of the input read"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
 def test_a_run_counts_every_byte_once(tmp_path: Path, suffix: str) -> None:
@@ -71,3 +82,16 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert line.startswith("audioclip-text: read 10, done 5 (")
     assert "rejected 0; 50% of the input read, " in line
     assert line.endswith(" left")
+
+
+def test_the_time_left_counts_from_the_first_row_and_not_from_the_line_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are 30 seconds apart: the first one may have the time left, too."""
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 1.2)
+    with progress.show_progress(total_bytes=1000):
+        metrics.TALLY.update(bytes_read=1000, rows_read=100, rows_embedded=5)
+        time.sleep(1.8)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"100% of the input read, 00:\d\d left$", line)
+    assert not line.endswith("00:00 left")
