@@ -66,9 +66,11 @@ class JobWatch:
             if reports.errors:
                 self.error = reports.errors[0]
                 with suppress(Exception):  # it has ended, or its service has
-                    self._result.cancel()
+                    within(CANCEL_SECONDS, self._result.cancel)
                 if self._flink and not self._flink.cancel():
                     print_note(f"Flink restarts the job until its restarts are used up; {self._flink.how_to_cancel}")
+                if not self._ended.wait(CANCEL_SECONDS):
+                    print_note(f"{self.error}; the job is cancelled, and has not ended yet")
                 return
             if reports.workers:
                 explained = True

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
@@ -315,10 +315,10 @@ def test_an_error_says_once_what_was_published(message: str, local: bool, end: s
     assert with_outcome(message, corpus) == message + end  # type: ignore[arg-type]
 
 
-def watch(folder: Path, flink: object = None) -> JobWatch:
+def watch(folder: Path, flink: object = None, cancel: Callable[[], object] = bool) -> JobWatch:
     """Return the watch of a job whose run directory is out/snapshots/run in `folder`."""
     corpus = SimpleNamespace(job=SimpleNamespace(output=str(folder / "out")), snapshot="run")
-    return JobWatch(corpus, SimpleNamespace(), EmbedOptions([*FLAGS]), flink)  # type: ignore[arg-type]
+    return JobWatch(corpus, SimpleNamespace(cancel=cancel), EmbedOptions([*FLAGS]), flink)  # type: ignore[arg-type]
 
 
 def report_error(folder: Path) -> None:
@@ -485,6 +485,24 @@ def test_the_end_of_a_run_waits_until_flink_has_cancelled_it(tmp_path: Path) -> 
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert cancelled.is_set()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("answers", [True, False], ids=["its service answers", "its service does not answer"])
+def test_a_job_that_does_not_end_when_it_is_cancelled(
+    tmp_path: Path, answers: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error is printed though the launcher still waits for the job, which on Dataflow takes minutes to end."""
+    monkeypatch.setattr(watch_job, "CANCEL_SECONDS", 0.1)
+    report_error(tmp_path)
+    released, errors, deadline = threading.Event(), "", time.monotonic() + 20
+    with watch(tmp_path, cancel=lambda: answers or released.wait(60)):
+        while not errors:
+            errors = capsys.readouterr().err
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    released.set()
+    assert errors == "audioclip-text: no vocabulary file at /nowhere; the job is cancelled, and has not ended yet\n"
 
 
 @pytest.mark.usefixtures("quick")
