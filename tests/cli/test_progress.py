@@ -88,10 +88,10 @@ def test_the_time_left_counts_from_the_first_row_and_not_from_the_line_before(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines are 30 seconds apart: the first one may have the time left, too."""
-    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 1.2)
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.6)
     with progress.show_progress(total_bytes=1000):
         metrics.TALLY.update(bytes_read=1000, rows_read=100, rows_embedded=5)
-        time.sleep(1.8)
+        time.sleep(1.3)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"100% of the input read, 00:\d\d left$", line)
     assert not line.endswith("00:00 left")

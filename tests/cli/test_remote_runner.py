@@ -349,6 +349,7 @@ def test_an_error_of_a_run_that_has_published(tmp_path: Path) -> None:
     assert read_reports(str(tmp_path / "out/snapshots/run")).errors == []
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_longer_than_a_request_to_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--job_server_timeout, 60 seconds by default, does not end the wait for the job."""
     (tmp_path / "a.txt").write_text("dog\n")

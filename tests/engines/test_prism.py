@@ -32,11 +32,10 @@ def program() -> Iterator[Path]:
 
 
 def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
-    """Rows, vectors in every bit and rejected rows, with workers in the launcher; the job takes longer than a request."""
+    """Rows, vectors in every bit and rejected rows, with workers in the launcher."""
     shards = write_corpus(tmp_path / "in", 5_000)
     options = {"runner": "PrismRunner", "prism_location": str(program), "environment_type": "LOOPBACK"}
-    handler = WorkerHandler(tmp_path / "log", delay=0.0005)
-    embed(shards, tmp_path / "remote", handler, **options, job_server_timeout=2)
+    embed(shards, tmp_path / "remote", WorkerHandler(tmp_path / "log"), **options)
     embed(shards, tmp_path / "local")
     assert results(tmp_path / "remote") == results(tmp_path / "local")
 
