@@ -63,8 +63,9 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                 return False
             job = remote_job(result, options)
             if job:
-                state.job, state.flink = job.job, FlinkJob.of(options, job.job)
+                state.job = job.job
                 corpus.record_job(job)
+                state.flink = FlinkJob.of(options, job.job)  # it may wait for the job server
                 print_note(f"Beam's job id: {state.job}")
             watch = JobWatch(corpus, result, options, state.flink)
             try:

@@ -427,6 +427,28 @@ def reported_by_a_run(folder: Path, shard: Path, handler: StubHandler, *, remove
     return error
 
 
+def test_a_job_is_recorded_before_its_server_is_asked_again(
+    tmp_path: Path, jobs: tuple[EndlessJobs, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take half a minute, in which the launcher may be killed: the next run must know the job."""
+    service, port = jobs
+    (tmp_path / "a.txt").write_text("dog\n")
+    options = EmbedOptions(
+        [*FLAGS, f"--job_endpoint=localhost:{port}"], input=tmp_path / "a.txt", output=tmp_path / "out"
+    )
+    corpus, markers = EmbedCorpus(options, StubHandler()), []
+
+    def ask(options: object, job: str) -> None:
+        markers.extend(json.loads(path.read_text()) for path in tmp_path.glob("out/snapshots/*/run.json"))
+
+    monkeypatch.setattr(FlinkJob, "of", ask)
+    service.broken = True
+    service.ended.set()
+    with closing(corpus), pytest.raises(RuntimeError, match="does not answer any more"):
+        run(corpus, options)
+    assert [marker.get("job") for marker in markers] == ["job-17_id"]
+
+
 def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
     """It is reported: a runner that restarts its job would read it in vain each time."""
     (tmp_path / "a.txt").write_text("dog\n")
