@@ -113,6 +113,10 @@ def match_rows(before: pa.Table, now: pa.Table) -> tuple[NDArray[np.bool_], NDAr
 
 def _differs(old: pa.ChunkedArray, new: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Return which values [n] are not the same; two NaN are."""
+    if isinstance(old.type, pa.BaseExtensionType):  # as a UUID; Arrow compares neither these nor half floats
+        return _differs(old.cast(old.type.storage_type), new.cast(old.type.storage_type))
+    if pa.types.is_float16(old.type):
+        return _differs(old.cast(pa.float32()), new.cast(pa.float32()))
     if pa.types.is_nested(old.type):
         pairs = zip(old.to_pylist(), new.to_pylist(), strict=True)
         return np.array([a != b and repr(a) != repr(b) for a, b in pairs], np.bool_)  # NaN != NaN

@@ -22,7 +22,7 @@ from ..canary import canaries_agree
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import check_directory, is_local, join, real_path
-from ..schemas import kept_fields
+from ..schemas import embedded_schema, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
@@ -145,6 +145,16 @@ class _Comparison:
             return []  # no row can have changed
         return kept_fields(now).names if now.equals(before) else None
 
+    def schema(self) -> pa.Schema:
+        """Return the schema of added and changed rows: of the newer snapshot, or of the older one if that has no rows."""
+        for snapshot in (self.newer, self.older):
+            schema = _schema(snapshot) if snapshot else None
+            if schema is not None:
+                return schema
+        manifest = self.newer.manifest
+        stored, text = manifest["fingerprint_parts"]["stored"], not manifest["options"].get("no_text")
+        return embedded_schema(manifest["dim"], pa.schema([]), stored=stored, text=text)
+
     def compare(self, scratch: Path) -> tuple[NDArray[np.int8], pa.ChunkedArray]:
         """Return ADDED, CHANGED or 0 for each row of the newer snapshot's own files, in order, and the removed ids."""
         other_files = self._shared_to_check()
@@ -176,10 +186,12 @@ class _Comparison:
     def _split(self, snapshot: Snapshot | None, files: Sequence[FileInfo], path: Path, bits: int) -> SplitById:
         """Write what is compared of these files into buckets; `place` is the number of a row among all rows of the files."""
         columns, split, place = ["id", "text_hash", *(self.kept or [])], SplitById(path, bits), 0
+        # Kept fields may have any name, also "place": here they are numbered.
+        names = ["id", "text_hash", *map(str, range(len(columns) - 2)), "place"]
         with split:
             for batch in iter_rows(snapshot, columns, files) if snapshot else ():
                 places = pa.array(np.arange(place, place + batch.num_rows))
-                split.add(batch.append_column("place", places))
+                split.add(pa.RecordBatch.from_arrays([*map(batch.column, columns), places], names))
                 place += batch.num_rows
         return split
 
@@ -198,9 +210,9 @@ def _write(
     directory = temporary_name(path) if is_local(target) else target
     try:
         with convert_write_errors(target):
-            schema = _schema(comparison.newer)
+            schema = comparison.schema()
             files = [*_write_files(directory, "removed", _IDS, pa.table({"id": removed}, _IDS).to_batches(BATCH_ROWS))]
-            for kind, name in ((ADDED, "added"), (CHANGED, "changed")) if schema else ():
+            for kind, name in ((ADDED, "added"), (CHANGED, "changed")):
                 files += _write_files(directory, name, schema, _rows(comparison, kinds == kind))
             changes = replace(changes, files=files)
             if is_local(target):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,39 @@ def test_row_that_moves_to_another_shard_is_the_same(tmp_path: Path) -> None:
     run(folder, output)
     result = find_changes(str(output))
     assert (result.added, result.changed, result.removed) == (0, 0, 0)
+
+
+def test_kept_fields_of_any_name_and_type_are_compared(tmp_path: Path) -> None:
+    """Also of the name of a column that is added for the comparison, and of the types that Arrow does not compare."""
+    kept = {
+        "place": pa.array([1, 2, 3, 4]),
+        "half": pa.array(np.array([1, np.nan, 3, 4], np.float16)),
+        "uuid": pa.array([b"0" * 16, None, b"2" * 16, b"3" * 16], pa.uuid()),
+        "json": pa.array(["1", "2", None, "4"], pa.json_()),
+    }
+    (tmp_path / "in").mkdir()
+    before = pa.table({"id": list("abcd"), "text": ["text"] * 4, **kept})
+    other = before["half"].combine_chunks().take(pa.array([0, 1, 2, 2]))
+    for rows in (before, before.set_column(before.schema.get_field_index("half"), "half", other)):
+        pq.write_table(rows, tmp_path / "in/0.parquet")
+        embed(tmp_path / "in/*.parquet", tmp_path / "out", id_field="id", keep_fields=list(kept))
+    result = find_changes(str(tmp_path / "out"), target=str(tmp_path / "target"))
+    assert (result.added, result.changed, result.removed) == (0, 1, 0)
+    assert ids(tmp_path / "target", "changed") == ["d"]
+
+
+def test_there_is_a_file_of_each_kind_if_no_row_is_left(tmp_path: Path) -> None:
+    """The recipes read files of all three kinds, whatever there is; with kept fields if the rows before had some."""
+    write_jsonl(tmp_path / "in/0.jsonl", rows_of(0, 2))
+    run(tmp_path / "in", tmp_path / "out")
+    write_jsonl(tmp_path / "in/0.jsonl", [{"id": "0", "text": "", "tag": 1}])
+    name = run(tmp_path / "in", tmp_path / "out", allow_empty=True, max_shrink=0.0)
+    for before, columns in ((None, 7), (name, 6)):
+        target = tmp_path / f"from {before}"
+        find_changes(str(tmp_path / "out"), before, target=str(target))
+        for kind in ("added", "changed"):
+            assert pq.read_table(target / f"{kind}-00000.parquet").shape == (0, columns)
+        assert ids(target, "removed") == ([] if before else ["0-0", "0-1"])
 
 
 @pytest.mark.slow
