@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..errors import SnapshotError
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..schemas import ROW
@@ -40,7 +41,7 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.carried, self.bits, self.spill = carried, bits, spill
-        self.read_ids = beam.FlatMap(ids_of_file, directory, file_io).with_output_types(pa.RecordBatch)
+        self.read_ids = beam.FlatMap(_carried_ids, directory, file_io).with_output_types(pa.RecordBatch)
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count them in each."""
@@ -61,6 +62,17 @@ def ids_of_file(
     if file.is_part:
         with file_io.open(join(directory, file.name)) as handle:
             yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=list(columns))
+
+
+def _carried_ids(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
+    """Yield the ids of a file that is carried over. Raises SnapshotError if it is damaged."""
+    try:
+        yield from ids_of_file(file, directory, file_io)
+    except (OSError, pa.ArrowException) as error:
+        raise SnapshotError(
+            f"the ids in {join(directory, file.name)}, which is carried over, cannot be read "
+            f"({(str(error).splitlines() or [''])[0]}): run again with --force, which reads every shard"
+        ) from error
 
 
 def _select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:

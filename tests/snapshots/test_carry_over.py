@@ -220,6 +220,22 @@ def test_ids_are_unique_across_segments(tmp_path: Path) -> None:
         run(folder, output, unique_ids=True)
 
 
+def test_a_damaged_file_whose_ids_are_read_is_named(tmp_path: Path) -> None:
+    """With --force, which the error names, its rows are embedded again."""
+    folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
+    run(folder, output, unique_ids=True)
+    (part,) = directory_of(output).glob("part-*")
+    data = bytearray(part.read_bytes())
+    data[60] ^= 255  # in the first page, which has ids
+    part.write_bytes(data)
+    write_jsonl(folder / "02.jsonl", rows_of(2, 2))
+    message = rf"the ids in {part}, which is carried over, cannot be read \(.*CRC.*\): run again with --force"
+    with pytest.raises(Exception, match=message):
+        run(folder, output, unique_ids=True)
+    run(folder, output, unique_ids=True, force=True)
+    assert validate(str(output)).valid
+
+
 def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
     """The same fingerprint with other canary vectors: nothing is published, until --force embeds every text again."""
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
