@@ -64,6 +64,18 @@ def canary_from_batch(batch: pa.RecordBatch) -> Canary:
     }
 
 
+def canary_fault(canary: Canary, dim: int) -> str | None:
+    """Return what is wrong with a canary that was read from a file, of vectors of `dim` numbers; None if nothing is."""
+    texts = canary["texts"]
+    try:
+        numbers = np.frombuffer(base64.b64decode(canary["vectors"], validate=True), "<f4")  # [texts * dim]
+    except ValueError as error:
+        return f"cannot be decoded: {error}"
+    if not texts or numbers.size != len(texts) * dim:
+        return f"has {numbers.size:,} numbers for {len(texts):,} texts"
+    return None if np.isfinite(numbers).all() else "contains NaN or infinity"
+
+
 def canaries_agree(now: Canary, before: Canary | None, dtype: str) -> bool:
     """Return whether two canaries have equal vectors: cosines of at least 0.9999, or 0.9995 in reduced precision."""
     if before is None:

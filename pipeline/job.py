@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from .canary import Canary, canaries_agree
 from .dedup.buckets import bucket_bits
+from .errors import SnapshotError
 from .inference.encoder_settings import EncoderSettings, ModelInfo
 from .inference.fingerprint import describe_changes
 from .inference.model_handler import RecordBatchHandler
@@ -25,7 +26,7 @@ from .readers.shard import Shard
 from .readers.shards import check_outside, find_shards
 from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
 from .snapshots.carry_over import CarryOver, decide_carry_over, files_to_search, has_comparable_rows
-from .snapshots.commit import current_name, read_manifest
+from .snapshots.commit import current_name, read_manifest, require_manifest
 from .snapshots.dead_runs import dead_runs
 from .snapshots.history import measured_work
 from .snapshots.manifest import Lookup, Manifest, ModelFile
@@ -136,7 +137,7 @@ def prepare_job(options: EmbedOptions, handler: RecordBatchHandler | None = None
     file_io = FileIO.from_options(options, options.read_timeout)
     fields = _fields(options)
     current = current_name(output)
-    previous = read_manifest(output, current) if current else None
+    previous = require_manifest(output, current) if current else None
     snapshot = Snapshot(output, previous["snapshot"], previous) if previous else None
     names = {shard.path: shard.name for shard in snapshot.shards} if snapshot else {}
     shards = find_shards(inputs, options.input_format, options.delimiter, names)
@@ -257,7 +258,13 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
         notes.append(f"the fingerprint changed since {name} ({changed}): its vectors are not reused")
     for run, files in reversed(list_runs(output).items()):
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
-            manifest = read_manifest(output, run)
+            try:
+                manifest = read_manifest(output, run)
+            except (
+                SnapshotError
+            ) as error:  # of a snapshot that is not the current one: it costs model time, nothing else
+                notes.append(f"vectors of {run} are not reused: {error}")
+                continue
             if manifest and manifest["fingerprint"] == model.fingerprint:
                 notes.append(f"vectors of {run}, made with this fingerprint, are reused")
                 return manifest, notes
@@ -293,7 +300,11 @@ def _leftovers(output: str, current: str, model: ModelInfo, canary: Canary | Non
         parts = [path for name, path in names.items() if name.startswith("part-") and name.endswith(".parquet")]
         if not parts or not run.endswith(model.fingerprint[:8]):
             continue
-        made = read_canary(output, run)
+        try:
+            made = read_canary(output, run, names.keys())
+        except SnapshotError as error:  # as after a rollback from a damaged snapshot
+            notes.append(f"finished files of {run} are not reused: {error}")
+            continue
         if made and canaries_agree(made, canary, model.fingerprint_parts["dtype"]):
             canary = canary or made
             earlier += parts

@@ -29,22 +29,25 @@ LOCAL_LOCK_SECONDS = 60  # how long to wait for a local lock; it is held while o
 Json: TypeAlias = "dict[str, object]"
 
 
-def read_json(path: str) -> Json | None:
+_REMEDY = "restore it, or remove it and run again"
+
+
+def read_json(path: str, remedy: str = _REMEDY) -> Json | None:
     """Return the JSON object in a file, or None if the file does not exist.
 
-    Raises SnapshotError if the file contains anything else.
+    Raises SnapshotError, whose message ends with `remedy`, if the file contains anything else.
     """
     data = read(path)
-    return None if data is None else _parse(path, data)
+    return None if data is None else _parse(path, data, remedy)
 
 
-def _parse(path: str, data: bytes) -> Json:
+def _parse(path: str, data: bytes, remedy: str = _REMEDY) -> Json:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise SnapshotError(f"{path} is not JSON ({error}): restore it, or remove it and run again") from None
+        raise SnapshotError(f"{path} is not JSON ({error}): {remedy}") from None
     if not isinstance(value, dict):
-        raise SnapshotError(f"{path} is not a JSON object: restore it, or remove it and run again")
+        raise SnapshotError(f"{path} is not a JSON object: {remedy}")
     return value
 
 

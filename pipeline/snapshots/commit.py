@@ -22,7 +22,16 @@ from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
 from ..io.worker_reports import REPORTS
-from .manifest import MANIFEST, MANIFEST_KEYS, FileInfo, Manifest, is_run_name, manifest_from, snapshot_of_pointer
+from .manifest import (
+    MANIFEST,
+    MANIFEST_KEYS,
+    MANIFEST_REMEDY,
+    FileInfo,
+    Manifest,
+    is_run_name,
+    manifest_from,
+    snapshot_of_pointer,
+)
 from .run_directory import run_path
 
 _OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-", *REPORTS)
@@ -52,7 +61,7 @@ def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_
         SnapshotError: One of these keys is missing or of another type, or the manifest is that of another snapshot.
     """
     path = _manifest_path(output, snapshot)
-    manifest = read_json(path)
+    manifest = read_json(path, MANIFEST_REMEDY)
     return None if manifest is None else manifest_from(manifest, path, snapshot, reads)
 
 

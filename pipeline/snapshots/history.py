@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SnapshotError
@@ -26,6 +26,8 @@ _COLUMNS = ("rows", "carried", "embedded", "reused", "rejected")
 
 MEASURED_RUNS = 5  # whose model time is added up
 
+_MAX_NAMED = 5  # snapshots in an error
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -37,11 +39,24 @@ def current_path(output: str) -> str:
 def log(output: str) -> list[str]:
     """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one.
 
-    The rows of a snapshot are those carried over and those that its run embedded, reused or rejected.
+    The rows of a snapshot are those carried over and those that its run embedded, reused or rejected. A snapshot whose
+    manifest is damaged is left out, with a warning.
+
+    Raises:
+        SnapshotError: There is no current snapshot, or its manifest is damaged.
     """
     current = require_current(output)
     lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
-    for name, manifest in _finished(output, reads=("counts", "totals", "weights", "checkpoint")).items():
+    for name in _finished(output):
+        try:
+            manifest = read_manifest(output, name, reads=("counts", "totals", "weights", "checkpoint"))
+        except SnapshotError as error:
+            if name == current:
+                raise
+            _LOGGER.warning("%s is not listed: %s", name, error)
+            continue
+        if manifest is None:  # removed meanwhile
+            continue
         counts, totals, checkpoint = manifest["counts"], manifest["totals"], manifest["checkpoint"]["name"]
         carried = totals["read"] - counts["read"]
         columns = (totals["read"], carried, counts["embedded"], counts["reused"], counts["rejected"])
@@ -65,7 +80,7 @@ def measured_work(output: str, fingerprint: str) -> ModelWork | None:
     The seconds of a small run are mostly those of the model's first call, so several runs count. If the newest
     MEASURED_RUNS did not use the model, the one before them that did counts.
     """
-    names = [name for name, files in list_runs(output).items() if is_complete(files) and name.endswith(fingerprint[:8])]
+    names = [name for name in _finished(output) if name.endswith(fingerprint[:8])]
     texts, tokens, seconds = 0, 0, 0.0
     for number, name in enumerate(reversed(names)):
         if tokens and number >= MEASURED_RUNS:
@@ -88,12 +103,11 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     Raises:
         SnapshotError: The snapshot does not exist, a file of it is missing, or its manifest is not valid.
     """
-    current = require_current(output)
-    finished = _finished(output, reads=("previous",))
+    current, finished = require_current(output), _finished(output)
     if snapshot is None:
         # The snapshot that the current one followed. Those between the two by name were rolled back.
-        followed = finished[current]["previous"] if current in finished else None
-        earlier = [name for name in finished if name < current and name <= (followed or current)]
+        followed = _previous_of(output, current, finished) or current
+        earlier = [name for name in finished if name < current and name <= followed]
         if not earlier:
             raise SnapshotError(
                 f"{output} has no snapshot before {current}: audioclip-text log {output} lists the finished ones"
@@ -104,6 +118,24 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     _require_usable(output, snapshot)
     point_to(output, snapshot, expected=current)
     return run_path(output, snapshot)
+
+
+def _previous_of(output: str, current: str, finished: Sequence[str]) -> str | None:
+    """Return the snapshot that the current one followed; None if it is the first one, or its manifest is missing.
+
+    Raises SnapshotError if the manifest is damaged: the message names the `finished` snapshots.
+    """
+    try:
+        manifest = read_manifest(output, current, reads=("previous",))
+    except SnapshotError as error:
+        others = [name for name in reversed(finished) if name != current]
+        if not others:
+            raise
+        raise SnapshotError(
+            f"{error}; as it does not tell which snapshot came before, name one: audioclip-text rollback {output} NAME, of "
+            f"{', '.join(others[:_MAX_NAMED])}"
+        ) from error
+    return manifest["previous"] if manifest else None
 
 
 def _require_usable(output: str, snapshot: str) -> None:
@@ -132,7 +164,7 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")
     current = require_current(output)
-    read_manifest(output, current, reads=())  # a directory of another format may follow other rules
+    require_manifest(output, current, reads=())  # a directory of another format may follow other rules
     runs = list_runs(output)
     finished = [name for name, files in runs.items() if is_complete(files)]
     kept = {*_snapshots_to_keep(output, current, finished, keep), *finished[-1:]}
@@ -179,8 +211,6 @@ def _snapshots_to_keep(output: str, current: str, finished: Sequence[str], keep:
     return kept + others[: keep - len(kept)]
 
 
-def _finished(output: str, reads: Collection[str]) -> dict[str, Manifest]:
-    """Return the manifests of the finished snapshots by name, oldest first; `reads` are the keys that the caller needs."""
-    names = (name for name, files in list_runs(output).items() if is_complete(files))
-    manifests = {name: read_manifest(output, name, reads) for name in names}
-    return {name: manifest for name, manifest in manifests.items() if manifest}
+def _finished(output: str) -> list[str]:
+    """Return the names of the finished snapshots, oldest first."""
+    return [name for name, files in list_runs(output).items() if is_complete(files)]

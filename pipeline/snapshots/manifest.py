@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, get_type_hints
 
 from ...model.prompt import PROMPT_RULE, is_prompt
-from ..canary import Canary
+from ..canary import Canary, canary_fault
 from ..errors import SnapshotError
 from ..inference.fingerprint import fingerprint_of
 from ..io.json_file import Json
@@ -43,6 +43,8 @@ _ROW_COUNTS: tuple[Literal["read", "embedded", "reused", "rejected", "truncated"
 _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 
 _MAX_FAULTS = 3  # in one error message
+
+MANIFEST_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,13 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
             f"that wrote it, or embed the corpus into a new directory"
         )
     faults = check_manifest(value, name, {"format", "snapshot", *reads})
+    if not faults and {"canary", "dim"}.issubset(reads):
+        fault = canary_fault(value["canary"], value["dim"])  # type: ignore[arg-type]
+        faults = [f"the canary {fault}"] if fault else []
     if faults:
         more = f"; and {len(faults) - _MAX_FAULTS:,} more faults" if len(faults) > _MAX_FAULTS else ""
         raise SnapshotError(
-            f"{path} is not a valid manifest: {'; '.join(faults[:_MAX_FAULTS])}{more}. Restore it from a backup, or make "
-            f"another snapshot the current one with audioclip-text rollback"
+            f"{path} is not a valid manifest: {'; '.join(faults[:_MAX_FAULTS])}{more}: {MANIFEST_REMEDY}"
         )
     if value["snapshot"] != name:
         raise SnapshotError(

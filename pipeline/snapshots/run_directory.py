@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
@@ -19,7 +20,7 @@ from ..io.filesystem import FileEntry, list_directory, remove, remove_below, tem
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
-from .manifest import MANIFEST, is_run_name
+from .manifest import MANIFEST, MANIFEST_REMEDY, is_run_name, manifest_from
 
 MARKER, LOCK = "run.json", "run.lock"
 
@@ -110,11 +111,22 @@ def write_canary(directory: str, canary: Canary) -> None:
     write_json(join(directory, CANARY), canary)
 
 
-def read_canary(output: str, snapshot: str) -> Canary | None:
-    """Return the canary of a run, which has published or not; None if it ended before that was known."""
+def read_canary(output: str, snapshot: str, names: Collection[str]) -> Canary | None:
+    """Return the canary of a run, which has published or not; None if it ended before that was known.
+
+    `names` are the files that were found in its directory. A run that has published since then has only a manifest.
+
+    Raises:
+        SnapshotError: The file with the canary is damaged.
+    """
     directory = run_path(output, snapshot)
-    found = (read_json(join(directory, MANIFEST)) or {}).get("canary") or read_json(join(directory, CANARY))
-    return cast("Canary | None", found)
+    if MANIFEST not in names:
+        found = read_json(join(directory, CANARY)) if CANARY in names else None
+        if found is not None or CANARY not in names:
+            return cast("Canary | None", found)
+    path = join(directory, MANIFEST)
+    manifest = read_json(path, MANIFEST_REMEDY)
+    return None if manifest is None else manifest_from(manifest, path, snapshot, ("canary", "dim"))["canary"]
 
 
 def remove_spills(output: str, snapshot: str) -> None:

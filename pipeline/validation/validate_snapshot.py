@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 
-import numpy as np
-
-from ..canary import Canary, canaries_agree
+from ..canary import Canary, canaries_agree, canary_fault
 from ..errors import SnapshotError
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import Manifest, check_file_list, check_manifest
@@ -86,17 +84,9 @@ def _check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: st
     """Check that the checkpoint still gives the vectors of the canary texts that the manifest contains."""
     check = Check("canary")
     canary = manifest["canary"]
-    texts = canary["texts"]
-    try:
-        stored = np.frombuffer(base64.b64decode(canary["vectors"], validate=True), "<f4")  # [texts * dim]
-    except ValueError as error:
-        check.add_fault(f"the canary in the manifest cannot be decoded: {error}")
-        return check
-    if not texts or stored.size != len(texts) * manifest["dim"]:
-        check.add_fault(f"the canary in the manifest has {stored.size:,} numbers for {len(texts):,} texts")
-        return check
-    if not np.isfinite(stored).all():
-        check.add_fault("the canary in the manifest contains NaN or infinity")
+    fault = canary_fault(canary, manifest["dim"])
+    if fault:
+        check.add_fault(f"the canary in the manifest {fault}")
         return check
     try:
         model = find_model(manifest, checkpoint, tokenizer_path)
@@ -106,11 +96,11 @@ def _check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: st
         check.skipped = str(error)
         return check
     parts = manifest["fingerprint_parts"]
-    vectors = model.encoder().encode_rows(texts).vectors.astype(parts["stored"]).astype("<f4")
-    again: Canary = {"texts": texts, "vectors": base64.b64encode(vectors.tobytes()).decode()}
+    vectors = model.encoder().encode_rows(canary["texts"]).vectors.astype(parts["stored"]).astype("<f4")
+    again: Canary = {"texts": canary["texts"], "vectors": base64.b64encode(vectors.tobytes()).decode()}
     if not canaries_agree(again, canary, parts["dtype"]):
         check.add_fault("the checkpoint gives other vectors for the canary texts than the manifest contains")
-    check.summary = f"the checkpoint gives the {len(texts)} vectors in the manifest again"
+    check.summary = f"the checkpoint gives the {len(canary['texts'])} vectors in the manifest again"
     if model.warning:
         check.summary += f"; {model.warning}"
     return check

@@ -369,7 +369,7 @@ def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_shows_the_whole_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
@@ -377,8 +377,6 @@ def test_report_and_log_show_the_whole_corpus(tmp_path: Path, capsys: pytest.Cap
     assert main(["log", str(output)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.search(r"\* \S+ +60 +40 +19 +0 +1 ", last)
-    page = Path(ensure_report(str(output), remake=True)).read_text()
-    assert "40" in page
 
 
 @pytest.mark.slow

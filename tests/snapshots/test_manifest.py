@@ -17,8 +17,11 @@ import pytest
 from audioclip_text.pipeline.cli import main
 from audioclip_text.pipeline.cli.plan import plan
 from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.snapshots.history import rollback
-from audioclip_text.pipeline.snapshots.manifest import check_manifest
+from audioclip_text.pipeline.io.json_file import read_json
+from audioclip_text.pipeline.snapshots import run_directory
+from audioclip_text.pipeline.snapshots.history import gc, log, rollback
+from audioclip_text.pipeline.snapshots.manifest import FORMAT, check_manifest
+from audioclip_text.pipeline.snapshots.run_directory import read_canary
 from tests.support.corpus import StubHandler, embed, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest
 
@@ -276,3 +279,95 @@ def test_rollback_refuses_a_snapshot_that_cannot_be_used(
         with pytest.raises(SnapshotError, match=re.escape(message)):
             rollback(str(out), name)
     assert (out / "current.json").read_bytes() == pointer
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "not JSON": lambda data: data[:1000],
+    "not a JSON object": lambda data: b"[]",
+    "the canary cannot be decoded": lambda data: data.replace(b'"vectors": "', b'"vectors": "?', 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_current_manifest_is_damaged(
+    folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The snapshot before is made the current one by its name, and the next run continues from there."""
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    shutil.copy(folder / "a.jsonl", tmp_path)
+    before, current = sorted(path.name for path in (out / "snapshots").iterdir())
+    path = out / "snapshots" / current / "manifest.json"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    error = run("embed", tmp_path)
+    assert error is not None
+    assert re.search(rf"{damage}.*: restore it from a backup, or make another snapshot the current one", error)
+    if "canary" not in damage:
+        with pytest.raises(SnapshotError, match=f"name one: audioclip-text rollback {out} NAME, of {before}"):
+            rollback(str(out))
+    rollback(str(out), before)
+    assert len(log(str(out))) == (3 if "canary" in damage else 2)
+    assert (f"{current} is not listed: {path} is {damage}" in caplog.text) == ("canary" not in damage)
+    manifest, embedded = embed(tmp_path / "a.jsonl", out, id_field="id")
+    assert embedded == ["bird"]
+    (note,) = [note for note in manifest["notes"] if "not reused" in note]
+    assert note.startswith(f"finished files of {current} are not reused: {path} is ")
+
+
+def test_a_damaged_manifest_of_an_earlier_snapshot(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out of the log, and the others can be used."""
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    names = sorted(path.name for path in (out / "snapshots").iterdir())
+    third = embed(write_jsonl(tmp_path / "b.jsonl", [{"id": "1", "text": "cat"}]), out, id_field="id")[0]["snapshot"]
+    path = out / "snapshots" / names[0] / "manifest.json"
+    path.write_bytes(b"")
+    assert [line[2:28].strip() for line in log(str(out))] == ["snapshot", names[1], third]
+    assert f"{names[0]} is not listed: {path} is not JSON" in caplog.text
+    with pytest.raises(SnapshotError, match="is not JSON"):
+        rollback(str(out), names[0])
+    assert rollback(str(out)) == str(out / "snapshots" / names[1])
+    embed(tmp_path / "b.jsonl", out, StubHandler(name="other"), id_field="id")
+    (out / "snapshots" / third / "manifest.json").write_bytes(b"")
+    manifest, embedded = embed(folder / "a.jsonl", out, id_field="id")
+    assert embedded == []
+    assert f"vectors of {names[1]}, made with this fingerprint, are reused" in manifest["notes"]
+    assert any(note.startswith(f"vectors of {third} are not reused: ") for note in manifest["notes"])
+
+
+def test_the_current_snapshot_is_gone(folder: Path, tmp_path: Path) -> None:
+    """A run could not publish, so it fails before it embeds anything; gc does not count what is left."""
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    name = directory_of(out).name
+    (directory_of(out) / "manifest.json").unlink()
+    for command in (lambda: embed(folder / "a.jsonl", out, id_field="id"), lambda: gc(str(out), 1)):
+        with pytest.raises(SnapshotError, match=f"has no finished snapshot '{name}'"):
+            command()
+    assert len(list((out / "snapshots").iterdir())) == 2
+
+
+def test_the_canary_of_a_run_costs_one_read_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in the listing of its directory is not read, except for a run that has published since then."""
+    name, reads = "20260101T000000Z-00000000", list[str]()
+    directory = tmp_path / "snapshots" / name
+    canary: dict[str, object] = {"texts": ["dog"], "vectors": "AAAAAA=="}
+
+    def spy(path: str, *remedy: str) -> Json | None:
+        reads.append(os.path.basename(path))
+        return read_json(path, *remedy)
+
+    monkeypatch.setattr(run_directory, "read_json", spy)
+    directory.mkdir(parents=True)
+    assert read_canary(str(tmp_path), name, {"part-1.parquet"}) is None
+    assert reads == []
+    (directory / "_canary.json").write_text(json.dumps(canary))
+    assert read_canary(str(tmp_path), name, {"_canary.json"}) == canary
+    assert reads == ["_canary.json"]
+    (directory / "_canary.json").unlink()
+    assert read_canary(str(tmp_path), name, {"_canary.json"}) is None
+    manifest = {"format": FORMAT, "snapshot": name, "dim": 1, "canary": canary}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert read_canary(str(tmp_path), name, {"_canary.json"}) == canary
+    reads.clear()
+    assert read_canary(str(tmp_path), name, {"_canary.json", "manifest.json"}) == canary
+    assert reads == ["manifest.json"]
