@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
+from ..errors import SnapshotError
 from ..inference.fingerprint import describe_changes
 from ..io.filesystem import write_atomically
 from ..io.paths import join
@@ -92,7 +94,9 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> 
     for segment in manifest["segments"]:
         stats.add_histograms(segment["token_counts"], segment["norm_bins"])
     rows = read_sample(output, manifest["snapshot"], files)
-    previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
+    previous = None
+    with suppress(SnapshotError):  # a damaged manifest of another snapshot
+        previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
     data = render(manifest, files, stats, rows, previous).encode()
     write_atomically(join(run_path(output, manifest["snapshot"]), NAME), data, "text/html")
     return NAME
@@ -134,8 +138,11 @@ def _shorten(text: object, cells: int, size: int) -> str:
 
 
 def _figures(manifest: Manifest) -> list[tuple[str, str]]:
-    counts, total = manifest["counts"], float(manifest["seconds"].get("total", 0))
+    counts, totals, total = manifest["counts"], manifest["totals"], float(manifest["seconds"].get("total", 0))
+    carried = totals["read"] - counts["read"]
     return [
+        ("rows in the snapshot", f"{totals['read']:,}"),
+        *([("carried over unread", f"{carried:,}")] if carried else []),
         *((name, f"{counts[name]:,}") for name in _FIGURES),
         ("rows per second", f"{counts['read'] / total:,.0f}" if total else "-"),
         ("seconds in total", f"{total:,.1f}"),
@@ -171,15 +178,15 @@ def _pace_legend(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _changes(manifest: Manifest, previous: Manifest | None) -> dict[str, object]:
     if previous is None:
-        removed = f"The previous snapshot, {manifest['previous']}, no longer exists."
+        removed = f"The previous snapshot, {manifest['previous']}, no longer exists or cannot be read."
         return {"changes": [], "no_previous": removed if manifest["previous"] else "This is the first snapshot."}
-    before = previous["counts"]
+    before, now = ({"rows": one["totals"]["read"], **one["counts"]} for one in (previous, manifest))
     changed = describe_changes(manifest["fingerprint_parts"], previous["fingerprint_parts"])
     return {
         "previous": previous["snapshot"],
         "fingerprint_change": f"The fingerprint changed: {changed}." if changed else "The fingerprint is the same.",
         "changes": [
-            (name.replace("_", " "), f"{before[name]:,}", f"{manifest['counts'][name]:,}") for name in _COMPARED
+            (name.replace("_", " "), f"{before[name]:,}", f"{now[name]:,}") for name in ("rows", *_COMPARED)
         ],
     }
 

@@ -188,6 +188,23 @@ def test_a_page_of_no_rows(tmp_path: Path) -> None:
     assert "Map of" not in text
 
 
+def test_a_page_tells_what_was_carried_over(tmp_path: Path) -> None:
+    """The counts of a run are not taken for those of the snapshot; a damaged snapshot before it costs the comparison."""
+    output = tmp_path / "out"
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(1230)])
+    first, _ = embed(tmp_path / "*.jsonl", output)
+    assert "carried over unread" not in page_of(output).read_text(encoding="utf-8")
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "another"}])
+    embed(tmp_path / "*.jsonl", output)
+    text = page_of(output).read_text(encoding="utf-8")
+    for name, value in (("rows in the snapshot", "1,231"), ("carried over unread", "1,230"), ("read", "1")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in text
+    assert '<th scope="row">rows</th><td>1,230</td><td>1,231</td>' in text
+    (Path(run_path(str(output), first["snapshot"])) / "manifest.json").write_text("")
+    text = Path(ensure_report(str(output), remake=True)).read_text(encoding="utf-8")
+    assert f"The previous snapshot, {first['snapshot']}, no longer exists or cannot be read." in text
+
+
 def test_a_page_that_cannot_be_written_costs_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest has a note instead."""
 
