@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+WRITE_REMEDY = "free disk space or give write permission, then run again"
+TEMPORARY_REMEDY = "free disk space there, or set TMPDIR to another directory, then run again"
+
+
 @contextmanager
-def convert_write_errors(path: str) -> Iterator[None]:
+def convert_write_errors(path: str, remedy: str = f"{WRITE_REMEDY}; finished files are reused") -> Iterator[None]:
     """Raise the OSErrors of the block, which writes to `path` or into it, as SnapshotErrors that name `path`."""
     try:
         yield
@@ -24,7 +29,18 @@ def convert_write_errors(path: str) -> Iterator[None]:
         for inner in getattr(error, "exception_details", {}).values():  # Beam wraps the file system's errors
             error = inner
         reason = getattr(error, "strerror", None) or error
+        if "://" in path and getattr(error, "errno", None):  # of the local file that is uploaded when it is complete
+            reason, remedy = f"{reason} in {tempfile.gettempdir()}", TEMPORARY_REMEDY
+        raise SnapshotError(f"{path} cannot be written: {reason}: {remedy}") from error
+
+
+@contextmanager
+def convert_temporary_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds of the block, which writes temporary files, as SnapshotErrors with their directory."""
+    try:
+        yield
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or error
         raise SnapshotError(
-            f"{path} cannot be written: {reason}: free disk space or give write permission, then run again; finished "
-            f"files are reused"
+            f"temporary files cannot be written into {tempfile.gettempdir()}: {reason}: {TEMPORARY_REMEDY}"
         ) from error

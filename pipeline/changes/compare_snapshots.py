@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..canary import canaries_agree
-from ..errors import SnapshotError, convert_write_errors
+from ..errors import WRITE_REMEDY, SnapshotError, convert_temporary_errors, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import check_directory, is_local, join, real_path
 from ..schemas import embedded_schema, kept_fields
@@ -67,7 +67,8 @@ def find_changes(
     older = _open(output, before) if before else _open_previous(output, newer)
     with tempfile.TemporaryDirectory(prefix="audioclip-text-") as scratch:
         comparison = _Comparison(older, newer)
-        kinds, removed = comparison.compare(Path(scratch))
+        with convert_temporary_errors(OSError):  # those of reading a snapshot name its files already
+            kinds, removed = comparison.compare(Path(scratch))
         changes = Changes(
             before=older.name if older else None,
             now=newer.name,
@@ -209,7 +210,7 @@ def _write(
     path = real_path(target)  # a link stays one
     directory = temporary_name(path) if is_local(target) else target
     try:
-        with convert_write_errors(target):
+        with convert_write_errors(target, WRITE_REMEDY):
             schema = comparison.schema()
             files = [*_write_files(directory, "removed", _IDS, pa.table({"id": removed}, _IDS).to_batches(BATCH_ROWS))]
             for kind, name in ((ADDED, "added"), (CHANGED, "changed")):

@@ -185,9 +185,7 @@ def _changes(manifest: Manifest, previous: Manifest | None) -> dict[str, object]
     return {
         "previous": previous["snapshot"],
         "fingerprint_change": f"The fingerprint changed: {changed}." if changed else "The fingerprint is the same.",
-        "changes": [
-            (name.replace("_", " "), f"{before[name]:,}", f"{now[name]:,}") for name in ("rows", *_COMPARED)
-        ],
+        "changes": [(name.replace("_", " "), f"{before[name]:,}", f"{now[name]:,}") for name in ("rows", *_COMPARED)],
     }
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import first_line
+from ..errors import convert_temporary_errors, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import REASONS, REJECTED, embedded_schema
@@ -40,18 +40,20 @@ class DuplicateFinder:
         self._database.execute("CREATE TABLE added (value BLOB NOT NULL)")
 
     def add(self, values: Iterable[bytes]) -> None:
-        """Add values."""
-        self._database.execute("BEGIN")
-        self._database.executemany("INSERT INTO added VALUES (?)", ((value,) for value in values))
-        self._database.execute("COMMIT")
+        """Add values. Raises SnapshotError, as `duplicates` does, if the disk has no space."""
+        with convert_temporary_errors(sqlite3.Error):
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT INTO added VALUES (?)", ((value,) for value in values))
+            self._database.execute("COMMIT")
 
     def duplicates(self, examples: int) -> tuple[int, list[bytes]]:
         """Return how many values were added more than once, and the first few of them in sorted order."""
-        self._database.execute(
-            "CREATE TEMP TABLE duplicates AS SELECT value FROM added GROUP BY value HAVING count(*) > 1"
-        )
-        (count,) = self._database.execute("SELECT count(*) FROM duplicates").fetchone()
-        rows = self._database.execute("SELECT value FROM duplicates ORDER BY value LIMIT ?", (examples,)).fetchall()
+        with convert_temporary_errors(sqlite3.Error):
+            self._database.execute(
+                "CREATE TEMP TABLE duplicates AS SELECT value FROM added GROUP BY value HAVING count(*) > 1"
+            )
+            (count,) = self._database.execute("SELECT count(*) FROM duplicates").fetchone()
+            rows = self._database.execute("SELECT value FROM duplicates ORDER BY value LIMIT ?", (examples,)).fetchall()
         return int(count), [bytes(value) for (value,) in rows]
 
     def close(self) -> None:

@@ -19,13 +19,17 @@ import pytest
 import torch
 
 from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
-from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_text.pipeline.changes import find_changes
+from audioclip_text.pipeline.errors import SnapshotError, convert_write_errors
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.listing import read_file_list
+from audioclip_text.pipeline.validation import check_rows, validate
+from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support import synced
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
+from tests.support.snapshots import random_batches, write_snapshot
 from tests.support.stub import ENCODERS, StubHandler
 from tests.support.users import UNPRIVILEGED, unprivileged
 
@@ -108,6 +112,24 @@ def test_small_files_that_cannot_be_written(tmp_path: Path) -> None:
     refused = pytest.raises(SnapshotError, match=r"report.html cannot be written: File too large: free disk space")
     with _limited_files(500), refused:
         ensure_report(str(output), remake=True)
+
+
+def test_temporary_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of `validate`, of `changes`, and of part files for an object store: the error names their directory."""
+    output, folder = tmp_path / "out", tempfile.gettempdir()
+    write_snapshot(output, random_batches(3000, 4), 4)
+    monkeypatch.setattr(check_rows, "CACHE_KIB", 1)
+    refused = rf"temporary files cannot be written into {folder}: .*: free disk space there, or set TMPDIR to another"
+    with _limited_files(20_000):
+        for command in (find_changes, validate):
+            with pytest.raises(SnapshotError, match=refused):
+                command(str(output))
+    (batch,) = random_batches(3000, 4)
+    refused = rf"gs://bucket/out cannot be written: File too large in {folder}: free disk space there, or set TMPDIR to"
+    writer = ParquetFileWriter("gs://bucket/out", "part-1.parquet", batch.schema, {})
+    writer.add(batch)
+    with _limited_files(20_000), pytest.raises(SnapshotError, match=refused), convert_write_errors("gs://bucket/out"):
+        writer.finish()
 
 
 @pytest.fixture
