@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 
+from ..errors import SnapshotError
 from ..io.filesystem import list_directory, read, sha256_of
 from ..io.paths import base_name, join
 from ..io.timeout_reader import open_to_read
@@ -44,11 +46,23 @@ def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
 
 
 def _shard_list_faults(snapshot: Snapshot) -> list[str]:
-    info = snapshot.manifest["shards"]
+    """Return what is wrong with the list of shards, by which the next run decides what it reads."""
+    info, segments = snapshot.manifest["shards"], snapshot.manifest["segments"]
     data = read(join(snapshot.path, info["name"]))
     if data is None:
         return [f"{info['name']} is missing"]
-    return [] if sha256_of(io.BytesIO(data)) == info["sha256"] else [f"{info['name']} is not as the manifest says"]
+    if sha256_of(io.BytesIO(data)) != info["sha256"]:
+        return [f"{info['name']} is not as the manifest says"]
+    try:
+        shards = snapshot.shards
+    except SnapshotError as error:
+        return [str(error)]
+    found = Counter(shard.segment for shard in shards)
+    expected = {number: segment["shards"] for number, segment in enumerate(segments) if segment["shards"]}
+    faults = [f"{info['name']} has {len(shards)} shards, expected {info['entries']}"] * (len(shards) != info["entries"])
+    if found != expected:
+        faults.append(f"{info['name']} has shards by segment {dict(found)!r:.120}, expected {expected!r:.120}")
+    return faults
 
 
 def _fault_of(file: FileInfo, directory: str, sizes: dict[str, int]) -> str | None:

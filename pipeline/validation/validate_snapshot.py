@@ -6,6 +6,8 @@ import base64
 
 from ..canary import Canary, canaries_agree, canary_fault
 from ..errors import SnapshotError
+from ..io.json_file import read_json
+from ..io.paths import join
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import Manifest, check_file_list, check_manifest
 from ..snapshots.model import ModelNotFound, find_model
@@ -66,6 +68,10 @@ def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest |
     except (SnapshotError, OSError) as error:
         check.add_fault(str(error))
         return check, None
+    if not snapshot:
+        # Other programs may read the path instead of the name.
+        place = (read_json(join(output, "current.json")) or {}).get("manifest")
+        check.expect_equal("the manifest in current.json", place, f"snapshots/{name}/manifest.json")
     check.summary = f"{name} is {'given by --snapshot' if snapshot else 'the current snapshot'}"
     return check, manifest
 

@@ -325,6 +325,8 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("files", to=[]), "manifest", "files is [], expected an object"),
         (set_in("shards", "sha256", to="0" * 64), "files", "_shards.parquet is not as the manifest says"),
         (set_in("shards", "name", to="_none.parquet"), "files", "_none.parquet is missing"),
+        (set_in("shards", "entries", to=7), "files", "_shards.parquet has 1 shards, expected 7"),
+        (set_in("segments", 0, "shards", to=2), "files", "has shards by segment {0: 1}, expected {0: 2}"),
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
         (
@@ -374,6 +376,16 @@ def test_edited_list_of_files(output: Path, change: dict[str, object], check: st
     assert any(found in fault for fault in faults[check]), faults
 
 
+def test_list_of_shards_that_is_none(output: Path) -> None:
+    """A list whose digest is right, and that the next run could not read."""
+    path = directory_of(output) / "_shards.parquet"
+    path.write_bytes(b"PAR1")
+    digest = hashlib.sha256(b"PAR1").hexdigest()
+    edit_manifest(output, lambda manifest: manifest["shards"].update(sha256=digest))
+    (fault,) = failed(validate(str(output)))["files"]
+    assert "_shards.parquet is not such a list" in fault
+
+
 def test_damaged_list_of_files(output: Path) -> None:
     """A file that is listed twice, and a list that is not Parquet, or of other columns, or missing, are faults."""
     edit_files(output, lambda files: [*files, files[0]])
@@ -421,6 +433,15 @@ def test_pointer_to_nothing(output: Path, content: str | None, found: str, capsy
     printed = capsys.readouterr().out
     assert found in printed
     assert printed.splitlines()[-1] == "NOT VALID: pointer"
+
+
+def test_pointer_with_another_path(output: Path) -> None:
+    """It may be all that another program reads of it; a snapshot that is given by its name is not looked for there."""
+    name, path = directory_of(output).name, output / "current.json"
+    path.write_text(json.dumps({"snapshot": name, "manifest": "snapshots/another/manifest.json"}))
+    (fault,) = failed(validate(str(output)))["pointer"]
+    assert fault.startswith("the manifest in current.json is 'snapshots/another/manifest.json', expected 'snapshots/")
+    assert validate(str(output), name).valid
 
 
 def test_control_characters_are_escaped(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
