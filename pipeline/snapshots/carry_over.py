@@ -104,7 +104,8 @@ def _compare_shards(snapshot: Snapshot, shards: Sequence[Shard]) -> CarryOver:
     incomplete = {file.segment for file in snapshot.files if file.name in lost}
     whole = [found[n] == segment["shards"] and n not in incomplete for n, segment in enumerate(segments)]
     changed = [shard for shard, number in zip(shards, earlier, strict=True) if number is None]
-    carried = choose_segments(sizes, whole, sum(shard.bytes for shard in changed))
+    # An empty shard makes a segment, too: without its byte, each night that adds one would add a segment.
+    carried = choose_segments(sizes, whole, sum(max(1, shard.bytes) for shard in changed))
     place = {number: new for new, number in enumerate(carried)}
     read_again = any(number is not None and number not in place for number in earlier)
     placed = []

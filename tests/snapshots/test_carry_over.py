@@ -220,6 +220,18 @@ def test_ids_are_unique_across_segments(tmp_path: Path) -> None:
         run(folder, output, unique_ids=True)
 
 
+def test_an_empty_shard_a_night_adds_no_segment_a_night(tmp_path: Path) -> None:
+    """A segment's number has 8 bits: after 128 such nights no run could read a shard."""
+    folder, output, segments = write_corpus(tmp_path / "in", 1), tmp_path / "out", list[int]()
+    for night in range(5):
+        manifest, _ = run(folder, output)
+        segments.append(len(manifest["segments"]))
+        (folder / f"empty-{night}.jsonl").touch()
+    assert segments == [1, 2, 3, 3, 3]
+    assert manifest["counts"]["read"] == 0
+    assert manifest["totals"]["read"] == 20
+
+
 def test_a_damaged_file_whose_ids_are_read_is_named(tmp_path: Path) -> None:
     """With --force, which the error names, its rows are embedded again."""
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
