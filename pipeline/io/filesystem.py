@@ -276,9 +276,14 @@ def remove(paths: Sequence[str]) -> None:
 
 
 def remove_below(directory: str) -> None:
-    """Delete a directory with its content; on an object store, all objects whose names begin with it and a slash."""
+    """Delete a directory with its content; on an object store, all objects whose names begin with it and a slash.
+
+    One that does not exist is not an error, nor is a process that deletes the same at the same time.
+    """
     if is_local(directory):
-        shutil.rmtree(directory)
+        while os.path.lexists(directory):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(directory)
         return
     with_retries(directory, "removed", lambda: beam_files.FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = list_directory(directory, recursive=True)

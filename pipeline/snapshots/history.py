@@ -159,7 +159,8 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
 
     Raises:
         ValueError: `keep` is below 1.
-        SnapshotError: There is no current snapshot, or it has another format.
+        SnapshotError: There is no current snapshot, or it has another format, or a directory cannot be removed; the others
+            are removed in that case, too.
     """
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")
@@ -171,21 +172,30 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     dead, notes = dead_runs(output, runs)
     for note in notes:
         _LOGGER.warning(note)
-    removed = []
+    removed, failed = list[str](), list[str]()
     for name in runs:
         if name in kept or (name not in finished and name not in dead):
             continue
         if not dry_run:
-            # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
-            if not unpublish(output, name):  # a rollback made it the current one since `kept` was decided
+            try:
+                # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
+                if not unpublish(output, name):  # a rollback made it the current one since `kept` was decided
+                    continue
+                remove_run(output, name)
+            except OSError as error:
+                failed.append(f"{run_path(output, name)} ({error.strerror or error})")
                 continue
-            remove_run(output, name)
         removed.append(name)
     for name in () if dry_run else sorted(kept.intersection(finished)):
         try:
             remove_late_files(output, require_manifest(output, name))
         except Exception as error:  # as of another format, or damaged
             _LOGGER.warning("what %s does not name cannot be removed: %s", name, error)
+    if failed:
+        raise SnapshotError(
+            f"{len(failed)} directories cannot be removed, among them {failed[0]}, and {len(removed)} were removed: give "
+            f"write permission, then run gc again"
+        )
     return removed
 
 

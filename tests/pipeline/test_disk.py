@@ -23,6 +23,7 @@ from audioclip_text.pipeline.changes import find_changes
 from audioclip_text.pipeline.errors import SnapshotError, convert_write_errors
 from audioclip_text.pipeline.report.html import ensure_report
 from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_text.pipeline.snapshots.history import gc
 from audioclip_text.pipeline.snapshots.listing import read_file_list
 from audioclip_text.pipeline.validation import check_rows, validate
 from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
@@ -152,6 +153,24 @@ def _forbid(root: Path) -> None:
     for path in [root, *root.rglob("*")]:
         if path.is_dir():
             path.chmod(0o555)
+
+
+def test_gc_of_a_directory_that_cannot_be_removed(shared_directory: Path) -> None:
+    """The error names it and the cause, and says how many others were removed."""
+    output = shared_directory / "out"
+    with unprivileged():
+        for rows in (60, 70):
+            embed(_corpus(shared_directory / "a.jsonl", rows), output, id_field="id")
+        first, _, third = sorted((output / "snapshots").iterdir())
+        first.chmod(0o555)
+        message = (
+            rf"1 directories cannot be removed, among them {first} \(Permission denied\), and 1 were removed: give"
+        )
+        with pytest.raises(SnapshotError, match=message):
+            gc(str(output), 1)
+        assert sorted((output / "snapshots").iterdir()) == [first, third]
+        first.chmod(0o777)
+        assert gc(str(output), 1) == [first.name]
 
 
 def test_a_read_only_output(shared_directory: Path) -> None:

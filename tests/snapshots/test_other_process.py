@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,23 @@ def test_gc_keeps_what_a_rollback_selects_meanwhile(
     assert history.gc(output, keep=1) == [names[1]]
     assert current_name(output) == names[0]
     assert validate(output).valid
+
+
+def test_gc_of_directories_that_another_process_removes_meanwhile(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it lists their files: Python's own function fails then."""
+    unlink = os.unlink
+
+    def slow_unlink(path: str, **options: Any) -> None:
+        if str(path).startswith("part-"):
+            monkeypatch.setattr(os, "unlink", unlink)
+            shutil.rmtree(tmp_path / "out/snapshots" / names[0])
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", slow_unlink)
+    assert history.gc(str(tmp_path / "out"), keep=1) == names[:2]
+    assert [path.name for path in (tmp_path / "out/snapshots").iterdir()] == names[2:]
 
 
 def test_rollback_to_a_snapshot_that_gc_removes_meanwhile(
