@@ -43,3 +43,25 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
+
+
+_defaults: list[Any] = []  # what use_default_options has set
+
+
+def has_options() -> bool:
+    """Return whether this program or a runner has given Beam's file systems their options."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.value_provider import RuntimeValueProvider
+
+    given = [FileSystems._pipeline_options, RuntimeValueProvider.runtime_options]
+    return any(options is not None and not any(options is one for one in _defaults) for options in given)
+
+
+def use_default_options() -> None:
+    """Give Beam's file systems default options if they have none: s3:// cannot be listed without, nor a client kept."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if FileSystems._pipeline_options is None and not has_options():
+        _defaults[:] = [PipelineOptions([])]
+        FileSystems.set_options(_defaults[0])

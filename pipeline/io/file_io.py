@@ -57,8 +57,6 @@ class FileIO:
         # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.
         if is_local(path) or not self.store_options:
             return
-        from apache_beam.options.value_provider import RuntimeValueProvider
-
-        if (beam_files.FileSystems._pipeline_options or RuntimeValueProvider.runtime_options) is None:
+        if not beam_files.has_options():
             options = beam_files.PipelineOptions.from_dictionary(dict(self.store_options))
             beam_files.FileSystems.set_options(options)

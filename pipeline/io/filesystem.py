@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from glob import escape
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -57,8 +57,11 @@ def list_directory(directory: str, *, recursive: bool = False) -> list[FileEntry
     if is_local(directory):
         return list(_scan(directory, recursive))
     prefix = f"{directory.rstrip('/')}/"
-    system = beam_files.FileSystems.get_filesystem(directory)
-    files = with_retries(directory, "listed", lambda: list(system._list(prefix)))
+
+    def attempt() -> list[Any]:  # Beam's FileMetadata
+        return list(beam_files.FileSystems.get_filesystem(directory)._list(prefix))
+
+    files = with_retries(directory, "listed", attempt)
     names = [file.path[len(prefix) :] for file in files]
     return [
         FileEntry(file.path, file.size_in_bytes, file.last_updated_in_seconds or 0.0)

@@ -154,6 +154,7 @@ def error_text(error: object) -> str:
 
 def check_bucket(path: str) -> None:
     """Raise StoreError if `path` is in an s3:// bucket that cannot be reached; Beam would retry silently for minutes."""
+    beam_files.use_default_options()
     if path.startswith("s3://"):
         _check_s3_bucket(path.split("/")[2])
 

@@ -12,22 +12,29 @@ import pytest
 import torch
 from apache_beam.internal import cloudpickle_pickler
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.value_provider import RuntimeValueProvider
 from safetensors.torch import save_file
 
 from audioclip_text.model.text_head import text_shapes
+from audioclip_text.pipeline import unchanged
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.inference import shared_encoder
 from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_text.pipeline.inference.shared_encoder import EncoderThread
+from audioclip_text.pipeline.io.file_io import FileIO
 from audioclip_text.pipeline.io.filesystem import read, remove_below, upload
 from audioclip_text.pipeline.io.local_cache import ReplacedError
 from audioclip_text.pipeline.io.retries import StoreError
+from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_text.pipeline.snapshots.run_directory import end_run, start_run
 from audioclip_text.pipeline.snapshots.snapshot import Snapshot
 from tests.support import object_stores
 from tests.support.object_stores import Store
+from tests.support.stub import StubHandler
 
 store = object_stores.store
 
@@ -223,6 +230,37 @@ def test_missing_s3_credentials_are_reported_at_once(monkeypatch: pytest.MonkeyP
         StoreError, match="s3://missing-bucket cannot be reached without credentials: set AWS_ACCESS_KEY_ID"
     ):
         read("s3://missing-bucket/out/current.json")
+
+
+def test_commands_need_no_flags_of_object_stores(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new process, in which no run and no flag has set Beam's options, variables suffice for every command."""
+    store.put("texts/a.txt", b"dog\nbird\n")
+    chosen = EmbedOptions(input=f"{store.url}/texts/*.txt", output=f"{store.url}/out")
+    for _ in range(2):
+        corpus = EmbedCorpus(chosen, StubHandler())
+        run(corpus, chosen)
+        corpus.close()
+    options = {"checkpoint": "stub", "tokenizer_path": None, **chosen.get_all_options()}
+    for name in ("_same_options", "_same_model"):
+        monkeypatch.setattr(unchanged, name, lambda *_: True)
+
+    def in_new_process() -> None:
+        monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+        monkeypatch.setattr(RuntimeValueProvider, "runtime_options", None)
+
+    in_new_process()
+    assert unchanged.unchanged_since(options) == corpus.snapshot
+    for arguments in (["log"], ["validate"], ["report"], ["changes", "--output", f"{store.url}/changes"], ["rollback"]):
+        in_new_process()
+        assert main([arguments[0], f"{store.url}/out", *arguments[1:]]) == 0, capsys.readouterr().err
+    in_new_process()
+    assert main(["gc", f"{store.url}/out", "--keep", "1"]) == 0
+    in_new_process()
+    assert read(f"{store.url}/texts/a.txt") == b"dog\nbird\n"
+    FileIO(store_options={"s3_region_name": "eu-west-1"}).open(f"{store.url}/texts/a.txt").close()
+    assert FileSystems._pipeline_options.get_all_options()["s3_region_name"] == "eu-west-1"
 
 
 def test_commands_on_snapshots_take_flags_of_object_stores(
