@@ -91,6 +91,8 @@ class ParquetFileWriter:
     bucket: int = 0
     rows: int = 0
     pending: list[pa.RecordBatch] = field(default_factory=list)
+    pending_rows: int = 0
+    pending_bytes: int = 0  # in memory
     lowest_hash: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,8 +114,9 @@ class ParquetFileWriter:
         self.bucket = bucket
         self.pending.append(batch)
         self.rows += batch.num_rows
-        size = sum(part.nbytes for part in self.pending)
-        if sum(part.num_rows for part in self.pending) >= ROW_GROUP or size >= ROW_GROUP_BYTES:
+        self.pending_rows += batch.num_rows
+        self.pending_bytes += batch.nbytes
+        if self.pending_rows >= ROW_GROUP or self.pending_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
@@ -123,7 +126,7 @@ class ParquetFileWriter:
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self.pending, self.schema)
-        self.pending = []
+        self.pending, self.pending_rows, self.pending_bytes = [], 0, 0
         if not table.num_rows:
             return
         self.writer.write_table(table, row_group_size=table.num_rows)

@@ -1,7 +1,8 @@
-"""Part files that cannot be finished: nothing of them stays."""
+"""Part files that cannot be finished, of which nothing stays, and files of rows that come one by one."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,9 @@ import pytest
 
 from audioclip_text.pipeline.io.filesystem import AtomicFile
 from audioclip_text.pipeline.readers.read_shards import in_segment
-from audioclip_text.pipeline.schemas import embedded_schema
+from audioclip_text.pipeline.schemas import REJECTED, embedded_schema
 from audioclip_text.pipeline.snapshots.commit import remove_strays
+from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
 from audioclip_text.pipeline.writers.write_files import WriteFiles
 from tests.support.snapshots import random_batches
 
@@ -44,3 +46,15 @@ def test_a_file_of_a_killed_worker_is_removed_when_the_run_is_published(tmp_path
         (tmp_path / name).touch()
     remove_strays(str(tmp_path), {"part-1.parquet"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "part-1.parquet"]
+
+
+def test_rows_that_come_one_by_one_cost_what_rows_cost(tmp_path: Path) -> None:
+    """As rejected rows of many shards can: the size of a row group is not added up again for each batch."""
+    row = dict.fromkeys(REJECTED.names, "a")
+    batch = pa.RecordBatch.from_pylist([row], REJECTED)
+    writer = ParquetFileWriter(str(tmp_path), "rejected-1.parquet", REJECTED, {})
+    start = time.monotonic()
+    for _ in range(4000):
+        writer.add(batch)
+    assert time.monotonic() - start < 2
+    assert writer.finish().rows == 4000
