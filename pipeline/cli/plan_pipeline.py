@@ -30,7 +30,7 @@ from ..snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
 from ..snapshots.manifest import DRY_RUN, FileInfo
 from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import run_path
-from ..snapshots.snapshot import Snapshot
+from ..snapshots.snapshot import UNREADABLE, Snapshot
 from ..text_hash import add_text_hash
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
@@ -207,7 +207,7 @@ def _ids_before(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.
     try:
         for batch in ids_of_file(file, directory, file_io, ["id", "text_hash"]):
             yield _ids(batch, True)
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         _LOGGER.warning("%s cannot be read (%s): its rows count as new", join(directory, file.name), error)
 
 

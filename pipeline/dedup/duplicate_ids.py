@@ -15,6 +15,7 @@ from ..io.file_io import FileIO
 from ..io.paths import join
 from ..schemas import ROW
 from ..snapshots.manifest import FileInfo
+from ..snapshots.snapshot import UNREADABLE
 from .buckets import Buckets, read_rows
 from .spill import PieceCodec
 
@@ -68,7 +69,7 @@ def _carried_ids(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa
     """Yield the ids of a file that is carried over. Raises SnapshotError if it is damaged."""
     try:
         yield from ids_of_file(file, directory, file_io)
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise SnapshotError(
             f"the ids in {join(directory, file.name)}, which is carried over, cannot be read "
             f"({(str(error).splitlines() or [''])[0]}): run again with --force, which reads every shard"

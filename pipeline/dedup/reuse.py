@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..io.file_io import FileIO
 from ..metrics import count
 from ..schemas import MODEL_COLUMNS
+from ..snapshots.snapshot import UNREADABLE
 from ..writers.parquet_file import ROW_GROUP
 from .buckets import BUCKETED, Buckets, bucket_of, row_group_piece, row_groups_in
 from .slices import batches_of, slices_of
@@ -45,7 +46,7 @@ class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
         try:
             with self.file_io.open(path) as handle:
                 yield from self._refer(path, pq.ParquetFile(handle, page_checksum_verification=True))
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except UNREADABLE as error:
             _warn_unreadable(path, error)
 
     def _refer(self, path: str, file: pq.ParquetFile) -> list[BUCKETED]:
@@ -113,7 +114,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             if place.null_count == len(place):
                 return batch
             columns = self._read(file, number, list(self.columns))
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except UNREADABLE as error:
             _warn_unreadable(path, error)
             return batch
         rows, place = batch.filter(is_known), place.drop_null()

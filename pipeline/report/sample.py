@@ -77,7 +77,7 @@ def _row_groups(path: str, remedy: str) -> Iterator[tuple[str, str, int]]:
         column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
         for number in range(file.num_row_groups):
             statistics = file.metadata.row_group(number).column(column).statistics
-            yield statistics.min.hex() if statistics else "", path, number
+            yield statistics.min.hex() if statistics and statistics.has_min_max else "", path, number
 
 
 def _read_row_group(path: str, number: int, remedy: str) -> pa.Table:

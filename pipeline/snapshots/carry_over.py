@@ -22,7 +22,7 @@ from .commit import missing_files
 from .listing import shard_state
 from .manifest import FileInfo, Lookup, Manifest
 from .segments import Segment, choose_segments
-from .snapshot import Snapshot
+from .snapshot import UNREADABLE, Snapshot
 
 HASH_BYTES = TEXT_HASH.type.byte_width
 
@@ -128,7 +128,7 @@ def _kept_fields(snapshot: Snapshot, file_io: FileIO) -> pa.Schema | None:
     try:
         with file_io.open(snapshot.part_paths()[0]) as handle:
             return kept_fields(pq.read_schema(handle))
-    except (IndexError, OSError, pa.ArrowException):
+    except (IndexError, *UNREADABLE):
         return None
 
 

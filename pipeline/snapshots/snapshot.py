@@ -27,6 +27,9 @@ READ_BYTES = 1 << 20  # of a part file at a time
 
 REMEDY = "audioclip-text validate lists all faults, and audioclip-text rollback goes back to the snapshot before"
 
+# Errors of reading a damaged Parquet file: its names and metadata may not be UTF-8, and a column may have another name.
+UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError)
+
 _REQUIRED_COLUMNS = ("id", "embedding")
 
 
@@ -91,7 +94,7 @@ def open_part(path: str, remedy: str) -> Iterator[IO[bytes]]:
     try:
         with open_to_read(path) as handle:
             yield handle
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise SnapshotError(f"{path} cannot be read ({first_line(error)}): {remedy}") from error
 
 

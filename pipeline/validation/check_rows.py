@@ -18,7 +18,7 @@ from ..schemas import REASONS, REJECTED, embedded_schema
 from ..search.top_k import vectors_of
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
-from ..snapshots.snapshot import BATCH_ROWS
+from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE
 from ..text_hash import add_text_hash
 from .result import MAX_EXAMPLES, Check
 
@@ -85,7 +85,7 @@ class RowChecks:
                     self._check_part(info, file)
                 else:
                     self._check_rejected(info, file)
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             self.readable.add_fault(f"{info.name} cannot be read: {first_line(error)}")
 
     def finish(self) -> list[Check]:

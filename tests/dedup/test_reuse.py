@@ -84,6 +84,10 @@ def test_files_of_another_fingerprint_or_damaged_are_not_referred_to(tmp_path: P
     broken = tmp_path / "part-broken.parquet"
     broken.write_bytes(Path(paths[0]).read_bytes()[:100])
     assert references([str(broken)]) == []
+    (path,) = write(tmp_path / "b", TEXTS[:500], [0])
+    for name in (b"text_has\xff", b"text_hasj"):  # in the footer, after the rows
+        broken.write_bytes(Path(path).read_bytes().replace(b"text_hash", name))
+        assert references([str(broken)]) == []
 
 
 def test_row_groups_in_no_order_are_referred_to_by_the_hashes_they_have(tmp_path: Path) -> None:

@@ -324,9 +324,13 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes: audioclip-text validate lists" in capsys.readouterr().err
     (part,) = directory_of(out).glob("part-*")
-    part.write_bytes(b"PAR1" + part.read_bytes()[:-4])
+    data = part.read_bytes()
+    part.write_bytes(b"PAR1" + data[:-4])
     assert main(["search", str(out), query]) == 1
     assert "cannot be read" in capsys.readouterr().err
+    part.write_bytes(data.replace(b"text_hash", b"text_has\xff"))  # a name in its footer
+    assert main(["search", str(out), query]) == 1
+    assert f"{part} cannot be read ('utf-8' codec can't decode" in capsys.readouterr().err
     part.unlink()
     assert main(["search", str(out), query]) == 1
     assert "cannot be read" in capsys.readouterr().err
