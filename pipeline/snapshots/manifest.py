@@ -35,6 +35,8 @@ DRY_RUN = ".plan-"  # begins the name of a directory with the listings of a dry 
 _RUN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 _RUN_NAME = re.compile(rf"{_RUN}|\.{_RUN}\.[0-9a-f-]+\.tmp|{re.escape(DRY_RUN)}[0-9a-f]+", re.ASCII)
 
+_SMALL_NUMBER = re.compile(r"-?[0-9]{1,6}")
+
 _FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
 
 _REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
@@ -224,9 +226,20 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
     other key. Without it, all keys are checked, and whether the manifest agrees with itself.
     """
     faults = list(key_faults(manifest, Manifest, MANIFEST_KEYS if reads is None else reads))
+    if not faults and (reads is None or "segments" in reads):
+        faults = list(_histogram_faults(manifest["segments"]))  # type: ignore[arg-type]
     if not faults and reads is None:
         faults = list(_value_faults(manifest, name))  # type: ignore[arg-type]
     return faults
+
+
+def _histogram_faults(segments: Sequence[Segment]) -> Iterator[str]:
+    """Yield which keys of the segments' histograms are not small numbers, which readers of them expect."""
+    for number, segment in enumerate(segments):
+        for name, histogram in (("token_counts", segment["token_counts"]), ("norm_bins", segment["norm_bins"])):
+            for key in histogram:
+                if not _SMALL_NUMBER.fullmatch(key):
+                    yield f"segments[{number}].{name} has the key {key!r:.40}, expected a number of at most 6 digits"
 
 
 def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
 from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
+from tests.support.snapshots import edit_manifest
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -203,6 +204,15 @@ def test_a_page_tells_what_was_carried_over(tmp_path: Path) -> None:
     (Path(run_path(str(output), first["snapshot"])) / "manifest.json").write_text("")
     text = Path(ensure_report(str(output), remake=True)).read_text(encoding="utf-8")
     assert f"The previous snapshot, {first['snapshot']}, no longer exists or cannot be read." in text
+
+
+def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the manifest and the place, as for any other fault in it."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
+    embed(tmp_path / "a.jsonl", tmp_path / "out")
+    edit_manifest(tmp_path / "out", lambda manifest: manifest["segments"][0].update(token_counts={"2t": 1}))
+    assert main(["report", str(tmp_path / "out"), "--remake"]) == 1
+    assert "manifest.json is not a valid manifest: segments[0].token_counts has the key '2t'" in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written_costs_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

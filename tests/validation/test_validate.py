@@ -327,6 +327,8 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("shards", "name", to="_none.parquet"), "files", "_none.parquet is missing"),
         (set_in("shards", "entries", to=7), "files", "_shards.parquet has 1 shards, expected 7"),
         (set_in("segments", 0, "shards", to=2), "files", "has shards by segment {0: 1}, expected {0: 2}"),
+        (set_in("segments", 0, "token_counts", to={"2t": 1}), "manifest", "segments[0].token_counts has the key '2t'"),
+        (set_in("segments", 0, "norm_bins", to={"12345678": 1}), "manifest", "segments[0].norm_bins has the key '1234"),
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
         (
