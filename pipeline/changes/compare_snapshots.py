@@ -200,7 +200,7 @@ class _Comparison:
 def _same_model(before: Manifest, now: Manifest) -> bool:
     """Return whether the vectors of two snapshots can be compared: by their fingerprints and their canaries."""
     same = before["fingerprint"] == now["fingerprint"]
-    return same and canaries_agree(now["canary"], before["canary"], now["fingerprint_parts"]["dtype"])
+    return same and canaries_agree(now["canary"], before["canary"], now["fingerprint_parts"].get("dtype", "float32"))
 
 
 def _write(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import SnapshotError
+from ..errors import SnapshotError, first_line
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..schemas import ROW
@@ -72,7 +72,7 @@ def _carried_ids(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa
     except UNREADABLE as error:
         raise SnapshotError(
             f"the ids in {join(directory, file.name)}, which is carried over, cannot be read "
-            f"({(str(error).splitlines() or [''])[0]}): run again with --force, which reads every shard"
+            f"({first_line(error)}): run again with --force, which reads every shard"
         ) from error
 
 

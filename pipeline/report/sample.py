@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..errors import SnapshotError
 from ..io.paths import join
 from ..snapshots.manifest import FileInfo
 from ..snapshots.run_directory import run_path
@@ -37,7 +38,11 @@ def read_sample(output: str, snapshot: str, files: Sequence[FileInfo]) -> pa.Tab
     tables = [_read_row_group(path, number, remedy) for _, path, number in groups[:SAMPLE_GROUPS]]
     if not tables:
         return pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string()), "embedding": []})
-    table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
+    try:
+        table = pa.concat_tables(tables).sort_by("text_hash").slice(0, SAMPLE_ROWS)
+    except pa.ArrowException:
+        names = ", ".join(sorted({path for _, path, _ in groups[:SAMPLE_GROUPS]}))
+        raise SnapshotError(f"one of {names} has other columns than the others: {remedy}") from None
     return table.select(["id", "text", "embedding"])
 
 
@@ -94,7 +99,7 @@ def _read_row_group(path: str, number: int, remedy: str) -> pa.Table:
             start += batch.num_rows
             if start > places[-1]:
                 break
-    rows, text = pa.Table.from_batches(batches), pa.nulls(len(places), pa.string())
+        rows, text = pa.Table.from_batches(batches), pa.nulls(len(places), pa.string())
     if "text" in columns:
         text = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS)
     return pa.table({"id": rows["id"], "text": text, "text_hash": hashes.take(places), "embedding": rows["embedding"]})

@@ -28,7 +28,7 @@ READ_BYTES = 1 << 20  # of a part file at a time
 REMEDY = "audioclip-text validate lists all faults, and audioclip-text rollback goes back to the snapshot before"
 
 # Errors of reading a damaged Parquet file: its names and metadata may not be UTF-8, and a column may have another name.
-UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError)
+UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError)
 
 _REQUIRED_COLUMNS = ("id", "embedding")
 

@@ -10,9 +10,12 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audioclip_text.pipeline.cli import main
+from audioclip_text.pipeline.errors import SnapshotError
 from audioclip_text.pipeline.metrics import OUTCOMES
 from audioclip_text.pipeline.publish import publish_snapshot as publish_module
 from audioclip_text.pipeline.report.html import ensure_report
@@ -24,7 +27,7 @@ from audioclip_text.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
 from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
-from tests.support.snapshots import edit_manifest
+from tests.support.snapshots import edit_manifest, random_batches, write_snapshot
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -213,6 +216,22 @@ def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixtu
     edit_manifest(tmp_path / "out", lambda manifest: manifest["segments"][0].update(token_counts={"2t": 1}))
     assert main(["report", str(tmp_path / "out"), "--remake"]) == 1
     assert "manifest.json is not a valid manifest: segments[0].token_counts has the key '2t'" in capsys.readouterr().err
+
+
+def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
+    """Files with another type of a column, or without rows in a row group, are named."""
+    write_snapshot(tmp_path, random_batches(20, 4), 4, max_rows=10)
+    first, second = sorted(page_of(tmp_path).parent.glob("part-*"))
+    table = pq.read_table(first)
+    pq.write_table(table.set_column(0, "id", table["id"].cast(pa.binary())), first)
+    with pytest.raises(
+        SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip-text"
+    ):
+        ensure_report(str(tmp_path), remake=True)
+    with pq.ParquetWriter(first, table.schema) as writer:
+        writer.write_table(table.slice(0, 0))
+    with pytest.raises(SnapshotError, match=f"{first} cannot be read"):
+        ensure_report(str(tmp_path), remake=True)
 
 
 def test_a_page_that_cannot_be_written_costs_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -385,7 +385,7 @@ def test_list_of_shards_that_is_none(output: Path) -> None:
     digest = hashlib.sha256(b"PAR1").hexdigest()
     edit_manifest(output, lambda manifest: manifest["shards"].update(sha256=digest))
     (fault,) = failed(validate(str(output)))["files"]
-    assert "_shards.parquet is not such a list" in fault
+    assert "_shards.parquet is not a list of files or shards" in fault
 
 
 def test_damaged_list_of_files(output: Path) -> None:
