@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import SnapshotError
+from ..terminal import plural
 from .commit import (
     missing_files,
     no_snapshot,
@@ -193,8 +194,8 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
             _LOGGER.warning("what %s does not name cannot be removed: %s", name, error)
     if failed:
         raise SnapshotError(
-            f"{len(failed)} directories cannot be removed, among them {failed[0]}, and {len(removed)} were removed: give "
-            f"write permission, then run gc again"
+            f"{plural(len(failed), 'directory', 'directories')} cannot be removed, for instance {failed[0]}, and "
+            f"{len(removed)} could: give write permission, then run gc again"
         )
     return removed
 

@@ -13,6 +13,7 @@ from ..snapshots.listing import CARRIED, EARLIER, SHARDS
 from ..snapshots.manifest import MANIFEST, FileInfo
 from ..snapshots.run_directory import LOCK, MARKER
 from ..snapshots.snapshot import Snapshot
+from ..terminal import plural
 from .result import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
@@ -59,7 +60,9 @@ def _shard_list_faults(snapshot: Snapshot) -> list[str]:
         return [str(error)]
     found = Counter(shard.segment for shard in shards)
     expected = {number: segment["shards"] for number, segment in enumerate(segments) if segment["shards"]}
-    faults = [f"{info['name']} has {len(shards)} shards, expected {info['entries']}"] * (len(shards) != info["entries"])
+    faults = [f"{info['name']} has {plural(len(shards), 'shard')}, expected {info['entries']}"] * (
+        len(shards) != info["entries"]
+    )
     if found != expected:
         faults.append(f"{info['name']} has shards by segment {dict(found)!r:.120}, expected {expected!r:.120}")
     return faults
