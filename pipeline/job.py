@@ -260,9 +260,7 @@ def _reusable_snapshot(output: str, previous: Manifest | None, model: ModelInfo)
         if run.endswith(model.fingerprint[:8]) and is_complete(files):
             try:
                 manifest = read_manifest(output, run)
-            except (
-                SnapshotError
-            ) as error:  # of a snapshot that is not the current one: it costs model time, nothing else
+            except SnapshotError as error:  # it is not the current snapshot: this costs model time, nothing else
                 notes.append(f"vectors of {run} are not reused: {error}")
                 continue
             if manifest and manifest["fingerprint"] == model.fingerprint:

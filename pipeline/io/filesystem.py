@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -278,15 +279,24 @@ def remove(paths: Sequence[str]) -> None:
             os.unlink(path)
 
 
+def _ignore_missing(function: object, path: str, error: Any) -> None:
+    """Raise an error of `shutil.rmtree`, unless a file is missing; before Python 3.12 it is what `sys.exc_info` returns."""
+    error = error if isinstance(error, BaseException) else error[1]
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def remove_below(directory: str) -> None:
     """Delete a directory with its content; on an object store, all objects whose names begin with it and a slash.
 
-    One that does not exist is not an error, nor is a process that deletes the same at the same time.
+    One that does not exist is not an error, nor is a process that deletes the same at the same time. A new directory of
+    that name stays.
     """
     if is_local(directory):
-        while os.path.lexists(directory):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(directory)
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(directory, onexc=_ignore_missing)
+        else:
+            shutil.rmtree(directory, onerror=_ignore_missing)
         return
     with_retries(directory, "removed", lambda: beam_files.FileSystems.delete([f"{directory.rstrip('/')}/"]))
     left = list_directory(directory, recursive=True)

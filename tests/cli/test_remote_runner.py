@@ -366,7 +366,7 @@ def test_a_job_that_takes_longer_than_a_request_to_its_server(tmp_path: Path, mo
 
 @pytest.mark.parametrize("command", ["embed", "plan"])
 def test_ctrl_c_is_handled_here_also_when_beam_has_started_a_job_server(
-    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Beam then handles SIGINT itself: it ends the server first, and all threads that wait for it print tracebacks."""
     (tmp_path / "a.txt").write_text("dog\n")
@@ -383,6 +383,8 @@ def test_ctrl_c_is_handled_here_also_when_beam_has_started_a_job_server(
 
     monkeypatch.setattr(PortableRunner, "run_portable_pipeline", submit_as_with_a_job_server)
     monkeypatch.setattr(PipelineResult, "wait_until_finish", look_and_wait)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as under nohup
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with job_server() as endpoint, handle_signals():
         remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
         if command == "embed":

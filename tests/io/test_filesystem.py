@@ -184,3 +184,20 @@ def test_files_that_remain_after_a_removal_are_an_error(store: Store, monkeypatc
             remove_below(f"{store.url}/out/run")
     remove_below(f"{store.url}/out/run")
     assert store.names("out/") == ["out/running"]
+
+
+def test_a_new_directory_of_the_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have removed the old one, too, and a run may have made the next one at once."""
+    (tmp_path / "run/old").mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def remove_and_make(path: str, **options: int | None) -> None:
+        rmdir(path, **options)
+        if str(path) == str(tmp_path / "run"):
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run/new").touch()
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    monkeypatch.setattr(os, "rmdir", remove_and_make)
+    remove_below(str(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["new"]

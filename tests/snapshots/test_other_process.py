@@ -151,7 +151,7 @@ def test_twenty_nights_beside_another_process(tmp_path: Path) -> None:
     finally:
         other.terminate()
         printed = other.communicate()[0].splitlines()
-    assert printed.count("done") > 10
+    assert printed.count("done") > 10, printed
     assert [error for error in errors if not any(words in error for words in EXPECTED)] == []
     name = str(current_name(str(output)))
     snapshot = Snapshot(str(output), name, require_manifest(str(output), name))
