@@ -20,7 +20,7 @@ from ..snapshots.commit import missing_files, point_to, publish, read_manifest, 
 from ..snapshots.history import remove_late_files
 from ..snapshots.listing import read_file_list, write_file_list
 from ..snapshots.manifest import FORMAT, Counts, FileInfo, ListingInfo, Manifest
-from ..snapshots.run_directory import remove_run, remove_spills, run_path
+from ..snapshots.run_directory import remove_dead_run, remove_spills, run_path
 from ..snapshots.segments import Segment, add_rows
 from ..terminal import plural
 from .limits import check_canary, check_same_rows, check_totals, damaged_shards
@@ -91,13 +91,13 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
         """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""
         output, named = self.job.output, {manifest["files"]["name"], *(file.name for file in files)}
-        tasks: dict[str, Callable[[], None]] = {
+        tasks: dict[str, Callable[[], object]] = {
             f"files of {self.snapshot} that are not listed": lambda: remove_strays(self.directory, named),
             f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),
         }
         if previous := self.job.previous:
             tasks[f"late files of {previous['snapshot']}"] = lambda: remove_late_files(output, previous)
-        tasks |= {run: partial(remove_run, output, run) for run in self.job.leftovers}
+        tasks |= {run: partial(remove_dead_run, output, run) for run in self.job.leftovers}
         for what, remove in tasks.items():
             try:
                 remove()

@@ -21,7 +21,7 @@ from .commit import (
 from .dead_runs import dead_runs
 from .listing import read_file_list, read_shard_list
 from .manifest import Manifest
-from .run_directory import is_complete, list_runs, remove_run, run_path
+from .run_directory import is_complete, list_runs, remove_dead_run, remove_run, run_path
 
 _COLUMNS = ("rows", "carried", "embedded", "reused", "rejected")
 
@@ -179,10 +179,8 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
             continue
         if not dry_run:
             try:
-                # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
-                if not unpublish(output, name):  # a rollback made it the current one since `kept` was decided
+                if not (_remove_snapshot if name in finished else remove_dead_run)(output, name):
                     continue
-                remove_run(output, name)
             except OSError as error:
                 failed.append(f"{run_path(output, name)} ({error.strerror or error})")
                 continue
@@ -198,6 +196,15 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
             f"{len(removed)} could: give write permission, then run gc again"
         )
     return removed
+
+
+def _remove_snapshot(output: str, name: str) -> bool:
+    """Delete the directory of a finished snapshot; return False, and keep it, if a rollback has made it the current one."""
+    # The manifest goes first: a directory that is half removed is then a dead run, never half a snapshot.
+    if not unpublish(output, name):
+        return False
+    remove_run(output, name)
+    return True
 
 
 def remove_late_files(output: str, manifest: Manifest) -> None:

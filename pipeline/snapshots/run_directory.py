@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from ..canary import Canary
 from ..errors import SnapshotError, convert_write_errors
-from ..io.filesystem import FileEntry, list_directory, remove, remove_below, temporary_name
+from ..io.filesystem import FileEntry, is_locked, list_directory, remove, remove_below, temporary_name
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
@@ -142,6 +142,20 @@ def remove_spills(output: str, snapshot: str) -> None:
 def remove_run(output: str, snapshot: str) -> None:
     """Delete a run directory."""
     remove_below(run_path(output, snapshot))
+
+
+def remove_dead_run(output: str, name: str) -> bool:
+    """Delete the directory of a run that was found dead; return False, and keep it, if a new run has taken its name.
+
+    Names have whole seconds: if another process has removed the directory, a run that starts at once may get the same.
+    """
+    directory = run_path(output, name)
+    if read_json(join(directory, MANIFEST), MANIFEST_REMEDY) is not None:
+        return False
+    if is_local(output) and is_locked(join(directory, LOCK)):
+        return False
+    remove_run(output, name)
+    return True
 
 
 def _start_time(name: str) -> datetime:

@@ -12,20 +12,28 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from audioclip_text.pipeline.cli.runner import run
+from audioclip_text.pipeline.embed import EmbedCorpus
 from audioclip_text.pipeline.io import job_service
 from audioclip_text.pipeline.io.job_service import RemoteJob
+from audioclip_text.pipeline.options import EmbedOptions
 from audioclip_text.pipeline.snapshots import dead_runs as dead_runs_module
+from audioclip_text.pipeline.snapshots.commit import current_name
 from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, record_job, run_path, start_run
+from audioclip_text.pipeline.snapshots.run_directory import list_runs, record_job, remove_dead_run, run_path, start_run
+from audioclip_text.pipeline.validation import validate
 from tests.support import object_stores
+from tests.support.corpus import write_jsonl
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.remote_jobs import job_server
+from tests.support.stub import StubHandler
 from tests.support.users import unprivileged
 
 store = object_stores.store
@@ -272,3 +280,32 @@ def test_only_google_gets_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lone_run(tmp_path, RemoteJob("id", "DataflowRunner", "https://dataflow.googleapis.com", "p", "r"))
     assert dead(tmp_path) == []
     assert len(requests) == 1
+
+
+def test_a_run_that_takes_the_name_of_a_dead_one_is_not_removed(tmp_path: Path) -> None:
+    """Another process removes the dead run's directory while the new run starts; neither this run nor gc then removes it."""
+    output = tmp_path / "out"
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
+    options = EmbedOptions(input=tmp_path / "a.jsonl", output=output)
+    now = datetime.now(timezone.utc)
+    handler = StubHandler()
+    fingerprint = handler.describe().fingerprint[:8]
+    times = [now + timedelta(seconds=second) for second in range(100)]
+    directories = [output / "snapshots" / f"{time:%Y%m%dT%H%M%SZ}-{fingerprint}" for time in times]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    corpus = EmbedCorpus(options, handler)
+    assert len(corpus.job.leftovers) == 100
+    for directory in directories:
+        directory.rmdir()
+    run(corpus, options)
+    name = current_name(str(output))
+    assert name in [directory.name for directory in directories]
+    assert validate(str(output)).valid
+    assert not remove_dead_run(str(output), str(name))
+    corpus.close()
+    live, lock = start_run(str(output), fingerprint)
+    assert not remove_dead_run(str(output), live)
+    assert lock
+    lock.release()
+    assert remove_dead_run(str(output), live)
