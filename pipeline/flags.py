@@ -259,30 +259,13 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         metavar="N",
         help="threads of the model on a CPU (default: the cores, shared by all processes with a model)",
     )
-    add(
-        "--batch_size",
-        type=at_least(1),
-        default=BATCH_SIZE,
-        help=f"texts per call of the encoder (default: {BATCH_SIZE})",
-    )
-    add(
-        "--max_file_rows",
-        type=at_least(1),
-        default=MAX_FILE_ROWS,
-        help=f"most rows per part file (default: {MAX_FILE_ROWS})",
-    )
-    add(
-        "--max_text_bytes",
-        type=at_least(1),
-        default=MAX_TEXT_BYTES,
-        help=f"reject longer texts (default: {MAX_TEXT_BYTES})",
-    )
-    add(
-        "--read_timeout",
-        type=at_least(1),
-        default=READ_TIMEOUT,
-        help=f"seconds to wait for data of a read (default: {READ_TIMEOUT})",
-    )
+    for name, default, meaning in (
+        ("--batch_size", BATCH_SIZE, "texts per call of the encoder"),
+        ("--max_file_rows", MAX_FILE_ROWS, "most rows per part file"),
+        ("--max_text_bytes", MAX_TEXT_BYTES, "reject longer texts"),
+        ("--read_timeout", READ_TIMEOUT, "seconds to wait for data of a read"),
+    ):
+        add(name, type=at_least(1), default=default, help=f"{meaning} (default: {default})")
     add(
         "--max_rejected",
         type=_rows_or_percent,

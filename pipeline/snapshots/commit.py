@@ -25,7 +25,7 @@ from ..io.worker_reports import REPORTS
 from .manifest import (
     MANIFEST,
     MANIFEST_KEYS,
-    MANIFEST_REMEDY,
+    RESTORE_REMEDY,
     FileInfo,
     Manifest,
     is_run_name,
@@ -61,7 +61,7 @@ def read_manifest(output: str, snapshot: str, reads: Collection[str] = MANIFEST_
         SnapshotError: One of these keys is missing or of another type, or the manifest is that of another snapshot.
     """
     path = _manifest_path(output, snapshot)
-    manifest = read_json(path, MANIFEST_REMEDY)
+    manifest = read_json(path, RESTORE_REMEDY)
     return None if manifest is None else manifest_from(manifest, path, snapshot, reads)
 
 

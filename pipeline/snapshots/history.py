@@ -44,7 +44,7 @@ def log(output: str) -> list[str]:
     manifest is damaged is left out, with a warning.
 
     Raises:
-        SnapshotError: There is no current snapshot, or its manifest is damaged.
+        SnapshotError: `output` has no current snapshot, or its manifest is damaged.
     """
     current = require_current(output)
     lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
@@ -133,7 +133,7 @@ def _previous_of(output: str, current: str, finished: Sequence[str]) -> str | No
         if not others:
             raise
         raise SnapshotError(
-            f"{error}; as it does not tell which snapshot came before, name one: audioclip-text rollback {output} NAME, of "
+            f"{error}; as it does not say which snapshot came before, name one: audioclip-text rollback {output} NAME, of "
             f"{', '.join(others[:_MAX_NAMED])}"
         ) from error
     return manifest["previous"] if manifest else None
@@ -160,8 +160,8 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
 
     Raises:
         ValueError: `keep` is below 1.
-        SnapshotError: There is no current snapshot, or it has another format, or a directory cannot be removed; the others
-            are removed in that case, too.
+        SnapshotError: `output` has no current snapshot, or one of another format; or a directory cannot be removed, after
+            all others have been.
     """
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")

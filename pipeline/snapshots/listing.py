@@ -21,7 +21,7 @@ from ..io.file_io import FileIO
 from ..io.filesystem import read, write_atomically
 from ..io.paths import absolute_path, join
 from ..readers.shard import Shard
-from .manifest import FileInfo, ListingInfo, Manifest, require_plain_name
+from .manifest import RESTORE_REMEDY, FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
 
 SHARDS, EARLIER, CARRIED = "_shards.parquet", "_earlier.parquet", "_carried.parquet"
@@ -48,9 +48,6 @@ _FILE_SCHEMA = pa.schema(
         pa.field("lowest_hash", pa.string()),
     ]
 )
-
-
-_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
 
 
 def write_listings(
@@ -100,13 +97,15 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
     data = read(path)
     if data is None or hashlib.sha256(data).hexdigest() != info["sha256"]:
         raise SnapshotError(
-            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: {_REMEDY}"
+            f"{path} {'is missing' if data is None else 'is not the list that the manifest describes'}: {RESTORE_REMEDY}"
         )
     try:
         # Without Arrow's threads: one of them may release `data` late, and aborts a process that ends just then.
         return path, pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise SnapshotError(f"{path} is not a list of files or shards ({first_line(error)}): {_REMEDY}") from None
+        raise SnapshotError(
+            f"{path} is not a list of files or shards ({first_line(error)}): {RESTORE_REMEDY}"
+        ) from None
 
 
 def shard_row(shard: Shard) -> dict[str, object]:

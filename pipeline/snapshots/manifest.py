@@ -46,7 +46,7 @@ _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 
 _MAX_FAULTS = 3  # in one error message
 
-MANIFEST_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
+RESTORE_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
     if faults:
         more = f"; and {len(faults) - _MAX_FAULTS:,} more faults" if len(faults) > _MAX_FAULTS else ""
         raise SnapshotError(
-            f"{path} is not a valid manifest: {'; '.join(faults[:_MAX_FAULTS])}{more}: {MANIFEST_REMEDY}"
+            f"{path} is not a valid manifest: {'; '.join(faults[:_MAX_FAULTS])}{more}: {RESTORE_REMEDY}"
         )
     if value["snapshot"] != name:
         raise SnapshotError(

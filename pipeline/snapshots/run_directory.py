@@ -20,7 +20,7 @@ from ..io.filesystem import FileEntry, is_locked, list_directory, remove, remove
 from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
-from .manifest import MANIFEST, MANIFEST_REMEDY, is_run_name, manifest_from
+from .manifest import MANIFEST, RESTORE_REMEDY, is_run_name, manifest_from
 
 MARKER, LOCK = "run.json", "run.lock"
 
@@ -125,7 +125,7 @@ def read_canary(output: str, snapshot: str, names: Collection[str]) -> Canary | 
         if found is not None or CANARY not in names:
             return cast("Canary | None", found)
     path = join(directory, MANIFEST)
-    manifest = read_json(path, MANIFEST_REMEDY)
+    manifest = read_json(path, RESTORE_REMEDY)
     return None if manifest is None else manifest_from(manifest, path, snapshot, ("canary", "dim"))["canary"]
 
 
@@ -150,7 +150,7 @@ def remove_dead_run(output: str, name: str) -> bool:
     Names have whole seconds: if another process has removed the directory, a run that starts at once may get the same.
     """
     directory = run_path(output, name)
-    if read_json(join(directory, MANIFEST), MANIFEST_REMEDY) is not None:
+    if read_json(join(directory, MANIFEST), RESTORE_REMEDY) is not None:
         return False
     if is_local(output) and is_locked(join(directory, LOCK)):
         return False

@@ -60,9 +60,9 @@ def _shard_list_faults(snapshot: Snapshot) -> list[str]:
         return [str(error)]
     found = Counter(shard.segment for shard in shards)
     expected = {number: segment["shards"] for number, segment in enumerate(segments) if segment["shards"]}
-    faults = [f"{info['name']} has {plural(len(shards), 'shard')}, expected {info['entries']}"] * (
-        len(shards) != info["entries"]
-    )
+    faults = []
+    if len(shards) != info["entries"]:
+        faults.append(f"{info['name']} has {plural(len(shards), 'shard')}, expected {info['entries']}")
     if found != expected:
         faults.append(f"{info['name']} has shards by segment {dict(found)!r:.120}, expected {expected!r:.120}")
     return faults
