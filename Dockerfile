@@ -1,8 +1,8 @@
 # One image for local use, for workers (Dataflow, Flink, Spark) and for the launcher of a Flex Template:
-#   docker build -t audioclip-text .                              # the checkpoint is mounted or in a bucket
-#   docker build -t audioclip-text --build-arg CHECKPOINT=full .  # a released text head is in /opt/audioclip
-#   docker run --rm --user "$(id -u)" --entrypoint audioclip-text \
-#       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip-text embed \
+#   docker build -t audioclip-beam .                              # the checkpoint is mounted or in a bucket
+#   docker build -t audioclip-beam --build-arg CHECKPOINT=full .  # a released text head is in /opt/audioclip
+#   docker run --rm --user "$(id -u)" --entrypoint audioclip \
+#       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
 #       --input '/texts/*' --output /out
 # Of this image only the launcher is taken, a program without dependencies: the version that Google's own sample pins.
@@ -10,7 +10,7 @@ FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:20230622_RC
 FROM apache/beam_python3.11_sdk:2.77.0
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 
-WORKDIR /opt/audioclip-text
+WORKDIR /opt/audioclip-beam
 # First the files that change least: after a change in the project torch and CUDA are not installed again.
 COPY requirements.lock ./
 ARG PIP_INDEX_URL
@@ -22,11 +22,11 @@ COPY pipeline pipeline
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 # A conflict of a package that is locked ends the build; one among the base image's own packages is only printed.
 RUN conflicts="$(python -m pip check || true)"; echo "$conflicts"; \
-    ! echo "$conflicts" | grep -iE "^(audioclip-text|$(grep -oE '^[A-Za-z0-9._-]+' requirements.lock | paste -sd '|')) "
+    ! echo "$conflicts" | grep -iE "^(audioclip-beam|$(grep -oE '^[A-Za-z0-9._-]+' requirements.lock | paste -sd '|')) "
 ARG CHECKPOINT
 RUN if [ -n "$CHECKPOINT" ]; then \
-        audioclip-text fetch "$CHECKPOINT" --dir /opt/audioclip && \
-        audioclip-text extract /opt/audioclip/AudioCLIP-*.pt /opt/audioclip/text-head.safetensors && \
+        audioclip fetch "$CHECKPOINT" --dir /opt/audioclip && \
+        audioclip extract /opt/audioclip/AudioCLIP-*.pt /opt/audioclip/text-head.safetensors && \
         rm /opt/audioclip/AudioCLIP-*.pt; \
     fi
 
@@ -36,6 +36,6 @@ RUN if [ -n "$CHECKPOINT" ]; then \
 # Dataflow puts NVIDIA's driver into /usr/local/nvidia.
 # RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT: Beam would make a virtual environment for each worker process, which takes seconds.
 ENV USER=audioclip HOME=/tmp LD_LIBRARY_PATH=/usr/local/nvidia/lib64 RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
-    FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-text/flex_launcher.py
+    FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-beam/flex_launcher.py
 WORKDIR /tmp
 ENTRYPOINT ["/opt/apache/beam/boot"]

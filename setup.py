@@ -1,4 +1,4 @@
-"""audioclip-text: batch text embedding with AudioCLIP's text head, as an Apache Beam pipeline."""
+"""audioclip-beam: batch text embedding with AudioCLIP's text head, as an Apache Beam pipeline."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ TEST = [
     "types-tqdm",
 ]
 setup(
-    name="audioclip-text",
+    name="audioclip-beam",
     version="0.1.0",
     description="Embed text corpora with AudioCLIP's text head: an Apache Beam pipeline from text shards to Parquet",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
@@ -55,15 +55,15 @@ setup(
     ],
     python_requires=">=3.10",
     packages=[
-        "audioclip_text.model",
-        "audioclip_text.pipeline",
-        *(f"audioclip_text.pipeline.{name}" for name in find_packages("pipeline")),
+        "audioclip_beam.model",
+        "audioclip_beam.pipeline",
+        *(f"audioclip_beam.pipeline.{name}" for name in find_packages("pipeline")),
     ],
-    package_dir={"audioclip_text.model": "model", "audioclip_text.pipeline": "pipeline"},
+    package_dir={"audioclip_beam.model": "model", "audioclip_beam.pipeline": "pipeline"},
     package_data={
-        "audioclip_text.model": ["py.typed"],
-        "audioclip_text.pipeline": ["py.typed"],
-        "audioclip_text.pipeline.report": ["template.html.j2"],
+        "audioclip_beam.model": ["py.typed"],
+        "audioclip_beam.pipeline": ["py.typed"],
+        "audioclip_beam.pipeline.report": ["template.html.j2"],
     },
     install_requires=[
         "apache-beam>=2.77,<2.78",
@@ -91,5 +91,5 @@ setup(
         "test": TEST,
         "yaml": ["apache-beam[yaml]>=2.77,<2.78"],
     },
-    entry_points={"console_scripts": ["audioclip-text=audioclip_text.pipeline.cli:main"]},
+    entry_points={"console_scripts": ["audioclip=audioclip_beam.pipeline.cli:main"]},
 )

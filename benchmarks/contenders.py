@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audioclip_text.model import ClipTokenizer
+from audioclip_beam.model import ClipTokenizer
 
 START, END, CONTEXT = 49406, 49407, 77
 Encode = Callable[[Sequence[str]], np.ndarray]

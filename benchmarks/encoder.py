@@ -27,8 +27,8 @@ import corpora
 import numpy as np
 import torch
 
-from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_text.model.checkpoint import Checkpoint
+from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model.checkpoint import Checkpoint
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -41,7 +41,7 @@ SAMPLES = {
 def build(checkpoint: Checkpoint, tokenizer: ClipTokenizer, dtypes: list[str]) -> Iterator[tuple[str, str, Encode]]:
     """Yield (name, dtype, encode) of every contender that is installed, ours first."""
     for dtype in dtypes:
-        yield "audioclip-text", dtype, TextEncoder(checkpoint, tokenizer, device="cpu", dtype=dtype).encode
+        yield "audioclip-beam", dtype, TextEncoder(checkpoint, tokenizer, device="cpu", dtype=dtype).encode
     for name, dtype, make in contenders.ALL:
         if dtype not in dtypes and name != "original's way":
             continue
@@ -123,7 +123,7 @@ def main() -> None:
         for _, _, encode in encoders:
             encode(texts[:8])
         measured = rates(encoders, texts, args.rounds, clock)
-        ours = [key for key in measured if key[0] == "audioclip-text"]
+        ours = [key for key in measured if key[0] == "audioclip-beam"]
         print(
             f"\n| {corpus} | dtype | texts per second ({args.clock}) | "
             + " | ".join(f"ours in {dtype} is" for _, dtype in ours)

@@ -40,12 +40,12 @@ import torch
 from encoder import machine, package_version, print_lengths
 from scaling import flop_per_node
 
-from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_text.model import encoder as encoder_module
-from audioclip_text.model.checkpoint import Checkpoint
-from audioclip_text.model.settings import DTYPES
+from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model import encoder as encoder_module
+from audioclip_beam.model.checkpoint import Checkpoint
+from audioclip_beam.model.settings import DTYPES
 
-COMMAND = [sys.executable, "-m", "audioclip_text.pipeline"]
+COMMAND = [sys.executable, "-m", "audioclip_beam.pipeline"]
 GOLDENS = corpora.ROOT / "tests" / "data" / "embeddings.npz"
 LIMITS = {"float32": (1e-3, 0.999999), "bfloat16": (None, 0.9995), "float16": (None, 0.9995)}  # difference, cosine
 
@@ -204,18 +204,18 @@ def encoder(sizes: Sizes, clock: Clock) -> bool:
             if not clock.fits(10 * sizes.seconds * sizes.rounds, f"{name}, {dtype}"):
                 return True
             ours = our_encoder(sizes, dtype)
-            named = [("audioclip-text", ours.encode), *others(sizes, dtype)]
+            named = [("audioclip-beam", ours.encode), *others(sizes, dtype)]
             rates = alternate(sizes, ours, named, texts)
             peak_flop = peak(sizes, dtype)
             for who, rounds in rates.items():
-                pairs = zip(rates["audioclip-text"], rounds, strict=True)
+                pairs = zip(rates["audioclip-beam"], rounds, strict=True)
                 ratio = statistics.median(our.texts / other.texts for our, other in pairs)
                 speed, flop, cores, tokenizing = (
                     statistics.median(getattr(each, field) for each in rounds)
                     for field in ("texts", "flop", "cores", "tokenizing")
                 )
                 figures = (f"{flop / peak_flop:.1%} of {peak_flop / 1e12:,.1f} TFLOP/s", f"{tokenizing:.0%}")
-                share, tokens = figures if who == "audioclip-text" else ("", "")
+                share, tokens = figures if who == "audioclip-beam" else ("", "")
                 print(
                     f"| {who} | {dtype} | {speed:,.0f} | {ratio:.2f} x | {share} | {cores:.2f} | {tokens} |", flush=True
                 )
@@ -235,7 +235,7 @@ def alternate(
         vectors = encode(warm_up)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
         if not ((vectors * expected).sum(1) / lengths).min() >= 0.999:
-            raise RuntimeError(f"{who} computes other vectors than audioclip-text")
+            raise RuntimeError(f"{who} computes other vectors than audioclip-beam")
         seconds, _ = measure(lambda encode=encode: encode(warm_up))
         amounts[who] = max(len(warm_up), min(sizes.texts, int(len(warm_up) * sizes.seconds / seconds)))
     rates: dict[str, list[Rate]] = {who: [] for who, _ in named}
@@ -244,7 +244,7 @@ def alternate(
         for who, encode in named:
             some = texts[first : first + amounts[who]]
             nodes, tokenizing = [0], [0.0]
-            if who == "audioclip-text":
+            if who == "audioclip-beam":
 
                 def run(some: list[str] = some, nodes: list[int] = nodes, spent: list[float] = tokenizing) -> None:
                     nodes[0], spent[0] = our_round(ours, some)

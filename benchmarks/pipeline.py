@@ -57,9 +57,9 @@ def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus with a model that takes no time of the CPU, and waits `delay` seconds per text."""
     from instant import InstantHandler
 
-    from audioclip_text.pipeline.cli.embed import parse_options
-    from audioclip_text.pipeline.cli.runner import run
-    from audioclip_text.pipeline.embed import EmbedCorpus
+    from audioclip_beam.pipeline.cli.embed import parse_options
+    from audioclip_beam.pipeline.cli.runner import run
+    from audioclip_beam.pipeline.embed import EmbedCorpus
 
     options = parse_options(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
     corpus = EmbedCorpus(options, InstantHandler(DIM, delay=delay))
@@ -69,7 +69,7 @@ def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
 
 def plumbing_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus as stub_run does, without the report's page, which costs the same for any number of rows."""
-    from audioclip_text.pipeline.publish import publish_snapshot
+    from audioclip_beam.pipeline.publish import publish_snapshot
 
     publish_snapshot.write_report = lambda *_: "report.html"
     stub_run(folder, output, *flags, delay=delay)
@@ -93,8 +93,8 @@ def bare_run(folder: str, output: str, checked: str = "") -> None:
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
-    from audioclip_text.pipeline.schemas import embedded_schema, vector_type
-    from audioclip_text.pipeline.writers.parquet_file import part_options
+    from audioclip_beam.pipeline.schemas import embedded_schema, vector_type
+    from audioclip_beam.pipeline.writers.parquet_file import part_options
 
     noise = pa.array(instant.noise().ravel())
     schema = embedded_schema(DIM, pa.schema([]))
@@ -135,7 +135,7 @@ def measured(run: Callable[..., object], *arguments: str) -> None:
 
 def encode_run(folder: str) -> None:
     """Run TextEncoder.encode over all texts of the shards."""
-    from audioclip_text.model import TextEncoder
+    from audioclip_beam.model import TextEncoder
 
     texts = [json.loads(line)["text"] for file in Path(folder).glob("*.jsonl") for line in file.open()]
     encoder = TextEncoder.load("untrained", tokenizer_path=VOCABULARY)
@@ -145,7 +145,7 @@ def encode_run(folder: str) -> None:
 
 def embed_command(folder: Path, output: Path, *flags: str) -> list[str]:
     """Return the command line over the shards, with untrained weights."""
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
+    command = [sys.executable, "-m", "audioclip_beam.pipeline", "embed", "--input", f"{folder}/*.jsonl"]
     return [*command, "--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(VOCABULARY), *flags]
 
 
@@ -390,8 +390,8 @@ def workers(folder: Path, few: int = 4_000, many: int = 12_000) -> None:
 
 def start_run(command: str, began: str) -> None:
     """Run a command line in this process, which was started at `began`, and print when it reached what, in seconds."""
-    from audioclip_text.pipeline.cli import main
-    from audioclip_text.pipeline.cli.parser import parse  # noqa: F401 - as a part of the first step
+    from audioclip_beam.pipeline.cli import main
+    from audioclip_beam.pipeline.cli.parser import parse  # noqa: F401 - as a part of the first step
 
     marks = {"Python, and the command line parsed": time.time()}
 
@@ -406,12 +406,12 @@ def start_run(command: str, began: str) -> None:
         """An import hook that notes when a module is first looked for."""
 
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "audioclip_text.pipeline.inference.shared_encoder":
+            if name == "audioclip_beam.pipeline.inference.shared_encoder":
                 marks["shards listed, compared with the last run"] = time.time()
             elif name == "apache_beam" and "torch" in sys.modules:
                 marks.setdefault("torch imported", time.time())
-                from audioclip_text.model.encoder import TextEncoder
-                from audioclip_text.pipeline.inference.shared_encoder import EncoderThread
+                from audioclip_beam.model.encoder import TextEncoder
+                from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread
 
                 EncoderThread.describe = mark("Beam imported", EncoderThread.describe)
                 EncoderThread.load = mark("checkpoint and vocabulary read, pipeline built", EncoderThread.load)
@@ -436,13 +436,13 @@ def start(folder: Path) -> None:
     for name, seconds in min(marks, key=lambda each: max(each.values())).items():
         print(f"            {seconds:5.2f}  {name}")
     for flags in (["--help"], ["log", str(folder / "out0")], ["current", str(folder / "out0")]):
-        print(f"            {min(_command(flags) for _ in range(3)):5.2f}  audioclip-text {flags[0]}")
+        print(f"            {min(_command(flags) for _ in range(3)):5.2f}  audioclip {flags[0]}")
 
 
 def _command(flags: list[str]) -> float:
     """Return the seconds of a command."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "audioclip_text.pipeline", *flags], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "audioclip_beam.pipeline", *flags], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
@@ -469,8 +469,8 @@ if __name__ == "__main__":
             import instant
 
             # `start` measures imports, the others do not: Beam and torch would be imported at their first use.
-            import audioclip_text.pipeline.cli.runner
-            import audioclip_text.pipeline.embed  # noqa: F401
+            import audioclip_beam.pipeline.cli.runner
+            import audioclip_beam.pipeline.embed  # noqa: F401
 
             instant.noise()
             runs = (stub_run, plumbing_run, device_run, sleep_run, bare_run)

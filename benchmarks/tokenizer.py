@@ -24,7 +24,7 @@ from pathlib import Path
 
 import corpora
 
-from audioclip_text.model import ClipTokenizer
+from audioclip_beam.model import ClipTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.plain_tokenizer import PlainTokenizer
@@ -66,7 +66,7 @@ def rate(tokenize: Tokenize, texts: Sequence[str], tokens: int) -> float:
 
 def compare(name: str, texts: Sequence[str], makers: dict[str, Callable[[], Tokenize]], rounds: int) -> None:
     """Print a table row for each tokenizer, a new one in every round: tokens per CPU second, first and again."""
-    expected = makers["audioclip-text"]()(texts)
+    expected = makers["audioclip-beam"]()(texts)
     tokens = sum(map(len, expected))
     measured: dict[str, list[tuple[float, float]]] = {maker: [] for maker in makers}
     for turn in range(rounds):
@@ -81,7 +81,7 @@ def compare(name: str, texts: Sequence[str], makers: dict[str, Callable[[], Toke
         cells = []
         for again in (0, 1):
             speed = statistics.median(pair[again] for pair in rates)
-            pairs = zip(measured["audioclip-text"], rates, strict=True)
+            pairs = zip(measured["audioclip-beam"], rates, strict=True)
             cells += [f"{speed:,.0f}", f"{statistics.median(a[again] / b[again] for a, b in pairs):.2f} x"]
         print(f"| {name} | {maker} | " + " | ".join(cells) + " |", flush=True)
 
@@ -132,7 +132,7 @@ def main() -> None:
         return lambda texts: [tokenizer.encode(text) for text in texts]
 
     makers: dict[str, Callable[[], Tokenize]] = {
-        "audioclip-text": ours,
+        "audioclip-beam": ours,
         "original's way": lambda: original_way(PlainTokenizer(VOCABULARY)),
     }
     try:

@@ -78,7 +78,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         more = f"; and {len(faults) - MAX_NAMED_FAULTS} more" if len(faults) > MAX_NAMED_FAULTS else ""
         raise CheckpointError(
             f"{file} does not contain an AudioCLIP text head: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; give a released "
-            f".pt, or a .safetensors that `audioclip-text extract` wrote"
+            f".pt, or a .safetensors that `audioclip extract` wrote"
         )
     # Copies: a tensor that is mapped from the file would change with it, and a truncated file would end the process.
     state = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}

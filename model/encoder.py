@@ -152,7 +152,7 @@ class TextEncoder:
         vocabulary = VOCABULARY if tokenizer_path is None else Path(tokenizer_path)
         if not vocabulary.exists():
             raise FileNotFoundError(
-                f"no vocabulary file at {vocabulary}: run `audioclip-text fetch vocabulary`, or give its path as "
+                f"no vocabulary file at {vocabulary}: run `audioclip fetch vocabulary`, or give its path as "
                 "tokenizer_path"
             )
         checkpoint, tokenizer = load_checkpoint(path), ClipTokenizer(vocabulary)

@@ -25,4 +25,4 @@ def fetch_command(word: str, path: Path) -> str:
     """Return the command that fetches the released checkpoint for `path`, or the full one if `path` names neither."""
     word = word if word in RELEASED else released_word(path) or "full"
     elsewhere = path.name == RELEASED[word] and path.parent != Path(".cache")
-    return f"audioclip-text fetch {word}" + (f" --dir {path.parent}" if elsewhere else "")
+    return f"audioclip fetch {word}" + (f" --dir {path.parent}" if elsewhere else "")

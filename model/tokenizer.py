@@ -185,14 +185,14 @@ def _read(path: str | os.PathLike[str]) -> bytes:
             return handle.read(VOCABULARY_BYTES)
     except OSError as error:
         raise TokenizerError(
-            f"no vocabulary at {os.fspath(path)} ({error.strerror}): run `audioclip-text fetch vocabulary`, or give the "
+            f"no vocabulary at {os.fspath(path)} ({error.strerror}): run `audioclip fetch vocabulary`, or give the "
             f"path of bpe_simple_vocab_16e6.txt.gz"
         ) from None
 
 
 def _merges(data: bytes, path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """Return the 48,894 merges that the released models use, in order; the file's first line is a header."""
-    remedy = f"CLIP's contains {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip-text fetch vocabulary`"
+    remedy = f"CLIP's contains {MERGES:,} merges for {EOT + 1:,} entries; run `audioclip fetch vocabulary`"
     try:
         reader = zlib.decompressobj(wbits=31)
         unpacked = reader.decompress(data, VOCABULARY_BYTES)

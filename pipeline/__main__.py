@@ -1,4 +1,4 @@
-"""`python -m audioclip_text.pipeline` is the console script `audioclip-text`."""
+"""`python -m audioclip_beam.pipeline` is the console script `audioclip`."""
 
 import sys
 

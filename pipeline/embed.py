@@ -1,7 +1,7 @@
 """EmbedCorpus: the whole data path, from text shards to a published snapshot.
 
 import apache_beam as beam
-from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
+from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions
 
 options = EmbedOptions(input=["texts/*.jsonl"], output="out")
 with beam.Pipeline(options=options) as pipeline:
@@ -66,7 +66,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         self.hints = {"accelerator": options.accelerator} if options.accelerator else {}
         # A local run spills rows into its run directory, or into this one if the output is on an object store.
         elsewhere = self.local and not is_local(self.job.output)
-        self._spill_directory = tempfile.TemporaryDirectory(prefix="audioclip-text-") if elsewhere else None
+        self._spill_directory = tempfile.TemporaryDirectory(prefix="audioclip-beam-") if elsewhere else None
         self.snapshot: str | None = None
         # Whether the job may go on when this process has ended: from the end of `expand` until its end is known.
         self.may_go_on = False
@@ -172,7 +172,7 @@ class AddTextHash(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, prompt: str, reports_to: str | None) -> None:
         self.prompt, self.reports_to = prompt, reports_to
-        self.version = version("audioclip-text")
+        self.version = version("audioclip-beam")
 
     def setup(self) -> None:
         """Start the reports, and check that the worker has the launcher's version of the project."""

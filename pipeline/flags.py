@@ -1,4 +1,4 @@
-"""The flags of `audioclip-text embed`, without an import of Beam: `--help` must be quick."""
+"""The flags of `audioclip embed`, without an import of Beam: `--help` must be quick."""
 
 from __future__ import annotations
 

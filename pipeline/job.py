@@ -118,7 +118,7 @@ class Job:
             "checkpoint": model.name,
             "checkpoint_sha256": model.sha256,
             "weights": model.weights,
-            "tool_version": version("audioclip-text"),
+            "tool_version": version("audioclip-beam"),
             "dim": str(model.dim),
             **{name: model.fingerprint_parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
         }

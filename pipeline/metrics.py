@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TypedDict
 
-NAMESPACE = "audioclip_text"
+NAMESPACE = "audioclip_beam"
 
 # Counts of the model's work, in the manifest under `counts`; seconds are under `seconds`.
 MODEL_COUNTS = ("model_texts", "tokens", "nodes", "slots", "micro_batches", "oom_retries")

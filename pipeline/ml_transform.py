@@ -1,7 +1,7 @@
 """AudioCLIP's text embeddings in Beam's MLTransform: columns of rows, or any element through a type adapter (RAG).
 
 MLTransform saves its transforms by name. What it saves of this module (EmbedItems, ItemHandler, embed_with_content_ids)
-and audioclip_text.pipeline.EncoderSettings are therefore public names, which do not change within one ARTIFACT_FORMAT.
+and audioclip_beam.pipeline.EncoderSettings are therefore public names, which do not change within one ARTIFACT_FORMAT.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _check_format(transform: EmbedItems) -> ItemHandler:
     found = getattr(handler, "_format", None)
     if found != ARTIFACT_FORMAT or not isinstance(handler, ItemHandler):
         raise ValueError(
-            f"this MLTransform artifact has format {found}, and this version of audioclip-text reads format "
+            f"this MLTransform artifact has format {found}, and this version of audioclip-beam reads format "
             f"{ARTIFACT_FORMAT}: write it again with write_artifact_location"
         )
     return handler

@@ -57,12 +57,12 @@ def printable_lines(text: str) -> str:
 
 def print_note(text: str) -> None:
     """Print one line to stderr; a stderr that cannot be written is ignored."""
-    _print(f"audioclip-text: {printable(text)}", sys.stderr)
+    _print(f"audioclip: {printable(text)}", sys.stderr)
 
 
 def print_error(error: object) -> None:
     """Print an error to stderr; a stderr that cannot be written is ignored."""
-    _print(f"audioclip-text: error: {printable_lines(str(error))}", sys.stderr)
+    _print(f"audioclip: error: {printable_lines(str(error))}", sys.stderr)
 
 
 def print_line(text: str) -> None:

@@ -54,7 +54,7 @@ def _same_options(options: Mapping[str, object], manifest: Manifest) -> bool:
     add_flags(parser)
     names = {action.dest for action in parser._actions} - WITHOUT_EFFECT
     given = manifest["options"]
-    return manifest["tool_version"] == version("audioclip-text") and all(
+    return manifest["tool_version"] == version("audioclip-beam") and all(
         options[name] == given.get(name, parser.get_default(name)) for name in names
     )
 

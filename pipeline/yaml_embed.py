@@ -27,7 +27,7 @@ class EmbedText(beam.PTransform):  # type: ignore[misc]
         field: The field with the text.
         output: The field to add.
         checkpoint: "full", "partial", "untrained", or the path of a checkpoint.
-        tokenizer_path: Path of the vocabulary; by default the one that `audioclip-text fetch vocabulary` writes.
+        tokenizer_path: Path of the vocabulary; by default the one that `audioclip fetch vocabulary` writes.
         prompt: A template for each text, such as "a sound of {}".
         on_long: "truncate" or "reject" for texts longer than the context; rejected ones are errors.
         normalize: Whether to scale vectors to length 1.

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # The checkpoint is in the bucket, because this machine reads it too, to compute the fingerprint; each worker machine copies
 # it once:
-#   audioclip-text fetch full && audioclip-text extract full text-head.safetensors
+#   audioclip fetch full && audioclip extract full text-head.safetensors
 #   gcloud storage cp text-head.safetensors .cache/bpe_simple_vocab_16e6.txt.gz gs://BUCKET/model/
 #
 # --accelerator puts a resource hint on the model's steps alone, and any hint turns Dataflow's right fitting on: only their
@@ -45,4 +45,4 @@ kept=()
 for flag in "${parameters[@]}" "${flags[@]}"; do
     [[ " ${*%%=*} " == *" ${flag%%=*} "* ]] || kept+=("$flag")
 done
-exec audioclip-text embed "${kept[@]}" "$@"
+exec audioclip embed "${kept[@]}" "$@"

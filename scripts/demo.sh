@@ -11,6 +11,6 @@ else
     echo "demo: no $checkpoint (./scripts/download_full.sh downloads it): random weights, for testing only" >&2
     checkpoint=untrained
 fi
-.venv/bin/audioclip-text embed --input 'examples/shards/*' --output out/demo --checkpoint "$checkpoint"
+.venv/bin/audioclip embed --input 'examples/shards/*' --output out/demo --checkpoint "$checkpoint"
 echo
 .venv/bin/python scripts/show.py out/demo

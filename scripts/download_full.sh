@@ -2,4 +2,4 @@
 # Download the checkpoint AudioCLIP-Full-Training.pt and the vocabulary into .cache, verified.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH" exec audioclip-text fetch full "$@"
+PATH="$PWD/.venv/bin:$PATH" exec audioclip fetch full "$@"

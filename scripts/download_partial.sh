@@ -2,4 +2,4 @@
 # Download the checkpoint AudioCLIP-Partial-Training.pt and the vocabulary into .cache, verified.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH" exec audioclip-text fetch partial "$@"
+PATH="$PWD/.venv/bin:$PATH" exec audioclip fetch partial "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Build the image and a Flex Template of it, and launch it once: ./scripts/flex_template.sh
 # Needs gcloud, curl and Docker, and the environment variables PROJECT, REGION, BUCKET (a name without gs://), and IMAGE, as in
-# europe-west4-docker.pkg.dev/my-project/audioclip/audioclip-text:0.1.0. The checkpoint is in the bucket, as
-# scripts/dataflow.sh says. The script does not wait for the job: `audioclip-text log` on its output, or Dataflow's page,
+# europe-west4-docker.pkg.dev/my-project/audioclip/audioclip-beam:0.1.0. The checkpoint is in the bucket, as
+# scripts/dataflow.sh says. The script does not wait for the job: `audioclip log` on its output, or Dataflow's page,
 # shows when it is done. Not tested on Dataflow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 docker build --tag "$IMAGE" .
 docker push "$IMAGE"
 
-gcloud dataflow flex-template build "gs://$BUCKET/templates/audioclip-text.json" \
+gcloud dataflow flex-template build "gs://$BUCKET/templates/audioclip-beam.json" \
     --project "$PROJECT" \
     --image "$IMAGE" \
     --sdk-language PYTHON \

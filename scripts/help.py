@@ -6,7 +6,7 @@ import os
 
 os.environ["COLUMNS"] = "110"  # before argparse looks for a terminal
 
-from audioclip_text.pipeline.cli.parser import build_parser
+from audioclip_beam.pipeline.cli.parser import build_parser
 
 
 def page() -> str:
@@ -16,7 +16,7 @@ def page() -> str:
     assert isinstance(commands.choices, dict)
     parts = [
         "# Commands",
-        "The help of every command, as `audioclip-text COMMAND --help` prints it; `python scripts/help.py` makes this page.",
+        "The help of every command, as `audioclip COMMAND --help` prints it; `python scripts/help.py` makes this page.",
         "Exit status: 0 done, 1 failed, 2 usage error, 141 the reader of standard output ended, as in `| head`, "
         "128 + n ended by signal n (130 SIGINT, 143 SIGTERM, 129 SIGHUP).",
         f"```text\n{parser.format_help()}```",

@@ -38,5 +38,5 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$required" ]]; then
 fi
 if [[ ! -f .cache/bpe_simple_vocab_16e6.txt.gz ]]; then
     log "fetching the vocabulary"
-    .venv/bin/audioclip-text fetch vocabulary >/dev/null
+    .venv/bin/audioclip fetch vocabulary >/dev/null
 fi

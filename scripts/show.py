@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from audioclip_text.pipeline.terminal import printable
+from audioclip_beam.pipeline.terminal import printable
 
 
 def show(output: Path) -> None:

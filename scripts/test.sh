@@ -30,14 +30,14 @@ fi
 export PATH="$PWD/.venv/bin:$PATH"
 
 # The folders are installed under other names than they have here; mypy finds them through two links.
-mkdir -p .typecheck/audioclip_text
-ln -sfn ../../model .typecheck/audioclip_text/model
-ln -sfn ../../pipeline .typecheck/audioclip_text/pipeline
+mkdir -p .typecheck/audioclip_beam
+ln -sfn ../../model .typecheck/audioclip_beam/model
+ln -sfn ../../pipeline .typecheck/audioclip_beam/pipeline
 
 ruff format --check .
 ruff check .
 python scripts/check_words.py
-MYPYPATH=.typecheck mypy -p audioclip_text.model -p audioclip_text.pipeline
+MYPYPATH=.typecheck mypy -p audioclip_beam.model -p audioclip_beam.pipeline
 
 tests=(-n 2 --dist loadfile --no-loadscope-reorder)
 [[ -n "$fast$extra" ]] || tests+=(-m "not extra")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from audioclip_text.model import ClipTokenizer
-from audioclip_text.model.checkpoint import extract
-from audioclip_text.model.text_head import text_shapes, untrained_state
+from audioclip_beam.model import ClipTokenizer
+from audioclip_beam.model.checkpoint import extract
+from audioclip_beam.model.text_head import text_shapes, untrained_state
 from tests.support.paths import DATA, ROOT
 from tests.support.released_file import write_released
 
@@ -79,7 +79,7 @@ def _empty_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return
     from markupsafe import Markup
 
-    from audioclip_text.pipeline.report import plots
+    from audioclip_beam.pipeline.report import plots
 
     for name in CHARTS:
         monkeypatch.setattr(plots, name, lambda *_: Markup("<svg></svg>"))
@@ -90,7 +90,7 @@ def vocabulary() -> Path:
     """Path of CLIP's vocabulary."""
     path = ROOT / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
     if not path.exists():
-        pytest.fail(f"no vocabulary at {path}: run `audioclip-text fetch vocabulary` in {ROOT}, or ./scripts/test.sh")
+        pytest.fail(f"no vocabulary at {path}: run `audioclip fetch vocabulary` in {ROOT}, or ./scripts/test.sh")
     return path
 
 

@@ -65,7 +65,7 @@ def find_changes(
         _check_target(target, output)
     newer = _open(output, now or require_current(output))
     older = _open(output, before) if before else _open_previous(output, newer)
-    with tempfile.TemporaryDirectory(prefix="audioclip-text-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as scratch:
         comparison = _Comparison(older, newer)
         with convert_temporary_errors(OSError):  # those of reading a snapshot name its files already
             kinds, removed = comparison.compare(Path(scratch))
@@ -113,7 +113,7 @@ def _open_previous(output: str, newer: Snapshot) -> Snapshot | None:
     if manifest is None:
         raise SnapshotError(
             f"{output} has no snapshot {name} any more, which {newer.name} followed: name another one with --from; "
-            f"audioclip-text log {output} lists them"
+            f"audioclip log {output} lists them"
         )
     return Snapshot(output, name, manifest)
 

@@ -1,4 +1,4 @@
-"""The command line: `audioclip-text COMMAND`."""
+"""The command line: `audioclip COMMAND`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The program `audioclip-text`: parse a command line, run the command, and turn errors and signals into exit statuses."""
+"""The program `audioclip`: parse a command line, run the command, and turn errors and signals into exit statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .commands import EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from .parser import PROGRAM, UsageError, parse
 from .signals import Interrupted, end_process, handle_signals, ignore_signals
 
-_FORMAT = "audioclip-text: %(levelname)s: %(message)s"
+_FORMAT = "audioclip: %(levelname)s: %(message)s"
 
 # Beam warns of these at every start, and no one can act on them: extras that are not needed, an unused figure.
 _NOISE = ("apitools not found", "Resource module is not available")

@@ -34,7 +34,7 @@ ENDPOINT_SECONDS = 30  # for a runner's endpoint to answer
 
 _RUNNERS = "DirectRunner, FlinkRunner, SparkRunner, PrismRunner, PortableRunner or DataflowRunner"
 
-FLEX_LAUNCHER = "AUDIOCLIP_TEXT_FLEX_LAUNCHER"  # set by scripts/schedule/flex_launcher.py
+FLEX_LAUNCHER = "AUDIOCLIP_BEAM_FLEX_LAUNCHER"  # set by scripts/schedule/flex_launcher.py
 
 
 def check_runner(options: PipelineOptions) -> None:
@@ -52,9 +52,7 @@ def check_runner(options: PipelineOptions) -> None:
         )
     if is_local_run(options):
         if options.view_as(TestOptions).dry_run:
-            raise OptionsError(
-                f"--dry_run is for Dataflow: `audioclip-text plan` is the dry run of {name or 'a local run'}"
-            )
+            raise OptionsError(f"--dry_run is for Dataflow: `audioclip plan` is the dry run of {name or 'a local run'}")
         return
     if str(name).lower().rsplit(".", 1)[-1] in ("dask", "daskrunner"):  # Beam takes its full name only
         raise OptionsError(

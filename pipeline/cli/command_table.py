@@ -1,4 +1,4 @@
-"""COMMANDS: every command of `audioclip-text`, with its arguments and the function that runs it."""
+"""COMMANDS: every command of `audioclip`, with its arguments and the function that runs it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def parse_options(argv: Sequence[str]) -> EmbedOptions:
 
 
 def embed(argv: Sequence[str]) -> int:
-    """Run `audioclip-text embed` with these flags; return the exit status."""
+    """Run `audioclip embed` with these flags; return the exit status."""
     options = parse_options(argv)
     options.check()
     check_runner(options)
@@ -52,7 +52,7 @@ def embed(argv: Sequence[str]) -> int:
     finally:
         corpus.close()
     if not finished:
-        print_result(f"submitted {corpus.snapshot}: `audioclip-text log {job.output}` lists it when it is published")
+        print_result(f"submitted {corpus.snapshot}: `audioclip log {job.output}` lists it when it is published")
         return 0
     manifest = read_manifest(job.output, str(corpus.snapshot))
     if manifest is None:
@@ -69,7 +69,7 @@ def with_outcome(message: str, corpus: EmbedCorpus) -> str:
         return message
     if corpus.local:
         return f"{message}; nothing was published"
-    return f"{message}; `audioclip-text log {corpus.job.output}` shows whether {corpus.snapshot} was published"
+    return f"{message}; `audioclip log {corpus.job.output}` shows whether {corpus.snapshot} was published"
 
 
 def check_device(options: EmbedOptions) -> None:

@@ -1,4 +1,4 @@
-"""The strict parser of `audioclip-text`: a token of the command line that no command uses is a usage error."""
+"""The strict parser of `audioclip`: a token of the command line that no command uses is a usage error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..flags import store_once, underscore_flags
 from ..terminal import did_you_mean
 from .command_table import COMMANDS, Command
 
-PROGRAM = "audioclip-text"
+PROGRAM = "audioclip"
 
 
 class UsageError(ValueError):
@@ -132,7 +132,7 @@ def command_parser(name: str, beam: argparse.ArgumentParser | None = None) -> St
 def build_parser() -> StrictParser:
     """Return the parser of all commands, whose help lists them."""
     parser = StrictParser(PROGRAM, description="Embed text corpora with AudioCLIP's text head.")
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version(PROGRAM)}")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('audioclip-beam')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         _fill(subparsers.add_parser(name, help=command.help, description=command.help, command=name), command)

@@ -18,7 +18,7 @@ from .plan_pipeline import PlanCounts, count_changes
 
 
 def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
-    """Run `audioclip-text plan` with the flags of `embed`; return the exit status."""
+    """Run `audioclip plan` with the flags of `embed`; return the exit status."""
     options = parse_options(argv)
     if options.no_dedupe:
         raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
@@ -29,7 +29,7 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     job, handler = prepare_job(options, handler)
     for note in job.notes:
         print_note(note)
-    with tempfile.TemporaryDirectory(prefix="audioclip-text-") as spill:
+    with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as spill:
         print_line(plan_summary(job, count_changes(job, handler, options, spill if is_local_run(options) else None)))
     return 0
 

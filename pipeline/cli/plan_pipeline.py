@@ -35,7 +35,7 @@ from ..text_hash import add_text_hash
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
-NAMESPACE = "audioclip_text.plan"
+NAMESPACE = "audioclip_beam.plan"
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -164,7 +164,7 @@ def error_message(error: BaseException) -> str:
             "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )
     text = re.sub(r" \[while running .*$", "", text, flags=re.MULTILINE)  # a step, which Beam adds to each error
-    ours = re.findall(r"^audioclip_text\.[\w.]+(?:Error|Exception): (.+)$", text, re.MULTILINE)
+    ours = re.findall(r"^audioclip_beam\.[\w.]+(?:Error|Exception): (.+)$", text, re.MULTILINE)
     if not ours and "Traceback (most recent call last)" in text:
         ours = re.findall(r"^((?:\w+\.)*\w+: .+)$", text, re.MULTILINE)
     return ours[-1] if ours else text
@@ -186,7 +186,7 @@ class _RunState:
         if self.corpus.may_go_on:
             job = f"job {self.job} is still running at" if self.job else "the job may have been submitted to"
             return (
-                f"interrupted by {signal_name}: {job} {self.runner}; `audioclip-text log {output}` lists {snapshot} when "
+                f"interrupted by {signal_name}: {job} {self.runner}; `audioclip log {output}` lists {snapshot} when "
                 f"it is published{f'; {self.flink.how_to_cancel}' if self.flink else ''}"
             )
         if snapshot and current_name(output) == snapshot:

@@ -52,7 +52,7 @@ class GpuPlace:
     each other's.
     """
 
-    def __init__(self, name: str = "audioclip-text-gpu", gpus: Callable[[], list[str]] = list_gpus) -> None:
+    def __init__(self, name: str = "audioclip-beam-gpu", gpus: Callable[[], list[str]] = list_gpus) -> None:
         self._name, self._gpus = name, gpus
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None

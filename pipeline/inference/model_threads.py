@@ -73,7 +73,7 @@ class ModelProcesses:
     On other systems each process takes itself for the only one.
     """
 
-    def __init__(self, name: str = "audioclip-text-model") -> None:
+    def __init__(self, name: str = "audioclip-beam-model") -> None:
         self.name = name
         self._socket: socket.socket | None = None
         self._bound = ""

@@ -1,6 +1,6 @@
 """Local copies of files on object stores, for code that needs a path: one per machine, verified at each use.
 
-    <temporary directory>/audioclip-text-<user id>/<hash of the path>/<hash of its size and version>/<sha256>/<name>
+    <temporary directory>/audioclip-beam-<user id>/<hash of the path>/<hash of its size and version>/<sha256>/<name>
 
 A copy is written under another name, hashed while it is written, and renamed when it is whole. Processes that need the
 same file wait for the one that downloads it. A new version replaces the one before.
@@ -85,7 +85,7 @@ def _size_and_version(path: str) -> tuple[int, str]:
 def _locked_folder(key: str) -> Iterator[Path]:
     """Yield the folder for copies of one path, locked against other processes on this machine."""
     user = os.getuid() if hasattr(os, "getuid") else 0  # not the name: a user id in a container may have none
-    root = Path(tempfile.gettempdir(), f"audioclip-text-{user}")
+    root = Path(tempfile.gettempdir(), f"audioclip-beam-{user}")
     root.mkdir(mode=0o700, exist_ok=True)
     if root.stat().st_uid != user:
         raise StoreError(f"{root} belongs to another user: remove it, or set TMPDIR to a directory of your own")

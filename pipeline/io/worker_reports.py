@@ -99,10 +99,10 @@ def call_reported(element: Any, directory: str | None, call: Callable[[Any], Any
 
 def check_version(expected: str) -> None:
     """Raise ValueError if this worker has another version of the project than the launcher."""
-    installed = version("audioclip-text")
+    installed = version("audioclip-beam")
     if installed != expected:
         raise ValueError(
-            f"a worker has audioclip-text {installed}, and the launcher {expected}: install the same version on both"
+            f"a worker has audioclip-beam {installed}, and the launcher {expected}: install the same version on both"
         )
 
 

@@ -162,7 +162,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             "format": FORMAT,
             "snapshot": self.snapshot,
             "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
-            "tool_version": version("audioclip-text"),
+            "tool_version": version("audioclip-beam"),
             "fingerprint": model.fingerprint,
             "fingerprint_parts": model.fingerprint_parts,
             "weights": model.weights,

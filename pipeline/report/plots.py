@@ -44,7 +44,7 @@ _UNITS_PER_INCH = 72
 _WIDTH = 340  # of most charts, in units that a phone shows as about one pixel each
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "audioclip-text",  # ids are the same in each run
+    "svg.hashsalt": "audioclip-beam",  # ids are the same in each run
     "font.size": 12.0,
     "axes.edgecolor": _drawn("line"),
     "axes.linewidth": 1.0,

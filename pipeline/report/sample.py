@@ -32,7 +32,7 @@ def read_sample(output: str, snapshot: str, files: Sequence[FileInfo]) -> pa.Tab
     Raises:
         SnapshotError: One of the files that are read is missing or damaged.
     """
-    directory, remedy = run_path(output, snapshot), f"audioclip-text validate {output} lists all faults"
+    directory, remedy = run_path(output, snapshot), f"audioclip validate {output} lists all faults"
     parts = sorted((file.lowest_hash, file.name) for file in files if file.lowest_hash is not None)
     groups = sorted(group for _, name in parts[:SAMPLE_GROUPS] for group in _row_groups(join(directory, name), remedy))
     tables = [_read_row_group(path, number, remedy) for _, path, number in groups[:SAMPLE_GROUPS]]

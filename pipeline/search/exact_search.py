@@ -1,4 +1,4 @@
-"""`audioclip-text search`: exact search for the rows of the current snapshot nearest to texts or vectors."""
+"""`audioclip search`: exact search for the rows of the current snapshot nearest to texts or vectors."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[
     if nearest.incomparable:
         notes.append(
             f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows cannot be found, because their vectors are zero "
-            f"or not finite: audioclip-text validate names them"
+            f"or not finite: audioclip validate names them"
         )
     if not nearest.rows:
         notes.append("the snapshot has no rows")

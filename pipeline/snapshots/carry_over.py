@@ -52,7 +52,7 @@ def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bo
     return (
         not options.get("force")
         and not options.get("no_dedupe")
-        and previous["tool_version"] == version("audioclip-text")
+        and previous["tool_version"] == version("audioclip-beam")
         and _deciding_rows(previous["options"]) == _deciding_rows(options)
     )
 

@@ -77,11 +77,11 @@ def no_snapshot(output: str, name: str | None = None) -> SnapshotError:
     """Return the error for a snapshot `name` that does not exist, or for a missing current snapshot."""
     if name is None:
         return SnapshotError(
-            f"{output} has no current snapshot (no current.json): check the path, or publish one with audioclip-text embed"
+            f"{output} has no current snapshot (no current.json): check the path, or publish one with audioclip embed"
         )
     return SnapshotError(
-        f"{output} has no finished snapshot {name!r:.200}: audioclip-text log {output} lists the finished ones, and "
-        f"audioclip-text rollback {output} NAME makes one of them the current one"
+        f"{output} has no finished snapshot {name!r:.200}: audioclip log {output} lists the finished ones, and "
+        f"audioclip rollback {output} NAME makes one of them the current one"
     )
 
 

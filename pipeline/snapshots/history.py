@@ -111,7 +111,7 @@ def rollback(output: str, snapshot: str | None = None) -> str:
         earlier = [name for name in finished if name < current and name <= followed]
         if not earlier:
             raise SnapshotError(
-                f"{output} has no snapshot before {current}: audioclip-text log {output} lists the finished ones"
+                f"{output} has no snapshot before {current}: audioclip log {output} lists the finished ones"
             )
         snapshot = earlier[-1]
     if snapshot not in finished:
@@ -133,7 +133,7 @@ def _previous_of(output: str, current: str, finished: Sequence[str]) -> str | No
         if not others:
             raise
         raise SnapshotError(
-            f"{error}; as it does not say which snapshot came before, name one: audioclip-text rollback {output} NAME, of "
+            f"{error}; as it does not say which snapshot came before, name one: audioclip rollback {output} NAME, of "
             f"{', '.join(others[:_MAX_NAMED])}"
         ) from error
     return manifest["previous"] if manifest else None

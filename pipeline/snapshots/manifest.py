@@ -18,7 +18,7 @@ from .segments import TOTALS, RowCounts, Segment, add_rows
 from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
-# audioclip-text reads the formats of all releases before it.
+# audioclip-beam reads the formats of all releases before it.
 FORMAT = 4
 
 MAX_DIM = 1 << 16
@@ -46,7 +46,7 @@ _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 
 _MAX_FAULTS = 3  # in one error message
 
-RESTORE_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip-text rollback"
+RESTORE_REMEDY = "restore it from a backup, or make another snapshot the current one with audioclip rollback"
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MA
     if value.get("format") != FORMAT:
         found = f"format version {value['format']!r:.40}" if "format" in value else "no format version"
         raise SnapshotError(
-            f"{path} has {found}, and this audioclip-text reads format version {FORMAT} alone: use the audioclip-text "
+            f"{path} has {found}, and this audioclip-beam reads format version {FORMAT} alone: use the audioclip-beam "
             f"that wrote it, or embed the corpus into a new directory"
         )
     faults = check_manifest(value, name, {"format", "snapshot", *reads})

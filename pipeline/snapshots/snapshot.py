@@ -25,7 +25,7 @@ BATCH_ROWS = 1024  # in memory at a time: 8 MiB of 1024-vectors in float64
 
 READ_BYTES = 1 << 20  # of a part file at a time
 
-REMEDY = "audioclip-text validate lists all faults, and audioclip-text rollback goes back to the snapshot before"
+REMEDY = "audioclip validate lists all faults, and audioclip rollback goes back to the snapshot before"
 
 # Errors of reading a damaged Parquet file: its names and metadata may not be UTF-8, and a column may have another name.
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError)

@@ -1,4 +1,4 @@
-"""`audioclip-text validate`: check that a snapshot is what its manifest says, down to every row."""
+"""`audioclip validate`: check that a snapshot is what its manifest says, down to every row."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from airflow import DAG
 from airflow.providers.standard.operators.bash import BashOperator
 
 COMMAND = (
-    "cd /srv/audioclip && .venv/bin/audioclip-text embed --input '/srv/texts/*.jsonl.gz' --output /srv/audioclip/out "
+    "cd /srv/audioclip && .venv/bin/audioclip embed --input '/srv/texts/*.jsonl.gz' --output /srv/audioclip/out "
     "--checkpoint .cache/AudioCLIP-Full-Training.pt --id_field id --max_rejected 1%"
 )
 
 with DAG(
-    dag_id="audioclip_text",
+    dag_id="audioclip_beam",
     schedule="30 2 * * *",
     start_date=datetime(2026, 1, 1),
     catchup=False,  # a snapshot is of the corpus as it is now: past nights cannot be repeated

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}" "${SCHEDULER:?}"
 
-gcloud scheduler jobs create http audioclip-text \
+gcloud scheduler jobs create http audioclip-beam \
     --project "$PROJECT" \
     --location "$REGION" \
     --schedule "30 2 * * *" \

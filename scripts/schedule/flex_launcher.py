@@ -1,10 +1,10 @@
-"""Run `audioclip-text embed` for Dataflow's Flex Template launcher, which passes flags and no command."""
+"""Run `audioclip embed` for Dataflow's Flex Template launcher, which passes flags and no command."""
 
 import os
 import sys
 
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.pipeline.cli import main
 
 if __name__ == "__main__":
-    os.environ["AUDIOCLIP_TEXT_FLEX_LAUNCHER"] = "1"  # elsewhere --template_location is refused
+    os.environ["AUDIOCLIP_BEAM_FLEX_LAUNCHER"] = "1"  # elsewhere --template_location is refused
     sys.exit(main(["embed", *sys.argv[1:]]))

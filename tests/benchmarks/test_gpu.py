@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
 import corpora, gpu
-corpora.WORDNET, gpu.COMMAND = Path("nowhere"), ["audioclip-text"]
+corpora.WORDNET, gpu.COMMAND = Path("nowhere"), ["audioclip"]
 sys.argv[1:] = ["--smoke", "--minutes", "4"]
 sys.exit(gpu.main())
 """
@@ -35,7 +35,7 @@ def test_every_part_runs_on_a_cpu() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     parity, ours, nodes, processes = (
-        next(row for row in rows if row[0] == f"| {name}") for name in ("float32", "audioclip-text", "256 nodes", "1")
+        next(row for row in rows if row[0] == f"| {name}") for name in ("float32", "audioclip-beam", "256 nodes", "1")
     )
     assert float(parity[1]) < 2e-5
     assert float(ours[2].replace(",", "")) > 0

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.errors import SnapshotError
 from tests.support import object_stores, synced
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.object_stores import Store

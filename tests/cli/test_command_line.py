@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from audioclip_text.model import TextEncoder
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.embed import run_summary
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.embed import run_summary
 from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
 from tests.support.snapshots import batch_of, write_snapshot
@@ -56,7 +56,7 @@ def test_every_format_through_the_command_line(
 ) -> None:
     """One command embeds every format; the vectors equal the encoder's, and DuckDB and Polars read them."""
     shards = write_every_format(tmp_path / "in", TEXTS)
-    program = [preloaded_programs() / "audioclip-text"]
+    program = [preloaded_programs() / "audioclip"]
     done = run_program(
         "embed", "--input", tmp_path / "in/*", "--output", tmp_path / "out", "--checkpoint", "untrained",
         "--tokenizer_path", vocabulary, program=program,
@@ -136,7 +136,7 @@ def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_help_is_quick_and_imports_neither_beam_nor_torch() -> None:
     """The modules that take seconds to import are not imported."""
     code = (
-        "import sys\nfrom audioclip_text.pipeline.cli import main\n"
+        "import sys\nfrom audioclip_beam.pipeline.cli import main\n"
         "try: main(['embed', '--help'])\nexcept SystemExit: pass\n"
         "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
     )
@@ -170,7 +170,7 @@ def test_download_model_fetches_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     paths: list[str] = []
-    monkeypatch.setattr("audioclip_text.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
+    monkeypatch.setattr("audioclip_beam.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
     assert main([command, "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
     assert paths == fetched
 

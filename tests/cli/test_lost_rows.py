@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 
 
 @pytest.fixture

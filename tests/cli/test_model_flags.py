@@ -14,7 +14,7 @@ LONG = "many words " * 50
 
 
 def embed(tmp_path: Path, head: str, vocabulary: Path, *flags: str) -> Outcome:
-    """Run `audioclip-text embed` over a.txt in a new process."""
+    """Run `audioclip embed` over a.txt in a new process."""
     command = ["embed", "--input", "a.txt", "--output", "out", "--checkpoint", head, "--device", "cpu"]
     return run_command(tmp_path, *command, "--tokenizer_path", vocabulary, *flags)
 

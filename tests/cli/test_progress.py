@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline import metrics
-from audioclip_text.pipeline.canary import CANARY_TEXTS
-from audioclip_text.pipeline.cli import progress
-from audioclip_text.pipeline.cli.progress import Estimate
+from audioclip_beam.pipeline import metrics
+from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.pipeline.cli import progress
+from audioclip_beam.pipeline.cli.progress import Estimate
 from tests.support.corpus import embed, write_jsonl
 
 
@@ -79,7 +79,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         metrics.TALLY.update(bytes_read=500, rows_read=10, rows_embedded=5)
         time.sleep(0.3)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("audioclip-text: read 10, done 5 (")
+    assert line.startswith("audioclip: read 10, done 5 (")
     assert "rejected 0; 50% of the input read, " in line
     assert line.endswith(" left")
 

@@ -23,23 +23,23 @@ from apache_beam.portability.api import beam_job_api_pb2_grpc
 from apache_beam.runners.portability.portable_runner import PipelineResult, PortableRunner
 from filelock import FileLock
 
-from audioclip_text.pipeline.cli import main, watch_job
-from audioclip_text.pipeline.cli.embed import with_outcome
-from audioclip_text.pipeline.cli.flink_job import FlinkJob
-from audioclip_text.pipeline.cli.plan_pipeline import count_changes
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.cli.signals import handle_signals
-from audioclip_text.pipeline.cli.watch_job import JobWatch
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.io import worker_reports
-from audioclip_text.pipeline.io.retries import StoreError
-from audioclip_text.pipeline.io.worker_reports import read_reports, remove_reports, report_errors, start_reporting
-from audioclip_text.pipeline.job import prepare_job
-from audioclip_text.pipeline.metrics import TALLY
-from audioclip_text.pipeline.options import EmbedOptions, ends_with_launcher
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
+from audioclip_beam.pipeline.cli import main, watch_job
+from audioclip_beam.pipeline.cli.embed import with_outcome
+from audioclip_beam.pipeline.cli.flink_job import FlinkJob
+from audioclip_beam.pipeline.cli.plan_pipeline import count_changes
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.cli.signals import handle_signals
+from audioclip_beam.pipeline.cli.watch_job import JobWatch
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.io import worker_reports
+from audioclip_beam.pipeline.io.retries import StoreError
+from audioclip_beam.pipeline.io.worker_reports import read_reports, remove_reports, report_errors, start_reporting
+from audioclip_beam.pipeline.job import prepare_job
+from audioclip_beam.pipeline.metrics import TALLY
+from audioclip_beam.pipeline.options import EmbedOptions, ends_with_launcher
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path
 from tests.support import object_stores
 from tests.support.corpus import embed
 from tests.support.http_server import serving
@@ -134,7 +134,7 @@ def test_a_signal_names_the_job_that_goes_on(
     named = {name: marker[name] for name in ("job", "runner", "endpoint")}
     assert named == {"job": "job-17_id", "runner": "PortableRunner", "endpoint": f"localhost:{port}"}
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        f"audioclip-text: error: interrupted by SIGTERM: job job-17_id is still running at PortableRunner; `audioclip-text "
+        f"audioclip: error: interrupted by SIGTERM: job job-17_id is still running at PortableRunner; `audioclip "
         f"log {tmp_path}/out` lists {run.name} when it is published; to cancel it at Flink: `curl -X PATCH "
         f"'http://FLINK:8081/jobs/ID?mode=cancel'`, with the ID that `curl http://FLINK:8081/jobs/overview` shows for job-17"
     )
@@ -153,7 +153,7 @@ def test_a_signal_ends_a_job_whose_workers_are_in_the_launcher(
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
-        "audioclip-text: error: interrupted by SIGTERM: nothing was published; run the same command again, which reuses "
+        "audioclip: error: interrupted by SIGTERM: nothing was published; run the same command again, which reuses "
         "what is finished"
     )
     output = str(tmp_path / "out")
@@ -225,7 +225,7 @@ def test_what_no_retry_repairs_ends_the_run(
     with pytest.raises(FileNotFoundError), report_errors(str(run)):
         raise FileNotFoundError("no vocabulary file at /nowhere")
     assert process.wait(timeout=60) == 1
-    assert "error: no vocabulary file at /nowhere; `audioclip-text log " in (tmp_path / "stderr").read_text()
+    assert "error: no vocabulary file at /nowhere; `audioclip log " in (tmp_path / "stderr").read_text()
     assert service.cancelled
     assert (
         "Flink restarts the job until its restarts are used up; to cancel it at Flink: `curl -X PATCH"
@@ -304,7 +304,7 @@ def test_a_flag_of_beams_with_a_wrong_value_beside_one_of_the_job_servers(
     ("message", "local", "end"),
     [
         ("/published/a.txt cannot be read", True, "; nothing was published"),
-        ("/published/a.txt cannot be read", False, "; `audioclip-text log out` shows whether run-1 was published"),
+        ("/published/a.txt cannot be read", False, "; `audioclip log out` shows whether run-1 was published"),
         ("run-1 may have been published or not: run again", True, ""),
         ("run-1 is already published, with 1 rows read", False, ""),
     ],
@@ -527,7 +527,7 @@ def test_a_job_that_does_not_end_when_it_is_cancelled(
             assert time.monotonic() < deadline
             time.sleep(0.01)
     released.set()
-    assert errors == "audioclip-text: no vocabulary file at /nowhere; the job is cancelled, and has not ended yet\n"
+    assert errors == "audioclip: no vocabulary file at /nowhere; the job is cancelled, and has not ended yet\n"
 
 
 @pytest.mark.usefixtures("quick")

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.program import start_program
 
 WORKERS = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
@@ -58,7 +58,7 @@ class Run:
         """Check status and message, that all processes have ended, and that only finished parts are left."""
         assert self.process.wait(timeout=60) == 128 + signum
         lines = [line for line in self.error.splitlines() if "interrupted" in line or "Traceback" in line]
-        assert lines == [f"audioclip-text: error: interrupted by {signal.Signals(signum).name}: {MESSAGE}"]
+        assert lines == [f"audioclip: error: interrupted by {signal.Signals(signum).name}: {MESSAGE}"]
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
         (directory,) = (self.folder / "out/snapshots").iterdir()
@@ -158,8 +158,8 @@ def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
 
 HANGING = """
 import os, signal, threading
-from audioclip_text.pipeline.cli import signals
-from audioclip_text.pipeline.cli.signals import end_on_signal, handle_signals
+from audioclip_beam.pipeline.cli import signals
+from audioclip_beam.pipeline.cli.signals import end_on_signal, handle_signals
 signals.GRACE_SECONDS, signals.MESSAGE_SECONDS = 2, 1
 lock = threading.Lock()
 clean_up = lambda: (os.write(1, b"cleaned up"), lock.acquire())
@@ -172,7 +172,7 @@ def test_a_signal_ends_a_run_whose_output_does_not_answer() -> None:
     """Message and clean-up need what the interrupted thread holds: both are given up, after GRACE_SECONDS together."""
     result = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, check=False, timeout=60)
     assert (result.returncode, result.stdout) == (143, "cleaned up")
-    assert re.fullmatch(r"audioclip-text: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
+    assert re.fullmatch(r"audioclip: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
 
 
 def test_a_signal_whose_message_fails_ends_a_run() -> None:
@@ -180,13 +180,13 @@ def test_a_signal_whose_message_fails_ends_a_run() -> None:
     code = HANGING.replace("lock.acquire()", "1 / 0")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert (result.returncode, result.stdout) == (143, "cleaned up")
-    assert re.fullmatch(r"audioclip-text: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
+    assert re.fullmatch(r"audioclip: error: interrupted by SIGTERM: it is not known whether .*\n", result.stderr)
 
 
 @pytest.mark.slow
 def test_a_signal_before_the_run_starts(tmp_path: Path) -> None:
     """While Beam and torch are imported a signal ends the program in the same way."""
-    code = "import os, signal, sys\nfrom audioclip_text.pipeline.cli import app\n"
+    code = "import os, signal, sys\nfrom audioclip_beam.pipeline.cli import app\n"
     code += "app.parse = lambda argv: os.kill(os.getpid(), signal.SIGTERM)\nsys.exit(app.main())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (143, "audioclip-text: error: interrupted by SIGTERM\n")
+    assert (result.returncode, result.stderr) == (143, "audioclip: error: interrupted by SIGTERM\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.program import run_program
 from tests.support.snapshots import batch_of, write_snapshot
 
@@ -41,7 +41,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (CLOSED, 0, ""),
         ("2>&-", 0, ""),
         ("| true", 141, ""),
-        (">/dev/full", 1, "audioclip-text: error: standard output cannot be written: No space left on device\n"),
+        (">/dev/full", 1, "audioclip: error: standard output cannot be written: No space left on device\n"),
         (">/dev/full 2>&1", 1, ""),
     ],
 )
@@ -66,8 +66,8 @@ def test_a_closed_stderr_hides_an_error_but_not_the_status(tmp_path: Path) -> No
 
 THREADS = """
 import os, sys
-from audioclip_text.pipeline.cli import app
-from audioclip_text.pipeline.search import exact_search
+from audioclip_beam.pipeline.cli import app
+from audioclip_beam.pipeline.search import exact_search
 before = len(os.listdir("/proc/self/task"))
 status = app.main()
 print(len(os.listdir("/proc/self/task")) - before)

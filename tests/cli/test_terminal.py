@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.terminal import count_cells, printable
+from audioclip_beam.pipeline.terminal import count_cells, printable
 
 ANY = st.text(st.characters(), max_size=80)  # lone surrogates and control characters among them
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline import unchanged
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.parser import parse
-from audioclip_text.pipeline.inference.encoder_settings import ModelInfo
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.history import rollback
-from audioclip_text.pipeline.unchanged import unchanged_since
+from audioclip_beam.pipeline import unchanged
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.parser import parse
+from audioclip_beam.pipeline.inference.encoder_settings import ModelInfo
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.history import rollback
+from audioclip_beam.pipeline.unchanged import unchanged_since
 from tests.support.snapshots import directory_of, edit_manifest
 
 
@@ -146,7 +146,7 @@ def test_another_unicode_or_ftfy_makes_a_run(folder: Path, monkeypatch: pytest.M
 def test_neither_beam_nor_torch_nor_pandas_is_imported(folder: Path) -> None:
     """Their imports take longer than the whole check. pyarrow imports pandas for some calls."""
     code = (
-        "import sys; from audioclip_text.pipeline.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from audioclip_beam.pipeline.cli import main; status = main(sys.argv[1:]); "
         "print(status, sorted({'apache_beam', 'pandas', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *command()], capture_output=True, text=True, check=False)

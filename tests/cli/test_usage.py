@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.command_table import COMMANDS
-from audioclip_text.pipeline.cli.parser import parse
-from audioclip_text.pipeline.options import EmbedOptions, OptionsError, reject_unknown_flags
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.command_table import COMMANDS
+from audioclip_beam.pipeline.cli.parser import parse
+from audioclip_beam.pipeline.options import EmbedOptions, OptionsError, reject_unknown_flags
 from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
 from tests.support.snapshots import batch_of, write_snapshot
@@ -40,8 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"{IN} --dtype float16 --dtype float32", "--dtype is given twice: 'float16', 'float32'"),
         (f"{IN} --model_path x.pt --checkpoint y.pt", "is given twice: 'x.pt', 'y.pt'"),
         (f"{IN} --output other", "--output is given twice"),
-        (f"{IN} --dry-run", "embed has no flag --dry-run: `audioclip-text plan` with the same flags is the dry run"),
-        (f"{IN} --dry_run", "`audioclip-text plan` with the same flags is the dry run"),
+        (f"{IN} --dry-run", "embed has no flag --dry-run: `audioclip plan` with the same flags is the dry run"),
+        (f"{IN} --dry_run", "`audioclip plan` with the same flags is the dry run"),
         (f"{IN} --input_format jsn", "'jsn' is not one of txt, jsonl, csv, tsv, parquet; did you mean jsonl?"),
         (f"{IN} --checkpoint ful", "'ful' is neither a file nor one of full, partial, untrained; did you mean full?"),
         (f"{IN} --device gpu", "--device: 'gpu' is not auto, cpu, cuda or cuda:N; did you mean cuda?"),
@@ -83,7 +83,7 @@ def test_usage_error(folder: Path, line: str, message: str, capsys: pytest.Captu
     assert out == ""
     assert len(error.splitlines()) <= 3
     command = line.split(" ", maxsplit=1)[0] if line.split(" ", maxsplit=1)[0] in COMMANDS else ""
-    assert error.splitlines()[-1] == f"See `{' '.join(filter(None, ('audioclip-text', command)))} --help`."
+    assert error.splitlines()[-1] == f"See `{' '.join(filter(None, ('audioclip', command)))} --help`."
     assert not (folder / "out").exists()
 
 
@@ -202,8 +202,8 @@ def test_in_a_real_process(folder: Path) -> None:
     result = run_program("gc", "out", "--keep", "1", "--dry-runn", "x", cwd=folder)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
-        "audioclip-text: error: unknown flag --dry-runn; did you mean --dry_run?",
-        "See `audioclip-text gc --help`.",
+        "audioclip: error: unknown flag --dry-runn; did you mean --dry_run?",
+        "See `audioclip gc --help`.",
     ]
 
 
@@ -211,7 +211,7 @@ def test_in_a_real_process(folder: Path) -> None:
 def test_an_unquoted_glob_in_a_shell(folder: Path, small_head: str, vocabulary: Path) -> None:
     """Every file that the shell puts behind --input is embedded."""
     flags = f"--input *.txt --output out --model-path {small_head} --tokenizer-path {vocabulary}"
-    result = run_program("embed", redirect=flags, cwd=folder, program=[preloaded_programs() / "audioclip-text"])
+    result = run_program("embed", redirect=flags, cwd=folder, program=[preloaded_programs() / "audioclip"])
     assert result.returncode == 0, result.stderr
     assert "rows      2 read = 2 embedded" in result.stdout
 

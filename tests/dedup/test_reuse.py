@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
-from audioclip_text.pipeline.dedup import slices
-from audioclip_text.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
-from audioclip_text.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
-from audioclip_text.pipeline.dedup.spill import PieceCodec
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.readers.read_shards import in_segment
-from audioclip_text.pipeline.schemas import ROW, TEXT_HASH
-from audioclip_text.pipeline.text_hash import add_text_hash
-from audioclip_text.pipeline.writers.write_files import WriteFiles
+from audioclip_beam.pipeline.dedup import slices
+from audioclip_beam.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
+from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
+from audioclip_beam.pipeline.dedup.spill import PieceCodec
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.readers.read_shards import in_segment
+from audioclip_beam.pipeline.schemas import ROW, TEXT_HASH
+from audioclip_beam.pipeline.text_hash import add_text_hash
+from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.snapshots import batch_of
 
 BITS, DIM = 5, 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from apache_beam.yaml.yaml_provider import InlineProvider
 
-from audioclip_text.pipeline.yaml_embed import EmbedText
+from audioclip_beam.pipeline.yaml_embed import EmbedText
 from tests.support.pages import blocks, read_page, run_blocks, sections
 
 PAGE = read_page("docs/beam.md")

@@ -12,7 +12,7 @@ import lancedb
 import pytest
 from qdrant_client import QdrantClient
 
-from audioclip_text.pipeline.changes import find_changes
+from audioclip_beam.pipeline.changes import find_changes
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.pages import blocks, commands, environment_of_the_tests, read_page, sections
 from tests.support.postgres import postgres_server

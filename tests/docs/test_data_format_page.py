@@ -7,8 +7,8 @@ from typing import get_type_hints
 
 import pyarrow as pa
 
-from audioclip_text.pipeline.schemas import REASONS, REJECTED, embedded_schema
-from audioclip_text.pipeline.snapshots.manifest import FORMAT, Counts, Manifest
+from audioclip_beam.pipeline.schemas import REASONS, REJECTED, embedded_schema
+from audioclip_beam.pipeline.snapshots.manifest import FORMAT, Counts, Manifest
 from tests.support.pages import read_page, sections
 
 SECTIONS = sections(read_page("docs/data-format.md"))

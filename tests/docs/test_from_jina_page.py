@@ -16,7 +16,7 @@ import pytest
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.testing.util import assert_that
 
-from audioclip_text.pipeline import TextEmbeddingHandler
+from audioclip_beam.pipeline import TextEmbeddingHandler
 from tests.support.pages import ROOT, blocks, read_page, run_blocks, sections
 from tests.support.snapshots import directory_of
 
@@ -49,7 +49,7 @@ def test_the_commands_and_the_snippet(tmp_path: Path, checkpoint_file: Path, voc
         (tmp_path / ".cache" / file.name).symlink_to(file)
     (documents,) = blocks(PAGE, "json")
     (tmp_path / "docs.jsonl").write_text(documents)
-    run_blocks(PAGE, "sh", tmp_path, skip={"audioclip-text fetch full"})  # 537 MB; fetch has its own tests
+    run_blocks(PAGE, "sh", tmp_path, skip={"audioclip fetch full"})  # 537 MB; fetch has its own tests
     run_blocks(PAGE, "python", tmp_path)
     table = ds.dataset(sorted(directory_of(tmp_path / "out" / "docs").glob("part-*.parquet"))).to_table()
     assert sorted(table["id"].to_pylist()) == ["c1", "c2", "d1", "d2"]
@@ -60,7 +60,7 @@ def test_the_parameters_exist() -> None:
     """Check that every flag and argument of the table exists."""
     table = sections(PAGE)["Parameters"]
     flags = set(re.findall(r"`(--[a-z_]+)", table)) - {"--gpus"}
-    command = [sys.executable, "-m", "audioclip_text.pipeline", "embed", "--help"]
+    command = [sys.executable, "-m", "audioclip_beam.pipeline", "embed", "--help"]
     help_page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert len(flags) >= 7
     assert all(flag in help_page for flag in flags), flags

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.pipeline.cli import main
 from tests.support.pages import ROOT, blocks, read_page
 from tests.support.tools import free_port
 
@@ -44,7 +44,7 @@ def server(line: str, port: int) -> Iterator[None]:
 
 def test_the_named_extras_exist() -> None:
     """Check the extras against setup.py; no test installs them."""
-    extras = metadata("audioclip-text").get_all("Provides-Extra") or []
+    extras = metadata("audioclip-beam").get_all("Provides-Extra") or []
     assert [line.removeprefix("./scripts/setup.sh ") for line in SET_UP] == ["gcp", "aws"]
     assert {"gcp", "aws"} <= set(extras)
 
@@ -67,7 +67,7 @@ def test_every_command_works_as_shown(
     with server(start, port):
         for line in commands:
             program, *arguments = shlex.split(line)
-            if program == "audioclip-text":
+            if program == "audioclip":
                 assert main(arguments) == 0, capsys.readouterr().err
             else:
                 assert program == "python"

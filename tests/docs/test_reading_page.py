@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.pipeline.cli import main
 from tests.support.environments import create_environment
 from tests.support.output_readers import SPARK
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections

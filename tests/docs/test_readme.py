@@ -15,7 +15,7 @@ README = read_page("README.md")
 NOT_RUN = {
     "./scripts/setup.sh": "it installs packages",
     "source .venv/bin/activate": "the tests run in their own environment",
-    "audioclip-text fetch full": "537 MB from the network; a file of the same format is in its place",
+    "audioclip fetch full": "537 MB from the network; a file of the same format is in its place",
 }
 
 PAGES = sorted(
@@ -85,7 +85,7 @@ def test_every_command_works_as_shown(checkout: Path) -> None:
 def test_the_output_is_that_of_the_demo(checkout: Path) -> None:
     """Compare the block with what the demo prints first, and look at the rest: a table of rows, and the rejected rows."""
     demo = read_page("scripts/demo.sh")
-    (embed,) = re.findall(r"^\.venv/bin/(audioclip-text embed .+)$", demo, re.MULTILINE)
+    (embed,) = re.findall(r"^\.venv/bin/(audioclip embed .+)$", demo, re.MULTILINE)
     (show,) = re.findall(r"^\.venv/bin/(python scripts/show\.py .+)$", demo, re.MULTILINE)
     (output,) = run_blocks(f"```sh\ncheckpoint=untrained; {embed}; echo; {show}\n```", "sh", checkout).values()
     (shown,) = blocks(README, "text")

@@ -20,11 +20,11 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import WorkerOptions
 
-from audioclip_text.pipeline.cli import parser as command_line
-from audioclip_text.pipeline.flags import add_flags
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
+from audioclip_beam.pipeline.cli import parser as command_line
+from audioclip_beam.pipeline.flags import add_flags
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.options import EmbedOptions, reject_unknown_flags
 from tests.support.corpus import read
 from tests.support.environments import create_environment
 from tests.support.pages import ROOT, commands, read_page
@@ -33,16 +33,16 @@ RECIPES = ROOT / "scripts" / "schedule"
 
 
 def parse(flags: list[str]) -> argparse.Namespace:
-    """Parse the flags of one `audioclip-text embed`; an unknown one fails the test."""
+    """Parse the flags of one `audioclip embed`; an unknown one fails the test."""
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     add_flags(parser)
     return parser.parse_args(flags)
 
 
 def flags_of(command: list[str]) -> list[str]:
-    """Return the flags behind `audioclip-text embed`, up to a redirection."""
-    place = next(n for n, word in enumerate(command) if word.endswith("audioclip-text"))
-    assert command[place + 1] == "embed"
+    """Return the flags behind `audioclip embed`, up to a redirection."""
+    place = command.index("embed") - 1
+    assert command[place].rpartition("/")[2] == "audioclip"
     flags = command[place + 2 :]
     ends = [n for n, word in enumerate(flags) if word.startswith((">", "2>"))]
     return flags[: ends[0]] if ends else flags
@@ -91,7 +91,7 @@ def unit(name: str) -> configparser.ConfigParser:
 
 def test_systemd_units() -> None:
     """Check that the timer starts the service of its name, and that systemd passes the service's command on unchanged."""
-    timer, service = unit("audioclip-text.timer"), unit("audioclip-text.service")
+    timer, service = unit("audioclip-beam.timer"), unit("audioclip-beam.service")
     assert timer["Install"]["WantedBy"] == "timers.target"
     assert re.fullmatch(r"\*-\*-\* \d\d:\d\d:\d\d", timer["Timer"]["OnCalendar"])
     assert service["Service"]["Type"] == "oneshot"
@@ -104,8 +104,8 @@ def test_systemd_units() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     """Run systemd's own check of the units, with a program that exists."""
-    for name in ("audioclip-text.timer", "audioclip-text.service"):
-        text = (RECIPES / name).read_text().replace("/srv/audioclip/.venv/bin/audioclip-text", "/bin/true")
+    for name in ("audioclip-beam.timer", "audioclip-beam.service"):
+        text = (RECIPES / name).read_text().replace("/srv/audioclip/.venv/bin/audioclip", "/bin/true")
         (tmp_path / name).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -123,7 +123,7 @@ def test_kubernetes_cronjob() -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     (container,) = pod["containers"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    arguments = check(flags_of(["audioclip-text", *container["args"]]))
+    arguments = check(flags_of(["audioclip", *container["args"]]))
     mounted = tuple(mount["mountPath"] + "/" for mount in container["volumeMounts"])
     for path in (*arguments.input, arguments.output + "/", arguments.checkpoint, arguments.tokenizer_path):
         assert path.startswith(mounted)
@@ -180,7 +180,7 @@ def calls_of(script: str, fake: str, folder: Path, *arguments: str) -> list[list
 
 def test_dataflow_script(tmp_path: Path) -> None:
     """Check that the script runs one command with known flags, and with paths that launcher and workers can read."""
-    (command,) = calls_of("dataflow.sh", "audioclip-text", tmp_path)
+    (command,) = calls_of("dataflow.sh", "audioclip", tmp_path)
     options = EmbedOptions(flags_of(command))
     options.check()
     reject_unknown_flags(options)
@@ -199,7 +199,7 @@ def test_dataflow_script(tmp_path: Path) -> None:
 def test_flags_of_the_dataflow_script_can_be_replaced(tmp_path: Path) -> None:
     """`embed` refuses a flag that is given twice."""
     given = ["--max_num_workers", "4", "--dtype=float16", "--input=gs://b/x.jsonl"]
-    (command,) = calls_of("dataflow.sh", "audioclip-text", tmp_path, *given)
+    (command,) = calls_of("dataflow.sh", "audioclip", tmp_path, *given)
     options = EmbedOptions(command_line.parse(command[1:]).argv)
     assert options.view_as(WorkerOptions).max_num_workers == 4
     assert (options.dtype, options.input) == ("float16", ["gs://b/x.jsonl"])
@@ -221,13 +221,13 @@ def test_flex_template_script(tmp_path: Path) -> None:
 def test_all_recipes_of_a_kind_give_one_fingerprint(tmp_path: Path, small_head: str, vocabulary: Path) -> None:
     """Whichever launches a run, it reuses the others' vectors: those for Dataflow, and those for one machine."""
     (tmp_path / "script").mkdir()
-    (script,) = calls_of("dataflow.sh", "audioclip-text", tmp_path / "script")
+    (script,) = calls_of("dataflow.sh", "audioclip", tmp_path / "script")
     launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
     container = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"][
         "spec"
     ]
     crontab = (RECIPES / "crontab").read_text().splitlines()[-1].split(maxsplit=6)[6]
-    service = unit("audioclip-text.service")["Service"]["ExecStart"].replace("%%", "%")
+    service = unit("audioclip-beam.service")["Service"]["ExecStart"].replace("%%", "%")
     dag = re.findall(r'"(cd .+?)"\n    "(.+?)"\n', (RECIPES / "airflow_dag.py").read_text())
     kinds = {
         "Dataflow": [
@@ -237,7 +237,7 @@ def test_all_recipes_of_a_kind_give_one_fingerprint(tmp_path: Path, small_head: 
         "one machine": [
             flags_of(shlex.split(crontab.replace(r"\%", "%"))),
             flags_of(shlex.split(service)),
-            flags_of(["audioclip-text", *container["containers"][0]["args"]]),
+            flags_of(["audioclip", *container["containers"][0]["args"]]),
             flags_of(shlex.split("".join(dag[0]))),
         ],
     }
@@ -256,7 +256,7 @@ def test_flex_launcher_adds_the_command() -> None:
     launcher = [sys.executable, str(RECIPES / "flex_launcher.py"), "--max_shrink=7"]
     done = subprocess.run(launcher, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "See `audioclip-text embed --help`" in done.stderr
+    assert "See `audioclip embed --help`" in done.stderr
     assert "'7' is not a number from 0 to 1" in done.stderr
 
 
@@ -299,7 +299,7 @@ bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors
 (dag,) = bag.dags.values()
 (task,) = dag.tasks
-assert (dag.dag_id, dag.max_active_runs, dag.catchup) == ("audioclip_text", 1, False)
+assert (dag.dag_id, dag.max_active_runs, dag.catchup) == ("audioclip_beam", 1, False)
 assert (task.task_type, task.retries) == ("BashOperator", 2)
 """
 
@@ -312,7 +312,7 @@ def test_airflow_loads_and_runs_the_dag(tmp_path: Path, small_head: str, vocabul
     programs = create_environment("airflow", "apache-airflow==3.3.2", pinned=False)
     server, dags = tmp_path / "server", tmp_path / "dags"
     (server / ".venv" / "bin").mkdir(parents=True)
-    (server / ".venv" / "bin" / "audioclip-text").symlink_to(Path(sys.executable).with_name("audioclip-text"))
+    (server / ".venv" / "bin" / "audioclip").symlink_to(Path(sys.executable).with_name("audioclip"))
     (server / ".cache").mkdir()
     shutil.copy(small_head, server / ".cache" / "AudioCLIP-Full-Training.pt")
     (server / ".cache" / vocabulary.name).symlink_to(vocabulary)
@@ -338,7 +338,7 @@ def test_airflow_loads_and_runs_the_dag(tmp_path: Path, small_head: str, vocabul
 
     assert "deprecated" not in airflow(str(programs / "python"), "-c", LOAD, str(dags))
     airflow("airflow", "db", "migrate")
-    airflow("airflow", "dags", "test", "audioclip_text", "2026-01-02")
+    airflow("airflow", "dags", "test", "audioclip_beam", "2026-01-02")
     assert sorted(read(server / "out")["id"].to_pylist()) == sorted(str(row["id"]) for row in rows)
 
 

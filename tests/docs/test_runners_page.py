@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from audioclip_text.pipeline.options import EmbedOptions, reject_unknown_flags
+from audioclip_beam.pipeline.options import EmbedOptions, reject_unknown_flags
 from tests.support.pages import blocks, command_line, read_page, sections
 from tests.support.paths import ROOT
 
@@ -15,7 +15,7 @@ PAGE = sections(read_page("docs/runners.md"))
 
 
 def flags_of(command: str) -> dict[str, Any]:
-    """Return the options of a command `audioclip-text embed`, without those that name files."""
+    """Return the options of a command `audioclip embed`, without those that name files."""
     options = EmbedOptions(command.split()[2:])
     reject_unknown_flags(options)
     files = {"input", "output", "checkpoint", "tokenizer_path"}
@@ -47,7 +47,7 @@ def test_the_manifest_for_kubernetes() -> None:
     assert server["image"] == f"apache/beam_flink{version}_job_server:{beam_version()}"
     driver = command_line(PAGE["Flink"], "FlinkJobServerDriver", {"HOST": f"{name}-rest"})
     assert server["args"] == re.findall(r"--\S+", driver)
-    embed = command_line(PAGE["Flink"], "audioclip-text embed", {"HOST": f"{name}-rest"})
+    embed = command_line(PAGE["Flink"], "audioclip embed", {"HOST": f"{name}-rest"})
     flags, of_job_server = split_flags(" ".join([*launcher["command"], *launcher["args"]]))
     assert (flags, of_job_server) == split_flags(embed)
     assert flags["parallelism"] == slots * spec["taskManager"]["replicas"]

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audioclip_text.pipeline import embed as embed_module
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.inference import EncoderSettings
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from audioclip_beam.pipeline import embed as embed_module
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.inference import EncoderSettings
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.commands import run_command
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 from tests.support.engine_jobs import ElsewhereHandler, PublishThenDie, WorkerHandler, results, write_corpus
@@ -144,7 +144,7 @@ def test_the_pages_command_with_the_real_model(flink: Flink, tmp_path: Path, sma
     addresses = {"8099": flink.jobs_port, "50000": flink.pool, "HOST:8081": f"{flink.address}:{flink.rest}"}
     files = {"/shared/texts/*.jsonl": "a.jsonl", "/shared/out": "remote", "/shared/text-head.safetensors": small_head}
     files["--tokenizer_path /shared/bpe_simple_vocab_16e6.txt.gz"] = ""
-    command = page_command("Flink", "audioclip-text embed", {**addresses, **files})[1:]
+    command = page_command("Flink", "audioclip embed", {**addresses, **files})[1:]
     done = run_command(tmp_path, *command, "--id_field=id")
     assert done.status == 0, done.stderr
     assert "500 read = 500 embedded + 0 reused + 0 rejected" in done.stdout

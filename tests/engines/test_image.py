@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audioclip_text.model.files import sha256_of_file
+from audioclip_beam.model.files import sha256_of_file
 from tests.support import image
 from tests.support.commands import run_command
 from tests.support.corpus import read, vectors, write_jsonl
@@ -59,7 +59,7 @@ def from_dockerfile(out: Path, texts: Path) -> tuple[list[str], list[str]]:
     words = shlex.split(re.sub(r"\\\n# *", " ", line[1]).replace("$PWD/out", str(out)).replace("$PWD/texts", str(texts))
                         .replace("$PWD/.cache", str(out.parent / "cache")).replace("$(id -u)", "1000"))  # fmt: skip
     words = ["untrained" if word.endswith(".pt") else word for word in words]
-    place = words.index("audioclip-text", words.index("--entrypoint") + 2)
+    place = words.index("audioclip-beam", words.index("--entrypoint") + 2)
     return words[1:place], words[place + 1 :]
 
 
@@ -102,7 +102,7 @@ def with_checkpoint(checkpoint_file: Path, out: Path) -> Iterator[str]:
     with serving(handler) as port:
         released = checkpoint_file.name, checkpoint_file.stat().st_size, sha256_of_file(checkpoint_file)
         statements = [
-            "import audioclip_text.model.fetch as fetching",
+            "import audioclip_beam.model.fetch as fetching",
             f"fetching.FILES['full'] = fetching.Released(*{released})",
             f"fetching.fetch.__defaults__ = ('.cache', 'http://127.0.0.1:{port}')",
         ]
@@ -119,7 +119,7 @@ def test_an_image_with_a_checkpoint(with_checkpoint: str, out: Path, safetensors
     baked = ["--checkpoint", "/opt/audioclip/text-head.safetensors", "--tokenizer_path", f"/opt/audioclip/{VOCABULARY}"]
     flags = ["--input", str(ROOT / "examples/shards/*"), "--output", "/out", *baked]
     options = ["--entrypoint", "sh", "-v", f"{out}:/out", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
-    script = f"ls /opt/audioclip && {shlex.join(['audioclip-text', 'embed', *flags])}"
+    script = f"ls /opt/audioclip && {shlex.join(['audioclip', 'embed', *flags])}"
     done = subprocess.run(
         image.command("-c", script, options=options, image=with_checkpoint), capture_output=True, text=True
     )
@@ -133,7 +133,7 @@ def test_a_container_stops_at_sigterm(out: Path) -> None:
     texts = out.parent / "texts"
     write_jsonl(texts / "a.jsonl", [{"text": f"a long text number {n} of a corpus"} for n in range(50_000)])
     options, arguments = from_dockerfile(out, texts)
-    name = f"audioclip-text-{out.parent.name}"
+    name = f"audioclip-beam-{out.parent.name}"
     container = subprocess.Popen(
         image.command(*arguments, options=[*options, "--name", name]), stderr=subprocess.PIPE, text=True
     )
@@ -154,7 +154,7 @@ def flink(tmp_path: Path) -> Iterator[Flink]:
     (tmp_path / "flink").mkdir()
     cluster = Flink(tmp_path / "flink")
     cluster.pool = 50000  # the image's own
-    name = f"audioclip-text-pool-{os.getpid()}"
+    name = f"audioclip-beam-pool-{os.getpid()}"
     try:
         cluster.start()
         options = ["--name", name, "-v", f"{tmp_path}:{tmp_path}", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]

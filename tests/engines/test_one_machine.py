@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.engines import local_job_server, page_command
 from tests.support.paths import ROOT
 from tests.support.tools import require
@@ -27,7 +27,7 @@ def test_the_command_of_the_page(runner: str, tmp_path: Path, vocabulary: Path) 
     flags = page_command("Flink and Spark on one machine", f"{runner}Runner", {})[1:]
     jar = local_job_server(runner, tmp_path)
     # A new interpreter: Beam ends the job server when its process exits, and a fork of the tests' exits otherwise.
-    command = [sys.executable, "-m", "audioclip_text.pipeline", *flags, f"--{runner.lower()}_job_server_jar={jar}"]
+    command = [sys.executable, "-m", "audioclip_beam.pipeline", *flags, f"--{runner.lower()}_job_server_jar={jar}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "298 read = 296 embedded + 0 reused + 2 rejected" in done.stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline import embed as embed_module
-from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline import embed as embed_module
+from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
 from tests.support.engine_jobs import WorkerHandler, results, write_corpus
@@ -65,7 +65,7 @@ def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, 
         "8099": spark.jobs_port,
         "50000": spark.pool,
     }
-    done = run_command(tmp_path, *page_command("Spark", "audioclip-text embed", values)[1:])
+    done = run_command(tmp_path, *page_command("Spark", "audioclip embed", values)[1:])
     assert done.status == 0, done.stderr
     assert "50 read = 50 embedded + 0 reused + 0 rejected" in done.stdout
 
@@ -79,7 +79,7 @@ def test_a_failed_run_is_reused(spark: Spark, tmp_path: Path, monkeypatch: pytes
     assert current_name(str(output)) is None
     with monkeypatch.context() as patch:
         patch.setattr(embed_module, "version", lambda name: "0.0.0")
-        with pytest.raises(RuntimeError, match=r"a worker has audioclip-text .*, and the launcher 0\.0\.0"):
+        with pytest.raises(RuntimeError, match=r"a worker has audioclip-beam .*, and the launcher 0\.0\.0"):
             embed(shard, output, **spark.options())
     manifest, texts = embed(shard, output, **spark.options())
     assert (manifest["counts"]["reused"], texts) == (40, [])

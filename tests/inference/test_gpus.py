@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.cli import embed as embed_module
-from audioclip_text.pipeline.cli.embed import parse_options, share_gpus
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, processes_for, usable_gpus
+from audioclip_beam.pipeline.cli import embed as embed_module
+from audioclip_beam.pipeline.cli.embed import parse_options, share_gpus
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, processes_for, usable_gpus
 from tests.support.corpus import read, write_jsonl
 from tests.support.gpus import FakeGpuHandler
 from tests.support.paths import ROOT
@@ -23,7 +23,7 @@ from tests.support.preloaded import preloaded_programs
 # Prints the number that torch gives the chosen GPU, and holds its place until the standard input ends.
 HOLD = """
 import sys
-from audioclip_text.pipeline.inference.gpus import GpuPlace
+from audioclip_beam.pipeline.inference.gpus import GpuPlace
 name, device, *gpus = sys.argv[1:]
 place = GpuPlace(name, lambda: gpus)
 print(place.choose(device), flush=True)

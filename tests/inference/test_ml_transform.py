@@ -27,9 +27,9 @@ from apache_beam.ml.rag.types import Chunk, Content, EmbeddableItem
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.testing.util import assert_that
 
-from audioclip_text.model import TextEncoder
-from audioclip_text.pipeline import AudioCLIPTextEmbeddings
-from audioclip_text.pipeline.ml_transform import EmbedItems, content_id, content_id_adapter
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.pipeline import AudioCLIPTextEmbeddings
+from audioclip_beam.pipeline.ml_transform import EmbedItems, content_id, content_id_adapter
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder"]
 Vectors = dict[str, np.ndarray]
@@ -118,7 +118,7 @@ def test_the_loaded_transform_keeps_every_setting(
         assert handler.model_copies() == 2
         assert handler.batch_elements_kwargs() == {"min_batch_size": 3, "max_batch_size": 7}
         assert handler.get_resource_hints() == {}
-        assert handler.get_metrics_namespace() == "audioclip_text"
+        assert handler.get_metrics_namespace() == "audioclip_beam"
         assert handler.get_num_bytes([{"caption": "dog"}, {"caption": "é", "n": 1}]) == 5
         with pytest.raises(ValueError, match="takes no inference_args"):
             handler.validate_inference_args({"temperature": 1})
@@ -127,15 +127,15 @@ def test_the_loaded_transform_keeps_every_setting(
 # What the documentation promises of an artifact: it names these and nothing else of this project.
 SAVED = {
     "columns": {
-        "audioclip_text.pipeline.EncoderSettings",
-        "audioclip_text.pipeline.ml_transform.EmbedItems",
-        "audioclip_text.pipeline.ml_transform.ItemHandler",
+        "audioclip_beam.pipeline.EncoderSettings",
+        "audioclip_beam.pipeline.ml_transform.EmbedItems",
+        "audioclip_beam.pipeline.ml_transform.ItemHandler",
     },
     "type_adapter": {
-        "audioclip_text.pipeline.EncoderSettings",
-        "audioclip_text.pipeline.ml_transform.EmbedItems",
-        "audioclip_text.pipeline.ml_transform.ItemHandler",
-        "audioclip_text.pipeline.ml_transform.embed_with_content_ids",
+        "audioclip_beam.pipeline.EncoderSettings",
+        "audioclip_beam.pipeline.ml_transform.EmbedItems",
+        "audioclip_beam.pipeline.ml_transform.ItemHandler",
+        "audioclip_beam.pipeline.ml_transform.embed_with_content_ids",
     },
 }
 
@@ -158,7 +158,7 @@ def save_artifact(place: Path, transform: AudioCLIPTextEmbeddings) -> Path:
 def test_an_artifact_names_public_paths_alone(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """A later move of a module does not break saved transforms."""
     saved = save_artifact(tmp_path / "artifact", transform_of(kind, settings)).read_text()
-    named = set(re.findall(r"audioclip_text[\w.]+", saved))
+    named = set(re.findall(r"audioclip_beam[\w.]+", saved))
     assert named == SAVED[kind]
     for path in named:
         module, _, name = path.rpartition(".")
@@ -205,7 +205,7 @@ def test_an_artifact_of_another_format_is_a_clear_error(settings: dict[str, Any]
             saved.replace(old, new).replace("pipeline.EncoderSettings", "pipeline.encoders.EncoderSettings")
         )
         rows = beam.Pipeline() | beam.Create([{"caption": "a"}])
-        message = f"artifact has format {found}, and this version of audioclip-text reads format 1: write it again"
+        message = f"artifact has format {found}, and this version of audioclip-beam reads format 1: write it again"
         with pytest.raises(ValueError, match=message):
             _ = rows | MLTransform(read_artifact_location=str(file.parent))
 

@@ -21,16 +21,16 @@ from apache_beam.internal import pickler
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.testing.util import assert_that
 
-from audioclip_text.model import TextEncoder
-from audioclip_text.model.encoder import Encoding
-from audioclip_text.model.versions import tokenizer_versions
-from audioclip_text.pipeline import TextEmbeddingHandler
-from audioclip_text.pipeline.canary import canary_batch
-from audioclip_text.pipeline.inference.embed_batch import embed_batch
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import load_encoder, start_reading
-from audioclip_text.pipeline.text_hash import add_text_hash
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.pipeline import TextEmbeddingHandler
+from audioclip_beam.pipeline.canary import canary_batch
+from audioclip_beam.pipeline.inference.embed_batch import embed_batch
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.inference.shared_encoder import load_encoder, start_reading
+from audioclip_beam.pipeline.text_hash import add_text_hash
 from tests.support.preloaded import preloaded_programs
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
@@ -192,8 +192,8 @@ def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Pat
     """A process forked from one with a model does not wait for the parent's thread."""
     code = (
         "import os, sys\n"
-        "from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings\n"
-        "from audioclip_text.pipeline.inference.shared_encoder import describe_model\n"
+        "from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings\n"
+        "from audioclip_beam.pipeline.inference.shared_encoder import describe_model\n"
         "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
         "describe_model(settings)\n"
         "if (child := os.fork()) == 0:\n"
@@ -219,7 +219,7 @@ def test_pickled_handlers_have_the_same_encoder(
 def test_sizes_hints_and_arguments(handler: TextEmbeddingHandler) -> None:
     """The handler returns sizes and the metrics namespace, requests no hints, and refuses inference_args."""
     assert handler.get_num_bytes(["dog", "é"]) == 5
-    assert handler.get_metrics_namespace() == "audioclip_text"
+    assert handler.get_metrics_namespace() == "audioclip_beam"
     assert handler.get_resource_hints() == {}
     assert handler.batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 4096}
     with pytest.raises(ValueError, match=r"takes no inference_args, got \['temperature'\]"):
@@ -276,7 +276,7 @@ def test_a_worker_with_other_package_versions_is_an_error(
     torch.save({name: tensor * 0.5 for name, tensor in torch.load(small_head).items()}, other)
     load_encoder(EncoderSettings(str(other), device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
     changed = tokenizer_versions() | {name: "0.1"}
-    monkeypatch.setattr("audioclip_text.model.settings.tokenizer_versions", lambda: changed)
+    monkeypatch.setattr("audioclip_beam.model.settings.tokenizer_versions", lambda: changed)
     with pytest.raises(ValueError, match=re.escape(f"worker: {name} {versions[name]} -> 0.1): give every worker")):
         worker.load_model()
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from audioclip_text.pipeline.inference import model_threads
-from audioclip_text.pipeline.inference.model_threads import ModelProcesses, ModelThreads, available_cores
+from audioclip_beam.pipeline.inference import model_threads
+from audioclip_beam.pipeline.inference.model_threads import ModelProcesses, ModelThreads, available_cores
 
 HOLD = """
 import os, sys
-from audioclip_text.pipeline.inference.model_threads import ModelProcesses
+from audioclip_beam.pipeline.inference.model_threads import ModelProcesses
 os.getpid = lambda: int(sys.argv[2])  # another container may have a process of this number
 processes = ModelProcesses(sys.argv[1])
 print(processes.share({"machine": 12, sys.argv[3]: 4}), flush=True)

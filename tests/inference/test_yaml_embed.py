@@ -15,8 +15,8 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.yaml.yaml_provider import InlineProvider
 
-from audioclip_text.model import TextEncoder
-from audioclip_text.pipeline.yaml_embed import EmbedText
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.pipeline.yaml_embed import EmbedText
 from tests.support.preloaded import preloaded_programs
 from tests.support.processes import run_yaml_main, start_process
 
@@ -92,7 +92,7 @@ pipeline:
 providers:
   - type: python
     config: {}
-    transforms: {EmbedText: audioclip_text.pipeline.yaml_embed.EmbedText}
+    transforms: {EmbedText: audioclip_beam.pipeline.yaml_embed.EmbedText}
 """
 
 

@@ -14,8 +14,8 @@ from apache_beam.internal import cloudpickle_pickler
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.io.retries import StoreError
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.io.retries import StoreError
 from tests.support import object_stores
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import beam_files, object_store
-from audioclip_text.pipeline.io.filesystem import (
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.io import beam_files, object_store
+from audioclip_beam.pipeline.io.filesystem import (
     AtomicFile,
     copy_file,
     read,
@@ -25,7 +25,7 @@ from audioclip_text.pipeline.io.filesystem import (
     upload,
     write_atomically,
 )
-from audioclip_text.pipeline.io.retries import StoreError
+from audioclip_beam.pipeline.io.retries import StoreError
 from tests.support import object_stores, synced
 from tests.support.object_stores import Store
 

@@ -13,9 +13,9 @@ import pytest
 from apache_beam.io.localfilesystem import LocalFileSystem
 from botocore.exceptions import ClientError
 
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import json_file, object_store
-from audioclip_text.pipeline.io.json_file import read_json, update_json, write_json
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.io import json_file, object_store
+from audioclip_beam.pipeline.io.json_file import read_json, update_json, write_json
 from tests.support.object_stores import connected
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.io.filesystem import list_directory, read, remove, remove_below, write_atomically
-from audioclip_text.pipeline.io.paths import is_local
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.io.filesystem import list_directory, read, remove, remove_below, write_atomically
+from audioclip_beam.pipeline.io.paths import is_local
 from tests.support import object_stores
 from tests.support.object_stores import Store, connected
 from tests.support.preloaded import preloaded_programs
@@ -46,7 +46,7 @@ def test_every_command_takes_the_output_literally(
     Path("a.txt").write_text("\n".join(texts[:10]))
     output = f"{LITERAL}/out"
     flags = ["--input", "a.txt", "--output", output, "--checkpoint", small_head, "--tokenizer_path", str(vocabulary)]
-    first = [preloaded_programs() / "audioclip-text", "embed", *flags]
+    first = [preloaded_programs() / "audioclip", "embed", *flags]
     subprocess.run(first, check=True, timeout=240)
     for name in SIMILAR:  # as if of earlier runs, with the same names of snapshots
         shutil.copytree(LITERAL, name)

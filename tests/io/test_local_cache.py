@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.io.local_cache import Content, ReplacedError, content_of, local_copy
-from audioclip_text.pipeline.io.retries import StoreError
+from audioclip_beam.pipeline.io.local_cache import Content, ReplacedError, content_of, local_copy
+from audioclip_beam.pipeline.io.retries import StoreError
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, print_local_copy
 from tests.support.processes import start_process
@@ -49,7 +49,7 @@ def test_a_copy_is_made_once_and_keeps_its_name(store: Store, temporary: Path) -
     assert Path(copy).read_bytes() == DATA
     assert Path(copy).name == "head.safetensors"
     assert Path(copy).is_relative_to(temporary)
-    assert (temporary / f"audioclip-text-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+    assert (temporary / f"audioclip-beam-{os.getuid()}").stat().st_mode & 0o777 == 0o700
     assert local_copy(path, content_of(copy)) == copy
     assert fetches(store) == 1
     Path(copy).write_bytes(DATA[:-1] + b"\0")
@@ -111,5 +111,5 @@ def test_processes_share_one_copy_even_if_one_is_killed(store: Store, temporary:
     assert len(copies) == 1
     assert Path(copies.pop()).read_bytes() == DATA
     assert fetches(store) == 2
-    folder = temporary / f"audioclip-text-{os.getuid()}"
+    folder = temporary / f"audioclip-beam-{os.getuid()}"
     assert not [file for file in folder.rglob("*") if file.name == "unfinished"]

@@ -28,7 +28,7 @@ PREFIXES = (
 @pytest.fixture
 def prefix() -> list[str]:
     """Return the beginning of a command that runs as UID."""
-    code = f"import os, audioclip_text, sys; sys.exit(os.getuid() != {UID})"
+    code = f"import os, audioclip_beam, sys; sys.exit(os.getuid() != {UID})"
     for prefix in PREFIXES:
         if shutil.which(prefix[0]):
             command = [*prefix, sys.executable, "-c", code]
@@ -57,7 +57,7 @@ def test_a_user_id_without_a_name_runs_commands(
     flags += ["--tokenizer_path", str(vocabulary)]
     commands = ["embed", *flags], ["validate", "out"], ["report", "out", "--remake"], ["gc", "out", "--keep", "1"]
     code = (
-        f"from audioclip_text.pipeline.cli import main\nfor command in {commands!r}: assert main(command) == 0, command"
+        f"from audioclip_beam.pipeline.cli import main\nfor command in {commands!r}: assert main(command) == 0, command"
     )
     command = [*prefix, sys.executable, "-c", code]
     done = subprocess.run(
@@ -71,7 +71,7 @@ def test_a_user_id_without_a_name_runs_commands(
 @pytest.mark.slow
 def test_the_owner_of_a_lock_is_its_user_id(prefix: list[str]) -> None:
     """A lock file names the user id if there is no name."""
-    code = "from audioclip_text.pipeline.io.json_file import owner; print(owner()['owner'])"
+    code = "from audioclip_beam.pipeline.io.json_file import owner; print(owner()['owner'])"
     command = [*prefix, sys.executable, "-c", code]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.startswith(f"{UID}@"), done.stderr[-2000:]

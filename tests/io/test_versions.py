@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from google.api_core.exceptions import PreconditionFailed, RequestRangeNotSatisfiable
 
-from audioclip_text.pipeline.io import object_store
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.io.filesystem import remove
-from audioclip_text.pipeline.io.object_store import VERSIONED_ACCESS, VersionedAccess
-from audioclip_text.pipeline.io.versions import FileChanged, ListedFile, open_listed
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.read_shards import read_shard
-from audioclip_text.pipeline.readers.shard import InputError, Shard
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.io import object_store
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.io.filesystem import remove
+from audioclip_beam.pipeline.io.object_store import VERSIONED_ACCESS, VersionedAccess
+from audioclip_beam.pipeline.io.versions import FileChanged, ListedFile, open_listed
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.read_shards import read_shard
+from audioclip_beam.pipeline.readers.shard import InputError, Shard
+from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support import object_stores
 from tests.support.object_stores import Store, Waits
 
@@ -83,8 +83,8 @@ def test_another_version_of_an_object_is_refused(store: Store, change: str) -> N
 
 def test_an_object_that_changes_between_two_requests_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """No mixture of two versions is read."""
-    monkeypatch.setattr("audioclip_text.pipeline.io.versions.REQUEST_BYTES", 1 << 10)
-    monkeypatch.setattr("audioclip_text.pipeline.io.timeout_reader.SMALL_BYTES", 0)
+    monkeypatch.setattr("audioclip_beam.pipeline.io.versions.REQUEST_BYTES", 1 << 10)
+    monkeypatch.setattr("audioclip_beam.pipeline.io.timeout_reader.SMALL_BYTES", 0)
     path = store.put("texts/a.txt", b"dog\n" * 1000)
     (shard,) = find_shards([path])
     with FileIO().open_version(shard.listed) as handle:

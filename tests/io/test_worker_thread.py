@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-from audioclip_text.pipeline.io.worker_thread import read_ahead
+from audioclip_beam.pipeline.io.worker_thread import read_ahead
 
 
 def test_each_item_is_made_while_the_one_before_is_used() -> None:

@@ -16,15 +16,15 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from audioclip_text.model import TextEncoder
-from audioclip_text.model.checkpoint import (
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.model.checkpoint import (
     CheckpointError,
     extract,
     load_checkpoint,
     resolve_checkpoint,
     weights_digest,
 )
-from audioclip_text.model.text_head import SCALES, text_shapes
+from audioclip_beam.model.text_head import SCALES, text_shapes
 from tests.support.paths import DATA
 from tests.support.released_file import RELEASED_BYTES, write_released
 
@@ -106,7 +106,7 @@ def test_an_extract_replaces_the_target_only_when_complete(tmp_path: Path, monke
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("audioclip_text.model.checkpoint.save_file", fail)
+    monkeypatch.setattr("audioclip_beam.model.checkpoint.save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         extract(tmp_path / "a.pt", tmp_path / "head.safetensors")
     assert (tmp_path / "head.safetensors").read_bytes() == b"earlier"
@@ -274,11 +274,9 @@ def test_full_and_partial_name_the_released_files(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert resolve_checkpoint("partial", "folder") == str(Path("folder", "AudioCLIP-Partial-Training.pt"))
     assert resolve_checkpoint("some.pt") == "some.pt"
-    with pytest.raises(
-        CheckpointError, match=f"nearest existing path is {tmp_path}.: run `audioclip-text fetch partial`"
-    ):
+    with pytest.raises(CheckpointError, match=f"nearest existing path is {tmp_path}.: run `audioclip fetch partial`"):
         load_checkpoint("partial")
-    with pytest.raises(CheckpointError, match="it is not a regular file.: run `audioclip-text fetch full`"):
+    with pytest.raises(CheckpointError, match="it is not a regular file.: run `audioclip fetch full`"):
         load_checkpoint(tmp_path)
 
 
@@ -298,7 +296,7 @@ def test_the_advice_names_the_released_file_of_the_path(
 ) -> None:
     """The command in the error fetches the file with that name to its directory."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=f"^no checkpoint at {path} .*: run `audioclip-text {command}`, or give"):
+    with pytest.raises(CheckpointError, match=f"^no checkpoint at {path} .*: run `audioclip {command}`, or give"):
         load_checkpoint(path)
 
 
@@ -346,7 +344,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / name)
-    with pytest.raises(CheckpointError, match="run `audioclip-text fetch full`"):
+    with pytest.raises(CheckpointError, match="run `audioclip fetch full`"):
         load_checkpoint(tmp_path / "gone.pt")
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors"):
         extract(tmp_path / "good.pt", tmp_path / "out.pt")

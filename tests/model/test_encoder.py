@@ -18,13 +18,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_text.model import encoder as encoder_module
-from audioclip_text.model.checkpoint import Checkpoint
-from audioclip_text.model.encoder import TooLongError
-from audioclip_text.model.prefix_tree import PrefixTree
-from audioclip_text.model.text_head import SCALES, text_shapes
-from audioclip_text.model.versions import VERSION_PARTS
+from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model import encoder as encoder_module
+from audioclip_beam.model.checkpoint import Checkpoint
+from audioclip_beam.model.encoder import TooLongError
+from audioclip_beam.model.prefix_tree import PrefixTree
+from audioclip_beam.model.text_head import SCALES, text_shapes
+from audioclip_beam.model.versions import VERSION_PARTS
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 from tests.support.preloaded import preloaded_programs
@@ -240,7 +240,7 @@ def test_unknown_options(
 
 def test_missing_vocabulary(tmp_path: Path) -> None:
     """The error for a missing vocabulary names the path and the command that fetches it."""
-    with pytest.raises(FileNotFoundError, match="no vocabulary file at .*nowhere.*audioclip-text fetch vocabulary"):
+    with pytest.raises(FileNotFoundError, match="no vocabulary file at .*nowhere.*audioclip fetch vocabulary"):
         TextEncoder.load("untrained", tokenizer_path=tmp_path / "nowhere.gz")
 
 
@@ -272,7 +272,7 @@ def test_versions_of_the_tokenizer_change_the_fingerprint(
         monkeypatch.setattr("unicodedata.unidata_version", "1.1.0")
     else:
         monkeypatch.setattr(
-            "audioclip_text.model.versions.version", lambda name: "1.1.0" if name == package else version(name)
+            "audioclip_beam.model.versions.version", lambda name: "1.1.0" if name == package else version(name)
         )
     after = TextEncoder(checkpoint, tokenizer, device="cpu")
     changed = {name for name, value in after.fingerprint_parts.items() if before.fingerprint_parts[name] != value}
@@ -374,7 +374,7 @@ def test_pickling(small_head: str, vocabulary: Path, small: TextEncoder, tmp_pat
 FORK = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
-from audioclip_text.model import TextEncoder
+from audioclip_beam.model import TextEncoder
 from tests.support.preloaded import preloaded_programs
 encoder = TextEncoder.load(sys.argv[1], device="cpu", tokenizer_path=sys.argv[2])
 encoder.encode([f"text number {n}" for n in range(200)])

@@ -15,8 +15,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from audioclip_text.model import fetch as fetch_module
-from audioclip_text.model.fetch import FetchError, Released, fetch, fetch_missing
+from audioclip_beam.model import fetch as fetch_module
+from audioclip_beam.model.fetch import FetchError, Released, fetch, fetch_missing
 from tests.support.http_server import serving
 
 BODY = bytes(range(256)) * 4000

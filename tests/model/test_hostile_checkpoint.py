@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from audioclip_text.model.checkpoint import CheckpointError, load_checkpoint
-from audioclip_text.model.text_head import text_shapes
-from audioclip_text.model.tokenizer import ClipTokenizer, TokenizerError
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.model.checkpoint import CheckpointError, load_checkpoint
+from audioclip_beam.model.text_head import text_shapes
+from audioclip_beam.model.tokenizer import ClipTokenizer, TokenizerError
+from audioclip_beam.pipeline.cli import main
 
 State = dict[str, torch.Tensor]
 
@@ -163,7 +163,7 @@ MESSAGES |= {f"{name}.safetensors": "cannot be read as safetensors" for name in 
 def test_a_malicious_checkpoint_fails_before_a_row_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Path, name: str
 ) -> None:
-    """`audioclip-text embed` names the file and its fault in one line; no directory is created, no code runs."""
+    """`audioclip embed` names the file and its fault in one line; no directory is created, no code runs."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     Path(name).write_bytes(damaged(name))
@@ -209,7 +209,7 @@ def test_a_zip_bomb_is_never_decompressed(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from tests.support.memory import peak\n"
-        "from audioclip_text.model.checkpoint import load_checkpoint\n"
+        "from audioclip_beam.model.checkpoint import load_checkpoint\n"
         "before = peak()\n"
         "try: load_checkpoint(sys.argv[1])\n"
         "except ValueError as error: print(error)\n"

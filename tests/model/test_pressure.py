@@ -11,15 +11,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from audioclip_text.model import ClipTokenizer, TextEncoder
-from audioclip_text.model import encoder as encoder_module
-from audioclip_text.model.checkpoint import Checkpoint
-from audioclip_text.model.encoder import Encoding
-from audioclip_text.model.prefix_tree import PrefixTree
-from audioclip_text.pipeline.inference.embed_batch import embed_batch
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.schemas import ROW
+from audioclip_beam.model import ClipTokenizer, TextEncoder
+from audioclip_beam.model import encoder as encoder_module
+from audioclip_beam.model.checkpoint import Checkpoint
+from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.model.prefix_tree import PrefixTree
+from audioclip_beam.pipeline.inference.embed_batch import embed_batch
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.schemas import ROW
 from tests.support.plain_tower import small_state
 from tests.support.stub import StubEncoder
 

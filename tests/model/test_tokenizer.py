@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.model import ClipTokenizer
-from audioclip_text.model import tokenizer as tokenizer_module
-from audioclip_text.model.tokenizer import EOT, SOT, TokenizerError
+from audioclip_beam.model import ClipTokenizer
+from audioclip_beam.model import tokenizer as tokenizer_module
+from audioclip_beam.model.tokenizer import EOT, SOT, TokenizerError
 from tests.support.paths import DATA, ROOT
 from tests.support.plain_tokenizer import PlainTokenizer
 
@@ -189,7 +189,7 @@ def test_pickling(tokenizer: ClipTokenizer) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no vocabulary at .*: run `audioclip-text fetch vocabulary`"),
+        (None, "no vocabulary at .*: run `audioclip fetch vocabulary`"),
         (b"not gzip", "is not a gzipped vocabulary"),
         (
             gzip.compress(b"header\na b\nc d\n", mtime=0),
@@ -202,7 +202,7 @@ def test_pickling(tokenizer: ClipTokenizer) -> None:
         (gzip.compress(b"header\n" + b"a b\n" * 49000, mtime=0)[:-20], "is not a gzipped vocabulary"),
         (
             gzip.compress(b"header", mtime=0)[:10] + b"\xff" * 20,
-            "is not a gzipped vocabulary .*run `audioclip-text fetch vocabulary`",
+            "is not a gzipped vocabulary .*run `audioclip fetch vocabulary`",
         ),
     ],
 )

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from audioclip_text.pipeline.changes import find_changes
-from audioclip_text.pipeline.snapshots import run_directory
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.history import gc, rollback
+from audioclip_beam.pipeline.changes import find_changes
+from audioclip_beam.pipeline.snapshots import run_directory
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.history import gc, rollback
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 
 Row = dict[str, object]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audioclip_text.pipeline.canary import CANARY_TEXTS, Canary, canaries_agree, canary_batch, canary_from_batch
-from audioclip_text.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.canary import CANARY_TEXTS, Canary, canaries_agree, canary_batch, canary_from_batch
+from audioclip_beam.pipeline.errors import SnapshotError
 
 
 def canary_of(cosine: float, texts: tuple[str, ...] = CANARY_TEXTS) -> Canary:

@@ -16,25 +16,25 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.portability.common_urns import resource_hints
 
-from audioclip_text.pipeline.cli import embed as run_module
-from audioclip_text.pipeline.cli import runner
-from audioclip_text.pipeline.cli.check_runner import FLEX_LAUNCHER
-from audioclip_text.pipeline.cli.embed import parse_options
-from audioclip_text.pipeline.cli.parser import UsageError
-from audioclip_text.pipeline.cli.parser import parse as parse_command_line
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_text.pipeline.io import job_service
-from audioclip_text.pipeline.options import OptionsError
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs
+from audioclip_beam.pipeline.cli import embed as run_module
+from audioclip_beam.pipeline.cli import runner
+from audioclip_beam.pipeline.cli.check_runner import FLEX_LAUNCHER
+from audioclip_beam.pipeline.cli.embed import parse_options
+from audioclip_beam.pipeline.cli.parser import UsageError
+from audioclip_beam.pipeline.cli.parser import parse as parse_command_line
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.io import job_service
+from audioclip_beam.pipeline.options import OptionsError
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores
 from tests.support.corpus import StubHandler, write_jsonl
 from tests.support.environments import create_environment
 from tests.support.paths import ROOT
 
-IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-text:1"
+IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-beam:1"
 GPU = b"type:nvidia-l4;count:1;install-nvidia-driver"
 
 
@@ -146,7 +146,7 @@ def test_a_flex_template_submits_and_returns(
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0
     output = capsys.readouterr().out
     assert output.startswith("submitted 2")
-    assert f"audioclip-text log {tmp_path / 'out'}" in output
+    assert f"audioclip log {tmp_path / 'out'}" in output
     dead, notes = dead_runs(str(tmp_path / "out"), list_runs(str(tmp_path / "out")))
     assert not dead
     assert "may still be running" in notes[0]

@@ -18,15 +18,15 @@ import apache_beam as beam
 import pytest
 import torch
 
-from audioclip_text.pipeline import EmbedCorpus, EmbedOptions
-from audioclip_text.pipeline.changes import find_changes
-from audioclip_text.pipeline.errors import SnapshotError, convert_write_errors
-from audioclip_text.pipeline.report.html import ensure_report
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.history import gc
-from audioclip_text.pipeline.snapshots.listing import read_file_list
-from audioclip_text.pipeline.validation import check_rows, validate
-from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
+from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions
+from audioclip_beam.pipeline.changes import find_changes
+from audioclip_beam.pipeline.errors import SnapshotError, convert_write_errors
+from audioclip_beam.pipeline.report.html import ensure_report
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.history import gc
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.pipeline.validation import check_rows, validate
+from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support import synced
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
@@ -221,15 +221,15 @@ def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabul
     """No traceback is printed, and the exit status is that of a failed run."""
     torch.save(small_state(vocabulary=49408), shared_directory / "small.pt")
     (shared_directory / "out/snapshots").chmod(0o555)
-    code = "import sys; from audioclip_text.pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from audioclip_beam.pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
     flags = ["embed", f"--input={shared_directory / 'a.jsonl'}", f"--output={shared_directory / 'out'}"]
     flags += [f"--checkpoint={shared_directory / 'small.pt'}", f"--tokenizer_path={vocabulary}"]
     if os.geteuid() == 0:
-        imports = "import os; import audioclip_text.pipeline.cli.embed, audioclip_text.model"
+        imports = "import os; import audioclip_beam.pipeline.cli.embed, audioclip_beam.model"
         code = f"{imports}; os.seteuid({UNPRIVILEGED}); {code}"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "audioclip-text: error: " in done.stderr
+    assert "audioclip: error: " in done.stderr
     assert "cannot be written: Permission denied" in done.stderr
     assert "Traceback" not in done.stderr
 

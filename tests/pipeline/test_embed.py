@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.model.encoder import Encoding
-from audioclip_text.pipeline.changes import find_changes
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.publish import publish_snapshot
-from audioclip_text.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
-from audioclip_text.pipeline.snapshots.history import gc, log, rollback
-from audioclip_text.pipeline.snapshots.listing import read_file_list
-from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.pipeline.changes import find_changes
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.publish import publish_snapshot
+from audioclip_beam.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
 from tests.support.stub import StubEncoder
 

@@ -10,12 +10,12 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from audioclip_text.pipeline.cli.runner import choose_runner
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.publish import publish_snapshot
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.validation import validate
+from audioclip_beam.pipeline.cli.runner import choose_runner
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.publish import publish_snapshot
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, write_jsonl
 from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.stub import StubHandler
@@ -104,7 +104,7 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(
     with pytest.raises(Exception, match=r"a\.jsonl changed during the run"):
         pipeline.run().wait_until_finish()
     for module in ("versions", "timeout_reader"):  # as on a file system without versions
-        monkeypatch.setattr(f"audioclip_text.pipeline.io.{module}.check_unchanged", lambda *_: None)
+        monkeypatch.setattr(f"audioclip_beam.pipeline.io.{module}.check_unchanged", lambda *_: None)
     with pytest.raises(Exception, match=r"is already published, with 61 rows read, 60 with vectors and 1 rejected"):
         pipeline.run().wait_until_finish()
     assert {name: data for name, data in content(folder / "out").items() if name in before} == before

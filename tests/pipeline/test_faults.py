@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from audioclip_text.model.encoder import Encoding
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots import run_directory as run_dirs
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots import run_directory as run_dirs
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from tests.support.corpus import read, vectors, write_jsonl
 from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.stub import StubEncoder, StubHandler

@@ -14,9 +14,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.runners.portability.fn_api_runner import translations
 
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.readers import parts
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.readers import parts
 from tests.support.corpus import embed, write_jsonl
 from tests.support.pages import blocks, read_page, sections
 from tests.support.stub import StubHandler

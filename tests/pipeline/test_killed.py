@@ -12,8 +12,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.validation import validate
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.processes import start_process
 from tests.support.slow_run import crashing_run, slow_run

@@ -9,13 +9,13 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from audioclip_text.pipeline.cli.embed import run_summary
-from audioclip_text.pipeline.cli.runner import choose_runner
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import read_manifest
-from audioclip_text.pipeline.snapshots.manifest import Counts, Manifest
+from audioclip_beam.pipeline.cli.embed import run_summary
+from audioclip_beam.pipeline.cli.runner import choose_runner
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import read_manifest
+from audioclip_beam.pipeline.snapshots.manifest import Counts, Manifest
 from tests.support.corpus import StubHandler, write_jsonl
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")

@@ -24,17 +24,17 @@ import urllib3
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError
 
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import filesystem, object_store, retries
-from audioclip_text.pipeline.io import json_file as pointer
-from audioclip_text.pipeline.io.json_file import read_json, update_json
-from audioclip_text.pipeline.io.retries import StoreError, is_transient, with_retries
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
-from audioclip_text.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.io import filesystem, object_store, retries
+from audioclip_beam.pipeline.io import json_file as pointer
+from audioclip_beam.pipeline.io.json_file import read_json, update_json
+from audioclip_beam.pipeline.io.retries import StoreError, is_transient, with_retries
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
 from tests.support.stub import StubHandler

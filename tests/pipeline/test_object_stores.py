@@ -15,23 +15,23 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.value_provider import RuntimeValueProvider
 from safetensors.torch import save_file
 
-from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline import unchanged
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.inference import shared_encoder
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_text.pipeline.inference.shared_encoder import EncoderThread
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.io.filesystem import read, remove_below, upload
-from audioclip_text.pipeline.io.local_cache import ReplacedError
-from audioclip_text.pipeline.io.retries import StoreError
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.run_directory import end_run, start_run
-from audioclip_text.pipeline.snapshots.snapshot import Snapshot
+from audioclip_beam.model.text_head import text_shapes
+from audioclip_beam.pipeline import unchanged
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.inference import shared_encoder
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.io.filesystem import read, remove_below, upload
+from audioclip_beam.pipeline.io.local_cache import ReplacedError
+from audioclip_beam.pipeline.io.retries import StoreError
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.run_directory import end_run, start_run
+from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support import object_stores
 from tests.support.object_stores import Store
 from tests.support.stub import StubHandler

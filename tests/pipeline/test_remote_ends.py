@@ -14,11 +14,11 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 
-from audioclip_text.pipeline.io.filesystem import list_directory, read
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.history import gc
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
-from audioclip_text.pipeline.validation import validate
+from audioclip_beam.pipeline.io.filesystem import list_directory, read
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.history import gc
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path
+from audioclip_beam.pipeline.validation import validate
 from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.processes import start_process

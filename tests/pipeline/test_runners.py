@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from tests.support.corpus import read, vectors, write_jsonl
 from tests.support.pages import environment_of_the_tests, read_page, sections
 from tests.support.preloaded import preloaded_programs
@@ -48,7 +48,7 @@ def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     note = f"import sys\nprint(sys.orig_argv, file=open({str(folder / 'started')!r}, 'a'))\n"
     (site / "sitecustomize.py").write_text(note)
     python = folder / "venv" / "bin" / "python"
-    code = "import audioclip_text.pipeline as p; print(p.__file__)"
+    code = "import audioclip_beam.pipeline as p; print(p.__file__)"
     done = subprocess.run(
         [python, "-c", code], env=bare_environment(), check=True, capture_output=True, text=True, cwd=folder
     )
@@ -152,7 +152,7 @@ class Corpus:
                 folder / "in" / f"{shard}.jsonl",
                 [{"id": f"r{n}", "text": f"text {n % (rows - rows // 10)} of a corpus"} for n in numbers],
             )
-        self.command = [str(preloaded_programs() / "audioclip-text"), "embed", f"--input={folder}/in/*.jsonl"]
+        self.command = [str(preloaded_programs() / "audioclip"), "embed", f"--input={folder}/in/*.jsonl"]
         self.command += [f"--checkpoint={head}", f"--tokenizer_path={vocabulary}", "--id_field=id"]
 
     def start(self, output: str, flags: list[str]) -> subprocess.Popen[str]:
@@ -230,7 +230,7 @@ def test_a_worker_killed_in_a_bundle_loses_and_duplicates_nothing(
     max(pool.children(recursive=True), key=psutil.Process.create_time).kill()  # older ones belong to jobs that ended
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "audioclip-text: error: " in errors
+    assert "audioclip: error: " in errors
     assert current_name(str(tmp_path / "out")) is None
     output = corpus.embed("out", [*flags, *small_files])
     assert "3,000 read = " in output

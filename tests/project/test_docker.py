@@ -50,7 +50,7 @@ def test_one_image_for_workers_launcher_and_local_use() -> None:
     environment = dict(setting.split("=") for setting in settings.split())
     assert {"USER", "HOME"} < set(environment)
     assert environment["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64", "where Dataflow puts the driver"
-    assert environment["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/opt/audioclip-text/flex_launcher.py"
+    assert environment["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/opt/audioclip-beam/flex_launcher.py"
     copies = [copy.split()[-2:] for copy in arguments_of("COPY") if copy.startswith("--from=launcher")]
     assert copies == [["/opt/google/dataflow/python_template_launcher"] * 2]
 
@@ -77,7 +77,7 @@ def test_requirements_come_before_files_that_change_more_often() -> None:
         ("", True),
         ("google-cloud-profiler 4.1.0 requires x, which is not installed.", True),
         ("torch 2.10.0 has requirement sympy>=1.13, but you have sympy 1.0.", False),
-        ("audioclip-text 0.1.0 requires ftfy, which is not installed.", False),
+        ("audioclip-beam 0.1.0 requires ftfy, which is not installed.", False),
     ],
 )
 def test_only_conflicts_of_locked_packages_end_the_build(conflict: str, builds: bool, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_lock_contains_all_requirements_at_the_pinned_versions() -> None:
         if pin and (not pin.marker or pin.marker.evaluate({"python_version": "3.11"})):
             pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
     locked = lock()
-    for line in requires("audioclip-text") or []:
+    for line in requires("audioclip-beam") or []:
         need = Requirement(line)
         if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in ("", "gcp", "aws")):
             version, hashes = locked[canonicalize_name(need.name)]
@@ -166,11 +166,11 @@ def test_the_steps_work_in_an_empty_environment(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr[-2000:]
             steps += 1
     assert steps == 3
-    answer = subprocess.run([home / "bin" / "audioclip-text", "--version"], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
+    answer = subprocess.run([home / "bin" / "audioclip", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == f"audioclip {version('audioclip-beam')}"
     launcher = [python, context / "flex_launcher.py", "--help"]
     launched = subprocess.run(launcher, capture_output=True, text=True, check=True)
-    assert "usage: audioclip-text embed" in launched.stdout
+    assert "usage: audioclip embed" in launched.stdout
 
 
 def shorten(file: Path) -> None:

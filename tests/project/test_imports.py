@@ -13,7 +13,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.internal import cloudpickle_pickler
 
-from audioclip_text.pipeline import EmbedCorpus, EmbedOptions, TextEmbeddingHandler
+from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions, TextEmbeddingHandler
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,13 +154,13 @@ def test_the_model_imports_neither_beam_nor_the_pipeline(path: Path) -> None:
 @pytest.mark.parametrize("path", [*files("model"), *files("pipeline")], ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_inside_the_project_are_relative(path: Path) -> None:
     """No module contains the name under which the project is installed."""
-    assert not [module for level, module, _ in imports(path) if level == 0 and module.startswith("audioclip_text")]
+    assert not [module for level, module, _ in imports(path) if level == 0 and module.startswith("audioclip_beam")]
 
 
 @pytest.mark.parametrize("path", [path for path in files("pipeline") if path.stem == "__init__"], ids=name_of)
 def test_exported_names_can_be_imported_and_equal_no_module(path: Path) -> None:
     """Each package exports its public names lazily, and importing a module never replaces one of them."""
-    package = ".".join(["audioclip_text", *path.relative_to(ROOT).parts[:-1]])
+    package = ".".join(["audioclip_beam", *path.relative_to(ROOT).parts[:-1]])
     exported = import_module(package).__all__
     assert not set(exported) & {other.stem for other in path.parent.glob("*.py")}
     for name in exported:
@@ -170,26 +170,26 @@ def test_exported_names_can_be_imported_and_equal_no_module(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("audioclip_text.model", "TextEncoder"),
-        ("audioclip_text.pipeline", "EmbedCorpus"),
-        ("audioclip_text.pipeline.cli", "main"),
-        ("audioclip_text.pipeline.search", "search"),
-        ("audioclip_text.pipeline.yaml_embed", "EmbedText"),
-        ("audioclip_text.pipeline.ml_transform", "content_id_adapter"),
+        ("audioclip_beam.model", "TextEncoder"),
+        ("audioclip_beam.pipeline", "EmbedCorpus"),
+        ("audioclip_beam.pipeline.cli", "main"),
+        ("audioclip_beam.pipeline.search", "search"),
+        ("audioclip_beam.pipeline.yaml_embed", "EmbedText"),
+        ("audioclip_beam.pipeline.ml_transform", "content_id_adapter"),
     ],
 )
 def test_documented_import_paths(module: str, name: str) -> None:
     """They are functions and classes, also after every module was imported."""
     for path in MODULES:
         if path.stem != "__main__":
-            import_module(".".join(["audioclip_text", "pipeline", *name_of(path).split("/")]))
+            import_module(".".join(["audioclip_beam", "pipeline", *name_of(path).split("/")]))
     assert callable(getattr(import_module(module), name))
 
 
 def test_help_imports_neither_beam_nor_torch() -> None:
     """The parser is built without the heavy imports."""
     code = (
-        "import sys; from audioclip_text.pipeline.cli.parser import build_parser; build_parser(); "
+        "import sys; from audioclip_beam.pipeline.cli.parser import build_parser; build_parser(); "
         "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -238,5 +238,5 @@ def test_every_step_of_a_job_can_be_pickled(vocabulary: Path, tmp_path: Path) ->
     finally:
         corpus.close()
     modules = {type(pickled_and_unpickled(dofn)).__module__ for dofn in dofns}
-    packages = {module.split(".")[2] for module in modules if module.startswith("audioclip_text.pipeline.")}
+    packages = {module.split(".")[2] for module in modules if module.startswith("audioclip_beam.pipeline.")}
     assert {"readers", "dedup", "writers", "embed"} <= packages

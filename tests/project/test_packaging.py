@@ -58,12 +58,12 @@ def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if ".dist-info/" not in name}
     expected = {
-        f"audioclip_text/{path.relative_to(ROOT)}"
+        f"audioclip_beam/{path.relative_to(ROOT)}"
         for top in ("model", "pipeline")
         for path in (ROOT / top).rglob("*.py")
     }
     data = {"model/py.typed", "pipeline/py.typed", "pipeline/report/template.html.j2"}
-    assert inside == expected | {f"audioclip_text/{name}" for name in data}
+    assert inside == expected | {f"audioclip_beam/{name}" for name in data}
     metadata = next(name for name in names if name.endswith("/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert re.search("^License(-Expression)?: MIT$", text, re.MULTILINE)
@@ -97,16 +97,16 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
     # because Python reads .pth files in site directories only.
     (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
     answer = subprocess.run(
-        [str(home / "bin" / "audioclip-text"), "--version"],
+        [str(home / "bin" / "audioclip"), "--version"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
         env=clean,
     )
-    assert answer.stdout.strip() == f"audioclip-text {version('audioclip-text')}"
+    assert answer.stdout.strip() == f"audioclip {version('audioclip-beam')}"
     code = (
-        "import audioclip_text.model.tokenizer as m, audioclip_text.pipeline.embed as p; "
+        "import audioclip_beam.model.tokenizer as m, audioclip_beam.pipeline.embed as p; "
         "print(m.__file__); print(p.__file__)"
     )
     done = subprocess.run(
@@ -157,7 +157,7 @@ def test_every_requirement_is_pinned() -> None:
             canonicalize_name(pin.name): pin for pin in pins if not pin.marker or pin.marker.evaluate(environment)
         }
         assert all(str(pin.specifier).startswith("==") for pin in pinned.values())
-        for line in requires("audioclip-text") or []:
+        for line in requires("audioclip-beam") or []:
             need = Requirement(line)
             if need.marker and not any(need.marker.evaluate({**environment, "extra": extra}) for extra in ("", "test")):
                 continue

@@ -97,7 +97,7 @@ def test_security_names_existing_tests_and_commands() -> None:
 
 def test_security_contains_the_limits_of_the_code() -> None:
     """Its figures are those of readers/parquet_limits.py."""
-    from audioclip_text.pipeline.readers.parquet_limits import NESTED_BYTES, NESTED_VALUES, PAGE_BYTES
+    from audioclip_beam.pipeline.readers.parquet_limits import NESTED_BYTES, NESTED_VALUES, PAGE_BYTES
 
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8").replace("\n", " ")
     for figure in (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, write_jsonl
 from tests.support.faults import Fault, Faults
 from tests.support.stub import StubHandler

@@ -30,10 +30,10 @@ def test_concatenated_streams_and_padding_are_one_file(tmp_path: Path, suffix: s
 
 BOMB = """
 import sys
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.shards import find_shards
-from audioclip_text.pipeline.readers.read_shards import read_shard
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.readers.read_shards import read_shard
 from tests.support.memory import peak
 for path in sys.argv[1:]:
     shards = find_shards([path])

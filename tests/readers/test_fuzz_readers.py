@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.read_shards import read_shard
-from audioclip_text.pipeline.readers.registry import READERS
-from audioclip_text.pipeline.readers.shard import Shard
-from audioclip_text.pipeline.readers.shards import find_shards
-from audioclip_text.pipeline.schemas import REASONS
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.read_shards import read_shard
+from audioclip_beam.pipeline.readers.registry import READERS
+from audioclip_beam.pipeline.readers.shard import Shard
+from audioclip_beam.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.schemas import REASONS
 from tests.support.shards import COMPRESS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

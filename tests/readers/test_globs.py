@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import check_outside, find_shards
+from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers.shards import check_outside, find_shards
 from tests.support import object_stores
 from tests.support.commands import run_command
 from tests.support.corpus import read
@@ -137,7 +137,7 @@ def test_a_relative_glob_at_the_command_line(tree: Path, small_head: str, vocabu
 
 
 def refusal(tree: Path, *arguments: object) -> str:
-    """Return the usage error of `audioclip-text embed` with these arguments."""
+    """Return the usage error of `audioclip embed` with these arguments."""
     done = run_command(tree, "embed", *arguments)
     assert (done.status, done.stdout) == (2, "")
     return done.stderr

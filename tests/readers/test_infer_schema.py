@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers.shards import find_shards
 
 
 def refusal(call: Callable[[], object]) -> str:

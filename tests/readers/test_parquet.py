@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.readers.batch_builder import BatchBuilder
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.read_shards import read_shard
-from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.readers.batch_builder import BatchBuilder
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.read_shards import read_shard
+from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support.corpus import embed, read
 from tests.support.shards import ids, read_rows, reasons, texts
 

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.publish.run_totals import RunTotals
-from audioclip_text.pipeline.readers import parquet_limits, parts
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
-from audioclip_text.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
-from audioclip_text.pipeline.readers.shard import Shard
-from audioclip_text.pipeline.readers.shards import find_shards
-from audioclip_text.pipeline.schemas import SEGMENT
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.publish.run_totals import RunTotals
+from audioclip_beam.pipeline.readers import parquet_limits, parts
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
+from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
+from audioclip_beam.pipeline.readers.shard import Shard
+from audioclip_beam.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.schemas import SEGMENT
 from tests.support.corpus import embed, read
 
 ROWS, GROUPS = 1000, 10
@@ -159,7 +159,7 @@ def test_a_lost_part_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(parts, "PART_BYTES", path.stat().st_size // 5)
     whole = split_group
     monkeypatch.setattr(
-        "audioclip_text.pipeline.readers.read_shards.split_group", lambda *given: list(whole(*given))[:-1]
+        "audioclip_beam.pipeline.readers.read_shards.split_group", lambda *given: list(whole(*given))[:-1]
     )
     with pytest.raises(RuntimeError, match="rows do not add up: read [0-9]+ from 0 of 1 shards"):
         embed(path, tmp_path / "out")

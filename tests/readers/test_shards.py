@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers.shards import find_shards
 
 
 @pytest.fixture

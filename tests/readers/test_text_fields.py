@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.readers.fields import Fields, TextField
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.shard import InputError
-from audioclip_text.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.readers.fields import Fields, TextField
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.shards import ids, read_rows, texts
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.metrics import SECONDS, Pace
-from audioclip_text.pipeline.report import plots
+from audioclip_beam.pipeline.metrics import SECONDS, Pace
+from audioclip_beam.pipeline.report import plots
 
 PACE: Pace = {
     "seconds": 2,

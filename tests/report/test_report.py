@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.metrics import OUTCOMES
-from audioclip_text.pipeline.publish import publish_snapshot as publish_module
-from audioclip_text.pipeline.report.html import ensure_report
-from audioclip_text.pipeline.report.sample import read_sample
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.listing import read_file_list
-from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.metrics import OUTCOMES
+from audioclip_beam.pipeline.publish import publish_snapshot as publish_module
+from audioclip_beam.pipeline.report.html import ensure_report
+from audioclip_beam.pipeline.report.sample import read_sample
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
 from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
@@ -166,7 +166,7 @@ def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path,
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
     browser.chmod(0o755)
-    command = [preloaded_programs() / "audioclip-text", "report", str(output), "--remake", "--open"]
+    command = [preloaded_programs() / "audioclip", "report", str(output), "--remake", "--open"]
     environment = {**os.environ, "BROWSER": f"{browser} %s"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == str(page)
@@ -224,9 +224,7 @@ def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
     first, second = sorted(page_of(tmp_path).parent.glob("part-*"))
     table = pq.read_table(first)
     pq.write_table(table.set_column(0, "id", table["id"].cast(pa.binary())), first)
-    with pytest.raises(
-        SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip-text"
-    ):
+    with pytest.raises(SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip"):
         ensure_report(str(tmp_path), remake=True)
     with pq.ParquetWriter(first, table.schema) as writer:
         writer.write_table(table.slice(0, 0))
@@ -260,7 +258,7 @@ def test_a_damaged_file_that_is_carried_over_is_named(tmp_path: Path, capsys: py
     write_jsonl(tmp_path / "b.jsonl", [{"text": "another"}])
     manifest, _ = embed(tmp_path / "*.jsonl", output)
     error = f"{page_of(output).parent / part.name} cannot be read (could not verify page integrity"
-    remedy = f"): audioclip-text validate {output} lists all faults"
+    remedy = f"): audioclip validate {output} lists all faults"
     (note,) = (note for note in manifest["notes"] if "report.html" in note)
     assert note.startswith(f"report.html could not be written: {error}")
     assert note.endswith(remedy)
@@ -274,7 +272,7 @@ def test_a_damaged_file_that_is_carried_over_is_named(tmp_path: Path, capsys: py
 def test_a_job_starts_without_the_libraries_of_the_page() -> None:
     """Importing the pipeline imports neither matplotlib nor Jinja2."""
     code = (
-        "import sys, audioclip_text.pipeline.embed; print(*({'matplotlib', 'jinja2', 'markupsafe'} & set(sys.modules)))"
+        "import sys, audioclip_beam.pipeline.embed; print(*({'matplotlib', 'jinja2', 'markupsafe'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == ""

@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_text.model.settings import fingerprint
-from audioclip_text.model.text_head import logit_scale, untrained_state
-from audioclip_text.model.versions import VERSION_PARTS, tokenizer_versions
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.search.exact_search import search
-from audioclip_text.pipeline.snapshots.commit import read_manifest
-from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.snapshots.model import find_model
+from audioclip_beam.model.settings import fingerprint
+from audioclip_beam.model.text_head import logit_scale, untrained_state
+from audioclip_beam.model.versions import VERSION_PARTS, tokenizer_versions
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.search.exact_search import search
+from audioclip_beam.pipeline.snapshots.commit import read_manifest
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.snapshots.model import find_model
 from tests.support.corpus import embed as embed_with_stub
 from tests.support.corpus import write_jsonl
 from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
@@ -322,7 +322,7 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     write_snapshot(out, [rows], 4)
     rewrite(out, lambda table: table.slice(0, 1), sign=False)
     assert main(["search", str(out), query]) == 1
-    assert "is not the file that the manifest describes: audioclip-text validate lists" in capsys.readouterr().err
+    assert "is not the file that the manifest describes: audioclip validate lists" in capsys.readouterr().err
     (part,) = directory_of(out).glob("part-*")
     data = part.read_bytes()
     part.write_bytes(b"PAR1" + data[:-4])
@@ -357,7 +357,7 @@ def test_snapshot_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 MEASURE = """
 import sys
-from audioclip_text.pipeline.search.exact_search import search
+from audioclip_beam.pipeline.search.exact_search import search
 from tests.support.memory import peak
 search(sys.argv[1], [sys.argv[2]])
 print(peak())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.search.top_k import Hit, TopK
+from audioclip_beam.pipeline.search.top_k import Hit, TopK
 from tests.support.snapshots import batch_of
 
 

@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from audioclip_text.pipeline import job
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.job import prepare_job
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.report.html import ensure_report
-from audioclip_text.pipeline.search import search
-from audioclip_text.pipeline.snapshots.history import gc, rollback
-from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.validation.validate_snapshot import validate
-from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
+from audioclip_beam.pipeline import job
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.job import prepare_job
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.report.html import ensure_report
+from audioclip_beam.pipeline.search import search
+from audioclip_beam.pipeline.snapshots.history import gc, rollback
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.validation.validate_snapshot import validate
+from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import StubHandler, embed, read, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest, files_of
 from tests.support.stub import OtherHandler
@@ -421,7 +421,7 @@ def test_missing_source_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     first, _ = run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
-    from audioclip_text.pipeline import embed as embed_module
+    from audioclip_beam.pipeline import embed as embed_module
 
     start = embed_module.start_run
 

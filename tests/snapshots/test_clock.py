@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io import json_file
-from audioclip_text.pipeline.snapshots import run_directory
-from audioclip_text.pipeline.snapshots.commit import current_name, publish
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.history import rollback
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path, start_run
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.io import json_file
+from audioclip_beam.pipeline.snapshots import run_directory
+from audioclip_beam.pipeline.snapshots.commit import current_name, publish
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.history import rollback
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path, start_run
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import Fault, Faults
 from tests.support.processes import start_process

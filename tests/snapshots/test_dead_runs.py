@@ -18,16 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.io import job_service
-from audioclip_text.pipeline.io.job_service import RemoteJob
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots import dead_runs as dead_runs_module
-from audioclip_text.pipeline.snapshots.commit import current_name
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, record_job, remove_dead_run, run_path, start_run
-from audioclip_text.pipeline.validation import validate
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.io import job_service
+from audioclip_beam.pipeline.io.job_service import RemoteJob
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots import dead_runs as dead_runs_module
+from audioclip_beam.pipeline.snapshots.commit import current_name
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs, record_job, remove_dead_run, run_path, start_run
+from audioclip_beam.pipeline.validation import validate
 from tests.support import object_stores
 from tests.support.corpus import write_jsonl
 from tests.support.http_server import serving

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_text.pipeline.readers.shard import Shard
-from audioclip_text.pipeline.snapshots.listing import EARLIER, SHARDS, read_listing, write_listings
+from audioclip_beam.pipeline.readers.shard import Shard
+from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_listing, write_listings
 
 
 def test_entries_come_back_whole(tmp_path: Path) -> None:

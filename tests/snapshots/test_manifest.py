@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.cli.plan import plan
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.io.json_file import read_json
-from audioclip_text.pipeline.snapshots import run_directory
-from audioclip_text.pipeline.snapshots.history import gc, log, rollback
-from audioclip_text.pipeline.snapshots.manifest import FORMAT, check_manifest
-from audioclip_text.pipeline.snapshots.run_directory import read_canary
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.plan import plan
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.io.json_file import read_json
+from audioclip_beam.pipeline.snapshots import run_directory
+from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
+from audioclip_beam.pipeline.snapshots.manifest import FORMAT, check_manifest
+from audioclip_beam.pipeline.snapshots.run_directory import read_canary
 from tests.support.corpus import StubHandler, embed, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest
 
@@ -207,7 +207,7 @@ def test_other_format(folder: Path, manifest: Json, command: str, version: objec
     found = "no format version" if version is None else f"format version {version!r}"
     error = run(command, folder)
     assert error is not None
-    assert f"manifest.json has {found}, and this audioclip-text reads format version 4 alone" in error
+    assert f"manifest.json has {found}, and this audioclip-beam reads format version 4 alone" in error
 
 
 def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:
@@ -218,12 +218,12 @@ def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> Non
     name = directory_of(out).name
     (tmp_path / "query.npy").write_bytes((folder / "query.npy").read_bytes())
     for command in ("search", "validate", "report"):
-        assert f"{out} has no finished snapshot '{name}': audioclip-text log {out} lists" in str(run(command, tmp_path))
+        assert f"{out} has no finished snapshot '{name}': audioclip log {out} lists" in str(run(command, tmp_path))
     with redirect_stderr(io.StringIO()) as errors, redirect_stdout(errors):
         assert main(["rollback", str(out), "20200101T000000Z-00000000"]) == 1
         assert main(["validate", str(out), "--snapshot", "../snapshots"]) == 1
-    assert f"{out} has no finished snapshot '20200101T000000Z-00000000': audioclip-text log" in errors.getvalue()
-    assert f"{out} has no finished snapshot '../snapshots': audioclip-text log" in errors.getvalue()
+    assert f"{out} has no finished snapshot '20200101T000000Z-00000000': audioclip log" in errors.getvalue()
+    assert f"{out} has no finished snapshot '../snapshots': audioclip log" in errors.getvalue()
     (out / "current.json").unlink()
     for command in ("search", "validate", "report", "log", "rollback", "gc"):
         assert f"{out} has no current snapshot (no current.json): check the path" in str(run(command, tmp_path))
@@ -302,7 +302,7 @@ def test_the_current_manifest_is_damaged(
     assert error is not None
     assert re.search(rf"{damage}.*: restore it from a backup, or make another snapshot the current one", error)
     if "canary" not in damage:
-        with pytest.raises(SnapshotError, match=f"name one: audioclip-text rollback {out} NAME, of {before}"):
+        with pytest.raises(SnapshotError, match=f"name one: audioclip rollback {out} NAME, of {before}"):
             rollback(str(out))
     rollback(str(out), before)
     assert len(log(str(out))) == (3 if "canary" in damage else 2)

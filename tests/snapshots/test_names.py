@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import pytest
 
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.history import gc, log, rollback
-from audioclip_text.pipeline.snapshots.manifest import is_run_name, require_plain_name
-from audioclip_text.pipeline.snapshots.run_directory import list_runs, run_path
-from audioclip_text.pipeline.snapshots.snapshot import open_snapshot
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
+from audioclip_beam.pipeline.snapshots.manifest import is_run_name, require_plain_name
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path
+from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.snapshots import edit_files, files_of
 

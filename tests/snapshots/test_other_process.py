@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.snapshots import commit, history
-from audioclip_text.pipeline.snapshots.commit import current_name, point_to, require_manifest
-from audioclip_text.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_text.pipeline.snapshots.snapshot import Snapshot
-from audioclip_text.pipeline.validation import validate
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.snapshots import commit, history
+from audioclip_beam.pipeline.snapshots.commit import current_name, point_to, require_manifest
+from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
+from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
+from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, read, write_jsonl
 
 OTHER = """
 import random, sys, time
-from audioclip_text.pipeline.errors import SnapshotError
-from audioclip_text.pipeline.snapshots.history import gc, rollback
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.snapshots.history import gc, rollback
 chance = random.Random(1)
 print("ready", flush=True)
 while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.snapshots.segments import MAX_SEGMENTS, choose_segments
+from audioclip_beam.pipeline.snapshots.segments import MAX_SEGMENTS, choose_segments
 
 
 def night(sizes: list[int], changed: int, whole: list[bool] | None = None) -> tuple[list[int], int]:

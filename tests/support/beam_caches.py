@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators
 
-from audioclip_text.pipeline.report import html, plots
+from audioclip_beam.pipeline.report import html, plots
 
 
 def _cached_signatures(get_signature: Callable[[Any], Signature]) -> Callable[[Any], Signature]:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.pipeline.cli import main
 from tests.support.processes import start_process
 
 SECONDS = 240
@@ -23,7 +23,7 @@ class Outcome:
 
 
 def run_command(folder: Path, *arguments: object, directory: Path | None = None) -> Outcome:
-    """Run `audioclip-text` with these arguments in `directory`; its output is kept in `folder`."""
+    """Run `audioclip` with these arguments in `directory`; its output is kept in `folder`."""
     outputs = [folder / ".stdout", folder / ".stderr"]
     for path in outputs:
         path.unlink(missing_ok=True)

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_text.pipeline.canary import CANARY_TEXTS
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.listing import read_file_list
-from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.snapshots.run_directory import run_path
+from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from tests.support.stub import ENCODERS, StubHandler
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_text.model.encoder import Encoding
-from audioclip_text.pipeline.inference import RecordBatchHandler
-from audioclip_text.pipeline.publish.publish_snapshot import PublishSnapshot
-from audioclip_text.pipeline.publish.run_totals import RunReport
-from audioclip_text.pipeline.snapshots.commit import read_manifest
-from audioclip_text.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.pipeline.inference import RecordBatchHandler
+from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
+from audioclip_beam.pipeline.publish.run_totals import RunReport
+from audioclip_beam.pipeline.snapshots.commit import read_manifest
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support.corpus import read
 from tests.support.shards import COMPRESS, encode_rows
 from tests.support.stub import StubEncoder, StubHandler

@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 from tests.support.preloaded import preloaded_programs
 from tests.support.tools import run_online
 
-ENGINES = Path(os.environ.get("AUDIOCLIP_TEXT_ENGINES", ROOT / ".cache" / "engines"))
+ENGINES = Path(os.environ.get("AUDIOCLIP_BEAM_ENGINES", ROOT / ".cache" / "engines"))
 
 _PACKAGES = "util lang nio net time io util.concurrent lang.invoke"
 # What Flink, Spark and Kryo open of Java 17; a quick start matters more here than the speed of compiled code.

@@ -118,7 +118,7 @@ class Flink(Cluster):
 
     def options(self) -> dict[str, Any]:
         """Return Beam's options for a job at this cluster."""
-        embed = page_command("Flink", "audioclip-text embed", {})
+        embed = page_command("Flink", "audioclip embed", {})
         expiration = int(embed[embed.index("--environment_expiration_millis") + 1]) // 2  # as _half_the_waits
         master = f"{self.address}:{self.rest}"
         options = {"parallelism": 2, "flink_master": master, "environment_expiration_millis": expiration}

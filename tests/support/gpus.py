@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from audioclip_text.pipeline.inference.gpus import GpuPlace
+from audioclip_beam.pipeline.inference.gpus import GpuPlace
 from tests.support.stub import StubEncoder, StubHandler
 
 PLACES: dict[str, GpuPlace] = {}  # of this process

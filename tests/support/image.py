@@ -13,7 +13,7 @@ import apache_beam
 
 from .paths import ROOT
 
-NAME = "localhost/audioclip-text"
+NAME = "localhost/audioclip-beam"
 TOOLS = ("buildah", "debootstrap", "podman", "runc", "go")
 _PACKAGES = "python3,python3-pip,python3-venv,python3-dev,gcc,g++,ca-certificates"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"

@@ -26,8 +26,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from botocore.loaders import JSONFileLoader, Loader
 
-from audioclip_text.pipeline.io import retries
-from audioclip_text.pipeline.io.local_cache import local_copy
+from audioclip_beam.pipeline.io import retries
+from audioclip_beam.pipeline.io.local_cache import local_copy
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setattr(
             "botocore.loaders.Loader.list_available_services", lambda _, type_name: _list_services(type_name)
         )
-        monkeypatch.setattr("audioclip_text.pipeline.io.worker_reports.STORE_SECONDS", 0.1)
+        monkeypatch.setattr("audioclip_beam.pipeline.io.worker_reports.STORE_SECONDS", 0.1)
         FileSystems.set_options(PipelineOptions([]))
         yield made
         made.fault = lambda _: None

@@ -1,4 +1,4 @@
-"""Programs `python` and `audioclip-text` for the PATH of tests that run documented commands: they start in milliseconds.
+"""Programs `python` and `audioclip` for the PATH of tests that run documented commands: they start in milliseconds.
 
 They pass their arguments, variables, directory and standard streams on to a server, which has imported Beam, torch and the
 pipeline, and forks. What runs there sees what a new interpreter would see, except for modules that are imported already.
@@ -48,7 +48,7 @@ def preloaded_programs() -> Path:
     """Return a directory with the two programs, whose server ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, prefix in (("python", []), ("audioclip-text", ["-m", "audioclip_text.pipeline"])):
+    for name, prefix in (("python", []), ("audioclip", ["-m", "audioclip_beam.pipeline"])):
         program = folder / name
         address, log = str(folder / "socket"), str(folder / "stderr")
         program.write_text(CLIENT.format(python=sys.executable, address=address, log=log, prefix=prefix))

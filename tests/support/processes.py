@@ -21,8 +21,8 @@ from tests.support.paths import ROOT
 PRELOAD = [
     "tests.support.slow_run",
     "tests.support.object_stores",
-    "audioclip_text.pipeline.report.html",
-    "audioclip_text.pipeline.report.plots",
+    "audioclip_beam.pipeline.report.html",
+    "audioclip_beam.pipeline.report.plots",
     "matplotlib.backends.backend_svg",
     "boto3",
     "apache_beam.io.gcp.gcsio",

@@ -1,4 +1,4 @@
-"""The program `audioclip-text`, in a new process, as users and schedulers start it."""
+"""The program `audioclip`, in a new process, as users and schedulers start it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PROGRAM = (sys.executable, "-m", "audioclip_text.pipeline")
+PROGRAM = (sys.executable, "-m", "audioclip_beam.pipeline")
 
 
 def run_program(

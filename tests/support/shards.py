@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import zstandard
 
-from audioclip_text.pipeline.flags import MAX_TEXT_BYTES
-from audioclip_text.pipeline.io.file_io import FileIO
-from audioclip_text.pipeline.readers.fields import Fields
-from audioclip_text.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_text.pipeline.readers.read_shards import read_shard
-from audioclip_text.pipeline.readers.shards import find_shards
-from audioclip_text.pipeline.schemas import REASONS, REJECTED, ROW
+from audioclip_beam.pipeline.flags import MAX_TEXT_BYTES
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.read_shards import read_shard
+from audioclip_beam.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.schemas import REASONS, REJECTED, ROW
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

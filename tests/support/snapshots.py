@@ -14,17 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
-from audioclip_text.model.versions import tokenizer_versions
-from audioclip_text.pipeline.metrics import MODEL_COUNTS
-from audioclip_text.pipeline.readers.read_shards import in_segment
-from audioclip_text.pipeline.schemas import embedded_schema
-from audioclip_text.pipeline.snapshots.commit import publish
-from audioclip_text.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
-from audioclip_text.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
-from audioclip_text.pipeline.snapshots.run_directory import run_path
-from audioclip_text.pipeline.snapshots.segments import Segment, add_rows
-from audioclip_text.pipeline.writers.write_files import WriteFiles
+from audioclip_beam.model.settings import FINGERPRINT_SCHEME, fingerprint
+from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.pipeline.metrics import MODEL_COUNTS
+from audioclip_beam.pipeline.readers.read_shards import in_segment
+from audioclip_beam.pipeline.schemas import embedded_schema
+from audioclip_beam.pipeline.snapshots.commit import publish
+from audioclip_beam.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
+from audioclip_beam.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
+from audioclip_beam.pipeline.snapshots.run_directory import run_path
+from audioclip_beam.pipeline.snapshots.segments import Segment, add_rows
+from audioclip_beam.pipeline.writers.write_files import WriteFiles
 
 PARTS = {"scheme": FINGERPRINT_SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
 PARTS |= {"normalize": "false", **tokenizer_versions()}

@@ -30,12 +30,12 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from audioclip_text.model.encoder import EncodeStats, Encoding
-from audioclip_text.pipeline.cli.runner import run
-from audioclip_text.pipeline.embed import EmbedCorpus
-from audioclip_text.pipeline.options import EmbedOptions
-from audioclip_text.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_text.pipeline.snapshots.snapshot import Snapshot
+from audioclip_beam.model.encoder import EncodeStats, Encoding
+from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
+from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support.processes import start_process
 from tests.support.stub import StubEncoder, StubHandler
 

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from audioclip_text.model.encoder import EncodeStats, Encoding
-from audioclip_text.model.settings import FINGERPRINT_SCHEME, fingerprint
-from audioclip_text.model.versions import tokenizer_versions
-from audioclip_text.pipeline.inference.encoder_settings import EncoderSettings, ModelInfo
-from audioclip_text.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.model.encoder import EncodeStats, Encoding
+from audioclip_beam.model.settings import FINGERPRINT_SCHEME, fingerprint
+from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings, ModelInfo
+from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
 
 
 class StubEncoder:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.validation.check_rows import DuplicateFinder
+from audioclip_beam.pipeline.validation.check_rows import DuplicateFinder
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,7 +31,7 @@ def test_duplicates_are_those_of_a_count(batches: list[list[bytes]]) -> None:
 
 FILL = """
 import os, signal
-from audioclip_text.pipeline.validation.check_rows import DuplicateFinder
+from audioclip_beam.pipeline.validation.check_rows import DuplicateFinder
 from tests.support.memory import peak
 finder = DuplicateFinder()
 finder.add([b"first"])

@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.canary import CANARY_TEXTS
-from audioclip_text.pipeline.cli import main
-from audioclip_text.pipeline.inference.fingerprint import fingerprint_of
-from audioclip_text.pipeline.schemas import vector_type
-from audioclip_text.pipeline.snapshots.manifest import Manifest
-from audioclip_text.pipeline.validation.result import ValidationResult
-from audioclip_text.pipeline.validation.validate_snapshot import validate
+from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.inference.fingerprint import fingerprint_of
+from audioclip_beam.pipeline.schemas import vector_type
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.validation.result import ValidationResult
+from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import ENCODERS, StubHandler, embed, read, write_jsonl
 from tests.support.snapshots import (
     batch_of,

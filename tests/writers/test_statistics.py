@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_text.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_by_span, rows_by_second
-from audioclip_text.pipeline.schemas import vector_type
-from audioclip_text.pipeline.writers.statistics import MAX_TOKENS, FileStats, norm_of
+from audioclip_beam.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_by_span, rows_by_second
+from audioclip_beam.pipeline.schemas import vector_type
+from audioclip_beam.pipeline.writers.statistics import MAX_TOKENS, FileStats, norm_of
 
 
 def batch(tokens: list[int], vectors: np.ndarray) -> pa.RecordBatch:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_text.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_text.model.text_head import text_shapes
-from audioclip_text.pipeline.canary import CANARY_TEXTS
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model.text_head import text_shapes
+from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.pipeline.cli import main
 from tests.support.corpus import read, write_jsonl
 from tests.support.snapshots import directory_of
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_text.pipeline.cli import main
+from audioclip_beam.pipeline.cli import main
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.snapshots import batch_of, directory_of, write_snapshot
 

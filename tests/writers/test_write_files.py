@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from audioclip_text.pipeline.io.filesystem import AtomicFile
-from audioclip_text.pipeline.readers.read_shards import in_segment
-from audioclip_text.pipeline.schemas import REJECTED, embedded_schema
-from audioclip_text.pipeline.snapshots.commit import remove_strays
-from audioclip_text.pipeline.writers.parquet_file import ParquetFileWriter
-from audioclip_text.pipeline.writers.write_files import WriteFiles
+from audioclip_beam.pipeline.io.filesystem import AtomicFile
+from audioclip_beam.pipeline.readers.read_shards import in_segment
+from audioclip_beam.pipeline.schemas import REJECTED, embedded_schema
+from audioclip_beam.pipeline.snapshots.commit import remove_strays
+from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
+from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.snapshots import random_batches
 
 
