@@ -56,6 +56,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "audioclip_beam.model",
+        *(f"audioclip_beam.model.{name}" for name in find_packages("model")),
         "audioclip_beam.pipeline",
         *(f"audioclip_beam.pipeline.{name}" for name in find_packages("pipeline")),
     ],

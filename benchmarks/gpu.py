@@ -41,9 +41,9 @@ from encoder import machine, package_version, print_lengths
 from scaling import flop_per_node
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_beam.model import encoder as encoder_module
 from audioclip_beam.model.checkpoint import Checkpoint
 from audioclip_beam.model.settings import DTYPES
+from audioclip_beam.model.text import encoder as encoder_module
 
 COMMAND = [sys.executable, "-m", "audioclip_beam.pipeline"]
 GOLDENS = corpora.ROOT / "tests" / "data" / "embeddings.npz"

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from audioclip_beam.model.encoder import EncodeStats, Encoding
+from audioclip_beam.model.text.encoder import EncodeStats, Encoding
 from tests.support.stub import StubEncoder, StubHandler
 
 DIM = 1024

@@ -57,9 +57,9 @@ def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus with a model that takes no time of the CPU, and waits `delay` seconds per text."""
     from instant import InstantHandler
 
-    from audioclip_beam.pipeline.cli.embed import parse_options
-    from audioclip_beam.pipeline.cli.runner import run
+    from audioclip_beam.pipeline.cli.embed_command import parse_options
     from audioclip_beam.pipeline.embed import EmbedCorpus
+    from audioclip_beam.pipeline.run.runner import run
 
     options = parse_options(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
     corpus = EmbedCorpus(options, InstantHandler(DIM, delay=delay))
@@ -410,7 +410,7 @@ def start_run(command: str, began: str) -> None:
                 marks["shards listed, compared with the last run"] = time.time()
             elif name == "apache_beam" and "torch" in sys.modules:
                 marks.setdefault("torch imported", time.time())
-                from audioclip_beam.model.encoder import TextEncoder
+                from audioclip_beam.model.text.encoder import TextEncoder
                 from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread
 
                 EncoderThread.describe = mark("Beam imported", EncoderThread.describe)
@@ -469,8 +469,6 @@ if __name__ == "__main__":
             import instant
 
             # `start` measures imports, the others do not: Beam and torch would be imported at their first use.
-            import audioclip_beam.pipeline.cli.runner
-            import audioclip_beam.pipeline.embed  # noqa: F401
 
             instant.noise()
             runs = (stub_run, plumbing_run, device_run, sleep_run, bare_run)

@@ -45,16 +45,16 @@ import instant
 from corpora import write_shards
 
 from audioclip_beam.model import ClipTokenizer
+from audioclip_beam.pipeline.content import add_text_hash, hash_words
 from audioclip_beam.pipeline.dedup.buckets import BUCKETED, SplitIntoBuckets, bucket_bits, read_rows
 from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_beam.pipeline.dedup.spill import PieceCodec, RecordBatchCoder, combine_batches
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import in_segment, read_shard
-from audioclip_beam.pipeline.readers.shards import find_shards
 from audioclip_beam.pipeline.schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
-from audioclip_beam.pipeline.text_hash import add_text_hash, hash_words
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 
 CORPORA = (1_000_000, 100_000_000, 1_000_000_000)

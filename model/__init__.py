@@ -9,8 +9,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint
-    from .encoder import TextEncoder
-    from .tokenizer import ClipTokenizer
+    from .text.encoder import TextEncoder
+    from .text.tokenizer import ClipTokenizer
 
 __all__ = ["ClipTokenizer", "TextEncoder", "load_checkpoint"]
 
@@ -18,7 +18,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "checkpoint": ["load_checkpoint"],
-        "encoder": ["TextEncoder"],
-        "tokenizer": ["ClipTokenizer"],
+        "text.encoder": ["TextEncoder"],
+        "text.tokenizer": ["ClipTokenizer"],
     },
 )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import torch
 
 from .checkpoint import Checkpoint, weights_digest
-from .prompt import PROMPT_RULE, is_prompt
-from .versions import tokenizer_versions
+from .fingerprint import SCHEME, tokenizer_versions
+from .text.prompt import PROMPT_RULE, is_prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ON_LONG = ("truncate", "reject", "error")
-FINGERPRINT_SCHEME = "1"  # raised when the meaning of the parts changes
 
 Text = str | Sequence[str]
 
@@ -95,7 +92,7 @@ def fingerprint_parts(
 ) -> dict[str, str]:
     """Return everything that decides a text's vector, by name; no tower is built."""
     return {
-        "scheme": FINGERPRINT_SCHEME,
+        "scheme": SCHEME,
         "weights": weights_digest(checkpoint.state),
         "vocabulary": vocabulary_sha256,
         "prompt": prompt,
@@ -104,8 +101,3 @@ def fingerprint_parts(
         "dtype": dtype,
         **tokenizer_versions(),
     }
-
-
-def fingerprint(parts: dict[str, str]) -> str:
-    """Return the sha256 of the parts in hex."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -24,24 +24,25 @@ from apache_beam.pvalue import AsSingleton
 from filelock import FileLock
 
 from .canary import Canary, canaries_agree, canary_batch, canary_from_batch
+from .content import add_text_hash
 from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
 from .inference.embed_batch import check_not_truncated
 from .inference.model_handler import RecordBatchHandler
-from .io.job_service import RemoteJob
 from .io.paths import is_local
-from .io.worker_reports import call_reported, check_version, remove_reports, report_errors, start_reporting
-from .job import Job, prepare_job
+from .layout import CARRIED, EARLIER, SHARDS
 from .options import EmbedOptions, ends_with_launcher, is_dataflow, is_local_run
+from .prepare.job import Job, prepare_job
 from .publish.limits import check_canary
 from .publish.publish_snapshot import PublishSnapshot
 from .readers.read_shards import ReadShards
-from .snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
+from .remote.job_service import RemoteJob
+from .remote.worker_reports import call_reported, check_version, remove_reports, report_errors, start_reporting
+from .snapshots.listing import write_listings
 from .snapshots.read_listings import ReadListings
 from .snapshots.run_directory import end_run, record_job, remove_spills, run_path, start_run, write_canary
-from .text_hash import add_text_hash
-from .writers.carry_over_files import carry_over
+from .writers.carried_files import carry_over
 from .writers.write_files import WriteFiles
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ..model.prompt import PROMPT_RULE, is_prompt
+from ..model.text.prompt import PROMPT_RULE, is_prompt
 from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")

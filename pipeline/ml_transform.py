@@ -25,7 +25,7 @@ from .inference.encoder_settings import EncoderSettings
 from .inference.model_handler import TextEmbeddingHandler
 
 if TYPE_CHECKING:
-    from ..model.encoder import TextEncoder
+    from ..model.text.encoder import TextEncoder
 
 ARTIFACT_FORMAT = 1  # of what MLTransform saves; raised when an older artifact would load wrongly
 

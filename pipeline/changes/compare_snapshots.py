@@ -22,6 +22,7 @@ from ..canary import canaries_agree
 from ..errors import WRITE_REMEDY, SnapshotError, convert_temporary_errors, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import check_directory, is_local, join, real_path
+from ..layout import SNAPSHOTS
 from ..schemas import embedded_schema, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
@@ -83,7 +84,7 @@ def find_changes(
 
 def _check_target(target: str, output: str) -> None:
     """Raise ValueError unless a directory of changes can be written to `target`."""
-    path, snapshots = real_path(target), real_path(join(output, "snapshots"))
+    path, snapshots = real_path(target), real_path(join(output, SNAPSHOTS))
     if f"{path}/".startswith(f"{snapshots}/"):
         raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
     check_directory(target)

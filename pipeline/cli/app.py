@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from ..run.signals import Interrupted, end_process, handle_signals, ignore_signals
 from ..terminal import print_error, printable_lines
 from .commands import EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from .parser import PROGRAM, UsageError, parse
-from .signals import Interrupted, end_process, handle_signals, ignore_signals
 
 _FORMAT = "audioclip: %(levelname)s: %(message)s"
 

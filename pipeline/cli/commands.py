@@ -31,7 +31,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
             from ..inference.shared_encoder import start_reading
 
             start_reading(EncoderSettings(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path))
-        from .embed import embed
+        from .embed_command import embed
     return embed(arguments.argv)
 
 
@@ -58,7 +58,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         print_line(f"unchanged since {snapshot}: embed would do nothing")
         return EXIT_DONE
     with _importing():
-        from .plan import plan
+        from .plan_command import plan
     return plan(arguments.argv)
 
 
@@ -68,7 +68,7 @@ def _unchanged_since(arguments: argparse.Namespace) -> str | None:
         from ..options import set_object_store_options
 
         set_object_store_options(arguments.beam)
-    from ..unchanged import unchanged_since
+    from ..prepare.unchanged import unchanged_since
 
     try:
         return unchanged_since(vars(arguments))

@@ -107,7 +107,7 @@ def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str], pa
     """Add the flags that the job server describes to `beam`, if `tokens` name its endpoint, without those of `parser`."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from .check_runner import job_server_options
+    from ..run.check_runner import job_server_options
 
     for option in job_server_options(PipelineOptions(list(tokens))):
         settings: dict[str, Any] = {"action": "store"}

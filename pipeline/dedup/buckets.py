@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..content import hash_words
 from ..readers.arrow_values import row_bytes
-from ..text_hash import hash_words
 from .spill import PieceCodec, Spill, combine_batches, read_spilled
 
 BUCKETED = tuple[int, bytes]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..content import hash_words
 from ..readers.arrow_values import row_bytes
-from ..text_hash import hash_words
 from .buckets import read_rows
 from .spill import PieceCodec, combine_batches, shrink_dictionaries
 

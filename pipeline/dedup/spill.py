@@ -14,6 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from ..errors import convert_write_errors
+from ..layout import SPILL
 from ..readers.arrow_values import value_type
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
@@ -117,7 +118,7 @@ class Spill:
     """A file of encoded pieces in `directory`, to be read by reference after it is closed."""
 
     def __init__(self, directory: str) -> None:
-        self.path = os.path.join(directory, f"spill-{uuid.uuid4().hex}.tmp")
+        self.path = os.path.join(directory, f"{SPILL}{uuid.uuid4().hex}.tmp")
         with convert_write_errors(self.path):
             os.makedirs(directory, exist_ok=True)
             self._handle = open(self.path, "wb")  # noqa: SIM115

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..canary import CANARY_TEXTS
-from ..io.worker_reports import report_errors
+from ..remote.worker_reports import report_errors
 from ..schemas import vector_type
 
 if TYPE_CHECKING:
-    from ...model.encoder import EncodeStats, TextEncoder
+    from ...model.text.encoder import EncodeStats, TextEncoder
 
 
 class LongTextError(ValueError):

@@ -14,15 +14,15 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from numpy.typing import NDArray
 
-from ...model.encoder import TextEncoder, model_row
-from ...model.settings import check_options, fingerprint, join_and_prompt
-from ...model.tokenizer import ClipTokenizer
+from ...model.fingerprint import describe_changes, fingerprint
+from ...model.settings import check_options, join_and_prompt
+from ...model.text.encoder import TextEncoder, model_row
+from ...model.text.tokenizer import ClipTokenizer
 from ..io.local_cache import local_copy
-from ..io.worker_reports import report_errors, start_reporting
 from ..metrics import NAMESPACE
+from ..remote.worker_reports import report_errors, start_reporting
 from .embed_batch import embed_batch
 from .encoder_settings import EncoderSettings, ModelInfo
-from .fingerprint import describe_changes
 from .shared_encoder import Contents, describe_model, load_encoder
 
 

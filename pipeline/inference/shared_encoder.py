@@ -15,11 +15,12 @@ from os import fspath
 from typing import NamedTuple, TypeVar
 
 from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from ...model.encoder import Encoding, TextEncoder
-from ...model.settings import Text, check_options, fingerprint, fingerprint_parts
+from ...model.fingerprint import fingerprint
+from ...model.settings import Text, check_options, fingerprint_parts
+from ...model.text.encoder import Encoding, TextEncoder
+from ...model.text.tokenizer import ClipTokenizer, TokenizerError
 from ...model.text_head import check_vocabulary
 from ...model.text_head import logit_scale as read_logit_scale
-from ...model.tokenizer import ClipTokenizer, TokenizerError
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.paths import is_local
 from ..io.versions import local_version

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from filelock import FileLock, Timeout
 
 from ..errors import SnapshotError, convert_write_errors
+from ..layout import PUBLISH_LOCK
 from .filesystem import read, remove, write_atomically
 from .object_store import conditional_access
 from .paths import is_local
@@ -86,7 +87,7 @@ def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock
 
 @contextmanager
 def _local_lock(path: str) -> Iterator[None]:
-    lock = FileLock(os.path.join(os.path.dirname(path), "publish.lock"), timeout=LOCAL_LOCK_SECONDS)
+    lock = FileLock(os.path.join(os.path.dirname(path), PUBLISH_LOCK), timeout=LOCAL_LOCK_SECONDS)
     with convert_write_errors(path):
         try:
             lock.acquire()

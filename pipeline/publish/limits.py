@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
-from ..job import Job
 from ..options import rejected_limit
+from ..prepare.job import Job
 from ..snapshots.manifest import Manifest
 from ..snapshots.segments import Segment, add_rows
 from ..terminal import plural

@@ -13,9 +13,10 @@ import apache_beam as beam
 
 from ..canary import Canary
 from ..errors import SnapshotError
-from ..job import Job
+from ..layout import REPORT
 from ..metrics import pace_by_span
-from ..report.html import NAME, write_report
+from ..prepare.job import Job
+from ..report.html import write_report
 from ..snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
 from ..snapshots.history import remove_late_files
 from ..snapshots.listing import read_file_list, write_file_list
@@ -85,7 +86,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
             manifest["report"] = write_report(job.output, manifest, files)
         except Exception as error:  # a snapshot without its page is still complete
             reason = error if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
-            manifest["notes"].append(f"{NAME} could not be written: {reason}"[:500])
+            manifest["notes"].append(f"{REPORT} could not be written: {reason}"[:500])
         return manifest, files
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:

@@ -11,7 +11,7 @@ from ..canary import Canary
 from ..dedup.duplicate_ids import Duplicates
 from ..readers.read_shards import ShardsRead
 from ..snapshots.manifest import FileInfo
-from ..writers.carry_over_files import CarriedFile
+from ..writers.carried_files import CarriedFile
 from ..writers.statistics import FileStats, WrittenFile
 
 # What the steps of a run report to the publisher.

@@ -7,9 +7,9 @@ import lazy_loader
 if TYPE_CHECKING:
     from .fields import Fields
     from .infer_schema import infer_kept_schema
+    from .input_files import find_shards
     from .read_shards import ReadShards
     from .shard import InputError, Shard
-    from .shards import find_shards
 
 __all__ = ["Fields", "InputError", "ReadShards", "Shard", "find_shards", "infer_kept_schema"]
 
@@ -20,6 +20,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "fields": ["Fields"],
         "infer_schema": ["infer_kept_schema"],
         "read_shards": ["ReadShards"],
-        "shards": ["find_shards"],
+        "input_files": ["find_shards"],
     },
 )

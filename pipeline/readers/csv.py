@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
-from .base import EXCERPT, RecordReader, decode_lines, excerpt, some_of, too_long
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard, line_blocks
 from .fields import BadRow, Fields
+from .reader import EXCERPT, RecordReader, decode_lines, excerpt, some_of, too_long
 from .shard import RECORD_BYTES, Record, Records, Shard
 
 # Cost of a line besides its bytes, and the bytes that may be read again in any file.

@@ -10,10 +10,10 @@ import pyarrow as pa
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
 from ..schemas import REJECTED, ROW, SEGMENT, embedded_schema
-from .base import FieldSummary, some_of
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .field_types import becomes_text, kept_type
 from .fields import Fields
+from .reader import FieldSummary, some_of
 from .registry import READERS
 from .shard import InputError, Shard
 

@@ -9,9 +9,9 @@ from typing import IO
 
 import orjson
 
-from .base import RecordReader, check_utf8, excerpt, too_long
 from .compression import line_blocks
 from .fields import BadRow, Fields, NumberAsWritten, lookup, texts_at
+from .reader import RecordReader, check_utf8, excerpt, too_long
 from .shard import RECORD_BYTES, Record, Records, Shard
 
 

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from ..errors import first_line
 from .arrow_values import as_strings, kept_values, needed_columns, records_of, repeated_name, row_bytes, type_at
-from .base import FieldSummary, too_long
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard
 from .exact_cast import cast_exactly
@@ -28,6 +27,7 @@ from .parquet_limits import (
     rows_at_once,
     type_can_stay_encoded,
 )
+from .reader import FieldSummary, too_long
 from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
 
 MAX_ROWS = 2**62

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ..io.file_io import FileIO
 from .compression import DamagedShard
+from .input_files import open_shard
 from .parquet import MAX_ROWS, row_group_sizes
 from .registry import READERS
 from .shard import Part, Shard
-from .shards import open_shard
 
 GROUP_SHARDS, GROUP_BYTES = 1000, 8 << 20  # of small shards in one step
 

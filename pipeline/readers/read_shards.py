@@ -20,10 +20,10 @@ from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .fields import BadRow, Fields
+from .input_files import open_shard
 from .parts import split_group
 from .registry import READERS
 from .shard import BATCH_BYTES, Batches, Part, Shard
-from .shards import open_shard
 
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Reader
 from .csv import CSV, TSV
 from .jsonl import JSONL
 from .parquet import ParquetReader
+from .reader import Reader
 from .text import TEXT
 
 READERS: dict[str, Reader] = {"txt": TEXT, "jsonl": JSONL, "csv": CSV, "tsv": TSV, "parquet": ParquetReader()}

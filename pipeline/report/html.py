@@ -13,10 +13,11 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
+from ...model.fingerprint import describe_changes
 from ..errors import SnapshotError
-from ..inference.fingerprint import describe_changes
 from ..io.filesystem import write_atomically
 from ..io.paths import join
+from ..layout import REPORT
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
@@ -29,8 +30,6 @@ from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
 if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
-
-NAME = "report.html"
 
 TEXT_CELLS, TEXT_BYTES = 100, 300  # of a row's text
 VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
@@ -98,14 +97,14 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> 
     with suppress(SnapshotError):  # a damaged manifest of another snapshot
         previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
     data = render(manifest, files, stats, rows, previous).encode()
-    write_atomically(join(run_path(output, manifest["snapshot"]), NAME), data, "text/html")
-    return NAME
+    write_atomically(join(run_path(output, manifest["snapshot"]), REPORT), data, "text/html")
+    return REPORT
 
 
 def ensure_report(output: str, *, remake: bool = False) -> str:
     """Return the path of the current snapshot's page, written if it is missing or `remake` is set."""
     snapshot = open_snapshot(output)
-    path: str = join(snapshot.path, NAME)
+    path: str = join(snapshot.path, REPORT)
     if remake or not FileSystems.exists(path):
         write_report(output, snapshot.manifest, snapshot.files)
     return path

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 
 from ..errors import SnapshotError
+from ..inference.find_model import find_model
 from ..snapshots.manifest import check_file_list, check_manifest
-from ..snapshots.model import find_model
 from ..snapshots.snapshot import REMEDY, Snapshot, iter_rows, open_snapshot
 from ..terminal import count_cells, printable
 from .queries import Query, QueryError, is_file, read_queries

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ...model.encoder import TextEncoder
+    from ...model.text.encoder import TextEncoder
 
 
 class QueryError(ValueError):

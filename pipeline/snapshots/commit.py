@@ -1,12 +1,4 @@
-"""What a snapshot is on disk, and how one becomes the current one.
-
-    OUT/current.json                       {"snapshot": NAME, "manifest": PATH}
-    OUT/snapshots/NAME/manifest.json       written when all other files are in place
-    OUT/snapshots/NAME/part-*.parquet, rejected-*.parquet
-    OUT/snapshots/NAME/_files-*.parquet    the list of these files, which the manifest names
-    OUT/snapshots/NAME/_shards.parquet     the shards that the snapshot was made of
-    OUT/snapshots/NAME/run.lock            locked by the run's launcher, if OUT is a local directory
-    OUT/snapshots/NAME/run.json            present while a run that no lock shows may be running
+"""How a run becomes the current snapshot.
 
 A directory without a manifest belongs to a run that is still running or that died. A file that no manifest names is not
 part of a snapshot.
@@ -21,9 +13,8 @@ from ..io.filesystem import list_directory, remove
 from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
-from ..io.worker_reports import REPORTS
+from ..layout import CANARY, FILE_LIST, MANIFEST, PART, POINTER, REJECTED, WORKER_COUNTS, WORKER_ERROR, manifest_place
 from .manifest import (
-    MANIFEST,
     MANIFEST_KEYS,
     RESTORE_REMEDY,
     FileInfo,
@@ -34,7 +25,7 @@ from .manifest import (
 )
 from .run_directory import run_path
 
-_OF_A_RUN = ("part-", "rejected-", "_files-", "_canary.json", ".part-", ".rejected-", *REPORTS)
+_OF_A_RUN = (PART, REJECTED, FILE_LIST, CANARY, f".{PART}", f".{REJECTED}", WORKER_COUNTS, WORKER_ERROR)
 
 
 def current_name(output: str) -> str | None:
@@ -141,7 +132,7 @@ def point_to(output: str, snapshot: str, *, expected: str | None) -> None:
             raise _other_current(current, expected)
         if read_json(_manifest_path(output, snapshot)) is None:
             raise no_snapshot(output, snapshot)
-        return {"snapshot": snapshot, "manifest": f"snapshots/{snapshot}/{MANIFEST}"}
+        return {"snapshot": snapshot, "manifest": manifest_place(snapshot)}
 
     update_json(path, decide)
 
@@ -163,7 +154,7 @@ def unpublish(output: str, snapshot: str) -> bool:
 
 
 def _pointer_path(output: str) -> str:
-    return join(output, "current.json")
+    return join(output, POINTER)
 
 
 def _manifest_path(output: str, snapshot: str) -> str:

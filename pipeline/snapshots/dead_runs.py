@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 
 from ..io.filesystem import is_locked, list_directory
-from ..io.job_service import ENDED, RemoteJob, job_states
 from ..io.json_file import Json, read_json
 from ..io.paths import base_name, is_local, join
-from .manifest import DRY_RUN
-from .run_directory import LOCK, MARKER, is_complete, marker_path, run_path
+from ..layout import DRY_RUN, LOCK, MARKER
+from ..remote.job_service import ENDED, RemoteJob, job_states
+from .run_directory import is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
 # local run wrote to an object store), it may still be running until its newest file has this age. So may a dry run.

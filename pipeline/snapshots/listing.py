@@ -20,11 +20,11 @@ from ..errors import SnapshotError, first_line
 from ..io.file_io import FileIO
 from ..io.filesystem import read, write_atomically
 from ..io.paths import absolute_path, join
+from ..layout import CARRIED, EARLIER, FILE_LIST, SHARDS, parquet_name
 from ..readers.shard import Shard
 from .manifest import RESTORE_REMEDY, FileInfo, ListingInfo, Manifest, require_plain_name
 from .run_directory import run_path
 
-SHARDS, EARLIER, CARRIED = "_shards.parquet", "_earlier.parquet", "_carried.parquet"
 _SHARD_SCHEMA = pa.schema(
     [
         pa.field("path", pa.binary(), nullable=False),  # on a disk a path need not be UTF-8
@@ -68,7 +68,7 @@ def write_file_list(directory: str, files: Sequence[FileInfo]) -> ListingInfo:
     list that the published manifest names is not overwritten.
     """
     data = _encode(pa.Table.from_pylist([asdict(file) for file in files], _FILE_SCHEMA))
-    return _write(directory, f"_files-{hashlib.sha256(data).hexdigest()[:16]}.parquet", data, len(files))
+    return _write(directory, parquet_name(FILE_LIST, hashlib.sha256(data).hexdigest()[:16]), data, len(files))
 
 
 def read_file_list(output: str, manifest: Manifest) -> list[FileInfo]:

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_type_hints
 
-from ...model.prompt import PROMPT_RULE, is_prompt
+from ...model.fingerprint import fingerprint
+from ...model.text.prompt import PROMPT_RULE, is_prompt
 from ..canary import Canary, canary_fault
 from ..errors import SnapshotError
-from ..inference.fingerprint import fingerprint_of
 from ..io.json_file import Json
+from ..layout import DRY_RUN, PART
 from ..metrics import Pace
 from .segments import TOTALS, RowCounts, Segment, add_rows
 from .typed_json import key_faults
@@ -23,13 +24,9 @@ FORMAT = 4
 
 MAX_DIM = 1 << 16
 
-MANIFEST = "manifest.json"  # its name in the directory of a snapshot
-
 # Names that this package gives to runs and files. A name with any other character (a separator, the star of a glob, the
 # colon of a drive or scheme) was not written by it, and could point to a place outside of the snapshot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-
-DRY_RUN = ".plan-"  # begins the name of a directory with the listings of a dry run
 
 # A run's directory is named by its start and fingerprint; while it is made, it has a temporary name, after a dot.
 _RUN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
@@ -63,7 +60,7 @@ class FileInfo:
     @property
     def is_part(self) -> bool:
         """Return whether the file has embedded rows, and not rejected ones."""
-        return self.name.startswith("part-")
+        return self.name.startswith(PART)
 
 
 class ListingInfo(TypedDict):
@@ -266,7 +263,7 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     embedded = counts["embedded"] + counts["reused"]
     equations: tuple[tuple[str, object, object], ...] = (
         ("snapshot", manifest["snapshot"], name),
-        ("fingerprint", manifest["fingerprint"], fingerprint_of(parts)),
+        ("fingerprint", manifest["fingerprint"], fingerprint(parts)),
         ("counts.read", counts["read"], embedded + counts["rejected"]),
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
         ("totals.read", totals["read"], totals["vectors"] + totals["rejected"]),

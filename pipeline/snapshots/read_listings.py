@@ -9,9 +9,10 @@ import apache_beam as beam
 
 from ..io.file_io import FileIO
 from ..io.paths import base_name, join
+from ..layout import SHARDS
 from ..readers.parts import group_shards
 from ..readers.shard import Shard
-from .listing import SHARDS, read_listing
+from .listing import read_listing
 from .manifest import FileInfo
 
 _Entry: TypeAlias = list[Shard] | str | FileInfo

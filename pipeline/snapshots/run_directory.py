@@ -17,14 +17,11 @@ from filelock import FileLock
 from ..canary import Canary
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import FileEntry, is_locked, list_directory, remove, remove_below, temporary_name
-from ..io.job_service import RemoteJob
 from ..io.json_file import Json, owner, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
-from .manifest import MANIFEST, RESTORE_REMEDY, is_run_name, manifest_from
-
-MARKER, LOCK = "run.json", "run.lock"
-
-CANARY = "_canary.json"  # of a run that has not published: later runs compare it with their own
+from ..layout import CANARY, LOCK, MANIFEST, MARKER, SNAPSHOTS, SPILL
+from ..remote.job_service import RemoteJob
+from .manifest import RESTORE_REMEDY, is_run_name, manifest_from
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
 
@@ -35,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def run_path(output: str, snapshot: str) -> str:
     """Return the path of a snapshot's directory."""
-    return join(output, "snapshots", snapshot)
+    return join(output, SNAPSHOTS, snapshot)
 
 
 def marker_path(output: str, snapshot: str) -> str:
@@ -48,7 +45,7 @@ def list_runs(output: str) -> dict[str, list[tuple[str, float]]]:
 
     Links and names that no run is given are left out, so that nothing behind them is read, reused or removed.
     """
-    root = join(output, "snapshots")
+    root = join(output, SNAPSHOTS)
     runs: dict[str, list[FileEntry]] = {}
     if is_local(output):
         for entry in os.scandir(root) if os.path.isdir(root) else ():
@@ -132,7 +129,7 @@ def read_canary(output: str, snapshot: str, names: Collection[str]) -> Canary | 
 def remove_spills(output: str, snapshot: str) -> None:
     """Delete the spill files of a run on one machine."""
     if is_local(output):
-        for path in Path(run_path(output, snapshot)).glob("spill-*.tmp"):
+        for path in Path(run_path(output, snapshot)).glob(f"{SPILL}*.tmp"):
             try:
                 path.unlink()
             except OSError as error:  # no snapshot needs it, and the directory of a failed run is removed later

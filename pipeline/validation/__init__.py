@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .result import Check, ValidationResult
+    from .checks import Check, ValidationResult
     from .validate_snapshot import validate
 
 __all__ = ["Check", "ValidationResult", "validate"]
@@ -13,7 +13,7 @@ __all__ = ["Check", "ValidationResult", "validate"]
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "result": ["Check", "ValidationResult"],
+        "checks": ["Check", "ValidationResult"],
         "validate_snapshot": ["validate"],
     },
 )

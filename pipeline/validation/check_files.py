@@ -9,15 +9,14 @@ from ..errors import SnapshotError
 from ..io.filesystem import list_directory, read, sha256_of
 from ..io.paths import base_name, join
 from ..io.timeout_reader import open_to_read
-from ..snapshots.listing import CARRIED, EARLIER, SHARDS
-from ..snapshots.manifest import MANIFEST, FileInfo
-from ..snapshots.run_directory import LOCK, MARKER
+from ..layout import CARRIED, EARLIER, LOCK, MANIFEST, MARKER, REPORT, SHARDS, has_rows
+from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
-from .result import MAX_EXAMPLES, Check
+from .checks import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
-_OTHER_FILES = (MANIFEST, LOCK, MARKER, "report.html", CARRIED, EARLIER, SHARDS)
+_OTHER_FILES = (MANIFEST, LOCK, MARKER, REPORT, CARRIED, EARLIER, SHARDS)
 
 
 def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
@@ -35,7 +34,7 @@ def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
     others = sorted(sizes.keys() - named - {*_OTHER_FILES, snapshot.manifest["files"]["name"]})
     harmless = []
     for name in others:
-        if name.startswith(("part-", "rejected-")) and name.endswith(".parquet"):
+        if has_rows(name):
             check.add_fault(f"{name} is not in the list of files, and readers of part-*.parquet would read its rows")
         else:
             harmless.append(name)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..content import add_text_hash
 from ..errors import convert_temporary_errors, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
@@ -19,8 +20,7 @@ from ..search.top_k import vectors_of
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE
-from ..text_hash import add_text_hash
-from .result import MAX_EXAMPLES, Check
+from .checks import MAX_EXAMPLES, Check
 
 # The largest difference between 1 and the length of a normalized vector: twice what rounding to half precision causes.
 LENGTH_ERROR = {"float32": 1e-4, "float16": 2e-3}

@@ -6,17 +6,18 @@ import base64
 
 from ..canary import Canary, canaries_agree, canary_fault
 from ..errors import SnapshotError
+from ..inference.find_model import ModelNotFound, find_model
 from ..io.json_file import read_json
 from ..io.paths import join
+from ..layout import POINTER, manifest_place
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import Manifest, check_file_list, check_manifest
-from ..snapshots.model import ModelNotFound, find_model
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
 from .check_files import check_files
 from .check_rows import RowChecks
-from .result import Check, ValidationResult
+from .checks import Check, ValidationResult
 
 
 def validate(
@@ -70,8 +71,8 @@ def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest |
         return check, None
     if not snapshot:
         # Other programs may read the path instead of the name.
-        place = (read_json(join(output, "current.json")) or {}).get("manifest")
-        check.expect_equal("the manifest in current.json", place, f"snapshots/{name}/manifest.json")
+        place = (read_json(join(output, POINTER)) or {}).get("manifest")
+        check.expect_equal(f"the manifest in {POINTER}", place, manifest_place(name))
     check.summary = f"{name} is {'given by --snapshot' if snapshot else 'the current snapshot'}"
     return check, manifest
 

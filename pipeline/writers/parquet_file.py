@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..content import hash_words
 from ..io.filesystem import AtomicFile, upload
 from ..io.paths import is_local, join
 from ..snapshots.manifest import FileInfo
-from ..text_hash import hash_words
 
 ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20  # rows, or bytes in memory: it ends with what comes first
 

@@ -21,6 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..errors import convert_write_errors
 from ..io.worker_thread import WorkerThread
+from ..layout import parquet_name
 from ..metrics import count, rows_by_second
 from ..schemas import REJECTED, SEGMENT
 from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
@@ -148,7 +149,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             self._metrics["rows_rejected"] += batch.num_rows
         while batch.num_rows:
             if key not in self._files:
-                name = f"{kind}-{uuid.uuid4().hex[:16]}.parquet"
+                name = parquet_name(f"{kind}-", uuid.uuid4().hex[:16])
                 is_part = kind == "part"
                 schema, options = (self.schema, self.part_options) if is_part else (REJECTED, {})
                 bits = self.bits if is_part else 0

@@ -22,7 +22,7 @@ import zstandard
 
 from audioclip_beam.model import TextEncoder
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.cli.embed import run_summary
+from audioclip_beam.pipeline.cli.embed_command import run_summary
 from tests.support.preloaded import preloaded_programs
 from tests.support.program import run_program
 from tests.support.snapshots import batch_of, write_snapshot

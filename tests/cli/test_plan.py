@@ -17,14 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_beam.pipeline.cli import main, plan_pipeline
-from audioclip_beam.pipeline.cli.plan import plan_summary
-from audioclip_beam.pipeline.cli.plan_pipeline import PlanCounts, count_changes
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.plan_command import plan_summary
 from audioclip_beam.pipeline.dedup import buckets
 from audioclip_beam.pipeline.dedup.spill import PieceCodec
-from audioclip_beam.pipeline.job import prepare_job
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.readers import parts
+from audioclip_beam.pipeline.run import plan_pipeline
+from audioclip_beam.pipeline.run.plan_pipeline import PlanCounts, count_changes
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Counts
 from tests.support import object_stores
@@ -253,11 +254,12 @@ def test_a_signal_removes_the_listings_from_an_object_store(tmp_path: Path, stor
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     code = f"""
 import os, signal
-from audioclip_beam.pipeline.cli import plan_pipeline, signals
+from audioclip_beam.pipeline.run import plan_pipeline
+from audioclip_beam.pipeline.run import signals
 from audioclip_beam.pipeline.io.filesystem import list_directory
 from audioclip_beam.pipeline.dedup import buckets
 from audioclip_beam.pipeline.dedup.spill import PieceCodec
-from audioclip_beam.pipeline.job import prepare_job
+from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.readers import parts
 from tests.support.stub import StubHandler

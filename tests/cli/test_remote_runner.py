@@ -23,20 +23,21 @@ from apache_beam.portability.api import beam_job_api_pb2_grpc
 from apache_beam.runners.portability.portable_runner import PipelineResult, PortableRunner
 from filelock import FileLock
 
-from audioclip_beam.pipeline.cli import main, watch_job
-from audioclip_beam.pipeline.cli.embed import with_outcome
-from audioclip_beam.pipeline.cli.flink_job import FlinkJob
-from audioclip_beam.pipeline.cli.plan_pipeline import count_changes
-from audioclip_beam.pipeline.cli.runner import run
-from audioclip_beam.pipeline.cli.signals import handle_signals
-from audioclip_beam.pipeline.cli.watch_job import JobWatch
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.embed_command import with_outcome
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.io import worker_reports
 from audioclip_beam.pipeline.io.retries import StoreError
-from audioclip_beam.pipeline.io.worker_reports import read_reports, remove_reports, report_errors, start_reporting
-from audioclip_beam.pipeline.job import prepare_job
 from audioclip_beam.pipeline.metrics import TALLY
 from audioclip_beam.pipeline.options import EmbedOptions, ends_with_launcher
+from audioclip_beam.pipeline.prepare.job import prepare_job
+from audioclip_beam.pipeline.remote import worker_reports
+from audioclip_beam.pipeline.remote.worker_reports import read_reports, remove_reports, report_errors, start_reporting
+from audioclip_beam.pipeline.run import watch_job
+from audioclip_beam.pipeline.run.flink_job import FlinkJob
+from audioclip_beam.pipeline.run.plan_pipeline import count_changes
+from audioclip_beam.pipeline.run.runner import run
+from audioclip_beam.pipeline.run.signals import handle_signals
+from audioclip_beam.pipeline.run.watch_job import JobWatch
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path

@@ -158,8 +158,8 @@ def test_pid_1_of_a_container(start: Callable[..., Run]) -> None:
 
 HANGING = """
 import os, signal, threading
-from audioclip_beam.pipeline.cli import signals
-from audioclip_beam.pipeline.cli.signals import end_on_signal, handle_signals
+from audioclip_beam.pipeline.run import signals
+from audioclip_beam.pipeline.run.signals import end_on_signal, handle_signals
 signals.GRACE_SECONDS, signals.MESSAGE_SECONDS = 2, 1
 lock = threading.Lock()
 clean_up = lambda: (os.write(1, b"cleaned up"), lock.acquire())

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.pipeline import unchanged
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.parser import parse
 from audioclip_beam.pipeline.inference.encoder_settings import ModelInfo
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.prepare import unchanged
+from audioclip_beam.pipeline.prepare.unchanged import unchanged_since
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import rollback
-from audioclip_beam.pipeline.unchanged import unchanged_since
 from tests.support.snapshots import directory_of, edit_manifest
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audioclip_beam.pipeline.content import add_text_hash, hash_words
 from audioclip_beam.pipeline.dedup import buckets
 from audioclip_beam.pipeline.dedup.buckets import SplitIntoBuckets, bucket_bits, bucket_of, read_rows
 from audioclip_beam.pipeline.dedup.spill import PieceCodec, combine_batches
 from audioclip_beam.pipeline.schemas import ROW, TEXT_HASH
-from audioclip_beam.pipeline.text_hash import add_text_hash, hash_words
 
 SCHEMA = pa.schema([*ROW, pa.field("tags", pa.list_(pa.string())), TEXT_HASH])
 CODEC = PieceCodec(SCHEMA)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
+from audioclip_beam.pipeline.content import add_text_hash
 from audioclip_beam.pipeline.dedup import slices
 from audioclip_beam.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
 from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
@@ -20,7 +21,6 @@ from audioclip_beam.pipeline.dedup.spill import PieceCodec
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import ROW, TEXT_HASH
-from audioclip_beam.pipeline.text_hash import add_text_hash
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.snapshots import batch_of
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from audioclip_beam.pipeline import embed as embed_module
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import EncoderSettings
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.commands import run_command

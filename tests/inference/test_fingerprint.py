@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.model import versions
-from audioclip_beam.pipeline.inference.fingerprint import describe_changes
+from audioclip_beam.model import fingerprint as versions
+from audioclip_beam.model.fingerprint import describe_changes
 from tests.support.corpus import embed, write_jsonl
 
 

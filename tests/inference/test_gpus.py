@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.pipeline.cli import embed as embed_module
-from audioclip_beam.pipeline.cli.embed import parse_options, share_gpus
-from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.pipeline.cli import embed_command as embed_module
+from audioclip_beam.pipeline.cli.embed_command import parse_options, share_gpus
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, processes_for, usable_gpus
+from audioclip_beam.pipeline.run.runner import run
 from tests.support.corpus import read, write_jsonl
 from tests.support.gpus import FakeGpuHandler
 from tests.support.paths import ROOT

@@ -22,15 +22,15 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from audioclip_beam.model import TextEncoder
-from audioclip_beam.model.encoder import Encoding
-from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.model.fingerprint import tokenizer_versions
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline import TextEmbeddingHandler
 from audioclip_beam.pipeline.canary import canary_batch
+from audioclip_beam.pipeline.content import add_text_hash
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_beam.pipeline.inference.shared_encoder import load_encoder, start_reading
-from audioclip_beam.pipeline.text_hash import add_text_hash
 from tests.support.preloaded import preloaded_programs
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_beam.model import encoder as encoder_module
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.encoder import TooLongError
-from audioclip_beam.model.prefix_tree import PrefixTree
+from audioclip_beam.model.fingerprint import VERSION_PARTS
+from audioclip_beam.model.text import encoder as encoder_module
+from audioclip_beam.model.text.encoder import TooLongError
+from audioclip_beam.model.text.prefix_tree import PrefixTree
 from audioclip_beam.model.text_head import SCALES, text_shapes
-from audioclip_beam.model.versions import VERSION_PARTS
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 from tests.support.preloaded import preloaded_programs
@@ -272,7 +272,7 @@ def test_versions_of_the_tokenizer_change_the_fingerprint(
         monkeypatch.setattr("unicodedata.unidata_version", "1.1.0")
     else:
         monkeypatch.setattr(
-            "audioclip_beam.model.versions.version", lambda name: "1.1.0" if name == package else version(name)
+            "audioclip_beam.model.fingerprint.version", lambda name: "1.1.0" if name == package else version(name)
         )
     after = TextEncoder(checkpoint, tokenizer, device="cpu")
     changed = {name for name, value in after.fingerprint_parts.items() if before.fingerprint_parts[name] != value}

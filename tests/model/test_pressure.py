@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder
-from audioclip_beam.model import encoder as encoder_module
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.encoder import Encoding
-from audioclip_beam.model.prefix_tree import PrefixTree
+from audioclip_beam.model.text import encoder as encoder_module
+from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.text.prefix_tree import PrefixTree
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler

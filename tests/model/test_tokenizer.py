@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclip_beam.model import ClipTokenizer
-from audioclip_beam.model import tokenizer as tokenizer_module
-from audioclip_beam.model.tokenizer import EOT, SOT, TokenizerError
+from audioclip_beam.model.text import tokenizer as tokenizer_module
+from audioclip_beam.model.text.tokenizer import EOT, SOT, TokenizerError
 from tests.support.paths import DATA, ROOT
 from tests.support.plain_tokenizer import PlainTokenizer
 

@@ -16,17 +16,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.portability.common_urns import resource_hints
 
-from audioclip_beam.pipeline.cli import embed as run_module
-from audioclip_beam.pipeline.cli import runner
-from audioclip_beam.pipeline.cli.check_runner import FLEX_LAUNCHER
-from audioclip_beam.pipeline.cli.embed import parse_options
+from audioclip_beam.pipeline.cli import embed_command as run_module
+from audioclip_beam.pipeline.cli.embed_command import parse_options
 from audioclip_beam.pipeline.cli.parser import UsageError
 from audioclip_beam.pipeline.cli.parser import parse as parse_command_line
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_beam.pipeline.io import job_service
 from audioclip_beam.pipeline.options import OptionsError
+from audioclip_beam.pipeline.remote import job_service
+from audioclip_beam.pipeline.run import runner
+from audioclip_beam.pipeline.run.check_runner import FLEX_LAUNCHER
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores

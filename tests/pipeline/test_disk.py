@@ -225,7 +225,7 @@ def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabul
     flags = ["embed", f"--input={shared_directory / 'a.jsonl'}", f"--output={shared_directory / 'out'}"]
     flags += [f"--checkpoint={shared_directory / 'small.pt'}", f"--tokenizer_path={vocabulary}"]
     if os.geteuid() == 0:
-        imports = "import os; import audioclip_beam.pipeline.cli.embed, audioclip_beam.model"
+        imports = "import os; import audioclip_beam.pipeline.cli.embed_command, audioclip_beam.model"
         code = f"{imports}; os.seteuid({UNPRIVILEGED}); {code}"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

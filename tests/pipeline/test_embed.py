@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish import publish_snapshot
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
 from audioclip_beam.pipeline.snapshots.listing import read_file_list

@@ -10,10 +10,10 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from audioclip_beam.pipeline.cli.runner import choose_runner
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish import publish_snapshot
+from audioclip_beam.pipeline.run.runner import choose_runner
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, write_jsonl

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from audioclip_beam.model.encoder import Encoding
-from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots import run_directory as run_dirs
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import read_file_list

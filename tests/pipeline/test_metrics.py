@@ -9,11 +9,11 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from audioclip_beam.pipeline.cli.embed import run_summary
-from audioclip_beam.pipeline.cli.runner import choose_runner
+from audioclip_beam.pipeline.cli.embed_command import run_summary
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import choose_runner
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Counts, Manifest
 from tests.support.corpus import StubHandler, write_jsonl

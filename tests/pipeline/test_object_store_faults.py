@@ -24,7 +24,6 @@ import urllib3
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError
 
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.io import filesystem, object_store, retries
@@ -32,6 +31,7 @@ from audioclip_beam.pipeline.io import json_file as pointer
 from audioclip_beam.pipeline.io.json_file import read_json, update_json
 from audioclip_beam.pipeline.io.retries import StoreError, is_transient, with_retries
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
 from audioclip_beam.pipeline.snapshots.manifest import Manifest

@@ -16,9 +16,7 @@ from apache_beam.options.value_provider import RuntimeValueProvider
 from safetensors.torch import save_file
 
 from audioclip_beam.model.text_head import text_shapes
-from audioclip_beam.pipeline import unchanged
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import shared_encoder
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
@@ -29,6 +27,8 @@ from audioclip_beam.pipeline.io.filesystem import read, remove_below, upload
 from audioclip_beam.pipeline.io.local_cache import ReplacedError
 from audioclip_beam.pipeline.io.retries import StoreError
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.prepare import unchanged
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.run_directory import end_run, start_run
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot

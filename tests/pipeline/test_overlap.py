@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline.canary import CANARY_TEXTS
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.readers import read_shards
 from audioclip_beam.pipeline.readers.compression import BLOCK_ROWS
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import read, write_jsonl
 from tests.support.stub import StubEncoder, StubHandler

@@ -106,7 +106,7 @@ def test_the_wheel_works_away_from_the_checkout(built: Path, tmp_path: Path) -> 
     )
     assert answer.stdout.strip() == f"audioclip {version('audioclip-beam')}"
     code = (
-        "import audioclip_beam.model.tokenizer as m, audioclip_beam.pipeline.embed as p; "
+        "import audioclip_beam.model.text.tokenizer as m, audioclip_beam.pipeline.embed as p; "
         "print(m.__file__); print(p.__file__)"
     )
     done = subprocess.run(

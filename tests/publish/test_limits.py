@@ -9,15 +9,15 @@ from typing import cast
 import pytest
 
 from audioclip_beam.pipeline.errors import SnapshotError
-from audioclip_beam.pipeline.job import Job, prepare_job
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.prepare.job import Job, prepare_job
 from audioclip_beam.pipeline.publish.limits import check_same_rows, check_totals
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
 from audioclip_beam.pipeline.publish.run_totals import RunReport, RunTotals
 from audioclip_beam.pipeline.readers.read_shards import ShardsRead
 from audioclip_beam.pipeline.snapshots.manifest import FileInfo, ListingInfo, Manifest
 from audioclip_beam.pipeline.snapshots.segments import Segment
-from audioclip_beam.pipeline.writers.carry_over_files import CarriedFile
+from audioclip_beam.pipeline.writers.carried_files import CarriedFile
 from audioclip_beam.pipeline.writers.statistics import FileStats, WrittenFile
 from tests.support.corpus import write_jsonl
 from tests.support.stub import StubHandler

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, write_jsonl
 from tests.support.faults import Fault, Faults

@@ -32,7 +32,7 @@ BOMB = """
 import sys
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
-from audioclip_beam.pipeline.readers.shards import find_shards
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
 from tests.support.memory import peak
 for path in sys.argv[1:]:

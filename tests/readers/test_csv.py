@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support.commands import run_command
 from tests.support.corpus import read
 from tests.support.shards import read_rows, reasons, texts

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.registry import READERS
 from audioclip_beam.pipeline.readers.shard import Shard
-from audioclip_beam.pipeline.readers.shards import find_shards
 from audioclip_beam.pipeline.schemas import REASONS
 from tests.support.shards import COMPRESS
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_beam.pipeline.readers.input_files import check_outside, find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import check_outside, find_shards
 from tests.support import object_stores
 from tests.support.commands import run_command
 from tests.support.corpus import read

@@ -20,9 +20,9 @@ from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.readers import parquet_limits
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support import hostile
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.shards import read_rows, texts

@@ -15,8 +15,8 @@ import pytest
 
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 
 
 def refusal(call: Callable[[], object]) -> str:

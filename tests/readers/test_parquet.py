@@ -16,9 +16,9 @@ import pytest
 from audioclip_beam.pipeline.readers.batch_builder import BatchBuilder
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support.corpus import embed, read
 from tests.support.shards import ids, read_rows, reasons, texts
 

@@ -15,10 +15,10 @@ from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.publish.run_totals import RunTotals
 from audioclip_beam.pipeline.readers import parquet_limits, parts
 from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
 from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
 from audioclip_beam.pipeline.readers.shard import Shard
-from audioclip_beam.pipeline.readers.shards import find_shards
 from audioclip_beam.pipeline.schemas import SEGMENT
 from tests.support.corpus import embed, read
 

@@ -12,8 +12,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
 from audioclip_beam.pipeline.readers.fields import Fields
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead
-from audioclip_beam.pipeline.readers.shards import find_shards
 
 
 def test_damaged_shards_are_reported(tmp_path: Path) -> None:

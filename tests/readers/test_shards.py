@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.readers.fields import Fields, TextField
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.readers.shards import find_shards
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.shards import ids, read_rows, texts
 

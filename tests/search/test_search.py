@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_beam.model.settings import fingerprint
+from audioclip_beam.model.fingerprint import VERSION_PARTS, fingerprint, tokenizer_versions
 from audioclip_beam.model.text_head import logit_scale, untrained_state
-from audioclip_beam.model.versions import VERSION_PARTS, tokenizer_versions
 from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.inference.find_model import find_model
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
-from audioclip_beam.pipeline.snapshots.model import find_model
 from tests.support.corpus import embed as embed_with_stub
 from tests.support.corpus import write_jsonl
 from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from audioclip_beam.pipeline import job
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.errors import SnapshotError
-from audioclip_beam.pipeline.job import prepare_job
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.prepare import job
+from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.report.html import ensure_report
 from audioclip_beam.pipeline.search import search
 from audioclip_beam.pipeline.snapshots.history import gc, rollback

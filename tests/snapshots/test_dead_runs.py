@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.io import job_service
-from audioclip_beam.pipeline.io.job_service import RemoteJob
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.remote import job_service
+from audioclip_beam.pipeline.remote.job_service import RemoteJob
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots import dead_runs as dead_runs_module
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs

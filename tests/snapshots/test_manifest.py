@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.cli.plan import plan
+from audioclip_beam.pipeline.cli.plan_command import plan
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.io.json_file import read_json
 from audioclip_beam.pipeline.snapshots import run_directory

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audioclip_beam.pipeline.canary import CANARY_TEXTS
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from audioclip_beam.pipeline.snapshots.manifest import Manifest

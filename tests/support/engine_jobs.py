@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_beam.model.encoder import Encoding
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline.inference import RecordBatchHandler
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
 from audioclip_beam.pipeline.publish.run_totals import RunReport

@@ -272,7 +272,7 @@ def connected(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setattr(
             "botocore.loaders.Loader.list_available_services", lambda _, type_name: _list_services(type_name)
         )
-        monkeypatch.setattr("audioclip_beam.pipeline.io.worker_reports.STORE_SECONDS", 0.1)
+        monkeypatch.setattr("audioclip_beam.pipeline.remote.worker_reports.STORE_SECONDS", 0.1)
         FileSystems.set_options(PipelineOptions([]))
         yield made
         made.fault = lambda _: None

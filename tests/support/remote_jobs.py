@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 
-from audioclip_beam.pipeline.cli.runner import run
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
+from audioclip_beam.pipeline.run.runner import run
 from tests.support.stub import StubHandler
 
 IN_SERVER = "beam:env:embedded_python:v1"  # workers in the process of the job server

@@ -18,8 +18,8 @@ from audioclip_beam.pipeline.flags import MAX_TEXT_BYTES
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import read_shard
-from audioclip_beam.pipeline.readers.shards import find_shards
 from audioclip_beam.pipeline.schemas import REASONS, REJECTED, ROW
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from audioclip_beam.model.encoder import Encoding
-from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.model.text.encoder import Encoding
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from tests.support.faults import Fault, Faults
 from tests.support.stub import StubEncoder, StubHandler
 

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from audioclip_beam.model.settings import FINGERPRINT_SCHEME, fingerprint
-from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.model.fingerprint import SCHEME, fingerprint, tokenizer_versions
 from audioclip_beam.pipeline.metrics import MODEL_COUNTS
 from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import embedded_schema
@@ -26,7 +25,7 @@ from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from audioclip_beam.pipeline.snapshots.segments import Segment, add_rows
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 
-PARTS = {"scheme": FINGERPRINT_SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
+PARTS = {"scheme": SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
 PARTS |= {"normalize": "false", **tokenizer_versions()}
 
 

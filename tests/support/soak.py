@@ -30,10 +30,10 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from audioclip_beam.model.encoder import EncodeStats, Encoding
-from audioclip_beam.pipeline.cli.runner import run
+from audioclip_beam.model.text.encoder import EncodeStats, Encoding
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support.processes import start_process

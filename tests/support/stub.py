@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from audioclip_beam.model.encoder import EncodeStats, Encoding
-from audioclip_beam.model.settings import FINGERPRINT_SCHEME, fingerprint
-from audioclip_beam.model.versions import tokenizer_versions
+from audioclip_beam.model.fingerprint import SCHEME, fingerprint, tokenizer_versions
+from audioclip_beam.model.text.encoder import EncodeStats, Encoding
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings, ModelInfo
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
 
@@ -53,7 +52,7 @@ class StubHandler(RecordBatchHandler):
         self.dim, self.name, self.delay, self.sha256 = dim, name, delay, sha256
 
     def describe(self) -> ModelInfo:
-        parts = {"scheme": FINGERPRINT_SCHEME, "weights": self.name, "vocabulary": "v", "prompt": "{}"}
+        parts = {"scheme": SCHEME, "weights": self.name, "vocabulary": "v", "prompt": "{}"}
         parts |= {"on_long": "truncate", "normalize": "false", "dtype": "float32", "stored": self._stored}
         parts |= tokenizer_versions()
         return ModelInfo(self.name, self.sha256, True, self.dim, fingerprint(parts), parts)

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.pipeline.canary import CANARY_TEXTS
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.inference.fingerprint import fingerprint_of
 from audioclip_beam.pipeline.schemas import vector_type
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
-from audioclip_beam.pipeline.validation.result import ValidationResult
+from audioclip_beam.pipeline.validation.checks import ValidationResult
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import ENCODERS, StubHandler, embed, read, write_jsonl
 from tests.support.snapshots import (
@@ -299,7 +299,7 @@ def edit_rows(name: str, to: object) -> Callable[[Manifest], None]:
 def reject_long_texts(manifest: Manifest) -> None:
     """Let the manifest be that of a run with --on_long reject."""
     manifest["fingerprint_parts"]["on_long"] = "reject"
-    manifest["fingerprint"] = fingerprint_of(manifest["fingerprint_parts"])
+    manifest["fingerprint"] = fingerprint(manifest["fingerprint_parts"])
 
 
 NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").tobytes()).decode()

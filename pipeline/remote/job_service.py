@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
-from .worker_thread import WorkerThread
+from ..io.worker_thread import WorkerThread
 
 ANSWER_SECONDS = 5.0  # for all services together: they are asked at the same time
 

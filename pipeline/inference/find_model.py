@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...model.versions import VERSION_PARTS
-from ..inference.encoder_settings import EncoderSettings
-from ..inference.fingerprint import changed_parts, describe_changes
-from ..inference.model_handler import RecordBatchHandler
-from ..inference.shared_encoder import load_encoder, logit_scale
-from .manifest import Manifest
+from ...model.fingerprint import VERSION_PARTS, changed_parts, describe_changes
+from ..snapshots.manifest import Manifest
+from .encoder_settings import EncoderSettings
+from .model_handler import RecordBatchHandler
+from .shared_encoder import load_encoder, logit_scale
 
 if TYPE_CHECKING:
-    from ...model.encoder import TextEncoder
+    from ...model.text.encoder import TextEncoder
 
 
 class ModelNotFound(ValueError):

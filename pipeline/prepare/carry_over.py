@@ -17,12 +17,12 @@ from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
 from ..schemas import TEXT_HASH, kept_fields
+from ..snapshots.commit import missing_files
+from ..snapshots.listing import shard_state
+from ..snapshots.manifest import FileInfo, Lookup, Manifest
+from ..snapshots.segments import Segment, choose_segments
+from ..snapshots.snapshot import UNREADABLE, Snapshot
 from ..terminal import plural
-from .commit import missing_files
-from .listing import shard_state
-from .manifest import FileInfo, Lookup, Manifest
-from .segments import Segment, choose_segments
-from .snapshot import UNREADABLE, Snapshot
 
 HASH_BYTES = TEXT_HASH.type.byte_width
 

@@ -10,11 +10,11 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineResult
 
 from ..embed import EmbedCorpus
-from ..io.job_service import ANSWER_SECONDS, within
 from ..io.paths import is_local
-from ..io.worker_reports import WorkerReports, read_reports
 from ..metrics import TALLY
 from ..options import is_local_run
+from ..remote.job_service import ANSWER_SECONDS, within
+from ..remote.worker_reports import WorkerReports, read_reports
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note
 from .flink_job import FlinkJob

@@ -26,8 +26,8 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.portability.spark_runner import SparkRunner
 
-from ..io.job_service import ServerOption, server_options
 from ..options import OptionsError, is_local_run
+from ..remote.job_service import ServerOption, server_options
 from ..terminal import did_you_mean
 
 ENDPOINT_SECONDS = 30  # for a runner's endpoint to answer

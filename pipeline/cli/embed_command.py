@@ -12,13 +12,13 @@ from ..inference.gpus import count_gpus, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
 from ..options import EmbedOptions, is_local_run, reject_unknown_flags
+from ..run.check_runner import check_runner, job_server_options
+from ..run.runner import run
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
 from ..terminal import plural, print_note, print_result, printable
-from .check_runner import check_runner, job_server_options
 from .progress import show_progress
-from .runner import run
 
 
 def parse_options(argv: Sequence[str]) -> EmbedOptions:

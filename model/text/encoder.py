@@ -18,23 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoint import Checkpoint, load_checkpoint
-from .prefix_tree import Ints, SortedRows, to_device
-from .release import VOCABULARY
-from .settings import (
+from ..checkpoint import Checkpoint, load_checkpoint
+from ..fingerprint import fingerprint
+from ..release import VOCABULARY
+from ..settings import (
     DTYPES,
     Text,
     check_options,
-    fingerprint,
     fingerprint_parts,
     join_and_prompt,
     list_texts,
     pick_device,
 )
+from ..text_head import check_vocabulary
+from .prefix_tree import Ints, SortedRows, to_device
 from .streams import map_in_streams
-from .text_head import check_vocabulary
-from .text_tower import TextTower
 from .tokenizer import EOT, SOT, ClipTokenizer
+from .tower import TextTower
 
 # Per micro-batch. The CPU's was found by measurement (benchmarks/README.md). CUDA's is reasoned: its products have rows for
 # every multiprocessor, and its tensors take some 0.6 GB in float32, so that eight processes fit on a GPU of 16 GB.

@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from ..model.release import VOCABULARY, resolve_checkpoint
-from ..model.versions import VERSION_PARTS, tokenizer_versions
-from .flags import WITHOUT_EFFECT, add_flags
-from .io.paths import is_local
-from .io.versions import list_remote, local_version
-from .readers.shards import find_shards
-from .snapshots.commit import current_name, missing_files, read_manifest
-from .snapshots.listing import read_file_list, read_shard_list, shard_state
-from .snapshots.manifest import Manifest, ModelFile
-from .snapshots.run_directory import run_path
+from ...model.fingerprint import VERSION_PARTS, tokenizer_versions
+from ...model.release import VOCABULARY, resolve_checkpoint
+from ..flags import WITHOUT_EFFECT, add_flags
+from ..io.paths import is_local
+from ..io.versions import list_remote, local_version
+from ..readers.input_files import find_shards
+from ..snapshots.commit import current_name, missing_files, read_manifest
+from ..snapshots.listing import read_file_list, read_shard_list, shard_state
+from ..snapshots.manifest import Manifest, ModelFile
+from ..snapshots.run_directory import run_path
 
 
 def model_files(checkpoint: str, tokenizer_path: str | None) -> list[ModelFile]:

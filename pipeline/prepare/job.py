@@ -11,28 +11,29 @@ from typing import NamedTuple
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from .canary import Canary, canaries_agree
-from .dedup.buckets import bucket_bits
-from .errors import SnapshotError
-from .inference.encoder_settings import EncoderSettings, ModelInfo
-from .inference.fingerprint import describe_changes
-from .inference.model_handler import RecordBatchHandler
-from .io.file_io import FileIO
-from .io.paths import base_name
-from .options import EmbedOptions, OptionsError, is_local_run
-from .readers.fields import Fields, TextField
-from .readers.parts import is_large
-from .readers.shard import Shard
-from .readers.shards import check_outside, find_shards
-from .schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
-from .snapshots.carry_over import CarryOver, decide_carry_over, files_to_search, has_comparable_rows
-from .snapshots.commit import current_name, read_manifest, require_manifest
-from .snapshots.dead_runs import dead_runs
-from .snapshots.history import measured_work
-from .snapshots.manifest import Lookup, Manifest, ModelFile
-from .snapshots.run_directory import is_complete, list_runs, read_canary
-from .snapshots.snapshot import Snapshot
-from .terminal import plural
+from ...model.fingerprint import describe_changes
+from ..canary import Canary, canaries_agree
+from ..dedup.buckets import bucket_bits
+from ..errors import SnapshotError
+from ..inference.encoder_settings import EncoderSettings, ModelInfo
+from ..inference.model_handler import RecordBatchHandler
+from ..io.file_io import FileIO
+from ..io.paths import base_name
+from ..layout import PART, has_rows
+from ..options import EmbedOptions, OptionsError, is_local_run
+from ..readers.fields import Fields, TextField
+from ..readers.input_files import check_outside, find_shards
+from ..readers.parts import is_large
+from ..readers.shard import Shard
+from ..schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
+from ..snapshots.commit import current_name, read_manifest, require_manifest
+from ..snapshots.dead_runs import dead_runs
+from ..snapshots.history import measured_work
+from ..snapshots.manifest import Lookup, Manifest, ModelFile
+from ..snapshots.run_directory import is_complete, list_runs, read_canary
+from ..snapshots.snapshot import Snapshot
+from ..terminal import plural
+from .carry_over import CarryOver, decide_carry_over, files_to_search, has_comparable_rows
 from .unchanged import model_files
 
 _OPTIONS = frozenset(EmbedOptions.__annotations__)  # this project's, without Beam's
@@ -295,7 +296,7 @@ def _leftovers(output: str, current: str, model: ModelInfo, canary: Canary | Non
     earlier: list[str] = []
     for run, files in sorted({**dead, **newer}.items(), reverse=True):
         names = {base_name(path): path for path, _ in files}
-        parts = [path for name, path in names.items() if name.startswith("part-") and name.endswith(".parquet")]
+        parts = [path for name, path in names.items() if has_rows(name) and name.startswith(PART)]
         if not parts or not run.endswith(model.fingerprint[:8]):
             continue
         try:

@@ -13,16 +13,15 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import SnapshotError
+from ..io.filesystem import is_locked, list_directory, read, remove
+from ..io.json_file import read_json, write_json
+from ..io.paths import base_name, is_local, join
+from ..layout import LOCK, MANIFEST, MARKER, WORKER_COUNTS, WORKER_ERROR
 from ..metrics import TALLY
-from .filesystem import is_locked, list_directory, read, remove
-from .json_file import read_json, write_json
-from .paths import base_name, is_local, join
 
 REPORT_SECONDS, STORE_SECONDS = 5.0, 30.0  # between two reports of a worker: on a disk, on an object store
 
 MAX_COUNTED = 100  # workers whose counts are read; of more the launcher knows only that they have started
-
-REPORTS = _COUNTS, _ERROR = "_worker-", "_error-"
 
 # What fails again however often a runner repeats it: files that are missing or not allowed, or that are not what they were.
 _PERMANENT = (ValueError, SnapshotError, FileNotFoundError, PermissionError)
@@ -51,7 +50,7 @@ def start_reporting(directory: str) -> None:
 
 
 def _report(directory: str) -> None:
-    path, reported = join(directory, f"{_COUNTS}{uuid.uuid4().hex[:16]}.json"), None
+    path, reported = join(directory, f"{WORKER_COUNTS}{uuid.uuid4().hex[:16]}.json"), None
     while _goes_on(directory):
         counts = dict(TALLY)
         if counts != reported:
@@ -69,11 +68,11 @@ def _goes_on(directory: str) -> bool:
     By their names, as its directory may have many files. A job that ends with its launcher has no marker on a disk.
     """
     try:
-        if read(join(directory, "manifest.json")) is not None:
+        if read(join(directory, MANIFEST)) is not None:
             return False
-        if read(join(directory, "run.json")) is not None:
+        if read(join(directory, MARKER)) is not None:
             return True
-        return is_local(directory) and is_locked(join(directory, "run.lock"))
+        return is_local(directory) and is_locked(join(directory, LOCK))
     except Exception:  # asked again later
         return True
 
@@ -87,7 +86,7 @@ def report_errors(directory: str | None) -> Iterator[None]:
         if directory is not None:
             with suppress(Exception):
                 message = str(error) or type(error).__name__
-                write_json(join(directory, f"{_ERROR}{uuid.uuid4().hex[:16]}.json"), {"error": message})
+                write_json(join(directory, f"{WORKER_ERROR}{uuid.uuid4().hex[:16]}.json"), {"error": message})
         raise
 
 
@@ -112,13 +111,13 @@ def read_reports(directory: str) -> WorkerReports:
     Errors do not count if the run has been published: they are those of a step that was executed once more.
     """
     paths = [file.path for file in list_directory(directory) if file.path.endswith(".json")]  # others are being written
-    counted = [path for path in paths if base_name(path).startswith(_COUNTS)]
+    counted = [path for path in paths if base_name(path).startswith(WORKER_COUNTS)]
     reports = WorkerReports(len(counted))
     for path in counted if len(counted) <= MAX_COUNTED else ():
         reports.counts.update({name: number for name, number in _read(path).items() if isinstance(number, int)})
-    if any(base_name(path) == "manifest.json" for path in paths):
+    if any(base_name(path) == MANIFEST for path in paths):
         return reports
-    errors = [_read(path).get("error") for path in paths if base_name(path).startswith(_ERROR)]
+    errors = [_read(path).get("error") for path in paths if base_name(path).startswith(WORKER_ERROR)]
     reports.errors = [error for error in errors if isinstance(error, str)]
     return reports
 
@@ -133,4 +132,4 @@ def remove_reports(directory: str) -> None:
     """Remove all reports; no error is raised."""
     with suppress(Exception):  # a snapshot does not name them
         paths = [file.path for file in list_directory(directory)]
-        remove([path for path in paths if base_name(path).startswith(REPORTS)])
+        remove([path for path in paths if base_name(path).startswith((WORKER_COUNTS, WORKER_ERROR))])

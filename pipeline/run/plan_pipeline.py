@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics, MetricsFilter
 
+from ..content import add_text_hash
 from ..dedup.buckets import Buckets, bucket_bits, read_rows
 from ..dedup.duplicate_ids import FindDuplicateIds, ids_of_file
 from ..dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
@@ -22,16 +23,16 @@ from ..inference.model_handler import RecordBatchHandler
 from ..io.file_io import FileIO
 from ..io.filesystem import remove_below
 from ..io.paths import is_local, join
-from ..job import Job
+from ..layout import CARRIED, DRY_RUN, EARLIER, SHARDS
 from ..options import EmbedOptions
+from ..prepare.job import Job
 from ..readers.read_shards import ReadShards
 from ..schemas import ROW, TEXT_HASH
-from ..snapshots.listing import CARRIED, EARLIER, SHARDS, write_listings
-from ..snapshots.manifest import DRY_RUN, FileInfo
+from ..snapshots.listing import write_listings
+from ..snapshots.manifest import FileInfo
 from ..snapshots.read_listings import ReadListings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
-from ..text_hash import add_text_hash
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 

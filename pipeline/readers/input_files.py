@@ -17,7 +17,8 @@ from ..io.file_io import FileIO
 from ..io.paths import absolute_path, is_local, real_path, scheme_of
 from ..io.retries import StoreError
 from ..io.versions import FileChanged, ListedFile
-from ..io.worker_reports import report_errors
+from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
+from ..remote.worker_reports import report_errors
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
@@ -84,7 +85,7 @@ def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str)
             raise InputError(
                 f"{shard.path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
             )
-    files = ("current.json", "snapshots/run/manifest.json", "snapshots/run/part-00000.parquet")
+    files = (POINTER, manifest_place("run"), f"{SNAPSHOTS}/run/{parquet_name(PART, '0')}")
     for pattern in map(_without_scheme, patterns):
         fixed = fixed_part(pattern)
         start = f"{os.path.realpath(fixed or '.').rstrip('/')}/" if is_local(pattern) else fixed

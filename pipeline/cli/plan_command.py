@@ -6,15 +6,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from ..inference.model_handler import RecordBatchHandler
-from ..job import Job, prepare_job
 from ..options import OptionsError, is_local_run
+from ..prepare.job import Job, prepare_job
 from ..publish.limits import Counted, damaged_shards, exceeded_limits
+from ..run.check_runner import check_runner
+from ..run.plan_pipeline import PlanCounts, count_changes
 from ..snapshots.history import measured_work
 from ..snapshots.segments import add_rows
 from ..terminal import print_line, print_note, printable
-from .check_runner import check_runner
-from .embed import download, parse_options
-from .plan_pipeline import PlanCounts, count_changes
+from .embed_command import download, parse_options
 
 
 def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:

@@ -26,9 +26,10 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_ru
 
 from ..embed import EmbedCorpus
 from ..io.filesystem import temporary_names
-from ..io.job_service import ANSWER_SECONDS, ENDED, RemoteJob, within
 from ..io.paths import is_local
+from ..layout import SNAPSHOTS
 from ..options import is_local_run
+from ..remote.job_service import ANSWER_SECONDS, ENDED, RemoteJob, within
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
 from ..terminal import print_note
@@ -202,7 +203,7 @@ class _RunState:
             shutil.rmtree(self.temporary, ignore_errors=True)
         output, snapshot = self.corpus.job.output, self.corpus.snapshot
         if is_local(output):
-            patterns = temporary_names(output) + temporary_names(os.path.join(output, "snapshots"))
+            patterns = temporary_names(output) + temporary_names(os.path.join(output, SNAPSHOTS))
             if snapshot and not self.corpus.may_go_on:
                 directory = escape(run_path(output, snapshot))
                 patterns += [os.path.join(directory, "*.tmp"), os.path.join(directory, ".*.tmp")]
