@@ -29,6 +29,7 @@ import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
+from audioclip_beam.model.text.settings import TextSettings
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -41,7 +42,11 @@ SAMPLES = {
 def build(checkpoint: Checkpoint, tokenizer: ClipTokenizer, dtypes: list[str]) -> Iterator[tuple[str, str, Encode]]:
     """Yield (name, dtype, encode) of every contender that is installed, ours first."""
     for dtype in dtypes:
-        yield "audioclip-beam", dtype, TextEncoder(checkpoint, tokenizer, device="cpu", dtype=dtype).encode
+        yield (
+            "audioclip-beam",
+            dtype,
+            TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", dtype=dtype)).encode,
+        )
     for name, dtype, make in contenders.ALL:
         if dtype not in dtypes and name != "original's way":
             continue

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from audioclip_beam.model.text.encoder import EncodeStats, Encoding
-from tests.support.stub import StubEncoder, StubHandler
+from audioclip_beam.model.head import Encoding, Work
+from tests.support.stub import StubEncoder, StubHead
 
 DIM = 1024
 
@@ -28,13 +28,13 @@ class InstantEncoder(StubEncoder):
         """Return vectors [n, 1024] of n texts."""
         time.sleep(self.delay * len(texts))  # other threads go on
         lengths = np.full(len(texts), 18, np.int16)
-        stats = EncodeStats(texts=len(texts), tokens=18 * len(texts))
-        return Encoding(noise()[: len(texts)], lengths, lengths > 77, stats)
+        columns = {"n_tokens": lengths, "truncated": lengths > 77}
+        return Encoding(noise()[: len(texts)], columns, {}, Work(len(texts), 18 * len(texts)))
 
 
-class InstantHandler(StubHandler):
-    """A StubHandler with an InstantEncoder."""
+class InstantHead(StubHead):
+    """A StubHead with an InstantEncoder."""
 
-    def load_model(self) -> StubEncoder:
+    def encoder(self) -> StubEncoder:
         """Return a new encoder."""
-        return InstantEncoder(DIM, "stub", self.delay)
+        return InstantEncoder(self.info(), self.delay)

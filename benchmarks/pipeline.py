@@ -55,14 +55,14 @@ def child(what: str, *arguments: object, **environment: str) -> dict[str, float]
 
 def stub_run(folder: str, output: str, *flags: str, delay: float = 0.0) -> None:
     """Run EmbedCorpus with a model that takes no time of the CPU, and waits `delay` seconds per text."""
-    from instant import InstantHandler
+    from instant import InstantHead
 
     from audioclip_beam.pipeline.cli.embed_command import parse_options
     from audioclip_beam.pipeline.embed import EmbedCorpus
     from audioclip_beam.pipeline.run.runner import run
 
     options = parse_options(["--input", f"{folder}/*.jsonl", "--output", output, *flags])
-    corpus = EmbedCorpus(options, InstantHandler(DIM, delay=delay))
+    corpus = EmbedCorpus(options, InstantHead(DIM, delay=delay))
     run(corpus, options)
     corpus.close()
 
@@ -93,11 +93,12 @@ def bare_run(folder: str, output: str, checked: str = "") -> None:
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
-    from audioclip_beam.pipeline.schemas import embedded_schema, vector_type
+    from audioclip_beam.model.text.head import TEXT
+    from audioclip_beam.pipeline.schemas import part_schema, vector_type
     from audioclip_beam.pipeline.writers.parquet_file import part_options
 
     noise = pa.array(instant.noise().ravel())
-    schema = embedded_schema(DIM, pa.schema([]))
+    schema = part_schema(TEXT, DIM, pa.schema([]))
     options = part_options(schema, "plain") | {"write_page_checksum": bool(checked)}
     os.makedirs(output)
     for file in sorted(Path(folder).glob("*.jsonl")):
@@ -108,7 +109,7 @@ def bare_run(folder: str, output: str, checked: str = "") -> None:
                 columns = {
                     "id": batch["id"],
                     "text": batch["text"],
-                    "text_hash": pa.repeat(pa.scalar(b"h" * 16, pa.binary(16)), rows),
+                    "content_hash": pa.repeat(pa.scalar(b"h" * 16, pa.binary(16)), rows),
                     "n_tokens": pa.repeat(pa.scalar(18, pa.int16()), rows),
                     "truncated": pa.repeat(False, rows),
                     "embedding": pa.FixedSizeListArray.from_arrays(noise[: rows * DIM], type=vector_type(DIM)),

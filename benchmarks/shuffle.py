@@ -8,7 +8,7 @@ is assembled from as many pieces as it would get. It prints STEPS of scaling.py:
 one figure for each corpus, medians of the rounds.
 
 read          jsonl with an id to row batches; bytes read
-hash          add_text_hash
+hash          add_content_hash
 split         SplitIntoBuckets; bytes shuffled
 overhead      of those bytes, the ones that the same rows in pieces of 4 MB save
 new           ReuseVectors on a bucket of which nothing is known: decode, slices, sort
@@ -45,7 +45,8 @@ import instant
 from corpora import write_shards
 
 from audioclip_beam.model import ClipTokenizer
-from audioclip_beam.pipeline.content import add_text_hash, hash_words
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.pipeline.content import add_content_hash, hash_words
 from audioclip_beam.pipeline.dedup.buckets import BUCKETED, SplitIntoBuckets, bucket_bits, read_rows
 from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_beam.pipeline.dedup.spill import PieceCodec, RecordBatchCoder, combine_batches
@@ -53,14 +54,15 @@ from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import in_segment, read_shard
-from audioclip_beam.pipeline.schemas import ROW, SEGMENT, TEXT_HASH, embedded_schema
+from audioclip_beam.pipeline.readers.read_shards import in_segment
+from audioclip_beam.pipeline.schemas import CONTENT_HASH, SEGMENT, part_schema
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
+from tests.support.shards import ROW, read_shard
 
 CORPORA = (1_000_000, 100_000_000, 1_000_000_000)
 BATCH_TEXTS, FILE_ROWS = 16_384, 32_768  # the defaults of --batch_size and --max_file_rows
 VOCABULARY = Path(__file__).parents[1] / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
-CODEC = PieceCodec(pa.schema([*ROW, SEGMENT, TEXT_HASH]))
+CODEC = PieceCodec(pa.schema([*ROW, SEGMENT, CONTENT_HASH]))
 KEPT = pa.schema([])
 
 
@@ -118,7 +120,7 @@ def read_sample(folder: Path, costs: Costs) -> list[pa.RecordBatch]:
             in_segment(rows, 0) for shard in shards for rows, _ in read_shard(shard, fields, KEPT) if rows.num_rows
         ]
     with costs.measure("hash"):
-        return [add_text_hash(batch, "{}") for batch in batches]
+        return [add_content_hash(batch, "text") for batch in batches]
 
 
 def tokenize(batches: list[pa.RecordBatch], tokenizer: ClipTokenizer) -> dict[str, tuple[float, float]]:
@@ -135,7 +137,7 @@ def tokenize(batches: list[pa.RecordBatch], tokenizer: ClipTokenizer) -> dict[st
 
 def split(batches: list[pa.RecordBatch], bits: int) -> list[BUCKETED]:
     """Return the pieces of the first split, which has SPLIT_BYTES of rows or all of them."""
-    do = SplitIntoBuckets(CODEC, "text_hash", bits, None)
+    do = SplitIntoBuckets(CODEC, "content_hash", bits, None)
     do.start_bundle()
     for batch in batches:
         if pieces := list(do.process(batch)):
@@ -160,9 +162,9 @@ def assemble_bucket(batches: list[pa.RecordBatch], shape: Geometry) -> tuple[lis
     sample = combine_batches(batches)
     rows = min(shape.bucket_rows, sample.num_rows)
     chosen = sample.take(np.sort(np.random.default_rng(0).permutation(sample.num_rows)[:rows]))
-    words: NDArray[np.uint32] = hash_words(chosen.column("text_hash")) >> np.array([shape.bits, 0, 0, 0], np.uint32)
+    words: NDArray[np.uint32] = hash_words(chosen.column("content_hash")) >> np.array([shape.bits, 0, 0, 0], np.uint32)
     hashes = pa.py_buffer(words.astype(">u4").tobytes())  # all in bucket 0
-    column = pa.FixedSizeBinaryArray.from_buffers(TEXT_HASH.type, rows, [None, hashes])
+    column = pa.FixedSizeBinaryArray.from_buffers(CONTENT_HASH.type, rows, [None, hashes])
     bucket = pa.RecordBatch.from_arrays([*chosen.columns[:-1], column], schema=chosen.schema)
     ends = np.linspace(0, rows, min(shape.pieces, rows) + 1).astype(int).tolist()
     parts = [bucket.slice(start, end - start) for start, end in pairwise(ends)]
@@ -186,8 +188,8 @@ def in_bfloat16(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def write(costs: Costs, step: str, embedded: Iterator[pa.RecordBatch], folder: str, dtype: str = "float32") -> None:
     """Write embedded batches, computed in `dtype`, into part files in `folder`."""
-    schema = embedded_schema(instant.DIM, KEPT).with_metadata({"fingerprint": "f", "dtype": dtype})
-    files = WriteFiles(folder, schema, FILE_ROWS, 1)
+    schema = part_schema(TEXT, instant.DIM, KEPT).with_metadata({"fingerprint": "f", "dtype": dtype})
+    files = WriteFiles(folder, TEXT, schema, FILE_ROWS, bits=1)
     files.setup()
     files.start_bundle()
     for batch in embedded:
@@ -201,7 +203,7 @@ def write(costs: Costs, step: str, embedded: Iterator[pa.RecordBatch], folder: s
 def measure_bucket(pieces: list[bytes], bits: int) -> Costs:
     """Return the costs of a bucket, first with nothing known, then with everything."""
     costs, coder = Costs(), RecordBatchCoder()
-    reuse = ReuseVectors(CODEC, BATCH_TEXTS)
+    reuse = ReuseVectors(CODEC, TEXT, BATCH_TEXTS)
     with costs.measure("new"):
         new = [output.value for output in reuse.process((0, pieces))]
     with costs.measure("spread"):

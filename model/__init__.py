@@ -1,4 +1,4 @@
-"""AudioCLIP's text head: tokenizer, text tower, checkpoints and the encoder over them.
+"""AudioCLIP's heads: checkpoints, and the encoders over them.
 
 Each name is imported at its first use: the import of torch takes seconds, and the names of released files need none.
 """
@@ -10,15 +10,17 @@ import lazy_loader
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint
     from .text.encoder import TextEncoder
+    from .text.settings import TextSettings
     from .text.tokenizer import ClipTokenizer
 
-__all__ = ["ClipTokenizer", "TextEncoder", "load_checkpoint"]
+__all__ = ["ClipTokenizer", "TextEncoder", "TextSettings", "load_checkpoint"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "checkpoint": ["load_checkpoint"],
         "text.encoder": ["TextEncoder"],
+        "text.settings": ["TextSettings"],
         "text.tokenizer": ["ClipTokenizer"],
     },
 )

@@ -1,4 +1,4 @@
-"""Find, read, check and extract the text head of a checkpoint."""
+"""Find, read, check and extract one head of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
 
 import safetensors
 import torch
@@ -17,72 +19,96 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .files import replace_file, sha256_of_file
-from .release import fetch_command, resolve_checkpoint
-from .text_head import describe_difference, text_head_faults, untrained_state, weights_digest
+from .release import UNTRAINED, fetch_command, resolve_checkpoint
+from .tensors import weights_digest
 
-__all__ = ["Checkpoint", "CheckpointError", "extract", "load_checkpoint", "resolve_checkpoint", "weights_digest"]
-
-UNTRAINED = "untrained"
 MAX_NAMED_FAULTS = 10  # further faults are only counted
 MAX_PICKLE_PROTOCOL = 3  # torch writes protocol 2; its weights_only reader knows the operations of 3, but not of 4
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or without an AudioCLIP text head; the message names the remedy."""
+    """A checkpoint that is missing, damaged, or without the head that is needed; the message names the remedy."""
+
+
+class Shapes(Protocol):
+    """The module `shapes` of a head: which tensors it has, and what they must be."""
+
+    NAME: str
+
+    def is_member(self, name: str) -> bool:
+        """Return whether a tensor of a released checkpoint belongs to the head, or is a scale."""
+
+    def faults(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Return a line for each tensor that is missing, unknown, not finite, not a plain float, or of the wrong shape."""
+
+    def describe_difference(self, state: Mapping[str, Tensor]) -> str:
+        """Return how the head differs from AudioCLIP's; "" if it does not."""
+
+    def untrained_state(self) -> dict[str, Tensor]:
+        """Return a head of AudioCLIP's shapes with random weights."""
+
+
+def shapes_of(head: str) -> Shapes:
+    """Return the module `shapes` of a head."""
+    return cast(Shapes, import_module(f"{__package__}.{head}.shapes"))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A text head: `state` maps tensor names to float32 tensors, including the logit scales.
+    """One head of a checkpoint.
 
-    `name` is the file's name or "untrained"; `sha256` is that of the file or, if untrained, of the tensors.
+    Attributes:
+        state: Tensor names to float32 tensors, including the logit scales.
+        name: The file's name or "untrained".
+        sha256: That of the file or, if untrained, of the tensors.
+        untrained: Whether the weights are random.
+        head: The name of the head.
     """
 
     state: dict[str, Tensor]
     name: str
     sha256: str
     untrained: bool
-
-    @property
-    def is_audioclip(self) -> bool:
-        """Whether this is a text head of AudioCLIP, as far as its tensors' names and shapes show."""
-        return not describe_difference(self.state)
+    head: str = "text"
 
     @property
     def notice(self) -> str:
-        """What a user must know of a text head that is not AudioCLIP's, else ""."""
-        if self.is_audioclip:
+        """What a user must know of a head that is not AudioCLIP's, as far as its tensors show, else ""."""
+        shapes = shapes_of(self.head)
+        difference = shapes.describe_difference(self.state)
+        if not difference:
             return ""
         return (
-            f"{self.name} is not AudioCLIP's text head ({describe_difference(self.state)}): its vectors belong to another "
+            f"{self.name} is not AudioCLIP's {shapes.NAME} ({difference}): its vectors belong to another "
             f"space and cannot be compared with those of AudioCLIP's texts, images or sounds"
         )
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Return the text head of a .pt, a text-only .safetensors, "full" or "partial" in .cache, or "untrained".
+def load_checkpoint(path: str | os.PathLike[str], head: str = "text") -> Checkpoint:
+    """Return one head of a .pt, of a .safetensors that `extract` wrote, of "full" or "partial" in .cache, or "untrained".
 
     Tensors of float16, bfloat16 and float64 become float32. Raises CheckpointError if the file does not exist or is
     damaged, or if tensors are missing, unknown, not finite, of another dtype or of the wrong shape.
     """
+    shapes = shapes_of(head)
     if os.fspath(path) == UNTRAINED:
-        state = untrained_state()
-        return Checkpoint(state, UNTRAINED, weights_digest(state), True)
+        state = shapes.untrained_state()
+        return Checkpoint(state, UNTRAINED, weights_digest(state), True, head)
     file = Path(resolve_checkpoint(path))
     if not file.is_file():
         raise CheckpointError(_missing_message(file, os.fspath(path)))
     tensors, untrained = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pt(file)
-    state = {name: tensor for name, tensor in tensors.items() if not name.startswith(("visual.", "audio."))}
-    faults = text_head_faults(state)
+    state = {name: tensor for name, tensor in tensors.items() if shapes.is_member(name)}
+    faults = shapes.faults(state)
     if faults:
         more = f"; and {len(faults) - MAX_NAMED_FAULTS} more" if len(faults) > MAX_NAMED_FAULTS else ""
         raise CheckpointError(
-            f"{file} does not contain an AudioCLIP text head: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; give a released "
-            f".pt, or a .safetensors that `audioclip extract` wrote"
+            f"{file} does not contain an AudioCLIP {shapes.NAME}: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; give a "
+            f"released .pt, or a .safetensors that `audioclip extract` wrote"
         )
     # Copies: a tensor that is mapped from the file would change with it, and a truncated file would end the process.
     state = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
-    return Checkpoint(state, file.name, sha256_of_file(file), untrained)
+    return Checkpoint(state, file.name, sha256_of_file(file), untrained, head)
 
 
 def _missing_message(file: Path, word: str) -> str:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
-from importlib.metadata import version
 
 SCHEME = "1"  # raised when the meaning of the parts changes
 
-# Parts of the fingerprint. If only these differ, vectors can be compared, but not reused.
-VERSION_PARTS = ("ftfy", "regex", "unicode")
+REQUIRED_PARTS = ("head", "normalize", "dtype", "stored")  # of every head
+
+PROVENANCE_PARTS = ("dtype", "normalize")  # of every head, which part files name
 
 _DIGESTS = ("weights", "vocabulary")  # parts whose values mean nothing to a reader
-
-
-def tokenizer_versions() -> dict[str, str]:
-    """Return the versions that decide token ids: of ftfy, of regex, and of the Unicode data in Python's str.lower."""
-    return {"ftfy": version("ftfy"), "regex": version("regex"), "unicode": unicodedata.unidata_version}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
+UNTRAINED = "untrained"  # the word for random weights, for testing only
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
 
 

@@ -1,4 +1,4 @@
-"""The canary: 16 fixed texts whose vectors show whether an encoder still computes the same vectors."""
+"""The canary: fixed contents of a head whose vectors show whether an encoder still computes the same vectors."""
 
 from __future__ import annotations
 
@@ -6,73 +6,34 @@ import base64
 from typing import TypedDict
 
 import numpy as np
-import pyarrow as pa
-
-from .errors import SnapshotError
-from .schemas import ROW
-
-CANARY_TEXTS = (
-    "dog barking",
-    "rain on a tin roof",
-    "a choir singing in a cathedral",
-    "glass breaking, then footsteps running away",
-    "thunder",
-    "Coffee machine grinding beans; cups clinking in the background",
-    "an old steam train leaving the station",
-    "1, 2, 3, 4 - count-in with drum sticks",
-    "le vent dans les arbres",
-    "Möwen über dem Hafen",
-    "猫がのどを鳴らす",
-    "шум прибоя",
-    "a",
-    "people laughing & applauding (crowd)",
-    "slow piano music with a crackling vinyl noise, recorded from far away in a large empty hall",
-    "🎸 solo",
-)
+from numpy.typing import NDArray
 
 
 class Canary(TypedDict):
-    """The vectors of the fixed texts, as base64 of little-endian float32 [16, dim]."""
+    """The vectors of fixed contents, as base64 of little-endian float32 [contents, dim], and the names of the contents."""
 
-    texts: list[str]
+    contents: list[str]
     vectors: str
 
 
-def canary_batch() -> pa.RecordBatch:
-    """Return CANARY_TEXTS as one row batch."""
-    places = list(range(len(CANARY_TEXTS)))
-    columns = {"shard": ["canary"] * len(places), "row": places, "id": list(map(str, places)), "text": CANARY_TEXTS}
-    return pa.RecordBatch.from_pydict(columns, schema=ROW)
+def make_canary(contents: list[str], vectors: NDArray[np.floating]) -> Canary:
+    """Return the canary of contents with these names and vectors [contents, dim]."""
+    return {"contents": contents, "vectors": base64.b64encode(vectors.astype("<f4").tobytes()).decode()}
 
 
-def canary_from_batch(batch: pa.RecordBatch) -> Canary:
-    """Return the canary of an embedded batch of CANARY_TEXTS.
-
-    Raises:
-        SnapshotError: The model failed on one of the texts.
-    """
-    failed = [detail for detail in batch.column("detail").to_pylist() if detail]
-    if failed:
-        raise SnapshotError(
-            f"the model failed on {len(failed)} of the {len(CANARY_TEXTS)} canary texts; the first error is: "
-            f"{failed[0]}; check the checkpoint, the device and its driver"
-        )
-    vectors = batch.column("embedding").dictionary_decode().values.to_numpy(zero_copy_only=False)
-    return {
-        "texts": batch.column("text").to_pylist(),
-        "vectors": base64.b64encode(vectors.astype("<f4").tobytes()).decode(),
-    }
+def _vectors_of(canary: Canary) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(canary["vectors"], validate=True), "<f4")  # [contents * dim]
 
 
 def canary_fault(canary: Canary, dim: int) -> str | None:
     """Return what is wrong with a canary that was read from a file, of vectors of `dim` numbers; None if nothing is."""
-    texts = canary["texts"]
+    contents = canary["contents"]
     try:
-        numbers = np.frombuffer(base64.b64decode(canary["vectors"], validate=True), "<f4")  # [texts * dim]
+        numbers = _vectors_of(canary)
     except ValueError as error:
         return f"cannot be decoded: {error}"
-    if not texts or numbers.size != len(texts) * dim:
-        return f"has {numbers.size:,} numbers for {len(texts):,} texts"
+    if not contents or numbers.size != len(contents) * dim:
+        return f"has {numbers.size:,} numbers for {len(contents):,} contents"
     return None if np.isfinite(numbers).all() else "contains NaN or infinity"
 
 
@@ -80,12 +41,9 @@ def canaries_agree(now: Canary, before: Canary | None, dtype: str) -> bool:
     """Return whether two canaries have equal vectors: cosines of at least 0.9999, or 0.9995 in reduced precision."""
     if before is None:
         return True
-    if now["texts"] != before["texts"]:
+    if now["contents"] != before["contents"]:
         return False
-    old, new = (
-        np.frombuffer(base64.b64decode(canary["vectors"]), "<f4").reshape(len(canary["texts"]), -1)
-        for canary in (before, now)
-    )
+    old, new = (_vectors_of(canary).reshape(len(canary["contents"]), -1) for canary in (before, now))
     if old.shape != new.shape:
         return False
     cosine = (old * new).sum(1) / np.maximum(np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1), 1e-30)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from ..model.text.prompt import PROMPT_RULE, is_prompt
+from ..model.head import DTYPES, Flag
+from ..model.heads import HEADS, find_head
 from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")
 
-BATCH_SIZE = 16384  # texts per call of the encoder
+BATCH_SIZE = 16384  # contents per call of the encoder
 
-MAX_FILE_ROWS, MAX_TEXT_BYTES = 32768, 1 << 20
+MAX_FILE_ROWS = 32768
 
 READ_TIMEOUT = 600  # seconds, longer than requests to an object store are repeated
 
-FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")  # of shards, in the order of the readers in readers/registry.py
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
@@ -101,12 +104,6 @@ def _rows_or_percent(text: str) -> str:
     return text
 
 
-def _prompt(text: str) -> str:
-    if not is_prompt(_utf8(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a prompt: {PROMPT_RULE}")
-    return text
-
-
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         near = "; did you mean cuda?" if "gpu" in text.lower() else did_you_mean(text, ("auto", "cpu", "cuda"))
@@ -148,13 +145,17 @@ def _names(text: str) -> list[str]:
     return names
 
 
+# Flags that name files of a model, with their help.
+MODEL_FLAGS = {
+    "checkpoint": "a released .pt, a .safetensors that extract wrote, full, partial or untrained",
+    **{flag.name: flag.help.partition(" (")[0] for name in HEADS for flag in find_head(name).flags if flag.is_file},
+}
+
 # Options that do not decide what a snapshot contains: what is read is compared by the files, not by the paths given.
 WITHOUT_EFFECT = frozenset(
     {
         "input",
         "output",
-        "checkpoint",
-        "tokenizer_path",
         "download_model",
         "device",
         "accelerator",
@@ -162,6 +163,7 @@ WITHOUT_EFFECT = frozenset(
         "batch_size",
         "read_timeout",
         "force",
+        *MODEL_FLAGS,
     }
 )
 
@@ -179,33 +181,22 @@ WITHOUT_EFFECT_ON_ROWS = WITHOUT_EFFECT | {
 def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> None:
     """Add the flags of `embed` and `plan` to `parser`; the help of `plan` leaves out --no_dedupe, which it refuses."""
     add = parser.add_argument
-    add("--input", action="extend", nargs="+", type=_glob, metavar="GLOB", help="text shards to read; can be repeated")
+    add("--input", action="extend", nargs="+", type=_glob, metavar="GLOB", help="shards to read; can be repeated")
     add("--output", type=_utf8, metavar="DIR", help="directory of the snapshots")
     add(
         "--checkpoint",
         "--model_path",
         type=_checkpoint,
         default="full",
-        help="a released .pt, a text-only .safetensors, full, partial or untrained (default: full)",
+        help=f"{MODEL_FLAGS['checkpoint']} (default: full)",
     )
-    add(
-        "--tokenizer_path",
-        type=_utf8,
-        metavar="PATH",
-        help="BPE vocabulary (default: the one that fetch wrote to .cache)",
-    )
-    add("--download_model", action="store_true", help="first fetch checkpoint and vocabulary if they are missing")
-    add(
-        "--text_field",
-        action="append",
-        metavar="PATH",
-        help="field of the text: text, meta.caption, chunks[].text (default: text); can be repeated",
-    )
+    add("--head", **_choice(*HEADS), default="text", help="what is embedded (default: text)")
+    add("--download_model", action="store_true", help="first fetch the files of the model that are missing")
     add(
         "--id_field",
         action="append",
         metavar="PATH",
-        help="field of the id, one for each --text_field (default: <shard>#<row number>)",
+        help="field of the id (default: <shard>#<row number>); if several contents are read of a record, one for each",
     )
     add("--keep_fields", type=_names, default=[], metavar="A,B", help="more fields to copy to the output")
     add(
@@ -214,15 +205,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         help="format of all shards (default: by suffix)",
     )
     add("--delimiter", type=_delimiter, metavar="CHAR", help="separator of fields in csv (default: a comma)")
-    add("--prompt", type=_prompt, default="{}", help="template for each text, as in 'a sound of {}' (default: {})")
-    add(
-        "--on_long",
-        **_choice("truncate", "reject", "error"),
-        default="truncate",
-        help="for a text over the context length: truncate it, reject its row, or fail (default: truncate)",
-    )
     add("--normalize", action="store_true", help="scale each vector to length 1")
-    add("--no_text", action="store_true", help="leave the text column out of the output")
     add(
         "--vector_dtype",
         **_choice("float32", "float16"),
@@ -237,7 +220,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     )
     add(
         "--dtype",
-        **_choice("float32", "bfloat16", "float16"),
+        **_choice(*DTYPES),
         default="float32",
         help="type in which the model computes (default: float32)",
     )
@@ -260,9 +243,8 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         help="threads of the model on a CPU (default: the cores, shared by all processes with a model)",
     )
     for name, default, meaning in (
-        ("--batch_size", BATCH_SIZE, "texts per call of the encoder"),
+        ("--batch_size", BATCH_SIZE, "contents per call of the encoder"),
         ("--max_file_rows", MAX_FILE_ROWS, "most rows per part file"),
-        ("--max_text_bytes", MAX_TEXT_BYTES, "reject longer texts"),
         ("--read_timeout", READ_TIMEOUT, "seconds to wait for data of a read"),
     ):
         add(name, type=at_least(1), default=default, help=f"{meaning} (default: {default})")
@@ -289,11 +271,43 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add(
         "--force",
         action="store_true",
-        help="read every shard, even if none changed; if the canary differs, embed every text again",
+        help="read every shard, even if none changed; if the canary differs, embed everything again",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
-    no_dedupe = "embed every row: texts are not compared, and no vector is reused"
+    no_dedupe = "embed every row: contents are not compared, and no vector is reused"
     add("--no_dedupe", action="store_true", help=argparse.SUPPRESS if for_plan else no_dedupe)
+    for name in HEADS:
+        group = parser.add_argument_group(f"flags of --head {name}")
+        for flag in find_head(name).flags:
+            _add_flag(group, flag)
+
+
+def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    """Add a flag of a head."""
+
+    def parse(text: str) -> str:
+        if flag.fault and (fault := flag.fault(_utf8(text))):
+            raise argparse.ArgumentTypeError(f"{text!r} {fault}")
+        return _utf8(text)
+
+    settings: dict[str, Any] = {"type": parse, "metavar": flag.metavar}
+    if flag.kind == "switch":
+        settings = {"action": "store_true"}
+    elif flag.kind == "list":
+        settings = {"action": "append", "metavar": flag.metavar}
+    elif flag.kind == "count":
+        settings = {"type": at_least(1)}
+    elif flag.choices:
+        settings = _choice(*flag.choices)
+    group.add_argument(f"--{flag.name}", default=flag.default, help=flag.help, **settings)
+
+
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+    """Return the default of every flag of `embed`, by name."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return MappingProxyType({action.dest: action.default for action in parser._actions})
 
 
 def store_once(parser: argparse.ArgumentParser) -> None:

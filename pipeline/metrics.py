@@ -14,10 +14,8 @@ from typing import TypedDict
 
 NAMESPACE = "audioclip_beam"
 
-# Counts of the model's work, in the manifest under `counts`; seconds are under `seconds`.
-MODEL_COUNTS = ("model_texts", "tokens", "nodes", "slots", "micro_batches", "oom_retries")
-
-SECONDS = ("read_seconds", "tokenize_seconds", "model_seconds", "write_seconds")
+# Times in the manifest, under `seconds`, summed over all workers.
+SECONDS = ("read_seconds", "prepare_seconds", "model_seconds", "write_seconds")
 
 OUTCOMES = ("read", "embedded", "reused", "rejected")
 
@@ -27,9 +25,9 @@ MAX_SPANS = 60
 TALLY: Counter[str] = Counter()
 
 
-def count_model_texts(texts: int) -> None:
-    """Add to the texts that the model has embedded, for the progress line: a whole batch is counted minutes later."""
-    TALLY["texts_modelled"] += texts
+def count_embedded_items(items: int) -> None:
+    """Add to what the model has embedded, for the progress line: the rows of a whole batch are counted minutes later."""
+    TALLY["items_embedded"] += items
 
 
 def count(name: str, amount: int) -> None:

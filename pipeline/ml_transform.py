@@ -1,7 +1,7 @@
 """AudioCLIP's text embeddings in Beam's MLTransform: columns of rows, or any element through a type adapter (RAG).
 
 MLTransform saves its transforms by name. What it saves of this module (EmbedItems, ItemHandler, embed_with_content_ids)
-and audioclip_beam.pipeline.EncoderSettings are therefore public names, which do not change within one ARTIFACT_FORMAT.
+and audioclip_beam.model.TextSettings are therefore public names, which do not change within one ARTIFACT_FORMAT.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.types import EmbeddableItem
 from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapter
 
-from .inference.encoder_settings import EncoderSettings
+from ..model.text.settings import TextSettings
 from .inference.model_handler import TextEmbeddingHandler
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
         if columns is not None and (isinstance(columns, str) or not columns):
             raise ValueError(f"columns={columns!r}: give a list of one or more names, as in columns=['caption']")
         super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
-        of_encoder = {name: settings.pop(name) for name in EncoderSettings.__dataclass_fields__ if name in settings}
-        self._handler = ItemHandler(self.type_adapter, EncoderSettings(checkpoint, **of_encoder), **settings)
+        of_encoder = {name: settings.pop(name) for name in TextSettings.__dataclass_fields__ if name in settings}
+        self._handler = ItemHandler(self.type_adapter, TextSettings(checkpoint, **of_encoder), **settings)
 
     def get_model_handler(self) -> ModelHandler:
         """Return the handler for whole elements."""
@@ -76,7 +76,7 @@ class ItemHandler(TextEmbeddingHandler):
     Beam's own wrapper of a handler does not pass on sharing, model copies, hints and sizes, so this is not a wrapper.
     """
 
-    def __init__(self, adapter: EmbeddingTypeAdapter, settings: EncoderSettings, **batching: Any) -> None:
+    def __init__(self, adapter: EmbeddingTypeAdapter, settings: TextSettings, **batching: Any) -> None:
         super().__init__(**asdict(settings), **batching)
         self._adapter = adapter
         self._isolates_failures = False

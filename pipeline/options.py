@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
@@ -20,7 +21,8 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
-from .flags import BATCH_SIZE, add_flags, store_once, underscore_flags
+from ..model.heads import find_head
+from .flags import BATCH_SIZE, add_flags, defaults, store_once, underscore_flags
 from .io.paths import absolute_path, check_directory
 from .terminal import did_you_mean
 
@@ -29,17 +31,11 @@ class OptionsError(ValueError):
     """Error for an option that is missing, unknown or wrong; the text names it and a remedy."""
 
 
-def _own_flags() -> frozenset[str]:
-    parser = argparse.ArgumentParser(add_help=False)
-    add_flags(parser)
-    return frozenset(parser._option_string_actions)
-
-
-_FLAGS = _own_flags()
+_FLAGS = frozenset(f"--{name}" for name in defaults()) | {"--model_path"}
 
 
 def _without_paths(value: object) -> object:
-    """Return an option's value with texts in place of pathlib's paths."""
+    """Return an option's value with strings in place of pathlib's paths."""
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -48,24 +44,20 @@ def _without_paths(value: object) -> object:
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
 
-    Paths may be texts or pathlib's, and a single input need not be a list.
+    Paths may be strings or pathlib's, and a single input need not be a list.
     """
 
-    # Types for readers and type checkers; PipelineOptions holds the values.
+    # Types for readers and type checkers; PipelineOptions holds the values. Those of one head alone are in `values`.
     input: list[str] | None
     output: str | None
     checkpoint: str
-    tokenizer_path: str | None
+    head: str
     download_model: bool
-    text_field: list[str] | str | None
     id_field: list[str] | str | None
     keep_fields: list[str]
     input_format: str | None
     delimiter: str | None
-    prompt: str
-    on_long: str
     normalize: bool
-    no_text: bool
     vector_dtype: str
     vector_encoding: str
     dtype: str
@@ -74,7 +66,6 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     model_threads: int | None
     batch_size: int
     max_file_rows: int
-    max_text_bytes: int
     read_timeout: int
     max_rejected: str | None
     max_shrink: float
@@ -95,20 +86,30 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         add_flags(parser)
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values of all flags of `embed`, without Beam's, by name."""
+        return {name: getattr(self, name) for name in defaults()}
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The values of these flags that differ from their defaults."""
+        return {name: value for name, value in self.get_all_options(drop_default=True).items() if name in defaults()}
+
     def check(self) -> tuple[list[str], str]:
         """Return the inputs and the output; raise ValueError if one is missing or is wrong, or if a flag has no effect.
 
         For a remote run local paths are made absolute: its workers may have another current directory.
         """
         if not self.input:
-            raise OptionsError("--input is missing: name the text shards, as in --input 'texts/*.jsonl'")
+            raise OptionsError("--input is missing: name the shards, as in --input 'texts/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
         self._check_encoding()
         check_directory(self.output)
         if self.no_dedupe and self.batch_size != BATCH_SIZE:
             raise OptionsError(
-                "--batch_size has no effect with --no_dedupe, by which the model gets texts as they are read: leave one out"
+                "--batch_size has no effect with --no_dedupe, by which the model gets rows as they are read: leave one out"
             )
         if self.accelerator and is_local_run(self):
             raise OptionsError("--accelerator is for remote workers: on this machine --device chooses a GPU")
@@ -124,8 +125,9 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""
+        of_head = [flag.name for flag in find_head(self.head).flags if flag.kind == "text"]
         values = [("input", pattern) for pattern in self.input or []]
-        values += [(name, getattr(self, name)) for name in ("output", "checkpoint", "tokenizer_path", "prompt")]
+        values += [(name, getattr(self, name)) for name in ("output", "checkpoint", *of_head)]
         for name, value in values:
             try:
                 str(value).encode()

@@ -1,18 +1,19 @@
-"""The Arrow schemas of all data in the pipeline, and nothing else.
+"""The Arrow schemas of all data in the pipeline, and nothing else; a head says which columns it adds.
 
 Row batches go from the readers to the encoder, embedded batches from the encoder to the part files. Rejected batches
-hold the rows that could not be embedded, each with its shard, its row number and the reason.
+contain the rows that could not be embedded, each with its shard, its row number and the reason.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
-Reason = Literal[
-    "empty text",
-    "null text",
+from ..model.head import Column, Head
+
+# Reasons of rejected rows that every head has.
+REASONS = (
     "missing field",
     "wrong type",
     "not UTF-8",
@@ -21,40 +22,60 @@ Reason = Literal[
     "too long",
     "model error",
     "non-finite vector",
-]
-
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
-# What a reader makes of a shard; the kept fields follow these columns. `row` counts from 0 and includes rejected rows.
-ROW = pa.schema(
-    [
-        pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-    ]
 )
+
+SHARD = pa.field("shard", pa.string(), nullable=False)
+
+ID = pa.field("id", pa.string(), nullable=False)
 
 # What ReadShards adds to row batches and rejected batches: the number of the segment of the snapshot that they belong to.
 SEGMENT = pa.field("_segment", pa.int8(), nullable=False)
 
-# The last column of a hashed row batch: blake2b-128 of the text as it enters the tokenizer.
-TEXT_HASH = pa.field("text_hash", pa.binary(16), nullable=False)
+# The last column of a hashed row batch: blake2b-128 of the content.
+CONTENT_HASH = pa.field("content_hash", pa.binary(16), nullable=False)
 
-REJECTED = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.string(), nullable=False),
-        pa.field("id", pa.string()),
-        pa.field("text", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
+EMBEDDING = "embedding"
 
-# The columns that the model computes; a reused row has those of an earlier snapshot.
-MODEL_COLUMNS = ("n_tokens", "truncated", "embedding")
+_REASON_COLUMNS = (pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string(), nullable=False))
+
+
+def reasons_of(head: Head) -> tuple[str, ...]:
+    """Return all reasons for which a row of a head may be rejected, in the order in which they are listed."""
+    return *head.reasons, *REASONS
+
+
+def arrow_field(column: Column, *, nullable: bool = False) -> pa.Field:
+    """Return a head's column as a field of Arrow."""
+    return pa.field(column.name, pa.type_for_alias(column.type), nullable=nullable)
+
+
+def row_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Return what a reader makes of a shard; `row` counts from 0 and includes rejected rows."""
+    return pa.schema(
+        [
+            SHARD.with_type(pa.dictionary(pa.int32(), pa.string())),
+            pa.field("row", pa.int64(), nullable=False),
+            ID,
+            arrow_field(head.content),
+            *kept,
+        ]
+    )
+
+
+def hashed_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Return the schema of row batches that are joined with earlier vectors."""
+    return pa.schema([*row_schema(head, kept), SEGMENT, CONTENT_HASH])
+
+
+def rejected_schema(head: Head) -> pa.Schema:
+    """Return the schema of rejected rows: their content is what is known of it."""
+    row, content = pa.field("row", pa.string(), nullable=False), arrow_field(head.content, nullable=True)
+    return pa.schema([SHARD, row, ID.with_nullable(True), content, *_REASON_COLUMNS])
+
+
+def model_columns(head: Head) -> tuple[str, ...]:
+    """Return the names of the columns that the model computes; a reused row has those of an earlier snapshot."""
+    return *(column.name for column in head.model_columns), EMBEDDING
 
 
 def vector_type(dim: int, stored: str = "float32") -> pa.DataType:
@@ -63,20 +84,35 @@ def vector_type(dim: int, stored: str = "float32") -> pa.DataType:
     return pa.list_(pa.field("element", element, nullable=False), dim)
 
 
-def embedded_schema(dim: int, kept: pa.Schema, *, stored: str = "float32", text: bool = True) -> pa.Schema:
-    """Return the schema of a part file: vectors of `dim` numbers, followed by the fields of `kept`."""
-    fields = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        TEXT_HASH,
-        pa.field("n_tokens", pa.int16(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("embedding", vector_type(dim, stored), nullable=False),
+def part_schema(
+    head: Head,
+    dim: int,
+    kept: Iterable[pa.Field] = (),
+    *,
+    stored: str = "float32",
+    omitted: Collection[str] = (),
+) -> pa.Schema:
+    """Return the schema of a part file.
+
+    Args:
+        head: The head that the rows were embedded with.
+        dim: Numbers per vector.
+        kept: The kept fields, which are the last columns.
+        stored: The type of these numbers, "float32" or "float16".
+        omitted: Columns that are left out.
+    """
+    columns = [
+        ID,
+        CONTENT_HASH,
+        SHARD,
+        arrow_field(head.content),
+        *map(arrow_field, head.model_columns),
+        pa.field(EMBEDDING, vector_type(dim, stored), nullable=False),
         *kept,
     ]
-    return pa.schema([field for field in fields if text or field.name != "text"])
+    return pa.schema([column for column in columns if column.name not in omitted])
 
 
 def kept_fields(schema: pa.Schema) -> pa.Schema:
     """Return the kept fields of the schema of a part file."""
-    return pa.schema(list(schema)[schema.names.index("embedding") + 1 :])
+    return pa.schema(list(schema)[schema.names.index(EMBEDDING) + 1 :])

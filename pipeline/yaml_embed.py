@@ -12,7 +12,7 @@ from apache_beam.ml.transforms.base import EmbeddingTypeAdapter
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from .inference.encoder_settings import EncoderSettings
+from ..model.text.settings import TextSettings
 from .ml_transform import EmbedItems, ItemHandler
 
 VECTOR = Sequence[np.float32]
@@ -54,7 +54,15 @@ class EmbedText(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self._field, self._output = field, output
         self._errors = None if error_handling is None else _check_error_handling(error_handling)
-        settings = EncoderSettings(checkpoint, device, dtype, tokenizer_path, prompt, on_long, normalize)
+        settings = TextSettings(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            normalize=normalize,
+            tokenizer_path=tokenizer_path,
+            prompt=prompt,
+            on_long=on_long,
+        )
         adapter = EmbeddingTypeAdapter(partial(_texts, field), partial(_with_vectors, output))
         self._handler = ItemHandler(adapter, settings)
 

@@ -27,10 +27,9 @@ def show(output: Path) -> None:
     print(f"{rows.num_rows} rows, here the first of each shard; embedding: {rows.schema.field('embedding').type}")
     print(f"  {'id':<20} {'n_tokens':>8}  {'embedding':<28} text")
     shown = set()
-    for row in rows.sort_by("id").select(["id", "n_tokens", "embedding", "text"]).to_pylist():
-        shard = row["id"].rpartition("#")[0]
-        if shard not in shown:
-            shown.add(shard)
+    for row in rows.sort_by("id").select(["id", "shard", "n_tokens", "embedding", "text"]).to_pylist():
+        if row["shard"] not in shown:
+            shown.add(row["shard"])
             numbers = ", ".join(f"{number:+.3f}" for number in row["embedding"][:3])
             print(f"  {printable(row['id']):<20} {row['n_tokens']:>8}  [{numbers}, ...]  {printable(row['text'], 200)}")
 

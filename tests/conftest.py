@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from audioclip_beam.model import ClipTokenizer
 from audioclip_beam.model.checkpoint import extract
-from audioclip_beam.model.text_head import text_shapes, untrained_state
+from audioclip_beam.model.text.shapes import text_shapes, untrained_state
 from tests.support.paths import DATA, ROOT
 from tests.support.released_file import write_released
 

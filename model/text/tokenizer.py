@@ -15,7 +15,7 @@ import itertools
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ftfy
@@ -133,6 +133,15 @@ class ClipTokenizer:
                 consider(before[left])
                 consider(left)
         return filter(None, symbols)
+
+
+def model_row(tokens: Sequence[int], context: int) -> list[int]:
+    """Return the token ids of a text as the model reads them: start, the first context - 2 of `tokens`, end.
+
+    A text may contain <|endoftext|>: the original takes the vector at the first one, so nothing after it counts.
+    """
+    row = [SOT, *tokens[: context - 2], EOT]
+    return row[: row.index(EOT) + 1]
 
 
 def _is_plain(text: str) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..dedup.buckets import bucket_of, sort_by_bucket
 from ..errors import SnapshotError
+from ..schemas import CONTENT_HASH, ID
 
 BUCKET_ROWS, MAX_BITS = 1 << 20, 12
 GATHER_BYTES = 8 << 20  # of rows that are split in one go, so that record batches are not tiny
@@ -27,7 +28,7 @@ class SplitById:
         self._batches: list[list[int]] = [[] for _ in range(1 << bits)]  # numbers of each bucket's batches in the file
         self._gathered: list[pa.RecordBatch] = []
         self._bytes = self._written = 0
-        self._schema = pa.schema([("id", pa.string()), ("text_hash", pa.binary(16)), ("place", pa.int64())])
+        self._schema = pa.schema([ID, CONTENT_HASH, ("place", pa.int64())])
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._stack = ExitStack()
 

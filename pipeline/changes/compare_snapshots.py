@@ -23,7 +23,7 @@ from ..errors import WRITE_REMEDY, SnapshotError, convert_temporary_errors, conv
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import check_directory, is_local, join, real_path
 from ..layout import SNAPSHOTS
-from ..schemas import embedded_schema, kept_fields
+from ..schemas import CONTENT_HASH, EMBEDDING, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
@@ -53,7 +53,7 @@ def find_changes(
 ) -> Changes:
     """Compare two snapshots of `output`: by default the current one with the one that was current when its run started.
 
-    A row is changed if its text or a kept field differs; every row is if the fingerprint, the canary or the columns differ.
+    A row is changed if its content or a kept field differs; every row is if fingerprint, canary or columns differ.
     With `target`, a new or empty directory, the rows are written there: added-*.parquet and changed-*.parquet with the
     columns of part files, removed-*.parquet with ids, at least one file of each, and then changes.json, which contains the
     result.
@@ -135,7 +135,7 @@ class _Comparison:
         self.kept = self._kept_fields()
 
     def _kept_fields(self) -> list[str] | None:
-        """Return the columns that show, beside the text, whether a row changed; None if every row did.
+        """Return the columns that show, beside the content, whether a row changed; None if every row did.
 
         That is so if the vectors are those of another fingerprint or of an encoder that gave other ones (--force), or if
         there are other columns.
@@ -153,9 +153,7 @@ class _Comparison:
             schema = _schema(snapshot) if snapshot else None
             if schema is not None:
                 return schema
-        manifest = self.newer.manifest
-        stored, text = manifest["fingerprint_parts"]["stored"], not manifest["options"].get("no_text")
-        return embedded_schema(manifest["dim"], pa.schema([]), stored=stored, text=text)
+        return self.newer.schema()
 
     def compare(self, scratch: Path) -> tuple[NDArray[np.int8], pa.ChunkedArray]:
         """Return ADDED, CHANGED or 0 for each row of the newer snapshot's own files, in order, and the removed ids."""
@@ -187,9 +185,9 @@ class _Comparison:
 
     def _split(self, snapshot: Snapshot | None, files: Sequence[FileInfo], path: Path, bits: int) -> SplitById:
         """Write what is compared of these files into buckets; `place` is the number of a row among all rows of the files."""
-        columns, split, place = ["id", "text_hash", *(self.kept or [])], SplitById(path, bits), 0
+        columns, split, place = ["id", CONTENT_HASH.name, *(self.kept or [])], SplitById(path, bits), 0
         # Kept fields may have any name, also "place": here they are numbered.
-        names = ["id", "text_hash", *map(str, range(len(columns) - 2)), "place"]
+        names = ["id", CONTENT_HASH.name, *map(str, range(len(columns) - 2)), "place"]
         with split:
             for batch in iter_rows(snapshot, columns, files) if snapshot else ():
                 places = pa.array(np.arange(place, place + batch.num_rows))
@@ -250,7 +248,7 @@ def _schema(snapshot: Snapshot, files: Sequence[FileInfo] | None = None) -> pa.S
 def _write_files(directory: str, kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
     """Write the batches into files of FILE_ROWS rows, at least into one, and yield the names of these."""
     options: dict[str, object] = {"compression": "zstd"}
-    if "embedding" in schema.names:
+    if EMBEDDING in schema.names:
         options = part_options(schema, "plain")
     writer = ParquetFileWriter(directory, f"{kind}-00000.parquet", schema, options)
     for number, batch in enumerate(batches, 1):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ..flags import add_flags, at_least, not_empty, one_of
+from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of
 from . import commands
 
 
@@ -31,9 +31,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that loads the model of a snapshot."""
-    add = parser.add_argument
-    add("--checkpoint", type=not_empty, metavar="PATH", help="path of the snapshot's checkpoint (default: as recorded)")
-    add("--tokenizer_path", type=not_empty, metavar="PATH", help="path of its vocabulary (default: as recorded)")
+    for name, meaning in MODEL_FLAGS.items():
+        parser.add_argument(f"--{name}", type=not_empty, metavar="PATH", help=f"{meaning} (default: as recorded)")
 
 
 def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +44,11 @@ def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=not_empty, help="a released .pt file")
     parser.add_argument("target", type=not_empty, help="the .safetensors file to write")
+
+
+def _log_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON array of objects instead of lines")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +128,7 @@ def _gc_arguments(parser: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, Command] = {
     "embed": Command(
         commands.run_embed,
-        "embed text shards into a new snapshot; known texts cost no model time",
+        "embed shards into a new snapshot; known contents cost no model time",
         add_flags,
         "all",
         True,
@@ -147,7 +151,7 @@ COMMANDS: dict[str, Command] = {
         _extract_arguments,
         writes=True,
     ),
-    "log": Command(commands.run_log, "list the snapshots with their counts", _add_output, "object stores"),
+    "log": Command(commands.run_log, "list the snapshots with their counts", _log_arguments, "object stores"),
     "current": Command(commands.run_current, "print the path of the current snapshot", _add_output, "object stores"),
     "search": Command(
         commands.run_search,

@@ -7,10 +7,12 @@ import gc
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+from ..flags import MODEL_FLAGS
 from ..terminal import print_line, print_note, print_result, printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -19,7 +21,7 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 
 
 def run_embed(arguments: argparse.Namespace) -> int:
-    """Embed text shards into a new snapshot, unless the current one is what a run would publish again."""
+    """Embed shards into a new snapshot, unless the current one is what a run would publish again."""
     # The launcher of a template must hand over a job graph, whatever the job will find.
     snapshot = None if "template_location" in arguments.beam else _unchanged_since(arguments)
     if snapshot:
@@ -27,10 +29,11 @@ def run_embed(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     with _importing():
         if not arguments.beam:  # a local run
-            from ..inference.encoder_settings import EncoderSettings
+            from ...model.heads import find_head
             from ..inference.shared_encoder import start_reading
 
-            start_reading(EncoderSettings(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path))
+            head = find_head(arguments.head)
+            start_reading(head, head.settings(vars(arguments)))
         from .embed_command import embed
     return embed(arguments.argv)
 
@@ -96,9 +99,13 @@ def run_extract(arguments: argparse.Namespace) -> int:
 
 def run_log(arguments: argparse.Namespace) -> int:
     """List the snapshots."""
-    from ..snapshots.history import log
+    from ..snapshots.history import LOG_HEADER, log
 
-    for line in log(arguments.output):
+    entries = log(arguments.output)
+    if arguments.json:
+        print_line(json.dumps([asdict(entry) for entry in entries], indent=1))
+        return EXIT_DONE
+    for line in (LOG_HEADER, *(entry.as_line() for entry in entries)):
         print_line(printable(line))
     return EXIT_DONE
 
@@ -111,6 +118,11 @@ def run_current(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _model_files(arguments: argparse.Namespace) -> Mapping[str, str | None]:
+    """Return the paths of a snapshot's model that were given, by the name of the flag."""
+    return {name: getattr(arguments, name) for name in MODEL_FLAGS}
+
+
 def run_search(arguments: argparse.Namespace) -> int:
     """Print the rows nearest to texts or vectors."""
     with _importing():
@@ -120,8 +132,7 @@ def run_search(arguments: argparse.Namespace) -> int:
         arguments.queries,
         top=arguments.top,
         by=arguments.by,
-        checkpoint=arguments.checkpoint,
-        tokenizer_path=arguments.tokenizer_path,
+        **_model_files(arguments),
     )
     if arguments.json:
         print_line(json.dumps(result.as_json(), indent=1))
@@ -140,8 +151,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
     result = validate(
         arguments.output,
         arguments.snapshot,
-        checkpoint=arguments.checkpoint,
-        tokenizer_path=arguments.tokenizer_path,
+        **_model_files(arguments),
     )
     if arguments.json:
         print_line(json.dumps(result.as_json(), indent=1))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions
 
+from ...model.head import Work
+from ...model.heads import find_head
 from ..embed import EmbedCorpus
 from ..inference.gpus import count_gpus, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
@@ -41,11 +43,11 @@ def embed(argv: Sequence[str]) -> int:
     try:
         for note in job.notes:
             print_note(note)
-        if job.model.untrained:
+        if job.model.info.untrained:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
         share_gpus(options, argv, job.rows)
         total = sum(shard.bytes for shard in job.carry_over.read)
-        with show_progress(total_bytes=total):
+        with show_progress(total_bytes=total, canary_items=len(job.head.canary())):
             finished = run(corpus, options)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(with_outcome(str(error), corpus)) from error
@@ -74,7 +76,7 @@ def with_outcome(message: str, corpus: EmbedCorpus) -> str:
 
 def check_device(options: EmbedOptions) -> None:
     """Raise ValueError or RuntimeError if a local run lacks the device; on a remote runner the workers look for it."""
-    from ...model.settings import pick_device
+    from ...model.device import pick_device
 
     if is_local_run(options):
         pick_device(options.device, options.dtype)
@@ -94,10 +96,11 @@ def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
 
 
 def download(options: EmbedOptions) -> None:
-    """Fetch the checkpoint and the vocabulary of the options if they are missing."""
+    """Fetch the files of the model that are missing."""
     from ...model.fetch import fetch_missing
 
-    fetch_missing(options.checkpoint, options.tokenizer_path)
+    of_head = [getattr(options, flag.name) for flag in find_head(options.head).flags if flag.is_file]
+    fetch_missing(options.checkpoint, *of_head)
 
 
 def run_summary(output: str, manifest: Manifest) -> str:
@@ -105,7 +108,7 @@ def run_summary(output: str, manifest: Manifest) -> str:
     counts, seconds = manifest["counts"], manifest["seconds"]
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
     path = run_path(output, manifest["snapshot"])
-    model = seconds.get("model_seconds", 0) + seconds.get("tokenize_seconds", 0)
+    work = Work.of(counts["model"], seconds)
     totals = manifest["totals"]
     carried = totals["read"] - counts["read"]
     lines = [
@@ -120,17 +123,9 @@ def run_summary(output: str, manifest: Manifest) -> str:
         ),
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
         f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
-        f"model     {counts['model_texts']:,} texts, {counts['tokens']:,} tokens"
-        + (f", {1 - counts['nodes'] / counts['tokens']:.0%} of them shared" if counts["nodes"] else "")
-        + (f", {counts['micro_batches']:,} micro-batches" if counts["micro_batches"] else "")
-        + (f" with {1 - counts['tokens'] / counts['slots']:.0%} padding in attention" if counts["slots"] else "")
-        + (f", {counts['model_texts'] / model:,.0f} texts/s" if model else "")
+        f"model     {find_head(manifest['head']).describe_work(work)}"
         + (f"; {counts['truncated']:,} rows truncated" if counts["truncated"] else "")
-        + (
-            f"; out of memory {counts['oom_retries']:,} times, repeated in smaller pieces"
-            if counts["oom_retries"]
-            else ""
-        ),
+        + (f"; out of memory {work.oom_retries:,} times, repeated in smaller pieces" if work.oom_retries else ""),
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
         + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]

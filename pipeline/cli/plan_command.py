@@ -5,19 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from ..inference.model_handler import RecordBatchHandler
+from ...model.head import Head
 from ..options import OptionsError, is_local_run
+from ..prepare.earlier_vectors import measured_work
 from ..prepare.job import Job, prepare_job
-from ..publish.limits import Counted, damaged_shards, exceeded_limits
+from ..publish.limits import RowTotals, damaged_shards, exceeded_limits
 from ..run.check_runner import check_runner
 from ..run.plan_pipeline import PlanCounts, count_changes
-from ..snapshots.history import measured_work
 from ..snapshots.segments import add_rows
 from ..terminal import print_line, print_note, printable
 from .embed_command import download, parse_options
 
 
-def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
+def plan(argv: Sequence[str], head: Head | None = None) -> int:
     """Run `audioclip plan` with the flags of `embed`; return the exit status."""
     options = parse_options(argv)
     if options.no_dedupe:
@@ -26,17 +26,17 @@ def plan(argv: Sequence[str], handler: RecordBatchHandler | None = None) -> int:
     check_runner(options)
     if options.download_model:
         download(options)
-    job, handler = prepare_job(options, handler)
+    job = prepare_job(options, head)
     for note in job.notes:
         print_note(note)
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as spill:
-        print_line(plan_summary(job, count_changes(job, handler, options, spill if is_local_run(options) else None)))
+        print_line(plan_summary(job, count_changes(job, options, spill if is_local_run(options) else None)))
     return 0
 
 
 def plan_summary(job: Job, counts: PlanCounts) -> str:
     """Return the plan as lines for a terminal."""
-    carry_over = job.carry_over
+    carry_over, head = job.carry_over, job.head
     carried = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
     carried_bytes = sum(file.bytes for file in carry_over.files)
     read, read_bytes = len(carry_over.read), sum(shard.bytes for shard in carry_over.read)
@@ -45,17 +45,17 @@ def plan_summary(job: Job, counts: PlanCounts) -> str:
         f"against   {against}",
         f"shards    {len(carry_over.shards) - read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
         f"{read:,} read ({read_bytes:,} bytes)",
-        f"rows      {counts.new:,} new, {counts.changed:,} with another text, {counts.same + carried:,} with the same text, "
-        f"{counts.removed:,} removed; {counts.rejected:,} rejected",
+        f"rows      {counts.new:,} new, {counts.changed:,} with another {head.item}, {counts.same + carried:,} with the "
+        f"same {head.item}, {counts.removed:,} removed; {counts.rejected:,} rejected",
         f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
-        f"model     {counts.texts:,} texts, {counts.tokens:,} tokens",
+        f"model     {counts.items:,} {head.items}, {counts.units:,} {head.unit}",
     ]
-    measured = measured_work(job.output, job.model.fingerprint)
+    measured = measured_work(job.output, job.model.info.fingerprint)
     if measured:
-        rate = measured.tokens / measured.seconds
+        rate = measured.units / measured.model_seconds
         lines.append(
-            f"estimate  {counts.tokens / rate:,.0f} s of model time, at the {rate:,.0f} tokens/s of earlier runs with this "
-            f"fingerprint"
+            f"estimate  {counts.units / rate:,.0f} s of model time, at the {rate:,.0f} {head.unit}/s of earlier runs with "
+            f"this fingerprint"
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
@@ -65,14 +65,15 @@ def plan_summary(job: Job, counts: PlanCounts) -> str:
 
 def _exceeded_limits(job: Job, counts: PlanCounts) -> Iterator[str]:
     """Yield what exceeds a limit of the job, as a run would find it."""
-    if job.on_long == "error" and counts.too_long:
-        yield f"{counts.too_long:,} rows have more tokens than the model reads, and --on_long error forbids that"
+    if counts.forbidden:
+        yield job.model.settings.describe_forbidden_rows(counts.forbidden)
     carried = add_rows(segment["rows"] for segment in job.carry_over.segments)
     vectors = counts.reused + counts.embed
-    new = Counted(vectors + counts.rejected, vectors, counts.rejected)
-    total = Counted(new.read + carried["read"], vectors + carried["vectors"], counts.rejected + carried["rejected"])
+    new = RowTotals(vectors + counts.rejected, vectors, counts.rejected)
+    total = RowTotals(new.read + carried["read"], vectors + carried["vectors"], counts.rejected + carried["rejected"])
     for _, excess in exceeded_limits(
-        job,
+        job.limits,
+        job.previous,
         new=new,
         total=total,
         shards=len(job.carry_over.shards),

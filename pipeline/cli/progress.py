@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-from ..canary import CANARY_TEXTS
 from ..metrics import TALLY
 from ..terminal import print_note
 
@@ -24,8 +23,8 @@ class Estimate:
     read. Before the first row is finished, as in a run that shuffles, the estimate is that of reading alone.
     """
 
-    def __init__(self, total_bytes: int) -> None:
-        self.total_bytes = total_bytes
+    def __init__(self, total_bytes: int, canary_items: int) -> None:
+        self.total_bytes, self.canary_items = total_bytes, canary_items
         self.started = time.monotonic()
         self.first_row: float | None = None
         self.update(0.0)
@@ -34,8 +33,8 @@ class Estimate:
         """Read the tally of this process, `elapsed` seconds after the start."""
         self.elapsed = elapsed
         self.read, self.rejected = TALLY["rows_read"], TALLY["rows_rejected"]
-        # Texts are counted long before the rows of their batch; the canary texts are among them.
-        embedded = max(TALLY["rows_embedded"], TALLY["texts_modelled"] - len(CANARY_TEXTS))
+        # Contents are counted long before the rows of their batch; those of the canary are among them.
+        embedded = max(TALLY["rows_embedded"], TALLY["items_embedded"] - self.canary_items)
         self.rows = min(self.read, embedded + TALLY["rows_reused"] + self.rejected)
         self.share_read = min(1.0, TALLY["bytes_read"] / self.total_bytes) if self.total_bytes else 1.0
         self.total_rows = round(self.read / self.share_read) if self.share_read else 0
@@ -59,12 +58,15 @@ class Estimate:
 
 
 @contextmanager
-def show_progress(*, total_bytes: int) -> Iterator[None]:
-    """Show rows, rows per second, rejected rows and the time left of a run over shards of `total_bytes` bytes."""
+def show_progress(*, total_bytes: int, canary_items: int) -> Iterator[None]:
+    """Show rows, rows per second, rejected rows and the time left of a run over shards of `total_bytes` bytes.
+
+    The run also embeds a canary of `canary_items` contents.
+    """
     TALLY.clear()
     finished, terminal = threading.Event(), sys.stderr.isatty()
     bar = tqdm(total=None, unit=" rows", unit_scale=True, disable=not terminal, dynamic_ncols=True, leave=False)
-    estimate, started = Estimate(total_bytes), time.monotonic()
+    estimate, started = Estimate(total_bytes, canary_items), time.monotonic()
 
     def watch() -> None:
         printed = 0.0

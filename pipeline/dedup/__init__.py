@@ -1,4 +1,4 @@
-"""Deduplication: rows meet by text hash, and known texts take their vectors from earlier part files."""
+"""Deduplication: rows meet by content hash, and known contents take their vectors from earlier part files."""
 
 from typing import TYPE_CHECKING
 

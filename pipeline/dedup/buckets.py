@@ -1,4 +1,4 @@
-"""Buckets: rows that belong together meet by the first bits of a text hash, or of an id's checksum.
+"""Buckets: rows that belong together meet by the first bits of a content hash, or of an id's checksum.
 
 What is shuffled is (bucket, piece). A piece is bytes: rows of the bucket, a reference to rows in a spill file, or a
 reference to a row group of an earlier part file.
@@ -41,7 +41,7 @@ def bucket_bits(rows: int, *, local: bool) -> int:
 
 
 def bucket_of(column: pa.Array, bits: int) -> NDArray[np.int64]:
-    """Return the bucket of each value, int64 [n]: the first `bits` bits of a text hash, or of the checksum of an id."""
+    """Return the bucket of each value, int64 [n]: the first `bits` bits of a content hash, or of the checksum of an id."""
     if pa.types.is_string(column.type):
         prefix = np.fromiter((zlib.crc32(value.encode()) for value in column.to_pylist()), np.int64, len(column))
     else:

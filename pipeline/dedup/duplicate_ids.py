@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from ..errors import SnapshotError, first_line
 from ..io.file_io import FileIO
 from ..io.paths import join
-from ..schemas import ROW
+from ..schemas import ID
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import UNREADABLE
 from .buckets import Buckets, read_rows
 from .spill import PieceCodec
 
 EXAMPLES = 5
-_CODEC = PieceCodec(pa.schema([ROW.field("id")]))
+_CODEC = PieceCodec(pa.schema([ID]))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Reuse of earlier vectors: rows and earlier row groups meet by text hash, and known rows take their vectors from there.
+"""Reuse of earlier vectors: rows and earlier row groups meet by content hash, and known rows take their vectors from there.
 
-Rows go through one shuffle by the first bits of their text hash. Vectors are never shuffled: the worker that has a
+Rows go through one shuffle by the first bits of their content hash. Vectors are never shuffled: the worker that has a
 bucket opens the row groups whose hashes can be in it. A row group of a part file belongs to one bucket, so Parquet's
-own minimum and maximum of `text_hash` are the index; workers read it from the footers of earlier files.
+own minimum and maximum of `content_hash` are the index; workers read it from the footers of earlier files.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ...model.head import Head
+from ..embedded_batch import EmbeddedBatch
 from ..io.file_io import FileIO
 from ..metrics import count
-from ..schemas import MODEL_COLUMNS
+from ..schemas import CONTENT_HASH, model_columns
 from ..snapshots.snapshot import UNREADABLE
 from ..writers.parquet_file import ROW_GROUP
 from .buckets import BUCKETED, Buckets, bucket_of, row_group_piece, row_groups_in
@@ -52,7 +54,7 @@ class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
     def _refer(self, path: str, file: pq.ParquetFile) -> list[BUCKETED]:
         if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace") != self.fingerprint:
             return []
-        column = file.schema_arrow.names.index("text_hash")  # columns before it are flat
+        column = file.schema_arrow.names.index(CONTENT_HASH.name)  # columns before it are flat
         references = []
         for number in range(file.num_row_groups):
             statistics = file.metadata.row_group(number).column(column).statistics
@@ -60,30 +62,42 @@ class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
                 ends = bucket_of(pa.array([statistics.min, statistics.max], pa.binary(16)), self.bits).tolist()
                 buckets: Iterable[int] = range(ends[0], ends[1] + 1)
             if statistics is None or not statistics.has_min_max or len(range(*ends)) >= MAX_RANGE:
-                table = file.read_row_group(number, columns=["text_hash"], use_threads=False)
-                buckets = np.unique(bucket_of(table["text_hash"].combine_chunks(), self.bits)).tolist()
+                table = file.read_row_group(number, columns=[CONTENT_HASH.name], use_threads=False)
+                buckets = np.unique(bucket_of(table[CONTENT_HASH.name].combine_chunks(), self.bits)).tolist()
             references += [(bucket, row_group_piece(path, number)) for bucket in buckets]
         return references
 
 
-@beam.typehints.with_output_types(pa.RecordBatch)
 class ReuseVectors(beam.DoFn):  # type: ignore[misc]
-    """(bucket, pieces) to embedded batches of known texts, and on "new" to hashed row batches of new ones.
+    """(bucket, pieces) to embedded batches of known contents, and on "new" to hashed row batches of new ones.
 
-    Rows of equal text leave in one batch, or in batches that follow each other, so that the encoder gets each text
+    Rows of equal content leave in one batch, or in batches that follow each other, so that the encoder gets each content
     once. A bucket that is larger than SLICE_BYTES is processed in slices cut by hash. An earlier file that cannot be
-    read (removed, or its checksums are wrong) costs model time, nothing else. `columns` are those taken from it.
+    read (removed, or its checksums are wrong) costs model time, nothing else.
+
+    Args:
+        codec: The codec of hashed row batches.
+        head: The head whose contents they have.
+        batch_items: The most different contents of a batch of new rows.
+        columns: The columns that are taken from earlier files; by default those that the model computes.
+        file_io: How these are opened.
     """
 
     def __init__(
-        self, codec: PieceCodec, batch_texts: int, columns: tuple[str, ...] = MODEL_COLUMNS, file_io: FileIO = FileIO()
+        self,
+        codec: PieceCodec,
+        head: Head,
+        batch_items: int,
+        columns: tuple[str, ...] | None = None,
+        file_io: FileIO = FileIO(),
     ) -> None:
-        self.codec, self.batch_texts, self.columns, self.file_io = codec, batch_texts, columns, file_io
+        self.codec, self.sort_by, self.batch_items, self.file_io = codec, head.sort_by, batch_items, file_io
+        self.columns = model_columns(head) if columns is None else columns
         self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
 
     def process(
         self, element: tuple[int, Iterable[bytes]], reuse: bool = True
-    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    ) -> Iterator[EmbeddedBatch | beam.pvalue.TaggedOutput]:
         """Process a bucket. `reuse` is the result of the canary: if it is False, every row is new."""
         _, pieces = element
         row_groups = row_groups_in(pieces) if reuse else []
@@ -93,23 +107,25 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
 
     def _process_slice(
         self, batch: pa.RecordBatch, row_groups: list[tuple[str, int]]
-    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    ) -> Iterator[EmbeddedBatch | beam.pvalue.TaggedOutput]:
         for path, number in row_groups:
             if batch.num_rows:
                 batch = yield from self._take_known(batch, path, number)
-        for part in batches_of(batch, self.batch_texts):
+        for part in batches_of(batch, self.batch_items, self.sort_by):
             yield beam.pvalue.TaggedOutput("new", part)
 
     def _take_known(
         self, batch: pa.RecordBatch, path: str, number: int
-    ) -> Generator[pa.RecordBatch, None, pa.RecordBatch]:
+    ) -> Generator[EmbeddedBatch, None, pa.RecordBatch]:
         """Yield embedded batches of the rows whose hashes are in that row group; return the other rows.
 
-        Only one batch is in memory with its vectors: a known text may occur in any number of rows.
+        Only one batch is in memory with its vectors: a known content may occur in any number of rows.
         """
         try:
             file = self._file(path)
-            place = pc.index_in(batch.column("text_hash"), value_set=self._read(file, number, ["text_hash"])[0])
+            place = pc.index_in(
+                batch.column(CONTENT_HASH.name), value_set=self._read(file, number, [CONTENT_HASH.name])[0]
+            )
             is_known = pc.is_valid(place)
             if place.null_count == len(place):
                 return batch
@@ -118,13 +134,13 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             _warn_unreadable(path, error)
             return batch
         rows, place = batch.filter(is_known), place.drop_null()
-        order = pc.sort_indices(rows.column("text_hash"))
+        order = pc.sort_indices(rows.column(CONTENT_HASH.name))
         rows, place = rows.take(order), place.take(order)
         for start in range(0, rows.num_rows, ROW_GROUP):
             part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
             names = [*part.schema.names, *self.columns]
             embedded = [*part.columns, *(column.take(places) for column in columns)]
-            yield pa.RecordBatch.from_arrays(embedded, names=names).replace_schema_metadata({"reused": "1"})
+            yield EmbeddedBatch(pa.RecordBatch.from_arrays(embedded, names=names), reused=True)
         return batch.filter(pc.invert(is_known))
 
     def _file(self, path: str) -> pq.ParquetFile:
@@ -153,7 +169,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
 
 
 def _warn_unreadable(path: str, error: Exception) -> None:
-    _LOGGER.warning("%s cannot be read (%s): its texts are embedded again", path, error)
+    _LOGGER.warning("%s cannot be read (%s): what it contains is embedded again", path, error)
     count("earlier_unreadable", 1)
 
 
@@ -161,7 +177,7 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     """Hashed row batches to `.known`, embedded from earlier vectors, and `.new`.
 
     `earlier` has the paths of earlier part files, or is None without any. Rows meet their row groups in 2**bits
-    buckets of text hashes; `spill` is as for Buckets. `same_model` is a side input: if it is False, every row is new.
+    buckets of content hashes; `spill` is as for Buckets. `same_model` is a side input: if it is False, every row is new.
     """
 
     def __init__(
@@ -182,6 +198,6 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
             references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
         reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
         buckets = rows | "MeetInBuckets" >> Buckets(
-            self.reuse.codec, "text_hash", self.refer.bits, self.spill, references
+            self.reuse.codec, CONTENT_HASH.name, self.refer.bits, self.spill, references
         )
         return buckets | "ReuseVectors" >> reuse.with_outputs("new", main="known")

@@ -1,4 +1,4 @@
-"""How the rows of a bucket are cut: into slices that memory holds, and these into batches of texts that begin alike."""
+"""How the rows of a bucket are cut: into slices that memory holds, and these into batches for the model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from numpy.typing import NDArray
 
 from ..content import hash_words
 from ..readers.arrow_values import row_bytes
+from ..schemas import CONTENT_HASH
 from .buckets import read_rows
 from .spill import PieceCodec, combine_batches, shrink_dictionaries
 
 SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
-ENDINGS = 1 << 16  # of text hashes, by which a larger bucket is cut
+ENDINGS = 1 << 16  # of content hashes, by which a larger bucket is cut
 BATCH_ROWS = 131_072  # in an emitted batch
-SORTED_CHARACTERS = 256  # of each text, by which a bucket's texts are sorted: the model reads about as many
+SORTED_CHARACTERS = 256  # of each string, by which a bucket's rows are sorted: the model reads about as many
 
 
 def slices_of(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a bucket in slices of about SLICE_BYTES, cut by hash.
 
-    The rows are read once if they fit into one slice; if not, twice to see that and how to cut, and once more for each
-    slice, or for all slices of a text that fills several. Only a text that takes over half a slice can be in more than
-    one, and with it the few whose hashes have the same ending.
+    Rows that fit into one slice are read once. Others are read twice to find out how to cut them, then once for each
+    slice. Only a content that takes over half a slice can be in more than one, and with it the few whose hashes have the
+    same ending; these slices share one reading.
     """
     batches, size = list[pa.RecordBatch](), 0
     for batch in read_rows(pieces, codec):
@@ -76,40 +77,48 @@ def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def _endings_of(batch: pa.RecordBatch) -> NDArray[np.uint32]:
-    """Return the last bits of each text hash as numbers below ENDINGS, uint32 [n]: the first ones are a bucket's."""
-    return hash_words(batch.column("text_hash"))[:, 3] % ENDINGS
+    """Return the last bits of each content hash as numbers below ENDINGS, uint32 [n]: the first ones are a bucket's."""
+    return hash_words(batch.column(CONTENT_HASH.name))[:, 3] % ENDINGS
 
 
-def batches_of(batch: pa.RecordBatch, texts: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows in batches of texts that begin alike: at most `texts` different ones and BATCH_ROWS rows each.
+def batches_of(batch: pa.RecordBatch, items: int, sort_by: str | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows in batches of at most `items` different contents and BATCH_ROWS rows each.
 
-    The model computes a beginning that texts of a batch share only once: of 16,384 texts of a sorted bucket it computes
-    5 % fewer tokens than of as many in the order of their hashes (benchmarks/README.md). Within a batch rows are in the
-    order of hashes: row groups then have narrow ranges of hashes, and are found by them.
+    Contents that are neighbours by the column `sort_by` share a batch. The text head, for instance, computes a beginning
+    that texts of a batch share only once: of 16,384 texts of a sorted bucket 5 % fewer tokens than of as many in the order
+    of their hashes (benchmarks/README.md). Within a batch rows are in the order of hashes: row groups then have narrow
+    ranges of hashes, and are found by them.
     """
-    order = _text_order(batch)
-    hashes = batch.column("text_hash").take(order)
-    for start, end in _cut_at_texts(hashes, texts):
+    order = _order(batch, sort_by)
+    hashes = batch.column(CONTENT_HASH.name).take(order)
+    for start, end in _cut(hashes, items):
         by_hash = pc.sort_indices(hashes.slice(start, end - start))
         yield shrink_dictionaries(batch.take(order.slice(start, end - start).take(by_hash)))
 
 
-def _text_order(batch: pa.RecordBatch) -> pa.Array:
-    """Return the places of the rows in the order of their texts, whatever the case; equal texts follow each other."""
-    beginnings = pc.utf8_lower(pc.utf8_slice_codeunits(batch.column("text"), 0, SORTED_CHARACTERS))
-    keys = {"text": beginnings, "text_hash": batch.column("text_hash")}
+def _order(batch: pa.RecordBatch, sort_by: str | None) -> pa.Array:
+    """Return the places of the rows in the order of a column, of strings by their beginnings, whatever the case.
+
+    Equal contents follow each other.
+    """
+    keys = {CONTENT_HASH.name: batch.column(CONTENT_HASH.name)}
+    if sort_by is not None:
+        column = batch.column(sort_by)
+        if pa.types.is_string(column.type):
+            column = pc.utf8_lower(pc.utf8_slice_codeunits(column, 0, SORTED_CHARACTERS))
+        keys = {sort_by: column, **keys}
     return pc.sort_indices(pa.RecordBatch.from_pydict(keys), [(name, "ascending") for name in keys])
 
 
-def _cut_at_texts(hashes: pa.FixedSizeBinaryArray, texts: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of parts of at most `texts` texts and BATCH_ROWS rows; equal hashes follow each other.
+def _cut(hashes: pa.FixedSizeBinaryArray, items: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of parts of at most `items` contents and BATCH_ROWS rows; equal hashes follow each other.
 
-    A part may go on with the last text of the part before it.
+    A part may go on with the last content of the part before it.
     """
     if not len(hashes):
         return
     numbers = hashes.dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))[::texts].tolist()
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))[::items].tolist()
     for start, end in zip(starts, [*starts[1:], len(hashes)], strict=True):
         for first in range(start, end, BATCH_ROWS):
             yield first, min(first + BATCH_ROWS, end)

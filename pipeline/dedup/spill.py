@@ -10,46 +10,14 @@ import os
 import struct
 import uuid
 
-import apache_beam as beam
 import pyarrow as pa
 
+from ..embedded_batch import encode_stream
 from ..errors import convert_write_errors
 from ..layout import SPILL
 from ..readers.arrow_values import value_type
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 _END_OF_STREAM = 8  # bytes that end an Arrow IPC stream
-
-
-class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
-    """Coder of record batches as compressed Arrow IPC streams."""
-
-    def encode(self, batch: pa.RecordBatch) -> bytes:
-        """Return one stream of the schema and the batch."""
-        return _stream(batch)
-
-    def decode(self, data: bytes) -> pa.RecordBatch:
-        """Return the batch that `encode` was given."""
-        with pa.ipc.open_stream(data) as reader:
-            return reader.read_next_batch()
-
-    def estimate_size(self, batch: pa.RecordBatch) -> int:
-        """Return the bytes of the columns; Beam's default encodes a batch to see how long it is."""
-        return int(batch.nbytes)
-
-    def is_deterministic(self) -> bool:
-        """Return False: record batches are not keys."""
-        return False
-
-
-beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
-
-
-def _stream(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
 
 
 class PieceCodec:
@@ -78,7 +46,7 @@ class PieceCodec:
         columns = [
             column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
         ]
-        return _stream(pa.RecordBatch.from_arrays(columns, schema=plain))[header:-_END_OF_STREAM]
+        return encode_stream(pa.RecordBatch.from_arrays(columns, schema=plain))[header:-_END_OF_STREAM]
 
     def decode(self, data: bytes) -> pa.RecordBatch:
         """Return the batch that `encode` was given."""
@@ -108,8 +76,8 @@ def combine_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     whole = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     if len(whole) > 1:
         raise RuntimeError(
-            f"{sum(batch.num_rows for batch in batches):,} rows of one bucket contain more than 2 GiB of text: lower "
-            f"--max_text_bytes, keep fewer fields, or embed with --no_dedupe"
+            f"{sum(batch.num_rows for batch in batches):,} rows of one bucket contain more than 2 GiB: allow only "
+            f"shorter contents, keep fewer fields, or embed with --no_dedupe"
         )
     return whole[0] if whole else batches[0]
 

@@ -1,145 +1,161 @@
-"""Embed a row batch: the model's vector and counts for each row, and the reason for each row it cannot embed."""
+"""Embed a row batch: the model's vector and columns for each row, and the reason for each row it cannot embed."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..canary import CANARY_TEXTS
-from ..remote.worker_reports import report_errors
-from ..schemas import vector_type
+from ...model.head import ContentError, Encoder, EncoderSettings, Head, Work
+from ..canary import Canary, make_canary
+from ..embedded_batch import EmbeddedBatch
+from ..errors import SnapshotError
+from ..remote.worker_reports import RunReports
+from ..schemas import EMBEDDING, arrow_field, vector_type
+from .shared_encoder import ModelDescription
 
-if TYPE_CHECKING:
-    from ...model.text.encoder import EncodeStats, TextEncoder
 
-
-class LongTextError(ValueError):
-    """A text over the context length, with --on_long error."""
+class ForbiddenRowError(ValueError):
+    """A row that a setting of the encoder forbids, as a truncated text with --on_long error."""
 
 
 @dataclass
 class _Outcome:
-    """What the model gave for n texts: arrays of length n, and the errors of the failed ones by position."""
+    """What the model gave for n contents: as Encoding, where a content that it failed on has the error "model error"."""
 
     vectors: NDArray[np.float32]  # [n, dim]
-    n_tokens: NDArray[np.int16]
-    truncated: NDArray[np.bool_]
-    errors: dict[int, str]
-    stats: list[EncodeStats]
+    columns: dict[str, NDArray[Any]]  # each [n]
+    errors: dict[int, ContentError]
+    work: Work
 
 
 def embed_batch(
-    rows: pa.RecordBatch, encoder: TextEncoder, stored: str = "float32", reports_to: str | None = None
-) -> pa.RecordBatch:
-    """Return `rows` with the model's columns appended, as RecordBatchHandler describes.
+    rows: pa.RecordBatch, model: ModelDescription, encoder: Encoder, reports: RunReports = RunReports()
+) -> EmbeddedBatch:
+    """Return `rows` with the columns that RecordBatchHandler describes.
 
-    `stored` is the type of the vectors' numbers in the result, `reports_to` as for `check_not_truncated`. Raises
-    RuntimeError if the model fails on all texts, and on the canary texts too, MemoryError if memory is too small for a
-    single one, LongTextError with --on_long error.
+    Args:
+        rows: Rows with the head's content.
+        model: What the launcher knows of the encoder.
+        encoder: The encoder.
+        reports: Where a forbidden row is reported.
+
+    Raises:
+        RuntimeError: The model fails on all contents, and on those of the canary too.
+        MemoryError: The memory is too small for a single content.
+        ForbiddenRowError: The settings of the encoder forbid one of the rows.
     """
-    dictionary = rows.column("text").dictionary_encode()
-    texts = dictionary.dictionary.to_pylist()
-    outcome = _encode(texts, encoder)
+    head, stored = model.head, model.stored
+    dictionary = rows.column(head.content.name).dictionary_encode()
+    contents = dictionary.dictionary.to_pylist()
+    outcome = _encode(contents, head, encoder)
     with np.errstate(over="ignore"):
-        numbers = outcome.vectors.astype(stored, copy=False)  # [texts, dim]
-    failed = ~np.isfinite(numbers).all(axis=1)
-    too_long = outcome.truncated & (encoder.on_long == "reject")
-    if texts and (failed & ~too_long).all():
-        _check_encoder(encoder, stored, len(texts), outcome.errors)
-    reasons: list[str | None] = [None] * len(texts)
-    details: list[str | None] = [None] * len(texts)
-    for index in np.flatnonzero(failed).tolist():
-        if index in outcome.errors:
-            reasons[index], details[index] = "model error", outcome.errors[index]
-        elif too_long[index]:
-            reasons[index] = "too long"
-            details[index] = f"{outcome.n_tokens[index]} tokens, the context length is {encoder.tower.context_length}"
-        else:
-            overflows = np.isfinite(outcome.vectors[index]).all()
+        numbers = outcome.vectors.astype(stored, copy=False)  # [contents, dim]
+    errors = dict(outcome.errors)
+    for place in np.flatnonzero(~np.isfinite(numbers).all(axis=1)).tolist():
+        if place not in errors:
+            overflows = np.isfinite(outcome.vectors[place]).all()
             fault = "does not fit float16" if overflows else "contains NaN or infinity"
-            reasons[index], details[index] = "non-finite vector", f"the model gave a vector that {fault}"
-    dim = outcome.vectors.shape[1]
+            errors[place] = ContentError("non-finite vector", f"the model gave a vector that {fault}")
+    if contents and all(_is_of_model(errors.get(place)) for place in range(len(contents))):
+        _check_encoder(head, encoder, stored, len(contents), outcome.errors)
+    pairs = [errors.get(place, (None, None)) for place in range(len(contents))]
+    indices, dim = dictionary.indices, outcome.vectors.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), type=vector_type(dim, stored))
     added = {
-        "n_tokens": pa.array(outcome.n_tokens).take(dictionary.indices),
-        "truncated": pa.array(outcome.truncated).take(dictionary.indices),
-        "embedding": pa.DictionaryArray.from_arrays(dictionary.indices, vectors),
-        "reason": pa.array(reasons, pa.string()).take(dictionary.indices),
-        "detail": pa.array(details, pa.string()).take(dictionary.indices),
+        **{
+            column.name: pa.array(outcome.columns[column.name], arrow_field(column).type).take(indices)
+            for column in head.model_columns
+        },
+        EMBEDDING: pa.DictionaryArray.from_arrays(indices, vectors),
+        "reason": pa.array([reason for reason, _ in pairs], pa.string()).take(indices),
+        "detail": pa.array([detail for _, detail in pairs], pa.string()).take(indices),
     }
     batch = pa.RecordBatch.from_arrays([*rows.columns, *added.values()], names=[*rows.schema.names, *added])
-    if encoder.on_long == "error":
-        check_not_truncated(batch, reports_to)
-    return batch.replace_schema_metadata({"stats": json.dumps(_sum(outcome.stats, len(texts)))})
+    check_allowed(batch, model.settings, reports)
+    return EmbeddedBatch(batch, replace(outcome.work, items=len(contents)))
 
 
-def check_not_truncated(batch: pa.RecordBatch, reports_to: str | None = None) -> pa.RecordBatch:
-    """Return an embedded batch as it is; raise LongTextError, which names shard and row, if a text was truncated.
-
-    `reports_to` is the run directory of a remote job, whose launcher learns of the error there.
-    """
-    index = pc.index(batch.column("truncated"), True).as_py()
+def check_allowed(batch: pa.RecordBatch, settings: EncoderSettings, reports: RunReports = RunReports()) -> None:
+    """Raise ForbiddenRowError, which names shard and row, if the settings of the encoder forbid a row of a batch."""
+    if settings.forbidden is None:
+        return
+    index = pc.index(batch.column(settings.forbidden), True).as_py()
     if index >= 0:
-        shard, row, text, n_tokens = (
-            batch.column(name)[index].as_py() for name in ("shard", "row", "text", "n_tokens")
+        row = batch.slice(index, 1).drop_columns([EMBEDDING]).to_pylist()[0]
+        with reports.errors():
+            raise ForbiddenRowError(settings.describe_forbidden(row))
+
+
+def embed_canary(model: ModelDescription, encoder: Encoder) -> Canary:
+    """Return the canary of an encoder.
+
+    Raises:
+        SnapshotError: The model failed on one of the contents.
+    """
+    contents = model.head.canary()
+    outcome = _encode(list(contents.values()), model.head, encoder)
+    with np.errstate(over="ignore"):
+        vectors = outcome.vectors.astype(model.stored, copy=False)
+    failed = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+    if failed:
+        first = outcome.errors.get(failed[0], ContentError("", "the model gave a vector with NaN or infinity")).detail
+        raise SnapshotError(
+            f"the model failed on {len(failed)} of the {len(contents)} canary {model.head.items}; the first error is: "
+            f"{first}; check the checkpoint, the device and its driver"
         )
-        with report_errors(reports_to):
-            raise LongTextError(
-                f"{shard}, row {row}: the text has {n_tokens} tokens, more than the model reads: {text!r:.80}; shorten "
-                f"it, or choose --on_long truncate or reject"
-            )
-    return batch
+    return make_canary(list(contents), vectors)
 
 
-def _check_encoder(encoder: TextEncoder, stored: str, texts: int, errors: Mapping[int, str]) -> None:
-    """Raise RuntimeError if the canary texts fail as all `texts` of a batch did: then the encoder is at fault."""
-    what = f"the model failed on all {texts} texts of a batch ({next(iter(errors.values()), 'no finite vector')})"
+def _is_of_model(error: ContentError | None) -> bool:
+    """Return whether a content failed in a way that may be the fault of the model."""
+    return error is not None and error.reason in ("model error", "non-finite vector")
+
+
+def _check_encoder(
+    head: Head, encoder: Encoder, stored: str, contents: int, errors: Mapping[int, ContentError]
+) -> None:
+    """Raise RuntimeError if the canary fails as all `contents` of a batch did: then the encoder is at fault."""
+    first = next((error.detail for error in errors.values()), "no finite vector")
+    what = f"the model failed on all {contents} {head.items} of a batch ({first})"
     remedy = "check the checkpoint, the device and its driver"
     try:
-        vectors = encoder.encode_rows(list(CANARY_TEXTS)).vectors
+        vectors = encoder.encode_rows(list(head.canary().values())).vectors
     except Exception as error:
-        raise RuntimeError(f"{what}, and on the canary texts: {type(error).__name__}: {error}; {remedy}") from error
+        raise RuntimeError(
+            f"{what}, and on the canary {head.items}: {type(error).__name__}: {error}; {remedy}"
+        ) from error
     with np.errstate(over="ignore"):
         if not np.isfinite(vectors.astype(stored, copy=False)).all():
-            raise RuntimeError(f"{what}, and gave no finite vectors for the canary texts: {remedy}")
+            raise RuntimeError(f"{what}, and gave no finite vectors for the canary {head.items}: {remedy}")
 
 
-def _encode(texts: list[str], encoder: TextEncoder) -> _Outcome:
-    """Encode `texts`; if that fails, halve them until each text that the model cannot embed is alone."""
+def _encode(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:
+    """Encode `contents`; if that fails, halve them until each one that the model cannot embed is alone."""
     try:
-        encoding = encoder.encode_rows(texts)
-        if len(encoding.vectors) != len(texts):
-            raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(texts)} texts")
-        return _Outcome(encoding.vectors, encoding.n_tokens, encoding.truncated, {}, [encoding.stats])
+        encoding = encoder.encode_rows(contents)
+        if len(encoding.vectors) != len(contents):
+            raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(contents)} {head.items}")
+        return _Outcome(encoding.vectors, encoding.columns, encoding.errors, encoding.work)
     except Exception as error:
-        if not texts or (len(texts) == 1 and isinstance(error, MemoryError)):  # not the fault of a text
+        if not contents or (len(contents) == 1 and isinstance(error, MemoryError)):  # not the fault of a content
             raise
-        if len(texts) == 1:
-            nan = np.full((1, encoder.dim), np.nan, np.float32)
-            message = f"{type(error).__name__}: {error}"[:1000]
-            return _Outcome(nan, np.zeros(1, np.int16), np.zeros(1, np.bool_), {0: message}, [])
-    half = len(texts) // 2
-    left, right = _encode(texts[:half], encoder), _encode(texts[half:], encoder)
+        if len(contents) == 1:
+            nan = np.full((1, encoder.info.dim), np.nan, np.float32)
+            columns = {column.name: np.zeros(1, column.type) for column in head.model_columns}
+            failure = ContentError("model error", f"{type(error).__name__}: {error}"[:1000])
+            return _Outcome(nan, columns, {0: failure}, Work())
+    half = len(contents) // 2
+    left, right = _encode(contents[:half], head, encoder), _encode(contents[half:], head, encoder)
+    left.work += right.work
     return _Outcome(
         np.concatenate([left.vectors, right.vectors]),
-        np.concatenate([left.n_tokens, right.n_tokens]),
-        np.concatenate([left.truncated, right.truncated]),
-        left.errors | {half + index: message for index, message in right.errors.items()},
-        left.stats + right.stats,
+        {name: np.concatenate([values, right.columns[name]]) for name, values in left.columns.items()},
+        left.errors | {half + place: error for place, error in right.errors.items()},
+        left.work,
     )
-
-
-def _sum(stats: list[EncodeStats], texts: int) -> dict[str, float]:
-    """Return the sums of the stats by name, with the number of texts as `model_texts`."""
-    total: dict[str, float] = {"model_texts": texts}
-    for part in stats:
-        for name, value in asdict(part).items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -1,6 +1,6 @@
-"""The model handlers for RunInference: texts to predictions, and record batches to embedded batches.
+"""The model handlers for RunInference: texts to predictions, and, for whole pipelines, record batches and the canary.
 
-Both use the one TextEncoder of the process, however many steps use it.
+All use the one encoder of the process, however many steps use it.
 """
 
 from __future__ import annotations
@@ -8,31 +8,48 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
-from numpy.typing import NDArray
 
-from ...model.fingerprint import describe_changes, fingerprint
-from ...model.settings import check_options, join_and_prompt
-from ...model.text.encoder import TextEncoder, model_row
-from ...model.text.tokenizer import ClipTokenizer
-from ..io.local_cache import local_copy
+from ...model.fingerprint import describe_changes
+from ...model.head import Encoder
+from ...model.text.head import TEXT
+from ...model.text.settings import TextSettings
+from ..canary import Canary
+from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE
-from ..remote.worker_reports import report_errors, start_reporting
-from .embed_batch import embed_batch
-from .encoder_settings import EncoderSettings, ModelInfo
-from .shared_encoder import Contents, describe_model, load_encoder
+from ..remote.worker_reports import RunReports
+from .embed_batch import embed_batch, embed_canary
+from .shared_encoder import ModelDescription, load_encoder
+
+if TYPE_CHECKING:
+    from ...model.text.encoder import TextEncoder
 
 
-class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  # type: ignore[misc]
+class TextEmbeddingHandler(ModelHandler[str, PredictionResult, Any]):  # type: ignore[misc]
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
-    Takes the arguments of `TextEncoder.load`, and those of Beam's ModelHandler: sizes of batches, how long a streaming
-    pipeline waits for one, batches of texts of similar length, `env_vars` that are set before the model is loaded, and
-    `large_model` or `model_copies`, with which the worker processes of a machine share the model. `max_batch_weight` and
-    `element_size_fn` are not among them: RunInference passes them on to a transform that takes neither.
+    `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
+    to a transform that takes neither.
+
+    Args:
+        path: A released .pt, a text-only .safetensors, "full", "partial" or "untrained".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float32", "bfloat16" or, on CUDA, "float16".
+        tokenizer_path: The BPE vocabulary; by default the one that `audioclip fetch` writes.
+        prompt: A template for each text, with {} for the text.
+        on_long: "truncate", "reject" or "error", for texts longer than the context.
+        normalize: Whether to scale vectors to length 1.
+        min_batch_size: The fewest texts of a batch.
+        max_batch_size: The most texts of a batch.
+        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
+        batch_length_fn: The length of a text, for batches of texts of similar length.
+        batch_bucket_boundaries: The lengths at which these batches are cut.
+        large_model: Whether the worker processes of a machine share one model.
+        model_copies: How many models they share.
+        env_vars: Environment variables that are set before the model is loaded.
     """
 
     def __init__(
@@ -64,8 +81,16 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
             model_copies=model_copies,
             env_vars=dict(env_vars or {}),
         )
-        check_options(prompt=prompt, on_long=on_long, dtype=dtype)
-        self._settings = EncoderSettings(path, device, dtype, tokenizer_path, prompt, on_long, normalize)
+        self._settings = TextSettings(
+            path,
+            device=device,
+            dtype=dtype,
+            normalize=normalize,
+            tokenizer_path=tokenizer_path,
+            prompt=prompt,
+            on_long=on_long,
+        )
+        self._settings.check()
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
@@ -74,9 +99,9 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
 
     def load_model(self) -> TextEncoder:
         """Return this process's encoder. Warn about a text head that is not AudioCLIP's."""
-        encoder = load_encoder(self._settings)
-        if encoder.notice:
-            warnings.warn(encoder.notice, stacklevel=2)
+        encoder: TextEncoder = load_encoder(TEXT, self._settings)  # type: ignore[assignment, arg-type]
+        if encoder.info.notice:
+            warnings.warn(encoder.info.notice, stacklevel=2)
         return encoder
 
     def run_inference(
@@ -105,77 +130,69 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, TextEncoder]):  #
             )
 
 
-class RecordBatchHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, TextEncoder]):  # type: ignore[misc]
-    """RunInference handler from hashed row batches to the same rows with the model's columns appended.
+class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
+    """RunInference handler of a whole pipeline: its model is the encoder that the launcher described.
 
-    These are `n_tokens`, `truncated`, `embedding` (dictionary-encoded: equal texts share one vector), and `reason` and
-    `detail`, which are null if the row was embedded. The schema's metadata contains the model's counts as `stats`.
+    Args:
+        model: What the launcher knows of the encoder.
+        threads: How many threads it computes with on a CPU; by default a share of the machine's cores.
+        reports: Where errors are reported that no retry repairs.
     """
 
-    def __init__(self, settings: EncoderSettings, stored: str = "float32") -> None:
+    def __init__(self, model: ModelDescription, threads: int | None = None, reports: RunReports = RunReports()) -> None:
         super().__init__(min_batch_size=1, max_batch_size=1)
-        self._settings = settings
-        self._stored = stored
-        self._parts: dict[str, str] | None = None  # of the fingerprint when the job was started
-        self._contents = Contents()
-        self._context_length = 0
-        self._tokenizer: ClipTokenizer | None = None
-        self.threads: int | None = None  # of the model on a CPU; None: a share of the machine's cores
-        self.reports_to: str | None = None  # the run directory of a remote job, in which its launcher looks for errors
+        self.model, self.threads, self.reports = model, threads, reports
 
-    def describe(self) -> ModelInfo:
-        """Read checkpoint and vocabulary, return what they are, and bind this handler's workers to them.
-
-        Raises ValueError or OSError, worded for users, if they cannot be used.
-        """
-        info, self._contents, self._context_length = describe_model(self._settings)
-        self._parts = info.fingerprint_parts
-        parts = info.fingerprint_parts | {"stored": self._stored}
-        return replace(info, fingerprint=fingerprint(parts), fingerprint_parts=parts)
-
-    def count_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.bool_], int]:
-        """Return which of n texts have more tokens than the model reads, bool [n], and how many tokens it would get.
-
-        These are counted as a call of the encoder counts them: with start and end, after truncation, and once for texts of
-        equal tokens.
-        """
-        if self._tokenizer is None:
-            self._tokenizer = ClipTokenizer(local_copy(self._settings.vocabulary_path, self._contents.vocabulary))
-        too_long, rows = np.zeros(len(texts), np.bool_), set[tuple[int, ...]]()
-        for index, text in enumerate(texts):
-            tokens = self._tokenizer.encode(join_and_prompt(text, self._settings.prompt))
-            too_long[index] = len(tokens) + 2 > self._context_length
-            if not (too_long[index] and self._settings.on_long == "reject"):
-                rows.add(tuple(model_row(tokens, self._context_length)))
-        return too_long, sum(map(len, rows))
-
-    def load_model(self) -> TextEncoder:
-        """Return this process's encoder. Raise ValueError if it is not the one that `describe` described."""
-        if self.reports_to:
-            start_reporting(self.reports_to)
-        with report_errors(self.reports_to):
+    def load_model(self) -> Encoder:
+        """Return this process's encoder. Raise ValueError if it is not the one that the launcher described."""
+        self.reports.start()
+        with self.reports.errors():
             return self._load_model()
 
-    def _load_model(self) -> TextEncoder:
-        encoder = load_encoder(self._settings, self._contents, self.threads)
-        if self._parts is not None and self._parts != encoder.fingerprint_parts:
+    def _load_model(self) -> Encoder:
+        described, settings = self.model, self.model.settings
+        encoder = load_encoder(described.head, settings, described.contents, self.threads)
+        parts = encoder.info.storing(described.stored).fingerprint_parts
+        if parts != described.info.fingerprint_parts:
             raise ValueError(
-                f"{self._settings.path} on this worker gives other vectors than the launcher (launcher -> worker: "
-                f"{describe_changes(encoder.fingerprint_parts, self._parts)}): give every worker the same checkpoint, "
-                f"vocabulary and versions of packages"
+                f"{settings.path} on this worker gives other vectors than the launcher (launcher -> worker: "
+                f"{describe_changes(parts, described.info.fingerprint_parts)}): give every worker the same files of the "
+                f"model and versions of packages"
             )
         return encoder
 
+    def get_metrics_namespace(self) -> str:
+        """Return the namespace of all metrics of this project."""
+        return NAMESPACE
+
+
+class RecordBatchHandler(JobHandler):
+    """RunInference handler from hashed row batches to embedded batches of the same rows.
+
+    The rows get the head's model columns, `embedding` (dictionary-encoded: equal contents share one vector), and `reason`
+    and `detail`, which are null if the row was embedded.
+    """
+
     def run_inference(
-        self, batch: Sequence[pa.RecordBatch], model: TextEncoder, inference_args: dict[str, object] | None = None
-    ) -> list[pa.RecordBatch]:
+        self, batch: Sequence[pa.RecordBatch], model: Encoder, inference_args: dict[str, object] | None = None
+    ) -> list[EmbeddedBatch]:
         """Return one embedded batch per row batch, with the same rows in the same order."""
-        return [embed_batch(rows, model, self._stored, self.reports_to) for rows in batch]
+        return [embed_batch(rows, self.model, model, self.reports) for rows in batch]
 
     def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
         """Return the size of the batches' columns."""
         return sum(rows.nbytes for rows in batch)
 
-    def get_metrics_namespace(self) -> str:
-        """Return the namespace of all metrics of this project."""
-        return NAMESPACE
+
+class CanaryHandler(JobHandler):
+    """RunInference handler from any element to the canary of the encoder."""
+
+    def run_inference(
+        self, batch: Sequence[object], model: Encoder, inference_args: dict[str, object] | None = None
+    ) -> list[Canary]:
+        """Return one canary per element."""
+        return [embed_canary(self.model, model) for _ in batch]
+
+    def get_num_bytes(self, batch: Sequence[object]) -> int:
+        """Return the number of elements; they have no content."""
+        return len(batch)

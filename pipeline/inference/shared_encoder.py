@@ -1,4 +1,4 @@
-"""EncoderThread: the one TextEncoder of a process, loaded and, on a CPU, run in its own thread.
+"""EncoderThread: the one encoder of a process, loaded and, on a CPU, run in its own thread.
 
 OpenMP keeps a pool of threads for every thread that computes, and two pools in one process slow each other down: a model
 that was loaded in one thread and run in another lost 5 to 20 % of its speed (benchmarks/README.md).
@@ -7,70 +7,74 @@ that was loaded in one thread and run in another lost 5 to 20 % of its speed (be
 from __future__ import annotations
 
 import atexit
-import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
-from os import fspath
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
-from ...model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from ...model.fingerprint import fingerprint
-from ...model.settings import Text, check_options, fingerprint_parts
-from ...model.text.encoder import Encoding, TextEncoder
-from ...model.text.tokenizer import ClipTokenizer, TokenizerError
-from ...model.text_head import check_vocabulary
-from ...model.text_head import logit_scale as read_logit_scale
+from ...model.head import Encoder, EncoderSettings, Head, ModelInfo
 from ..io.local_cache import Content, content_of, local_copy
 from ..io.paths import is_local
 from ..io.versions import local_version
 from ..io.worker_thread import WorkerThread
-from ..metrics import count_model_texts
-from .encoder_settings import EncoderSettings, ModelInfo
+from ..metrics import count_embedded_items
 from .gpus import GpuPlace
 from .model_threads import ModelThreads
 
 _T = TypeVar("_T")
 
-
-class Contents(NamedTuple):
-    """Content of checkpoint and vocabulary when the job was started; None for a local file."""
-
-    checkpoint: Content | None = None
-    vocabulary: Content | None = None
+# What the files of an encoder contained when the job was started, in the order of its settings; None for a local file.
+Contents = tuple[Content | None, ...]
 
 
-class ModelDescription(NamedTuple):
-    """An encoder that was not built: its info, the content of its files, and the context length in tokens."""
+@dataclass(frozen=True)
+class ModelDescription:
+    """An encoder that was not built: all that a worker needs to load it, and to see that it is the right one.
 
+    Attributes:
+        head: Its head.
+        settings: What it is loaded from.
+        info: What it is; the fingerprint has the type in which vectors are stored.
+        contents: Its files when the job was started.
+    """
+
+    head: Head
+    settings: EncoderSettings
     info: ModelInfo
     contents: Contents
-    context_length: int
+
+    @property
+    def stored(self) -> str:
+        """The type in which its vectors are stored."""
+        return self.info.fingerprint_parts["stored"]
 
 
 class _Source(NamedTuple):
-    """Checkpoint and vocabulary as they were read: the versions of local files, and the contents of other ones."""
+    """The files of an encoder as they were read: the versions of local files, and the contents of other ones."""
 
     versions: tuple[str, ...]
     contents: Contents
 
     def may_be(self, contents: Contents) -> bool:
         """Return whether these are the files that `contents` describes."""
-        return all(content in (None, mine) for content, mine in zip(contents, self.contents, strict=True))
+        return not contents or all(
+            content in (None, mine) for content, mine in zip(contents, self.contents, strict=True)
+        )
 
 
 class _ModelFiles(NamedTuple):
-    """Checkpoint and vocabulary, read."""
+    """The files of an encoder, read by its head."""
 
-    checkpoint: Checkpoint
-    tokenizer: ClipTokenizer
+    files: Any
     source: _Source
 
 
-class _Loaded(NamedTuple):
-    """An encoder, and what it was made of."""
+class _ProcessEncoder(NamedTuple):
+    """The encoder of a process, and what it was made of."""
 
-    encoder: TextEncoder
+    encoder: Encoder
+    head: Head
     settings: EncoderSettings
     source: _Source
 
@@ -87,8 +91,8 @@ class EncoderThread:
         self._thread: WorkerThread | None = None
         self._exiting = threading.Event()
         # Used in the thread alone, so no lock is needed.
-        self._files: dict[tuple[str, str | None], _ModelFiles] = {}
-        self._loaded: _Loaded | None = None
+        self._files: dict[tuple[Head, tuple[str, ...]], _ModelFiles] = {}
+        self._loaded: _ProcessEncoder | None = None
         self._threads = ModelThreads()
         self._gpu = GpuPlace()
 
@@ -96,9 +100,9 @@ class EncoderThread:
         """Return what `call` returns, or raise what it raises, in the thread."""
         return self._submit(call).result()
 
-    def start_reading(self, settings: EncoderSettings) -> None:
+    def start_reading(self, head: Head, settings: EncoderSettings) -> None:
         """Have the thread read the files of `settings`, without waiting for it."""
-        self._submit(lambda: self._read_files(settings))
+        self._submit(lambda: self._read_files(head, settings))
 
     def _submit(self, call: Callable[[], _T]) -> Future[_T]:
         with self._lock:
@@ -110,99 +114,68 @@ class EncoderThread:
         return thread.submit(call)
 
     def load(
-        self,
-        settings: EncoderSettings,
-        contents: Contents = Contents(),  # noqa: B008 - immutable
-        threads: int | None = None,
-    ) -> TextEncoder:
+        self, head: Head, settings: EncoderSettings, contents: Contents = (), threads: int | None = None
+    ) -> Encoder:
         """Return the encoder for `settings`, as load_encoder does; must be called in the thread."""
-        loaded, described = self._loaded, self._files.get(_key(settings))
+        loaded, described = self._loaded, self._files.get((head, settings.files))
         if (
             loaded is None
-            or loaded.settings != settings
+            or (loaded.head, loaded.settings) != (head, settings)
             or not loaded.source.may_be(contents)
             or (described and described.source != loaded.source)
         ):
             self._loaded = None
-            files = described or self._read_files(settings, contents)
-            encoder = _ThreadedEncoder(
-                files.checkpoint,
-                files.tokenizer,
-                device=self._gpu.choose(settings.device),
-                dtype=settings.dtype,
-                prompt=settings.prompt,
-                on_long=settings.on_long,
-                normalize=settings.normalize,
-            )
-            encoder.on_progress = self._count_texts
-            self._loaded = loaded = _Loaded(encoder, settings, files.source)
+            read = described or self._read_files(head, settings, contents)
+            encoder = head.load(settings, read.files, self._gpu.choose(settings.device))
+            encoder.on_progress, encoder.run_call = self._count_items, self.run
+            self._loaded = loaded = _ProcessEncoder(encoder, head, settings, read.source)
         self._files.clear()
         self._threads.fix(threads)
         self.adjust_threads()
         return loaded.encoder
 
-    def describe(self, settings: EncoderSettings) -> ModelDescription:
-        """Return the description of the encoder for `settings`, from its files of now; must be called in the thread."""
-        check_options(prompt=settings.prompt, on_long=settings.on_long, dtype=settings.dtype)
-        checkpoint, tokenizer, source = self._read_files(settings)
-        check_vocabulary(checkpoint.name, checkpoint.state)
-        parts = fingerprint_parts(
-            checkpoint,
-            tokenizer.sha256,
-            prompt=settings.prompt,
-            on_long=settings.on_long,
-            normalize=settings.normalize,
-            dtype=settings.dtype,
-        )
-        dim = checkpoint.state["text_projection"].shape[1]  # text_projection: [width, dim]
-        info = ModelInfo(
-            checkpoint.name,
-            checkpoint.sha256,
-            checkpoint.untrained,
-            dim,
-            fingerprint(parts),
-            parts,
-            checkpoint.notice,
-        )
-        context_length = checkpoint.state["positional_embedding"].shape[0]  # [context_length, width]
-        return ModelDescription(info, source.contents, context_length)
+    def describe(self, head: Head, settings: EncoderSettings) -> tuple[ModelInfo, Contents]:
+        """Return what the encoder for `settings` is, from its files of now; must be called in the thread."""
+        settings.check()
+        read = self._read_files(head, settings)
+        return head.describe(settings, read.files), read.source.contents
 
-    def logit_scale(self, settings: EncoderSettings, other: str) -> float:
-        """Return the checkpoint's factor for `other`; must be called in the thread."""
-        return read_logit_scale(self._read_files(settings).checkpoint.state, other)
+    def logit_scale(self, head: Head, settings: EncoderSettings, other: str) -> float:
+        """Return the checkpoint's factor for the head `other`; must be called in the thread."""
+        return head.logit_scale(self._read_files(head, settings).files, other)
 
-    def _read_files(self, settings: EncoderSettings, contents: Contents = Contents()) -> _ModelFiles:  # noqa: B008
-        """Return checkpoint and vocabulary, kept until the encoder is built; they are read again if they were replaced."""
-        key, paths = _key(settings), (fspath(settings.path), settings.vocabulary_path)
+    def _read_files(self, head: Head, settings: EncoderSettings, contents: Contents = ()) -> _ModelFiles:
+        """Return the files of an encoder, kept until it is built; they are read again if they were replaced."""
+        key, paths = (head, settings.files), settings.files
         # Before they are read: a later change is then seen.
         versions = tuple(local_version(path) for path in paths if is_local(path))
         if key not in self._files or self._files[key].source.versions != versions:
             self._files.clear()
-            copies = [local_copy(path, content) for path, content in zip(paths, contents, strict=True)]
-            contents = Contents(
-                *(None if is_local(path) else content_of(copy) for path, copy in zip(paths, copies, strict=True))
+            expected = contents or (None,) * len(paths)
+            copies = [local_copy(path, content) for path, content in zip(paths, expected, strict=True)]
+            found = tuple(
+                None if is_local(path) else content_of(copy) for path, copy in zip(paths, copies, strict=True)
             )
             try:
-                source = _Source(versions, contents)
-                files = _ModelFiles(load_checkpoint(copies[0]), ClipTokenizer(copies[1]), source)
-            except (CheckpointError, TokenizerError) as error:  # it names the copy, whose path the user did not give
+                files = head.read(copies)
+            except ValueError as error:  # it names the copy, whose path the user did not give
                 text = str(error)
                 for path, copy in zip(paths, copies, strict=True):
                     text = text.replace(copy, path)
                 raise type(error)(text) from None
-            self._files[key] = files
+            self._files[key] = _ModelFiles(files, _Source(versions, found))
         return self._files[key]
 
-    def _count_texts(self, texts: int) -> None:
-        """Count embedded texts; at the exit of the process, end the thread instead of computing a batch for minutes."""
+    def _count_items(self, items: int) -> None:
+        """Count what was embedded; at the exit of the process, end the thread instead of computing a batch for minutes."""
         if self._exiting.is_set():
             raise SystemExit
-        count_model_texts(texts)
+        count_embedded_items(items)
         self.adjust_threads()
 
     def adjust_threads(self) -> None:
         """Adjust the number of the model's threads; must be called in the thread."""
-        if self._loaded and self._loaded.encoder.device.type == "cpu":
+        if self._loaded and self._loaded.encoder.device_type == "cpu":
             self._threads.adjust()
 
     def _end(self, thread: WorkerThread) -> None:
@@ -212,54 +185,42 @@ class EncoderThread:
         thread.thread.join()
 
 
-def _key(settings: EncoderSettings) -> tuple[str, str | None]:
-    """Return what names the files of `settings`."""
-    return settings.path, settings.tokenizer_path
-
-
 _PROCESS_ENCODER = EncoderThread()
 
 
-class _ThreadedEncoder(TextEncoder):
-    """A TextEncoder that, on a CPU, computes in the model's thread, whichever thread calls it."""
+def load_encoder(head: Head, settings: EncoderSettings, contents: Contents = (), threads: int | None = None) -> Encoder:
+    """Return this process's encoder; it replaces an encoder of another head or of other settings.
 
-    def encode_rows(self, texts: Iterable[Text]) -> Encoding:
-        if self.device.type != "cpu":  # no pool of threads, and other threads can tokenize while the GPU computes
-            return super().encode_rows(texts)
-        self._pid = os.getpid()  # the thread is one of this process, also after a fork
-        return _PROCESS_ENCODER.run(lambda: super(_ThreadedEncoder, self).encode_rows(texts))
+    Args:
+        head: The head whose encoder it is.
+        settings: What it is loaded from.
+        contents: What its files must contain; empty if they may contain anything.
+        threads: How many threads it computes with on a CPU; by default a share of the machine's cores.
 
-
-def load_encoder(
-    settings: EncoderSettings,
-    contents: Contents = Contents(),  # noqa: B008 - immutable
-    threads: int | None = None,
-) -> TextEncoder:
-    """Return this process's encoder for `settings`; it replaces an encoder of other settings.
-
-    On a CPU it computes with `threads` threads, or with a share of the machine's cores.
-    Raises ReplacedError if a file on an object store is not what `contents` says.
+    Raises:
+        ReplacedError: A file on an object store is not what `contents` says.
     """
-    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(settings, contents, threads))
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(head, settings, contents, threads))
 
 
-def start_reading(settings: EncoderSettings) -> None:
+def start_reading(head: Head, settings: EncoderSettings) -> None:
     """Have local files of `settings` read while the caller goes on; the first one that uses them gets their faults."""
-    if is_local(settings.path) and is_local(settings.vocabulary_path):
-        _PROCESS_ENCODER.start_reading(settings)
+    if all(map(is_local, settings.files)):
+        _PROCESS_ENCODER.start_reading(head, settings)
 
 
-def describe_model(settings: EncoderSettings) -> ModelDescription:
-    """Return the description of the encoder for `settings`, without building it.
+def describe_model(head: Head, settings: EncoderSettings, stored: str = "float32") -> ModelDescription:
+    """Return the description of an encoder, without building it; its vectors are stored as `stored`.
 
     Raises ValueError or OSError, worded for users, if its files cannot be used.
     """
-    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.describe(settings))
+    info, contents = _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.describe(head, settings))
+    return ModelDescription(head, settings, info.storing(stored), contents)
 
 
-def logit_scale(settings: EncoderSettings, other: str) -> float:
-    """Return the factor that AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by.
+def logit_scale(head: Head, settings: EncoderSettings, other: str) -> float:
+    """Return the factor that AudioCLIP multiplies cosines with vectors of the head `other` by.
 
     Raises ValueError if the checkpoint does not contain it.
     """
-    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.logit_scale(settings, other))
+    return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.logit_scale(head, settings, other))

@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 class FileIO:
     """How a job opens files: on every worker with the same time limit, endpoints and credentials.
 
-    `read_timeout` is in seconds. `store_options` are the Beam options for object stores, by name. `reports_to` is the run
-    directory of a remote job, in which its launcher looks for errors.
+    `read_timeout` is in seconds. `store_options` are the Beam options for object stores, by name.
     """
 
     read_timeout: float = READ_TIMEOUT
     store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # contains secret keys
-    reports_to: str | None = None
 
     @classmethod
     def from_options(cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT) -> FileIO:

@@ -10,13 +10,14 @@ from importlib.metadata import version
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...model.head import Head
 from ..flags import WITHOUT_EFFECT_ON_ROWS
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import infer_kept_schema
 from ..readers.shard import Shard
-from ..schemas import TEXT_HASH, kept_fields
+from ..schemas import CONTENT_HASH, kept_fields
 from ..snapshots.commit import missing_files
 from ..snapshots.listing import shard_state
 from ..snapshots.manifest import FileInfo, Lookup, Manifest
@@ -24,7 +25,7 @@ from ..snapshots.segments import Segment, choose_segments
 from ..snapshots.snapshot import UNREADABLE, Snapshot
 from ..terminal import plural
 
-HASH_BYTES = TEXT_HASH.type.byte_width
+HASH_BYTES = CONTENT_HASH.type.byte_width
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ class CarryOver:
         return [shard for shard in self.shards if shard.segment >= len(self.segments)]
 
 
-def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bool:
-    """Return whether a run with these options, and the model of a snapshot, would make its rows again."""
+def has_comparable_rows(previous: Manifest, options: Mapping[str, object], fingerprint: str) -> bool:
+    """Return whether a run with these options and a model of that fingerprint would make the rows of a snapshot again."""
     return (
-        not options.get("force")
+        previous["fingerprint"] == fingerprint
+        and not options.get("force")
         and not options.get("no_dedupe")
         and previous["tool_version"] == version("audioclip-beam")
         and _deciding_rows(previous["options"]) == _deciding_rows(options)
@@ -58,7 +60,7 @@ def has_comparable_rows(previous: Manifest, options: Mapping[str, object]) -> bo
 
 
 def decide_carry_over(
-    previous: Snapshot | None, shards: list[Shard], fields: Fields, file_io: FileIO
+    previous: Snapshot | None, shards: list[Shard], head: Head, fields: Fields, file_io: FileIO
 ) -> tuple[CarryOver, pa.Schema]:
     """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
 
@@ -66,16 +68,16 @@ def decide_carry_over(
     """
     carry_over = _compare_shards(previous, shards) if previous else _carry_nothing_over(shards)
     if not previous or not carry_over.segments:
-        return carry_over, infer_kept_schema(shards, fields, file_io)
+        return carry_over, infer_kept_schema(shards, head, fields, file_io)
     known = _kept_fields(previous, file_io) if fields.keep else pa.schema([])
     if known is None:
         note = f"every shard is read: {previous.name} has no part file that shows the types of the kept fields"
-        return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
-    kept = infer_kept_schema(carry_over.changed, fields, file_io, known)
+        return _carry_nothing_over(shards, note), infer_kept_schema(shards, head, fields, file_io)
+    kept = infer_kept_schema(carry_over.changed, head, fields, file_io, known)
     if kept.equals(known):
         return carry_over, kept
     note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
-    return _carry_nothing_over(shards, note), infer_kept_schema(shards, fields, file_io)
+    return _carry_nothing_over(shards, note), infer_kept_schema(shards, head, fields, file_io)
 
 
 def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:
@@ -133,9 +135,9 @@ def _kept_fields(snapshot: Snapshot, file_io: FileIO) -> pa.Schema | None:
 
 
 def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float) -> tuple[list[str], Lookup, list[str]]:
-    """Return the part files of `snapshot` in which the texts that are read are looked up, what that reads, and notes.
+    """Return the part files of `snapshot` in which the contents that are read are looked up, what that reads, and notes.
 
-    Those of segments that are read again always are. Looking up texts in a segment that is carried over reads the hash of
+    Those of segments that are read again always are. Looking up contents in a segment that is carried over reads the hash of
     each of its rows; the smallest come first, for as long as that is at most `max_bytes` in all.
     """
     carried = {file.name: file.segment for file in carry_over.files}
@@ -151,7 +153,7 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
     notes = []
     if skipped and carry_over.read:
         notes.append(
-            f"texts of the shards that are read are not looked up in {skipped:,} rows that are carried over: reading their "
-            f"hashes, {HASH_BYTES * skipped:,} bytes, would take longer than embedding the texts again"
+            f"what is read is not looked up in {skipped:,} rows that are carried over: reading their hashes, "
+            f"{HASH_BYTES * skipped:,} bytes, would take longer than embedding it again"
         )
     return [join(snapshot.path, file.name) for file in searched], lookup, notes

@@ -5,15 +5,14 @@ On a night on which nothing changed, `embed` then costs one listing of the shard
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from ...model.fingerprint import VERSION_PARTS, tokenizer_versions
-from ...model.release import VOCABULARY, resolve_checkpoint
-from ..flags import WITHOUT_EFFECT, add_flags
-from ..io.paths import is_local
+from ...model.head import EncoderSettings
+from ...model.heads import find_head
+from ...model.release import UNTRAINED
+from ..flags import WITHOUT_EFFECT, defaults
+from ..io.paths import absolute_path, is_local
 from ..io.versions import list_remote, local_version
 from ..readers.input_files import find_shards
 from ..snapshots.commit import current_name, missing_files, read_manifest
@@ -22,11 +21,9 @@ from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.run_directory import run_path
 
 
-def model_files(checkpoint: str, tokenizer_path: str | None) -> list[ModelFile]:
+def model_files(settings: EncoderSettings) -> list[ModelFile]:
     """Return the files that decide a model's vectors, each as it is now; the version of a missing file is empty."""
-    paths = [] if checkpoint == "untrained" else [resolve_checkpoint(checkpoint)]
-    paths.append(os.fspath(tokenizer_path or VOCABULARY))
-    return [{"path": os.path.abspath(path) if is_local(path) else path, "version": _version_of(path)} for path in paths]
+    return [{"path": absolute_path(path), "version": _version_of(path)} for path in settings.file_paths()]
 
 
 def unchanged_since(options: Mapping[str, object]) -> str | None:
@@ -50,22 +47,18 @@ def unchanged_since(options: Mapping[str, object]) -> str | None:
 
 def _same_options(options: Mapping[str, object], manifest: Manifest) -> bool:
     """Return whether the options with an effect are those of a snapshot, which names the ones that are not defaults."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_flags(parser)
-    names = {action.dest for action in parser._actions} - WITHOUT_EFFECT
     given = manifest["options"]
     return manifest["tool_version"] == version("audioclip-beam") and all(
-        options[name] == given.get(name, parser.get_default(name)) for name in names
+        options[name] == given.get(name, default) for name, default in defaults().items() if name not in WITHOUT_EFFECT
     )
 
 
 def _same_model(options: Mapping[str, object], manifest: Manifest) -> bool:
-    parts, versions = manifest["fingerprint_parts"], tokenizer_versions()
-    untrained = options["checkpoint"] == "untrained"
-    files = model_files(str(options["checkpoint"]), options["tokenizer_path"])  # type: ignore[arg-type]
+    head, parts = find_head(str(options["head"])), manifest["fingerprint_parts"]
+    files = model_files(head.settings(options))
     return (
-        untrained == (manifest["checkpoint"]["name"] == "untrained")
-        and all(parts.get(name) == versions[name] for name in VERSION_PARTS)
+        (options["checkpoint"] == UNTRAINED) == (manifest["checkpoint"]["name"] == UNTRAINED)
+        and all(parts.get(name) == here for name, here in head.versions().items())
         and files == manifest["model_files"]
         and all(file["version"] for file in files)
     )

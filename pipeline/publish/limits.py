@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from ...model.head import Head
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..options import rejected_limit
-from ..prepare.job import Job
+from ..prepare.job import Job, Limits
 from ..snapshots.manifest import Manifest
 from ..snapshots.segments import Segment, add_rows
 from ..terminal import plural
@@ -24,14 +25,15 @@ def check_canary(job: Job, canary: Canary) -> list[str]:
     Raises:
         SnapshotError: Its vectors differ from those of the snapshot of the same fingerprint, and --force is not given.
     """
-    if canaries_agree(canary, job.canary, job.dtype):
+    if canaries_agree(canary, job.earlier.canary, job.dtype):
         return []
-    earlier = job.reusable["snapshot"] if job.reusable else "a run that did not publish"
+    reusable = job.earlier.reusable
+    earlier = reusable["snapshot"] if reusable else "a run that did not publish"
     other = f"the encoder gives other canary vectors than in {earlier}, of the same fingerprint"
-    if job.reusable and not job.force:
+    if reusable and not job.force:
         raise SnapshotError(
             f"{other}: vectors of both would not be comparable; find out what changed (hardware, libraries), or "
-            f"embed every text again with --force"
+            f"embed every {job.head.item} again with --force"
         )
     return [f"{other}: nothing was reused"]
 
@@ -60,18 +62,19 @@ def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, di
             f"not {job.carried_files} with {carried}; run again, and report this if it happens twice"
         )
     exceeded = exceeded_limits(
-        job,
-        new=Counted(read, stats.vectors, stats.rejected),
-        total=Counted(rows["read"], rows["vectors"], rows["rejected"]),
+        job.limits,
+        job.previous,
+        new=RowTotals(read, stats.vectors, stats.rejected),
+        total=RowTotals(rows["read"], rows["vectors"], rows["rejected"]),
         shards=sum(segment["shards"] for segment in segments),
         damaged=len(damaged_shards(segments)),
         duplicate_ids=totals.duplicate_ids,
     )
     for limit, excess in exceeded:
-        raise SnapshotError(f"{excess}{_explain(limit, totals, segments, directory)}")
+        raise SnapshotError(f"{excess}{_explain(limit, job.head, totals, segments, directory)}")
 
 
-class Counted(NamedTuple):
+class RowTotals(NamedTuple):
     """How many rows were read, of how many of them there are vectors, and how many were rejected."""
 
     read: int
@@ -80,35 +83,48 @@ class Counted(NamedTuple):
 
 
 def exceeded_limits(
-    job: Job, *, new: Counted, total: Counted, shards: int, damaged: int, duplicate_ids: int
+    limits: Limits,
+    previous: Manifest | None,
+    *,
+    new: RowTotals,
+    total: RowTotals,
+    shards: int,
+    damaged: int,
+    duplicate_ids: int,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the limits of the job that a run exceeds, each with what exceeds it.
+    """Yield the limits that a run exceeds, each with what exceeds it.
 
-    `new` are the rows that the run has read, `total` those of the snapshot that it would publish, and the shards, the
-    damaged ones and the ids that occur more than once are the snapshot's.
+    Args:
+        limits: The limits.
+        previous: The manifest of the previous snapshot, if there is one.
+        new: The rows that the run has read.
+        total: The rows of the snapshot that it would publish.
+        shards: The shards of that snapshot.
+        damaged: How many of these cannot be read to the end.
+        duplicate_ids: Ids that occur more than once in that snapshot.
     """
-    if damaged > job.allow_damaged:
+    if damaged > limits.allow_damaged:
         excess = f"{damaged:,} of {shards:,} shards cannot be read to the end"
-        yield "allow_damaged", f"{excess}, more than --allow_damaged {job.allow_damaged}"
-    if not total.vectors and not job.allow_empty:
+        yield "allow_damaged", f"{excess}, more than --allow_damaged {limits.allow_damaged}"
+    if not total.vectors and not limits.allow_empty:
         yield "allow_empty", "no row can be embedded, which only --allow_empty permits"
     for which, rows in (("", new), (", with those carried over,", total)):
-        if rows.rejected > rejected_limit(job.max_rejected, rows.read):
+        if rows.rejected > rejected_limit(limits.max_rejected, rows.read):
             excess = f"{rows.rejected:,} of {rows.read:,} rows{which} are rejected"
-            yield "max_rejected", f"{excess}, more than --max_rejected {job.max_rejected}"
+            yield "max_rejected", f"{excess}, more than --max_rejected {limits.max_rejected}"
             break
-    if job.unique_ids and duplicate_ids:
+    if limits.unique_ids and duplicate_ids:
         yield (
             "unique_ids",
             f"{plural(duplicate_ids, 'id occurs', 'ids occur')} more than once, and --unique_ids forbids that",
         )
-    before = job.previous["totals"]["vectors"] if job.previous else 0
-    if total.vectors < before * job.max_shrink:
+    before = previous["totals"]["vectors"] if previous else 0
+    if total.vectors < before * limits.max_shrink:
         excess = f"the corpus shrinks from {before:,} rows with vectors to {total.vectors:,}"
-        yield "max_shrink", f"{excess}, below --max_shrink {job.max_shrink}"
+        yield "max_shrink", f"{excess}, below --max_shrink {limits.max_shrink}"
 
 
-def _explain(limit: str, totals: RunTotals, segments: Sequence[Segment], directory: str) -> str:
+def _explain(limit: str, head: Head, totals: RunTotals, segments: Sequence[Segment], directory: str) -> str:
     """Return what an error adds on a limit that a run has exceeded: the cause or examples, and what to do."""
     if limit == "allow_damaged":
         damaged = damaged_shards(segments)
@@ -123,7 +139,7 @@ def _explain(limit: str, totals: RunTotals, segments: Sequence[Segment], directo
             return f": no row was read from {sum(segment['shards'] for segment in segments):,} shards; check --input"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(rows["rejected_by_reason"]).most_common())
         return (
-            f": all {rows['read']:,} rows were rejected ({reasons}); check --text_field and "
+            f": all {rows['read']:,} rows were rejected ({reasons}); check {head.field_flag} and "
             f"{directory}/rejected-*.parquet"
         )
     if limit == "max_rejected":

@@ -25,7 +25,7 @@ class SegmentTotals:
 
     stats: FileStats = field(default_factory=FileStats)
     read: int = 0
-    without_texts: int = 0  # documents whose list of texts is missing or empty
+    without_texts: int = 0  # documents whose list of contents is missing or empty
     damage: dict[str, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
 
     @property

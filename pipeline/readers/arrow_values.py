@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ...model.head import BadRow
 from .exact_cast import cast_exactly
 from .field_types import is_list, is_uuid
-from .fields import BadRow, Fields, is_text
+from .fields import Fields, is_text
 from .parquet_limits import VALUE_BYTES
 from .shard import BATCH_BYTES
 

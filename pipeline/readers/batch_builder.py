@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas import REJECTED, ROW
+from ...model.head import BadRow
+from ..schemas import rejected_schema, row_schema
 from .compression import BLOCK_ROWS
-from .fields import MISSING, BadRow, Fields, NoTexts, as_id, as_kept, as_text, lookup, texts_at
+from .fields import MISSING, NoTexts, as_id, as_kept, lookup, texts_at
+from .read_settings import ReadSettings
 from .shard import BATCH_BYTES, Batches, Part, Record
 
 FEW_ROWS = 16  # which Arrow's functions cannot check faster than Python does
-
-_NONE_REJECTED = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in REJECTED], schema=REJECTED)
 
 # The types of Python values that a column of a type takes unchanged.
 _EXACT_TYPES: dict[pa.DataType, set[type]] = {
@@ -28,23 +28,30 @@ _EXACT_TYPES: dict[pa.DataType, set[type]] = {
 class BatchBuilder:
     """Rows and rejected rows of a part of a shard, collected until they fill a batch.
 
-    A block without any row to reject becomes a batch at once, without a look at each row. `limit` is the length of the
-    longest text and id, in bytes; `next_row` is the number of the row after the last one added, `damage` says why the
-    shard was not read to its end, and `without_texts` counts documents whose list of texts is missing or empty.
+    A block of strings without any row to reject becomes a batch at once, without a look at each row.
+
+    Attributes:
+        next_row: The number of the row after the last one added.
+        damage: Why the shard was not read to its end.
+        without_texts: Documents whose list of contents is missing or empty.
     """
 
-    def __init__(self, part: Part, fields: Fields, kept: pa.Schema, limit: int) -> None:
-        self.part, self.shard, self.fields, self.kept, self.limit = part, part.shard, fields, kept, limit
-        self.schema = pa.schema([*ROW, *kept])
+    def __init__(self, part: Part, settings: ReadSettings) -> None:
+        self.part, self.shard, self.settings = part, part.shard, settings
+        self.fields, self.kept, self.limit = settings.fields, settings.kept, settings.limit
+        self.schema, self.rejected_schema = row_schema(settings.head, settings.kept), rejected_schema(settings.head)
+        self.content_type = self.schema.field(settings.head.content.name).type
+        self.keeps_strings = settings.head.keeps_strings
         self.next_row = part.row
         self.damage: str | None = None
         self.without_texts = 0
+        self._none_rejected = pa.RecordBatch.from_pylist([], self.rejected_schema)
         self._clear()
 
     def _clear(self) -> None:
         self.rows: list[int] = []
         self.ids: list[str] = []
-        self.texts: list[str] = []
+        self.contents: list[object] = []
         self.kept_columns: list[list[object]] = [[] for _ in self.kept]
         self.rejected: list[tuple[str, str, str | None, str | None, str, str]] = []
         self.bytes = 0
@@ -59,7 +66,7 @@ class BatchBuilder:
             yield from self.add(row, record)
 
     def add(self, row: int, record: Record | BadRow, kept: Sequence[object] | None = None) -> Batches:
-        """Add the texts of a record; yield the batches that this completes.
+        """Add the contents of a record; yield the batches that this completes.
 
         `kept` are the values of the kept fields; without it they are looked up in the record.
         """
@@ -68,7 +75,7 @@ class BatchBuilder:
             if isinstance(record, BadRow):
                 raise record
             if isinstance(record, str):
-                self._add_row(row, f"{self.shard.name}#{row}", as_text(record, "the line", self.limit), (), 0)
+                self._add_row(row, f"{self.shard.name}#{row}", self.settings.content(record, "the line"), (), 0)
             else:
                 yield from self._add_record(row, record, kept)
         except BadRow as bad:
@@ -86,7 +93,7 @@ class BatchBuilder:
                 self.reject(row, bad)
 
     def _add_texts(self, row: int, record: dict[str, object], number: int, kept: Sequence[object] | None) -> Batches:
-        """Add the rows of one text field of a record."""
+        """Add the rows of one content field of a record."""
         field = self.fields.texts[number]
         record_id = self._record_id(row, record, number)
         element_ids = _element_ids(record, field.id) if record_id is None else {}
@@ -103,18 +110,18 @@ class BatchBuilder:
                 try:
                     if row_id is None:
                         row_id = as_id(element_ids.get(suffix, MISSING), str(field.id), self.limit)
-                    self._add_row(row, row_id, as_text(value, field.text, self.limit), kept, kept_bytes)
+                    self._add_row(row, row_id, self.settings.content(value, field.text), kept, kept_bytes)
                 except BadRow as bad:
                     bad.id = row_id
                     self.reject(row, bad)
-                if self._is_full():  # a record may contain millions of texts
+                if self._is_full():  # a record may contain millions of contents
                     yield self.flush()
         except BadRow as bad:
             bad.id = record_id
             raise
 
     def _record_id(self, row: int, record: dict[str, object], number: int) -> str | None:
-        """Return the id of a record's texts, which their place in a list follows; None if each element has its own."""
+        """Return the id of a record's contents, which their place in a list follows; None if each element has its own."""
         fields = self.fields.texts
         field, ids = fields[number], [other.id for other in fields[:number]]
         if field.id is not None and "[]" in field.id:
@@ -125,44 +132,48 @@ class BatchBuilder:
             record_id = as_id(lookup(record, field.id), field.id, self.limit)
         return f"{record_id}/{field.text.replace('[]', '')}" if field.id in ids else record_id
 
-    def _add_row(self, row: int, row_id: str, text: str, kept: Sequence[object], kept_bytes: int) -> None:
+    def _add_row(self, row: int, row_id: str, content: str | bytes, kept: Sequence[object], kept_bytes: int) -> None:
         self.rows.append(row)
         self.ids.append(row_id)
-        self.texts.append(text)
-        self.bytes += len(text) + len(row_id) + kept_bytes
+        self.contents.append(content)
+        self.bytes += len(content) + len(row_id) + kept_bytes
         for column, value in zip(self.kept_columns, kept, strict=False):  # lines of txt have no kept fields
             column.append(value)
 
     def reject(self, row: int, bad: BadRow) -> None:
         """Add a rejected row."""
-        self.rejected.append((self.shard.name, str(row), bad.id, bad.text, bad.reason, bad.detail))
-        self.bytes += len(bad.text or "") + len(bad.id or "")
+        excerpt = bad.excerpt if pa.types.is_string(self.content_type) else None
+        self.rejected.append((self.shard.name, str(row), bad.id, excerpt, bad.reason, bad.detail))
+        self.bytes += len(excerpt or "") + len(bad.id or "")
 
     def _is_full(self) -> bool:
-        return len(self.texts) + len(self.rejected) >= BLOCK_ROWS or self.bytes >= BATCH_BYTES
+        return len(self.contents) + len(self.rejected) >= BLOCK_ROWS or self.bytes >= BATCH_BYTES
 
     def pass_through(self, first: int, batch: pa.RecordBatch) -> Batches:
         """Yield what was collected, if anything was, then a batch of good rows that begins with row `first`."""
         self.next_row = first + batch.num_rows
-        if self.texts or self.rejected:
+        if self.contents or self.rejected:
             yield self.flush()
-        yield batch, _NONE_REJECTED
+        yield batch, self._none_rejected
 
     def flush(self) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         """Return everything collected as (row batch, rejected batch)."""
-        size = len(self.texts)
+        size = len(self.contents)
         columns = [
             self._shard_column(size),
             pa.array(self.rows, pa.int64()),
             pa.array(self.ids, pa.string()),
-            pa.array(self.texts, pa.string()),
+            pa.array(self.contents, self.content_type),
         ]
         for field, values in zip(self.kept, self.kept_columns, strict=True):
             columns.append(_column(values, field.type) if len(values) == size else pa.nulls(size, field.type))
-        rejected = zip(*self.rejected, strict=True) if self.rejected else ([] for _ in REJECTED)
+        rejected = zip(*self.rejected, strict=True) if self.rejected else ([] for _ in self.rejected_schema)
+        columns_rejected = [
+            pa.array(values, field.type) for values, field in zip(rejected, self.rejected_schema, strict=True)
+        ]
         batches = (
             pa.RecordBatch.from_arrays(columns, schema=self.schema),
-            pa.RecordBatch.from_arrays([pa.array(values, pa.string()) for values in rejected], schema=REJECTED),
+            pa.RecordBatch.from_arrays(columns_rejected, schema=self.rejected_schema),
         )
         self._clear()
         return batches
@@ -173,14 +184,16 @@ class BatchBuilder:
     def _rows_of_block(self, first: int, block: list[Record | BadRow]) -> pa.RecordBatch | None:
         """Return the row batch of a block, or None if a row must be looked at by itself."""
         fields, ids = self.fields, None
+        if not self.keeps_strings:
+            return None
         try:
             if block and isinstance(block[0], str):
                 kept = [pa.nulls(len(block), field.type) for field in self.kept]
                 return self.checked_batch(first, pa.array(block, pa.string()), None, kept)
             if not fields.is_plain:
                 return None
-            texts = [record[fields.text] for record in block]  # type: ignore[index]  # BadRow raises TypeError
-            if set(map(type, texts)) != {str}:
+            contents = [record[fields.text] for record in block]  # type: ignore[index]  # BadRow raises TypeError
+            if set(map(type, contents)) != {str}:
                 return None
             if fields.id is not None:
                 values = [record[fields.id] for record in block]  # type: ignore[index]
@@ -194,24 +207,24 @@ class BatchBuilder:
                 if not set(map(type, values)) <= _EXACT_TYPES.get(field.type, set()):
                     return None
                 kept.append(pa.array(values, field.type))
-            return self.checked_batch(first, pa.array(texts, pa.string()), ids, kept)
+            return self.checked_batch(first, pa.array(contents, pa.string()), ids, kept)
         except (KeyError, TypeError, UnicodeEncodeError, OverflowError, pa.ArrowException):
             return None
 
     def checked_batch(
-        self, first: int, text: pa.StringArray, ids: pa.StringArray | None, kept: list[pa.Array]
+        self, first: int, contents: pa.StringArray, ids: pa.StringArray | None, kept: list[pa.Array]
     ) -> pa.RecordBatch | None:
         """Return the row batch of these columns, or None if a row of them must be rejected."""
-        blank = pc.equal(pc.utf8_trim_whitespace(text), "")
-        long = pc.greater(pc.binary_length(text), self.limit)
-        if text.null_count or pc.any(pc.or_(blank, long)).as_py():
+        blank = pc.equal(pc.utf8_trim_whitespace(contents), "")
+        long = pc.greater(pc.binary_length(contents), self.limit)
+        if contents.null_count or pc.any(pc.or_(blank, long)).as_py():
             return None
         if ids is not None and (ids.null_count or (pc.max(pc.binary_length(ids)).as_py() or 0) > self.limit):
             return None
-        rows = pa.array(range(first, first + len(text)), pa.int64())
+        rows = pa.array(range(first, first + len(contents)), pa.int64())
         if ids is None:
             ids = pc.binary_join_element_wise(f"{self.shard.name}#", rows.cast(pa.string()), "")
-        return pa.RecordBatch.from_arrays([self._shard_column(len(text)), rows, ids, text, *kept], schema=self.schema)
+        return pa.RecordBatch.from_arrays([self._shard_column(len(contents)), rows, ids, contents, *kept], schema=self.schema)
 
 
 def _element_ids(record: dict[str, object], path: str | None) -> dict[str, object]:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
+from ...model.head import BadRow
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard, line_blocks
-from .fields import BadRow, Fields
+from .fields import Fields
 from .reader import EXCERPT, RecordReader, decode_lines, excerpt, some_of, too_long
 from .shard import RECORD_BYTES, Record, Records, Shard
 
@@ -103,7 +104,7 @@ class _RecordParser:
             record = next(self.reader)
         except (csv.Error, _RecordTooLong) as error:
             detail = _CARRIAGE_RETURN if str(error).startswith("new-line character") else str(error)
-            record = BadRow("malformed record", detail, text=excerpt(self.pending[0]))
+            record = BadRow("malformed record", detail, excerpt=excerpt(self.pending[0]))
             self.reread += sum(_LINE_COST + len(line) for line in self.pending)
             # Without this limit, a file in which each line opens a quote takes quadratic time.
             if self.reread > _REREAD_BYTES + 8 * self.fresh:
@@ -165,12 +166,12 @@ def _check_delimiter(name: str, shard: Shard, delimiter: str, *, is_csv: bool) -
 def _named(names: list[str], values: list[str], delimiter: str) -> Record | BadRow:
     if len(values) != len(names):
         detail = f"{len(values)} fields, the header has {len(names)}"
-        return BadRow("malformed record", detail, text=_printable(delimiter.join(values)[:1000])[0])
+        return BadRow("malformed record", detail, excerpt=_printable(delimiter.join(values)[:1000])[0])
     if not all(map(str.isascii, values)):
         for name, value in zip(names, values, strict=True):
             text, is_utf8 = _printable(value)
             if not is_utf8:
-                return BadRow("not UTF-8", f"field {name!r} cannot be decoded", text=text[:1000])
+                return BadRow("not UTF-8", f"field {name!r} cannot be decoded", excerpt=text[:1000])
     return dict(zip(names, values, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Fields: the paths of the text, the id and the kept fields of a record, and what their values become."""
+"""Fields: the paths of the content, the id and the kept fields of a record, and what ids and kept values become."""
 
 from __future__ import annotations
 
@@ -12,17 +12,10 @@ from uuid import UUID
 import orjson
 import pyarrow as pa
 
-from ..schemas import Reason
+from ...model.head import BadRow, type_name
+from ...model.text.texts import EXCERPT, check_encodable, decode
 
 MISSING = object()  # the value at a path that a record does not have
-
-
-class BadRow(Exception):
-    """A row that cannot be embedded: the reason, a detail for people, and its id and text as far as they are known."""
-
-    def __init__(self, reason: Reason, detail: str, *, id: str | None = None, text: str | None = None) -> None:
-        super().__init__(detail)
-        self.reason, self.detail, self.id, self.text = reason, detail, id, text
 
 
 class NoTexts(BadRow):
@@ -123,37 +116,16 @@ def has_value_at(record: object, path: str) -> bool:
         return bad.reason != "missing field"
 
 
-def as_text(value: object, field: str, limit: int) -> str:
-    """Return a value as text, a list of strings joined with ", ". Raises BadRow if it is not text."""
-    if isinstance(value, BadRow):
-        raise value
-    if isinstance(value, list) and value and all(isinstance(part, str | bytes) for part in value):
-        value = ", ".join(_decode(part) for part in value)
-    if isinstance(value, bytes):
-        value = _decode(value)
-    if value is MISSING:
-        raise BadRow("missing field", f"field {field!r} is missing")
-    if value is None:
-        raise BadRow("null text", f"field {field!r} is null")
-    if not isinstance(value, str):
-        raise BadRow("wrong type", f"field {field!r} is {type_name(value)}, not text", text=_excerpt(value))
-    if not value or value.isspace():
-        raise BadRow("empty text", f"field {field!r} is blank", text=value[:1000])
-    if len(value) > limit or (len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit):
-        raise BadRow("too long", f"the text is over {limit:,} bytes (--max_text_bytes)", text=value[:1000])
-    return _check_encodable(value)
-
-
 def as_id(value: object, field: str, limit: int) -> str:
     """Return a value as an id, a number as its decimal text. Raises BadRow if it cannot be one or is over `limit` bytes."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, bytes):
-        value = _decode(value)
+        value = decode(value)
     if isinstance(value, str):
         if len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit:
-            raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes (--max_text_bytes)")
-        return _check_encodable(value)
+            raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes")
+        return check_encodable(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
@@ -173,8 +145,8 @@ def as_kept(value: object, field: pa.Field) -> object:
         return value
     if is_text(field.type):
         if isinstance(value, bytes):
-            return _decode(value)
-        return _check_encodable(value) if isinstance(value, str) else _json(value)
+            return decode(value)
+        return check_encodable(value) if isinstance(value, str) else _json(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_float64(field.type) and number:
         with suppress(OverflowError):  # an integer of over 308 digits
@@ -195,40 +167,6 @@ def as_kept(value: object, field: pa.Field) -> object:
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a type is one of Arrow's three types of text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def type_name(value: object) -> str:
-    """Return the type of a value in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float | Decimal):
-        return "a number"
-    if isinstance(value, list):
-        return "a list"
-    return "an object" if isinstance(value, dict) else type(value).__name__
-
-
-def _decode(value: str | bytes) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        start = value[:1000].decode("utf-8", "backslashreplace")
-        raise BadRow("not UTF-8", f"byte {error.start} cannot be decoded", text=start) from None
-
-
-def _check_encodable(value: str) -> str:
-    """Return `value`. Raises BadRow if it contains lone surrogates, which UTF-8 cannot encode."""
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            start = value[:1000].encode("utf-8", "backslashreplace").decode()
-            raise BadRow("not UTF-8", f"character {error.start} is a lone surrogate", text=start) from None
-    return value
 
 
 def _json(value: object) -> str:
@@ -256,8 +194,9 @@ def _spell(value: object) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
-def _excerpt(value: object) -> str:
+def excerpt_of(value: object) -> str:
+    """Return the beginning of a value as JSON."""
     try:
-        return _json(value)[:1000]
+        return _json(value)[:EXCERPT]
     except BadRow:
         return "..."

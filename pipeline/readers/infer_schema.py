@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from ...model.head import Head
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
-from ..schemas import REJECTED, ROW, SEGMENT, embedded_schema
+from ..schemas import SEGMENT, part_schema, rejected_schema, row_schema
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .field_types import becomes_text, kept_type
 from .fields import Fields
@@ -19,11 +20,14 @@ from .shard import InputError, Shard
 
 PEEKED_SHARDS = 16
 
-OUTPUT_COLUMNS = frozenset({*ROW.names, SEGMENT.name, *embedded_schema(1, pa.schema([])).names, *REJECTED.names})
+
+def output_columns(head: Head) -> frozenset[str]:
+    """Return the names of the columns that rows of a head have beside the kept fields."""
+    return frozenset({*row_schema(head).names, SEGMENT.name, *part_schema(head, 1).names, *rejected_schema(head).names})
 
 
 def infer_kept_schema(
-    shards: Sequence[Shard], fields: Fields, file_io: FileIO = FileIO(), known: pa.Schema | None = None
+    shards: Sequence[Shard], head: Head, fields: Fields, file_io: FileIO = FileIO(), known: pa.Schema | None = None
 ) -> pa.Schema:
     """Return the schema of the kept fields, with the types that they have in up to 16 shards.
 
@@ -34,10 +38,10 @@ def infer_kept_schema(
     it must not have, if fields are given and no shard has any, if a header cannot name fields, if no shard is UTF-8,
     and if a shard cannot be opened or gives no byte for as long as `file_io` waits.
     """
-    _check_names(fields)
+    _check_names(head, fields)
     with_fields = [shard for shard in shards if READERS[shard.format].has_fields]
     if not with_fields and known is None:
-        _check_no_fields(fields)
+        _check_no_fields(head, fields)
     step = max(1, len(with_fields) // PEEKED_SHARDS)
     summary = FieldSummary()
     for shard in with_fields[::step][:PEEKED_SHARDS]:
@@ -56,27 +60,27 @@ def infer_kept_schema(
     return pa.schema([pa.field(name, _common(name, kinds[name])) for name in fields.keep])
 
 
-def _check_names(fields: Fields) -> None:
+def _check_names(head: Head, fields: Fields) -> None:
     through = [path for path in fields.keep if "[]" in path]
     if through:
         raise InputError(
-            f"--keep_fields {','.join(through)}: only --text_field and --id_field may contain []; keep the list itself"
+            f"--keep_fields {','.join(through)}: only {head.field_flag} and --id_field may contain []; keep the list itself"
         )
     for text, path in fields.texts:
         if path is not None and "[]" in path and path.rpartition("[]")[0] != text.rpartition("[]")[0]:
             raise InputError(
-                f"--id_field {path} goes through another list than its --text_field {text}: both must be fields of the same "
-                f"elements, as chunks[].text and chunks[].id"
+                f"--id_field {path} goes through another list than its {head.field_flag} {text}: both must be fields of the "
+                f"same elements, as chunks[].text and chunks[].id"
             )
     repeated = [path for path, times in Counter(field.text for field in fields.texts).items() if times > 1]
     if repeated:
-        raise InputError(f"--text_field {repeated[0]} is given twice: name each field once")
+        raise InputError(f"{head.field_flag} {repeated[0]} is given twice: name each field once")
     repeated = [name for name, times in Counter(fields.keep).items() if times > 1]
     if repeated:
         raise InputError(
             f"--keep_fields {','.join(fields.keep)}: {', '.join(repeated)} occurs twice: name each field once"
         )
-    clash = [name for name in fields.keep if name in OUTPUT_COLUMNS]
+    clash = [name for name in fields.keep if name in output_columns(head)]
     if clash:
         raise InputError(
             f"--keep_fields {','.join(clash)}: the output has columns of that name already; rename the fields, or leave "
@@ -84,11 +88,11 @@ def _check_names(fields: Fields) -> None:
         )
 
 
-def _check_no_fields(fields: Fields) -> None:
+def _check_no_fields(head: Head, fields: Fields) -> None:
     """Raise InputError if fields were chosen, for shards without any."""
     chosen = {
-        "--text_field": ",".join(field.text for field in fields.texts)
-        if [field.text for field in fields.texts] != [Fields.text]
+        head.field_flag: ",".join(field.text for field in fields.texts)
+        if [field.text for field in fields.texts] != [head.content.name]
         else None,
         "--id_field": ",".join(field.id for field in fields.texts if field.id),
         "--keep_fields": ",".join(fields.keep),

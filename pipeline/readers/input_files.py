@@ -18,7 +18,7 @@ from ..io.paths import absolute_path, is_local, real_path, scheme_of
 from ..io.retries import StoreError
 from ..io.versions import FileChanged, ListedFile
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
-from ..remote.worker_reports import report_errors
+from ..remote.worker_reports import RunReports
 from .compression import SUFFIXES
 from .globs import fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
@@ -100,7 +100,7 @@ def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str)
 
 
 @contextmanager
-def open_shard(shard: Shard, file_io: FileIO) -> Iterator[IO[bytes]]:
+def open_shard(shard: Shard, file_io: FileIO, reports: RunReports = RunReports()) -> Iterator[IO[bytes]]:
     """Open a shard, without decompressing it, for a block.
 
     The shards are one version of the corpus; a file that is written or replaced during the run is not part of any. Raises
@@ -112,12 +112,12 @@ def open_shard(shard: Shard, file_io: FileIO) -> Iterator[IO[bytes]]:
         with file_io.open_version(shard.listed) as handle:
             yield handle
     except FileChanged as error:
-        with report_errors(file_io.reports_to):
+        with reports.errors():
             raise _shard_changed(error) from error
     except StoreError:
         raise
     except OSError as error:
-        with report_errors(file_io.reports_to):
+        with reports.errors():
             raise OSError(
                 error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}"
             ) from error

@@ -9,8 +9,9 @@ from typing import IO
 
 import orjson
 
+from ...model.head import BadRow
 from .compression import line_blocks
-from .fields import BadRow, Fields, NumberAsWritten, lookup, texts_at
+from .fields import Fields, NumberAsWritten, lookup, texts_at
 from .reader import RecordReader, check_utf8, excerpt, too_long
 from .shard import RECORD_BYTES, Record, Records, Shard
 
@@ -81,14 +82,14 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         reason = "not UTF-8" if "surrogate" in str(error) else "malformed record"
-        return check_utf8(line) or BadRow(reason, str(error), text=excerpt(line))  # type: ignore[arg-type]
+        return check_utf8(line) or BadRow(reason, str(error), excerpt=excerpt(line))
     if not isinstance(record, dict):
-        return BadRow("malformed record", "the line is JSON, but not an object", text=excerpt(line))
+        return BadRow("malformed record", "the line is JSON, but not an object", excerpt=excerpt(line))
     if paths := _inexact_paths([record], fields):
         try:
             exact = json.loads(line, parse_float=NumberAsWritten, parse_int=_parse_integer)
         except RecursionError:  # json's limit of depth is a little below orjson's
-            return BadRow("malformed record", "the line is nested too deep", text=excerpt(line))
+            return BadRow("malformed record", "the line is nested too deep", excerpt=excerpt(line))
         return {**record, **{path: lookup(exact, path) for path in paths}}
     return record
 

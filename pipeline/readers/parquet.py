@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...model.head import BadRow
 from ..errors import first_line
 from .arrow_values import as_strings, kept_values, needed_columns, records_of, repeated_name, row_bytes, type_at
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard
 from .exact_cast import cast_exactly
 from .field_types import check_types
-from .fields import BadRow, Fields
+from .fields import Fields
 from .parquet_limits import (
     Column,
     ReadAheadFile,
@@ -73,7 +74,7 @@ class ParquetReader:
 def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.RecordBatch | None:
     """Return the row batch of `batch`, or None if a row must be looked at by itself."""
     fields = builder.fields
-    if not fields.is_plain:
+    if not (fields.is_plain and builder.keeps_strings):
         return None
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     if not {fields.text, *builder.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():

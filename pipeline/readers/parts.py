@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..io.file_io import FileIO
 from .compression import DamagedShard
 from .input_files import open_shard
 from .parquet import MAX_ROWS, row_group_sizes
+from .read_settings import ReadSettings
 from .registry import READERS
 from .shard import Part, Shard
 
@@ -39,21 +39,21 @@ def is_large(shard: Shard) -> bool:
     return READERS[shard.format].has_row_groups and shard.bytes > PART_BYTES
 
 
-def split_group(shards: list[Shard], file_io: FileIO) -> Iterator[list[Part]]:
+def split_group(shards: list[Shard], settings: ReadSettings) -> Iterator[list[Part]]:
     """Yield the parts of a group of shards, as they are read in one step: all together, or one of a large Parquet shard.
 
     Raises OSError or InputError as open_shard does.
     """
     if len(shards) == 1 and is_large(shards[0]):
-        yield from ([part] for part in _row_group_parts(shards[0], file_io))
+        yield from ([part] for part in _row_group_parts(shards[0], settings))
     else:
         yield [Part(shard, shard.bytes) for shard in shards]
 
 
-def _row_group_parts(shard: Shard, file_io: FileIO) -> list[Part]:
+def _row_group_parts(shard: Shard, settings: ReadSettings) -> list[Part]:
     """Return the parts of a Parquet shard, or the whole if its footer is damaged: then reading it reports the damage."""
     try:
-        with open_shard(shard, file_io) as handle:
+        with open_shard(shard, settings.file_io, settings.reports) as handle:
             sizes = row_group_sizes(handle)
     except DamagedShard:
         sizes = []

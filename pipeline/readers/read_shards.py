@@ -12,40 +12,33 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from ..flags import MAX_TEXT_BYTES
-from ..io.file_io import FileIO
+from ...model.head import BadRow
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
-from .fields import BadRow, Fields
 from .input_files import open_shard
 from .parts import split_group
+from .read_settings import ReadSettings
 from .registry import READERS
 from .shard import BATCH_BYTES, Batches, Part, Shard
 
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
 
-def read_shard(
-    shard: Shard,
-    fields: Fields,
-    kept: pa.Schema,
-    max_text_bytes: int = MAX_TEXT_BYTES,
-    file_io: FileIO = FileIO(),
-) -> Batches:
-    """Yield (row batch, rejected batch) pairs of a shard, of the schemas ROW followed by `kept`, and REJECTED.
+def read_shard(shard: Shard, settings: ReadSettings) -> Batches:
+    """Yield (row batch, rejected batch) pairs of a shard, of the schemas that row_schema and rejected_schema give.
 
     The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError or InputError as
     open_shard does.
     """
-    yield from _read(BatchBuilder(Part(shard, shard.bytes), fields, kept, max_text_bytes), file_io)
+    yield from _read(BatchBuilder(Part(shard, shard.bytes), settings))
 
 
-def _read(builder: BatchBuilder, file_io: FileIO) -> Batches:
+def _read(builder: BatchBuilder) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
-    with open_shard(shard, file_io) as handle:
+    with open_shard(shard, builder.settings.file_io, builder.settings.reports) as handle:
         try:
             for batches in READERS[shard.format].read(handle, builder):
                 if builder.part.parts == 1:
@@ -63,7 +56,7 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of texts is missing or empty. All are of one
+    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. All are of one
     segment.
     """
 
@@ -115,9 +108,8 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
     The parts of an element are of one segment.
     """
 
-    def __init__(self, fields: Fields, kept: pa.Schema, max_text_bytes: int, file_io: FileIO) -> None:
-        self.fields, self.kept = fields, kept.serialize().to_pybytes()
-        self.max_text_bytes, self.file_io = max_text_bytes, file_io
+    def __init__(self, settings: ReadSettings) -> None:
+        self.settings = settings
 
     def process(self, parts: list[Part]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read parts as a stream. Raises InputError if a shard is not the version that was listed."""
@@ -140,10 +132,10 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
         read.seconds += time.perf_counter() - began
 
     def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
-        kept, rows, rejected = pa.ipc.read_schema(pa.py_buffer(self.kept)), _BatchCombiner(), _BatchCombiner()
+        rows, rejected = _BatchCombiner(), _BatchCombiner()
         for part in parts:
-            builder = BatchBuilder(part, self.fields, kept, self.max_text_bytes)
-            for row_batch, rejected_batch in _read(builder, self.file_io):
+            builder = BatchBuilder(part, self.settings)
+            for row_batch, rejected_batch in _read(builder):
                 size = row_batch.num_rows + rejected_batch.num_rows
                 read.rows += size
                 read.by_second.update(rows_by_second(size))
@@ -170,22 +162,15 @@ class ReadShards(beam.PTransform):  # type: ignore[misc]
     `spread_parts` is False if no shard is large: then there are no parts to spread.
     """
 
-    def __init__(
-        self,
-        fields: Fields,
-        kept: pa.Schema,
-        max_text_bytes: int = MAX_TEXT_BYTES,
-        file_io: FileIO = FileIO(),
-        *,
-        spread_parts: bool = True,
-    ) -> None:
+    def __init__(self, settings: ReadSettings, *, spread_parts: bool = True) -> None:
         super().__init__()
-        self.do, self.file_io = _ReadParts(fields, kept, max_text_bytes, file_io), file_io
-        self.spread_parts = spread_parts
+        self.settings, self.spread_parts = settings, spread_parts
 
     def expand(self, groups: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Split large shards into parts, spread these, and read each group of parts as one element."""
-        parts = groups | "SplitShards" >> beam.FlatMap(split_group, self.file_io)
+        parts = groups | "SplitShards" >> beam.FlatMap(split_group, self.settings)
         if self.spread_parts:
             parts = parts | "SpreadParts" >> beam.Reshuffle()
-        return parts | "ReadParts" >> beam.ParDo(self.do).with_outputs("rejected", "read", main="rows")
+        return parts | "ReadParts" >> beam.ParDo(_ReadParts(self.settings)).with_outputs(
+            "rejected", "read", main="rows"
+        )

@@ -10,8 +10,9 @@ from typing import IO, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from ...model.head import BadRow
 from .batch_builder import BatchBuilder
-from .fields import MISSING, BadRow, Fields, has_value_at, lookup
+from .fields import MISSING, Fields, has_value_at, lookup
 from .shard import RECORD_BYTES, Batches, Records, Shard
 
 Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int], Records]"
@@ -121,7 +122,7 @@ def check_utf8(line: bytes) -> BadRow | None:
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return BadRow("not UTF-8", f"byte {error.start} of the line cannot be decoded", text=excerpt(line))
+        return BadRow("not UTF-8", f"byte {error.start} of the line cannot be decoded", excerpt=excerpt(line))
     return None
 
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from ...model.head import BadRow
 from ..io.versions import ListedFile
-from .fields import BadRow
 
 # A record is a dict of fields; a line of txt is a str.
 Record: TypeAlias = "dict[str, object] | str"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import IO
 
+from ...model.head import BadRow
 from .compression import line_blocks
-from .fields import BadRow, Fields
+from .fields import Fields
 from .reader import RecordReader, check_utf8, decode_lines, too_long
 from .shard import Record, Records, Shard
 

@@ -36,17 +36,44 @@ class WorkerReports:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RunReports:
+    """Where workers of a job report: the run directory of a remote one; a local one needs no reports."""
+
+    directory: str | None = None
+
+    def start(self) -> None:
+        """Report the counts of this process from now on, until the run has been published or has ended."""
+        if self.directory is None:
+            return
+        with _lock:
+            if self.directory in _reporting:
+                return
+            _reporting.add(self.directory)
+        name = f"worker-report {self.directory}"
+        threading.Thread(target=_report, args=(self.directory,), name=name, daemon=True).start()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Report an error of the block that no retry repairs, and raise it."""
+        try:
+            yield
+        except _PERMANENT as error:
+            if self.directory is not None:
+                with suppress(Exception):
+                    message = str(error) or type(error).__name__
+                    path = join(self.directory, f"{WORKER_ERROR}{uuid.uuid4().hex[:16]}.json")
+                    write_json(path, {"error": message})
+            raise
+
+    def call(self, element: Any, call: Callable[[Any], Any]) -> list[Any]:
+        """Return what `call` yields for an element; its errors are reported."""
+        with self.errors():
+            return list(call(element))
+
+
 _reporting: set[str] = set()  # the directories into which this process reports
 _lock = threading.Lock()
-
-
-def start_reporting(directory: str) -> None:
-    """Report the counts of this process into `directory` from now on, until the run has been published or has ended."""
-    with _lock:
-        if directory in _reporting:
-            return
-        _reporting.add(directory)
-    threading.Thread(target=_report, args=(directory,), name=f"worker-report {directory}", daemon=True).start()
 
 
 def _report(directory: str) -> None:
@@ -75,25 +102,6 @@ def _goes_on(directory: str) -> bool:
         return is_local(directory) and is_locked(join(directory, LOCK))
     except Exception:  # asked again later
         return True
-
-
-@contextmanager
-def report_errors(directory: str | None) -> Iterator[None]:
-    """Report an error of the block that no retry repairs into `directory`, and raise it."""
-    try:
-        yield
-    except _PERMANENT as error:
-        if directory is not None:
-            with suppress(Exception):
-                message = str(error) or type(error).__name__
-                write_json(join(directory, f"{WORKER_ERROR}{uuid.uuid4().hex[:16]}.json"), {"error": message})
-        raise
-
-
-def call_reported(element: Any, directory: str | None, call: Callable[[Any], Any]) -> list[Any]:
-    """Return what `call` yields for an element; its errors are reported as by `report_errors`."""
-    with report_errors(directory):
-        return list(call(element))
 
 
 def check_version(expected: str) -> None:

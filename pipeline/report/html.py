@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from ...model.fingerprint import describe_changes
+from ...model.heads import find_head
 from ..errors import SnapshotError
 from ..io.filesystem import write_atomically
 from ..io.paths import join
@@ -23,7 +24,7 @@ from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import open_snapshot
 from ..terminal import printable
-from ..writers.statistics import MAX_TOKENS, FileStats
+from ..writers.statistics import FileStats
 from . import plots
 from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
 
@@ -36,9 +37,9 @@ VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
 
 PROBES, NEIGHBORS = 6, 5  # rows whose nearest rows are listed, and how many of those
 
-_CountName = Literal["read", "embedded", "reused", "rejected", "truncated", "model_texts"]
+_CountName = Literal["read", "embedded", "reused", "rejected", "truncated"]
 _FIGURES: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected", "truncated")
-_COMPARED: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected", "model_texts")
+_COMPARED: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected")
 
 
 class _Outcome(NamedTuple):
@@ -63,7 +64,7 @@ def render(
     enough = len(texts) >= PROBES
     charts: dict[str, Markup | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
-        "tokens": plots.tokens_per_text(stats.token_counts) if stats.token_counts else None,
+        "tokens": plots.tokens_per_text(stats.sizes) if stats.sizes else None,
         "norms": plots.vector_norms(stats.norm_bins) if stats.norm_bins else None,
         "stages": plots.seconds_by_stage(manifest["seconds"]),
         "pace": plots.rows_per_second(manifest["pace"]) if "pace" in manifest else None,
@@ -77,7 +78,7 @@ def render(
         figures=_figures(manifest),
         outcomes=[_Outcome(name, color, f"{amount:,}", _percent(amount / counted)) for name, amount, color in pieces],
         pace_legend=_pace_legend(manifest),
-        max_tokens=MAX_TOKENS,
+        max_tokens=find_head(manifest["head"]).max_size,
         colors=plots.COLORS,
         provenance=_provenance(manifest, files),
         charts=charts,
@@ -91,8 +92,8 @@ def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> 
     """Write the page of a run whose files are finished, and return its name. Raise whatever goes wrong."""
     stats = FileStats()
     for segment in manifest["segments"]:
-        stats.add_histograms(segment["token_counts"], segment["norm_bins"])
-    rows = read_sample(output, manifest["snapshot"], files)
+        stats.add_histograms(segment["sizes"], segment["norm_bins"])
+    rows = read_sample(output, manifest["snapshot"], find_head(manifest["head"]), files)
     previous = None
     with suppress(SnapshotError):  # a damaged manifest of another snapshot
         previous = read_manifest(output, manifest["previous"]) if manifest["previous"] else None
@@ -179,12 +180,20 @@ def _changes(manifest: Manifest, previous: Manifest | None) -> dict[str, object]
     if previous is None:
         removed = f"The previous snapshot, {manifest['previous']}, no longer exists or cannot be read."
         return {"changes": [], "no_previous": removed if manifest["previous"] else "This is the first snapshot."}
-    before, now = ({"rows": one["totals"]["read"], **one["counts"]} for one in (previous, manifest))
+    items = f"{find_head(manifest['head']).items} embedded by the model"
+    before, now = (
+        {
+            "rows": one["totals"]["read"],
+            **{name: one["counts"][name] for name in _COMPARED},
+            items: one["counts"]["model"]["items"],
+        }
+        for one in (previous, manifest)
+    )
     changed = describe_changes(manifest["fingerprint_parts"], previous["fingerprint_parts"])
     return {
         "previous": previous["snapshot"],
         "fingerprint_change": f"The fingerprint changed: {changed}." if changed else "The fingerprint is the same.",
-        "changes": [(name.replace("_", " "), f"{before[name]:,}", f"{now[name]:,}") for name in ("rows", *_COMPARED)],
+        "changes": [(name, f"{before[name]:,}", f"{now[name]:,}") for name in now],
     }
 
 

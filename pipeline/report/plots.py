@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..metrics import SECONDS, Pace
 from ..terminal import plural, printable
-from ..writers.statistics import MAX_TOKENS, NORM_BINS, norm_of
+from ..writers.statistics import NORM_BINS, norm_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator
 
 MODEL_TOKENS = 77  # tokens of a text that the model reads, start and end included
+MAX_TOKENS = 128
 NORM_BARS = 60  # at most, in the chart of norms
 
 # CSS variables of the page that stand for a color. Matplotlib knows no CSS, so it draws with one made-up color each.

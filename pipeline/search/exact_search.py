@@ -70,14 +70,17 @@ def search(
     *,
     top: int = 10,
     by: str = "cosine",
-    checkpoint: str | None = None,
-    tokenizer_path: str | None = None,
+    **files: str | None,
 ) -> SearchResult:
     """Return the `top` nearest rows to each query in the current snapshot of `output`.
 
-    A query is a text, which is embedded with the model and the prompt of the snapshot, or the name of a .npy file of
-    float vectors [dim] or [n, dim]. `by` is "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's
-    audio or image encoder.
+    Args:
+        output: The directory of the snapshots.
+        queries: Texts, which are embedded with the model and the prompt of the snapshot, or names of .npy files of float
+            vectors [dim] or [n, dim].
+        top: The number of rows.
+        by: "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's audio or image encoder.
+        files: Paths of the model's files, `checkpoint` and `tokenizer_path`; by default those that the run read.
 
     Raises:
         ValueError: A query cannot be used (QueryError), or the model is not available (ModelNotFound).
@@ -94,7 +97,7 @@ def search(
             f"--by {by} compares texts with {by.partition('_')[0]} vectors from .npy files, and AudioCLIP has no trained "
             f"scale for two texts: search for texts with --by cosine, which gives the same order"
         )
-    model = cache(lambda: find_model(manifest, checkpoint, tokenizer_path))  # vectors by cosine need no model
+    model = cache(lambda: find_model(manifest, files))  # vectors by cosine need no model
     scale = 1.0 if by == "cosine" else model().logit_scale(by.partition("_")[0])
     parsed = read_queries(queries, manifest["dim"], lambda: model().encoder())
     nearest = TopK(np.stack([query.vector for query in parsed]), top)

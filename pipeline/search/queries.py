@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ...model.text.encoder import TextEncoder
+    from ...model.head import Encoder
 
 
 class QueryError(ValueError):
@@ -31,7 +31,7 @@ def is_file(query: str) -> bool:
     return query.endswith(".npy")
 
 
-def read_queries(queries: Sequence[str], dim: int, encoder: Callable[[], TextEncoder]) -> list[Query]:
+def read_queries(queries: Sequence[str], dim: int, encoder: Callable[[], Encoder]) -> list[Query]:
     """Return the queries in the order given, one for each vector of a file; `encoder` is called if one is a text.
 
     Raises:
@@ -59,18 +59,18 @@ def _check_text(text: str) -> None:
         ) from None
 
 
-def _vectors_of_texts(texts: list[str], encoder: TextEncoder) -> dict[str, Query]:
-    encoding = encoder.encode_rows(texts)
-    context = encoder.tower.context_length
+def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
+    encoding, limit = encoder.encode_rows(texts), encoder.info.limit
     by_text = {}
-    for text, vector, count, long in zip(texts, encoding.vectors, encoding.n_tokens, encoding.truncated, strict=True):
-        if long and encoder.on_long == "reject":
+    for place, text in enumerate(texts):
+        count, is_long = (encoding.columns[name][place] for name in ("n_tokens", "truncated"))
+        if place in encoding.errors:
             raise QueryError(
                 f"the query {text!r:.80} has {count} tokens, and this snapshot was embedded with --on_long reject: "
-                f"shorten it to {context}"
+                f"shorten it to {limit}"
             )
-        note = f"truncated from {count} to the {context} tokens that the model reads" if long else ""
-        by_text[text] = Query(text, _direction(vector, f"the query {text!r:.80}"), note)
+        note = f"truncated from {count} to the {limit} tokens that the model reads" if is_long else ""
+        by_text[text] = Query(text, _direction(encoding.vectors[place], f"the query {text!r:.80}"), note)
     return by_text
 
 

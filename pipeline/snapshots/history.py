@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from ...model.release import UNTRAINED
 from ..errors import SnapshotError
 from ..terminal import plural
 from .commit import (
@@ -25,8 +26,6 @@ from .run_directory import is_complete, list_runs, remove_dead_run, remove_run, 
 
 _COLUMNS = ("rows", "carried", "embedded", "reused", "rejected")
 
-MEASURED_RUNS = 5  # whose model time is added up
-
 _MAX_NAMED = 5  # snapshots in an error
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,20 +36,60 @@ def current_path(output: str) -> str:
     return run_path(output, require_current(output))
 
 
-def log(output: str) -> list[str]:
-    """Return one line per finished snapshot, oldest first, under a header; an asterisk marks the current one.
+@dataclass(frozen=True)
+class LogEntry:
+    """A finished snapshot, as `log` lists it.
 
-    The rows of a snapshot are those carried over and those that its run embedded, reused or rejected. A snapshot whose
-    manifest is damaged is left out, with a warning.
+    Attributes:
+        snapshot: Its name.
+        head: The head that it was embedded with.
+        is_current: Whether it is the current one.
+        created: When its run started, UTC.
+        rows: All its rows: those carried over and those that its run read.
+        carried: Rows carried over.
+        embedded: Rows whose vector its run made.
+        reused: Rows whose vector its run took from an earlier file.
+        rejected: Rows that its run rejected.
+        checkpoint: The name of the checkpoint.
+        weights: "trained" or "untrained".
+    """
+
+    snapshot: str
+    head: str
+    is_current: bool
+    created: str
+    rows: int
+    carried: int
+    embedded: int
+    reused: int
+    rejected: int
+    checkpoint: str
+    weights: str
+
+    def as_line(self) -> str:
+        """Return the entry as a line under LOG_HEADER."""
+        numbers = " ".join(f"{getattr(self, name):>10}" for name in _COLUMNS)
+        weights = " (untrained)" if self.weights == UNTRAINED != self.checkpoint else ""
+        return f"{'*' if self.is_current else ' '} {self.snapshot:<26} {numbers}  {self.checkpoint}{weights}"
+
+
+LOG_HEADER = f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"
+
+
+def log(output: str) -> list[LogEntry]:
+    """Return the finished snapshots, oldest first.
+
+    A snapshot whose manifest is damaged is left out, with a warning.
 
     Raises:
         SnapshotError: `output` has no current snapshot, or its manifest is damaged.
     """
-    current = require_current(output)
-    lines = [f"  {'snapshot':<26} {' '.join(f'{name:>10}' for name in _COLUMNS)}  checkpoint"]
-    for name in _finished(output):
+    current, entries = require_current(output), list[LogEntry]()
+    for name in finished_runs(output):
         try:
-            manifest = read_manifest(output, name, reads=("counts", "totals", "weights", "checkpoint"))
+            manifest = read_manifest(
+                output, name, reads=("head", "created", "counts", "totals", "weights", "checkpoint")
+            )
         except SnapshotError as error:
             if name == current:
                 raise
@@ -58,44 +97,23 @@ def log(output: str) -> list[str]:
             continue
         if manifest is None:  # removed meanwhile
             continue
-        counts, totals, checkpoint = manifest["counts"], manifest["totals"], manifest["checkpoint"]["name"]
-        carried = totals["read"] - counts["read"]
-        columns = (totals["read"], carried, counts["embedded"], counts["reused"], counts["rejected"])
-        numbers = " ".join(f"{number:>10}" for number in columns)
-        weights = " (untrained)" if manifest["weights"] == "untrained" != checkpoint else ""
-        lines.append(f"{'*' if name == current else ' '} {name:<26} {numbers}  {checkpoint}{weights}")
-    return lines
-
-
-class ModelWork(NamedTuple):
-    """What the model did in one or more runs: different texts, their tokens, and the seconds that it took."""
-
-    texts: int
-    tokens: int
-    seconds: float
-
-
-def measured_work(output: str, fingerprint: str) -> ModelWork | None:
-    """Return the model's work in the newest finished runs of that fingerprint together, or None if none used the model.
-
-    The seconds of a small run are mostly those of the model's first call, so several runs count. If the newest
-    MEASURED_RUNS did not use the model, the one before them that did counts.
-    """
-    names = [name for name in _finished(output) if name.endswith(fingerprint[:8])]
-    texts, tokens, seconds = 0, 0, 0.0
-    for number, name in enumerate(reversed(names)):
-        if tokens and number >= MEASURED_RUNS:
-            break
-        try:
-            manifest = read_manifest(output, name, reads=("fingerprint", "counts", "seconds"))
-        except SnapshotError:  # an estimate must not fail a run
-            continue
-        run_seconds = manifest["seconds"].get("model_seconds", 0.0) if manifest else 0.0
-        if manifest and manifest["fingerprint"] == fingerprint and manifest["counts"]["tokens"] and run_seconds:
-            texts += manifest["counts"]["model_texts"]
-            tokens += manifest["counts"]["tokens"]
-            seconds += run_seconds
-    return ModelWork(texts, tokens, seconds) if tokens else None
+        counts, totals = manifest["counts"], manifest["totals"]
+        entries.append(
+            LogEntry(
+                snapshot=name,
+                head=manifest["head"],
+                is_current=name == current,
+                created=manifest["created"],
+                rows=totals["read"],
+                carried=totals["read"] - counts["read"],
+                embedded=counts["embedded"],
+                reused=counts["reused"],
+                rejected=counts["rejected"],
+                checkpoint=manifest["checkpoint"]["name"],
+                weights=manifest["weights"],
+            )
+        )
+    return entries
 
 
 def rollback(output: str, snapshot: str | None = None) -> str:
@@ -104,7 +122,7 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     Raises:
         SnapshotError: The snapshot does not exist, a file of it is missing, or its manifest is not valid.
     """
-    current, finished = require_current(output), _finished(output)
+    current, finished = require_current(output), finished_runs(output)
     if snapshot is None:
         # The snapshot that the current one followed. Those between the two by name were rolled back.
         followed = _previous_of(output, current, finished) or current
@@ -229,6 +247,6 @@ def _snapshots_to_keep(output: str, current: str, finished: Sequence[str], keep:
     return kept + others[: keep - len(kept)]
 
 
-def _finished(output: str) -> list[str]:
+def finished_runs(output: str) -> list[str]:
     """Return the names of the finished snapshots, oldest first."""
     return [name for name, files in list_runs(output).items() if is_complete(files)]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_type_hints
 
-from ...model.fingerprint import fingerprint
-from ...model.text.prompt import PROMPT_RULE, is_prompt
+from ...model.fingerprint import REQUIRED_PARTS, fingerprint
+from ...model.heads import HEADS, find_head
 from ..canary import Canary, canary_fault
 from ..errors import SnapshotError
 from ..io.json_file import Json
@@ -20,7 +20,7 @@ from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
 # audioclip-beam reads the formats of all releases before it.
-FORMAT = 4
+FORMAT = 5
 
 MAX_DIM = 1 << 16
 
@@ -36,8 +36,6 @@ _SMALL_NUMBER = re.compile(r"-?[0-9]{1,6}")
 
 _FILE_NAME = re.compile(r"(part|rejected)-[A-Za-z0-9._-]{0,199}\.parquet")
 
-_REQUIRED_PARTS = ("prompt", "on_long", "normalize", "dtype", "stored")
-
 _ROW_COUNTS: tuple[Literal["read", "embedded", "reused", "rejected", "truncated"], ...]
 _ROW_COUNTS = ("read", "embedded", "reused", "rejected", "truncated")
 
@@ -48,7 +46,7 @@ RESTORE_REMEDY = "restore it from a backup, or make another snapshot the current
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A finished file of a snapshot: the number of its segment, and the lowest text hash in a part file, in hex."""
+    """A finished file of a snapshot: the number of its segment, and the lowest content hash in a part file, in hex."""
 
     name: str
     rows: int
@@ -79,7 +77,7 @@ class CheckpointInfo(TypedDict):
 
 
 class Lookup(TypedDict):
-    """Earlier rows in which a run looked for its texts, the bytes of their hashes, and rows that were not worth it."""
+    """Earlier rows in which a run looked for known contents, the bytes of their hashes, and rows that were not worth it."""
 
     rows: int
     bytes: int
@@ -99,19 +97,14 @@ class _RequiredCounts(TypedDict):
     reused: int
     rejected: int
     truncated: int
-    model_texts: int
-    tokens: int
-    nodes: int
-    slots: int
-    micro_batches: int
-    oom_retries: int
     rejected_by_reason: dict[str, int]
+    model: dict[str, int]
 
 
 class Counts(_RequiredCounts, total=False):
-    """The counts of a run: rows that it read, by outcome, and the model's work; rows carried over are in none of them.
+    """The counts of a run: rows that it read, by outcome, and in `model` the counts of the model's Work.
 
-    `duplicate_ids` is present if ids were checked.
+    Rows carried over are in none of them. `duplicate_ids` is present if ids were checked.
     """
 
     duplicate_ids: int
@@ -123,11 +116,13 @@ class _RequiredKeys(TypedDict):
     snapshot: str
     created: str
     tool_version: str
+    head: str
     fingerprint: str
     fingerprint_parts: dict[str, str]
     weights: str
     checkpoint: CheckpointInfo
     dim: int
+    limit: int | None
     options: dict[str, object]
     counts: Counts
     lookup: Lookup
@@ -225,6 +220,8 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
     faults = list(key_faults(manifest, Manifest, MANIFEST_KEYS if reads is None else reads))
     if not faults and (reads is None or "segments" in reads):
         faults = list(_histogram_faults(manifest["segments"]))  # type: ignore[arg-type]
+    if not faults and (reads is None or "head" in reads) and manifest["head"] not in HEADS:
+        faults = [f"head is {manifest['head']!r:.80}, expected {' or '.join(HEADS)}"]
     if not faults and reads is None:
         faults = list(_value_faults(manifest, name))  # type: ignore[arg-type]
     return faults
@@ -233,7 +230,7 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
 def _histogram_faults(segments: Sequence[Segment]) -> Iterator[str]:
     """Yield which keys of the segments' histograms are not small numbers, which readers of them expect."""
     for number, segment in enumerate(segments):
-        for name, histogram in (("token_counts", segment["token_counts"]), ("norm_bins", segment["norm_bins"])):
+        for name, histogram in (("sizes", segment["sizes"]), ("norm_bins", segment["norm_bins"])):
             for key in histogram:
                 if not _SMALL_NUMBER.fullmatch(key):
                     yield f"segments[{number}].{name} has the key {key!r:.40}, expected a number of at most 6 digits"
@@ -242,11 +239,12 @@ def _histogram_faults(segments: Sequence[Segment]) -> Iterator[str]:
 def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     """Yield where the manifest of snapshot `name`, whose types are right, disagrees with itself."""
     parts, counts = manifest["fingerprint_parts"], manifest["counts"]
-    missing = [part for part in _REQUIRED_PARTS if part not in parts]
+    head = find_head(manifest["head"])
+    missing = [part for part in (*head.provenance, *REQUIRED_PARTS) if part not in parts]
     if missing:
         yield f"fingerprint_parts has no {', '.join(missing)}"
-    elif not is_prompt(parts["prompt"]):
-        yield f"fingerprint_parts.prompt is {parts['prompt']!r:.80}, and {PROMPT_RULE}"
+    else:
+        yield from (f"fingerprint_parts.{fault}" for fault in head.fingerprint_faults(parts))
     for key, word, choices in (
         ("weights", manifest["weights"], ("trained", "untrained")),
         ("fingerprint_parts.stored", parts.get("stored"), ("float32", "float16")),
@@ -264,6 +262,7 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
     equations: tuple[tuple[str, object, object], ...] = (
         ("snapshot", manifest["snapshot"], name),
         ("fingerprint", manifest["fingerprint"], fingerprint(parts)),
+        ("fingerprint_parts.head", parts.get("head"), manifest["head"]),
         ("counts.read", counts["read"], embedded + counts["rejected"]),
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
         ("totals.read", totals["read"], totals["vectors"] + totals["rejected"]),
@@ -271,7 +270,7 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
         *(
             (f"segments[{number}].checkpoint_sha256", segment["checkpoint_sha256"], manifest["checkpoint"]["sha256"])
             for number, segment in enumerate(manifest["segments"])
-            if segment["run"] == name  # others may come from another file with the same text head
+            if segment["run"] == name  # others may come from another file with the same head
         ),
     )
     for what, value, expected in equations:

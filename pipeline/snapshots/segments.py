@@ -41,7 +41,7 @@ class Segment(TypedDict):
     bytes: int
     rows: RowCounts
     damaged: dict[str, str]
-    token_counts: dict[str, int]
+    sizes: dict[str, int]
     norm_bins: dict[str, int]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +11,13 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...model.head import Head
+from ...model.heads import find_head
 from ..errors import SnapshotError, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..readers.shard import Shard
-from ..schemas import embedded_schema
+from ..schemas import EMBEDDING, part_schema
 from .commit import require_current, require_manifest
 from .listing import read_file_list, read_shard_list
 from .manifest import FileInfo, Manifest
@@ -30,7 +32,7 @@ REMEDY = "audioclip validate lists all faults, and audioclip rollback goes back 
 # Errors of reading a damaged Parquet file: its names and metadata may not be UTF-8, and a column may have another name.
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError)
 
-_REQUIRED_COLUMNS = ("id", "embedding")
+_REQUIRED_COLUMNS = ("id", EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class Snapshot:
     def path(self) -> str:
         """Return the path of its directory."""
         return run_path(self.output, self.name)
+
+    @property
+    def head(self) -> Head:
+        """The head that it was embedded with."""
+        return find_head(self.manifest["head"])
+
+    @property
+    def omitted(self) -> frozenset[str]:
+        """The columns that its part files do not have."""
+        return self.head.omitted(self.manifest["options"])
+
+    def schema(self, kept: Iterable[pa.Field] = ()) -> pa.Schema:
+        """Return the schema of its part files, with these kept fields."""
+        stored = self.manifest["fingerprint_parts"]["stored"]
+        return part_schema(self.head, self.manifest["dim"], kept, stored=stored, omitted=self.omitted)
 
     @cached_property
     def files(self) -> list[FileInfo]:
@@ -81,7 +98,7 @@ def iter_rows(
         path = join(snapshot.path, info.name)
         with open_part(path, REMEDY) as handle:
             file = open_pages(handle)
-            if not _is_described(snapshot.manifest, info, file):
+            if not _is_described(snapshot, info, file):
                 raise SnapshotError(f"{path} is not the file that the manifest describes: {REMEDY}")
             names = file.schema_arrow.names
             present = names if columns is None else [name for name in columns if name in names]
@@ -103,13 +120,12 @@ def open_pages(handle: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=READ_BYTES, pre_buffer=False)
 
 
-def _is_described(manifest: Manifest, info: FileInfo, file: pq.ParquetFile) -> bool:
+def _is_described(snapshot: Snapshot, info: FileInfo, file: pq.ParquetFile) -> bool:
     """Return whether a part file has the fingerprint, the rows and the required columns that the manifest says."""
     fingerprint = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
-    schema = embedded_schema(
-        manifest["dim"], pa.schema([]), stored=manifest["fingerprint_parts"].get("stored", "float32")
-    )
     expected, fields = (
-        [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (schema, file.schema_arrow)
+        [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (snapshot.schema(), file.schema_arrow)
     )
-    return fingerprint == manifest["fingerprint"] and file.metadata.num_rows == info.rows and fields == expected
+    return (
+        fingerprint == snapshot.manifest["fingerprint"] and file.metadata.num_rows == info.rows and fields == expected
+    )

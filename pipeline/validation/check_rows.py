@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..content import add_text_hash
+from ...model.fingerprint import PROVENANCE_PARTS
+from ..content import content_hash
 from ..errors import convert_temporary_errors, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
-from ..schemas import REASONS, REJECTED, embedded_schema
+from ..schemas import CONTENT_HASH, kept_fields, reasons_of, rejected_schema
 from ..search.top_k import vectors_of
-from ..snapshots.manifest import FileInfo, Manifest
-from ..snapshots.run_directory import run_path
-from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE
+from ..snapshots.manifest import FileInfo
+from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE, Snapshot
 from .checks import MAX_EXAMPLES, Check
 
 # The largest difference between 1 and the length of a normalized vector: twice what rounding to half precision causes.
@@ -64,22 +64,22 @@ class DuplicateFinder:
 class RowChecks:
     """The checks of rows. Call `check_file` for each file of the snapshot, then `finish`."""
 
-    def __init__(self, output: str, manifest: Manifest) -> None:
-        self.manifest, self.directory = manifest, run_path(output, manifest["snapshot"])
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot, self.manifest, self.head = snapshot, snapshot.manifest, snapshot.head
+        self._columns = self.head.column_check(self.manifest["fingerprint_parts"])
         self.readable, self.schema, self.ids = Check("readable"), Check("schema"), Check("ids")
         self.vectors, self.hashes = Check("vectors"), Check("hashes")
-        self.tokens, self.counts = Check("tokens"), Check("counts")
+        self.sizes, self.counts = Check(self.head.unit), Check("counts")
         self._ids = DuplicateFinder()
         self._kept: pa.Schema | None = None  # kept fields of the first file
         self._reasons = Counter[str]()
         self._rows = self._truncated = 0
-        self._shortest_truncated, self._longest_whole = np.inf, -np.inf  # in tokens
         self._lengths = [np.inf, -np.inf]  # of the shortest and the longest vector
 
     def check_file(self, info: FileInfo) -> None:
         """Check all rows of a file."""
         try:
-            with open_to_read(join(self.directory, info.name)) as handle:
+            with open_to_read(join(self.snapshot.path, info.name)) as handle:
                 file = pq.ParquetFile(handle, page_checksum_verification=True)
                 if info.is_part:
                     self._check_part(info, file)
@@ -90,7 +90,7 @@ class RowChecks:
 
     def finish(self) -> list[Check]:
         """Return all checks; to be called after the last file."""
-        totals, parts = self.manifest["totals"], self.manifest["fingerprint_parts"]
+        totals = self.manifest["totals"]
         self.readable.summary = f"{self._rows:,} rows"
         runs = {segment["run"] for segment in self.manifest["segments"]}
         self.schema.summary = "columns and provenance as in the manifest"
@@ -98,36 +98,31 @@ class RowChecks:
             self.schema.summary += f", which names {len(runs)} runs for {len(self.manifest['segments'])} segments"
         if self._rows:
             self.vectors.summary = f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}"
-        no_text = self.manifest["options"].get("no_text")
-        self.hashes.summary = "the snapshot has no texts to compare with" if no_text else "those of the texts"
-        if self._shortest_truncated <= self._longest_whole:
-            self.tokens.add_fault(
-                f"a row of {self._shortest_truncated:.0f} tokens is marked truncated, but one of "
-                f"{self._longest_whole:.0f} is not"
-            )
-        if parts["on_long"] == "reject" and self._truncated:
-            self.tokens.add_fault(f"{self._truncated:,} rows are truncated, expected none with --on_long reject")
-        self.tokens.summary = f"{self._truncated:,} rows truncated"
+        items = self.head.items
+        omitted = self.head.content.name in self.snapshot.omitted
+        self.hashes.summary = f"the snapshot has no {items} to compare with" if omitted else f"those of the {items}"
+        faults, self.sizes.summary = self._columns.finish()
+        self.sizes.add_faults(faults)
         self.counts.expect_equal("the number of truncated rows", self._truncated, totals["truncated"])
         self.counts.expect_equal("rejected rows by reason", dict(self._reasons), totals["rejected_by_reason"])
-        unknown = sorted(set(self._reasons) - set(REASONS))
+        unknown = sorted(set(self._reasons) - set(reasons_of(self.head)))
         if unknown:
             self.counts.add_fault(f"{', '.join(map(repr, unknown))} is not a reason for rejecting a row"[:300])
         self.counts.summary = "as in the manifest"
         self._check_ids()
-        return [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.tokens, self.counts]
+        return [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.sizes, self.counts]
 
     def _check_part(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not self._check_schema(info, file):
             return
         self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
-        column = file.schema_arrow.names.index("text_hash")
+        column = file.schema_arrow.names.index(CONTENT_HASH.name)
         lowest = []
         for number in range(file.num_row_groups):
             hashes = []
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[number]):
                 self._check_batch(batch)
-                hashes.append(batch.column("text_hash"))
+                hashes.append(batch.column(CONTENT_HASH.name))
             if not hashes:
                 continue
             ends = pc.min_max(pa.chunked_array(hashes)).as_py()
@@ -138,7 +133,7 @@ class RowChecks:
         self.hashes.expect_equal(f"{info.name}: the lowest hash", min(lowest, default=None), info.lowest_hash)
 
     def _check_rejected(self, info: FileInfo, file: pq.ParquetFile) -> None:
-        if not file.schema_arrow.equals(REJECTED):
+        if not file.schema_arrow.equals(rejected_schema(self.head)):
             self.schema.add_fault(f"{info.name} has other columns than a file of rejected rows")
             return
         self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
@@ -149,13 +144,11 @@ class RowChecks:
         """Check columns and provenance of a part file; return whether its rows have the columns to be checked."""
         manifest, parts = self.manifest, self.manifest["fingerprint_parts"]
         schema = file.schema_arrow
-        columns = embedded_schema(
-            manifest["dim"], pa.schema([]), stored=parts["stored"], text=not manifest["options"].get("no_text")
-        )
+        columns = self.snapshot.schema()
         if not pa.schema(list(schema)[: len(columns)]).equals(columns):
             self.schema.add_fault(f"{info.name} has columns {', '.join(f'{f.name} {f.type}' for f in schema)}"[:300])
             return False
-        kept = pa.schema(list(schema)[len(columns) :])
+        kept = kept_fields(schema)
         self._kept = kept if self._kept is None else self._kept
         if not kept.equals(self._kept):
             names = ", ".join(kept.names) or "none"
@@ -163,13 +156,14 @@ class RowChecks:
         segment = manifest["segments"][info.segment]
         expected = {
             "fingerprint": manifest["fingerprint"],
+            "head": manifest["head"],
             "checkpoint": segment["checkpoint"],
             "checkpoint_sha256": segment["checkpoint_sha256"],
             "weights": manifest["weights"],
             "tool_version": manifest["tool_version"],
             "dim": str(manifest["dim"]),
             "snapshot": segment["run"],
-            **{name: parts[name] for name in ("dtype", "normalize", "prompt", "on_long")},
+            **{name: parts[name] for name in (*PROVENANCE_PARTS, *self.head.provenance)},
         }
         metadata = schema.metadata or {}
         for key, value in expected.items():
@@ -181,11 +175,11 @@ class RowChecks:
         self._rows += batch.num_rows
         self._ids.add(batch.column("id").cast(pa.binary()).to_pylist())
         self._check_vectors(batch)
-        self._check_tokens(batch)
-        if "text" in batch.schema.names:
-            again = add_text_hash(batch.select(["text"]), self.manifest["fingerprint_parts"]["prompt"])
-            differ = pc.not_equal(again.column("text_hash"), batch.column("text_hash"))
-            _add_row_faults(self.hashes, batch, differ, "has another hash than that of its text")
+        self._check_columns(batch)
+        if self.head.content.name in batch.schema.names:
+            again = content_hash(batch.column(self.head.content.name))
+            differ = pc.not_equal(again, batch.column(CONTENT_HASH.name))
+            _add_row_faults(self.hashes, batch, differ, f"has another hash than that of its {self.head.item}")
 
     def _check_vectors(self, batch: pa.RecordBatch) -> None:
         vectors = vectors_of(batch)  # [n, dim]
@@ -203,15 +197,13 @@ class RowChecks:
                 self.vectors, batch, pa.array(far), "has a vector that is not of length 1, with --normalize"
             )
 
-    def _check_tokens(self, batch: pa.RecordBatch) -> None:
-        tokens = batch.column("n_tokens").to_numpy()
-        truncated = batch.column("truncated").to_numpy(zero_copy_only=False)
-        _add_row_faults(self.tokens, batch, pa.array(tokens < 2), "has fewer than two tokens, the start and the end")
-        self._truncated += int(truncated.sum())
-        if truncated.any():
-            self._shortest_truncated = min(self._shortest_truncated, tokens[truncated].min())
-        if not truncated.all():
-            self._longest_whole = max(self._longest_whole, tokens[~truncated].max())
+    def _check_columns(self, batch: pa.RecordBatch) -> None:
+        names = [column.name for column in self.head.model_columns]
+        columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
+        if "truncated" in columns:
+            self._truncated += int(columns["truncated"].sum())
+        for faulty, what in self._columns.add(columns):
+            _add_row_faults(self.sizes, batch, pa.array(faulty), what)
 
     def _check_ids(self) -> None:
         count, examples = self._ids.duplicates(MAX_EXAMPLES)

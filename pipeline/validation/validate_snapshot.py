@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Mapping
 
-from ..canary import Canary, canaries_agree, canary_fault
+from ..canary import canaries_agree, canary_fault, make_canary
 from ..errors import SnapshotError
 from ..inference.find_model import ModelNotFound, find_model
 from ..io.json_file import read_json
@@ -20,15 +20,18 @@ from .check_rows import RowChecks
 from .checks import Check, ValidationResult
 
 
-def validate(
-    output: str, snapshot: str | None = None, *, checkpoint: str | None = None, tokenizer_path: str | None = None
-) -> ValidationResult:
+def validate(output: str, snapshot: str | None = None, **files: str | None) -> ValidationResult:
     """Check the current snapshot of `output`, or the one named `snapshot`; every file is read completely.
 
-    If the checkpoint is available, it embeds the canary texts of the manifest again.
+    If the model is available, it embeds the canary again.
+
+    Args:
+        output: The directory of the snapshots.
+        snapshot: The name of the snapshot; by default the current one.
+        files: Paths of the model's files, `checkpoint` and others of its head; by default those that the run read.
 
     Raises:
-        ModelNotFound: A `checkpoint` or `tokenizer_path` is given and is not that of the snapshot.
+        ModelNotFound: A file of the model is given and is not that of the snapshot.
     """
     pointer, manifest = _check_pointer(output, snapshot)
     if manifest is None:
@@ -41,16 +44,16 @@ def validate(
         consistent.add_faults(_file_list_faults(opened))
     if consistent.faults:
         return ValidationResult(path, [pointer, consistent])
-    files, intact = check_files(opened)
-    rows = RowChecks(output, manifest)
+    file_check, intact = check_files(opened)
+    rows = RowChecks(opened)
     for file in intact:
         rows.check_file(file)
     row_checks = rows.finish()
     damaged = len(opened.files) - len(intact)
     if damaged:
         _note_unchecked_files(row_checks, damaged)
-    canary = _check_canary(manifest, checkpoint, tokenizer_path)
-    return ValidationResult(path, [pointer, consistent, files, *row_checks, canary])
+    canary = _check_canary(manifest, files)
+    return ValidationResult(path, [pointer, consistent, file_check, *row_checks, canary])
 
 
 def _file_list_faults(snapshot: Snapshot) -> list[str]:
@@ -87,8 +90,8 @@ def _note_unchecked_files(checks: list[Check], files: int) -> None:
             check.summary += f"; {text}"
 
 
-def _check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: str | None) -> Check:
-    """Check that the checkpoint still gives the vectors of the canary texts that the manifest contains."""
+def _check_canary(manifest: Manifest, files: Mapping[str, str | None]) -> Check:
+    """Check that the model still gives the vectors of the canary that the manifest contains."""
     check = Check("canary")
     canary = manifest["canary"]
     fault = canary_fault(canary, manifest["dim"])
@@ -96,18 +99,22 @@ def _check_canary(manifest: Manifest, checkpoint: str | None, tokenizer_path: st
         check.add_fault(f"the canary in the manifest {fault}")
         return check
     try:
-        model = find_model(manifest, checkpoint, tokenizer_path)
+        model = find_model(manifest, files)
     except ModelNotFound as error:
-        if checkpoint or tokenizer_path:
+        if any(files.values()):
             raise
         check.skipped = str(error)
         return check
-    parts = manifest["fingerprint_parts"]
-    vectors = model.encoder().encode_rows(canary["texts"]).vectors.astype(parts["stored"]).astype("<f4")
-    again: Canary = {"texts": canary["texts"], "vectors": base64.b64encode(vectors.tobytes()).decode()}
-    if not canaries_agree(again, canary, parts["dtype"]):
-        check.add_fault("the checkpoint gives other vectors for the canary texts than the manifest contains")
-    check.summary = f"the checkpoint gives the {len(canary['texts'])} vectors in the manifest again"
+    parts, contents = manifest["fingerprint_parts"], model.head.canary()
+    if list(contents) != canary["contents"]:
+        check.skipped = "the manifest has the canary of another version of the program"
+        return check
+    vectors = model.encoder().encode_rows(list(contents.values())).vectors.astype(parts["stored"])
+    if not canaries_agree(make_canary(list(contents), vectors), canary, parts["dtype"]):
+        check.add_fault(
+            f"the checkpoint gives other vectors for the canary {model.head.items} than the manifest contains"
+        )
+    check.summary = f"the checkpoint gives the {len(contents)} vectors in the manifest again"
     if model.warning:
         check.summary += f"; {model.warning}"
     return check

@@ -17,7 +17,7 @@ class CarriedFile:
     file: FileInfo
 
 
-def carry_over(file: FileInfo, previous: str, directory: str) -> CarriedFile:
+def copy_from_snapshot(file: FileInfo, previous: str, directory: str) -> CarriedFile:
     """Link or copy a file of the snapshot in the directory `previous` into `directory`.
 
     Raises SnapshotError if it cannot be carried over.

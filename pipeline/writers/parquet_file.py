@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from ..content import hash_words
 from ..io.filesystem import AtomicFile, upload
 from ..io.paths import is_local, join
+from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
 ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20  # rows, or bytes in memory: it ends with what comes first
 
-_VECTORS = "embedding.list.element"
+_VECTORS = f"{EMBEDDING}.list.element"
 
 
 def part_options(schema: pa.Schema, encoding: str) -> dict[str, object]:
@@ -42,7 +43,7 @@ def part_options(schema: pa.Schema, encoding: str) -> dict[str, object]:
         "use_dictionary": False,
         "use_byte_stream_split": [_VECTORS] if split else False,
         "write_page_checksum": True,
-        "write_statistics": ["text_hash"],
+        "write_statistics": [CONTENT_HASH.name],
     }
 
 
@@ -87,7 +88,7 @@ class ParquetFileWriter:
     schema: pa.Schema
     options: dict[str, object]
     segment: int = 0  # of the snapshot
-    bits: int = 0  # of the bucket of a text hash; 0 if rows come in any order
+    bits: int = 0  # of the bucket of a content hash; 0 if rows come in any order
     bucket: int = 0
     rows: int = 0
     pending: list[pa.RecordBatch] = field(default_factory=list)
@@ -122,7 +123,7 @@ class ParquetFileWriter:
     def _bucket(self, batch: pa.RecordBatch) -> int:
         if not self.bits or not batch.num_rows:
             return 0
-        return int(hash_words(batch.column("text_hash").slice(0, 1))[0, 0]) >> (32 - self.bits)
+        return int(hash_words(batch.column(CONTENT_HASH.name).slice(0, 1))[0, 0]) >> (32 - self.bits)
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self.pending, self.schema)
@@ -130,8 +131,8 @@ class ParquetFileWriter:
         if not table.num_rows:
             return
         self.writer.write_table(table, row_group_size=table.num_rows)
-        if "text_hash" in table.column_names:
-            lowest = pc.min(table["text_hash"]).as_py().hex()
+        if CONTENT_HASH.name in table.column_names:
+            lowest = pc.min(table[CONTENT_HASH.name]).as_py().hex()
             self.lowest_hash = lowest if self.lowest_hash is None else min(lowest, self.lowest_hash)
 
     def finish(self) -> FileInfo:

@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..metrics import MODEL_COUNTS, count
-from ..schemas import REASONS
+from ...model.head import Head, Work
+from ..metrics import count
+from ..schemas import EMBEDDING
 from ..snapshots.manifest import FileInfo
 from ..snapshots.segments import RowCounts
 
-MAX_TOKENS = 128  # longer texts are counted under this number
 NORM_BINS = 64  # per doubling of the norm
 
 
 @dataclass
 class FileStats:
-    """Counts of rows, by outcome, and of the model's work on them.
+    """Counts of rows, by outcome, and the model's work on them.
 
-    `token_counts` maps a text's tokens before truncation, at most MAX_TOKENS, to rows; `norm_bins` maps a bin, as
-    `norm_of` reads it, to rows; `by_second` maps an outcome to rows by the second in which they were finished.
+    Attributes:
+        embedded: Rows with a vector that the model made.
+        reused: Rows with a vector from an earlier part file.
+        rejected: Rejected rows, which are also counted by reason.
+        truncated: Rows, reused ones too, of whose content the model read only the beginning.
+        work: The model's work.
+        write_seconds: Time of writing.
+        sizes: Rows by the size of their content, in the head's unit; sizes from the head's `max_size` on are one.
+        norm_bins: Rows by the norm of their vector, in bins as `norm_of` reads them.
+        by_second: Rows by outcome and by the second in which they were finished.
     """
 
     embedded: int = 0
     reused: int = 0
     rejected: int = 0
     truncated: int = 0
-    model_texts: int = 0
-    tokens: int = 0
-    nodes: int = 0
-    slots: int = 0
-    micro_batches: int = 0
-    oom_retries: int = 0
-    tokenize_seconds: float = 0.0
-    model_seconds: float = 0.0
+    work: Work = field(default_factory=Work)
     write_seconds: float = 0.0
     rejected_by_reason: Counter[str] = field(default_factory=Counter)
-    token_counts: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
     norm_bins: Counter[int] = field(default_factory=Counter)
     by_second: dict[str, Counter[int]] = field(default_factory=dict)
 
     def __iadd__(self, other: FileStats) -> FileStats:
         """Add the counts of `other`."""
+        self.work += other.work
         for attribute in fields(self):
-            if attribute.name != "by_second":
+            if attribute.name not in ("work", "by_second"):
                 setattr(self, attribute.name, getattr(self, attribute.name) + getattr(other, attribute.name))
         for outcome, rows in other.by_second.items():
             self.add_seconds(outcome, rows)
@@ -63,8 +66,8 @@ class FileStats:
         """Rows with a vector."""
         return self.embedded + self.reused
 
-    def row_counts(self, without_texts: int) -> RowCounts:
-        """Return the counts of rows as a manifest has them."""
+    def row_counts(self, reasons: Sequence[str], without_texts: int) -> RowCounts:
+        """Return the counts of rows as a manifest has them, with the rejected ones in the order of `reasons`."""
         return {
             "read": self.vectors + self.rejected,
             "vectors": self.vectors,
@@ -72,28 +75,25 @@ class FileStats:
             "truncated": self.truncated,
             "without_texts": without_texts,
             "rejected_by_reason": {
-                reason: self.rejected_by_reason[reason] for reason in REASONS if reason in self.rejected_by_reason
+                reason: self.rejected_by_reason[reason] for reason in reasons if reason in self.rejected_by_reason
             },
         }
 
-    def add_histograms(self, token_counts: Mapping[str, int], norm_bins: Mapping[str, int]) -> None:
-        """Add histograms as a manifest has them, with numbers as text."""
-        for histogram, added in ((self.token_counts, token_counts), (self.norm_bins, norm_bins)):
+    def add_histograms(self, sizes: Mapping[str, int], norm_bins: Mapping[str, int]) -> None:
+        """Add histograms as a manifest has them, with numbers as strings."""
+        for histogram, added in ((self.sizes, sizes), (self.norm_bins, norm_bins)):
             histogram.update({int(number): rows for number, rows in added.items()})
 
-    def add_model(self, counts: Mapping[str, float]) -> None:
-        """Add the counts of the model's work that `embed_batch` made."""
-        for name in (*MODEL_COUNTS, "tokenize_seconds", "model_seconds"):
-            setattr(self, name, getattr(self, name) + counts.get(name, 0))
-
-    def add_vectors(self, part: pa.RecordBatch) -> None:
-        """Add the tokens and norms of embedded rows, from the columns `n_tokens` and `embedding` [n, dim]."""
-        lengths = np.minimum(part.column("n_tokens").to_numpy(), MAX_TOKENS)
-        numbers = part.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
+    def add_vectors(self, part: pa.RecordBatch, head: Head) -> None:
+        """Add the sizes and norms of embedded rows, from the head's columns and from `embedding` [n, dim]."""
+        sizes = np.minimum(part.column(head.size_column).to_numpy(), head.max_size)
+        if "truncated" in part.schema.names:
+            self.truncated += pc.sum(part.column("truncated")).as_py()
+        numbers = part.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
         squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.float32)
         with np.errstate(divide="ignore"):
             bins = np.round(np.log2(squares) * (NORM_BINS / 2))
-        self.token_counts.update(_count_values(lengths))
+        self.sizes.update(_count_values(sizes))
         self.norm_bins.update(_count_values(bins[np.isfinite(bins)].astype(np.int64)))
 
     def add_seconds(self, outcome: str, rows: Mapping[int, int]) -> None:
@@ -102,10 +102,15 @@ class FileStats:
 
     def count_metrics(self) -> None:
         """Add these counts to Beam's metrics, seconds as milliseconds. Rows are not added: `process` counts them."""
-        for name in MODEL_COUNTS:
-            count(name, getattr(self, name))
-        for name in ("tokenize", "model", "write"):
-            count(f"{name}_msecs", round(1000 * getattr(self, f"{name}_seconds")))
+        for name, amount in self.work.counts().items():
+            count(f"model_{name}" if name in ("items", "units") else name, amount)
+        times = {
+            "prepare": self.work.prepare_seconds,
+            "model": self.work.model_seconds,
+            "write": self.write_seconds,
+        }
+        for name, seconds in times.items():
+            count(f"{name}_msecs", round(1000 * seconds))
         count("rows_truncated", self.truncated)
         for reason, rows in self.rejected_by_reason.items():
             count(f"rows_rejected_{reason.lower().replace(' ', '_').replace('-', '_')}", rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -19,35 +18,51 @@ import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ...model.head import Head
+from ..embedded_batch import EmbeddedBatch
 from ..errors import convert_write_errors
 from ..io.worker_thread import WorkerThread
-from ..layout import parquet_name
+from ..layout import PART, REJECTED, parquet_name
 from ..metrics import count, rows_by_second
-from ..schemas import REJECTED, SEGMENT
+from ..schemas import EMBEDDING, SEGMENT, rejected_schema
 from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
 from .statistics import FileStats, WrittenFile
 
-_Key: TypeAlias = tuple[str, int]  # what is in a file, "part" or "rejected", and its segment
+_Key: TypeAlias = tuple[str, int]  # what is in a file, PART or REJECTED, and its segment
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Embedded rows to part files and rejected rows to rejected files, with a WrittenFile for each.
 
-    A file has rows of one segment. `bits` is how many bits of a text hash name a bucket: a row group has rows of one
-    bucket. `encoding` is that of the vectors, as --vector_encoding names it. A file is closed when it has `max_rows` rows,
-    and at the end of a bundle. Every attempt uses new names, so a bundle that runs twice leaves files that no manifest
-    names, and no row is published twice.
+    A file has rows of one segment. It is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses
+    new names, so a bundle that runs twice leaves files that no manifest names, and no row is published twice.
 
     A batch is written in a thread, while the model embeds the next one; a third one waits until the first is written. An
     error of writing is raised by the next call, in the same bundle.
+
+    Args:
+        directory: The run directory.
+        head: The head that the rows were embedded with.
+        schema: The schema of part files.
+        max_rows: The most rows of a file.
+        bits: How many bits of a content hash name a bucket: a row group has rows of one bucket. 0 if there are no buckets.
+        encoding: That of the vectors, as --vector_encoding names it.
     """
 
     def __init__(
-        self, directory: str, schema: pa.Schema, max_rows: int, bits: int = 0, encoding: str = "plain"
+        self,
+        directory: str,
+        head: Head,
+        schema: pa.Schema,
+        max_rows: int,
+        *,
+        bits: int = 0,
+        encoding: str = "plain",
     ) -> None:
-        self.directory, self.max_rows, self.bits = directory, max_rows, bits
+        self.directory, self.head, self.max_rows, self.bits = directory, head, max_rows, bits
         self._schema = schema.serialize().to_pybytes()  # a pickled schema loses the element's not null
         self.part_options = part_options(schema, encoding)
+        self.rejected_schema = rejected_schema(head)
         self._files: dict[_Key, ParquetFileWriter] = {}
         self._stats: dict[_Key, FileStats] = {}
         self._model = FileStats()
@@ -77,8 +92,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             atexit.unregister(self._thread.end_and_wait)
             self._thread = None
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
-        """Start to write a batch of rejected rows, or of embedded rows, among which may be rows that the model failed on.
+    def process(self, batch: EmbeddedBatch | pa.RecordBatch) -> Iterator[WrittenFile]:
+        """Start to write an embedded batch, among whose rows may be some that the model failed on, or a rejected batch.
 
         Yields the files that were finished with the batch before it.
         """
@@ -103,45 +118,38 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             file.stats.count_metrics()
         return written
 
-    def _write_batch(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+    def _write_batch(self, batch: EmbeddedBatch | pa.RecordBatch) -> Iterator[WrittenFile]:
         """Write a batch, in the thread."""
-        metadata = batch.schema.metadata or {}
-        counts = json.loads(metadata.get(b"stats", b"{}"))
-        self._model.add_model(counts)
-        for segment in pc.unique(batch.column(SEGMENT.name)).to_pylist():
-            rows = batch
-            if batch.num_rows and pc.any(pc.not_equal(batch.column(SEGMENT.name), segment)).as_py():
-                rows = batch.filter(pc.equal(batch.column(SEGMENT.name), segment))
-            if batch.schema.names[: len(REJECTED)] == REJECTED.names:
-                yield from self._write("rejected", segment, rows.select(REJECTED.names))
-            else:
-                seconds = counts.get("tokenize_seconds", 0) + counts.get("model_seconds", 0)
-                share = rows.num_rows / batch.num_rows
-                yield from self._write_embedded(segment, rows, reused=b"reused" in metadata, seconds=seconds * share)
+        if isinstance(batch, EmbeddedBatch):
+            self._model.work += batch.work
+            for segment, rows in _by_segment(batch.rows):
+                yield from self._write_embedded(segment, rows, batch)
+            return
+        for segment, rows in _by_segment(batch):
+            yield from self._write(REJECTED, segment, rows.select(self.rejected_schema.names))
 
-    def _write_embedded(
-        self, segment: int, rows: pa.RecordBatch, *, reused: bool, seconds: float
-    ) -> Iterator[WrittenFile]:
-        """Write rows of one segment, of which some may have a reason instead of a vector."""
+    def _write_embedded(self, segment: int, rows: pa.RecordBatch, batch: EmbeddedBatch) -> Iterator[WrittenFile]:
+        """Write the rows of one segment of a batch, of which some may have a reason instead of a vector."""
+        seconds = batch.work.seconds * rows.num_rows / batch.rows.num_rows
         if "reason" in rows.schema.names and rows.column("reason").null_count < rows.num_rows:
             failed = pc.is_valid(rows.column("reason"))
-            yield from self._write("rejected", segment, _rejected(rows.filter(failed)))
+            rejected = rows.filter(failed).select(self.rejected_schema.names).cast(self.rejected_schema)
+            yield from self._write(REJECTED, segment, rejected)
             rows = rows.filter(pc.invert(failed))
-        outcome = "reused" if reused else "embedded"
+        outcome = "reused" if batch.reused else "embedded"
         self._model.add_seconds(outcome, rows_by_second(rows.num_rows, seconds))
         for start in range(0, rows.num_rows, ROW_GROUP):
             part = _conform(rows.slice(start, ROW_GROUP), self.schema)
-            stats = self._stats["part", segment]  # replaced with every finished file
-            stats.reused += part.num_rows if reused else 0
-            stats.embedded += 0 if reused else part.num_rows
-            stats.truncated += pc.sum(part.column("truncated")).as_py()
-            stats.add_vectors(part)
+            stats = self._stats[PART, segment]  # replaced with every finished file
+            stats.reused += part.num_rows if batch.reused else 0
+            stats.embedded += 0 if batch.reused else part.num_rows
+            stats.add_vectors(part, self.head)
             self._metrics[f"rows_{outcome}"] += part.num_rows
-            yield from self._write("part", segment, part)
+            yield from self._write(PART, segment, part)
 
     def _write(self, kind: str, segment: int, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         key = kind, segment
-        if kind == "rejected":
+        if kind == REJECTED:
             stats = self._stats[key]
             stats.rejected_by_reason.update(batch.column("reason").to_pylist())
             stats.rejected += batch.num_rows
@@ -149,9 +157,8 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             self._metrics["rows_rejected"] += batch.num_rows
         while batch.num_rows:
             if key not in self._files:
-                name = parquet_name(f"{kind}-", uuid.uuid4().hex[:16])
-                is_part = kind == "part"
-                schema, options = (self.schema, self.part_options) if is_part else (REJECTED, {})
+                name, is_part = parquet_name(kind, uuid.uuid4().hex[:16]), kind == PART
+                schema, options = (self.schema, self.part_options) if is_part else (self.rejected_schema, {})
                 bits = self.bits if is_part else 0
                 with convert_write_errors(self.directory):
                     self._files[key] = ParquetFileWriter(self.directory, name, schema, options, segment, bits)
@@ -189,13 +196,22 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             yield WindowedValue(file, window.max_timestamp(), [window])
 
 
+def _by_segment(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the number of each segment that rows of a batch belong to, and these rows."""
+    segments = batch.column(SEGMENT.name)
+    numbers = pc.unique(segments).to_pylist()
+    for number in numbers:
+        yield number, batch if len(numbers) == 1 else batch.filter(pc.equal(segments, number))
+
+
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return the columns of `schema` from `batch`, with one vector per row instead of a dictionary."""
-    columns = [batch.column(name) for name in schema.names]
-    vectors = batch.column("embedding")
+    columns = {name: batch.column(name) for name in schema.names}
+    columns["shard"] = columns["shard"].cast(pa.string())
+    vectors = columns[EMBEDDING]
     if isinstance(vectors, pa.DictionaryArray):
-        columns[schema.get_field_index("embedding")] = _decode_vectors(vectors)
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        columns[EMBEDDING] = _decode_vectors(vectors)
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
 def _decode_vectors(vectors: pa.DictionaryArray) -> pa.Array:
@@ -204,13 +220,3 @@ def _decode_vectors(vectors: pa.DictionaryArray) -> pa.Array:
     if len(places) and bool((np.diff(places) == 1).all()):
         return vectors.dictionary.slice(int(places[0]), len(places))
     return vectors.dictionary.take(vectors.indices)
-
-
-def _rejected(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows that the model failed on as rejected rows."""
-    columns = [
-        batch.column("shard").cast(pa.string()),
-        batch.column("row").cast(pa.string()),
-        *(batch.column(name) for name in ("id", "text", "reason", "detail")),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=REJECTED)

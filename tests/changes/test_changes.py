@@ -20,10 +20,10 @@ from audioclip_beam.pipeline.changes import Changes, compare_rows, compare_snaps
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.errors import SnapshotError
 from tests.support import object_stores, synced
-from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of
-from tests.support.stub import OtherHandler
+from tests.support.stub import OtherHead
 
 store, is_synced = object_stores.store, synced.is_synced
 
@@ -34,10 +34,10 @@ def rows_of(shard: int, rows: int = 20) -> list[Row]:
     return [{"id": f"{shard}-{n}", "text": f"text {n} of {shard}", "tag": n} for n in range(rows)]
 
 
-def run(folder: Path, output: Path, handler: StubHandler | None = None, **options: object) -> str:
+def run(folder: Path, output: Path, head: StubHead | None = None, **options: object) -> str:
     """Embed the folder; return the name of the snapshot."""
     options = {"id_field": "id", "keep_fields": ["tag"], "unique_ids": True, **options}
-    return embed(folder / "*.jsonl", output, handler, **options)[0]["snapshot"]
+    return embed(folder / "*.jsonl", output, head, **options)[0]["snapshot"]
 
 
 def ids(target: Path, kind: str) -> list[str]:
@@ -110,14 +110,14 @@ def test_other_vectors_or_columns_change_every_row(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     output = tmp_path / "out"
     run(tmp_path / "in", output)
-    run(tmp_path / "in", output, StubHandler(name="other"))
+    run(tmp_path / "in", output, StubHead(weights="other"))
     assert find_changes(str(output)).changed == 20
-    run(tmp_path / "in", output, StubHandler(name="other"), keep_fields=[])
+    run(tmp_path / "in", output, StubHead(weights="other"), keep_fields=[])
     assert find_changes(str(output)).changed == 20
-    run(tmp_path / "in", output, StubHandler(name="other"), keep_fields=[], no_text=True)
+    run(tmp_path / "in", output, StubHead(weights="other"), keep_fields=[], no_text=True)
     assert find_changes(str(output)).changed == 20
     run(tmp_path / "in", output)
-    run(tmp_path / "in", output, OtherHandler(), force=True)
+    run(tmp_path / "in", output, OtherHead(), force=True)
     assert find_changes(str(output)).changed == 20
 
 
@@ -158,7 +158,7 @@ def test_there_is_a_file_of_each_kind_if_no_row_is_left(tmp_path: Path) -> None:
     run(tmp_path / "in", tmp_path / "out")
     write_jsonl(tmp_path / "in/0.jsonl", [{"id": "0", "text": "", "tag": 1}])
     name = run(tmp_path / "in", tmp_path / "out", allow_empty=True, max_shrink=0.0)
-    for before, columns in ((None, 7), (name, 6)):
+    for before, columns in ((None, 8), (name, 7)):
         target = tmp_path / f"from {before}"
         find_changes(str(tmp_path / "out"), before, target=str(target))
         for kind in ("added", "changed"):
@@ -299,7 +299,7 @@ def test_rows_match_as_in_a_dictionary(
     def table(rows: dict[int, tuple[int, float | None]]) -> pa.Table:
         columns = {
             "id": pa.array([str(key) for key in rows], pa.string()),
-            "text_hash": pa.array([bytes([text] * 16) for text, _ in rows.values()], pa.binary(16)),
+            "content_hash": pa.array([bytes([text] * 16) for text, _ in rows.values()], pa.binary(16)),
             "tag": pa.array([tag for _, tag in rows.values()], pa.float64()),
             "tags": pa.array([[tag] for _, tag in rows.values()], pa.list_(pa.float64())),
             "place": pa.array(range(len(rows)), pa.int64()),

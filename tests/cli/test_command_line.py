@@ -88,7 +88,7 @@ def test_every_format_through_the_command_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["embed", "--output", "out"], "--input is missing: name the text shards"),
+        (["embed", "--output", "out"], "--input is missing: name the shards"),
         (["embed", "--input", "x"], "--output is missing: name the directory"),
         (
             ["embed", "--input", "a.txt", "--output", "a.txt/b"],
@@ -97,7 +97,6 @@ def test_every_format_through_the_command_line(
         (["embed", "--input", "none/*.txt", "--output", "out"], "none/*.txt"),
         (["embed", "--input", "a.txt", "--output", "out", "--no_such_flag"], "unknown flag --no_such_flag"),
         (["embed", "--input", "a.txt", "--output", "out", "--checkpoint", "gone.pt"], "gone.pt"),
-        (["embed", "--input", "a.jsonl", "--output", "out", "--text_field", "body"], "caption"),
         (["plan", "--input", "a.txt", "--output", "out", "--no_dedupe"], "there is nothing to plan"),
         (
             ["embed", "--input", "a.txt", "--output", "out", "--no_dedupe", "--batch_size", "7"],
@@ -116,7 +115,6 @@ def test_an_input_error_is_one_line_and_status_2(
     """A missing or wrong input is named in one line before anything starts."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
-    Path("a.jsonl").write_text('{"caption": "dog"}\n')
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -32,21 +32,21 @@ from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.object_stores import Store
 from tests.support.snapshots import edit_manifest
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 store = object_stores.store
 
 
 def _summary(inputs: list[str], output: Path, **limits: object) -> str:
     options = EmbedOptions(input=inputs, output=str(output), **limits)
-    job, handler = prepare_job(options, StubHandler())
-    return plan_summary(job, count_changes(job, handler, options, None))
+    job = prepare_job(options, StubHead())
+    return plan_summary(job, count_changes(job, options, None))
 
 
 def _plan(source: Path, output: Path) -> tuple[PlanCounts, str]:
     options = EmbedOptions(input=[str(source)], output=str(output), id_field="id")
-    job, handler = prepare_job(options, StubHandler())
-    counts = count_changes(job, handler, options, None)
+    job = prepare_job(options, StubHead())
+    counts = count_changes(job, options, None)
     assert list((output / "snapshots").glob(".*")) == []  # the listings, which remote workers read there
     return counts, plan_summary(job, counts)
 
@@ -64,7 +64,7 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     write_jsonl(shard, rows)
     counts, summary = _plan(shard, tmp_path / "out")
     assert {name: number for name, number in asdict(counts).items() if number} == {
-        "new": 10, "embed": 10, "texts": 10, "tokens": 40,
+        "new": 10, "embed": 10, "items": 10, "units": 40,
     }  # fmt: skip
     assert "against   nothing (the first run)" in summary
     embed(shard, tmp_path / "out", id_field="id")
@@ -76,11 +76,11 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     ]
     edited[0] = {"id": "r2", "text": "another caption"}
     write_jsonl(shard, edited)
-    calls = len(StubHandler().load_model().calls)
+    calls = len(StubHead().encoder().calls)
     counts, summary = _plan(shard, tmp_path / "out")
-    assert len(StubHandler().load_model().calls) == calls
+    assert len(StubHead().encoder().calls) == calls
     assert {name: number for name, number in asdict(counts).items() if number} == {
-        "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "texts": 2, "tokens": 8,
+        "new": 2, "changed": 1, "same": 7, "removed": 2, "rejected": 1, "reused": 8, "embed": 2, "items": 2, "units": 8,
     }  # fmt: skip
     assert "2 new, 1 with another text, 7 with the same text, 2 removed; 1 rejected" in summary
     assert "of model time" in summary
@@ -262,7 +262,7 @@ from audioclip_beam.pipeline.dedup.spill import PieceCodec
 from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.readers import parts
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 def end(*_, listings, **__):
     print(len(list_directory(listings)))
@@ -271,7 +271,7 @@ def end(*_, listings, **__):
 plan_pipeline._build = end
 options = EmbedOptions(input=[{str(tmp_path / "a.jsonl")!r}], output="{store.url}/out")
 with signals.handle_signals():
-    plan_pipeline.count_changes(*prepare_job(options, StubHandler()), options, None)
+    plan_pipeline.count_changes(prepare_job(options, StubHead()), options, None)
 """
     environment = {**os.environ, **store.env}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

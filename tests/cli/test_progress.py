@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline import metrics
-from audioclip_beam.pipeline.canary import CANARY_TEXTS
 from audioclip_beam.pipeline.cli import progress
 from audioclip_beam.pipeline.cli.progress import Estimate
 from tests.support.corpus import embed, write_jsonl
@@ -20,14 +20,14 @@ def estimate(total_bytes: int, elapsed: float, **tally: int) -> Estimate:
     """Return the estimate after `elapsed` seconds, with these counts."""
     metrics.TALLY.clear()
     metrics.TALLY.update(tally)
-    now = Estimate(total_bytes)
+    now = Estimate(total_bytes, len(CANARY_TEXTS))
     now.update(elapsed)
     return now
 
 
 def test_time_left_while_reading() -> None:
     """Before a row is finished, the time left is that of reading."""
-    now = estimate(1000, 10.0, bytes_read=250, rows_read=50, texts_modelled=len(CANARY_TEXTS))
+    now = estimate(1000, 10.0, bytes_read=250, rows_read=50, items_embedded=len(CANARY_TEXTS))
     assert now.seconds_left == 30.0
     assert str(now) == "25% of the input read, 00:30 left"
 
@@ -75,7 +75,7 @@ def test_a_run_counts_every_byte_once(tmp_path: Path, suffix: str) -> None:
 def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal a line is printed at intervals."""
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.05)
-    with progress.show_progress(total_bytes=1000):
+    with progress.show_progress(total_bytes=1000, canary_items=len(CANARY_TEXTS)):
         metrics.TALLY.update(bytes_read=500, rows_read=10, rows_embedded=5)
         time.sleep(0.3)
     line = capsys.readouterr().err.splitlines()[-1]
@@ -89,7 +89,7 @@ def test_the_time_left_counts_from_the_first_row_and_not_from_the_line_before(
 ) -> None:
     """Lines are 30 seconds apart: the first one may have the time left, too."""
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.6)
-    with progress.show_progress(total_bytes=1000):
+    with progress.show_progress(total_bytes=1000, canary_items=len(CANARY_TEXTS)):
         metrics.TALLY.update(bytes_read=1000, rows_read=100, rows_embedded=5)
         time.sleep(1.3)
     (line,) = capsys.readouterr().err.splitlines()

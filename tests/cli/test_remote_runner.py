@@ -31,7 +31,7 @@ from audioclip_beam.pipeline.metrics import TALLY
 from audioclip_beam.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.remote import worker_reports
-from audioclip_beam.pipeline.remote.worker_reports import read_reports, remove_reports, report_errors, start_reporting
+from audioclip_beam.pipeline.remote.worker_reports import RunReports, read_reports, remove_reports
 from audioclip_beam.pipeline.run import watch_job
 from audioclip_beam.pipeline.run.flink_job import FlinkJob
 from audioclip_beam.pipeline.run.plan_pipeline import count_changes
@@ -47,7 +47,7 @@ from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.program import start_program
 from tests.support.remote_jobs import IN_SERVER, Gate, job_server, remote_run
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubHead
 
 store = object_stores.store
 
@@ -223,7 +223,7 @@ def test_what_no_retry_repairs_ends_the_run(
     given = {name: service.options[f"beam:option:{name}:v1"] for name in ("retries", "reuse_objects", "jar")}
     assert {**given, "jar": list(given["jar"])} == {"retries": "3", "reuse_objects": True, "jar": ["a", "b"]}
     (run,) = (tmp_path / "out/snapshots").iterdir()
-    with pytest.raises(FileNotFoundError), report_errors(str(run)):
+    with pytest.raises(FileNotFoundError), RunReports(str(run)).errors():
         raise FileNotFoundError("no vocabulary file at /nowhere")
     assert process.wait(timeout=60) == 1
     assert "error: no vocabulary file at /nowhere; `audioclip log " in (tmp_path / "stderr").read_text()
@@ -326,7 +326,7 @@ def report_error(folder: Path) -> None:
     """Report an error into that run directory, as a worker does."""
     run = folder / "out/snapshots/run"
     run.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError), report_errors(str(run)):
+    with pytest.raises(FileNotFoundError), RunReports(str(run)).errors():
         raise FileNotFoundError("no vocabulary file at /nowhere")
 
 
@@ -392,7 +392,7 @@ def test_ctrl_c_is_handled_here_also_when_beam_has_started_a_job_server(
             remote_run(str(tmp_path / "a.txt"), str(tmp_path / "out"), remote)
         else:
             options = EmbedOptions(input=tmp_path / "a.txt", output=tmp_path / "out", **remote)
-            count_changes(*prepare_job(options, StubHandler()), options, None)
+            count_changes(prepare_job(options, StubHead()), options, None)
     (handler,) = handlers
     assert handler is not signal.default_int_handler
 
@@ -404,7 +404,7 @@ def test_a_connection_that_breaks(tmp_path: Path, jobs: tuple[EndlessJobs, int])
     options = EmbedOptions(
         [*FLAGS, f"--job_endpoint=localhost:{port}"], input=tmp_path / "a.txt", output=tmp_path / "out"
     )
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     service.broken = True
     service.ended.set()
     running = "job job-17_id may still be running at PortableRunner"
@@ -414,12 +414,12 @@ def test_a_connection_that_breaks(tmp_path: Path, jobs: tuple[EndlessJobs, int])
     assert list(tmp_path.glob("out/snapshots/*/run.json"))
 
 
-def reported_by_a_run(folder: Path, shard: Path, handler: StubHandler, *, remove: bool = False, **options: Any) -> str:
+def reported_by_a_run(folder: Path, shard: Path, head: StubHead, *, remove: bool = False, **options: Any) -> str:
     """Return the one error that a run into out in `folder` reports before it fails; `remove` deletes the shard meanwhile."""
     with job_server() as endpoint:
         remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
         chosen = EmbedOptions(input=shard, output=folder / "out", **remote, **options)
-        corpus = EmbedCorpus(chosen, handler)
+        corpus = EmbedCorpus(chosen, head)
         if remove:
             shard.unlink()
         with closing(corpus):
@@ -439,7 +439,7 @@ def test_a_job_is_recorded_before_its_server_is_asked_again(
     options = EmbedOptions(
         [*FLAGS, f"--job_endpoint=localhost:{port}"], input=tmp_path / "a.txt", output=tmp_path / "out"
     )
-    corpus, markers = EmbedCorpus(options, StubHandler()), []
+    corpus, markers = EmbedCorpus(options, StubHead()), []
 
     def ask(options: object, job: str) -> None:
         markers.extend(json.loads(path.read_text()) for path in tmp_path.glob("out/snapshots/*/run.json"))
@@ -455,21 +455,8 @@ def test_a_job_is_recorded_before_its_server_is_asked_again(
 def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
     """It is reported: a runner that restarts its job would read it in vain each time."""
     (tmp_path / "a.txt").write_text("dog\n")
-    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHandler(), remove=True)
+    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHead(), remove=True)
     assert error.endswith("restore it or leave it out, and run again")
-
-
-class StrictEncoder(StubEncoder):
-    """An encoder for which a long text is an error."""
-
-    on_long = "error"
-
-
-class StrictHandler(StubHandler):
-    """A handler with that encoder."""
-
-    def load_model(self) -> StubEncoder:
-        return StrictEncoder(self.dim, self.name)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
@@ -478,7 +465,7 @@ def test_a_text_that_is_too_long(tmp_path: Path, known: bool) -> None:
     (tmp_path / "a.txt").write_text("dog\n" + "many words " * 50)
     if known:
         embed(tmp_path / "a.txt", tmp_path / "out")
-    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StrictHandler(), on_long="error")
+    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHead(), on_long="error")
     assert error.startswith("a.txt, row 1: the text has 102 tokens")
 
 
@@ -553,7 +540,7 @@ def test_a_worker_that_reports_lists_no_files(store: Store, monkeypatch: pytest.
     store.put("out/snapshots/run/run.json", b"{}")
     store.seen.clear()
     TALLY["rows_read"] += 1
-    start_reporting(directory)
+    RunReports(directory).start()
     deadline = time.monotonic() + 20
     while len([request for request in store.seen if "run.json" in request.path]) < 10:
         assert time.monotonic() < deadline
@@ -567,7 +554,7 @@ def test_a_worker_that_reports_lists_no_files(store: Store, monkeypatch: pytest.
 
 def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
     """Nor does one that was removed since it was listed: an error without a text would end the run without a reason."""
-    with pytest.raises(FileNotFoundError), report_errors(str(tmp_path)):
+    with pytest.raises(FileNotFoundError), RunReports(str(tmp_path)).errors():
         raise FileNotFoundError("no vocabulary file at /nowhere")
     (report,) = tmp_path.iterdir()
     report.with_name(f"{report.name}.1-abc.tmp").write_bytes(b"{")
@@ -600,7 +587,7 @@ def test_a_worker_reports_until_its_run_has_ended(
     else:
         lock.acquire()
     TALLY["rows_read"] += 1
-    start_reporting(str(tmp_path))
+    RunReports(str(tmp_path)).start()
     deadline = time.monotonic() + 20
     while read_reports(str(tmp_path)).counts["rows_read"] != TALLY["rows_read"]:
         assert time.monotonic() < deadline

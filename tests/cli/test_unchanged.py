@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from audioclip_beam.model.text.head import TEXT, TextHead
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.parser import parse
-from audioclip_beam.pipeline.inference.encoder_settings import ModelInfo
-from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_beam.pipeline.prepare import unchanged
+from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
+from audioclip_beam.pipeline.prepare import job
 from audioclip_beam.pipeline.prepare.unchanged import unchanged_since
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import rollback
@@ -124,22 +125,22 @@ def test_a_model_that_is_replaced_while_a_run_reads_it_makes_another_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run has embedded with the file that it found."""
-    plain = RecordBatchHandler.describe
+    plain = job.describe_model
 
-    def describe(handler: RecordBatchHandler) -> ModelInfo:
-        model = plain(handler)
+    def describe(*model: Any) -> ModelDescription:
+        described = plain(*model)
         os.utime("head.pt")
-        return model
+        return described
 
-    monkeypatch.setattr(RecordBatchHandler, "describe", describe)
+    monkeypatch.setattr(job, "describe_model", describe)
     assert main(command("--force")) == 0
     assert check() is None
 
 
 def test_another_unicode_or_ftfy_makes_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They decide the token ids of rare strings."""
-    versions = unchanged.tokenizer_versions()
-    monkeypatch.setattr(unchanged, "tokenizer_versions", lambda: versions | {"ftfy": "0"})
+    versions = TEXT.versions()
+    monkeypatch.setattr(TextHead, "versions", lambda head: versions | {"ftfy": "0"})
     assert check() is None
 
 

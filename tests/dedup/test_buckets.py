@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_beam.pipeline.content import add_text_hash, hash_words
+from audioclip_beam.pipeline.content import add_content_hash, hash_words
 from audioclip_beam.pipeline.dedup import buckets
 from audioclip_beam.pipeline.dedup.buckets import SplitIntoBuckets, bucket_bits, bucket_of, read_rows
 from audioclip_beam.pipeline.dedup.spill import PieceCodec, combine_batches
-from audioclip_beam.pipeline.schemas import ROW, TEXT_HASH
+from audioclip_beam.pipeline.schemas import CONTENT_HASH
+from tests.support.shards import ROW
 
-SCHEMA = pa.schema([*ROW, pa.field("tags", pa.list_(pa.string())), TEXT_HASH])
+SCHEMA = pa.schema([*ROW, pa.field("tags", pa.list_(pa.string())), CONTENT_HASH])
 CODEC = PieceCodec(SCHEMA)
 
 
@@ -31,12 +32,12 @@ def hashed(texts: list[str], shard: str = "a.txt") -> pa.RecordBatch:
         "text": texts,
         "tags": [[text[:1]] if text else None for text in texts],
     }
-    return add_text_hash(pa.RecordBatch.from_pydict(columns, schema=pa.schema(list(SCHEMA)[:-1])), "{}")
+    return add_content_hash(pa.RecordBatch.from_pydict(columns, schema=pa.schema(list(SCHEMA)[:-1])), "text")
 
 
 def split(batches: list[pa.RecordBatch], bits: int, spill: str | None = None) -> list[tuple[int, bytes]]:
     """All pieces of one bundle."""
-    do = SplitIntoBuckets(CODEC, "text_hash", bits, spill)
+    do = SplitIntoBuckets(CODEC, "content_hash", bits, spill)
     do.start_bundle()
     pieces = [piece for batch in batches for piece in do.process(batch)]
     return [*pieces, *(windowed.value for windowed in do.finish_bundle())]
@@ -44,7 +45,7 @@ def split(batches: list[pa.RecordBatch], bits: int, spill: str | None = None) ->
 
 def test_hashes_of_a_slice() -> None:
     """A slice of an Arrow array has the buffer of the whole array."""
-    hashes = hashed([f"text {n}" for n in range(9)]).column("text_hash")
+    hashes = hashed([f"text {n}" for n in range(9)]).column("content_hash")
     np.testing.assert_array_equal(hash_words(hashes.slice(3, 4)), hash_words(hashes)[3:7])
 
 
@@ -60,7 +61,7 @@ def test_every_row_is_in_one_piece_of_its_bucket(texts: list[list[str]], bits: i
     for bucket, piece in split(batches, bits):
         for rows in read_rows([piece], CODEC):
             assert rows.schema.equals(SCHEMA)
-            assert (bucket_of(rows.column("text_hash"), bits) == bucket).all()
+            assert (bucket_of(rows.column("content_hash"), bits) == bucket).all()
             found += rows.to_pylist()
     given_rows = [row for batch in batches for row in batch.to_pylist()]
     assert sorted(map(str, found)) == sorted(map(str, given_rows))
@@ -82,7 +83,7 @@ def test_a_bundle_that_failed_leaves_no_rows(
     """A runner may use the same object again: the rows of the failed bundle come again."""
     for name in ("SPLIT_BYTES", "LOCAL_SPLIT_BYTES"):
         monkeypatch.setattr(buckets, name, split_bytes)
-    do = SplitIntoBuckets(CODEC, "text_hash", 1, str(tmp_path) if spill else None)
+    do = SplitIntoBuckets(CODEC, "content_hash", 1, str(tmp_path) if spill else None)
     do.start_bundle()
     list(do.process(hashed(["lost", "too"])))
     do.start_bundle()
@@ -112,7 +113,7 @@ def test_pieces_of_many_small_shards_are_as_large_as_others(monkeypatch: pytest.
 def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are kept by bytes; a bucket that is too large for Arrow is an error, never a lost row."""
     monkeypatch.setattr(buckets, "SPLIT_BYTES", 1000)
-    do = SplitIntoBuckets(CODEC, "text_hash", 1, None)
+    do = SplitIntoBuckets(CODEC, "content_hash", 1, None)
     do.start_bundle()
     batch = hashed(["x" * 200] * 4)
     pieces = [piece for _ in range(5) for piece in do.process(batch)]

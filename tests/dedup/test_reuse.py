@@ -13,19 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
-from audioclip_beam.pipeline.content import add_text_hash
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.pipeline.content import add_content_hash
 from audioclip_beam.pipeline.dedup import slices
 from audioclip_beam.pipeline.dedup.buckets import SplitIntoBuckets, bucket_of, row_group_piece, row_groups_in
 from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_beam.pipeline.dedup.spill import PieceCodec
+from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.read_shards import in_segment
-from audioclip_beam.pipeline.schemas import ROW, TEXT_HASH
+from audioclip_beam.pipeline.schemas import CONTENT_HASH
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
+from tests.support.shards import ROW
 from tests.support.snapshots import batch_of
 
 BITS, DIM = 5, 4
-SCHEMA = pa.schema([*ROW, TEXT_HASH])
+SCHEMA = pa.schema([*ROW, CONTENT_HASH])
 CODEC = PieceCodec(SCHEMA)
 
 
@@ -36,7 +39,7 @@ def rows_of(texts: list[str], shards: list[str] | None = None) -> pa.RecordBatch
         "id": [f"id {n}" for n in range(len(texts))],
         "text": texts,
     }
-    return add_text_hash(pa.RecordBatch.from_pydict(columns, schema=ROW), "{}")
+    return add_content_hash(pa.RecordBatch.from_pydict(columns, schema=ROW), "text")
 
 
 def vector(text: str) -> list[float]:
@@ -47,13 +50,15 @@ def write(folder: Path, texts: list[str], order: list[int], fingerprint: str = "
     """Part files with the rows of `texts`, bucket by bucket in `order`, as a run writes them; their paths."""
     folder.mkdir()
     embedded = batch_of([f"id {n}" for n in range(len(texts))], texts, np.array([vector(t) for t in texts], np.float32))
-    writer = WriteFiles(str(folder), embedded.schema.with_metadata({"fingerprint": fingerprint}), 5_000, BITS)
+    writer = WriteFiles(
+        str(folder), TEXT, embedded.schema.with_metadata({"fingerprint": fingerprint}), 5_000, bits=BITS
+    )
     writer.setup()
     writer.start_bundle()
-    buckets = bucket_of(embedded.column("text_hash"), BITS)
+    buckets = bucket_of(embedded.column("content_hash"), BITS)
     for bucket in order:
         rows = embedded.filter(pa.array(buckets == bucket))
-        list(writer.process(in_segment(rows.sort_by("text_hash"), 0)))
+        list(writer.process(EmbeddedBatch(in_segment(rows.sort_by("content_hash"), 0))))
     list(writer.finish_bundle())
     return sorted(map(str, folder.glob("part-*.parquet")))
 
@@ -85,8 +90,8 @@ def test_files_of_another_fingerprint_or_damaged_are_not_referred_to(tmp_path: P
     broken.write_bytes(Path(paths[0]).read_bytes()[:100])
     assert references([str(broken)]) == []
     (path,) = write(tmp_path / "b", TEXTS[:500], [0])
-    for name in (b"text_has\xff", b"text_hasj"):  # in the footer, after the rows
-        broken.write_bytes(Path(path).read_bytes().replace(b"text_hash", name))
+    for name in (b"content_has\xff", b"content_hasj"):  # in the footer, after the rows
+        broken.write_bytes(Path(path).read_bytes().replace(b"content_hash", name))
         assert references([str(broken)]) == []
 
 
@@ -96,7 +101,7 @@ def test_row_groups_in_no_order_are_referred_to_by_the_hashes_they_have(tmp_path
     path = tmp_path / "part-0.parquet"
     pq.write_table(pa.table(embedded).replace_schema_metadata({"fingerprint": "f"}), path)
     assert {bucket for bucket, _, _ in references([str(path)])} == set(
-        bucket_of(embedded.column("text_hash"), BITS).tolist()
+        bucket_of(embedded.column("content_hash"), BITS).tolist()
     )
 
 
@@ -105,14 +110,14 @@ def outputs(
     paths: list[str] = [],  # noqa: B006
     batch_texts: int = 1000,
     shards: list[str] | None = None,
-) -> Iterator[pa.RecordBatch | TaggedOutput]:
+) -> Iterator[EmbeddedBatch | TaggedOutput]:
     """What ReuseVectors yields for `texts`, all buckets together."""
-    split = SplitIntoBuckets(CODEC, "text_hash", 1, None)
+    split = SplitIntoBuckets(CODEC, "content_hash", 1, None)
     split.start_bundle()
     pieces = [*split.process(rows_of(texts, shards)), *(windowed.value for windowed in split.finish_bundle())]
     refer = ReferToRowGroups("f", 1, FileIO())
     pieces += [piece for path in paths for piece in refer.process(path)]
-    do = ReuseVectors(CODEC, batch_texts)
+    do = ReuseVectors(CODEC, TEXT, batch_texts)
     for bucket in (0, 1):
         yield from do.process((bucket, [piece for number, piece in pieces if number == bucket]))
     do.teardown()
@@ -127,8 +132,9 @@ def process(
     """The known and the new batches of `texts`."""
     known, new = [], []
     for output in outputs(texts, paths, batch_texts, shards):
-        if isinstance(output, pa.RecordBatch):
-            known.append(output)
+        if isinstance(output, EmbeddedBatch):
+            assert output.reused
+            known.append(output.rows)
         else:
             new.append(output.value)
     return known, new
@@ -152,7 +158,7 @@ def test_a_known_text_of_many_rows_takes_the_memory_of_one_batch(tmp_path: Path)
     before, most, vectors = pa.total_allocated_bytes(), 0, 0
     for batch in outputs(["the same"] * 40_000, [str(path)]):
         most = max(most, pa.total_allocated_bytes() - before)
-        vectors += batch.column("embedding").nbytes
+        vectors += batch.rows.column("embedding").nbytes
     assert vectors == 40_000 * 512 * 4
     assert most < vectors / 2
 

@@ -13,7 +13,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from audioclip_beam.pipeline.changes import find_changes
-from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.pages import blocks, commands, environment_of_the_tests, read_page, sections
 from tests.support.postgres import postgres_server
 
@@ -27,12 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("changes")
     output = folder / "out/corpus"
     rows = [{"id": f"it's {n}", "text": f"text number {n}"} for n in range(40)]
-    embed(write_jsonl(folder / "a.jsonl", rows), output, StubHandler(dim=1024), id_field="id", unique_ids=True)
+    embed(write_jsonl(folder / "a.jsonl", rows), output, StubHead(dim=1024), id_field="id", unique_ids=True)
     find_changes(str(output), target=str(folder / "first"))
     rows[1]["text"] = "another text"
     rows[2]["id"] = "new"
     write_jsonl(folder / "a.jsonl", rows[:35])
-    embed(folder / "a.jsonl", output, StubHandler(dim=1024), id_field="id", unique_ids=True)
+    embed(folder / "a.jsonl", output, StubHead(dim=1024), id_field="id", unique_ids=True)
     run(commands(PAGE.partition("\n## ")[0])[0], folder)
     return folder
 

@@ -7,9 +7,11 @@ from typing import get_type_hints
 
 import pyarrow as pa
 
-from audioclip_beam.pipeline.schemas import REASONS, REJECTED, embedded_schema
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.pipeline.schemas import part_schema
 from audioclip_beam.pipeline.snapshots.manifest import FORMAT, Counts, Manifest
 from tests.support.pages import read_page, sections
+from tests.support.shards import REASONS, REJECTED
 
 SECTIONS = sections(read_page("docs/data-format.md"))
 
@@ -21,7 +23,7 @@ def first_column(section: str) -> list[str]:
 
 def test_columns_of_part_files() -> None:
     """Compare the table with the schema of part files, names and types."""
-    schema = embedded_schema(1024, pa.schema([]))
+    schema = part_schema(TEXT, 1024, pa.schema([]))
     types = re.findall(r"^\| `\w+` \| ([^|]+) \|", SECTIONS["Part files"], re.MULTILINE)
     assert first_column("Part files") == schema.names
     assert types == [str(field.type) for field in schema]

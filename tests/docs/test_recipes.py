@@ -20,11 +20,12 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import WorkerOptions
 
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.cli import parser as command_line
 from audioclip_beam.pipeline.flags import add_flags
-from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
+from audioclip_beam.pipeline.inference.shared_encoder import describe_model
 from audioclip_beam.pipeline.options import EmbedOptions, reject_unknown_flags
+from audioclip_beam.pipeline.prepare.job import encoder_settings
 from tests.support.corpus import read
 from tests.support.environments import create_environment
 from tests.support.pages import ROOT, commands, read_page
@@ -245,9 +246,9 @@ def test_all_recipes_of_a_kind_give_one_fingerprint(tmp_path: Path, small_head: 
         fingerprints = set()
         for flags in recipes:
             options = EmbedOptions(flags)
-            settings = EncoderSettings.from_options(options)
+            settings = encoder_settings(options, TEXT)
             settings = replace(settings, path=small_head, tokenizer_path=str(vocabulary), device="cpu")
-            fingerprints.add(RecordBatchHandler(settings, options.vector_dtype).describe().fingerprint)
+            fingerprints.add(describe_model(TEXT, settings, options.vector_dtype).info.fingerprint)
         assert len(fingerprints) == 1, kind
 
 

@@ -58,7 +58,7 @@ def test_the_benchmark_measures_every_step_of_the_page() -> None:
 
 def test_flop_per_node_are_those_of_the_text_head() -> None:
     """Count two per weight of the transformer's matrices in the state dict."""
-    from audioclip_beam.model.text_head import untrained_state
+    from audioclip_beam.model.text.shapes import untrained_state
 
     state = untrained_state()
     weights = sum(

@@ -20,14 +20,13 @@ import pytest
 
 from audioclip_beam.pipeline import embed as embed_module
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.inference import EncoderSettings
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.commands import run_command
-from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
-from tests.support.engine_jobs import ElsewhereHandler, PublishThenDie, WorkerHandler, results, write_corpus
+from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
+from tests.support.engine_jobs import ElsewhereHead, PublishThenDie, WorkerHead, results, write_corpus
 from tests.support.engines import page_command, wait_until
 from tests.support.flink import Flink
 from tests.support.processes import start_process
@@ -111,7 +110,7 @@ def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
     shards, options = write_corpus(tmp_path / "in", 5_000), flink.options()
     local, remote, known = tmp_path / "local", tmp_path / "remote", set(flink.jobs())
     embed(shards, local)
-    manifest, _ = embed(shards, remote, WorkerHandler(tmp_path / "first"), **options)
+    manifest, _ = embed(shards, remote, WorkerHead(tmp_path / "first"), **options)
     assert results(remote) == results(local)
     assert manifest["counts"]["read"] >= 5_000
     assert set(manifest["counts"]["rejected_by_reason"]) >= {
@@ -122,7 +121,7 @@ def test_two_nights_in_all_formats(flink: Flink, tmp_path: Path) -> None:
         grown.write("".join(f"appended {n}\n" for n in range(50)))
     write_jsonl(tmp_path / "in" / "b.jsonl", [{"text": f"changed {n}"} for n in range(50)])
     (tmp_path / "in" / "c.csv").unlink()
-    second = WorkerHandler(tmp_path / "second")
+    second = WorkerHead(tmp_path / "second")
     _, expected = embed(shards, local)
     manifest, _ = embed(shards, remote, second, **options)
     assert results(remote) == results(local)
@@ -165,19 +164,19 @@ def test_a_vocabulary_that_workers_do_not_have_ends_the_run(
 ) -> None:
     """The error is the worker's, and the launcher, which knows Flink's address, cancels the job there."""
     shard, known = write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), set(flink.jobs())
-    handler = ElsewhereHandler(EncoderSettings(small_head, tokenizer_path=str(vocabulary)))
-    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"), **flink.options())
-    corpus = EmbedCorpus(options, handler)
+    model = {"checkpoint": small_head, "tokenizer_path": str(vocabulary)}
+    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"), **model, **flink.options())
+    corpus = EmbedCorpus(options, ElsewhereHead())
     with closing(corpus), pytest.raises(RuntimeError, match="no vocabulary at /nowhere/vocabulary.gz"):
         run(corpus, options)
     (job,) = set(flink.jobs()) - known
     wait_until(lambda: flink.jobs()[job] == "CANCELED", "the job is cancelled")
 
 
-def start(flink: Flink, shards: object, output: Path, handler: StubHandler, **options: Any) -> Future[Any]:
+def start(flink: Flink, shards: object, output: Path, head: StubHead, **options: Any) -> Future[Any]:
     """Start a run in a thread of this process."""
     executor = ThreadPoolExecutor(1)
-    return executor.submit(embed, str(shards), output, handler, **{**flink.options(), **options})
+    return executor.submit(embed, str(shards), output, head, **{**flink.options(), **options})
 
 
 def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_are_killed(
@@ -189,12 +188,12 @@ def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_ar
         write_jsonl(tmp_path / f"in/{shard}.jsonl", rows)
     embed(tmp_path / "in/*.jsonl", tmp_path / "local", id_field="id")
     monkeypatch.setattr(embed_module, "PublishSnapshot", PublishThenDie)
-    known, handler = set(flink.jobs()), WorkerHandler(tmp_path / "log", delay=0.002)
-    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", handler, id_field="id", batch_size=100)
-    wait_until(lambda: run.done() or len(handler.texts()) > 200, "the model runs", 120)
+    known, head = set(flink.jobs()), WorkerHead(tmp_path / "log", delay=0.002)
+    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", head, id_field="id", batch_size=100)
+    wait_until(lambda: run.done() or len(head.texts()) > 200, "the model runs", 120)
     flink.workers("tm")[0].kill()
-    before = len(handler.texts())
-    wait_until(lambda: run.done() or len(handler.texts()) > before + 200, "the model runs again", 120)
+    before = len(head.texts())
+    wait_until(lambda: run.done() or len(head.texts()) > before + 200, "the model runs again", 120)
     flink.processes.kill("tm")
     flink.start_task_manager("tm", 2)
     manifest, _ = run.result(240)
@@ -245,10 +244,10 @@ def test_two_hosts_of_which_one_is_destroyed(flink: Flink, network: Network, tmp
     hosts = [network.add_host() for _ in range(3)]
     for name, address in hosts[:2]:
         flink.start_task_manager(name, 1, host=name, address=address)
-    handler = WorkerHandler(tmp_path / "log", delay=0.002)
-    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", handler, id_field="id", batch_size=100)
+    head = WorkerHead(tmp_path / "log", delay=0.002)
+    run = start(flink, tmp_path / "in/*.jsonl", tmp_path / "out", head, id_field="id", batch_size=100)
 
-    wait_until(lambda: run.done() or handler.hosts() == 2, "both hosts are in the model", 120)
+    wait_until(lambda: run.done() or head.hosts() == 2, "both hosts are in the model", 120)
     assert not run.done(), "one host did all the work"
     lost = hosts[0][0]
     flink.processes.kill(lost)
@@ -260,4 +259,4 @@ def test_two_hosts_of_which_one_is_destroyed(flink: Flink, network: Network, tmp
     assert manifest["counts"]["read"] == 2_000
     embed(tmp_path / "in/*.jsonl", tmp_path / "local", id_field="id")
     assert results(tmp_path / "out") == results(tmp_path / "local")
-    assert handler.hosts() == 3
+    assert head.hosts() == 3

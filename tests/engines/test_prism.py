@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.corpus import embed
-from tests.support.engine_jobs import WorkerHandler, results, write_corpus
+from tests.support.engine_jobs import WorkerHead, results, write_corpus
 from tests.support.engines import prism
 from tests.support.pages import blocks, expected_output, read_page, sections
 from tests.support.tools import require
@@ -35,7 +35,7 @@ def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
     """Rows, vectors in every bit and rejected rows, with workers in the launcher."""
     shards = write_corpus(tmp_path / "in", 5_000)
     options = {"runner": "PrismRunner", "prism_location": str(program), "environment_type": "LOOPBACK"}
-    embed(shards, tmp_path / "remote", WorkerHandler(tmp_path / "log"), **options)
+    embed(shards, tmp_path / "remote", WorkerHead(tmp_path / "log"), **options)
     embed(shards, tmp_path / "local")
     assert results(tmp_path / "remote") == results(tmp_path / "local")
 

@@ -13,7 +13,7 @@ from audioclip_beam.pipeline import embed as embed_module
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
-from tests.support.engine_jobs import WorkerHandler, results, write_corpus
+from tests.support.engine_jobs import WorkerHead, results, write_corpus
 from tests.support.engines import job_server, page_command, wait_until
 from tests.support.spark import Spark
 from tests.support.tools import require
@@ -35,7 +35,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
 def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp_path: Path) -> None:
     """Spark repeats the tasks of the dead worker; rows and vectors are a local run's in every bit."""
     shards, output = write_corpus(tmp_path / "in", 2_000), tmp_path / "out"
-    first = WorkerHandler(tmp_path / "first", delay=0.001)
+    first = WorkerHead(tmp_path / "first", delay=0.001)
     run = ThreadPoolExecutor(1).submit(
         embed, shards, output, first, batch_size=100, max_file_rows=100, **spark.options()
     )
@@ -48,7 +48,7 @@ def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp
     embed(shards, tmp_path / "local")
     expected = results(tmp_path / "local")
     assert results(output) == expected
-    manifest, _ = embed(shards, output, WorkerHandler(tmp_path / "second"), **spark.options())
+    manifest, _ = embed(shards, output, WorkerHead(tmp_path / "second"), **spark.options())
     assert manifest["counts"]["embedded"] == 0
     assert results(output) == expected
 

@@ -16,7 +16,7 @@ from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference.gpus import PROCESSES_PER_GPU, GpuPlace, processes_for, usable_gpus
 from audioclip_beam.pipeline.run.runner import run
 from tests.support.corpus import read, write_jsonl
-from tests.support.gpus import FakeGpuHandler
+from tests.support.gpus import FakeGpuHead
 from tests.support.paths import ROOT
 from tests.support.preloaded import preloaded_programs
 
@@ -157,7 +157,7 @@ def test_the_workers_of_a_run_are_spread_over_all_gpus(
     options = parse_options(argv)
     share_gpus(options, argv, 10**9)
     assert "4 processes share 2 GPUs" in capsys.readouterr().err
-    corpus = EmbedCorpus(options, FakeGpuHandler(str(tmp_path / "chosen"), f"test-{os.getpid()}", ["a", "b"]))
+    corpus = EmbedCorpus(options, FakeGpuHead(str(tmp_path / "chosen"), f"test-{os.getpid()}", ["a", "b"]))
     run(corpus, options)
     corpus.close()
     assert read(tmp_path / "out").num_rows == 200

@@ -111,8 +111,12 @@ def test_the_loaded_transform_keeps_every_setting(
     assert read is not written
     encoder = read.load_model()
     assert encoder is written.load_model()
-    assert (encoder.prompt, encoder.normalize, encoder.on_long) == ("a sound of {}", True, "reject")
-    assert encoder.fingerprint_parts["dtype"] == "bfloat16"
+    assert (encoder.settings.prompt, encoder.settings.normalize, encoder.settings.on_long) == (
+        "a sound of {}",
+        True,
+        "reject",
+    )
+    assert encoder.info.fingerprint_parts["dtype"] == "bfloat16"
     for handler in handlers:
         assert handler.share_model_across_processes()
         assert handler.model_copies() == 2
@@ -127,12 +131,12 @@ def test_the_loaded_transform_keeps_every_setting(
 # What the documentation promises of an artifact: it names these and nothing else of this project.
 SAVED = {
     "columns": {
-        "audioclip_beam.pipeline.EncoderSettings",
+        "audioclip_beam.model.TextSettings",
         "audioclip_beam.pipeline.ml_transform.EmbedItems",
         "audioclip_beam.pipeline.ml_transform.ItemHandler",
     },
     "type_adapter": {
-        "audioclip_beam.pipeline.EncoderSettings",
+        "audioclip_beam.model.TextSettings",
         "audioclip_beam.pipeline.ml_transform.EmbedItems",
         "audioclip_beam.pipeline.ml_transform.ItemHandler",
         "audioclip_beam.pipeline.ml_transform.embed_with_content_ids",
@@ -201,9 +205,7 @@ def test_an_artifact_of_another_format_is_a_clear_error(settings: dict[str, Any]
         ("ml_transform.ItemHandler", "embedding.ItemHandler", "None"),
     ):
         assert old in saved
-        file.write_text(
-            saved.replace(old, new).replace("pipeline.EncoderSettings", "pipeline.encoders.EncoderSettings")
-        )
+        file.write_text(saved.replace(old, new).replace("model.TextSettings", "model.settings.TextSettings"))
         rows = beam.Pipeline() | beam.Create([{"caption": "a"}])
         message = f"artifact has format {found}, and this version of audioclip-beam reads format 1: write it again"
         with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -22,16 +23,33 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from audioclip_beam.model import TextEncoder
-from audioclip_beam.model.fingerprint import tokenizer_versions
-from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.head import Encoding
+from audioclip_beam.model.text.head import TEXT, TextSettings
 from audioclip_beam.pipeline import TextEmbeddingHandler
-from audioclip_beam.pipeline.canary import canary_batch
-from audioclip_beam.pipeline.content import add_text_hash
+from audioclip_beam.pipeline.content import add_content_hash
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
-from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_beam.pipeline.inference.shared_encoder import load_encoder, start_reading
+from audioclip_beam.pipeline.inference.shared_encoder import (
+    ModelDescription,
+    describe_model,
+    load_encoder,
+    start_reading,
+)
 from tests.support.preloaded import preloaded_programs
+from tests.support.shards import ROW
+
+
+def _described(head: str | Path, vocabulary: Path, **settings: Any) -> ModelDescription:
+    """Return what a launcher knows of the encoder of a text head."""
+    chosen = TextSettings(str(head), device="cpu", tokenizer_path=str(vocabulary), **settings)
+    return describe_model(TEXT, chosen, "float32")
+
+
+def _rows(texts: list[str]) -> pa.RecordBatch:
+    numbers = list(range(len(texts)))
+    columns = {"shard": ["s"] * len(texts), "row": numbers, "id": list(map(str, numbers)), "text": texts}
+    return add_content_hash(pa.RecordBatch.from_pydict(columns, schema=ROW), "text")
+
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
 
@@ -115,7 +133,7 @@ def test_beams_arguments_are_passed_on_and_others_refused(
 
 def test_a_process_has_one_encoder(handler: TextEmbeddingHandler, small_head: str, vocabulary: Path) -> None:
     """Handlers with the same settings share their encoder."""
-    other = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    other = RecordBatchHandler(_described(small_head, vocabulary))
     assert handler.load_model() is other.load_model()
 
 
@@ -130,24 +148,23 @@ def test_a_checkpoint_that_is_replaced_before_the_run_is_read_again(
 ) -> None:
     """`embed` begins to read it while Beam is imported: sha256 and vectors are those of the later file."""
     path = tmp_path / "head.pt"
-    settings = EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary))
-    handler = RecordBatchHandler(settings)
+    settings = TextSettings(str(path), device="cpu", tokenizer_path=str(vocabulary))
     _put_weights(path, small_head, 0.5)
-    start_reading(settings)
-    first = handler.describe()
+    start_reading(TEXT, settings)
+    first = describe_model(TEXT, settings, "float32")
     _put_weights(path, small_head, 0.25)
-    second = handler.describe()
-    assert first.sha256 != second.sha256
-    assert second.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    second = describe_model(TEXT, settings, "float32")
+    assert first.info.sha256 != second.info.sha256
+    assert second.info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     expected = TextEncoder.load(path, device="cpu", tokenizer_path=vocabulary).encode(TEXTS)
-    np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(RecordBatchHandler(second).load_model().encode(TEXTS), expected, atol=1e-6)
 
 
 def test_each_run_of_a_process_has_its_checkpoint_and_its_threads(
     small_head: str, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although the encoder of the first one has the same settings."""
-    path, numbers, plain = tmp_path / "head.pt", [], TextEncoder.encode_rows
+    path, numbers, plain = tmp_path / "head.pt", [], TextEncoder._encode_rows
 
     def count_threads(encoder: TextEncoder, texts: list[str]) -> Encoding:
         numbers.append(torch.get_num_threads())
@@ -156,11 +173,9 @@ def test_each_run_of_a_process_has_its_checkpoint_and_its_threads(
     for factor, threads in ((0.5, 1), (0.25, 2)):
         _put_weights(path, small_head, factor)
         expected = TextEncoder.load(path, device="cpu", tokenizer_path=vocabulary).encode(TEXTS)
-        handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
-        handler.describe()
-        handler.threads = threads
+        handler = RecordBatchHandler(_described(path, vocabulary), threads)
         with monkeypatch.context() as patch:
-            patch.setattr(TextEncoder, "encode_rows", count_threads)
+            patch.setattr(TextEncoder, "_encode_rows", count_threads)
             np.testing.assert_allclose(handler.load_model().encode(TEXTS), expected, atol=1e-6)
     assert numbers == [1, 2]
 
@@ -176,8 +191,8 @@ def test_the_model_runs_in_one_thread(small_head: str, vocabulary: Path, monkeyp
         running.pop()
         return texts[0] if texts[0] != "bad" else int("bad")
 
-    monkeypatch.setattr(TextEncoder, "encode_rows", compute)
-    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
+    monkeypatch.setattr(TextEncoder, "_encode_rows", compute)
+    encoder = load_encoder(TEXT, TextSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda n: encoder.encode_rows([str(n)]), range(20))) == [str(n) for n in range(20)]
     with pytest.raises(ValueError, match="invalid literal"):
@@ -192,12 +207,12 @@ def test_a_forked_process_starts_its_own_thread(small_head: str, vocabulary: Pat
     """A process forked from one with a model does not wait for the parent's thread."""
     code = (
         "import os, sys\n"
-        "from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings\n"
+        "from audioclip_beam.model.text.head import TEXT, TextSettings\n"
         "from audioclip_beam.pipeline.inference.shared_encoder import describe_model\n"
-        "settings = EncoderSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
-        "describe_model(settings)\n"
+        "settings = TextSettings(sys.argv[1], device='cpu', tokenizer_path=sys.argv[2])\n"
+        "describe_model(TEXT, settings)\n"
         "if (child := os.fork()) == 0:\n"
-        "    os._exit(7 if describe_model(settings)[0].dim else 1)\n"
+        "    os._exit(7 if describe_model(TEXT, settings).info.dim else 1)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     done = subprocess.run(
@@ -210,8 +225,7 @@ def test_pickled_handlers_have_the_same_encoder(
     handler: TextEmbeddingHandler, small_head: str, vocabulary: Path
 ) -> None:
     """Beam's pickler and pickle keep the settings, by which handlers share an encoder."""
-    settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), normalize=True)
-    for original in (handler, RecordBatchHandler(settings)):
+    for original in (handler, RecordBatchHandler(_described(small_head, vocabulary, normalize=True))):
         for module in (pickler, pickle):
             assert module.loads(module.dumps(original)).load_model() is original.load_model()
 
@@ -230,9 +244,8 @@ def test_embed_batch_adds_columns_to_the_rows(
     small_head: str, vocabulary: Path, expected: dict[str, np.ndarray]
 ) -> None:
     """Each row gets its counts and vector; equal texts share one vector."""
-    rows = add_text_hash(canary_batch().slice(0, 4), "{}").set_column(3, "text", pa.array(TEXTS))
-    encoder = load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
-    batch = embed_batch(rows, encoder)
+    described = _described(small_head, vocabulary)
+    batch = embed_batch(_rows(TEXTS), described, load_encoder(TEXT, described.settings)).rows
     assert batch.column("n_tokens").to_pylist() == [4, 7, 3, 4]
     assert batch.column("reason").null_count == 4
     vectors = batch.column("embedding")
@@ -242,9 +255,8 @@ def test_embed_batch_adds_columns_to_the_rows(
 
 def test_long_texts_are_rejected_if_on_long_is_reject(small_head: str, vocabulary: Path) -> None:
     """The other rows of the batch are embedded."""
-    settings = EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary), on_long="reject")
-    rows = canary_batch().slice(0, 2).set_column(3, "text", pa.array(["dog", "dog " * 100]))
-    batch = embed_batch(rows, load_encoder(settings))
+    described = _described(small_head, vocabulary, on_long="reject")
+    batch = embed_batch(_rows(["dog", "dog " * 100]), described, load_encoder(TEXT, described.settings)).rows
     assert batch.column("reason").to_pylist() == [None, "too long"]
     assert batch.column("detail").to_pylist() == [None, "102 tokens, the context length is 77"]
 
@@ -253,13 +265,11 @@ def test_a_worker_with_another_checkpoint_is_an_error(small_head: str, vocabular
     """A worker whose file differs from the launcher's does not embed with it."""
     path = tmp_path / "head.pt"
     path.write_bytes(Path(small_head).read_bytes())
-    handler = RecordBatchHandler(EncoderSettings(str(path), device="cpu", tokenizer_path=str(vocabulary)))
-    handler.describe()
-    worker = pickle.loads(pickle.dumps(handler))
+    worker = pickle.loads(pickle.dumps(RecordBatchHandler(_described(path, vocabulary))))
     state = torch.load(path)
     state["ln_final.bias"] += 1
     torch.save(state, path)
-    load_encoder(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
+    load_encoder(TEXT, TextSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
     with pytest.raises(ValueError, match=r"on this worker gives other vectors .* worker: weights\): give every worker"):
         worker.load_model()
 
@@ -269,14 +279,14 @@ def test_a_worker_with_other_package_versions_is_an_error(
     name: str, small_head: str, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose versions would give other token ids names the version and the launcher's."""
-    handler = RecordBatchHandler(EncoderSettings(small_head, device="cpu", tokenizer_path=str(vocabulary)))
-    versions = handler.describe().fingerprint_parts
-    worker = pickle.loads(pickle.dumps(handler))
+    described = _described(small_head, vocabulary)
+    versions = described.info.fingerprint_parts
+    worker = pickle.loads(pickle.dumps(RecordBatchHandler(described)))
     other = tmp_path / "other.pt"
     torch.save({name: tensor * 0.5 for name, tensor in torch.load(small_head).items()}, other)
-    load_encoder(EncoderSettings(str(other), device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
-    changed = tokenizer_versions() | {name: "0.1"}
-    monkeypatch.setattr("audioclip_beam.model.settings.tokenizer_versions", lambda: changed)
+    load_encoder(TEXT, TextSettings(str(other), device="cpu", tokenizer_path=str(vocabulary)))  # replaces the encoder
+    changed = TEXT.versions() | {name: "0.1"}
+    monkeypatch.setattr("audioclip_beam.model.text.encoder.versions", lambda: changed)
     with pytest.raises(ValueError, match=re.escape(f"worker: {name} {versions[name]} -> 0.1): give every worker")):
         worker.load_model()
 
@@ -305,32 +315,33 @@ def test_unknown_settings_are_errors_before_a_job_starts(settings: dict[str, str
         TextEmbeddingHandler("full", **settings)  # type: ignore[arg-type]
 
 
-def test_an_encoder_that_fails_on_no_texts_is_an_error() -> None:
+def test_an_encoder_that_fails_on_no_texts_is_an_error(small_head: str, vocabulary: Path) -> None:
     """A batch without rows cannot be halved: the encoder's own error is raised."""
 
     class Broken:
         def encode_rows(self, texts: list[str]) -> None:
             raise RuntimeError("the encoder is broken")
 
-    rows = pa.RecordBatch.from_pydict({"text": pa.array([], pa.string())})
     with pytest.raises(RuntimeError, match="the encoder is broken"):
-        embed_batch(rows, Broken())  # type: ignore[arg-type]
+        embed_batch(_rows([]), _described(small_head, vocabulary), Broken())  # type: ignore[arg-type]
 
 
-def test_a_vector_that_overflows_float16_is_rejected(handler: TextEmbeddingHandler) -> None:
+def test_a_vector_that_overflows_float16_is_rejected(small_head: str, vocabulary: Path) -> None:
     """No infinity is stored for it."""
-    encoder = handler.load_model()
-    rows = add_text_hash(pa.RecordBatch.from_pydict({"text": ["dog barking", "thunder"]}), "{}")
+    described = _described(small_head, vocabulary)
+    encoder = load_encoder(TEXT, described.settings)
 
     class LargeVectors:
-        dim, on_long, tower = encoder.dim, encoder.on_long, encoder.tower
+        info = encoder.info
 
         def encode_rows(self, texts: list[str]) -> object:
             encoding = encoder.encode_rows(texts)
-            encoding.vectors[texts.index("thunder")] *= 1e6
+            if "thunder" in texts:
+                encoding.vectors[texts.index("thunder")] *= 1e6
             return encoding
 
     for stored, reasons in (("float32", [None, None]), ("float16", [None, "non-finite vector"])):
-        batch = embed_batch(rows, LargeVectors(), stored)  # type: ignore[arg-type]
+        model = describe_model(TEXT, described.settings, stored)
+        batch = embed_batch(_rows(["dog barking", "thunder"]), model, LargeVectors()).rows  # type: ignore[arg-type]
         assert batch.column("reason").to_pylist() == reasons
     assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])

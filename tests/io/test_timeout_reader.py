@@ -20,9 +20,9 @@ from audioclip_beam.pipeline.io.retries import StoreError
 from audioclip_beam.pipeline.io.timeout_reader import open_to_read
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from tests.support import object_stores
 from tests.support.object_stores import Store
+from tests.support.shards import read_shard
 
 store = object_stores.store
 

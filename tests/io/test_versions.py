@@ -16,10 +16,10 @@ from audioclip_beam.pipeline.io.object_store import VERSIONED_ACCESS, VersionedA
 from audioclip_beam.pipeline.io.versions import FileChanged, ListedFile, open_listed
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError, Shard
 from tests.support import object_stores
 from tests.support.object_stores import Store, Waits
+from tests.support.shards import read_shard
 
 store, waits = object_stores.store, object_stores.waits
 

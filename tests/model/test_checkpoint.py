@@ -24,7 +24,7 @@ from audioclip_beam.model.checkpoint import (
     resolve_checkpoint,
     weights_digest,
 )
-from audioclip_beam.model.text_head import SCALES, text_shapes
+from audioclip_beam.model.text.shapes import SCALES, text_shapes
 from tests.support.paths import DATA
 from tests.support.released_file import RELEASED_BYTES, write_released
 

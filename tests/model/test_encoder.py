@@ -20,11 +20,16 @@ import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.fingerprint import VERSION_PARTS
+from audioclip_beam.model.device import pick_device
+from audioclip_beam.model.fingerprint import fingerprint
+from audioclip_beam.model.tensors import SCALES
 from audioclip_beam.model.text import encoder as encoder_module
-from audioclip_beam.model.text.encoder import TooLongError
+from audioclip_beam.model.text.encoder import TooLongError, model_info
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.prefix_tree import PrefixTree
-from audioclip_beam.model.text_head import SCALES, text_shapes
+from audioclip_beam.model.text.settings import TextSettings
+from audioclip_beam.model.text.shapes import text_shapes
+from audioclip_beam.model.text.texts import join_and_prompt
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 from tests.support.preloaded import preloaded_programs
@@ -49,7 +54,7 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture
 def small(checkpoint: Checkpoint, tokenizer: ClipTokenizer) -> TextEncoder:
     """A fast encoder."""
-    return TextEncoder(checkpoint, tokenizer, device="cpu")
+    return TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,9 @@ def test_goldens(
     CPUs are slow in bfloat16: every fourth text is embedded.
     """
     texts, expected = (each[:: 1 if dtype == "float32" else 4] for each in goldens)
-    vectors = TextEncoder(load_checkpoint("untrained"), tokenizer, device="cpu", dtype=dtype).encode(texts)
+    vectors = TextEncoder(
+        load_checkpoint("untrained"), tokenizer, TextSettings("small", device="cpu", dtype=dtype)
+    ).encode(texts)
     assert vectors.dtype == np.float32
     assert np.abs(vectors - expected).max() <= difference
     lengths = np.linalg.norm(vectors, axis=1).astype(np.float64) * np.linalg.norm(expected, axis=1)
@@ -79,10 +86,10 @@ def test_order_and_duplicates(small: TextEncoder) -> None:
     """Vectors keep the order of the texts, and equal texts, or texts of equal tokens, go through the model once."""
     texts = [*TEXTS, "A  DOG", *reversed(TEXTS)]
     encoding = small.encode_rows(texts)
-    assert encoding.stats.texts == len(TEXTS)
+    assert encoding.work.items == len(TEXTS)
     alone = np.concatenate([small.encode([text]) for text in texts])
     np.testing.assert_allclose(encoding.vectors, alone, rtol=0, atol=1e-5)
-    assert encoding.stats.nodes < encoding.stats.tokens
+    assert encoding.work.extra["nodes"] < encoding.work.units
 
 
 def test_windows_do_not_matter(small: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +102,7 @@ def test_windows_do_not_matter(small: TextEncoder, monkeypatch: pytest.MonkeyPat
 def test_no_texts(small: TextEncoder) -> None:
     """An empty list gives an array without rows."""
     assert small.encode([]).shape == (0, 24)
-    assert small.encode_rows([]).n_tokens.shape == (0,)
+    assert small.encode_rows([]).columns["n_tokens"].shape == (0,)
 
 
 def test_one_string_is_not_a_list(small: TextEncoder) -> None:
@@ -106,7 +113,7 @@ def test_one_string_is_not_a_list(small: TextEncoder) -> None:
 
 def test_lists_and_prompt(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
     """A list of strings is one text, joined with ", ", and the prompt is put around it."""
-    prompted = TextEncoder(checkpoint, tokenizer, device="cpu", prompt="the sound of {}")
+    prompted = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", prompt="the sound of {}"))
     expected = small.encode(["the sound of dog, bark", "the sound of wind"])
     np.testing.assert_allclose(prompted.encode([["dog", "bark"], "wind"]), expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(prompted.encode_rows([["dog", "bark"], "wind"]).vectors, expected, rtol=0, atol=1e-5)
@@ -115,42 +122,42 @@ def test_lists_and_prompt(checkpoint: Checkpoint, tokenizer: ClipTokenizer, smal
 @pytest.mark.parametrize("prompt", ["{}", "{0}", "a {}.", "{{{}}}", "{{0}} {}"])
 def test_prompts(prompt: str) -> None:
     """{0} is {}, and doubled braces are braces."""
-    encoder_module.check_options(prompt=prompt, on_long="truncate", dtype="float32")
-    assert encoder_module.join_and_prompt("dog", prompt) == prompt.format("dog")
+    TextSettings("small", prompt=prompt).check()
+    assert join_and_prompt("dog", prompt) == prompt.format("dog")
 
 
 def test_braces_in_a_text_stay(small: TextEncoder) -> None:
     """Braces in a text are not placeholders."""
-    assert encoder_module.join_and_prompt("a {} b {0}", "say {}") == "say a {} b {0}"
+    assert join_and_prompt("a {} b {0}", "say {}") == "say a {} b {0}"
 
 
 def test_long_texts_are_cut(small: TextEncoder) -> None:
     """A text longer than the context is read up to its 75th token, flagged, and counted before truncation."""
     encoding = small.encode_rows([LONG, "many words " * 37 + "many", "many words"])
-    assert encoding.n_tokens.tolist() == [102, 77, 4]
-    assert encoding.n_tokens.dtype == np.int16
-    assert encoding.truncated.tolist() == [True, False, False]
+    assert encoding.columns["n_tokens"].tolist() == [102, 77, 4]
+    assert encoding.columns["n_tokens"].dtype == np.int16
+    assert encoding.columns["truncated"].tolist() == [True, False, False]
     np.testing.assert_array_equal(encoding.vectors[0], encoding.vectors[1])
 
 
 def test_token_counts_are_capped(small: TextEncoder) -> None:
     """A count that does not fit int16 becomes 32,767."""
-    assert small.encode_rows(["a " * 40_000]).n_tokens.tolist() == [32_767]
+    assert small.encode_rows(["a " * 40_000]).columns["n_tokens"].tolist() == [32_767]
 
 
 def test_long_texts_are_rejected(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
     """With on_long="reject", encode names the first text that is too long, and encode_rows leaves NaN in its row only."""
-    strict = TextEncoder(checkpoint, tokenizer, device="cpu", on_long="reject")
+    strict = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", on_long="reject"))
     with pytest.raises(
         ValueError, match=r"^text 1 has 102 tokens, and the model reads at most 77: 'many words .*truncate'$"
     ):
         strict.encode(["wind", LONG, LONG])
     encoding = strict.encode_rows(["wind", LONG, "a dog"])
-    assert np.isnan(encoding.vectors).all(1).tolist() == encoding.truncated.tolist() == [False, True, False]
+    assert np.isnan(encoding.vectors).all(1).tolist() == encoding.columns["truncated"].tolist() == [False, True, False]
     np.testing.assert_allclose(encoding.vectors[[0, 2]], small.encode(["wind", "a dog"]), rtol=0, atol=1e-5)
     assert np.isnan(strict.encode_rows([LONG]).vectors).all()
     longest = strict.encode_rows(["a " * 75])
-    assert (longest.n_tokens.tolist(), longest.truncated.tolist()) == ([77], [False])
+    assert (longest.columns["n_tokens"].tolist(), longest.columns["truncated"].tolist()) == ([77], [False])
     assert np.isfinite(longest.vectors).all()
 
 
@@ -162,7 +169,7 @@ def test_end_of_text_in_a_text(small: TextEncoder) -> None:
 
 def test_normalize(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
     """With normalize, vectors have length 1 and the same direction."""
-    vectors = TextEncoder(checkpoint, tokenizer, device="cpu", normalize=True).encode(TEXTS)
+    vectors = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", normalize=True)).encode(TEXTS)
     expected = small.encode(TEXTS)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-6)
@@ -184,12 +191,12 @@ class LowMemory:
 def test_out_of_memory_halves_the_micro_batch(small: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A micro-batch that runs out of memory is halved until it fits, nothing is lost, and the size is remembered."""
     whole = small.encode_rows(TEXTS)
-    monkeypatch.setattr(small, "tower", LowMemory(small, max_nodes=whole.stats.nodes - 1))
+    monkeypatch.setattr(small, "tower", LowMemory(small, max_nodes=whole.work.extra["nodes"] - 1))
     encoding = small.encode_rows(TEXTS)
     np.testing.assert_allclose(encoding.vectors, whole.vectors, rtol=0, atol=1e-5)
-    assert encoding.stats.oom_retries == 1
-    assert encoding.stats.micro_batches > 1
-    assert small.encode_rows(TEXTS).stats.oom_retries == 0
+    assert encoding.work.oom_retries == 1
+    assert encoding.work.micro_batches > 1
+    assert small.encode_rows(TEXTS).work.oom_retries == 0
 
 
 def test_out_of_memory_for_one_text(small: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,15 +208,15 @@ def test_out_of_memory_for_one_text(small: TextEncoder, monkeypatch: pytest.Monk
 
 def test_devices() -> None:
     """CUDA never falls back to a CPU silently, "auto" takes what is available, and unknown words are refused."""
-    assert encoder_module.pick_device("cpu", "float32") == torch.device("cpu")
+    assert pick_device("cpu", "float32") == torch.device("cpu")
     with pytest.raises(ValueError, match="device='gpu': choose one of auto, cpu, cuda, cuda:N"):
-        encoder_module.pick_device("gpu", "float32")
+        pick_device("gpu", "float32")
     if torch.cuda.is_available():
-        assert encoder_module.pick_device("auto", "float16") == torch.device("cuda")
+        assert pick_device("auto", "float16") == torch.device("cuda")
     else:
-        assert encoder_module.pick_device("auto", "float32") == torch.device("cpu")
+        assert pick_device("auto", "float32") == torch.device("cpu")
         with pytest.raises(RuntimeError, match=r"device='cuda': torch .* sees 0 CUDA devices"):
-            encoder_module.pick_device("cuda", "float32")
+            pick_device("cuda", "float32")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_unknown_options(
     """The error for an unknown option value quotes it and names the known ones."""
     options = {"device": "cpu", option: value}
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the message is compared below
-        TextEncoder(checkpoint, tokenizer, **options)
+        TextEncoder(checkpoint, tokenizer, TextSettings("small", **options))
     assert str(caught.value).startswith(message)
 
 
@@ -247,19 +254,22 @@ def test_missing_vocabulary(tmp_path: Path) -> None:
 def test_fingerprint(checkpoint: Checkpoint, tokenizer: ClipTokenizer) -> None:
     """The fingerprint changes with everything that changes a vector, and is known without a tower."""
     options = {"prompt": "{}", "on_long": "truncate", "normalize": False, "dtype": "float32"}
-    parts = encoder_module.fingerprint_parts(checkpoint, tokenizer.sha256, **options)
-    options_and_files = ["scheme", "weights", "vocabulary", "prompt", "on_long", "normalize", "dtype"]
-    assert list(parts) == [*options_and_files, *VERSION_PARTS]
+
+    def parts_of(vocabulary_sha256: str = tokenizer.sha256, **change: Any) -> dict[str, str]:
+        settings = TextSettings("small", **{**options, **change})
+        return model_info(checkpoint, vocabulary_sha256, settings).fingerprint_parts
+
+    parts = parts_of()
+    options_and_files = ["scheme", "head", "weights", "vocabulary", "prompt", "on_long", "normalize", "dtype"]
+    assert list(parts) == [*options_and_files, *TEXT.version_parts]
     changes = [{"prompt": "a {}"}, {"on_long": "reject"}, {"normalize": True}, {"dtype": "bfloat16"}]
-    others = [
-        encoder_module.fingerprint_parts(checkpoint, tokenizer.sha256, **{**options, **change}) for change in changes
-    ]
-    others.append(encoder_module.fingerprint_parts(checkpoint, hashlib.sha256(b"").hexdigest(), **options))
-    fingerprints = {encoder_module.fingerprint(each) for each in [parts, *others]}
+    others = [parts_of(**change) for change in changes]
+    others.append(parts_of(hashlib.sha256(b"").hexdigest()))
+    fingerprints = {fingerprint(each) for each in [parts, *others]}
     assert len(fingerprints) == 6
-    encoder = TextEncoder(checkpoint, tokenizer, device="cpu")
-    assert (encoder.fingerprint_parts, encoder.fingerprint) == (parts, encoder_module.fingerprint(parts))
-    assert (encoder.checkpoint_name, encoder.untrained, encoder.device.type) == ("small", True, "cpu")
+    encoder = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu"))
+    assert (encoder.info.fingerprint_parts, encoder.fingerprint) == (parts, fingerprint(parts))
+    assert (encoder.info.name, encoder.info.untrained, encoder.device.type) == ("small", True, "cpu")
 
 
 @pytest.mark.parametrize("package", ["ftfy", "regex", "unicode"])
@@ -267,16 +277,18 @@ def test_versions_of_the_tokenizer_change_the_fingerprint(
     checkpoint: Checkpoint, tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     """Another ftfy, regex or Unicode database may give other token ids, so its vectors are not mixed with earlier ones."""
-    before = TextEncoder(checkpoint, tokenizer, device="cpu")
+    before = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu"))
     if package == "unicode":
         monkeypatch.setattr("unicodedata.unidata_version", "1.1.0")
     else:
         monkeypatch.setattr(
-            "audioclip_beam.model.fingerprint.version", lambda name: "1.1.0" if name == package else version(name)
+            "audioclip_beam.model.text.settings.version", lambda name: "1.1.0" if name == package else version(name)
         )
-    after = TextEncoder(checkpoint, tokenizer, device="cpu")
-    changed = {name for name, value in after.fingerprint_parts.items() if before.fingerprint_parts[name] != value}
-    assert (changed, after.fingerprint_parts[package]) == ({package}, "1.1.0")
+    after = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu"))
+    changed = {
+        name for name, value in after.info.fingerprint_parts.items() if before.info.fingerprint_parts[name] != value
+    }
+    assert (changed, after.info.fingerprint_parts[package]) == ({package}, "1.1.0")
     assert after.fingerprint != before.fingerprint
 
 
@@ -287,7 +299,9 @@ def test_goldens_on_a_gpu(tokenizer: ClipTokenizer, goldens: tuple[list[str], np
         pytest.skip("no CUDA device")
     texts, expected = goldens
     for dtype in ("float32", "float16", "bfloat16"):
-        vectors = TextEncoder(load_checkpoint("untrained"), tokenizer, device="cuda", dtype=dtype).encode(texts)
+        vectors = TextEncoder(
+            load_checkpoint("untrained"), tokenizer, TextSettings("small", device="cuda", dtype=dtype)
+        ).encode(texts)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
         assert ((vectors * expected).sum(1) / lengths).min() >= 0.9995
         assert dtype != "float32" or np.abs(vectors - expected).max() <= 1e-3
@@ -295,12 +309,12 @@ def test_goldens_on_a_gpu(tokenizer: ClipTokenizer, goldens: tuple[list[str], np
 
 def test_long_texts_are_an_error(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
     """With on_long="error" a text that is too long raises; other vectors, and the fingerprint, are those of "truncate"."""
-    strict = TextEncoder(checkpoint, tokenizer, device="cpu", on_long="error")
+    strict = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", on_long="error"))
     assert strict.fingerprint == small.fingerprint
     np.testing.assert_array_equal(strict.encode(TEXTS), small.encode(TEXTS))
     with pytest.raises(TooLongError, match=r"^text 3 has 102 tokens, and the model reads at most 77: "):
         strict.encode(["wind", "a dog", "wind", LONG, LONG + "!"])
-    assert strict.encode_rows([LONG, "wind"]).truncated.tolist() == [True, False]
+    assert strict.encode_rows([LONG, "wind"]).columns["truncated"].tolist() == [True, False]
 
 
 @pytest.mark.slow
@@ -418,7 +432,6 @@ def test_another_text_head_is_noticed(shapes: dict[str, int] | None, difference:
     if shapes is None:
         state |= {name: torch.empty((), device="meta") for name in SCALES}
     checkpoint = Checkpoint(state, "clip.pt", "0" * 64, False)
-    assert checkpoint.is_audioclip == (not difference)
     assert checkpoint.notice == (
         f"clip.pt is not AudioCLIP's text head ({difference}): its vectors belong to another space and cannot be compared "
         f"with those of AudioCLIP's texts, images or sounds"

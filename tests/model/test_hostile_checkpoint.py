@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from audioclip_beam.model.checkpoint import CheckpointError, load_checkpoint
+from audioclip_beam.model.text.shapes import text_shapes
 from audioclip_beam.model.text.tokenizer import ClipTokenizer, TokenizerError
-from audioclip_beam.model.text_head import text_shapes
 from audioclip_beam.pipeline.cli import main
 
 State = dict[str, torch.Tensor]

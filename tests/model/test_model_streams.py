@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.model.text.streams import map_in_streams
 
 TEXTS = [f"{words} number {n}" for n in range(100) for words in ("dog", "a cat", "the sound of rain on a roof")]
@@ -25,18 +26,17 @@ def _threads() -> Iterator[None]:
 
 def test_the_number_of_threads_changes_no_bit(tokenizer: ClipTokenizer, small_head: str) -> None:
     """The same calls give the same bits and the same cost with one core, and with several."""
-    encoder = TextEncoder(load_checkpoint(small_head), tokenizer, device="cpu")
-    encoder.max_nodes = 64
+    encoder = TextEncoder(load_checkpoint(small_head), tokenizer, TextSettings("small", device="cpu"))
+    encoder.nodes.now = 64
     encodings = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         encodings.append(encoder.encode_rows(TEXTS))
     one, *others = encodings
-    assert one.stats.micro_batches > 10
+    assert one.work.micro_batches > 10
     for other in others:
         np.testing.assert_array_equal(one.vectors, other.vectors)
-        for name in ("texts", "tokens", "nodes", "slots", "micro_batches"):
-            assert getattr(one.stats, name) == getattr(other.stats, name)
+        assert one.work.counts() == other.work.counts()
 
 
 @pytest.mark.parametrize(("threads", "items", "streamed"), [(1, 5, 0), (2, 1, 0), (2, 5, 4), (3, 9, 9), (3, 2, 0)])

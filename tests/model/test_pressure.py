@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from audioclip_beam.model import ClipTokenizer, TextEncoder
+from audioclip_beam.model import ClipTokenizer, TextEncoder, memory
 from audioclip_beam.model.checkpoint import Checkpoint
+from audioclip_beam.model.head import Encoding
 from audioclip_beam.model.text import encoder as encoder_module
-from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.prefix_tree import PrefixTree
+from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
-from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
-from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_beam.pipeline.schemas import ROW
+from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription, describe_model
 from tests.support.plain_tower import small_state
-from tests.support.stub import StubEncoder
+from tests.support.shards import ROW
+from tests.support.stub import StubEncoder, StubHead
 
 GOOD = ["a dog", "wind", "a cat sat", *(f"text number {n}" for n in range(40))]
 POISON = ["a zebra", "a zebra runs", "a dog barks at the zebra", "a dog and a zebra and a cat"]
@@ -32,7 +34,15 @@ def _encoder(tokenizer: ClipTokenizer, poison: float = 0.0) -> TextEncoder:
     """A small encoder, whose numbers overflow at the word zebra if `poison` is not finite."""
     state = small_state(vocabulary=49408)
     state["token_embedding.weight"][tokenizer.encode("zebra")[0]] = poison
-    return TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
+    return TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, TextSettings("small", device="cpu"))
+
+
+def _embed_batch(texts: list[str], encoder: Any) -> pa.RecordBatch:
+    """Return the embedded rows of these texts."""
+    settings = getattr(encoder, "settings", TextSettings("small"))
+    return embed_batch(
+        _rows(texts), ModelDescription(TEXT, settings, encoder.info.storing("float32"), ()), encoder
+    ).rows
 
 
 def _rows(texts: list[str]) -> pa.RecordBatch:
@@ -50,8 +60,8 @@ def test_a_text_that_gives_nan_fails_alone(tokenizer: ClipTokenizer, poison: flo
     good = np.isfinite(encoding.vectors).all(1)
     assert [text for text, ok in zip(texts, good, strict=True) if ok] == GOOD
     np.testing.assert_allclose(encoding.vectors[good], encoder.encode(GOOD), rtol=0, atol=1e-5)
-    assert encoding.n_tokens.tolist() == _encoder(tokenizer).encode_rows(texts).n_tokens.tolist()
-    batch = embed_batch(_rows(texts), encoder)
+    assert encoding.columns["n_tokens"].tolist() == _encoder(tokenizer).encode_rows(texts).columns["n_tokens"].tolist()
+    batch = _embed_batch(texts, encoder)
     reasons = dict(zip(texts, batch.column("reason").to_pylist(), strict=True))
     assert reasons == dict.fromkeys(GOOD, None) | dict.fromkeys(POISON, "non-finite vector")
 
@@ -72,7 +82,7 @@ def test_a_text_that_raises_fails_alone(tokenizer: ClipTokenizer, position: int)
 
     expected = encoder.encode(GOOD)
     encoder.tower = Fragile()  # type: ignore[assignment]
-    batch = embed_batch(_rows([*GOOD[:position], "zebra", *GOOD[position:]]), encoder)
+    batch = _embed_batch([*GOOD[:position], "zebra", *GOOD[position:]], encoder)
     reasons = batch.column("reason").to_pylist()
     assert reasons.pop(position) == "model error"
     assert batch.column("detail")[position].as_py() == "RuntimeError: index out of range in self"
@@ -89,18 +99,18 @@ def test_a_text_that_gets_no_vector_fails_alone() -> None:
             encoding = super().encode_rows(texts)
             return replace(encoding, vectors=encoding.vectors[: len(texts) - ("zebra" in texts)])
 
-    batch = embed_batch(_rows([*GOOD[:5], "zebra", *GOOD[5:]]), Forgetful(8, "stub"))  # type: ignore[arg-type]
+    batch = _embed_batch([*GOOD[:5], "zebra", *GOOD[5:]], Forgetful(StubHead().info()))
     assert batch.column("reason").to_pylist() == [None] * 5 + ["model error"] + [None] * (len(GOOD) - 5)
     assert batch.column("detail")[5].as_py() == "RuntimeError: the encoder gave 0 vectors for 1 texts"
     vectors = np.array(batch.column("embedding").to_pylist())
-    np.testing.assert_array_equal(np.delete(vectors, 5, 0), StubEncoder(8, "stub").encode_rows(GOOD).vectors)
+    np.testing.assert_array_equal(np.delete(vectors, 5, 0), StubHead().make_encoder().encode_rows(GOOD).vectors)
 
 
 def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None:
     """If the canary texts get no finite vector either, the batch fails instead of rejecting its rows."""
     encoder = _encoder(tokenizer, float("nan"))
     texts = [f"zebra {n}" for n in range(9)]
-    assert embed_batch(_rows(texts), encoder).column("reason").to_pylist() == ["non-finite vector"] * 9
+    assert _embed_batch(texts, encoder).column("reason").to_pylist() == ["non-finite vector"] * 9
     tower = encoder.tower
 
     class Broken:
@@ -112,7 +122,7 @@ def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None
     encoder.tower = Broken()  # type: ignore[assignment]
     found = r"failed on all 9 texts of a batch \(no finite vector\), and gave no finite vectors for the canary texts"
     with pytest.raises(RuntimeError, match=found):
-        embed_batch(_rows(texts), encoder)
+        _embed_batch(texts, encoder)
 
 
 def _limit_memory(encoder: TextEncoder, nodes: Callable[[], int], error: Exception = FULL) -> None:
@@ -151,7 +161,7 @@ def test_any_memory_gives_the_result_or_a_clear_error(tokenizer: ClipTokenizer, 
             with pytest.raises(MemoryError, match="^cpu has too little free memory for a single text of [456] tokens"):
                 encoder.encode(GOOD)
             with pytest.raises(MemoryError):  # instead of a rejected row
-                embed_batch(_rows(GOOD), encoder)
+                _embed_batch(GOOD, encoder)
         else:
             np.testing.assert_allclose(encoder.encode(GOOD), expected, rtol=0, atol=1e-5)
 
@@ -173,19 +183,19 @@ def test_out_of_memory_outside_of_the_tower_is_a_memory_error(
 @pytest.mark.slow
 def test_micro_batches_grow_again(tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is free again, micro-batches grow again, up to their first size."""
-    monkeypatch.setattr(encoder_module, "BATCHES_TO_GROW", 8)
+    monkeypatch.setattr(memory, "BATCHES_TO_GROW", 8)
     encoder, first = _encoder(tokenizer), encoder_module.MAX_NODES["cpu"]
     free = 20
     _limit_memory(encoder, lambda: free)
     encoder.encode(GOOD)
-    assert encoder.max_nodes < 64
+    assert encoder.nodes.now < 64
     free = 10**6
     for _ in range(100):
         encoder.encode(GOOD)
-    assert encoder.max_nodes == first
+    assert encoder.nodes.now == first
     free = 20
-    assert encoder.encode_rows(GOOD).stats.oom_retries > 0
-    retries = sum(encoder.encode_rows(GOOD).stats.oom_retries for _ in range(20))
+    assert encoder.encode_rows(GOOD).work.oom_retries > 0
+    retries = sum(encoder.encode_rows(GOOD).work.oom_retries for _ in range(20))
     assert retries <= 20 * len(GOOD) / 8, "at most one micro-batch in BATCHES_TO_GROW fails"
 
 
@@ -196,8 +206,8 @@ def test_a_head_with_too_few_embeddings_is_refused_by_name(
     state = small_state(vocabulary=49407)
     words = r"cannot be used: its token_embedding.weight has 49,407 rows, and CLIP's tokenizer has 49,408 ids"
     with pytest.raises(ValueError, match=f"^small {words}"):
-        TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, device="cpu")
+        TextEncoder(Checkpoint(state, "small", "0" * 64, True), tokenizer, TextSettings("small", device="cpu"))
     torch.save(state, tmp_path / "short.pt")
-    settings = EncoderSettings(str(tmp_path / "short.pt"), tokenizer_path=str(vocabulary))
+    settings = TextSettings(str(tmp_path / "short.pt"), tokenizer_path=str(vocabulary))
     with pytest.raises(ValueError, match=rf"^short\.pt {words}"):
-        RecordBatchHandler(settings).describe()
+        describe_model(TEXT, settings)

@@ -19,7 +19,7 @@ from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import gc, rollback
-from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
+from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
 
 Row = dict[str, object]
 PICK = st.integers(0, 999)
@@ -189,7 +189,7 @@ class AnyNights(RuleBasedStateMachine):
         assert {row["id"]: row for row in table.select(columns).to_pylist()} == expected
         assert len(table) == len(expected)
         if expected:
-            encoded = StubHandler().load_model().encode_rows(table["text"].to_pylist())
+            encoded = StubHead().encoder().encode_rows(table["text"].to_pylist())
             np.testing.assert_array_equal(vectors(table), encoded.vectors)
 
     def check_changes(self, before: dict[str, Row], now: dict[str, Row]) -> None:

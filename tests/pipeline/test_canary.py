@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from audioclip_beam.pipeline.canary import CANARY_TEXTS, Canary, canaries_agree, canary_batch, canary_from_batch
+from audioclip_beam.model.head import Encoding
+from audioclip_beam.model.text.head import CANARY_TEXTS
+from audioclip_beam.pipeline.canary import Canary, canaries_agree
 from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.flags import defaults
+from audioclip_beam.pipeline.inference.embed_batch import embed_canary
+from audioclip_beam.pipeline.inference.shared_encoder import describe_model
+from tests.support.stub import StubEncoder, StubHead
 
 
 def canary_of(cosine: float, texts: tuple[str, ...] = CANARY_TEXTS) -> Canary:
     """Return a canary; the last of its vectors has this cosine to that of `canary_of(1)`, all others are equal."""
     vectors = np.tile(np.array([3, 0], "<f4"), (len(texts), 1))
     vectors[-1] = 3 * cosine, 3 * np.sqrt(1 - cosine**2)
-    return {"texts": list(texts), "vectors": base64.b64encode(vectors.tobytes()).decode()}
+    return {"contents": list(texts), "vectors": base64.b64encode(vectors.tobytes()).decode()}
 
 
 @pytest.mark.parametrize(
@@ -39,9 +45,15 @@ def test_vectors_of_other_texts_are_not_compared() -> None:
 
 def test_a_text_on_which_the_model_failed_is_an_error() -> None:
     """Its vector is not a canary's."""
-    batch = canary_batch()
-    details = pa.array(["", "", "RuntimeError: out of memory", *[""] * (len(CANARY_TEXTS) - 3)])
+    model = describe_model(StubHead(), StubHead().settings(defaults() | {"checkpoint": "untrained"}))
+
+    class Failing(StubEncoder):
+        def encode_rows(self, texts: Sequence[str]) -> Encoding:
+            if CANARY_TEXTS[2] in texts:
+                raise RuntimeError("out of memory")
+            return super().encode_rows(texts)
+
     with pytest.raises(
         SnapshotError, match="the model failed on 1 of the 16 canary texts; the first error is: Runtime"
     ):
-        canary_from_batch(batch.append_column("detail", details))
+        embed_canary(model, Failing(model.info))

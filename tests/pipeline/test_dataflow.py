@@ -16,13 +16,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from apache_beam.portability.common_urns import resource_hints
 
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.cli import embed_command as run_module
 from audioclip_beam.pipeline.cli.embed_command import parse_options
 from audioclip_beam.pipeline.cli.parser import UsageError
 from audioclip_beam.pipeline.cli.parser import parse as parse_command_line
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_beam.pipeline.options import OptionsError
+from audioclip_beam.pipeline.prepare.job import encoder_settings
 from audioclip_beam.pipeline.remote import job_service
 from audioclip_beam.pipeline.run import runner
 from audioclip_beam.pipeline.run.check_runner import FLEX_LAUNCHER
@@ -30,7 +31,7 @@ from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores
-from tests.support.corpus import StubHandler, write_jsonl
+from tests.support.corpus import StubHead, write_jsonl
 from tests.support.environments import create_environment
 from tests.support.paths import ROOT
 
@@ -59,7 +60,7 @@ def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     """Readers, shuffles and the publisher run on machines without one; the writer runs with the model."""
     options = parse_options(flags)
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     _ = pipeline | "EmbedCorpus" >> corpus
     hints = hints_of(pipeline.to_runner_api())
     on_gpu = {name for name, hint in hints.items() if hint.get(resource_hints.ACCELERATOR.urn) == GPU}
@@ -67,8 +68,8 @@ def test_only_the_steps_with_the_model_request_a_gpu(flags: list[str]) -> None:
     assert any(name.startswith("EmbedAndWrite/WriteParquet") for name in on_gpu)
     assert {name.split("/")[0] for name, hint in hints.items() if hint} == {"EmbedCanary", "EmbedAndWrite"}
     assert all(set(hint) == {resource_hints.ACCELERATOR.urn} for hint in hints.values() if hint)
-    assert EncoderSettings.from_options(options).device == "cuda"
-    assert EncoderSettings.from_options(parse_options([*flags, "--device=cpu"])).device == "cpu"
+    assert encoder_settings(options, TEXT).device == "cuda"
+    assert encoder_settings(parse_options([*flags, "--device=cpu"]), TEXT).device == "cpu"
 
 
 def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
@@ -93,13 +94,13 @@ def steps_of_gpu_workers(graph: proto.Pipeline) -> set[str]:
     return {name.removeprefix("EmbedCorpus/").split("/")[0] for name in names}
 
 
-WITH_THE_MODEL = {"CreateCanaryTexts", "EmbedCanary", "CheckCanary", "SpreadBatches", "EmbedAndWrite"}
+WITH_THE_MODEL = {"CreateCanary", "EmbedCanary", "CheckCanary", "SpreadBatches", "EmbedAndWrite"}
 
 
 def test_fused_steps_take_no_gpu_for_reading_and_reuse(flags: list[str]) -> None:
     """Readers, the join with earlier vectors and the writer of known rows are in no stage of a step with the model."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
-    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(parse_options(flags), StubHandler())
+    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(parse_options(flags), StubHead())
     assert steps_of_gpu_workers(pipeline.to_runner_api()) == WITH_THE_MODEL
 
 
@@ -107,9 +108,9 @@ def test_without_an_accelerator_no_step_has_a_hint(flags: list[str]) -> None:
     """Any hint turns right fitting on, which must not be combined with a GPU for the whole pool."""
     pipeline = beam.Pipeline(runner="DirectRunner", options=PipelineOptions())
     options = parse_options([flag for flag in flags if not flag.startswith("--accelerator")])
-    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(options, StubHandler())
+    _ = pipeline | "EmbedCorpus" >> EmbedCorpus(options, StubHead())
     assert not any(hints_of(pipeline.to_runner_api()).values())
-    assert EncoderSettings.from_options(options).device == "auto"
+    assert encoder_settings(options, TEXT).device == "auto"
 
 
 def test_forms_of_an_accelerator(flags: list[str]) -> None:
@@ -142,7 +143,7 @@ def test_a_flex_template_submits_and_returns(
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
-    monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHandler()))
+    monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHead()))
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0
     output = capsys.readouterr().out
     assert output.startswith("submitted 2")
@@ -182,7 +183,7 @@ def test_a_job_that_fails_is_marked_as_ended_if_that_is_known(
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _FailingJob(state))
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     options = parse_options([*flags, "--project=my-project", "--region=europe-west4"])
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     with pytest.raises(RuntimeError, match="the job failed, or"):
         run(corpus, options)
     corpus.close()
@@ -229,7 +230,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     cloud = ["--project=project", "--region=europe-west4", "--no_auth", "--dry_run=True", "--sdk_location=container"]
     cloud += [f"--temp_location={bucket}/tmp", f"--staging_location={bucket}/staging", "--machine_type=g2-standard-8"]
     options = parse_options([*flags, *cloud, "--dataflow_service_options=enable_prime", "--max_num_workers=7"])
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     jobs = []
     run_pipeline = beam.Pipeline.run
 

@@ -31,7 +31,7 @@ from tests.support import synced
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
 from tests.support.snapshots import random_batches, write_snapshot
-from tests.support.stub import ENCODERS, StubHandler
+from tests.support.stub import ENCODERS, StubHead
 from tests.support.users import UNPRIVILEGED, unprivileged
 
 is_synced = synced.is_synced
@@ -67,11 +67,11 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path) -> None:
     before = read(output)
     _corpus(tmp_path / "a.jsonl", 8000, noise=200)
     with pytest.raises(RuntimeError, match=r"disk/out/\S+ cannot be written: No space left on device: free disk space"):
-        embed(tmp_path / "a.jsonl", output, StubHandler(), id_field="id")
+        embed(tmp_path / "a.jsonl", output, StubHead(), id_field="id")
     assert current_name(str(output)) == first["snapshot"]
     assert read(output).equals(before)
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
-    manifest, _ = embed(tmp_path / "a.jsonl", output, StubHandler(), id_field="id")
+    manifest, _ = embed(tmp_path / "a.jsonl", output, StubHead(), id_field="id")
     assert len(read(output)) == manifest["counts"]["read"] == 8000
     assert not list(output.rglob("*.tmp"))
     assert len(list((output / "snapshots").iterdir())) == 2, "what the failed run left was not removed"
@@ -106,7 +106,7 @@ def test_small_files_that_cannot_be_written(tmp_path: Path) -> None:
     _corpus(tmp_path / "a.jsonl", 60)
     refused = pytest.raises(SnapshotError, match=r"\S+Z-\w+/_\w+.parquet cannot be written: File too large: free disk")
     chosen = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(output))
-    corpus = EmbedCorpus(chosen, StubHandler())
+    corpus = EmbedCorpus(chosen, StubHead())
     with _limited_files(500), refused:
         _ = beam.Pipeline() | corpus
     corpus.close()
@@ -188,9 +188,9 @@ def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories
     """If the permission is removed while the model runs, the run fails and names the path; the next run with it succeeds."""
     before = set((shared_directory / "out/snapshots").iterdir())
 
-    class Forbidding(StubHandler):
-        def load_model(self):  # type: ignore[no-untyped-def]
-            encoder = super().load_model()
+    class Forbidding(StubHead):
+        def encoder(self):  # type: ignore[no-untyped-def]
+            encoder = super().encoder()
             plain = type(encoder).encode_rows
 
             def encode_rows(texts):  # type: ignore[no-untyped-def]
@@ -204,14 +204,16 @@ def test_the_right_to_write_is_lost_half_way(shared_directory: Path, directories
 
     with unprivileged():
         with pytest.raises(RuntimeError, match=r"out\S* cannot be written: Permission denied: free disk space"):
-            embed(shared_directory / "a.jsonl", shared_directory / "out", Forbidding(name="forbidding"), id_field="id")
+            embed(
+                shared_directory / "a.jsonl", shared_directory / "out", Forbidding(weights="forbidding"), id_field="id"
+            )
         ENCODERS.clear()
         for path in shared_directory.glob(directories):
             path.chmod(0o777)
         assert [f"{path}" for path in before] == [
             str(shared_directory / "out/snapshots" / str(current_name(str(shared_directory / "out"))))
         ]
-        embed(shared_directory / "a.jsonl", shared_directory / "out", StubHandler(name="forbidding"), id_field="id")
+        embed(shared_directory / "a.jsonl", shared_directory / "out", StubHead(weights="forbidding"), id_field="id")
     assert len(read(shared_directory / "out")) == 100
     assert len(list((shared_directory / "out/snapshots").iterdir())) == 2
 

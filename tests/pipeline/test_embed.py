@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.head import Encoding
 from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.embed import EmbedCorpus
@@ -25,7 +25,7 @@ from audioclip_beam.pipeline.snapshots.commit import SnapshotError, current_name
 from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from audioclip_beam.pipeline.snapshots.run_directory import run_path
-from tests.support.corpus import StubHandler, embed, read, vectors, write_jsonl
+from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
 from tests.support.stub import StubEncoder
 
 
@@ -41,7 +41,7 @@ def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> No
     table = read(tmp_path / "out")
     assert sorted(table["id"].to_pylist()) == sorted(f"r{number}" for number in range(50))
     assert len(texts) == 50
-    expected = StubHandler().load_model().encode_rows(table["text"].to_pylist()).vectors
+    expected = StubHead().encoder().encode_rows(table["text"].to_pylist()).vectors
     np.testing.assert_array_equal(vectors(table), expected)
     assert manifest["counts"]["read"] == manifest["counts"]["embedded"] == 50
     assert manifest["weights"] == "untrained"
@@ -71,8 +71,9 @@ def test_the_schema_is_the_contract(tmp_path: Path) -> None:
     schema = pq.read_schema(part)
     assert [(field.name, str(field.type), field.nullable) for field in schema] == [
         ("id", "string", False),
+        ("content_hash", "fixed_size_binary[16]", False),
+        ("shard", "string", False),
         ("text", "string", False),
-        ("text_hash", "fixed_size_binary[16]", False),
         ("n_tokens", "int16", False),
         ("truncated", "bool", False),
         ("embedding", "fixed_size_list<element: float not null>[8]", False),
@@ -132,7 +133,7 @@ def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) ->
         manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", force=force)
         assert texts == []
         assert manifest["counts"]["reused"] == reused
-        assert manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 0
+        assert manifest["counts"]["model"]["items"] == manifest["counts"]["embedded"] == 0
         assert read(tmp_path / "out").equals(before)
 
 
@@ -162,7 +163,7 @@ def test_one_percent_changed_embeds_one_percent(tmp_path: Path) -> None:
         row["text"] = f"{row['text']}, edited"
     write_jsonl(tmp_path / "a.jsonl", rows)
     manifest, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
-    assert len(texts) == manifest["counts"]["model_texts"] == manifest["counts"]["embedded"] == 10
+    assert len(texts) == manifest["counts"]["model"]["items"] == manifest["counts"]["embedded"] == 10
     assert manifest["counts"]["reused"] == 990
 
 
@@ -220,7 +221,7 @@ def test_a_model_that_fails_on_everything_fails_the_run(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(StubEncoder, "encode_rows", fail)
     write_jsonl(tmp_path / "a.jsonl", _rows(50))
-    with pytest.raises(RuntimeError, match=r"failed on all \d+ texts of a batch \(RuntimeError: CUDA error"):
+    with pytest.raises(RuntimeError, match=r"the model failed on .*RuntimeError: CUDA error"):
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert current_name(str(tmp_path / "out")) is None
 
@@ -300,7 +301,7 @@ def test_a_new_fingerprint_embeds_everything_with_a_note(tmp_path: Path) -> None
     """Vectors of two fingerprints never mix, and a run with the earlier weights reuses their snapshot."""
     write_jsonl(tmp_path / "a.jsonl", _rows(20))
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
-    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(name="other"))
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHead(weights="other"))
     assert len(texts) == 20
     assert second["notes"] == [
         f"the fingerprint changed since {first['snapshot']} (weights): its vectors are not reused"
@@ -331,15 +332,15 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
 def test_an_earlier_file_that_cannot_be_read_costs_model_time_only(tmp_path: Path) -> None:
     """A checksum finds flipped bits in an earlier part file, and its texts are embedded again."""
     write_jsonl(tmp_path / "a.jsonl", _rows(200))
-    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64))
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHead(dim=64))
     directory = Path(run_path(str(tmp_path / "out"), first["snapshot"]))
     part = next(directory.glob("part-*.parquet"))
     data = bytearray(part.read_bytes())
     middle = pq.ParquetFile(part).metadata.row_group(0).column(5)
     data[middle.data_page_offset + middle.total_compressed_size // 2] ^= 0xFF
     part.write_bytes(data)
-    expected = StubHandler(dim=64).load_model().encode_rows
-    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHandler(dim=64), force=True)
+    expected = StubHead(dim=64).encoder().encode_rows
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", StubHead(dim=64), force=True)
     assert second["counts"]["embedded"] == len(texts) > 0
     table = read(tmp_path / "out")
     np.testing.assert_array_equal(vectors(table), expected(table["text"].to_pylist()).vectors)
@@ -352,7 +353,7 @@ def test_a_run_that_began_from_another_snapshot_does_not_publish(tmp_path: Path)
     first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
 
     options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
-    late = EmbedCorpus(options, StubHandler())
+    late = EmbedCorpus(options, StubHead())
     second, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     message = (
         f"the current snapshot is now {second['snapshot']}, and this run began from {first['snapshot']}: run again"
@@ -374,10 +375,10 @@ def test_log_rollback_and_gc(tmp_path: Path) -> None:
     for count in (10, 11, 12):
         write_jsonl(tmp_path / "a.jsonl", _rows(count))
         names.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
-    assert [line.removeprefix("*").split()[:2] for line in log(out)[1:]] == [
-        [name, str(count)] for name, count in zip(names, (10, 11, 12), strict=True)
+    assert [(entry.snapshot, entry.rows) for entry in log(out)] == [
+        (name, count) for name, count in zip(names, (10, 11, 12), strict=True)
     ]
-    assert log(out)[-1].startswith(f"* {names[2]}")
+    assert [entry.snapshot for entry in log(out) if entry.is_current] == [names[2]]
     assert rollback(out) == run_path(out, names[1])
     assert current_name(out) == names[1]
     with pytest.raises(SnapshotError, match="has no finished snapshot 'nonsense'"):
@@ -414,7 +415,7 @@ def test_a_rollback_during_a_run_is_not_called_a_publication(tmp_path: Path) -> 
         write_jsonl(tmp_path / "a.jsonl", _rows(count))
         names.append(embed(tmp_path / "a.jsonl", tmp_path / "out")[0]["snapshot"])
     options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
-    late = EmbedCorpus(options, StubHandler())
+    late = EmbedCorpus(options, StubHead())
     rollback(str(tmp_path / "out"))
     message = f"the current snapshot is now {names[0]}, and this run began from {names[1]}: run again"
     with pytest.raises(RuntimeError, match=message):

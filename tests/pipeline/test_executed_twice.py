@@ -18,7 +18,7 @@ from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, write_jsonl
 from tests.support.faults import EFFECTS, Fault, Faults
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def published(tmp_path: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
         embed(inputs, tmp_path / "out")
     write_jsonl(shard, [*({"text": f"text {n}"} for n in range(60)), {"text": None}])
     options = EmbedOptions(input=[inputs], output=str(tmp_path / "out"))
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = pipeline | corpus
     pipeline.run().wait_until_finish()
@@ -68,7 +68,7 @@ def test_an_execution_during_another_one(
     _, folder = published
     (folder / "a.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(80)))
     options = EmbedOptions(input=[str(folder / "*.jsonl")], output=str(folder / "out"))
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     again = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = again | corpus
     executions, plain = [], getattr(publish_snapshot, step)

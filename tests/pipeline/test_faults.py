@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.head import Encoding
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
@@ -27,7 +27,7 @@ from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from tests.support.corpus import read, vectors, write_jsonl
 from tests.support.faults import EFFECTS, Fault, Faults
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHead
 
 settings.register_profile("quick", max_examples=5, stateful_step_count=5, derandomize=True, database=None)
 settings.register_profile("night", max_examples=400, stateful_step_count=12, print_blob=True)
@@ -35,12 +35,12 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ESTALE)
 
 
-class FragileHandler(StubHandler):
-    """StubHandler whose model is among the effects that can fail."""
+class FragileHead(StubHead):
+    """StubHead whose model is among the effects that can fail."""
 
     faults: Faults
 
-    def load_model(self) -> StubEncoder:
+    def encoder(self) -> StubEncoder:
         faults = self.faults
 
         class Fragile(StubEncoder):
@@ -48,7 +48,7 @@ class FragileHandler(StubHandler):
                 with faults.around("model", "the model"):
                     return super().encode_rows(texts)
 
-        return Fragile(self.dim, self.name)
+        return Fragile(self.info())
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "faults"}
@@ -77,7 +77,7 @@ class Nights:
     def __init__(self, root: Path) -> None:
         self.root, self.output = root, root / "out"
         self.faults = Faults(root)
-        FragileHandler.faults = self.faults
+        FragileHead.faults = self.faults
         self.corpus = {f"r{n}": f"text number {n}" for n in range(12)}
         self.bad = 1
         self.published: dict[str, dict[str, str]] = {}
@@ -103,7 +103,7 @@ class Nights:
         options = EmbedOptions(
             input=[str(self.root / "in/*")], output=str(self.output), id_field="id", max_file_rows=5, max_shrink=0.0
         )
-        corpus = EmbedCorpus(options, FragileHandler())
+        corpus = EmbedCorpus(options, FragileHead())
         try:
             run(corpus, options)
         finally:

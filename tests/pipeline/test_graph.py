@@ -19,13 +19,13 @@ from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.readers import parts
 from tests.support.corpus import embed, write_jsonl
 from tests.support.pages import blocks, read_page, sections
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 
 def graph(folder: Path, **options: Any) -> proto.Pipeline:
     """Return the graph of a job over the shards in `folder`/in."""
     given = EmbedOptions(input=[str(folder / "in" / "*")], output=str(folder / "out"), **options)
-    corpus = EmbedCorpus(given, StubHandler())
+    corpus = EmbedCorpus(given, StubHead())
     pipeline = beam.Pipeline(options=PipelineOptions())
     try:
         _ = pipeline | corpus

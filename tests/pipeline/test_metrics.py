@@ -11,12 +11,12 @@ import pytest
 
 from audioclip_beam.pipeline.cli.embed_command import run_summary
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.metrics import MODEL_COUNTS, NAMESPACE, SECONDS
+from audioclip_beam.pipeline.metrics import NAMESPACE, SECONDS
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import choose_runner
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Counts, Manifest
-from tests.support.corpus import StubHandler, write_jsonl
+from tests.support.corpus import StubHead, write_jsonl
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
@@ -28,7 +28,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, di
     rows: list[dict[str, object]] = [{"text": f"text {n % 40}"} for n in range(60)]
     write_jsonl(folder / "a.jsonl", [*rows, {"text": None}, {"other": 1}, {"text": ""}])
     options = EmbedOptions(input=[str(folder / "a.jsonl")], output=str(folder / "out"))
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = pipeline | corpus
     result = pipeline.run()
@@ -47,11 +47,11 @@ def test_beams_counters_are_the_manifests_counts(finished_run: tuple[Manifest, d
     """Both are equal if no bundle is retried; neither includes the canary's texts."""
     manifest, counters, _ = finished_run
     counts = manifest["counts"]
-    assert (counts["read"], counts["embedded"], counts["rejected"], counts["model_texts"]) == (63, 60, 3, 40)
+    assert (counts["read"], counts["embedded"], counts["rejected"], counts["model"]["items"]) == (63, 60, 3, 40)
     for name in ("read", "embedded", "reused", "rejected", "truncated"):
         assert counters.get(f"rows_{name}", 0) == counts[name]
-    for name in MODEL_COUNTS:
-        assert counters.get(name, 0) == counts[name]
+    for name, amount in counts["model"].items():
+        assert counters.get(f"model_{name}" if name in ("items", "units") else name, 0) == amount
     assert counts["rejected_by_reason"] == {"empty text": 1, "null text": 1, "missing field": 1}
     for reason in ("empty_text", "null_text", "missing_field"):
         assert counters[f"rows_rejected_{reason}"] == 1
@@ -73,9 +73,10 @@ def test_seconds_are_measured(finished_run: tuple[Manifest, dict[str, int], str]
 def test_the_page_explains_every_metric(finished_run: tuple[Manifest, dict[str, int], str]) -> None:
     """It has one line for each count, time and counter, and no other lines."""
     manifest, counters, _ = finished_run
-    rows = re.findall(r"^\| `(counts|seconds)\.(\w+)` \| (?:`(\w+)`)?", PAGE, re.MULTILINE)
-    assert {name for kind, name, _ in rows if kind == "counts"} == {*manifest["counts"], *Counts.__optional_keys__}
-    assert {name for kind, name, _ in rows if kind == "seconds"} == set(manifest["seconds"])
+    rows = re.findall(r"^\| `(counts|seconds)\.(\w+)(?:\.(\w+))?` \| (?:`(\w+)`)?", PAGE, re.MULTILINE)
+    assert {name for kind, name, *_ in rows if kind == "counts"} == {*manifest["counts"], *Counts.__optional_keys__}
+    assert {name for kind, name, *_ in rows if kind == "seconds"} == set(manifest["seconds"])
+    assert {name for *_, name, _ in rows if name} >= set(manifest["counts"]["model"])
     beams = {name for name in counters if name.startswith(("num_", "failed_"))}
-    explained = {counter for _, _, counter in rows} | {name for name in counters if name.startswith("rows_rejected_")}
+    explained = {counter for *_, counter in rows} | {name for name in counters if name.startswith("rows_rejected_")}
     assert set(counters) - beams <= explained

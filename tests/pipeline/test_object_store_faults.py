@@ -37,7 +37,7 @@ from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_file
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 store, waits, impatient = object_stores.store, object_stores.waits, object_stores.impatient
 
@@ -55,7 +55,7 @@ def embed(store: Store) -> Manifest:
     options = EmbedOptions(
         input=[f"{store.url}/texts/*.jsonl"], output=f"{store.url}/out", id_field="id", max_file_rows=1000
     )
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     try:
         run(corpus, options)
     finally:

@@ -15,13 +15,14 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.value_provider import RuntimeValueProvider
 from safetensors.torch import save_file
 
-from audioclip_beam.model.text_head import text_shapes
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.model.text.settings import TextSettings
+from audioclip_beam.model.text.shapes import text_shapes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import shared_encoder
-from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread
+from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread, describe_model
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.filesystem import read, remove_below, upload
 from audioclip_beam.pipeline.io.local_cache import ReplacedError
@@ -34,7 +35,7 @@ from audioclip_beam.pipeline.snapshots.run_directory import end_run, start_run
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support import object_stores
 from tests.support.object_stores import Store
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 store = object_stores.store
 
@@ -138,12 +139,12 @@ def test_a_worker_refuses_a_checkpoint_that_was_replaced(
 ) -> None:
     """The pickled handler contains size and digest; another file of the same name is refused, with a remedy."""
     checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
-    launched = RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary)))
-    model = launched.describe()
+    model = describe_model(TEXT, TextSettings(checkpoint, tokenizer_path=str(vocabulary)))
+    launched = RecordBatchHandler(model)
     assert model.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
     monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())  # as in another process
-    assert worker.load_model().dim == model.dim == 16
+    assert worker.load_model().info.dim == model.info.dim == 16
     monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(
@@ -157,7 +158,7 @@ def test_a_damaged_checkpoint_is_named_by_its_url(store: Store, vocabulary: Path
     """The error does not name the copy on this machine."""
     checkpoint = store.put("models/head.safetensors", b"no tensors")
     with pytest.raises(ValueError, match=f"^{checkpoint} cannot be read as safetensors"):
-        RecordBatchHandler(EncoderSettings(checkpoint, tokenizer_path=str(vocabulary))).describe()
+        describe_model(TEXT, TextSettings(checkpoint, tokenizer_path=str(vocabulary)))
 
 
 def test_a_directory_is_removed_with_its_objects(store: Store) -> None:
@@ -239,7 +240,7 @@ def test_commands_need_no_flags_of_object_stores(
     store.put("texts/a.txt", b"dog\nbird\n")
     chosen = EmbedOptions(input=f"{store.url}/texts/*.txt", output=f"{store.url}/out")
     for _ in range(2):
-        corpus = EmbedCorpus(chosen, StubHandler())
+        corpus = EmbedCorpus(chosen, StubHead())
         run(corpus, chosen)
         corpus.close()
     options = {"checkpoint": "stub", "tokenizer_path": None, **chosen.get_all_options()}

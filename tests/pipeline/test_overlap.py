@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from audioclip_beam.model.text.encoder import Encoding
-from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.model.head import Encoding
+from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.readers import read_shards
@@ -19,28 +19,28 @@ from audioclip_beam.pipeline.readers.compression import BLOCK_ROWS
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import read, write_jsonl
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHead
 
 ROWS = 15_000
 SECONDS = 60  # until a test fails
 
 
-class WatchedHandler(StubHandler):
-    """A StubHandler that calls `during` with the number of each call of the device, while it computes."""
+class WatchedHead(StubHead):
+    """A StubHead that calls `during` with the number of each call of the device, while it computes."""
 
     during: Callable[[int], None]
 
-    def load_model(self) -> StubEncoder:
-        handler = type(self)
+    def encoder(self) -> StubEncoder:
+        head = type(self)
 
         class Watched(StubEncoder):
             def encode_rows(self, texts: Sequence[str]) -> Encoding:
                 if list(texts) == list(CANARY_TEXTS):
-                    return StubEncoder(self.dim, self.fingerprint).encode_rows(texts)
-                handler.during(len(self.calls) + 1)
+                    return StubEncoder(self.info).encode_rows(texts)
+                head.during(len(self.calls) + 1)
                 return super().encode_rows(texts)
 
-        return Watched(self.dim, self.name)
+        return Watched(self.info())
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def corpus(tmp_path: Path) -> Path:
 
 def embed(corpus: Path, during: Callable[[int], None], **options: object) -> None:
     """Run in this process, and check that no row is lost."""
-    WatchedHandler.during = staticmethod(during)
+    WatchedHead.during = staticmethod(during)
     given = EmbedOptions([], input=[str(corpus / "in.jsonl")], output=str(corpus / "out"), id_field="id", **options)
-    embedding = EmbedCorpus(given, WatchedHandler())
+    embedding = EmbedCorpus(given, WatchedHead(weights=str(corpus)))  # an encoder of its own
     run(embedding, given)
     embedding.close()
     assert sorted(read(corpus / "out")["id"].to_pylist()) == sorted(f"r{n}" for n in range(ROWS))

@@ -20,7 +20,7 @@ from audioclip_beam.pipeline.snapshots.segments import Segment
 from audioclip_beam.pipeline.writers.carried_files import CarriedFile
 from audioclip_beam.pipeline.writers.statistics import FileStats, WrittenFile
 from tests.support.corpus import write_jsonl
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 READ = ShardsRead([("a.jsonl", 0, 1)], rows=3)
 
@@ -43,7 +43,7 @@ def job(tmp_path: Path) -> Job:
     """A run that reads one shard of three rows, and carries over two files of seven rows."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {n}"} for n in range(3)])
     options = EmbedOptions(input=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"))
-    job, _ = prepare_job(options, StubHandler())
+    job = prepare_job(options, StubHead())
     return replace(job, carried_files=2, carry_over=replace(job.carry_over, segments=[segment_of(7)]))
 
 

@@ -14,7 +14,7 @@ from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.corpus import embed, write_jsonl
 from tests.support.faults import Fault, Faults
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 
 def _rows(count: int) -> list[dict[str, object]]:
@@ -78,7 +78,7 @@ def test_a_shard_that_changes_while_it_is_read(folder: Path, change: Callable[[P
     """No mixture of two versions is published."""
     shard, before = folder / "in/a.jsonl", current_name(str(folder / "out"))
     options = EmbedOptions(input=[str(shard)], output=str(folder / "out"), id_field="id")
-    corpus, faults = EmbedCorpus(options, StubHandler()), Faults(folder)
+    corpus, faults = EmbedCorpus(options, StubHead()), Faults(folder)
     fault = Fault("read", 2, meanwhile=lambda: change(shard))  # once it is open, before its first bytes
     unnamed = change in (_vanish, _replace)  # the open file is whole, but has no name any more
     message = r"a\.jsonl changed during the run" if unnamed else CHANGES[change]
@@ -98,7 +98,7 @@ def test_a_shard_that_changed_before_it_was_read(folder: Path, change: Callable[
     """A worker finds another version than the launcher listed, also one of the same size and time."""
     shard, before = folder / "in/a.jsonl", current_name(str(folder / "out"))
     options = EmbedOptions(input=[str(shard)], output=str(folder / "out"), id_field="id")
-    corpus = EmbedCorpus(options, StubHandler())
+    corpus = EmbedCorpus(options, StubHead())
     change(shard)
     with pytest.raises(RuntimeError, match=CHANGES[change]):
         run(corpus, options)

@@ -31,10 +31,11 @@ def test_concatenated_streams_and_padding_are_one_file(tmp_path: Path, suffix: s
 BOMB = """
 import sys
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
+
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
+
 from tests.support.memory import peak
+from tests.support.shards import infer_kept_schema, read_shard
 for path in sys.argv[1:]:
     shards = find_shards([path])
     before = peak()

@@ -11,11 +11,10 @@ import pytest
 
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.commands import run_command
 from tests.support.corpus import read
-from tests.support.shards import read_rows, reasons, texts
+from tests.support.shards import read_rows, read_shard, reasons, texts
 
 
 def test_malformed_records_of_csv(tmp_path: Path) -> None:

@@ -16,13 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.registry import READERS
 from audioclip_beam.pipeline.readers.shard import Shard
-from audioclip_beam.pipeline.schemas import REASONS
-from tests.support.shards import COMPRESS
+from tests.support.shards import COMPRESS, REASONS, infer_kept_schema, read_shard
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WORDS = TEXT.filter(lambda text: bool(text.strip()) and "\0" not in text)  # csv takes no NUL before Python 3.11

@@ -19,13 +19,11 @@ from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.readers import parquet_limits
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support import hostile
 from tests.support.corpus import embed, read, write_jsonl
-from tests.support.shards import read_rows, texts
+from tests.support.shards import infer_kept_schema, read_rows, read_shard, texts
 
 ROOT = Path(__file__).parents[2]
 # MiB that the job may take more than for one row. Lines have up to 1,024, archives 384; the tables' longest texts, which
@@ -37,6 +35,7 @@ import json, sys
 from pathlib import Path
 from tests.support.corpus import embed
 from tests.support.memory import peak
+from tests.support.shards import infer_kept_schema, read_shard
 folder = Path(sys.argv[1])
 (folder / "one.txt").write_text("one\\n")
 embed(folder / "one.txt", folder / "warm")

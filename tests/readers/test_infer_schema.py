@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
+from tests.support.shards import infer_kept_schema
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -181,7 +181,7 @@ def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     columns = (
         "id",
         "text",
-        "text_hash",
+        "content_hash",
         "n_tokens",
         "truncated",
         "embedding",

@@ -15,12 +15,10 @@ import pytest
 
 from audioclip_beam.pipeline.readers.batch_builder import BatchBuilder
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.corpus import embed, read
-from tests.support.shards import ids, read_rows, reasons, texts
+from tests.support.shards import ids, infer_kept_schema, read_rows, read_shard, reasons, texts
 
 PARQUET_KEPT = {
     "moment": pa.array([1, 2**62, None, 4], pa.timestamp("ns", "UTC")),

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.publish.run_totals import RunTotals
 from audioclip_beam.pipeline.readers import parquet_limits, parts
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
-from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead, read_shard
+from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead
 from audioclip_beam.pipeline.readers.shard import Shard
 from audioclip_beam.pipeline.schemas import SEGMENT
 from tests.support.corpus import embed, read
+from tests.support.shards import read_settings, read_shard
 
 ROWS, GROUPS = 1000, 10
 
@@ -47,7 +47,9 @@ def read_all(folder: Path, shards: list[Shard]) -> tuple[set[tuple[object, ...]]
     """Return the rows, the rejected rows and the totals of a pipeline that reads the shards as groups."""
     with beam.Pipeline("DirectRunner", PipelineOptions([])) as pipeline:
         result = (
-            pipeline | beam.Create(list(group_shards(shards)), reshuffle=False) | ReadShards(Fields(), pa.schema([]))
+            pipeline
+            | beam.Create(list(group_shards(shards)), reshuffle=False)
+            | ReadShards(read_settings(Fields(), pa.schema([])))
         )
         for name in ("rows", "rejected", "read"):
             _ = result[name] | f"Keep {name}" >> beam.Map(_keep, str(folder), name)
@@ -108,16 +110,20 @@ def test_the_parts_of_a_shard_cover_it(tmp_path: Path, monkeypatch: pytest.Monke
     """Each row group is in one part, with the number of its first row; a small or damaged file is one part."""
     path = write_groups(tmp_path / "a.parquet")
     (shard,) = find_shards([str(path)])
-    assert [(part.first, part.end, part.parts) for (part,) in split_group([shard], FileIO())] == [(0, None, 1)]
+    assert [
+        (part.first, part.end, part.parts) for (part,) in split_group([shard], read_settings(Fields(), pa.schema([])))
+    ] == [(0, None, 1)]
     monkeypatch.setattr(parts, "PART_BYTES", shard.bytes // 5)
-    found = [part for (part,) in split_group([shard], FileIO())]
+    found = [part for (part,) in split_group([shard], read_settings(Fields(), pa.schema([])))]
     assert [part.number for part in found] == list(range(found[0].parts))
     assert [part.first for part in found] == [0, *(part.end for part in found[:-1])]
     assert [part.row for part in found] == [part.first * ROWS // GROUPS for part in found]
     assert found[-1].end == GROUPS
     path.write_bytes(path.read_bytes()[:-9])
     (shard,) = find_shards([str(path)])
-    assert [(part.first, part.end, part.parts) for (part,) in split_group([shard], FileIO())] == [(0, None, 1)]
+    assert [
+        (part.first, part.end, part.parts) for (part,) in split_group([shard], read_settings(Fields(), pa.schema([])))
+    ] == [(0, None, 1)]
 
 
 def test_the_footer_is_parsed_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

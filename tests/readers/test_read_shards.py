@@ -14,6 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead
+from tests.support.shards import read_settings
 
 
 def test_damaged_shards_are_reported(tmp_path: Path) -> None:
@@ -27,7 +28,9 @@ def test_damaged_shards_are_reported(tmp_path: Path) -> None:
     (tmp_path / "footer.parquet").write_bytes(data[:-1])
     shards = find_shards([f"{tmp_path}/*"])
     with beam.Pipeline("DirectRunner", PipelineOptions([])) as pipeline:
-        result = pipeline | beam.Create([[shard] for shard in shards]) | ReadShards(Fields(), pa.schema([]))
+        result = (
+            pipeline | beam.Create([[shard] for shard in shards]) | ReadShards(read_settings(Fields(), pa.schema([])))
+        )
         expected = [
             ("good.txt", 2, ""),
             ("rows.parquet", 9, ""),

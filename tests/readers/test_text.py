@@ -10,9 +10,8 @@ import pytest
 
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
 from audioclip_beam.pipeline.readers.shard import InputError
-from tests.support.shards import COMPRESS, encode_rows, ids, read_rows, reasons, texts, write_lines
+from tests.support.shards import COMPRESS, encode_rows, ids, read_rows, read_shard, reasons, texts, write_lines
 
 TEXTS = ["dog barking", "Regen, auf dem “Dach” 🌧", "a\ttab and  spaces ", 'she said "hi", twice', "back\\slash"]
 

@@ -10,11 +10,10 @@ import pytest
 
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.readers.fields import Fields, TextField
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.corpus import embed, read, write_jsonl
-from tests.support.shards import ids, read_rows, texts
+from tests.support.shards import ids, infer_kept_schema, read_rows, texts
 
 DOCUMENTS: list[dict[str, object]] = [
     {"id": "a", "text": "a dog", "chunks": [{"id": "a1", "text": "one"}, {"id": "a2", "text": "two"}], "lang": "en"},

@@ -88,7 +88,7 @@ def test_values_are_shown_on_hover() -> None:
     ]
     assert titles(CHARTS["seconds_by_stage"]()) == [
         "read: 1.50 s",
-        "tokenize: 0.00 s",
+        "prepare: 0.00 s",
         "model: 1,234.50 s",
         "write: 0.00 s",
     ]

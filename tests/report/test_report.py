@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.metrics import OUTCOMES
@@ -177,9 +178,9 @@ def test_the_command_prints_the_path_remakes_the_page_and_opens_it(output: Path,
 def test_the_sample_has_the_lowest_hashes(output: Path) -> None:
     """So it does not depend on the runner or its batches; its size is bounded by rows, not by files."""
     manifest = manifest_of(output)
-    rows = read_sample(str(output), manifest["snapshot"], read_file_list(str(output), manifest))
+    rows = read_sample(str(output), manifest["snapshot"], TEXT, read_file_list(str(output), manifest))
     assert len(rows) == 56
-    assert rows.column_names == ["id", "text", "embedding"]
+    assert rows.column_names == ["label", "embedding"]
 
 
 def test_a_page_of_no_rows(tmp_path: Path) -> None:
@@ -213,9 +214,9 @@ def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixtu
     """The error names the manifest and the place, as for any other fault in it."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     embed(tmp_path / "a.jsonl", tmp_path / "out")
-    edit_manifest(tmp_path / "out", lambda manifest: manifest["segments"][0].update(token_counts={"2t": 1}))
+    edit_manifest(tmp_path / "out", lambda manifest: manifest["segments"][0].update(sizes={"2t": 1}))
     assert main(["report", str(tmp_path / "out"), "--remake"]) == 1
-    assert "manifest.json is not a valid manifest: segments[0].token_counts has the key '2t'" in capsys.readouterr().err
+    assert "manifest.json is not a valid manifest: segments[0].sizes has the key '2t'" in capsys.readouterr().err
 
 
 def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
     write_snapshot(tmp_path, random_batches(20, 4), 4, max_rows=10)
     first, second = sorted(page_of(tmp_path).parent.glob("part-*"))
     table = pq.read_table(first)
-    pq.write_table(table.set_column(0, "id", table["id"].cast(pa.binary())), first)
+    pq.write_table(table.set_column(table.column_names.index("text"), "text", table["text"].cast(pa.binary())), first)
     with pytest.raises(SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip"):
         ensure_report(str(tmp_path), remake=True)
     with pq.ParquetWriter(first, table.schema) as writer:

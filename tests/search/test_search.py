@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclip_beam.model.fingerprint import VERSION_PARTS, fingerprint, tokenizer_versions
-from audioclip_beam.model.text_head import logit_scale, untrained_state
+from audioclip_beam.model.fingerprint import fingerprint
+from audioclip_beam.model.tensors import logit_scale
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.model.text.shapes import untrained_state
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.inference.find_model import find_model
 from audioclip_beam.pipeline.search.exact_search import search
@@ -115,15 +117,13 @@ def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(("trained", "scale"), [(math.log(14.3), 14.3), (5.0, 100.0), (1000.0, 100.0), (-3.0, 1.0)])
 def test_scale_is_clamped(trained: float, scale: float) -> None:
     """e to the parameter, at least 1 and at most 100."""
-    assert logit_scale({"logit_scale_at": torch.tensor(trained)}, "audio") == pytest.approx(scale)
+    assert logit_scale({"logit_scale_at": torch.tensor(trained)}, "logit_scale_at") == pytest.approx(scale)
 
 
 def test_checkpoint_without_scales_is_an_error() -> None:
     """A missing scale has no default."""
-    with pytest.raises(
-        ValueError, match="this checkpoint does not contain logit_scale_at: extract its text head again"
-    ):
-        logit_scale({"logit_scale": torch.tensor(1.0)}, "audio")
+    with pytest.raises(ValueError, match="this checkpoint does not contain logit_scale_at: extract its head again"):
+        logit_scale({"logit_scale": torch.tensor(1.0)}, "logit_scale_at")
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_other_tokenizer_versions_are_a_warning(
     output: Path, tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If only the versions differ that decide the token ids of rare texts, search and validate warn and go on."""
-    assert set(VERSION_PARTS) == set(tokenizer_versions())
+    assert set(TEXT.version_parts) == set(TEXT.versions())
     shutil.copytree(output, tmp_path / "out")
 
     def change(manifest: Manifest) -> None:
@@ -166,10 +166,10 @@ def test_other_tokenizer_versions_are_a_warning(
 
     edit_manifest(tmp_path / "out", change)
     rewrite(tmp_path / "out", with_fingerprint_of(tmp_path / "out"))
-    installed = tokenizer_versions()
+    installed = TEXT.versions()
     warning = (
         f"WARNING: other versions than those of the snapshot (ftfy 5.0 -> {installed['ftfy']}, "
-        f"regex unknown -> {installed['regex']}) may tokenize rare texts differently"
+        f"regex unknown -> {installed['regex']}) may give other vectors in rare cases"
     )
     assert main(["search", str(tmp_path / "out"), "dog barking", "--top", "1"]) == 0
     printed = capsys.readouterr()
@@ -327,7 +327,7 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     part.write_bytes(b"PAR1" + data[:-4])
     assert main(["search", str(out), query]) == 1
     assert "cannot be read" in capsys.readouterr().err
-    part.write_bytes(data.replace(b"text_hash", b"text_has\xff"))  # a name in its footer
+    part.write_bytes(data.replace(b"content_hash", b"content_has\xff"))  # a name in its footer
     assert main(["search", str(out), query]) == 1
     assert f"{part} cannot be read ('utf-8' codec can't decode" in capsys.readouterr().err
     part.unlink()

@@ -17,7 +17,7 @@ from filelock import FileLock
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.options import EmbedOptions
-from audioclip_beam.pipeline.prepare import job
+from audioclip_beam.pipeline.prepare import earlier_vectors
 from audioclip_beam.pipeline.prepare.job import prepare_job
 from audioclip_beam.pipeline.report.html import ensure_report
 from audioclip_beam.pipeline.search import search
@@ -25,9 +25,9 @@ from audioclip_beam.pipeline.snapshots.history import gc, rollback
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
-from tests.support.corpus import StubHandler, embed, read, write_jsonl
+from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest, files_of
-from tests.support.stub import OtherHandler
+from tests.support.stub import OtherHead
 
 Row = dict[str, object]
 
@@ -102,8 +102,9 @@ def test_hashes_are_read_for_as_long_as_that_is_worth_it(tmp_path: Path, monkeyp
     write_jsonl(folder / "05.jsonl", rows_of(5))
     run(folder, output)
     options = EmbedOptions(input=[f"{folder}/*"], output=str(output), id_field="id", keep_fields=["tag"])
-    unchanged, _ = prepare_job(options, StubHandler())
-    assert (unchanged.lookup, unchanged.earlier) == ({"rows": 0, "bytes": 0, "left_out": 114}, [])
+    unchanged = prepare_job(options, StubHead())
+    assert unchanged.earlier.lookup == {"rows": 0, "bytes": 0, "left_out": 114}
+    assert not unchanged.earlier.files
     write_jsonl(folder / "06.jsonl", rows_of(6, 15))
     for fixed, per_second, rows in (
         (16 * 114, 0.0, 114),
@@ -112,11 +113,11 @@ def test_hashes_are_read_for_as_long_as_that_is_worth_it(tmp_path: Path, monkeyp
         (16 * 19 - 1, 0.0, 0),
         (16 * 19, 1e15, 114),  # reading takes no time
     ):
-        monkeypatch.setattr(job, "LOOKUP_BYTES", fixed)
-        monkeypatch.setattr(job, "READ_BYTES_PER_SECOND", per_second)
-        prepared, _ = prepare_job(options, StubHandler())
-        assert prepared.lookup == {"rows": rows, "bytes": 16 * rows, "left_out": 114 - rows}
-        assert sum(pq.read_metadata(path).num_rows for path in prepared.earlier) == rows
+        monkeypatch.setattr(earlier_vectors, "LOOKUP_BYTES", fixed)
+        monkeypatch.setattr(earlier_vectors, "READ_BYTES_PER_SECOND", per_second)
+        prepared = prepare_job(options, StubHead())
+        assert prepared.earlier.lookup == {"rows": rows, "bytes": 16 * rows, "left_out": 114 - rows}
+        assert sum(pq.read_metadata(path).num_rows for path in prepared.earlier.files) == rows
         noted = [note for note in prepared.notes if f"are not looked up in {114 - rows} rows that are carried" in note]
         assert len(noted) == (rows < 114)
 
@@ -255,10 +256,10 @@ def test_other_vectors_stop_the_run(tmp_path: Path) -> None:
     write_jsonl(folder / "02.jsonl", rows_of(2))
     names = {path.name for path in output.rglob("part-*")}
     with pytest.raises(Exception, match=r"other canary vectors than in .*--force"):
-        run(folder, output, handler=OtherHandler())
+        run(folder, output, head=OtherHead())
     assert {path.name for path in output.rglob("part-*")} == names, "texts were embedded before the canary was compared"
     assert directory_of(output).name == first["snapshot"]
-    manifest, texts = run(folder, output, handler=OtherHandler(), force=True)
+    manifest, texts = run(folder, output, head=OtherHead(), force=True)
     assert len(texts) == 57
     assert len(manifest["segments"]) == 1
 
@@ -269,9 +270,9 @@ def test_files_of_a_run_with_other_vectors_are_not_reused(tmp_path: Path) -> Non
     run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
     with pytest.raises(Exception, match="other canary vectors"):
-        run(folder, output, handler=OtherHandler())
+        run(folder, output, head=OtherHead())
     (failed,) = set((output / "snapshots").iterdir()) - {directory_of(output)}
-    run(folder, tmp_path / "other", handler=OtherHandler())
+    run(folder, tmp_path / "other", head=OtherHead())
     for part in directory_of(tmp_path / "other").glob("part-*"):
         shutil.copy(part, failed)
     manifest, texts = run(folder, output)
@@ -284,7 +285,7 @@ def test_what_a_rollback_left_is_not_reused_after_the_encoder_is_repaired(tmp_pa
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
     run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
-    run(folder, output, handler=OtherHandler(), force=True)
+    run(folder, output, head=OtherHead(), force=True)
     rollback(str(output))
     manifest, texts = run(folder, output)
     assert (len(texts), manifest["notes"]) == (19, [])
@@ -296,7 +297,7 @@ def test_a_forced_run_that_did_not_publish_is_not_reused(tmp_path: Path) -> None
     run(folder, output)
     write_jsonl(folder / "02.jsonl", rows_of(2))
     with pytest.raises(Exception, match="more than --max_rejected 0"):
-        run(folder, output, handler=OtherHandler(), force=True, max_rejected="0")
+        run(folder, output, head=OtherHead(), force=True, max_rejected="0")
     manifest, texts = run(folder, output)
     assert (len(texts), manifest["notes"]) == (19, [])
 
@@ -333,19 +334,19 @@ def test_a_local_run_knows_its_canary_before_it_writes(tmp_path: Path, monkeypat
 def test_the_first_run_fails_and_the_encoder_changes(tmp_path: Path) -> None:
     """Finished files of the other encoder are not reused; those of the present one are, whichever run is newer."""
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"
-    handlers = OtherHandler(), StubHandler(), OtherHandler()
-    for number, handler in enumerate(handlers):
+    heads = OtherHead(), StubHead(), OtherHead()
+    for number, head in enumerate(heads):
         with pytest.raises(Exception, match="more than --max_rejected 0"):
-            run(folder, output, handler=handler, max_rejected="0")
+            run(folder, output, head=head, max_rejected="0")
         assert len(list(output.glob("snapshots/*"))) == number + 1
     manifest, texts = run(folder, output)
     assert len(texts) == 38
     assert any("other canary vectors than in a run that did not publish" in note for note in manifest["notes"])
     assert read(output).equals(expected(folder, tmp_path / "undisturbed"))
     shutil.rmtree(output)
-    for handler in handlers[:2]:
+    for head in heads[:2]:
         with pytest.raises(Exception, match="more than --max_rejected 0"):
-            run(folder, output, handler=handler, max_rejected="0")
+            run(folder, output, head=head, max_rejected="0")
     _, texts = run(folder, output)
     assert texts == []
     assert not list(output.rglob("_canary.json"))

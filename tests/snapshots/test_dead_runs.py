@@ -33,7 +33,7 @@ from tests.support.corpus import write_jsonl
 from tests.support.http_server import serving
 from tests.support.object_stores import Store
 from tests.support.remote_jobs import job_server
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 from tests.support.users import unprivileged
 
 store = object_stores.store
@@ -288,14 +288,14 @@ def test_a_run_that_takes_the_name_of_a_dead_one_is_not_removed(tmp_path: Path) 
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     options = EmbedOptions(input=tmp_path / "a.jsonl", output=output)
     now = datetime.now(timezone.utc)
-    handler = StubHandler()
-    fingerprint = handler.describe().fingerprint[:8]
+    head = StubHead()
+    fingerprint = head.info().storing("float32").fingerprint[:8]
     times = [now + timedelta(seconds=second) for second in range(100)]
     directories = [output / "snapshots" / f"{time:%Y%m%dT%H%M%SZ}-{fingerprint}" for time in times]
     for directory in directories:
         directory.mkdir(parents=True)
-    corpus = EmbedCorpus(options, handler)
-    assert len(corpus.job.leftovers) == 100
+    corpus = EmbedCorpus(options, head)
+    assert len(corpus.job.earlier.dead_runs) == 100
     for directory in directories:
         directory.rmdir()
     run(corpus, options)

@@ -22,14 +22,14 @@ from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
 from audioclip_beam.pipeline.snapshots.manifest import FORMAT, check_manifest
 from audioclip_beam.pipeline.snapshots.run_directory import read_canary
-from tests.support.corpus import StubHandler, embed, write_jsonl
+from tests.support.corpus import StubHead, embed, write_jsonl
 from tests.support.snapshots import directory_of, edit_manifest
 
 Json = dict[str, object]
 
 MAPS = {("options",), ("fingerprint_parts",), ("seconds",), ("counts", "rejected_by_reason"), ("pace", "rows")}
-MAPS |= {("totals", "rejected_by_reason"), ("segments", 0, "rows", "rejected_by_reason")}
-MAPS |= {("segments", 0, name) for name in ("damaged", "token_counts", "norm_bins")}
+MAPS |= {("counts", "model"), ("totals", "rejected_by_reason"), ("segments", 0, "rows", "rejected_by_reason")}
+MAPS |= {("segments", 0, name) for name in ("damaged", "sizes", "norm_bins")}
 
 OPTIONAL = {("pace",), ("report",), ("counts", "duplicate_ids")}
 
@@ -40,7 +40,7 @@ READS: dict[str, set[str] | None] = {
     "report": None,
     "search": None,
     "validate": None,
-    "log": {"counts", "totals", "weights", "checkpoint"},
+    "log": {"counts", "totals", "weights", "checkpoint", "created", "head"},
     "rollback": {"previous"},
     "gc": set(),
 }
@@ -75,7 +75,7 @@ def run(command: str, folder: Path) -> str | None:
             if command == "embed":
                 embed(shard, out, id_field="id")
             else:
-                plan(["--input", str(shard), "--output", str(out), "--id_field", "id"], StubHandler())
+                plan(["--input", str(shard), "--output", str(out), "--id_field", "id"], StubHead())
         except SnapshotError as error:
             return str(error)
         return None
@@ -114,16 +114,16 @@ def paths_of(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[
 KEYS = [
     "format", "snapshot", "created", "tool_version", "fingerprint", "fingerprint_parts", "weights", "checkpoint",
     "checkpoint.name", "checkpoint.sha256", "dim", "options", "counts", "counts.read", "counts.embedded",
-    "counts.reused", "counts.rejected", "counts.truncated", "counts.model_texts", "counts.tokens", "counts.nodes",
-    "counts.slots", "counts.micro_batches", "counts.oom_retries", "counts.rejected_by_reason", "counts.duplicate_ids",
+    "counts.reused", "counts.rejected", "counts.truncated", "counts.model", "counts.rejected_by_reason",
+    "counts.duplicate_ids", "head", "limit",
     "lookup", "lookup.rows", "lookup.bytes", "lookup.left_out", "totals", "totals.read", "totals.vectors",
     "totals.rejected", "totals.truncated", "totals.without_texts", "totals.rejected_by_reason", "segments",
     "segments.0.run", "segments.0.checkpoint", "segments.0.checkpoint_sha256", "segments.0.shards", "segments.0.bytes",
     "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
     "segments.0.rows.truncated", "segments.0.rows.without_texts", "segments.0.rows.rejected_by_reason",
-    "segments.0.damaged", "segments.0.token_counts", "segments.0.norm_bins", "seconds", "pace", "pace.seconds",
+    "segments.0.damaged", "segments.0.sizes", "segments.0.norm_bins", "seconds", "pace", "pace.seconds",
     "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name", "shards.entries",
-    "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary", "canary.texts",
+    "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary", "canary.contents",
     "canary.vectors", "previous", "notes", "report",
 ]  # fmt: skip
 
@@ -174,7 +174,7 @@ def test_wrong_types_of_elements(manifest: Json) -> None:
         ({"seconds": {"total": "1"}}, "seconds.total is '1', expected a number"),
         ({"notes": ["fine", None]}, "notes[1] is None, expected a string"),
         ({"pace": {"seconds": 1, "rows": {"read": [1, 2.5]}}}, "pace.rows.read[1] is 2.5, expected an integer"),
-        ({"canary": {"texts": [1], "vectors": ""}}, "canary.texts[0] is 1, expected a string"),
+        ({"canary": {"contents": [1], "vectors": ""}}, "canary.contents[0] is 1, expected a string"),
         ({"previous": 3}, "previous is 3, expected a string or null"),
         ({"files": []}, "files is [], expected an object"),
     ):
@@ -207,7 +207,7 @@ def test_other_format(folder: Path, manifest: Json, command: str, version: objec
     found = "no format version" if version is None else f"format version {version!r}"
     error = run(command, folder)
     assert error is not None
-    assert f"manifest.json has {found}, and this audioclip-beam reads format version 4 alone" in error
+    assert f"manifest.json has {found}, and this audioclip-beam reads format version 5 alone" in error
 
 
 def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_the_current_manifest_is_damaged(
         with pytest.raises(SnapshotError, match=f"name one: audioclip rollback {out} NAME, of {before}"):
             rollback(str(out))
     rollback(str(out), before)
-    assert len(log(str(out))) == (3 if "canary" in damage else 2)
+    assert len(log(str(out))) == (2 if "canary" in damage else 1)
     assert (f"{current} is not listed: {path} is {damage}" in caplog.text) == ("canary" not in damage)
     manifest, embedded = embed(tmp_path / "a.jsonl", out, id_field="id")
     assert embedded == ["bird"]
@@ -322,12 +322,12 @@ def test_a_damaged_manifest_of_an_earlier_snapshot(
     third = embed(write_jsonl(tmp_path / "b.jsonl", [{"id": "1", "text": "cat"}]), out, id_field="id")[0]["snapshot"]
     path = out / "snapshots" / names[0] / "manifest.json"
     path.write_bytes(b"")
-    assert [line[2:28].strip() for line in log(str(out))] == ["snapshot", names[1], third]
+    assert [entry.snapshot for entry in log(str(out))] == [names[1], third]
     assert f"{names[0]} is not listed: {path} is not JSON" in caplog.text
     with pytest.raises(SnapshotError, match="is not JSON"):
         rollback(str(out), names[0])
     assert rollback(str(out)) == str(out / "snapshots" / names[1])
-    embed(tmp_path / "b.jsonl", out, StubHandler(name="other"), id_field="id")
+    embed(tmp_path / "b.jsonl", out, StubHead(weights="other"), id_field="id")
     (out / "snapshots" / third / "manifest.json").write_bytes(b"")
     manifest, embedded = embed(folder / "a.jsonl", out, id_field="id")
     assert embedded == []
@@ -350,7 +350,7 @@ def test_the_canary_of_a_run_costs_one_read_or_none(tmp_path: Path, monkeypatch:
     """What is not in the listing of its directory is not read, except for a run that has published since then."""
     name, reads = "20260101T000000Z-00000000", list[str]()
     directory = tmp_path / "snapshots" / name
-    canary: dict[str, object] = {"texts": ["dog"], "vectors": "AAAAAA=="}
+    canary: dict[str, object] = {"contents": ["dog"], "vectors": "AAAAAA=="}
 
     def spy(path: str, *remedy: str) -> Json | None:
         reads.append(os.path.basename(path))

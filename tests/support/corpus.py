@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
@@ -18,7 +18,7 @@ from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.run_directory import run_path
-from tests.support.stub import ENCODERS, StubHandler
+from tests.support.stub import ENCODERS, StubHead
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
@@ -28,15 +28,15 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def embed(
-    source: Path | str | Sequence[str], output: Path, handler: StubHandler | None = None, **options: object
+    source: Path | str | Sequence[str], output: Path, head: StubHead | None = None, **options: object
 ) -> tuple[Manifest, list[str]]:
     """Run over `source` (one glob, or several) with the stub model; return the manifest and the texts that were embedded."""
-    handler = handler or StubHandler()
-    encoder = handler.load_model()
+    head = head or StubHead()
+    encoder = head.encoder()
     encoder.calls.clear()
     inputs = [str(source)] if isinstance(source, Path | str) else list(source)
     chosen = EmbedOptions(input=inputs, output=str(output), **options)
-    corpus = EmbedCorpus(chosen, handler)
+    corpus = EmbedCorpus(chosen, head)
     try:
         run(corpus, chosen)
     finally:
@@ -61,4 +61,4 @@ def vectors(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]
     return column.values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
 
 
-__all__ = ["ENCODERS", "StubHandler", "embed", "read", "vectors", "write_jsonl"]
+__all__ = ["ENCODERS", "StubHead", "embed", "read", "vectors", "write_jsonl"]

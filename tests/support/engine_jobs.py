@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_beam.model.text.encoder import Encoding
-from audioclip_beam.pipeline.inference import RecordBatchHandler
+from audioclip_beam.model.head import Encoding
+from audioclip_beam.model.text.head import TextHead, TextSettings
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
 from audioclip_beam.pipeline.publish.run_totals import RunReport
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support.corpus import read
 from tests.support.shards import COMPRESS, encode_rows
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHead
 
 _TEXT_SHARDS = ("a.txt", "b.jsonl", "c.csv", "d.tsv", "e.txt.gz", "f.jsonl.zst", "g.csv.bz2", "h.tsv.xz")
 
@@ -65,16 +65,16 @@ class WorkerEncoder(StubEncoder):
         return super().encode_rows(texts)
 
 
-class WorkerHandler(StubHandler):
-    """StubHandler over a WorkerEncoder, which writes below `log`."""
+class WorkerHead(StubHead):
+    """StubHead over a WorkerEncoder, which writes below `log`."""
 
     def __init__(self, log: Path, delay: float = 0.0) -> None:
         super().__init__(delay=delay)
         self.log = log
         log.mkdir(exist_ok=True)
 
-    def load_model(self) -> WorkerEncoder:
-        encoder = WorkerEncoder(self.dim, self.name, self.delay)
+    def encoder(self) -> WorkerEncoder:
+        encoder = WorkerEncoder(self.info(), self.delay)
         encoder.log = self.log
         return encoder
 
@@ -87,11 +87,19 @@ class WorkerHandler(StubHandler):
         return [text for file in self.log.iterdir() for text in file.read_text().splitlines()]
 
 
-class ElsewhereHandler(RecordBatchHandler):
-    """A handler whose workers look for the vocabulary at a path that they do not have."""
+class ElsewhereHead(TextHead):
+    """The text head with settings whose workers look for the vocabulary at a path that they do not have."""
+
+    def settings(self, options: Mapping[str, Any]) -> TextSettings:
+        return ElsewhereSettings(**vars(super().settings(options)))
+
+
+@dataclass(frozen=True)
+class ElsewhereSettings(TextSettings):
+    """Settings that are pickled with another vocabulary."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_settings": replace(self._settings, tokenizer_path="/nowhere/vocabulary.gz")}
+        return {**vars(self), "tokenizer_path": "/nowhere/vocabulary.gz"}
 
 
 class PublishThenDie(PublishSnapshot):

@@ -14,7 +14,7 @@ from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
 from audioclip_beam.pipeline.run.runner import run
-from tests.support.stub import StubHandler
+from tests.support.stub import StubHead
 
 IN_SERVER = "beam:env:embedded_python:v1"  # workers in the process of the job server
 
@@ -49,7 +49,7 @@ class Gate:
 def remote_run(shards: str, output: str, options: dict[str, Any]) -> None:
     """Embed `shards` with the stub model, for a process of its own."""
     chosen = EmbedOptions(input=[shards], output=output, **options)
-    corpus = EmbedCorpus(chosen, StubHandler())
+    corpus = EmbedCorpus(chosen, StubHead())
     try:
         run(corpus, chosen)
     finally:

@@ -14,13 +14,17 @@ from pathlib import Path
 import pyarrow as pa
 import zstandard
 
-from audioclip_beam.pipeline.flags import MAX_TEXT_BYTES
+from audioclip_beam.model.text.head import MAX_TEXT_BYTES, TEXT
 from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.readers import infer_schema, read_shards
 from audioclip_beam.pipeline.readers.fields import Fields
-from audioclip_beam.pipeline.readers.infer_schema import infer_kept_schema
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import read_shard
-from audioclip_beam.pipeline.schemas import REASONS, REJECTED, ROW
+from audioclip_beam.pipeline.readers.read_settings import ReadSettings
+from audioclip_beam.pipeline.readers.shard import Batches, Shard
+from audioclip_beam.pipeline.schemas import reasons_of, rejected_schema, row_schema
+
+# Of the text head.
+ROW, REJECTED, REASONS = row_schema(TEXT), rejected_schema(TEXT), reasons_of(TEXT)
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -30,6 +34,27 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
 }
 Row = dict[str, object]
+
+
+def read_settings(
+    fields: Fields, kept: pa.Schema, limit: int = MAX_TEXT_BYTES, file_io: FileIO | None = None
+) -> ReadSettings:
+    """Return how texts are read."""
+    return ReadSettings(TEXT, fields, kept, limit, file_io or FileIO())
+
+
+def infer_kept_schema(
+    shards: Sequence[Shard], fields: Fields, file_io: FileIO | None = None, known: pa.Schema | None = None
+) -> pa.Schema:
+    """Return the kept fields of shards of texts."""
+    return infer_schema.infer_kept_schema(shards, TEXT, fields, file_io or FileIO(), known)
+
+
+def read_shard(
+    shard: Shard, fields: Fields, kept: pa.Schema, limit: int = MAX_TEXT_BYTES, file_io: FileIO | None = None
+) -> Batches:
+    """Yield the row batches and rejected batches of a shard of texts."""
+    return read_shards.read_shard(shard, read_settings(fields, kept, limit, file_io))
 
 
 def read_rows(
@@ -48,7 +73,7 @@ def read_rows(
     chosen = Fields(**fields)  # type: ignore[arg-type]
     kept = infer_kept_schema([shard], chosen) if kept is None else kept
     rows, rejected = list[Row](), list[Row]()
-    for good, bad in read_shard(shard, chosen, kept, limit, file_io or FileIO()):
+    for good, bad in read_shard(shard, chosen, kept, limit, file_io):
         good.validate(full=True)
         bad.validate(full=True)
         assert good.schema == pa.schema([*ROW, *kept])

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from audioclip_beam.model.text.encoder import Encoding
+from audioclip_beam.model.head import Encoding
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from tests.support.faults import Fault, Faults
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHead
 
 
 class LoggingEncoder(StubEncoder):
@@ -25,15 +25,15 @@ class LoggingEncoder(StubEncoder):
         return super().encode_rows(texts)
 
 
-class LoggingHandler(StubHandler):
-    """StubHandler over a LoggingEncoder."""
+class LoggingHead(StubHead):
+    """StubHead over a LoggingEncoder."""
 
     def __init__(self, log: str) -> None:
         super().__init__(delay=0.001)
         self.log = log
 
-    def load_model(self) -> LoggingEncoder:
-        encoder = LoggingEncoder(self.dim, self.name, self.delay)
+    def encoder(self) -> LoggingEncoder:
+        encoder = LoggingEncoder(self.info(), self.delay)
         encoder.log = Path(self.log)
         return encoder
 
@@ -41,7 +41,7 @@ class LoggingHandler(StubHandler):
 def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     """Embed `shards` into `output` at 1 ms per text, in files of 100 rows; the texts go to `log`."""
     options = EmbedOptions(list(flags), input=[shards], output=output, id_field="id", batch_size=100, max_file_rows=100)
-    run(EmbedCorpus(options, LoggingHandler(log)), options)
+    run(EmbedCorpus(options, LoggingHead(log)), options)
 
 
 def crashing_run(root: str, effect: str, nth: int, late: bool) -> None:
@@ -53,4 +53,4 @@ def crashing_run(root: str, effect: str, nth: int, late: bool) -> None:
     end = partial(os.kill, os.getpid(), signal.SIGKILL)
     fault = Fault(effect, nth, late=late, meanwhile=end)
     with Faults(Path(root)).armed(fault):
-        run(EmbedCorpus(options, StubHandler()), options)
+        run(EmbedCorpus(options, StubHead()), options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from audioclip_beam.model.fingerprint import SCHEME, fingerprint, tokenizer_versions
-from audioclip_beam.pipeline.metrics import MODEL_COUNTS
+from audioclip_beam.model.fingerprint import SCHEME, fingerprint
+from audioclip_beam.model.head import Work
+from audioclip_beam.model.text.head import CANARY_TEXTS, TEXT
+from audioclip_beam.pipeline.canary import make_canary
+from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
 from audioclip_beam.pipeline.readers.read_shards import in_segment
-from audioclip_beam.pipeline.schemas import embedded_schema
+from audioclip_beam.pipeline.schemas import part_schema
 from audioclip_beam.pipeline.snapshots.commit import publish
 from audioclip_beam.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
 from audioclip_beam.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
@@ -25,19 +27,20 @@ from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from audioclip_beam.pipeline.snapshots.segments import Segment, add_rows
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 
-PARTS = {"scheme": SCHEME, "weights": "w", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
-PARTS |= {"normalize": "false", **tokenizer_versions()}
+PARTS = {"scheme": SCHEME, "weights": "w", "head": "text", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
+PARTS |= {"normalize": "false", **TEXT.versions()}
 
 
 def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) -> pa.RecordBatch:
     """Return embedded rows; the vectors are stored in their own type."""
-    schema = embedded_schema(vectors.shape[1], pa.schema([]), stored=str(vectors.dtype))
+    schema = part_schema(TEXT, vectors.shape[1], pa.schema([]), stored=str(vectors.dtype))
     hashes = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
     numbers = pa.array(np.ascontiguousarray(vectors).ravel())
     columns = [
         pa.array(ids, pa.string()),
-        pa.array(texts, pa.string()),
         pa.array(hashes, pa.binary(16)),
+        pa.array(["a.jsonl"] * len(ids), pa.string()),
+        pa.array(texts, pa.string()),
         pa.array([len(text.split()) + 2 for text in texts], pa.int16()),
         pa.array([False] * len(texts)),
         pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("embedding").type),
@@ -68,19 +71,23 @@ def write_snapshot(
     """Write and publish a snapshot of these batches with the project's own writer."""
     parts = {**PARTS, "dtype": dtype, "stored": stored, "normalize": normalize}
     name = f"20260101T000000Z-{fingerprint(parts)[:8]}"
-    metadata = {"fingerprint": fingerprint(parts), "checkpoint": "made.pt", "checkpoint_sha256": "0" * 64}
+    metadata = {
+        "fingerprint": fingerprint(parts),
+        "head": "text",
+        "checkpoint": "made.pt",
+        "checkpoint_sha256": "0" * 64,
+    }
     metadata |= {"weights": "trained", "tool_version": "0", "dim": str(dim), "snapshot": name}
     metadata |= {key: parts[key] for key in ("dtype", "normalize", "prompt", "on_long")}
-    schema = embedded_schema(dim, pa.schema([]), stored=stored).with_metadata(metadata)
+    schema = part_schema(TEXT, dim, pa.schema([]), stored=stored).with_metadata(metadata)
     Path(run_path(str(output), name)).mkdir(parents=True)
-    write = WriteFiles(run_path(str(output), name), schema, max_rows, encoding=encoding)
+    write = WriteFiles(run_path(str(output), name), TEXT, schema, max_rows, encoding=encoding)
     write.setup()
     write.start_bundle()
-    written = [one for batch in batches for one in write.process(in_segment(batch, 0))]
+    written = [one for batch in batches for one in write.process(EmbeddedBatch(in_segment(batch, 0)))]
     written += [windowed.value for windowed in write.finish_bundle()]
     files = [one.file for one in written if one.file is not None]
     rows = sum(info.rows for info in files)
-    model = dict.fromkeys(MODEL_COUNTS, 0) | {"model_texts": rows, "tokens": rows}
     totals = add_rows([])
     totals["read"] = totals["vectors"] = rows
     segment: Segment = {
@@ -91,22 +98,25 @@ def write_snapshot(
         "bytes": 0,
         "rows": totals,
         "damaged": {},
-        "token_counts": {},
+        "sizes": {},
         "norm_bins": {},
     }
     counts = {"read": rows, "embedded": rows, "reused": 0, "rejected": 0, "truncated": 0, "rejected_by_reason": {}}
+    counts["model"] = Work(rows, rows).counts()
     manifest: Manifest = {
         "format": FORMAT,
         "snapshot": name,
         "created": "2026-01-01T00:00:00+00:00",
         "tool_version": "0",
+        "head": "text",
         "fingerprint": metadata["fingerprint"],
         "fingerprint_parts": parts,
         "weights": "trained",
         "checkpoint": {"name": "made.pt", "sha256": "0" * 64},
         "dim": dim,
+        "limit": 77,
         "options": {"checkpoint": "gone/made.pt"},
-        "counts": {**counts, **model},  # type: ignore[typeddict-item]
+        "counts": counts,  # type: ignore[typeddict-item]
         "lookup": {"rows": 0, "bytes": 0, "left_out": 0},
         "totals": totals,
         "segments": [segment],
@@ -114,7 +124,7 @@ def write_snapshot(
         "files": write_file_list(run_path(str(output), name), files),
         "shards": write_listings(run_path(str(output), name), [], []),
         "model_files": [],
-        "canary": {"texts": ["dog"], "vectors": base64.b64encode(np.ones(dim, "<f4").tobytes()).decode()},
+        "canary": make_canary(list(CANARY_TEXTS), np.ones((len(CANARY_TEXTS), dim))),
         "previous": None,
         "notes": [],
     }
@@ -164,7 +174,7 @@ def rewrite(
     pq.write_table(table, path, use_dictionary=False, row_group_size=1 << 20)
     if sign:
         data = path.read_bytes()
-        hashes = table["text_hash"] if "text_hash" in table.column_names and len(table) else None
+        hashes = table["content_hash"] if "content_hash" in table.column_names and len(table) else None
         lowest = pc.min(hashes).as_py().hex() if hashes is not None else info.lowest_hash
         digest, rows = hashlib.sha256(data).hexdigest(), len(table) if count else info.rows
         signed = FileInfo(info.name, rows, len(data), digest, info.segment, lowest)

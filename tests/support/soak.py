@@ -30,14 +30,14 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from audioclip_beam.model.text.encoder import EncodeStats, Encoding
+from audioclip_beam.model.head import Encoding, Work
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support.processes import start_process
-from tests.support.stub import StubEncoder, StubHandler
+from tests.support.stub import StubEncoder, StubHead
 
 SHARDS, DIM = 16, 64
 STEADY = 200  # samples: with fewer a process has done little more than start
@@ -51,14 +51,14 @@ class SoakEncoder(StubEncoder):
     def encode_rows(self, texts: Sequence[str]) -> Encoding:
         vectors = vectors_of(texts)
         lengths = np.full(len(texts), 5, np.int16)
-        return Encoding(vectors, lengths, lengths > 77, EncodeStats(len(texts), 5 * len(texts)))
+        return Encoding(vectors, {"n_tokens": lengths, "truncated": lengths > 77}, {}, Work(len(texts), 5 * len(texts)))
 
 
-class SoakHandler(StubHandler):
-    """StubHandler over a SoakEncoder."""
+class SoakHead(StubHead):
+    """StubHead over a SoakEncoder."""
 
-    def load_model(self) -> SoakEncoder:
-        return SoakEncoder(DIM, self.name)
+    def encoder(self) -> SoakEncoder:
+        return SoakEncoder(self.info())
 
 
 def vectors_of(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -238,7 +238,7 @@ def _run(root: Path) -> None:
     options = EmbedOptions(
         input=[str(root / "in/*.jsonl")], output=str(root / "out"), id_field="id", max_file_rows=20_000, max_shrink=0.0
     )
-    corpus = EmbedCorpus(options, SoakHandler(DIM, "soak"))
+    corpus = EmbedCorpus(options, SoakHead(DIM, "soak"))
     try:
         run(corpus, options)
     finally:

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_beam.model.fingerprint import fingerprint
-from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.schemas import vector_type
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.validation.checks import ValidationResult
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
-from tests.support.corpus import ENCODERS, StubHandler, embed, read, write_jsonl
+from tests.support.corpus import ENCODERS, StubHead, embed, read, write_jsonl
 from tests.support.snapshots import (
     batch_of,
     directory_of,
@@ -170,8 +170,8 @@ def test_other_files_are_no_fault(output: Path) -> None:
 
 def test_bundle_that_ran_twice_leaves_no_duplicate_rows(tmp_path: Path) -> None:
     """The finished file of a failed attempt is removed before publishing, so a glob reads no row twice."""
-    handler = StubHandler(name="twice")
-    encoder = handler.load_model()
+    head = StubHead(weights="twice")
+    encoder = head.encoder()
 
     class LeavingEncoder:
         """An encoder that leaves a file, as a worker does that is killed after it has finished one."""
@@ -183,7 +183,7 @@ def test_bundle_that_ran_twice_leaves_no_duplicate_rows(tmp_path: Path) -> None:
             return getattr(encoder, name)
 
     ENCODERS["twice/8"] = LeavingEncoder()  # type: ignore[assignment]
-    embed(write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), tmp_path / "out", handler)
+    embed(write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), tmp_path / "out", head)
     assert len(list(directory_of(tmp_path / "out").glob("part-*"))) == 1
     assert validate(str(tmp_path / "out")).valid
 
@@ -268,7 +268,7 @@ def test_statistics_of_hashes(output: Path) -> None:
     path = part(output)
     data = path.read_bytes()
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    lowest = min(pq.read_table(path)["text_hash"].to_pylist())
+    lowest = min(pq.read_table(path)["content_hash"].to_pylist())
     assert lowest in data[footer:]
     path.write_bytes(data[:footer] + data[footer:].replace(lowest, bytes(16)))
     sign(output, path)
@@ -327,7 +327,7 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("shards", "name", to="_none.parquet"), "files", "_none.parquet is missing"),
         (set_in("shards", "entries", to=7), "files", "_shards.parquet has 1 shard, expected 7"),
         (set_in("segments", 0, "shards", to=2), "files", "has shards by segment {0: 1}, expected {0: 2}"),
-        (set_in("segments", 0, "token_counts", to={"2t": 1}), "manifest", "segments[0].token_counts has the key '2t'"),
+        (set_in("segments", 0, "sizes", to={"2t": 1}), "manifest", "segments[0].sizes has the key '2t'"),
         (set_in("segments", 0, "norm_bins", to={"12345678": 1}), "manifest", "segments[0].norm_bins has the key '1234"),
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
@@ -339,7 +339,7 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (
             set_in("fingerprint_parts", to={}),
             "manifest",
-            "fingerprint_parts has no prompt, on_long, normalize, dtype, stored",
+            "fingerprint_parts has no prompt, on_long, head, normalize, dtype, stored",
         ),
         (reject_long_texts, "tokens", "4 rows are truncated, expected none with --on_long reject"),
         (set_in("dim", to=1024), "schema", "has columns"),
@@ -349,7 +349,7 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("snapshot", to="another"), "pointer", "is the manifest of 'another'"),
         (set_in("canary", "vectors", to="AAAA"), "canary", "the canary in the manifest cannot be decoded"),
         (set_in("canary", "vectors", to=NAN_CANARY), "canary", "the canary in the manifest contains NaN or infinity"),
-        (set_in("canary", to={}), "manifest", "canary.texts is missing"),
+        (set_in("canary", to={}), "manifest", "canary.contents is missing"),
     ],
 )
 def test_edited_manifest(output: Path, change: Callable[[Manifest], None], check: str, found: str) -> None:
@@ -487,7 +487,7 @@ def test_text_head_from_another_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", rows)
     embed(tmp_path / "in/*.jsonl", tmp_path / "out", id_field="id")
     write_jsonl(tmp_path / "in/b.jsonl", [{"id": "new", "text": "new"}])
-    manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", StubHandler(sha256="1" * 64), id_field="id")
+    manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", StubHead(sha256="1" * 64), id_field="id")
     assert [segment["checkpoint_sha256"] for segment in manifest["segments"]] == ["0" * 64, "1" * 64]
     assert texts == ["new"]
     assert failed(validate(str(tmp_path / "out"))) == {}

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.metrics import MAX_SPANS, OUTCOMES, pace_by_span, rows_by_second
 from audioclip_beam.pipeline.schemas import vector_type
-from audioclip_beam.pipeline.writers.statistics import MAX_TOKENS, FileStats, norm_of
+from audioclip_beam.pipeline.writers.statistics import FileStats, norm_of
 
 
 def batch(tokens: list[int], vectors: np.ndarray) -> pa.RecordBatch:
@@ -32,12 +33,12 @@ def test_histograms_add_up_however_rows_are_cut(rows: list[tuple[int, float]], d
     for part in (slice(None, cut), slice(cut, None)):
         if tokens[part]:
             stats = FileStats()
-            stats.add_vectors(batch(tokens[part], vectors[part]))
+            stats.add_vectors(batch(tokens[part], vectors[part]), TEXT)
             total += stats
     whole = FileStats()
-    whole.add_vectors(batch(tokens, vectors))
+    whole.add_vectors(batch(tokens, vectors), TEXT)
     assert total == whole
-    assert whole.token_counts == Counter(min(count, MAX_TOKENS) for count in tokens)
+    assert whole.sizes == Counter(min(count, TEXT.max_size) for count in tokens)
     bins = np.array(sorted(whole.norm_bins.elements()))
     np.testing.assert_allclose(norm_of(bins), np.sort(vectors[:, 0]), rtol=0.01)
 

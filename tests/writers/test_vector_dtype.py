@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
-from audioclip_beam.model.text_head import text_shapes
-from audioclip_beam.pipeline.canary import CANARY_TEXTS
+from audioclip_beam.model.text.head import CANARY_TEXTS, TextSettings
+from audioclip_beam.model.text.shapes import text_shapes
 from audioclip_beam.pipeline.cli import main
 from tests.support.corpus import read, write_jsonl
 from tests.support.snapshots import directory_of
@@ -39,7 +39,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, tokenizer: ClipTokenizer) -> 
     path = tmp_path_factory.mktemp("head") / "head.pt"
     torch.save(state, path)
     texts = [*TEXTS, *CANARY_TEXTS]
-    numbers = np.abs(TextEncoder(load_checkpoint(path), tokenizer, device="cpu").encode(texts))  # [n, dim]
+    numbers = np.abs(
+        TextEncoder(load_checkpoint(path), tokenizer, TextSettings("small", device="cpu")).encode(texts)
+    )  # [n, dim]
     second, largest = np.sort(numbers, axis=0)[-2:]  # [dim]
     ratios = np.where(numbers.argmax(axis=0) < len(TEXTS), largest / second, 0)  # no text of the canary may be rejected
     chosen = ratios.argmax()

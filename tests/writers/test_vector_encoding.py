@@ -39,7 +39,7 @@ def test_the_encoding_of_the_vectors(encoding: str, name: str, codec: str, tmp_p
     vectors = columns.pop("embedding.list.element")
     assert name in vectors.encodings
     assert vectors.compression == codec
-    assert {"id", "text", "text_hash", "tags.list.element", "at.x", "a.b"} < columns.keys()
+    assert {"id", "text", "content_hash", "tags.list.element", "at.x", "a.b"} < columns.keys()
     for column in columns.values():
         assert column.compression == "ZSTD", column.path_in_schema
         assert "BYTE_STREAM_SPLIT" not in column.encodings

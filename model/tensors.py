@@ -1,0 +1,74 @@
+"""What all heads share about their tensors: checks, the digest, the logit scales, and seeded tensors for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Of pairs of heads, for logits; no vector depends on them.
+SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def kind_fault(tensor: Tensor) -> str | None:
+    """Return what a tensor is that is not a plain float tensor, or None. Others may not even have a shape."""
+    if tensor.dtype in _DTYPES and tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta):
+        return None
+    layout = "nested" if tensor.is_nested else tensor.layout
+    return f"is {tensor.dtype} ({layout}, {tensor.device}), not a plain float tensor of 16, 32 or 64 bits"
+
+
+def matrix_fault(tensor: Tensor) -> str | None:
+    """Return what is wrong with a tensor that should be a matrix of any size, or None."""
+    if fault := kind_fault(tensor):
+        return fault
+    if tensor.ndim != 2 or not tensor.numel():
+        return f"has shape {list(tensor.shape)}, not that of a filled matrix"
+    return None
+
+
+def tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
+    """Return what is wrong with a tensor that should have `shape`, or None."""
+    if fault := kind_fault(tensor):
+        return fault
+    if tuple(tensor.shape) != shape:
+        return f"has shape {list(tensor.shape)} instead of {list(shape)}"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "has less data than its shape needs"
+    return None if torch.isfinite(tensor.float()).all() else "contains NaN or infinity"
+
+
+def logit_scale(state: Mapping[str, Tensor], name: str) -> float:
+    """Return the factor by which AudioCLIP multiplies cosines of a pair of heads: exp of the scale called `name`.
+
+    It is clamped to 1 to 100 as in the original (AndreyGuzhov/AudioCLIP, model/audioclip.py, `forward`). Raises
+    ValueError if the state does not contain the scale, or if it is NaN.
+    """
+    scale = float(state[name]) if name in state else float("nan")
+    if math.isnan(scale):
+        raise ValueError(f"this checkpoint does not contain {name}: extract its head again from the released file")
+    return min(max(math.exp(min(scale, 10.0)), 1.0), 100.0)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of names, shapes and float32 bytes of all tensors but the scales, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(set(state) - set(SCALES)):
+        tensor = state[name].detach().float().contiguous()
+        digest.update(f"{name} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def seeded_tensor(seed: int, name: str, shape: tuple[int, ...], mean: float, deviation: float) -> Tensor:
+    """Return the float32 tensor of that name and shape for `seed`: uniform from a PCG64 stream of both."""
+    size = int(np.prod(shape, dtype=np.int64))
+    raw = np.random.PCG64([seed, zlib.crc32(name.encode())]).random_raw(max(size, 1))
+    unit = (raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)
+    return torch.from_numpy((np.float32(mean) + unit * np.float32(deviation * 12**0.5)).reshape(shape))

@@ -1,0 +1,116 @@
+"""ReadAndJoin: shards to rows that an earlier vector is known for, and rows that need the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+
+from .content import add_content_hash
+from .dedup.duplicate_ids import FindDuplicateIds
+from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
+from .dedup.spill import PieceCodec
+from .layout import CARRIED, EARLIER, SHARDS
+from .prepare.job import Job
+from .readers.read_shards import ReadShards
+from .remote.worker_reports import RunReports, check_version
+from .snapshots.read_listings import ReadListings
+from .snapshots.run_directory import run_path
+
+
+class Joined(NamedTuple):
+    """What ReadAndJoin gives.
+
+    Attributes:
+        read: A ShardsRead for what was read in one step.
+        rejected: Rejected batches.
+        known: Embedded batches of rows with an earlier vector; None without deduplication.
+        new: Hashed row batches of the others.
+        carried: Files that are carried over; None if there are none.
+        duplicates: Ids that occur more than once; None if they may.
+    """
+
+    read: beam.PCollection
+    rejected: beam.PCollection
+    known: beam.PCollection | None
+    new: beam.PCollection
+    carried: beam.PCollection | None
+    duplicates: beam.PCollection | None
+
+
+class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
+    """The first half of a run, which `embed` and `plan` share: read shards, and join their rows with earlier vectors.
+
+    Args:
+        job: The run.
+        listings: The directory with the listings of its shards, earlier files and carried files.
+        batch_items: The most different contents of a batch of new rows.
+        spill: The directory for shuffled rows of a local run; None on a remote runner.
+        reports: Where workers report.
+        columns: The columns that are taken from earlier files; by default those that the model computes.
+        same_model: A side input: if it is False, every row is new.
+        carry_over: Whether there are files to carry over.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        listings: str,
+        batch_items: int,
+        spill: str | None,
+        *,
+        reports: RunReports = RunReports(),
+        columns: tuple[str, ...] | None = None,
+        same_model: beam.pvalue.AsSideInput | None = None,
+        carry_over: bool,
+    ) -> None:
+        super().__init__()
+        self.job, self.listings, self.batch_items, self.spill = job, listings, batch_items, spill
+        self.reports, self.columns, self.same_model, self.carry_over = reports, columns, same_model, carry_over
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> Joined:
+        """List, read, and shuffle once."""
+        job, file_io = self.job, self.job.reading.file_io
+        names = [SHARDS, *([EARLIER] if job.earlier.files else []), *([CARRIED] if self.carry_over else [])]
+        first_segment = len(job.carry_over.segments)
+        entries = pbegin | "ListFiles" >> ReadListings(self.listings, names, file_io, first_segment)
+        carried = entries.carried if self.carry_over else None
+        reading = replace(job.reading, reports=self.reports)
+        read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
+        rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head.content.name, self.reports))
+        known, new = None, rows
+        if job.bits:
+            refer = ReferToRowGroups(job.model.info.fingerprint, job.bits, file_io)
+            reuse = ReuseVectors(PieceCodec(job.row_schema), job.head, self.batch_items, self.columns, file_io)
+            earlier = entries.earlier if job.earlier.files else None
+            joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, self.spill, self.same_model)
+            known, new = joined.known, joined.new
+        duplicates = None
+        if job.limits.unique_ids:
+            before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
+            duplicates = rows | FindDuplicateIds(carried, before, file_io, job.id_bits, self.spill)
+        return Joined(read.read, read.rejected, known, new, carried, duplicates)
+
+
+@beam.typehints.with_output_types(pa.RecordBatch)
+class AddContentHash(beam.DoFn):  # type: ignore[misc]
+    """Row batches to hashed ones. On a remote worker it also starts the reports to the launcher."""
+
+    def __init__(self, content: str, reports: RunReports) -> None:
+        self.content, self.reports = content, reports
+        self.version = version("audioclip-beam")
+
+    def setup(self) -> None:
+        """Start the reports, and check that the worker has the launcher's version of the project."""
+        if self.reports.directory is not None:
+            self.reports.start()
+            with self.reports.errors():
+                check_version(self.version)
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Yield the batch with its hashes."""
+        yield add_content_hash(batch, self.content)

@@ -1,0 +1,75 @@
+"""ReadSettings: how a job reads its shards, as one picklable object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import pyarrow as pa
+
+from ...model.head import BadRow, Head
+from ..io.file_io import FileIO
+from ..remote.worker_reports import RunReports
+from .fields import MISSING, Fields, TextField, excerpt_of
+from .shard import InputError
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How a job reads its shards.
+
+    Attributes:
+        head: The head whose content is read.
+        fields: The paths of contents, ids and kept fields.
+        kept: The schema of the kept fields.
+        limit: The most bytes of a content, and of an id.
+        file_io: How files are opened.
+        reports: Where errors are reported that no retry repairs.
+    """
+
+    head: Head
+    fields: Fields
+    kept: pa.Schema = field(repr=False)
+    limit: int
+    file_io: FileIO = FileIO()
+    reports: RunReports = RunReports()
+
+    def __getstate__(self) -> dict[str, object]:
+        # A pickled schema forgets which list elements are not null.
+        return {**self.__dict__, "kept": self.kept.serialize().to_pybytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, kept=pa.ipc.read_schema(pa.py_buffer(state["kept"])))
+
+    def content(self, value: object, path: str) -> Any:
+        """Return the value at a path as content of the head. Raise BadRow if it is not."""
+        if isinstance(value, BadRow):
+            raise value
+        if value is MISSING:
+            raise BadRow("missing field", f"field {path!r} is missing")
+        try:
+            return self.head.parse(value, path, self.limit)
+        except BadRow as bad:
+            if bad.excerpt is None and value is not None:
+                bad.excerpt = excerpt_of(value)
+            raise
+
+
+def fields_of(options: Mapping[str, Any], head: Head) -> Fields:
+    """Return the fields that options of `embed` name; raise InputError if content fields and id fields do not pair up."""
+    texts, ids = _paths(options.get(head.field_flag.removeprefix("--"))), _paths(options.get("id_field"))
+    texts = texts or [head.content.name]
+    if ids and len(ids) != len(texts):
+        raise InputError(
+            f"--id_field is given {len(ids)} times ({', '.join(ids)}) for {len(texts)} {head.item} fields "
+            f"({', '.join(texts)}): "
+            f"give one id field for each {head.item} field, in the same order, or none"
+        )
+    pairs = [TextField(*pair) for pair in zip_longest(texts, ids)]
+    return Fields(pairs[0].text, pairs[0].id, tuple(options["keep_fields"]), tuple(pairs[1:]))
+
+
+def _paths(given: list[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
