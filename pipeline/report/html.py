@@ -28,9 +28,10 @@ from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from markupsafe import Markup
 
 NAME = "report.html"
+
+MODEL_TOKENS = 77  # tokens of a text that the model reads, start and end included
 
 TEXT_CELLS, TEXT_BYTES = 100, 300  # of a row's text
 VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
@@ -62,9 +63,11 @@ def render(
     directions, texts = unit_vectors(rows)
     texts = [_shorten(text, TEXT_CELLS, TEXT_BYTES) for text in texts]
     enough = len(texts) >= PROBES
-    charts: dict[str, Markup | None] = {
+    charts: dict[str, plots.Chart | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
-        "tokens": plots.tokens_per_text(stats.token_counts) if stats.token_counts else None,
+        "tokens": plots.size_histogram(stats.token_counts, "tokens", MODEL_TOKENS, MAX_TOKENS)
+        if stats.token_counts
+        else None,
         "norms": plots.vector_norms(stats.norm_bins) if stats.norm_bins else None,
         "stages": plots.seconds_by_stage(manifest["seconds"]),
         "pace": plots.rows_per_second(manifest["pace"]) if "pace" in manifest else None,
@@ -79,7 +82,6 @@ def render(
         outcomes=[_Outcome(name, color, f"{amount:,}", _percent(amount / counted)) for name, amount, color in pieces],
         pace_legend=_pace_legend(manifest),
         max_tokens=MAX_TOKENS,
-        colors=plots.COLORS,
         provenance=_provenance(manifest, files),
         charts=charts,
         sample_rows=len(texts),
@@ -124,7 +126,12 @@ def _template() -> Template:
 
 
 def _finalize(value: object) -> object:
-    """Return what a template expression inserts: charts as they are, all else without control characters."""
+    """Return what a template expression inserts: lengths with the digits that are seen, texts without control characters.
+
+    What a macro of the template returns is already that.
+    """
+    if isinstance(value, float):
+        return f"{value:.5g}"
     from markupsafe import Markup
 
     return value if isinstance(value, Markup) else printable(str(value))
