@@ -73,7 +73,6 @@ setup(
         "jinja2>=3.1",
         "lazy-loader>=0.4",
         "markupsafe>=2.1",
-        "matplotlib>=3.8",
         "numpy>=1.26",
         "orjson>=3.10",
         "pyarrow>=18",

@@ -42,8 +42,9 @@ from scaling import flop_per_node
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.settings import DTYPES
+from audioclip_beam.model.device import TORCH_DTYPES
 from audioclip_beam.model.text import encoder as encoder_module
+from audioclip_beam.model.text.settings import TextSettings
 
 COMMAND = [sys.executable, "-m", "audioclip_beam.pipeline"]
 GOLDENS = corpora.ROOT / "tests" / "data" / "embeddings.npz"
@@ -108,7 +109,7 @@ def tokenizer() -> ClipTokenizer:
 
 
 def our_encoder(sizes: Sizes, dtype: str) -> TextEncoder:
-    return TextEncoder(checkpoint(), tokenizer(), device=sizes.device, dtype=dtype)
+    return TextEncoder(checkpoint(), tokenizer(), TextSettings("small", device=sizes.device, dtype=dtype))
 
 
 def synchronize(sizes: Sizes) -> None:
@@ -144,7 +145,7 @@ def parity(sizes: Sizes, clock: Clock) -> bool:
 @functools.cache
 def peak(sizes: Sizes, dtype: str) -> float:
     """Return the FLOP per second of torch's product of square matrices, the best of five."""
-    a, b = (torch.randn(sizes.matrix, sizes.matrix, device=sizes.device).to(DTYPES[dtype]) for _ in range(2))
+    a, b = (torch.randn(sizes.matrix, sizes.matrix, device=sizes.device).to(TORCH_DTYPES[dtype]) for _ in range(2))
     seconds = []
     for _ in range(6):  # the first one is a warm-up
         synchronize(sizes)
@@ -168,8 +169,8 @@ class Rate:
 
 def our_round(encoder: TextEncoder, texts: Sequence[str]) -> tuple[int, float]:
     """Return the nodes of the texts, and the seconds of tokenizing."""
-    stats = encoder.encode_rows(texts).stats
-    return stats.nodes, stats.tokenize_seconds
+    work = encoder.encode_rows(texts).work
+    return work.extra["nodes"], work.prepare_seconds
 
 
 def measure(run: Callable[[], object]) -> tuple[float, float]:
@@ -183,8 +184,8 @@ def others(sizes: Sizes, dtype: str) -> Iterator[tuple[str, Callable[[Sequence[s
     """Yield (name, encode) of the other encoders that are installed."""
     options = {"device": sizes.device, "batch": sizes.batch}
     for name, make in (
-        ("transformers, sorted", contenders.transformers(DTYPES[dtype], by_length=True, **options)),
-        ("sentence-transformers", contenders.sentence_transformers(DTYPES[dtype], **options)),
+        ("transformers, sorted", contenders.transformers(TORCH_DTYPES[dtype], by_length=True, **options)),
+        ("sentence-transformers", contenders.sentence_transformers(TORCH_DTYPES[dtype], **options)),
     ):
         try:
             yield name, make(checkpoint().state, tokenizer())
@@ -283,13 +284,13 @@ def micro_batches(sizes: Sizes, clock: Clock) -> bool:
                 if kind == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 began = time.perf_counter()
-                stats = ours.encode_rows(texts).stats
+                work = ours.encode_rows(texts).work
                 seconds = time.perf_counter() - began
             finally:
                 encoder_module.MAX_NODES[kind] = standard
             memory = f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if kind == "cuda" else "not known"
             speed = len(texts) / seconds
-            cells = f"{speed:,.0f} | {stats.micro_batches} | {memory} | {stats.oom_retries} times"
+            cells = f"{speed:,.0f} | {work.micro_batches} | {memory} | {work.oom_retries} times"
             print(f"| {nodes:,} nodes{' (as set)' if nodes == standard else ''} | {dtype} | {cells} |", flush=True)
             del ours
             free(sizes)

@@ -46,11 +46,14 @@ from corpora import write_shards
 
 from audioclip_beam.model import ClipTokenizer
 from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.pipeline.content import add_content_hash, hash_words
 from audioclip_beam.pipeline.dedup.buckets import BUCKETED, SplitIntoBuckets, bucket_bits, read_rows
 from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
-from audioclip_beam.pipeline.dedup.spill import PieceCodec, RecordBatchCoder, combine_batches
+from audioclip_beam.pipeline.dedup.spill import PieceCodec, combine_batches
+from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch, RecordBatchCoder
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
+from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
@@ -171,22 +174,30 @@ def assemble_bucket(batches: list[pa.RecordBatch], shape: Geometry) -> tuple[lis
     return [piece for part in parts for _, piece in split([part], 0)], rows
 
 
-def embed(costs: Costs, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def described() -> ModelDescription:
+    """Return the description of the model without cost."""
+    head = instant.InstantHead(instant.DIM)
+    return ModelDescription(head, TextSettings("untrained"), head.info().storing("float32"), ())
+
+
+def embed(costs: Costs, batches: list[pa.RecordBatch]) -> Iterator[EmbeddedBatch]:
     """Yield `batches` with vectors."""
-    encoder = instant.InstantEncoder(instant.DIM, "stub")
+    model = described()
+    encoder = instant.InstantEncoder(model.info)
     for batch in batches:
         with costs.measure("embed"):
-            embedded = embed_batch(batch, encoder)
+            embedded = embed_batch(batch, model, encoder)
         yield embedded
 
 
-def in_bfloat16(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def in_bfloat16(batches: list[pa.RecordBatch]) -> Iterator[EmbeddedBatch]:
     """Yield `batches` with vectors whose numbers have the precision of bfloat16."""
-    encoder = BfloatEncoder(instant.DIM, "stub")
-    yield from (embed_batch(batch, encoder) for batch in batches)
+    model = described()
+    encoder = BfloatEncoder(model.info)
+    yield from (embed_batch(batch, model, encoder) for batch in batches)
 
 
-def write(costs: Costs, step: str, embedded: Iterator[pa.RecordBatch], folder: str, dtype: str = "float32") -> None:
+def write(costs: Costs, step: str, embedded: Iterator[EmbeddedBatch], folder: str, dtype: str = "float32") -> None:
     """Write embedded batches, computed in `dtype`, into part files in `folder`."""
     schema = part_schema(TEXT, instant.DIM, KEPT).with_metadata({"fingerprint": "f", "dtype": dtype})
     files = WriteFiles(folder, TEXT, schema, FILE_ROWS, bits=1)
@@ -222,7 +233,7 @@ def measure_bucket(pieces: list[bytes], bits: int) -> Costs:
         reused = 0
         with costs.measure("known"):
             for output in reuse.process((0, [*pieces, *references])):
-                reused += output.num_rows if isinstance(output, pa.RecordBatch) else 0
+                reused += output.rows.num_rows if isinstance(output, EmbeddedBatch) else 0
             reuse.teardown()
         costs.bytes["known"] = costs.bytes["write"]
     if reused != sum(batch.num_rows for batch in new):

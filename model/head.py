@@ -64,7 +64,7 @@ class Flag:
         name: Without hyphens.
         help: What it does, with the default.
         default: Its value if it is not given.
-        kind: "text", "count" (a whole number of at least 1), "switch", or "list" (can be repeated).
+        kind: "word", "count" (a whole number of at least 1), "switch", or "list" (can be repeated).
         choices: The only values, if there are few.
         fault: Returns what is wrong with a value, or "".
         metavar: The value's name in the help.
@@ -74,7 +74,7 @@ class Flag:
     name: str
     help: str
     default: object = None
-    kind: Literal["text", "count", "switch", "list"] = "text"
+    kind: Literal["word", "count", "switch", "list"] = "word"
     choices: tuple[str, ...] = ()
     fault: Callable[[str], str] | None = None
     metavar: str | None = None
@@ -135,8 +135,8 @@ class Work:
         known = {each.name for each in fields(cls)}
         times = {name: value for name, value in seconds.items() if name in known}
         extra = {name: amount for name, amount in counts.items() if name not in known}
-        own = {name: amount for name, amount in counts.items() if name in known}
-        return cls(**own, **times, extra=extra)  # type: ignore[arg-type]
+        numbers = {name: amount for name, amount in counts.items() if name in known}
+        return cls(**numbers, **times, extra=extra)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class EncoderSettings:
 
     @property
     def forbidden(self) -> str | None:
-        """The model column that must not be true in any row of a run, reused rows included; None if there is none."""
+        """The model column that must not be true in any row of a run, reused rows included; None if every row is allowed."""
         return None
 
     def describe_forbidden(self, row: Mapping[str, object]) -> str:
@@ -271,7 +271,7 @@ class Encoder(Protocol):
 
     Attributes:
         info: What it is.
-        device_type: Where it computes: "cpu" or "cuda"; "" for an encoder that does not use torch.
+        device_type: The kind of device that it computes on: "cpu" or "cuda"; "" for an encoder that does not use torch.
         on_progress: Called with the number of contents that went through the model since the last call.
         run_call: If set, it runs calls that compute, in one thread of the process.
     """
@@ -350,7 +350,7 @@ class Head(Protocol):
         """Return the version_parts as they are on this machine."""
 
     def parse(self, value: object, field: str, limit: int) -> Any:
-        """Return the value of a field as content of at most `limit` bytes. Raise BadRow if it is none."""
+        """Return the value of a field as content of at most `limit` bytes. Raise BadRow if it cannot be one."""
 
     def canary(self) -> dict[str, Any]:
         """Return 16 fixed contents by name: their vectors show whether an encoder still computes the same."""

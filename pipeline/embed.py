@@ -3,7 +3,7 @@
 import apache_beam as beam
 from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions
 
-options = EmbedOptions(input=["texts/*.jsonl"], output="out")
+options = EmbedOptions(input=["shards/*.jsonl"], output="out")
 with beam.Pipeline(options=options) as pipeline:
     pipeline | EmbedCorpus(options)
 """
@@ -127,7 +127,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         )
 
     def _spill_path(self, directory: str) -> str | None:
-        """Return where a local run keeps shuffled rows; None on a remote runner."""
+        """Return the directory in which a local run keeps shuffled rows; None on a remote runner."""
         if not self.local:
             return None
         return self._spill_directory.name if self._spill_directory else directory

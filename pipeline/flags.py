@@ -28,13 +28,13 @@ FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")  # of shards, in the order o
 def at_least(lowest: int) -> Callable[[str], int]:
     """Return a type for argparse that accepts whole numbers from `lowest` on."""
 
-    def parse(text: str) -> int:
+    def parse(value: str) -> int:
         try:
-            number = int(text)
+            number = int(value)
         except ValueError:
             number = lowest - 1
         if number < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
+            raise argparse.ArgumentTypeError(f"{value!r} is not a whole number of at least {lowest}")
         return number
 
     return parse
@@ -43,33 +43,33 @@ def at_least(lowest: int) -> Callable[[str], int]:
 def one_of(*words: str) -> Callable[[str], str]:
     """Return a type for argparse that accepts one of `words` and suggests the nearest one for any other."""
 
-    def parse(text: str) -> str:
-        if text not in words:
-            near = did_you_mean(text, words)
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(words)}{near}")
-        return text
+    def parse(value: str) -> str:
+        if value not in words:
+            near = did_you_mean(value, words)
+            raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(words)}{near}")
+        return value
 
     return parse
 
 
-def not_empty(text: str) -> str:
-    """Return `text`; a type for argparse, so that a variable that a script did not set is not taken for a default."""
-    if not text:
+def not_empty(value: str) -> str:
+    """Return `value`; a type for argparse, so that a variable that a script did not set is not taken for a default."""
+    if not value:
         raise argparse.ArgumentTypeError("the value is empty: check the variable that it comes from")
-    return text
+    return value
 
 
-def _utf8(text: str, remedy: str = "check the terminal's encoding") -> str:
-    """Return `text`; a type for argparse, for values that the job graph contains, which must be UTF-8."""
+def _utf8(value: str, remedy: str = "check the terminal's encoding") -> str:
+    """Return `value`; a type for argparse, for values that the job graph contains, which must be UTF-8."""
     try:
-        not_empty(text).encode()
+        not_empty(value).encode()
     except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8 (character {error.start}): {remedy}") from None
-    return text
+        raise argparse.ArgumentTypeError(f"{value!r} is not UTF-8 (character {error.start}): {remedy}") from None
+    return value
 
 
-def _glob(text: str) -> str:
-    return _utf8(text, "write * or ? for what is not")
+def _glob(value: str) -> str:
+    return _utf8(value, "write * or ? for what is not")
 
 
 def _choice(*words: str) -> dict[str, Any]:
@@ -79,69 +79,69 @@ def _choice(*words: str) -> dict[str, Any]:
 def underscore_flags(argv: Sequence[str], known: Collection[str]) -> list[str]:
     """Return `argv` with underscores for the hyphens in the names of `known` flags: --batch-size is --batch_size."""
     end = argv.index("--") if "--" in argv else len(argv)
-    return [_underscored(token, known) if n < end else token for n, token in enumerate(argv)]
+    return [_underscored(word, known) if n < end else word for n, word in enumerate(argv)]
 
 
-def _underscored(token: str, known: Collection[str]) -> str:
-    flag, equals, value = token.partition("=")
+def _underscored(word: str, known: Collection[str]) -> str:
+    flag, equals, value = word.partition("=")
     name = "--" + flag[2:].replace("-", "_")
-    return name + equals + value if flag.startswith("--") and name in known else token
+    return name + equals + value if flag.startswith("--") and name in known else word
 
 
-def _share(text: str) -> float:
+def _share(value: str) -> float:
     try:
-        share = float(text)
+        share = float(value)
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 0 to 1")
     return share
 
 
-def _rows_or_percent(text: str) -> str:
-    if not re.fullmatch(r"\d+|\d+(\.\d+)?%", text) or (text.endswith("%") and float(text[:-1]) > 100):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of rows (100) nor a percentage (0.5%)")
-    return text
+def _rows_or_percent(value: str) -> str:
+    if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value) or (value.endswith("%") and float(value[:-1]) > 100):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither a number of rows (100) nor a percentage (0.5%)")
+    return value
 
 
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        near = "; did you mean cuda?" if "gpu" in text.lower() else did_you_mean(text, ("auto", "cpu", "cuda"))
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N{near}")
-    return text
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        near = "; did you mean cuda?" if "gpu" in value.lower() else did_you_mean(value, ("auto", "cpu", "cuda"))
+        raise argparse.ArgumentTypeError(f"{value!r} is not auto, cpu, cuda or cuda:N{near}")
+    return value
 
 
-def _accelerator(text: str) -> str:
+def _accelerator(value: str) -> str:
     """Return Dataflow's full form: "nvidia-l4" stands for one L4 with the driver that Dataflow installs."""
-    full = text if ":" in text else f"type:{text};count:1;install-nvidia-driver"
+    full = value if ":" in value else f"type:{value};count:1;install-nvidia-driver"
     if not re.fullmatch(
         r"type:[a-z0-9-]+;count:[1-9][0-9]*(;machine_type:[a-z0-9-]+)?(;install-nvidia-driver(:[a-z0-9]+)?)?", full
     ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither the name of a GPU, as nvidia-l4, nor "
+            f"{value!r} is neither the name of a GPU, as nvidia-l4, nor "
             "type:NAME;count:N[;machine_type:M];install-nvidia-driver[:VERSION]"
         )
     return full
 
 
-def _delimiter(text: str) -> str:
-    character = "\t" if text == "\\t" else text
+def _delimiter(value: str) -> str:
+    character = "\t" if value == "\\t" else value
     if len(character) != 1 or character in '"\r\n\0':
-        raise argparse.ArgumentTypeError(f"{text!r} is not one character, as in ';' or '|'")
+        raise argparse.ArgumentTypeError(f"{value!r} is not one character, as in ';' or '|'")
     return character
 
 
-def _checkpoint(text: str) -> str:
-    near = did_you_mean(_utf8(text), CHECKPOINT_WORDS)
-    if near and re.fullmatch(r"\w+", text) and text not in CHECKPOINT_WORDS and not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor one of {', '.join(CHECKPOINT_WORDS)}{near}")
-    return text
+def _checkpoint(value: str) -> str:
+    near = did_you_mean(_utf8(value), CHECKPOINT_WORDS)
+    if near and re.fullmatch(r"\w+", value) and value not in CHECKPOINT_WORDS and not os.path.exists(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither a file nor one of {', '.join(CHECKPOINT_WORDS)}{near}")
+    return value
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
+def _names(value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
     if not all(names) or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different field names, as in a,b")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a list of different field names, as in a,b")
     return names
 
 
@@ -285,10 +285,10 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
 def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     """Add a flag of a head."""
 
-    def parse(text: str) -> str:
-        if flag.fault and (fault := flag.fault(_utf8(text))):
-            raise argparse.ArgumentTypeError(f"{text!r} {fault}")
-        return _utf8(text)
+    def parse(value: str) -> str:
+        if flag.fault and (fault := flag.fault(_utf8(value))):
+            raise argparse.ArgumentTypeError(f"{value!r} {fault}")
+        return _utf8(value)
 
     settings: dict[str, Any] = {"type": parse, "metavar": flag.metavar}
     if flag.kind == "switch":

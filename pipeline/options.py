@@ -28,7 +28,7 @@ from .terminal import did_you_mean
 
 
 class OptionsError(ValueError):
-    """Error for an option that is missing, unknown or wrong; the text names it and a remedy."""
+    """Error for an option that is missing, unknown or wrong; the message names it and a remedy."""
 
 
 _FLAGS = frozenset(f"--{name}" for name in defaults()) | {"--model_path"}
@@ -102,7 +102,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         For a remote run local paths are made absolute: its workers may have another current directory.
         """
         if not self.input:
-            raise OptionsError("--input is missing: name the shards, as in --input 'texts/*.jsonl'")
+            raise OptionsError("--input is missing: name the shards, as in --input 'shards/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
         self._check_encoding()
@@ -125,7 +125,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""
-        of_head = [flag.name for flag in find_head(self.head).flags if flag.kind == "text"]
+        of_head = [flag.name for flag in find_head(self.head).flags if flag.kind == "word"]
         values = [("input", pattern) for pattern in self.input or []]
         values += [(name, getattr(self, name)) for name in ("output", "checkpoint", *of_head)]
         for name, value in values:

@@ -30,7 +30,7 @@ class Joined(NamedTuple):
         rejected: Rejected batches.
         known: Embedded batches of rows with an earlier vector; None without deduplication.
         new: Hashed row batches of the others.
-        carried: Files that are carried over; None if there are none.
+        carried: Files that are carried over; None if nothing is.
         duplicates: Ids that occur more than once; None if they may.
     """
 

@@ -22,6 +22,8 @@ def printable(text: str, width: int | None = None) -> str:
     surrogates and unassigned characters are written as Python escapes: "\\n", "\\x1b", "\\u202e". Spaces of every
     width stay, and so do the two joiners that Persian, Hindi and many emoji need.
     """
+    if width is None and text.isprintable():
+        return text
     pieces: list[str] = []
     cells = 0
     for count, character in enumerate(text):

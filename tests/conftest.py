@@ -69,22 +69,6 @@ def _beam_caches() -> Iterator[None]:
         yield
 
 
-CHARTS = ("rows_by_outcome", "tokens_per_text", "vector_norms", "rows_per_second", "seconds_by_stage", "sample_map")
-
-
-@pytest.fixture(autouse=True)
-def _empty_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the charts of report.html empty, except in tests of pages: drawing takes as long as the rest of a small run."""
-    if "apache_beam" not in sys.modules or request.path.parent.name in ("report", "docs", "project"):
-        return
-    from markupsafe import Markup
-
-    from audioclip_beam.pipeline.report import plots
-
-    for name in CHARTS:
-        monkeypatch.setattr(plots, name, lambda *_: Markup("<svg></svg>"))
-
-
 @pytest.fixture(scope="session")
 def vocabulary() -> Path:
     """Path of CLIP's vocabulary."""

@@ -72,7 +72,7 @@ class TextEncoder:
 
     Attributes:
         info: What it is: checkpoint, dim, fingerprint.
-        device: Where it computes.
+        device: The device that it computes on.
         on_progress: Called with the number of texts that went through the model since the last call.
         run_call: If set, it runs calls that compute on a CPU, in one thread of the process.
     """

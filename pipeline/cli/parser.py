@@ -131,7 +131,7 @@ def command_parser(name: str, beam: argparse.ArgumentParser | None = None) -> St
 
 def build_parser() -> StrictParser:
     """Return the parser of all commands, whose help lists them."""
-    parser = StrictParser(PROGRAM, description="Embed text corpora with AudioCLIP's text head.")
+    parser = StrictParser(PROGRAM, description="Embed corpora with AudioCLIP.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('audioclip-beam')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

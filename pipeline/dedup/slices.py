@@ -84,10 +84,9 @@ def _endings_of(batch: pa.RecordBatch) -> NDArray[np.uint32]:
 def batches_of(batch: pa.RecordBatch, items: int, sort_by: str | None) -> Iterator[pa.RecordBatch]:
     """Yield the rows in batches of at most `items` different contents and BATCH_ROWS rows each.
 
-    Contents that are neighbours by the column `sort_by` share a batch. The text head, for instance, computes a beginning
-    that texts of a batch share only once: of 16,384 texts of a sorted bucket 5 % fewer tokens than of as many in the order
-    of their hashes (benchmarks/README.md). Within a batch rows are in the order of hashes: row groups then have narrow
-    ranges of hashes, and are found by them.
+    Contents that are neighbours by the column `sort_by` share a batch: a head may compute once what such contents have in
+    common (benchmarks/README.md has what that saves). Within a batch rows are in the order of hashes: row groups then have
+    narrow ranges of hashes, and are found by them.
     """
     order = _order(batch, sort_by)
     hashes = batch.column(CONTENT_HASH.name).take(order)

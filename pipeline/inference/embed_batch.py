@@ -21,12 +21,12 @@ from .shared_encoder import ModelDescription
 
 
 class ForbiddenRowError(ValueError):
-    """A row that a setting of the encoder forbids, as a truncated text with --on_long error."""
+    """A row that a setting of the encoder forbids, as a truncated one with --on_long error."""
 
 
 @dataclass
 class _Outcome:
-    """What the model gave for n contents: as Encoding, where a content that it failed on has the error "model error"."""
+    """What the model gave for n contents: as Encoding; a content that it failed on has the error "model error"."""
 
     vectors: NDArray[np.float32]  # [n, dim]
     columns: dict[str, NDArray[Any]]  # each [n]
@@ -43,7 +43,7 @@ def embed_batch(
         rows: Rows with the head's content.
         model: What the launcher knows of the encoder.
         encoder: The encoder.
-        reports: Where a forbidden row is reported.
+        reports: The run's reports, which get a forbidden row.
 
     Raises:
         RuntimeError: The model fails on all contents, and on those of the canary too.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Beam and Arrow take 16 us of CPU time per new row (docs/scaling.md), so that one process gives a GPU some 60,000 texts per
+# Beam and Arrow take 16 us of CPU time per new row (docs/scaling.md), so that one process gives a GPU some 60,000 rows per
 # second; a large GPU may embed seven times as many. By reasoning: benchmarks/gpu.py measures it if there is a GPU.
 PROCESSES_PER_GPU = 8
 # A process starts in some seconds, in which another one embeds as many rows.
@@ -34,7 +34,7 @@ def list_gpus() -> list[str]:
 
 
 def usable_gpus(device: str, gpus: int) -> list[int]:
-    """Return the numbers of the GPUs that `device`, as in TextEncoder.load, names among so many: all, one or none."""
+    """Return the numbers of the GPUs that `device`, as --device spells it, names among so many: all, one or none."""
     kind, _, number = device.partition(":")
     return [] if kind == "cpu" else [each for each in range(gpus) if not number or each == int(number)]
 

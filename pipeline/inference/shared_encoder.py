@@ -159,10 +159,10 @@ class EncoderThread:
             try:
                 files = head.read(copies)
             except ValueError as error:  # it names the copy, whose path the user did not give
-                text = str(error)
+                message = str(error)
                 for path, copy in zip(paths, copies, strict=True):
-                    text = text.replace(copy, path)
-                raise type(error)(text) from None
+                    message = message.replace(copy, path)
+                raise type(error)(message) from None
             self._files[key] = _ModelFiles(files, _Source(versions, found))
         return self._files[key]
 

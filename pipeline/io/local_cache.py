@@ -68,12 +68,12 @@ def content_of(copy: str) -> Content:
     return Content(os.path.getsize(copy), Path(copy).parent.name)
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _short_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _size_and_version(path: str) -> tuple[int, str]:
-    """Return (bytes, a text that changes with the content) of an object. Raise StoreError if it does not exist."""
+    """Return (bytes, a version that changes with the content) of an object. Raise StoreError if it does not exist."""
     system = beam_files.FileSystems.get_filesystem(path)
     if not system.exists(path):
         raise StoreError(f"{path} does not exist: check its name, and that these credentials may read it")

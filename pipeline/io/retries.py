@@ -147,9 +147,9 @@ def error_text(error: object) -> str:
         error = error.message
     error = getattr(error, "cause", None) or error  # of google's RetryError: the last error
     first = getattr(error, "args", None) or [error]
-    text = " ".join(str(getattr(error, "strerror", None) or first[0]).split())[:500] or type(error).__name__
+    message = " ".join(str(getattr(error, "strerror", None) or first[0]).split())[:500] or type(error).__name__
     status = http_status(error)
-    return text if status is None or str(status) in text else f"{text} (HTTP status {status})"
+    return message if status is None or str(status) in message else f"{message} (HTTP status {status})"
 
 
 def check_bucket(path: str) -> None:

@@ -58,7 +58,7 @@ def _same_model(options: Mapping[str, object], manifest: Manifest) -> bool:
     files = model_files(head.settings(options))
     return (
         (options["checkpoint"] == UNTRAINED) == (manifest["checkpoint"]["name"] == UNTRAINED)
-        and all(parts.get(name) == here for name, here in head.versions().items())
+        and all(parts.get(name) == installed for name, installed in head.versions().items())
         and files == manifest["model_files"]
         and all(file["version"] for file in files)
     )

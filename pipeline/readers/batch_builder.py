@@ -224,7 +224,9 @@ class BatchBuilder:
         rows = pa.array(range(first, first + len(contents)), pa.int64())
         if ids is None:
             ids = pc.binary_join_element_wise(f"{self.shard.name}#", rows.cast(pa.string()), "")
-        return pa.RecordBatch.from_arrays([self._shard_column(len(contents)), rows, ids, contents, *kept], schema=self.schema)
+        return pa.RecordBatch.from_arrays(
+            [self._shard_column(len(contents)), rows, ids, contents, *kept], schema=self.schema
+        )
 
 
 def _element_ids(record: dict[str, object], path: str | None) -> dict[str, object]:

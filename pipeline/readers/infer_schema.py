@@ -66,11 +66,11 @@ def _check_names(head: Head, fields: Fields) -> None:
         raise InputError(
             f"--keep_fields {','.join(through)}: only {head.field_flag} and --id_field may contain []; keep the list itself"
         )
-    for text, path in fields.texts:
-        if path is not None and "[]" in path and path.rpartition("[]")[0] != text.rpartition("[]")[0]:
+    for content, path in fields.texts:
+        if path is not None and "[]" in path and path.rpartition("[]")[0] != content.rpartition("[]")[0]:
             raise InputError(
-                f"--id_field {path} goes through another list than its {head.field_flag} {text}: both must be fields of the "
-                f"same elements, as chunks[].text and chunks[].id"
+                f"--id_field {path} goes through another list than its {head.field_flag} {content}: both must be fields of "
+                f"the same elements, as chunks[].{head.content.name} and chunks[].id"
             )
     repeated = [path for path, times in Counter(field.text for field in fields.texts).items() if times > 1]
     if repeated:
@@ -100,8 +100,8 @@ def _check_no_fields(head: Head, fields: Fields) -> None:
     flags = ", ".join(f"{flag} {value}" for flag, value in chosen.items() if value)
     if flags:
         raise InputError(
-            f"{flags}: no shard has fields, since each line of txt is a text: leave the flag out, or give another "
-            f"--input_format"
+            f"{flags}: no shard has fields, since each line of txt is a content by itself: leave the flag out, or give "
+            f"another --input_format"
         )
 
 
@@ -126,7 +126,7 @@ _UNITS = ("s", "ms", "us", "ns")
 
 
 def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
-    """Return the type that fits values of all `kinds`: numbers widen, times get the finest unit, others become text."""
+    """Return the type that fits values of all `kinds`: numbers widen, times get the finest unit, others become strings."""
     plain = dict.fromkeys(kept_type(kind) or kind for kind in kinds)
     distinct = [kind for kind in plain if not pa.types.is_null(kind)]  # nulls fit any type
     if not distinct:

@@ -59,15 +59,15 @@ class ReadSettings:
 
 def fields_of(options: Mapping[str, Any], head: Head) -> Fields:
     """Return the fields that options of `embed` name; raise InputError if content fields and id fields do not pair up."""
-    texts, ids = _paths(options.get(head.field_flag.removeprefix("--"))), _paths(options.get("id_field"))
-    texts = texts or [head.content.name]
-    if ids and len(ids) != len(texts):
+    contents, ids = _paths(options.get(head.field_flag.removeprefix("--"))), _paths(options.get("id_field"))
+    contents = contents or [head.content.name]
+    if ids and len(ids) != len(contents):
         raise InputError(
-            f"--id_field is given {len(ids)} times ({', '.join(ids)}) for {len(texts)} {head.item} fields "
-            f"({', '.join(texts)}): "
+            f"--id_field is given {len(ids)} times ({', '.join(ids)}) for {len(contents)} {head.item} fields "
+            f"({', '.join(contents)}): "
             f"give one id field for each {head.item} field, in the same order, or none"
         )
-    pairs = [TextField(*pair) for pair in zip_longest(texts, ids)]
+    pairs = [TextField(*pair) for pair in zip_longest(contents, ids)]
     return Fields(pairs[0].text, pairs[0].id, tuple(options["keep_fields"]), tuple(pairs[1:]))
 
 

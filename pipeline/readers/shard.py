@@ -18,7 +18,7 @@ Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
 # (row batch, rejected batch)
 Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
 
-# A record of jsonl or csv may contain much besides its text; a longer one is never held whole.
+# A record of jsonl or csv may contain much besides its content; a longer one is never held whole.
 RECORD_BYTES = 16 << 20
 
 # The rows of a batch take about this much at most.

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ServerOption:
-    """A pipeline option that a job server takes: its name, "text", "number", "switch" or "list", and its default."""
+    """A pipeline option that a job server takes: its name, "word", "number", "switch" or "list", and its default."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ def server_options(endpoint: str, seconds: float) -> list[ServerOption]:
                 f"no job server answers at --job_endpoint {endpoint} ({seconds:g} s): start it, or correct the endpoint"
             ) from error
     return [
-        ServerOption(option.name, words.get(option.type, "text"), option.default_value) for option in answer.options
+        ServerOption(option.name, words.get(option.type, "word"), option.default_value) for option in answer.options
     ]
 
 

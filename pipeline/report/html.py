@@ -30,9 +30,8 @@ from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from markupsafe import Markup
 
-TEXT_CELLS, TEXT_BYTES = 100, 300  # of a row's text
+LABEL_CELLS, LABEL_BYTES = 100, 300  # of a row's label
 VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
 
 PROBES, NEIGHBORS = 6, 5  # rows whose nearest rows are listed, and how many of those
@@ -59,16 +58,19 @@ def render(
     """
     pieces = _outcomes(manifest)
     counted = sum(amount for _, amount, _ in pieces)
-    directions, texts = unit_vectors(rows)
-    texts = [_shorten(text, TEXT_CELLS, TEXT_BYTES) for text in texts]
-    enough = len(texts) >= PROBES
-    charts: dict[str, Markup | None] = {
+    head = find_head(manifest["head"])
+    directions, labels = unit_vectors(rows)
+    labels = [_shorten(label, LABEL_CELLS, LABEL_BYTES) for label in labels]
+    enough = len(labels) >= PROBES
+    charts: dict[str, plots.Chart | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
-        "tokens": plots.tokens_per_text(stats.sizes) if stats.sizes else None,
+        "sizes": plots.size_histogram(stats.sizes, head.unit, manifest["limit"], head.max_size)
+        if stats.sizes
+        else None,
         "norms": plots.vector_norms(stats.norm_bins) if stats.norm_bins else None,
         "stages": plots.seconds_by_stage(manifest["seconds"]),
         "pace": plots.rows_per_second(manifest["pace"]) if "pace" in manifest else None,
-        "map": plots.sample_map(principal_plane(directions), texts) if enough else None,
+        "map": plots.sample_map(principal_plane(directions), labels) if enough else None,
     }
     return _template().render(
         snapshot=manifest["snapshot"],
@@ -78,12 +80,13 @@ def render(
         figures=_figures(manifest),
         outcomes=[_Outcome(name, color, f"{amount:,}", _percent(amount / counted)) for name, amount, color in pieces],
         pace_legend=_pace_legend(manifest),
-        max_tokens=find_head(manifest["head"]).max_size,
-        colors=plots.COLORS,
+        unit=head.unit,
+        item=head.item,
+        max_size=head.max_size,
         provenance=_provenance(manifest, files),
         charts=charts,
-        sample_rows=len(texts),
-        neighbors=_neighbors(directions, texts) if enough else [],
+        sample_rows=len(labels),
+        neighbors=_neighbors(directions, labels) if enough else [],
         **_changes(manifest, previous),
     )
 
@@ -124,15 +127,20 @@ def _template() -> Template:
 
 
 def _finalize(value: object) -> object:
-    """Return what a template expression inserts: charts as they are, all else without control characters."""
+    """Return what a template expression inserts: lengths with the digits that are seen, strings without control characters.
+
+    What a macro of the template returns is already that.
+    """
+    if isinstance(value, float):
+        return f"{value:.5g}"
     from markupsafe import Markup
 
     return value if isinstance(value, Markup) else printable(str(value))
 
 
-def _shorten(text: object, cells: int, size: int) -> str:
-    """Return `text` without control characters, cut to `cells` terminal cells and `size` bytes of UTF-8."""
-    shown = printable(str(text), cells)
+def _shorten(value: object, cells: int, size: int) -> str:
+    """Return `value` without control characters, cut to `cells` terminal cells and `size` bytes of UTF-8."""
+    shown = printable(str(value), cells)
     # Characters without a width can follow each other in any number, so cells alone do not bound the page.
     return shown if len(shown.encode()) <= size else shown.encode()[: size - 3].decode(errors="ignore") + "…"
 
@@ -217,12 +225,12 @@ def _spelled(value: object) -> str:
     return "(not set)" if value is None else str(value) or "(empty)"
 
 
-def _neighbors(directions: NDArray[np.float64], texts: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return PROBES texts of the sample, each with the cosines and texts of its nearest rows."""
+def _neighbors(directions: NDArray[np.float64], labels: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the labels of PROBES rows of the sample, each with the cosines and labels of its nearest rows."""
     return [
         (
-            texts[probe],
-            [(f"{cosine:.3f}", texts[other]) for cosine, other in nearest_rows(directions, probe, NEIGHBORS)],
+            labels[probe],
+            [(f"{cosine:.3f}", labels[other]) for cosine, other in nearest_rows(directions, probe, NEIGHBORS)],
         )
-        for probe in range(0, len(texts), len(texts) // PROBES)[:PROBES]
+        for probe in range(0, len(labels), len(labels) // PROBES)[:PROBES]
     ]

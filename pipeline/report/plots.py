@@ -1,67 +1,85 @@
-"""The charts of report.html: each function returns one SVG element that shows its values on hover.
+"""The charts of report.html as plain data: where their shapes, lines and labels are. The page's template draws them.
 
-Matplotlib draws them, and is imported here alone and only inside functions: a job does not need it until its page is
-written. The SVG is then fitted into the page: it scales with its section, takes its colors and fonts from the page's CSS,
-and has neither a fixed size nor an id that could occur twice.
+Lengths are in units of which a phone shows each as about one pixel. Colors are names of the page's CSS variables.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import SECONDS, Pace
-from ..terminal import plural, printable
+from ..terminal import plural
 from ..writers.statistics import NORM_BINS, norm_of
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.ticker import MaxNLocator
-
-MODEL_TOKENS = 77  # tokens of a text that the model reads, start and end included
-MAX_TOKENS = 128
 NORM_BARS = 60  # at most, in the chart of norms
 
-# CSS variables of the page that stand for a color. Matplotlib knows no CSS, so it draws with one made-up color each.
-COLORS = ("ink", "soft", "line", "hover", "embedded", "reused", "read", "limit", *(f"rejected-{n}" for n in range(6)))
+_WIDTH = 340  # of most charts
+_LEAST_PIECE = 1.5  # of an outcome, so that a single row among millions can be seen and pointed at
+_MAP_MARGIN = 16
 
 
-def _drawn(color: str) -> str:
-    """Return the color with which matplotlib draws for the CSS variable `color`."""
-    return f"#0000{COLORS.index(color) + 1:02x}"
+@dataclass(frozen=True)
+class Shape:
+    """A filled shape; `path` is SVG's path data."""
+
+    path: str
+    color: str
 
 
-_UNITS_PER_INCH = 72
-_WIDTH = 340  # of most charts, in units that a phone shows as about one pixel each
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "audioclip-beam",  # ids are the same in each run
-    "font.size": 12.0,
-    "axes.edgecolor": _drawn("line"),
-    "axes.linewidth": 1.0,
-    "axes.axisbelow": True,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": _drawn("line"),
-    "grid.linewidth": 1.0,
-    "xtick.color": _drawn("soft"),
-    "ytick.color": _drawn("soft"),
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "xtick.major.pad": 7.0,
-    "path.simplify": False,
-}
+@dataclass(frozen=True)
+class Label:
+    """A label whose middle is at the height `y`, and its `anchor` (start, middle or end) at `x`."""
+
+    words: str
+    x: float
+    y: float
+    anchor: str = "middle"
+    color: str = "soft"
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle that shows lines on hover."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot that shows its label on hover."""
+
+    x: float
+    y: float
+    words: str
+
+
+@dataclass
+class Chart:
+    """A chart of `width` by `height` units, which screen readers call `name`; `stretch` lets its sides scale apart.
+
+    `grid` and `limit` are lines, as SVG's path data.
+    """
+
+    name: str
+    width: float
+    height: float
+    stretch: bool = False
+    grid: str = ""
+    limit: str = ""
+    shapes: list[Shape] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    areas: list[Area] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
 
 
 def rejected_color(number: int) -> str:
@@ -69,285 +87,201 @@ def rejected_color(number: int) -> str:
     return f"rejected-{number % 6}"
 
 
-def rows_by_outcome(pieces: Sequence[tuple[str, int, str]]) -> Markup:
-    """Draw one bar in `pieces` of name, rows and color, without text: the page stretches it to its section."""
-    with _chart("outcomes", _WIDTH, 28) as chart:
-        axes = chart.axes(left=0, bottom=0, right=0, top=0)
-        axes.set_axis_off()
-        start = 0
-        for name, rows, color in pieces:
-            (bar,) = axes.barh([0], [rows], left=start, height=1, color=_drawn(color), linewidth=0)
-            chart.add_title(bar, f"{printable(name)}: {plural(rows, 'row')}")
-            start += rows
-        axes.set(xlim=(0, max(start, 1)), ylim=(-0.5, 0.5))
-        return chart.svg("Rows by outcome", stretch=True)
+def rows_by_outcome(pieces: Sequence[tuple[str, int, str]]) -> Chart:
+    """Return one bar in `pieces` of name, rows and color, without labels: the page stretches it to its section."""
+    chart = Chart("Rows by outcome", _WIDTH, 28, stretch=True)
+    scale = (chart.width - _LEAST_PIECE * len(pieces)) / max(sum(rows for _, rows, _ in pieces), 1)
+    x = 0.0
+    for name, rows, color in pieces:
+        width = _LEAST_PIECE + rows * scale
+        chart.shapes.append(Shape(_bar(x, 0, width, chart.height), color))
+        chart.areas.append(Area(x, 0, width, chart.height, (f"{name}: {plural(rows, 'row')}",)))
+        x += width
+    return chart
 
 
-def tokens_per_text(token_counts: Mapping[int, int]) -> Markup:
-    """Draw the rows by their number of tokens, with the model's limit."""
-    last = max(82, *token_counts, 0) + 1
-    rows = np.array([token_counts.get(tokens, 0) for tokens in range(last)])
-    edges = np.arange(last + 1) - 0.5
-    with _chart("tokens", _WIDTH, 200) as chart:
-        axes = chart.axes(left=44, bottom=28, right=4, top=20)
-        for part, color in ((slice(0, MODEL_TOKENS + 1), "embedded"), (slice(MODEL_TOKENS + 1, last), "limit")):
-            axes.stairs(rows[part], edges[part.start : part.stop + 1], fill=True, color=_drawn(color), linewidth=0)
-        limit = MODEL_TOKENS + 0.5
-        axes.axvline(limit, ymax=1.04, color=_drawn("limit"), linestyle=(0, (4, 3)), linewidth=1.2, clip_on=False)
-        axes.text(
-            limit, 1.05, f"limit: {MODEL_TOKENS} tokens", transform=axes.get_xaxis_transform(), ha="right",
-            color=_drawn("limit"),
-        )  # fmt: skip
-        _rows_axis(axes, rows)
-        axes.set_xlim(-0.5, last - 0.5)
-        axes.set_xticks(range(0, last, 20))
-        filled = np.flatnonzero(rows)
-        names = [f"{tokens} or more tokens" if tokens == MAX_TOKENS else f"{tokens} tokens" for tokens in filled]
-        titles = [f"{name}: {plural(rows[tokens], 'row')}" for name, tokens in zip(names, filled, strict=True)]
-        chart.add_hover(axes, edges[filled], edges[filled + 1], titles)
-        return chart.svg("Rows by number of tokens; the model reads 77")
+def size_histogram(counts: Mapping[int, int], unit: str, limit: int | None, cap: int) -> Chart:
+    """Return the rows by the size of what was embedded.
+
+    Args:
+        counts: Rows by size, a number of `unit`.
+        unit: What sizes count, in the plural.
+        limit: The size up to which the model reads all; None if it has no limit.
+        cap: The size under which larger ones are counted, too.
+    """
+    rows = [counts.get(size, 0) for size in range(max([0 if limit is None else limit + 5, *counts]) + 1)]
+    within = [number if limit is None or size <= limit else 0 for size, number in enumerate(rows)]
+    beyond = [number - part for number, part in zip(rows, within, strict=True)]
+    chart = Chart(f"Rows by number of {unit}", _WIDTH, 200)
+    columns = _Columns(chart, 20, 172, [size - 0.5 for size in range(len(rows) + 1)])
+    names = [f"{size} or more {unit}" if size == cap else f"{size} {unit}" for size in range(len(rows))]
+    titles = [(f"{name}: {plural(number, 'row')}",) if number else () for name, number in zip(names, rows, strict=True)]
+    columns.draw({"embedded": within, "limit": beyond}, titles, whole=True)
+    columns.label((tick, f"{tick:,g}") for tick in nice_ticks(columns.first, columns.last, 7, whole=True))
+    if limit is not None:
+        x = columns.x(limit + 0.5)
+        chart.name += f"; the model reads {limit}"
+        chart.limit = f"M{x:.5g} 14V172"
+        chart.labels.append(Label(f"limit: {limit} {unit}", x, 8, "end" if 2 * x > _WIDTH else "start", "limit"))
+    return chart
 
 
-def vector_norms(norm_bins: Mapping[int, int]) -> Markup:
-    """Draw the rows by the norm of their vector; `norm_bins` is that of FileStats."""
+def vector_norms(norm_bins: Mapping[int, int]) -> Chart:
+    """Return the rows by the norm of their vector; `norm_bins` is that of FileStats."""
     first, last = min(norm_bins, default=0), max(norm_bins, default=0)
     step = -(-(last - first + 1) // NORM_BARS)
-    bars = np.zeros((last - first) // step + 1, np.int64)
+    rows = [0] * ((last - first) // step + 1)
     for number, count in norm_bins.items():
-        bars[(number - first) // step] += count
-    edges: NDArray[np.float64] = np.arange(len(bars) + 1, dtype=np.float64) * step + (first - 0.5)
+        rows[(number - first) // step] += count
+    edges = [first - 0.5 + step * number for number in range(len(rows) + 1)]
+    norms = norm_of(np.array(edges)).tolist()
+    titles = [
+        (f"norm {low:.4g} to {high:.4g}: {plural(number, 'row')}",) if number else ()
+        for (low, high), number in zip(pairwise(norms), rows, strict=True)
+    ]
+    chart = Chart("Rows by the norm of their vector", _WIDTH, 200)
     margin = max(0.0, (12 - (edges[-1] - edges[0])) / 2) + step
-    low, high = edges[0] - margin, edges[-1] + margin
-    with _chart("norms", _WIDTH, 200) as chart:
-        axes = chart.axes(left=44, bottom=28, right=4, top=20)
-        axes.stairs(bars, edges, fill=True, color=_drawn("reused"), linewidth=0)
-        _rows_axis(axes, bars)
-        axes.set_xlim(low, high)
-        ticks = _norm_ticks(*norm_of(np.array([low, high])))
-        axes.set_xticks(_bin_of(ticks), [f"{tick:g}" for tick in ticks])
-        filled, norms = np.flatnonzero(bars), norm_of(edges)
-        titles = [f"norm {norms[n]:.4g} to {norms[n + 1]:.4g}: {plural(bars[n], 'row')}" for n in filled]
-        chart.add_hover(axes, edges[filled], edges[filled + 1], titles)
-        return chart.svg("Rows by the norm of their vector")
+    columns = _Columns(chart, 20, 172, edges, margin)
+    columns.draw({"reused": rows}, titles, whole=True)
+    ticks = _norm_ticks(*norm_of(np.array([columns.first, columns.last])).tolist())
+    columns.label((math.log2(tick) * NORM_BINS, f"{tick:g}") for tick in ticks)  # the inverse of norm_of
+    return chart
 
 
-def rows_per_second(pace: Pace) -> Markup:
-    """Draw the rows read per second over the run and, below, the rows finished, by outcome."""
+def rows_per_second(pace: Pace) -> Chart:
+    """Return the rows read per second over the run and, below, the rows finished, by outcome."""
     width = pace["seconds"]
-    rates = {outcome: np.array(rows) / width for outcome, rows in pace["rows"].items()}
-    spans = len(rates["read"])
-    edges = width * np.arange(spans + 1)
-    outcomes = [name for name in ("embedded", "reused", "rejected") if rates[name].any()]
-    with _chart("pace", _WIDTH, 250) as chart:
-        upper = chart.axes(left=44, bottom=178, right=8, top=22)
-        lower = chart.axes(left=44, bottom=28, right=8, top=112)
-        upper.stairs(rates["read"], edges, fill=True, color=_drawn("read"), linewidth=0)
-        base = np.zeros(spans)
-        for name in outcomes:
-            color = rejected_color(0) if name == "rejected" else name
-            lower.stairs(base + rates[name], edges, baseline=base.copy(), fill=True, color=_drawn(color), linewidth=0)
-            base += rates[name]
-        for axes, name, values, ticks in ((upper, "read", rates["read"], 2), (lower, "written", base, 3)):
-            _rows_axis(axes, values, f"rows {name} per second", ticks)
-            axes.set_xlim(0, edges[-1])
-        upper.set_xticks([])
-        lower.xaxis.set_major_locator(_nice_ticks(5))
-        lower.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        titles = [
-            "\n".join(
-                [
-                    f"second {edges[span]:,} to {edges[span + 1]:,}",
-                    *(f"{name}: {_number(rates[name][span])} rows per second" for name in ("read", *outcomes)),
-                ]
-            )
-            for span in range(spans)
-        ]
-        for axes in (upper, lower):
-            chart.add_hover(axes, edges[:-1], edges[1:], titles)
-        return chart.svg("Rows per second over the run")
-
-
-def seconds_by_stage(seconds: Mapping[str, float]) -> Markup:
-    """Draw the seconds of each stage, summed over all workers."""
-    names = [name.removesuffix("_seconds") for name in SECONDS]
-    values = [float(seconds.get(name, 0)) for name in SECONDS]
-    longest = max(*values, 1e-9)
-    with _chart("stages", _WIDTH, 200) as chart:
-        axes = chart.axes(left=66, bottom=6, right=70, top=6)
-        axes.spines["bottom"].set_visible(False)
-        bars = axes.barh(range(len(names)), values, height=0.6, color=_drawn("embedded"), linewidth=0)
-        axes.set(xlim=(0, longest), ylim=(len(names) - 0.5, -0.5), xticks=[])
-        axes.set_yticks(range(len(names)), names)
-        for place, (bar, name, value) in enumerate(zip(bars, names, values, strict=True)):
-            chart.add_title(bar, f"{name}: {value:,.2f} s")
-            axes.annotate(
-                f"{_number(value)} s", (value, place), xytext=(6, 0), textcoords="offset points", va="center_baseline",
-                color=_drawn("ink"),
-            )  # fmt: skip
-        return chart.svg("Seconds by stage")
-
-
-def sample_map(places: NDArray[np.float64], texts: Sequence[str]) -> Markup:
-    """Draw a point at each of `places` [n, 2], which shows its text on hover."""
-    with _chart("map", 480, 365) as chart:
-        axes = chart.axes(left=8, bottom=8, right=8, top=8)
-        axes.set_axis_off()
-        points = axes.scatter(places[:, 0], places[:, 1], s=9**2, color=_drawn("embedded"), linewidths=0)
-        chart.add_title(points, *map(printable, texts))
-        return chart.svg(f"Map of {len(texts)} texts")
-
-
-@contextmanager
-def _chart(name: str, width: int, height: int) -> Iterator[_Chart]:
-    """Give a new chart; while it is drawn, matplotlib has its own defaults, whatever a matplotlibrc of the user says."""
-    # Matplotlib warns on import if it cannot write its cache of fonts. The page is the same, so users need not know.
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_SETTINGS)
-            yield _Chart(name, width, height)
-    finally:
-        logger.setLevel(level)
-
-
-class _Chart:
-    """A figure of `width` by `height` units, and what its artists show on hover."""
-
-    def __init__(self, name: str, width: int, height: int) -> None:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        self._name, self._width, self._height = name, width, height
-        self._figure = Figure(figsize=(width / _UNITS_PER_INCH, height / _UNITS_PER_INCH), dpi=_UNITS_PER_INCH)
-        self._figure.patch.set_visible(False)
-        FigureCanvasSVG(self._figure)
-        self._titles: dict[str, tuple[str, ...]] = {}
-
-    def axes(self, *, left: float, bottom: float, right: float, top: float) -> Axes:
-        """Add axes that leave these margins, in units."""
-        width, height = self._width - left - right, self._height - bottom - top
-        axes = self._figure.add_axes(
-            (left / self._width, bottom / self._height, width / self._width, height / self._height)
+    rates = {outcome: [number / width for number in rows] for outcome, rows in pace["rows"].items()}
+    edges = [width * span for span in range(len(rates["read"]) + 1)]
+    outcomes = [name for name in ("embedded", "reused", "rejected") if any(rates[name])]
+    titles = [
+        (
+            f"second {first:,} to {last:,}",
+            *(f"{name}: {_number(rates[name][span])} rows per second" for name in ("read", *outcomes)),
         )
-        axes.patch.set_visible(False)
-        return axes
-
-    def add_title(self, artist: Artist, *titles: str) -> None:
-        """Show a title on hover for each shape of the artist."""
-        gid = f"title-{len(self._titles)}"
-        artist.set_gid(gid)
-        self._titles[gid] = titles
-
-    def add_hover(self, axes: Axes, left: NDArray[Any], right: NDArray[Any], titles: Sequence[str]) -> None:
-        """Show a title on hover anywhere above each bar from `left` [n] to `right` [n], however low the bar is."""
-        from matplotlib.collections import PolyCollection
-
-        corners = [[(a, 0), (a, 1), (b, 1), (b, 0)] for a, b in zip(left.tolist(), right.tolist(), strict=True)]
-        columns = PolyCollection(
-            corners, transform=axes.get_xaxis_transform(), facecolors=_drawn("hover"), linewidths=0, zorder=3
-        )
-        axes.add_collection(columns, autolim=False)
-        self.add_title(columns, *titles)
-
-    def svg(self, label: str, *, stretch: bool = False) -> Markup:
-        """Return the SVG element, which screen readers call `label`; `stretch` lets its sides scale apart."""
-        from markupsafe import Markup
-
-        file = io.BytesIO()
-        self._figure.savefig(file, format="svg", metadata={"Date": None})
-        root = _fit_into_page(ElementTree.fromstring(file.getvalue()), self._name, self._titles)
-        attributes = {"class": "chart", "role": "img", "aria-label": label, "viewBox": root.attrib["viewBox"]}
-        root.attrib = attributes | ({"preserveAspectRatio": "none"} if stretch else {})
-        # ElementTree escapes texts and attributes.
-        return Markup(ElementTree.tostring(root, encoding="unicode"))
+        for span, (first, last) in enumerate(pairwise(edges))
+    ]
+    chart = Chart("Rows per second over the run", _WIDTH, 250)
+    _Columns(chart, 22, 72, edges).draw({"read": rates["read"]}, titles, "rows read per second", ticks=2)
+    lower = _Columns(chart, 112, 222, edges)
+    layers = {rejected_color(0) if name == "rejected" else name: rates[name] for name in outcomes}
+    lower.draw(layers, titles, "rows written per second", ticks=3)
+    lower.label((tick, f"{tick:,g}") for tick in nice_ticks(0, edges[-1], 5, whole=True))
+    return chart
 
 
-def _fit_into_page(root: ElementTree.Element, name: str, titles: Mapping[str, tuple[str, ...]]) -> ElementTree.Element:
-    """Change an SVG document of matplotlib into an element for an HTML page, with `titles` by id."""
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.text = element.text and element.text.strip()
-        element.tail = None
-        element.attrib.pop("clip-path", None)  # all is drawn inside its axes
-        element.attrib = {key.rpartition("}")[2]: _page_value(key, value) for key, value in element.attrib.items()}
-    for child in [child for child in root if child.tag in ("metadata", "defs")]:
-        root.remove(child)  # who made it, and a style sheet that would apply to the whole page
-    for gid, texts in titles.items():
-        _add_titles(root, gid, texts)
-    used = re.findall(r'"#([^"]+)"', ElementTree.tostring(root, encoding="unicode"))
-    ids = {old: f"{name}-{number}" for number, old in enumerate(dict.fromkeys(used))}
-    for element in root.iter():
-        if "id" in element.attrib:
-            old = element.attrib.pop("id")
-            element.attrib.update({"id": ids[old]} if old in ids else {})
-        if "href" in element.attrib:
-            element.set("href", "#" + ids[element.attrib["href"][1:]])
-    return _without_empty_groups(root)
+def seconds_by_stage(seconds: Mapping[str, float]) -> Chart:
+    """Return the seconds of each stage, summed over all workers."""
+    chart = Chart("Seconds by stage", _WIDTH, 200)
+    longest = max([1e-9, *(seconds.get(key, 0) for key in SECONDS)])
+    for place, key in enumerate(SECONDS):
+        name, value, y = key.removesuffix("_seconds"), seconds.get(key, 0), 29.5 + 47 * place
+        length = 204 * value / longest
+        chart.shapes.append(Shape(_bar(66, y - 14, length, 28), "embedded"))
+        chart.labels.append(Label(name, 62, y, "end"))
+        chart.labels.append(Label(f"{_number(value)} s", 72 + length, y, "start", "ink"))
+        chart.areas.append(Area(0, y - 23.5, chart.width, 47, (f"{name}: {value:,.2f} s",)))
+    return chart
 
 
-def _add_titles(root: ElementTree.Element, gid: str, texts: tuple[str, ...]) -> None:
-    group = next(element for element in root.iter() if element.get("id") == gid)
-    shapes = list(group.iter("use")) or list(group.iter("path"))
-    for shape, text in zip(shapes, texts, strict=True):
-        title = ElementTree.Element("title")
-        title.text = text
-        shape.insert(0, title)
-        shape.set("class", "value")
+def sample_map(places: NDArray[np.float64], labels: Sequence[str]) -> Chart:
+    """Return a dot at each of `places` [n, 2], which shows its label on hover."""
+    chart = Chart(f"Map of {len(labels)} rows", 480, 365)
+    low = places.min(axis=0)
+    spread = places.max(axis=0) - low
+    shares = np.divide(places - low, spread, out=np.full(places.shape, 0.5), where=spread > 0)
+    room = np.array([chart.width, chart.height]) - 2 * _MAP_MARGIN
+    for (x, y), label in zip((_MAP_MARGIN + shares * room).tolist(), labels, strict=True):
+        chart.dots.append(Dot(x, chart.height - y, label))
+    return chart
 
 
-def _page_value(key: str, value: str) -> str:
-    """Return an attribute's value with CSS variables for colors, the page's font, and no more digits than are seen."""
-    value = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
-    if key == "style":
-        value = re.sub(r"#0000([0-9a-f]{2})", lambda color: f"var(--{COLORS[int(color[1], 16) - 1]})", value)
-        return "; ".join(part for part in value.split("; ") if not part.startswith("font"))
-    return " ".join(value.split())
+class _Columns:
+    """A part of a chart, from the height `top` to `bottom`, with a column between each two of `edges` [n + 1]."""
+
+    def __init__(self, chart: Chart, top: float, bottom: float, edges: Sequence[float], margin: float = 0) -> None:
+        self._chart, self._top, self._bottom, self._edges = chart, top, bottom, edges
+        self._left, self._right = 44, chart.width - 6
+        self.first, self.last = edges[0] - margin, edges[-1] + margin
+
+    def x(self, value: float) -> float:
+        """Return the place of a value on the horizontal axis."""
+        return self._left + (value - self.first) / (self.last - self.first) * (self._right - self._left)
+
+    def draw(
+        self,
+        layers: Mapping[str, Sequence[float]],
+        titles: Sequence[tuple[str, ...]],
+        name: str = "rows",
+        *,
+        ticks: int = 5,
+        whole: bool = False,
+    ) -> None:
+        """Draw layers of columns upon each other, by color, and a vertical axis from 0 with a grid and its name.
+
+        Each column shows its title, if it is not empty, on hover anywhere above it, however low it is.
+        """
+        sums = [sum(values) for values in zip(*layers.values(), strict=True)] or [0]
+        most = (max(sums) or 1) * 1.02
+
+        def y(value: float) -> float:
+            return self._bottom - value / most * (self._bottom - self._top)
+
+        xs = [self.x(edge) for edge in self._edges]
+        base: Sequence[float] = [0] * len(titles)
+        for color, values in layers.items():
+            tops = [low + value for low, value in zip(base, values, strict=True)]
+            if any(values):
+                self._chart.shapes.append(Shape(_stairs(xs, [*map(y, base)], [*map(y, tops)]), color))
+            base = tops
+        for tick in nice_ticks(0, most, ticks, whole=whole):
+            self._chart.grid += f"M{self._left} {y(tick):.5g}H{self._right}"
+            self._chart.labels.append(Label(_number(tick), self._left - 4, y(tick), "end"))
+        self._chart.labels.append(Label(name, 6, self._top - 12, "start"))
+        for (left, right), title in zip(pairwise(xs), titles, strict=True):
+            if title:
+                self._chart.areas.append(Area(left, self._top, right - left, self._bottom - self._top, title))
+
+    def label(self, ticks: Iterable[tuple[float, str]]) -> None:
+        """Write a label below the horizontal axis at each value."""
+        self._chart.labels.extend(Label(words, self.x(value), self._bottom + 13) for value, words in ticks)
 
 
-def _without_empty_groups(element: ElementTree.Element) -> ElementTree.Element:
-    """Return the element with the children of groups that have no attributes in place of those groups."""
-    children: list[ElementTree.Element] = []
-    for child in element:
-        _without_empty_groups(child)
-        children += list(child) if child.tag == "g" and not child.attrib else [child]
-    element[:] = children
-    return element
+def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+    """Return the multiples of 1, 2 or 5 times a power of ten from `low` to `high`, with at most `most` steps.
+
+    Args:
+        low: the first value of the axis.
+        high: the last value of the axis, above `low`.
+        most: the largest number of steps.
+        whole: whether only whole numbers make sense.
+    """
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next((size * factor for factor in (1, 2, 5) if size * factor * most >= high - low), size * 10)
+    step = max(step, 1.0) if whole else step
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _rows_axis(axes: Axes, values: NDArray[Any], name: str = "rows", ticks: int = 4) -> None:
-    """Give `axes` a vertical axis from 0 for `values`, with grid lines and its name above."""
-    axes.set_ylim(0, (float(values.max(initial=0)) or 1) * 1.02)
-    axes.yaxis.set_major_locator(_nice_ticks(ticks, whole=values.dtype.kind == "i"))
-    axes.yaxis.set_major_formatter(lambda value, _: _number(value))
-    axes.grid(axis="y")
-    axes.annotate(
-        name, (0, 1), xycoords="axes fraction", xytext=(-38, 8), textcoords="offset points", color=_drawn("soft")
-    )
-
-
-def _nice_ticks(most: int, *, whole: bool = False) -> MaxNLocator:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=whole)
-
-
-def _norm_ticks(low: float, high: float) -> NDArray[np.float64]:
+def _norm_ticks(low: float, high: float) -> list[float]:
     """Return norms for the ticks between `low` and `high`: round numbers, or powers of ten over a wide range."""
-    if high > 8 * low:
-        powers = np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
-        return np.asarray(10.0 ** powers[:: max(1, len(powers) // 4)])
-    ticks = np.asarray(_nice_ticks(5).tick_values(low, high), np.float64)
-    return ticks[(ticks > low) & (ticks < high)]
+    if high <= 8 * low:
+        return nice_ticks(low, high, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high <= 100 * low else (1,)
+    ticks = [factor * 10.0**power for power in powers[:: max(1, len(powers) // 4)] for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
-def _bin_of(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the places of norms on an axis of bins: the inverse of `norm_of`."""
-    return np.asarray(np.log2(norms) * NORM_BINS)
+def _bar(x: float, y: float, width: float, height: float) -> str:
+    """Return the path of a rectangle."""
+    return f"M{x:.5g} {y:.5g}h{width:.5g}v{height:.5g}h{-width:.5g}z"
+
+
+def _stairs(xs: Sequence[float], bases: Sequence[float], tops: Sequence[float]) -> str:
+    """Return the path around columns between each two of `xs` [n + 1], from `bases` [n] to `tops` [n]."""
+    forth = [f"V{top:.5g}H{x:.5g}" for top, x in zip(tops, xs[1:], strict=True)]
+    back = [f"V{base:.5g}H{x:.5g}" for base, x in zip(bases[::-1], xs[-2::-1], strict=True)]
+    return "".join([f"M{xs[0]:.5g} {bases[0]:.5g}", *forth, *back, "z"])
 
 
 def _number(value: float) -> str:

@@ -123,7 +123,7 @@ def _run_and_count(
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
     """Build the pipeline that counts what the listings in the directory `listings` name."""
-    # Rows of an earlier snapshot may be forbidden in this run: texts that were truncated, with --on_long error.
+    # Rows of an earlier snapshot may be forbidden in this run, as one that was truncated is with --on_long error.
     forbidden = job.model.settings.forbidden
     joined = pipeline | ReadAndJoin(
         job, listings, batch_items, spill, columns=(forbidden,) if forbidden else (), carry_over=bool(_carried(job))

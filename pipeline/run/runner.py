@@ -42,7 +42,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     """Run the job to its end and return True; or hand it to the launcher of a template and return False.
 
     Raises:
-        RuntimeError: The run failed; the text is the first line that explains it.
+        RuntimeError: The run failed; the message is the first line that explains it.
     """
     state = _RunState(corpus, options)
     try:
@@ -80,8 +80,8 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                     still_running = (
                         f": job {state.job} may still be running at {state.runner}" if corpus.may_go_on else ""
                     )
-                    text = f"the job service does not answer any more ({error.details()}){still_running}"
-                    raise RuntimeError(text) from error
+                    message = f"the job service does not answer any more ({error.details()}){still_running}"
+                    raise RuntimeError(message) from error
                 raise
             corpus.may_go_on = False
             if watch.error:
@@ -158,17 +158,17 @@ class _LocalRunner(FnApiRunner):  # type: ignore[misc]
 
 def error_message(error: BaseException) -> str:
     """Return the message of one of this project's errors, or else of the last error, in a runner's traceback."""
-    text = str(error.details() if isinstance(error, grpc.RpcError) else error)
-    if "Channel closed prematurely" in text:  # with --direct_running_mode multi_processing
+    message = str(error.details() if isinstance(error, grpc.RpcError) else error)
+    if "Channel closed prematurely" in message:  # with --direct_running_mode multi_processing
         return (
             "a worker process ended before its work did (killed, or out of memory?): run again, "
             "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )
-    text = re.sub(r" \[while running .*$", "", text, flags=re.MULTILINE)  # a step, which Beam adds to each error
-    ours = re.findall(r"^audioclip_beam\.[\w.]+(?:Error|Exception): (.+)$", text, re.MULTILINE)
-    if not ours and "Traceback (most recent call last)" in text:
-        ours = re.findall(r"^((?:\w+\.)*\w+: .+)$", text, re.MULTILINE)
-    return ours[-1] if ours else text
+    message = re.sub(r" \[while running .*$", "", message, flags=re.MULTILINE)  # a step, which Beam adds to each error
+    ours = re.findall(r"^audioclip_beam\.[\w.]+(?:Error|Exception): (.+)$", message, re.MULTILINE)
+    if not ours and "Traceback (most recent call last)" in message:
+        ours = re.findall(r"^((?:\w+\.)*\w+: .+)$", message, re.MULTILINE)
+    return ours[-1] if ours else message
 
 
 class _RunState:

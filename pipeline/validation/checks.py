@@ -67,7 +67,7 @@ class ValidationResult:
                 {
                     "check": check.name,
                     "status": check.status,
-                    "summary": _text(check),
+                    "summary": _summary(check),
                     "faults": check.faults,
                     "examples": check.examples,
                 }
@@ -76,11 +76,11 @@ class ValidationResult:
         }
 
     def as_lines(self) -> list[str]:
-        """Return the result as lines for people. They contain text from files, which is not escaped yet."""
+        """Return the result as lines for people. They contain strings from files, which is not escaped yet."""
         lines = [f"snapshot  {self.path}"]
         for check in self.checks:
-            text = plural(check.faults, "fault") if check.faults else _text(check)
-            lines.append(f"{check.name:<10}{check.status:<12}{text}".rstrip())
+            summary = plural(check.faults, "fault") if check.faults else _summary(check)
+            lines.append(f"{check.name:<10}{check.status:<12}{summary}".rstrip())
             lines += [f"{'':<10}- {fault}" for fault in check.examples]
             if check.faults > len(check.examples) > 0:
                 lines.append(f"{'':<10}- and {check.faults - len(check.examples):,} more")
@@ -89,5 +89,5 @@ class ValidationResult:
         return lines
 
 
-def _text(check: Check) -> str:
+def _summary(check: Check) -> str:
     return check.skipped if check.status == "not checked" else check.summary

@@ -82,12 +82,12 @@ def _check_pointer(output: str, snapshot: str | None) -> tuple[Check, Manifest |
 
 def _note_unchecked_files(checks: list[Check], files: int) -> None:
     """Say that the rows of damaged files were not checked: totals over all rows can then not be compared."""
-    text = f"{plural(files, 'damaged file')} not read"
+    note = f"{plural(files, 'damaged file')} not read"
     for check in checks:
         if check.name == "counts":
-            check.faults, check.examples, check.skipped = 0, [], text
+            check.faults, check.examples, check.skipped = 0, [], note
         elif check.summary:
-            check.summary += f"; {text}"
+            check.summary += f"; {note}"
 
 
 def _check_canary(manifest: Manifest, files: Mapping[str, str | None]) -> Check:

@@ -69,7 +69,8 @@ NAMES = {
         r"\b(NoTexts|texts_at|_add_texts|has_texts)\b": "nested fields of texts",
         r"\bfields?\.texts?\b": "nested fields of texts",
     },
-    "readers/read_settings.py": {r"\bTextField\b": "nested fields of texts"},
+    "report/template.html.j2": {r"</?text\b|\btext-anchor\b": "an element of SVG", r"\.chart text\b": "its style"},
+    "readers/read_settings.py": {r"\b(TextField|pairs\[0\]\.text)\b": "nested fields of texts"},
     "readers/infer_schema.py": {r"\bbecomes_text\b": "kept values as text", r"\b[fF]ields?\.texts?\b": "nested fields"},
     "publish/make_manifest.py": {r"\bfields?\.texts?\b": "nested fields of texts"},
 }  # fmt: skip

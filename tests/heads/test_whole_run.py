@@ -290,7 +290,6 @@ def test_the_report_names_the_rows_of_a_sample_by_their_ids(page: str) -> None:
     assert "fingerprint: accent" in page
 
 
-@pytest.mark.xfail(strict=True, reason="the page's template names tokens and texts")
 def test_the_report_names_the_head_s_unit(page: str) -> None:
     """Its page shows beats and rhythms, and not of tokens or texts."""
     assert "Beats per rhythm" in page

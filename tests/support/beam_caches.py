@@ -1,8 +1,8 @@
 """Caches for what every run computes again: they save half of the time of the tests' hundreds of small runs.
 
 Beam inspects the signatures of the same methods, looks for state and timers in the same classes, and builds and runs the
-same argument parsers, some hundred times per run. They depend on code and flags alone; so do the report's charts on
-what they show. Only this process is affected: tests of the command line start others.
+same argument parsers, some hundred times per run. They depend on code and flags alone. Only this process is affected:
+tests of the command line start others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +21,6 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators
-
-from audioclip_beam.pipeline.report import html, plots
 
 
 def _cached_signatures(get_signature: Callable[[Any], Signature]) -> Callable[[Any], Signature]:
@@ -82,26 +79,6 @@ def _cached_specs(get_dofn_specs: Callable[[Any], tuple[set[Any], set[Any]]]) ->
     return cached
 
 
-class _CachedCharts:
-    """The module `plots` with a cache of the charts that its functions draw."""
-
-    def __init__(self) -> None:
-        self._drawn: dict[bytes, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        draw = getattr(plots, name)
-        if not isinstance(draw, FunctionType) or name == "rejected_color":
-            return draw
-
-        def cached(*values: Any) -> Any:
-            key = pickle.dumps((name, values))
-            if key not in self._drawn:
-                self._drawn[key] = draw(*values)
-            return self._drawn[key]
-
-        return cached
-
-
 @contextmanager
 def beam_caches() -> Iterator[None]:
     """Use the caches within the block."""
@@ -110,6 +87,5 @@ def beam_caches() -> Iterator[None]:
         for module in (decorators, core):
             patch.setattr(module, "get_signature", get_signature)
         patch.setattr(userstate, "get_dofn_specs", _cached_specs(userstate.get_dofn_specs))
-        patch.setattr(html, "plots", _CachedCharts())
         patch.setattr(PipelineOptions, "__init__", _cached_options(PipelineOptions.__init__))
         yield

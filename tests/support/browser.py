@@ -32,6 +32,10 @@ parent.postMessage(JSON.stringify({
   overlaps: texts.filter((_, i) => boxes.slice(i + 1).some(box => overlap(boxes[i], box))).map(text => text.textContent),
   outside: boxes.filter(([chart, box]) => box.right > chart.getBoundingClientRect().right + 8
     || box.left < chart.getBoundingClientRect().left - 8).length,
+  covered: [...document.querySelectorAll("svg rect")].filter(rect => {
+    const box = rect.getBoundingClientRect();
+    return document.elementFromPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2) !== rect;
+  }).map(rect => rect.textContent),
   smallest: Math.min(...texts.map(text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)),
   inks: [...new Set(texts.map(text => getComputedStyle(text).fill))],
   surface: getComputedStyle(document.querySelector("section")).backgroundColor,

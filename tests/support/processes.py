@@ -22,8 +22,7 @@ PRELOAD = [
     "tests.support.slow_run",
     "tests.support.object_stores",
     "audioclip_beam.pipeline.report.html",
-    "audioclip_beam.pipeline.report.plots",
-    "matplotlib.backends.backend_svg",
+    "jinja2",
     "boto3",
     "apache_beam.io.gcp.gcsio",
 ]
