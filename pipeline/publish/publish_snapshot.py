@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 
@@ -161,7 +161,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         return {
             "format": FORMAT,
             "snapshot": self.snapshot,
-            "created": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "tool_version": version("audioclip-beam"),
             "fingerprint": model.fingerprint,
             "fingerprint_parts": model.fingerprint_parts,
