@@ -9,11 +9,11 @@ python="${PYTHON:-python3}"
 log() { echo "setup: $*" >&2; }
 
 if ! command -v "$python" >/dev/null; then
-    log "there is no $python: install Python 3.10 or newer, or name one, as in PYTHON=/usr/bin/python3.11 $0"
+    log "there is no $python: install Python 3.11 to 3.14, or name one, as in PYTHON=/usr/bin/python3.11 $0"
     exit 1
 fi
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    log "$python is $("$python" --version 2>&1), but Python 3.10 or newer is required: name one, as in PYTHON=python3.11 $0"
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'; then
+    log "$python is $("$python" --version 2>&1), but Python 3.11 to 3.14 is required: name one, as in PYTHON=python3.11 $0"
     exit 1
 fi
 if [[ ! -x .venv/bin/python ]]; then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def make_manifest(
     return {
         "format": FORMAT,
         "snapshot": snapshot,
-        "created": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "tool_version": version("audioclip-beam"),
         "head": info.head,
         "fingerprint": info.fingerprint,

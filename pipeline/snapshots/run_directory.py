@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -74,7 +74,7 @@ def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool 
     Raises:
         SnapshotError: The directory cannot be made.
     """
-    moment = max(datetime.now(timezone.utc).replace(microsecond=0), _start_time(after) + _SECOND)
+    moment = max(datetime.now(UTC).replace(microsecond=0), _start_time(after) + _SECOND)
     for _ in range(ATTEMPTS):
         name = f"{moment:{_TIME}}-{fingerprint[:8]}"
         if not is_local(output):
@@ -158,9 +158,9 @@ def remove_dead_run(output: str, name: str) -> bool:
 def _start_time(name: str) -> datetime:
     """Return when the run of that name started, or the earliest possible time if the name has another form."""
     try:
-        return datetime.strptime(name[:16], _TIME).replace(tzinfo=timezone.utc)
+        return datetime.strptime(name[:16], _TIME).replace(tzinfo=UTC)
     except ValueError:
-        return datetime.min.replace(tzinfo=timezone.utc)
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _make_locked(directory: str, temporary: str, detached: bool) -> FileLock | None:

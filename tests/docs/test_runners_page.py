@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from typing import Any
 
+import pytest
 import yaml
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, SparkRunnerOptions
+from apache_beam.runners.portability.flink_runner import FlinkJarJobServer
+from apache_beam.runners.portability.spark_runner import SparkJarJobServer
 
 from audioclip_beam.pipeline.options import EmbedOptions, reject_unknown_flags
 from tests.support.pages import blocks, command_line, read_page, sections
@@ -52,6 +57,28 @@ def test_the_manifest_for_kubernetes() -> None:
     assert (flags, of_job_server) == split_flags(embed)
     assert flags["parallelism"] == slots * spec["taskManager"]["replicas"]
     assert launcher["image"] == pool["image"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "server"),
+    [("Flink", FlinkRunnerOptions, FlinkJarJobServer), ("Spark", SparkRunnerOptions, SparkJarJobServer)],
+)
+def test_the_versions_of_engines(engine: str, options: Any, server: Any) -> None:
+    """The table names the versions that the installed Beam takes, and the page the jar of each one that it writes about."""
+    section, flag = PAGE["Versions of Flink and Spark"], f"{engine.lower()}_version"
+    ((versions, default),) = re.findall(rf"^\| {engine} \| `--{flag}` ([^|]+) \| (\S+) \|", section, re.MULTILINE)
+    parser = argparse.ArgumentParser()
+    options._add_argparse_args(parser)
+    (action,) = [action for action in parser._actions if action.dest == flag]
+    assert (versions.split(", "), default) == (action.choices, action.default)
+
+    assert f"what Beam {beam_version().rpartition('.')[0]} takes" in section
+    jars = re.findall(rf"beam-runners-{engine.lower()}-([\d.]+)-job-server-[\d.]+\.jar", section)
+    assert jars[0] == default
+    for version in jars:
+        jar = server(PipelineOptions([f"--{flag}={version}"])).path_to_jar().rpartition("/")[2]
+        assert f"`{jar}`" in section
+    assert server(PipelineOptions([])).path_to_jar().rpartition("/")[2] in section
 
 
 def split_flags(line: str) -> tuple[dict[str, object], list[str]]:

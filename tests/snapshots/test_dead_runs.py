@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -287,7 +287,7 @@ def test_a_run_that_takes_the_name_of_a_dead_one_is_not_removed(tmp_path: Path) 
     output = tmp_path / "out"
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     options = EmbedOptions(input=tmp_path / "a.jsonl", output=output)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     head = StubHead()
     fingerprint = head.info().storing("float32").fingerprint[:8]
     times = [now + timedelta(seconds=second) for second in range(100)]
