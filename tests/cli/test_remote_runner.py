@@ -235,18 +235,18 @@ def test_what_no_retry_repairs_ends_the_run(
 
 
 class FlinkJobs(BaseHTTPRequestHandler):
-    """Flink's REST interface, with the jobs `jobs` as (id, name, state); `cancelled` are the requests to cancel one."""
+    """Flink's REST interface, with the jobs `jobs` as (id, name, state); `requests` are the paths of all requests."""
 
     jobs: ClassVar[list[tuple[str, str, str]]] = []
-    cancelled: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        assert self.path == "/jobs/overview"
+        self.requests.append(self.path)
         names = "jid", "name", "state"
         self._answer(json.dumps({"jobs": [dict(zip(names, job, strict=True)) for job in self.jobs]}).encode())
 
     def do_PATCH(self) -> None:
-        self.cancelled.append(self.path)
+        self.requests.append(self.path)
         self._answer(b"{}")
 
     def _answer(self, data: bytes) -> None:
@@ -269,13 +269,13 @@ class FlinkJobs(BaseHTTPRequestHandler):
 )
 def test_a_job_is_cancelled_at_flink(jobs: list[tuple[str, str, str]], cancelled: str | None) -> None:
     """By its name, if only one of those that go on has it."""
-    FlinkJobs.jobs, FlinkJobs.cancelled = jobs, []
+    FlinkJobs.jobs, FlinkJobs.requests = jobs, []
     with serving(FlinkJobs) as port:
         options = EmbedOptions([*FLAGS, f"--flink_master=localhost:{port}"])
         job = FlinkJob.of(options, "night_1a2b")
         assert job is not None
         assert job.cancel() is (cancelled is not None)
-    assert FlinkJobs.cancelled == ([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])
+    assert FlinkJobs.requests == ["/jobs/overview", *([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])]
     assert job.cancel() is False, "no one listens any more"
     assert f"`curl -X PATCH 'http://localhost:{port}/jobs/ID?mode=cancel'`" in job.how_to_cancel
 
@@ -580,11 +580,15 @@ def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
 def test_reports_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has been published, or has another error: no error of its end may hide that."""
 
+    listed = []
+
     def fail(directory: str) -> list[object]:
+        listed.append(directory)
         raise StoreError(f"{directory} cannot be listed")
 
     monkeypatch.setattr(worker_reports, "list_directory", fail)
     remove_reports(str(tmp_path))
+    assert listed == [str(tmp_path)]
 
 
 @pytest.mark.parametrize("detached", [True, False], ids=["goes on without its launcher", "ends with it"])

@@ -121,7 +121,7 @@ def test_flags_of_beam_and_of_other_commands(
         "plan --output=out --batch-size=7 --max_rejected=1% --keep-fields a,b --no-text --input a.txt b.txt",
     ],
 )
-def test_hyphens_and_underscores(folder: Path, line: str) -> None:
+def test_hyphens_and_underscores(line: str) -> None:
     """A flag of this project is the same with hyphens and with underscores, and --input takes several shards."""
     arguments = parse(shlex.split(line))
     options = EmbedOptions(arguments.argv)
