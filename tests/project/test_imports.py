@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
 import apache_beam as beam
-import pytest
 from apache_beam.internal import cloudpickle_pickler
 
 from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions, TextEmbeddingHandler
@@ -36,15 +33,16 @@ LAYERS: list[set[str]] = [
     {"ml_transform", "__main__"},
     {"yaml_embed"},
 ]
-# Modules of pipeline/ that may import ..model at run time, and the functions in which they do; None: at module level too.
-MODEL_USERS: dict[str, set[str] | None] = {
-    "inference/shared_encoder": None,
-    "inference/model_handler": None,
-    "cli/embed": {"check_device", "download"},
-    "cli/commands": {"run_fetch", "run_extract"},
-    "inference/fingerprint": {"fingerprint_of"},
+# The modules of pipeline/ that import torch, themselves or by way of model/: when they are imported, or in functions alone.
+WITH_TORCH = {"inference/model_handler", "inference/shared_encoder"}
+TORCH_IN_FUNCTIONS = {
+    "cli/commands",
+    "cli/embed",
+    "inference/fingerprint",
+    "inference/gpus",
+    "inference/model_threads",
+    "snapshots/model",
 }
-WITHOUT_TORCH = ("prompt", "release", "versions")  # modules of model/ that any module may import
 
 
 def files(package: str) -> list[Path]:
@@ -96,6 +94,21 @@ def pipeline_imports(path: Path) -> set[str]:
     return {module for target in targets if target for top, module in [target] if top == "pipeline"}
 
 
+def module_level_imports(path: Path) -> list[tuple[int, str]]:
+    """Return (level, module) of the imports that are executed when a module is imported."""
+    return [(level, module) for level, module, function in imports(path) if function is None]
+
+
+def loads_torch(path: Path) -> bool:
+    """Return whether the import of a module of model/ imports torch, itself or by way of other modules of model/."""
+    found = module_level_imports(path)
+    targets = [target_of(path, level, module) for level, module in found]
+    others = [ROOT / "model" / f"{target[1]}.py" for target in targets if target and target[0] == "model"]
+    return any(module.partition(".")[0] == "torch" for _, module in found) or any(
+        loads_torch(other) for other in others if other.exists()
+    )
+
+
 MODULES = [path for path in files("pipeline") if path.stem != "__init__"]
 
 
@@ -106,94 +119,90 @@ def test_every_package_has_its_layer() -> None:
     assert len(beside) <= 14
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_down_the_layers(path: Path) -> None:
+def test_imports_go_down_the_layers() -> None:
     """A module imports from its own package and from layers below; leaf modules may import each other."""
-    package = package_of(path)
-    layer = next(number for number, names in enumerate(LAYERS) if package in names)
-    allowed = set.union({package}, *LAYERS[:layer], *(LAYERS[:1] if layer == 0 else []))
-    imported = {module.partition("/")[0] for module in pipeline_imports(path)}
-    assert imported <= allowed, f"{name_of(path)} imports {imported - allowed}"
+    upward = {}
+    for path in MODULES:
+        layer = next(number for number, names in enumerate(LAYERS) if package_of(path) in names)
+        allowed = set.union({package_of(path)}, *LAYERS[:layer], *(LAYERS[:1] if layer == 0 else []))
+        if above := {module for module in pipeline_imports(path) if module.partition("/")[0] not in allowed}:
+            upward[name_of(path)] = above
+    assert not upward, f"modules import from their own layer or above: {upward}"
 
 
-@pytest.mark.parametrize("top", ["model", "pipeline"])
-def test_no_modules_import_each_other_in_a_circle(top: str) -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
     """Each module can be imported after those that it imports."""
-    graph = {}
-    for path in files(top):
-        if path.stem != "__init__":
-            targets = [target_of(path, level, module) for level, module, _ in imports(path)]
-            graph[name_of(path)] = {target[1] for target in targets if target and target[0] == top}
-    TopologicalSorter(graph).prepare()
+    for top in ("model", "pipeline"):
+        graph = {}
+        for path in files(top):
+            if path.stem != "__init__":
+                targets = [target_of(path, level, module) for level, module, _ in imports(path)]
+                graph[name_of(path)] = {target[1] for target in targets if target and target[0] == top}
+        TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_few_modules_import_the_model(path: Path) -> None:
-    """The inference package imports model/, and a few functions elsewhere do; for types alone, every module may."""
-    targets = [(target_of(path, level, module), function) for level, module, function in imports(path)]
-    users = [
-        function
-        for target, function in targets
-        if target and target[0] == "model" and target[1] not in WITHOUT_TORCH and function != "TYPE_CHECKING"
-    ]
-    if name_of(path) not in MODEL_USERS:
-        assert not users, f"{name_of(path)} imports model/"
-        return
-    functions = MODEL_USERS[name_of(path)]
-    assert functions is None or set(users) <= functions, f"{name_of(path)} imports model/ in {users}"
+def test_few_modules_import_torch() -> None:
+    """The import takes seconds, which most commands do not need. For types alone, every module may import anything."""
+    at_once, in_functions = set(), set()
+    for path in MODULES:
+        for level, module, function in imports(path):
+            top, name = target_of(path, level, module) or ("", "")
+            file = ROOT / "model" / f"{name}.py"
+            with_torch = loads_torch(file) if top == "model" and file.exists() else top == "model"
+            if with_torch or module.partition(".")[0] == "torch":
+                (at_once if function is None else in_functions if function != "TYPE_CHECKING" else set()).add(
+                    name_of(path)
+                )
+    assert at_once == WITH_TORCH
+    assert in_functions - at_once == TORCH_IN_FUNCTIONS
 
 
-@pytest.mark.parametrize("path", files("model"), ids=name_of)
-def test_the_model_imports_neither_beam_nor_the_pipeline(path: Path) -> None:
+def test_the_model_imports_neither_beam_nor_the_pipeline() -> None:
     """model/ can be used and tested alone."""
-    for level, module, _ in imports(path):
-        assert not module.startswith("apache_beam"), f"{path.name} imports {module}"
-        assert level < 2, f"{path.name} imports from outside model/: {'.' * level}{module}"
+    wrong = {}
+    for path in files("model"):
+        for level, module, _ in imports(path):
+            target = target_of(path, level, module)
+            if module.partition(".")[0] == "apache_beam" or (target and target[0] != "model"):
+                wrong[name_of(path)] = module
+    assert not wrong, f"modules of model/ import from outside of it: {wrong}"
 
 
-@pytest.mark.parametrize("path", [*files("model"), *files("pipeline")], ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_inside_the_project_are_relative(path: Path) -> None:
+def test_imports_inside_the_project_are_relative() -> None:
     """No module contains the name under which the project is installed."""
-    assert not [module for level, module, _ in imports(path) if level == 0 and module.startswith("audioclip_beam")]
+    absolute = [
+        (str(path.relative_to(ROOT)), module)
+        for path in (*files("model"), *files("pipeline"))
+        for level, module, _ in imports(path)
+        if level == 0 and module.startswith("audioclip_beam")
+    ]
+    assert not absolute, f"write the imports of these modules with dots: {absolute}"
 
 
-@pytest.mark.parametrize("path", [path for path in files("pipeline") if path.stem == "__init__"], ids=name_of)
-def test_exported_names_can_be_imported_and_equal_no_module(path: Path) -> None:
+def test_exported_names_can_be_imported_and_equal_no_module() -> None:
     """Each package exports its public names lazily, and importing a module never replaces one of them."""
-    package = ".".join(["audioclip_beam", *path.relative_to(ROOT).parts[:-1]])
-    exported = import_module(package).__all__
-    assert not set(exported) & {other.stem for other in path.parent.glob("*.py")}
-    for name in exported:
-        assert getattr(import_module(package), name) is not None
+    for path in files("pipeline"):
+        if path.stem == "__init__":
+            package = ".".join(["audioclip_beam", *path.relative_to(ROOT).parts[:-1]])
+            exported = import_module(package).__all__
+            assert not set(exported) & {other.stem for other in path.parent.glob("*.py")}, package
+            assert [name for name in exported if getattr(import_module(package), name, None) is None] == [], package
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
+def test_documented_import_paths() -> None:
+    """They are functions and classes, also after every module was imported."""
+    for path in MODULES:
+        if path.stem != "__main__":
+            import_module(".".join(["audioclip_beam", "pipeline", *name_of(path).split("/")]))
+    for module, name in (
         ("audioclip_beam.model", "TextEncoder"),
         ("audioclip_beam.pipeline", "EmbedCorpus"),
         ("audioclip_beam.pipeline.cli", "main"),
         ("audioclip_beam.pipeline.search", "search"),
         ("audioclip_beam.pipeline.yaml_embed", "EmbedText"),
         ("audioclip_beam.pipeline.ml_transform", "content_id_adapter"),
-    ],
-)
-def test_documented_import_paths(module: str, name: str) -> None:
-    """They are functions and classes, also after every module was imported."""
-    for path in MODULES:
-        if path.stem != "__main__":
-            import_module(".".join(["audioclip_beam", "pipeline", *name_of(path).split("/")]))
-    assert callable(getattr(import_module(module), name))
-
-
-def test_help_imports_neither_beam_nor_torch() -> None:
-    """The parser is built without the heavy imports."""
-    code = (
-        "import sys; from audioclip_beam.pipeline.cli.parser import build_parser; build_parser(); "
-        "print([name for name in ('apache_beam', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    ):
+        assert callable(getattr(import_module(module), name)), (module, name)
 
 
 def pickled_and_unpickled(value: object) -> object:
