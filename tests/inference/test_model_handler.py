@@ -1,4 +1,4 @@
-"""The RunInference handlers with a small real encoder: Beam's contract and features, bad rows, other checkpoints."""
+"""The RunInference handlers with a small real encoder: Beam's contract, bad rows, and what changes their fingerprint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import apache_beam as beam
@@ -21,16 +22,18 @@ from apache_beam.internal import pickler
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.testing.util import assert_that
 
-from audioclip_beam.model import TextEncoder
+from audioclip_beam.model import TextEncoder, versions
 from audioclip_beam.model.encoder import Encoding
 from audioclip_beam.model.versions import tokenizer_versions
 from audioclip_beam.pipeline import TextEmbeddingHandler
 from audioclip_beam.pipeline.canary import canary_batch
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.inference.encoder_settings import EncoderSettings
+from audioclip_beam.pipeline.inference.fingerprint import describe_changes
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_beam.pipeline.inference.shared_encoder import load_encoder, start_reading
 from audioclip_beam.pipeline.text_hash import add_text_hash
+from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
 
 TEXTS = ["dog barking", "rain on a tin roof", "thunder", "dog barking"]
@@ -334,3 +337,27 @@ def test_a_vector_that_overflows_float16_is_rejected(handler: TextEmbeddingHandl
         batch = embed_batch(rows, LargeVectors(), stored)  # type: ignore[arg-type]
         assert batch.column("reason").to_pylist() == reasons
     assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])
+
+
+def test_changes_are_named_with_their_values() -> None:
+    """Versions and options show both values, digests only their names; a part that is missing is unknown."""
+    earlier = {"weights": "a" * 64, "dtype": "float32", "ftfy": "6.3.0"}
+    parts = {"weights": "b" * 64, "dtype": "float32", "ftfy": "6.3.1", "regex": "2026.1.1"}
+    assert describe_changes(parts, earlier) == "weights, ftfy 6.3.0 -> 6.3.1, regex unknown -> 2026.1.1"
+
+
+@pytest.mark.slow
+def test_another_tokenizer_version_embeds_everything_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade of ftfy, vectors of the old version are not reused, and the note names both versions."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}, {"text": "cat"}])
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    monkeypatch.setattr(versions, "version", lambda name: "99.0" if name == "ftfy" else version(name))
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert sorted(texts) == ["cat", "dog"]
+    assert second["fingerprint_parts"]["ftfy"] == "99.0"
+    change = f"ftfy {version('ftfy')} -> 99.0"
+    assert second["notes"] == [
+        f"the fingerprint changed since {first['snapshot']} ({change}): its vectors are not reused"
+    ]
