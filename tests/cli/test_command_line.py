@@ -174,7 +174,7 @@ def test_download_model_fetches_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("dog\n")
     paths: list[str] = []
-    monkeypatch.setattr("audioclip_beam.model.fetch._fetch_one", lambda file, path, *_: paths.append(str(path)))
+    monkeypatch.setattr("audioclip_beam.model.fetch.fetch_file", lambda file, path, *_: paths.append(str(path)))
     assert main([command, "--input", "a.txt", "--output", "out", *flags, "--download_model"]) == 2
     assert paths == fetched
 

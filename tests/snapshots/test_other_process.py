@@ -110,16 +110,17 @@ def test_the_pointer_is_only_changed_from_the_expected_snapshot(tmp_path: Path, 
 
 def test_a_run_publishes_while_another_one_writes_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that comes second to the pointer fails, and no longer counts as a snapshot."""
-    output, plain, others = tmp_path / "out", commit._write_once, list[str]()
+    output, plain, others = tmp_path / "out", commit.update_json, list[str]()
 
-    def write_late(*arguments: Any) -> Any:
-        monkeypatch.setattr(commit, "_write_once", plain)
+    def write_late(path: str, *arguments: Any, **options: Any) -> None:
+        assert path.endswith("manifest.json")
+        monkeypatch.setattr(commit, "update_json", plain)
         others.append(embed(tmp_path / "b.jsonl", output)[0]["snapshot"])
-        return plain(*arguments)
+        plain(path, *arguments, **options)
 
     for text in "ab":
         write_jsonl(tmp_path / f"{text}.jsonl", [{"text": text}])
-    monkeypatch.setattr(commit, "_write_once", write_late)
+    monkeypatch.setattr(commit, "update_json", write_late)
     with pytest.raises(RuntimeError, match="run again"):
         embed(tmp_path / "a.jsonl", output)
     assert current_name(str(output)) == others[0]
