@@ -125,6 +125,7 @@ def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch
         combine_batches([whole, whole])
 
 
+@pytest.mark.slow
 def test_many_small_batches_cost_what_their_rows_cost() -> None:
     """Four times the batches take at most six times the time: nothing is counted again with each of them."""
 
