@@ -68,7 +68,7 @@ def fetch(
     if what not in FILES:
         raise ValueError(f"{what!r} is not one of the released files: {', '.join(FILES)}")
     files = [FILES[name] for name in dict.fromkeys((what, "vocabulary"))]
-    return [_fetch_one(file, Path(directory, file.name), base_url, progress) for file in files]
+    return [fetch_file(file, Path(directory, file.name), base_url, progress) for file in files]
 
 
 def fetch_missing(
@@ -84,10 +84,10 @@ def fetch_missing(
     path = resolve_checkpoint(checkpoint)
     paths = []
     if word and (checkpoint in RELEASED or _is_missing(path)):
-        paths.append(_fetch_one(FILES[word], Path(path), base_url, progress))
+        paths.append(fetch_file(FILES[word], Path(path), base_url, progress))
     if vocabulary is None or _is_missing(vocabulary):
         target = Path(vocabulary or Path(".cache", FILES["vocabulary"].name))
-        paths.append(_fetch_one(FILES["vocabulary"], target, base_url, progress))
+        paths.append(fetch_file(FILES["vocabulary"], target, base_url, progress))
     return paths
 
 
@@ -95,7 +95,7 @@ def _is_missing(path: str) -> bool:
     return "://" not in path and not Path(path).exists()
 
 
-def _fetch_one(file: Released, path: Path, base_url: str, progress: bool) -> Path:
+def fetch_file(file: Released, path: Path, base_url: str, progress: bool) -> Path:
     """Return `path`, to which the file is downloaded and verified unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / ".fetch.lock"):  # two processes would write to the same unfinished file

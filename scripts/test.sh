@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Format, lint, words, types and tests: ./scripts/test.sh [--fast | --extra] [--coverage] [PYTEST ARGUMENTS]
-# Without options it sets the project up with all that the tests need, then runs all tests but those marked `extra`, as CI does.
+# Without options it sets the project up with all that the tests need, then runs all tests but those marked `extra`, as CI does,
+# and a sample of them once more with Beam as users have it: without the caches of tests/support/beam_caches.py.
 #   --fast      no set-up and no network; only the tests that are marked neither `slow` nor `network` (about 90 s)
 #   --extra     the tests that are marked `extra` as well
 #   --coverage  print the share of lines that the tests ran, for each package
@@ -43,5 +44,13 @@ tests=(-n 2 --dist loadfile --no-loadscope-reorder)
 [[ -n "$fast$extra" ]] || tests+=(-m "not extra")
 [[ -z "$fast" ]] || tests+=(-m "not slow and not network and not extra")
 [[ -z "$coverage" ]] || tests+=(--cov --cov-report=)
+[[ -n "$fast" ]] || tests+=(--durations=25)
 pytest "${tests[@]}" "$@"
 [[ -z "$coverage" ]] || python scripts/show_coverage.py
+
+# A sample of the tests that run jobs in their own process; not if arguments choose other tests.
+if [[ -z "$fast" && $# == 0 ]]; then
+    printf '\ntest: all passed; now a sample of them without the caches of Beam (BEAM_CACHES=off)\n'
+    sample=(tests/changes/test_changes.py tests/dedup/test_reuse.py tests/pipeline/test_{embed,graph,metrics}.py)
+    BEAM_CACHES=off pytest -q -n 2 --dist loadfile "${sample[@]}"
+fi

@@ -59,8 +59,11 @@ def _temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def _beam_caches() -> Iterator[None]:
-    """Let Beam inspect each function and parse the same flags once, not in every run; tests without Beam do not wait."""
-    if "apache_beam" not in sys.modules:
+    """Let Beam inspect each function and parse the same flags once, not in every run; tests without Beam do not wait.
+
+    With BEAM_CACHES=off it is left as users have it.
+    """
+    if "apache_beam" not in sys.modules or os.environ.get("BEAM_CACHES") == "off":
         yield
         return
     from tests.support.beam_caches import beam_caches

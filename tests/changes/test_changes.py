@@ -22,7 +22,7 @@ from audioclip_beam.pipeline.errors import SnapshotError
 from tests.support import object_stores, synced
 from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.object_stores import Store
-from tests.support.snapshots import batch_of
+from tests.support.snapshots import batch_of, directory_of
 from tests.support.stub import OtherHead
 
 store, is_synced = object_stores.store, synced.is_synced
@@ -227,14 +227,17 @@ def test_command_writes_a_new_directory_alone(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_directories_that_changes_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says what is wrong with the directory, before any row is compared."""
+    """The message says what is wrong with the directory, before any row is compared: here no row can be read."""
     write_jsonl(tmp_path / "in/0.jsonl", rows_of(0))
     run(tmp_path / "in", tmp_path / "out")
     (tmp_path / "file").touch()
     (tmp_path / "nested/empty").mkdir(parents=True)
     (tmp_path / "here").mkdir()
-    monkeypatch.setattr(compare_snapshots, "_Comparison", None)
+    for part in directory_of(tmp_path / "out").glob("part-*"):
+        part.unlink()
     monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SnapshotError):
+        find_changes("../out", target="../new")
     for target, problem in {
         "../file": "--output ../file cannot be a directory, because ../file is not one: name another path",
         "../file/x/y": "--output ../file/x/y cannot be a directory, because ../file is not one: name another path",

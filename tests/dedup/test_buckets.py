@@ -126,6 +126,7 @@ def test_long_texts_are_split_before_they_exceed_what_arrow_can_hold(monkeypatch
         combine_batches([whole, whole])
 
 
+@pytest.mark.slow
 def test_many_small_batches_cost_what_their_rows_cost() -> None:
     """Four times the batches take at most six times the time: nothing is counted again with each of them."""
 
@@ -147,7 +148,7 @@ def test_how_many_buckets() -> None:
     assert 10**9 / 2 ** bucket_bits(10**9, local=False) == pytest.approx(131_072, rel=0.5)
 
 
-def test_shuffled_bytes_of_a_row_at_a_billion_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffled_bytes_of_a_row_at_a_billion_rows() -> None:
     """With the pieces of a billion rows (about 300 rows each), splitting adds under 20 bytes to each row."""
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, rng.integers(0, 5000, 8))) for _ in range(20_000)]

@@ -1,16 +1,20 @@
-"""FlinkRunner and SparkRunner by name: one command, as docs/runners.md has it, with the engine in Beam's job server."""
+"""Engines that start with the launcher: FlinkRunner and SparkRunner by name, as docs/runners.md has them, and Prism."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
-from tests.support.engines import local_job_server, page_command
+from tests.support.corpus import embed
+from tests.support.engine_jobs import WorkerHead, results, write_corpus
+from tests.support.engines import local_job_server, page_command, prism
+from tests.support.pages import blocks, expected_output, read_page, sections
 from tests.support.paths import ROOT
 from tests.support.tools import require
 
@@ -34,3 +38,40 @@ def test_the_command_of_the_page(runner: str, tmp_path: Path, vocabulary: Path) 
     assert len(list_runs(str(tmp_path / "out" / runner.lower()))) == 1
     processes = psutil.process_iter(["cmdline"])
     assert not [process for process in processes if str(jar) in (process.info["cmdline"] or [])]
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Path]:
+    """Prism, which Beam would end at the exit of this process, if the folder for its temporary files still existed."""
+    require("go")
+    path = prism()
+    yield path
+    for child in psutil.Process().children():
+        if Path(child.exe()) == path.resolve():
+            child.kill()
+            child.wait()
+
+
+def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
+    """Rows, vectors in every bit and rejected rows, with workers in the launcher."""
+    shards = write_corpus(tmp_path / "in", 5_000)
+    options = {"runner": "PrismRunner", "prism_location": str(program), "environment_type": "LOOPBACK"}
+    embed(shards, tmp_path / "remote", WorkerHead(tmp_path / "log"), **options)
+    embed(shards, tmp_path / "local")
+    assert results(tmp_path / "remote") == results(tmp_path / "local")
+
+
+def test_run_inference_on_the_default_runner(program: Path, tmp_path: Path, vocabulary: Path) -> None:
+    """Where Prism is available, Beam's default runner hands pipelines over to it: the page's example prints the same."""
+    used, script = tmp_path / "used", tmp_path / "prism"
+    script.write_text(f'#!/bin/sh\ntouch {used}\nexec {program} "$@"\n')
+    script.chmod(0o755)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / vocabulary.name).symlink_to(vocabulary)
+    (code,) = blocks(sections(read_page("docs/beam.md"))["RunInference"], "python")
+    code = code.replace('"full"', '"untrained"').replace("Pipeline()", f"Pipeline(argv=['--prism_location={script}'])")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == expected_output(code)
+    assert used.exists(), "Beam did not start Prism"

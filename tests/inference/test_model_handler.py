@@ -1,4 +1,4 @@
-"""The RunInference handlers with a small real encoder: Beam's contract and features, bad rows, other checkpoints."""
+"""The RunInference handlers with a small real encoder: Beam's contract, bad rows, and what changes their fingerprint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from audioclip_beam.model import TextEncoder
+from audioclip_beam.model.fingerprint import describe_changes
 from audioclip_beam.model.head import Encoding
 from audioclip_beam.model.text.head import TEXT, TextSettings
 from audioclip_beam.pipeline import TextEmbeddingHandler
@@ -35,6 +37,7 @@ from audioclip_beam.pipeline.inference.shared_encoder import (
     load_encoder,
     start_reading,
 )
+from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
 from tests.support.shards import ROW
 
@@ -345,3 +348,29 @@ def test_a_vector_that_overflows_float16_is_rejected(small_head: str, vocabulary
         batch = embed_batch(_rows(["dog barking", "thunder"]), model, LargeVectors()).rows  # type: ignore[arg-type]
         assert batch.column("reason").to_pylist() == reasons
     assert "does not fit float16" in str(batch.column("detail").to_pylist()[1])
+
+
+def test_changes_are_named_with_their_values() -> None:
+    """Versions and options show both values, digests only their names; a part that is missing is unknown."""
+    earlier = {"weights": "a" * 64, "dtype": "float32", "ftfy": "6.3.0"}
+    parts = {"weights": "b" * 64, "dtype": "float32", "ftfy": "6.3.1", "regex": "2026.1.1"}
+    assert describe_changes(parts, earlier) == "weights, ftfy 6.3.0 -> 6.3.1, regex unknown -> 2026.1.1"
+
+
+@pytest.mark.slow
+def test_another_tokenizer_version_embeds_everything_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade of ftfy, vectors of the old version are not reused, and the note names both versions."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}, {"text": "cat"}])
+    first, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    monkeypatch.setattr(
+        "audioclip_beam.model.text.settings.version", lambda name: "99.0" if name == "ftfy" else version(name)
+    )
+    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert sorted(texts) == ["cat", "dog"]
+    assert second["fingerprint_parts"]["ftfy"] == "99.0"
+    change = f"ftfy {version('ftfy')} -> 99.0"
+    assert second["notes"] == [
+        f"the fingerprint changed since {first['snapshot']} ({change}): its vectors are not reused"
+    ]

@@ -51,7 +51,7 @@ def encoder(small_head: str, vocabulary: Path) -> TextEncoder:
 
 
 @pytest.mark.slow
-def test_the_example_file_runs(small_head: str, vocabulary: Path, tmp_path: Path, encoder: TextEncoder) -> None:
+def test_the_example_file_runs(small_head: str, tmp_path: Path, encoder: TextEncoder) -> None:
     """A YAML file is enough to read, embed and write; the fields that were read are kept."""
     for name in ("examples", ".cache"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -149,7 +149,7 @@ class _Row(NamedTuple):
     self: int
 
 
-def test_a_field_may_be_called_self(small_head: str, vocabulary: Path, encoder: TextEncoder) -> None:
+def test_a_field_may_be_called_self(small_head: str, vocabulary: Path) -> None:
     """Rows are NamedTuples with any field; the new one may have that name, too."""
     settings = {"checkpoint": small_head, "tokenizer_path": str(vocabulary), "device": "cpu"}
     with beam.Pipeline("FnApiRunner") as pipeline:

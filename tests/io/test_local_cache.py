@@ -74,7 +74,8 @@ def test_another_content_is_another_copy(store: Store, temporary: Path) -> None:
         local_copy(path, content)
 
 
-def test_a_missing_object_is_a_clear_error(store: Store, temporary: Path) -> None:
+@pytest.mark.usefixtures("temporary")
+def test_a_missing_object_is_a_clear_error(store: Store) -> None:
     """It names the path and what to check."""
     with pytest.raises(StoreError, match=r"none\.pt does not exist: check its name"):
         local_copy(f"{store.url}/none.pt")

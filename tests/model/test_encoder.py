@@ -29,7 +29,6 @@ from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.prefix_tree import PrefixTree
 from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.model.text.shapes import text_shapes
-from audioclip_beam.model.text.texts import join_and_prompt
 from tests.support.paths import DATA
 from tests.support.plain_tower import small_state
 from tests.support.preloaded import preloaded_programs
@@ -119,16 +118,17 @@ def test_lists_and_prompt(checkpoint: Checkpoint, tokenizer: ClipTokenizer, smal
     np.testing.assert_allclose(prompted.encode_rows([["dog", "bark"], "wind"]).vectors, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("prompt", ["{}", "{0}", "a {}.", "{{{}}}", "{{0}} {}"])
-def test_prompts(prompt: str) -> None:
-    """{0} is {}, and doubled braces are braces."""
-    TextSettings("small", prompt=prompt).check()
-    assert join_and_prompt("dog", prompt) == prompt.format("dog")
-
-
-def test_braces_in_a_text_stay(small: TextEncoder) -> None:
-    """Braces in a text are not placeholders."""
-    assert join_and_prompt("a {} b {0}", "say {}") == "say a {} b {0}"
+def test_prompts(checkpoint: Checkpoint, tokenizer: ClipTokenizer, small: TextEncoder) -> None:
+    """{0} is {}, doubled braces are braces, and braces in a text are not placeholders."""
+    for prompt, text, expected in (
+        ("{0}", "dog", "dog"),
+        ("a {}.", "dog", "a dog."),
+        ("{{{}}}", "dog", "{dog}"),
+        ("{{0}} {}", "dog", "{0} dog"),
+        ("say {}", "a {} b {0}", "say a {} b {0}"),
+    ):
+        prompted = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", prompt=prompt))
+        np.testing.assert_array_equal(prompted.encode([text]), small.encode([expected]), prompt)
 
 
 def test_long_texts_are_cut(small: TextEncoder) -> None:

@@ -166,16 +166,14 @@ def test_any_memory_gives_the_result_or_a_clear_error(tokenizer: ClipTokenizer, 
             np.testing.assert_allclose(encoder.encode(GOOD), expected, rtol=0, atol=1e-5)
 
 
-def test_out_of_memory_outside_of_the_tower_is_a_memory_error(
-    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_outside_of_the_tower_is_a_memory_error(tokenizer: ClipTokenizer) -> None:
     """If memory does not suffice for the result itself, the caller gets a MemoryError with the number of texts."""
     encoder = _encoder(tokenizer)
 
-    def full(*_: object) -> None:
+    def full(texts: int) -> None:
         raise FULL
 
-    monkeypatch.setattr(encoder, "_vectors", full)
+    encoder.on_progress = full
     with pytest.raises(MemoryError, match="cpu has too little free memory for 2 texts"):
         encoder.encode(GOOD[:2])
 

@@ -16,7 +16,6 @@ import pytest
 
 from audioclip_beam.model.head import Encoding
 from audioclip_beam.pipeline.changes import find_changes
-from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish import publish_snapshot
@@ -92,36 +91,6 @@ def test_no_text_on_request(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", _rows(3))
     embed(tmp_path / "a.jsonl", tmp_path / "out", no_text=True)
     assert "text" not in read(tmp_path / "out").column_names
-
-
-@pytest.mark.slow
-def test_half_precision_vectors_through_the_command_line(
-    small_head: str, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """--vector_dtype float16 stores float16, each the nearest to its float32; neither reuses the other's vectors.
-
-    The summary of a run names the readers that have no float16.
-    """
-    write_jsonl(tmp_path / "a.jsonl", _rows(40))
-    flags = [f"--input={tmp_path / 'a.jsonl'}", "--id_field=id", f"--checkpoint={small_head}"]
-    flags += [f"--tokenizer_path={vocabulary}"]
-    tables = []
-    for dtype in ("float32", "float16"):
-        assert main(["embed", *flags, f"--output={tmp_path / dtype}", f"--vector_dtype={dtype}"]) == 0
-        assert ("float16, which neither Spark nor BigQuery reads" in capsys.readouterr().out) == (dtype == "float16")
-        tables.append(read(tmp_path / dtype))
-    single, half = tables
-    assert half.schema.field("embedding").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 32)
-    assert half.drop(["embedding"]).equals(single.drop(["embedding"]))
-    stored = half["embedding"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(40, 32)
-    assert stored.dtype == np.float16
-    np.testing.assert_array_equal(stored, vectors(single).astype(np.float16))
-
-    assert main(["embed", *flags, f"--output={tmp_path / 'float32'}", "--vector_dtype=float16"]) == 0
-    manifest = read_manifest(str(tmp_path / "float32"), str(current_name(str(tmp_path / "float32"))))
-    assert manifest is not None
-    assert (manifest["counts"]["embedded"], manifest["counts"]["reused"]) == (40, 0)
-    assert read(tmp_path / "float32").equals(half)
 
 
 def test_a_second_run_over_an_unchanged_corpus_calls_no_model(tmp_path: Path) -> None:

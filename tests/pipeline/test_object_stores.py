@@ -19,23 +19,17 @@ from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.model.text.shapes import text_shapes
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.inference import shared_encoder
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
-from audioclip_beam.pipeline.inference.shared_encoder import EncoderThread, describe_model
+from audioclip_beam.pipeline.inference.shared_encoder import describe_model
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.filesystem import read, remove_below, upload
 from audioclip_beam.pipeline.io.local_cache import ReplacedError
 from audioclip_beam.pipeline.io.retries import StoreError
-from audioclip_beam.pipeline.options import EmbedOptions
-from audioclip_beam.pipeline.prepare import unchanged
-from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.run_directory import end_run, start_run
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from tests.support import object_stores
 from tests.support.object_stores import Store
-from tests.support.stub import StubHead
 
 store = object_stores.store
 
@@ -134,18 +128,17 @@ def test_every_command_on_an_object_store(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
-def test_a_worker_refuses_a_checkpoint_that_was_replaced(
-    store: Store, small_head: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_refuses_a_checkpoint_that_was_replaced(store: Store, small_head: Path, vocabulary: Path) -> None:
     """The pickled handler contains size and digest; another file of the same name is refused, with a remedy."""
     checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
     model = describe_model(TEXT, TextSettings(checkpoint, tokenizer_path=str(vocabulary)))
     launched = RecordBatchHandler(model)
     assert model.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
-    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())  # as in another process
+    other = RecordBatchHandler(describe_model(TEXT, TextSettings(str(small_head), tokenizer_path=str(vocabulary))))
+    other.load_model()  # a process has one encoder: this one's place is free, as in another process
     assert worker.load_model().info.dim == model.info.dim == 16
-    monkeypatch.setattr(shared_encoder, "_PROCESS_ENCODER", EncoderThread())
+    other.load_model()
     store.put("models/head.safetensors", small_head.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(
         ReplacedError, match=r"models/head\.safetensors has sha256 .*it was replaced since; start the job"
@@ -234,25 +227,27 @@ def test_missing_s3_credentials_are_reported_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_commands_need_no_flags_of_object_stores(
-    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    small_head: Path,
+    vocabulary: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a new process, in which no run and no flag has set Beam's options, variables suffice for every command."""
     store.put("texts/a.txt", b"dog\nbird\n")
-    chosen = EmbedOptions(input=f"{store.url}/texts/*.txt", output=f"{store.url}/out")
-    for _ in range(2):
-        corpus = EmbedCorpus(chosen, StubHead())
-        run(corpus, chosen)
-        corpus.close()
-    options = {"checkpoint": "stub", "tokenizer_path": None, **chosen.get_all_options()}
-    for name in ("_same_options", "_same_model"):
-        monkeypatch.setattr(unchanged, name, lambda *_: True)
+    embed = ["embed", "--input", f"{store.url}/texts/*.txt", "--output", f"{store.url}/out"]
+    embed += ["--checkpoint", str(small_head), "--tokenizer_path", str(vocabulary)]
+    for flags in ([], ["--force"]):
+        assert main([*embed, *flags]) == 0
 
     def in_new_process() -> None:
         monkeypatch.setattr(FileSystems, "_pipeline_options", None)
         monkeypatch.setattr(RuntimeValueProvider, "runtime_options", None)
 
     in_new_process()
-    assert unchanged.unchanged_since(options) == corpus.snapshot
+    capsys.readouterr()
+    assert main(embed) == 0
+    assert capsys.readouterr().out.startswith("unchanged since ")
     for arguments in (["log"], ["validate"], ["report"], ["changes", "--output", f"{store.url}/changes"], ["rollback"]):
         in_new_process()
         assert main([arguments[0], f"{store.url}/out", *arguments[1:]]) == 0, capsys.readouterr().err

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pytest
@@ -14,8 +14,10 @@ from audioclip_beam.model.head import Encoding
 from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
-from audioclip_beam.pipeline.readers import read_shards
+from audioclip_beam.pipeline.readers.batch_builder import BatchBuilder
 from audioclip_beam.pipeline.readers.compression import BLOCK_ROWS
+from audioclip_beam.pipeline.readers.reader import RecordReader
+from audioclip_beam.pipeline.readers.shard import Batches
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support.corpus import read, write_jsonl
@@ -82,14 +84,15 @@ def test_a_batch_is_written_while_the_next_one_is_embedded(corpus: Path, monkeyp
 
 def test_rows_are_read_while_others_are_embedded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call of the device waits until a fourth block has been read; with a shuffle all are read before it."""
-    more, plain, seen, rows = threading.Event(), read_shards._read, list[bool](), Counter[str]()
+    more, plain, seen = threading.Event(), RecordReader.read, list[bool]()
 
-    def watched(*arguments: object) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        for batches in plain(*arguments):
-            rows["read"] += batches[0].num_rows
+    def watched(reader: RecordReader, handle: IO[bytes], builder: BatchBuilder) -> Batches:
+        rows = 0
+        for batches in plain(reader, handle, builder):
+            rows += batches[0].num_rows
             # A block is emitted when the next one does not fit into it, and Beam passes it on when it gets another one:
             # without reading ahead three blocks would have been read by now.
-            if rows["read"] > 3 * BLOCK_ROWS:
+            if rows > 3 * BLOCK_ROWS:
                 more.set()
             yield batches
 
@@ -97,6 +100,6 @@ def test_rows_are_read_while_others_are_embedded(corpus: Path, monkeypatch: pyte
         if call == 1:
             seen.append(more.wait(SECONDS))
 
-    monkeypatch.setattr(read_shards, "_read", watched)
+    monkeypatch.setattr(RecordReader, "read", watched)
     embed(corpus, during, no_dedupe=True)
     assert seen == [True]

@@ -153,7 +153,7 @@ def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsy
 
 @pytest.mark.slow
 def test_other_tokenizer_versions_are_a_warning(
-    output: Path, tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If only the versions differ that decide the token ids of rare texts, search and validate warn and go on."""
     assert set(TEXT.version_parts) == set(TEXT.versions())

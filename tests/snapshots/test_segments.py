@@ -1,10 +1,16 @@
-"""Which segments a run carries over: what is rewritten grows with what changed, and there are never many segments."""
+"""Which segments a run carries over, and the listings that workers read: what is rewritten grows with what changed."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audioclip_beam.pipeline.readers.shard import Shard
+from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_listing, write_listings
 from audioclip_beam.pipeline.snapshots.segments import MAX_SEGMENTS, choose_segments
 
 
@@ -62,3 +68,28 @@ def test_any_segments(segments: list[tuple[int, bool]], changed: int) -> None:
         assert len(carried) + written <= MAX_SEGMENTS
     else:
         assert carried == [n for n in range(len(sizes)) if whole[n]]
+
+
+def test_entries_come_back_whole(tmp_path: Path) -> None:
+    """Every field of a shard, whatever its value."""
+    shards = [
+        Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, '"etag"', None, 3),
+        Shard("/c\udcff.csv", "c\\xff.csv", "csv", None, 0, "1-0-2-3", ";"),
+    ]
+    assert all(len({getattr(shard, field.name) for shard in shards}) == 2 for field in fields(Shard))
+    write_listings(str(tmp_path), shards, ["a/part-1.parquet", "b/\udcff/part-2.parquet"])
+    assert list(read_listing(str(tmp_path / SHARDS))) == shards
+    assert list(read_listing(str(tmp_path / EARLIER))) == ["a/part-1.parquet", "b/\udcff/part-2.parquet"]
+
+
+def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has another current directory than the launcher."""
+    monkeypatch.chdir(tmp_path)
+    write_listings(str(tmp_path), [Shard("a/../b.txt", "b.txt", "txt", None, 0, "1")], [])
+    assert [shard.path for shard in read_listing(str(tmp_path / SHARDS))] == [str(tmp_path / "b.txt")]
+
+
+def test_empty_listings(tmp_path: Path) -> None:
+    """A first run has no earlier files."""
+    write_listings(str(tmp_path), [], [])
+    assert list(read_listing(str(tmp_path / SHARDS))) == list(read_listing(str(tmp_path / EARLIER))) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,8 @@ def embed(
     encoder.calls.clear()
     inputs = [str(source)] if isinstance(source, Path | str) else list(source)
     chosen = EmbedOptions(input=inputs, output=str(output), **options)
-    corpus = EmbedCorpus(chosen, head)
-    try:
+    with closing(EmbedCorpus(chosen, head)) as corpus:
         run(corpus, chosen)
-    finally:
-        corpus.close()
     manifest = read_manifest(str(output), str(corpus.snapshot))
     assert manifest is not None
     return manifest, [text for call in encoder.calls if call != list(CANARY_TEXTS) for text in call]

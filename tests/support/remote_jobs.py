@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
+from audioclip_beam.pipeline.remote.worker_reports import RunReports
 from audioclip_beam.pipeline.run.runner import run
 from tests.support.stub import StubHead
 
 IN_SERVER = "beam:env:embedded_python:v1"  # workers in the process of the job server
+# Of a job whose workers are elsewhere.
+FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"
 
 
 @contextmanager
@@ -54,3 +58,11 @@ def remote_run(shards: str, output: str, options: dict[str, Any]) -> None:
         run(corpus, chosen)
     finally:
         corpus.close()
+
+
+def report_error(folder: Path) -> None:
+    """Report an error into the run directory out/snapshots/run in `folder`, as a worker does."""
+    run = folder / "out/snapshots/run"
+    run.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError), RunReports(str(run)).errors():
+        raise FileNotFoundError("no vocabulary file at /nowhere")

@@ -77,7 +77,8 @@ def test_what_changes_and_what_does_not(folder: Path) -> None:
     assert check() == name
 
 
-def test_the_command_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("folder")
+def test_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """No snapshot is made, and the exit status is 0; --force makes one."""
     capsys.readouterr()
     name = current_name("out")
@@ -94,9 +95,8 @@ def test_the_command_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_a_plan_after_a_night_without_new_texts_has_an_estimate(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_plan_after_a_night_without_new_texts_has_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     """It is that of the runs that used the model, however long ago the last one was."""
     for _ in range(6):
         before = current_name("out")
@@ -121,9 +121,8 @@ def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:
     assert check() is None
 
 
-def test_a_model_that_is_replaced_while_a_run_reads_it_makes_another_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_model_that_is_replaced_while_a_run_reads_it_makes_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has embedded with the file that it found."""
     plain = job.describe_model
 
@@ -137,14 +136,16 @@ def test_a_model_that_is_replaced_while_a_run_reads_it_makes_another_run(
     assert check() is None
 
 
-def test_another_unicode_or_ftfy_makes_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("folder")
+def test_another_unicode_or_ftfy_makes_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """They decide the token ids of rare strings."""
     versions = TEXT.versions()
     monkeypatch.setattr(TextHead, "versions", lambda head: versions | {"ftfy": "0"})
     assert check() is None
 
 
-def test_neither_beam_nor_torch_nor_pandas_is_imported(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_neither_beam_nor_torch_nor_pandas_is_imported() -> None:
     """Their imports take longer than the whole check. pyarrow imports pandas for some calls."""
     code = (
         "import sys; from audioclip_beam.pipeline.cli import main; status = main(sys.argv[1:]); "

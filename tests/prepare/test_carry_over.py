@@ -118,7 +118,7 @@ def test_hashes_are_read_for_as_long_as_that_is_worth_it(tmp_path: Path, monkeyp
         prepared = prepare_job(options, StubHead())
         assert prepared.earlier.lookup == {"rows": rows, "bytes": 16 * rows, "left_out": 114 - rows}
         assert sum(pq.read_metadata(path).num_rows for path in prepared.earlier.files) == rows
-        noted = [note for note in prepared.notes if f"are not looked up in {114 - rows} rows that are carried" in note]
+        noted = [note for note in prepared.notes if f"is not looked up in {114 - rows} rows that are carried" in note]
         assert len(noted) == (rows < 114)
 
 

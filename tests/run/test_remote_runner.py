@@ -8,50 +8,37 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc
 from apache_beam.runners.portability.portable_runner import PipelineResult, PortableRunner
-from filelock import FileLock
 
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.embed_command import with_outcome
 from audioclip_beam.pipeline.embed import EmbedCorpus
-from audioclip_beam.pipeline.io.retries import StoreError
-from audioclip_beam.pipeline.metrics import TALLY
 from audioclip_beam.pipeline.options import EmbedOptions, ends_with_launcher
 from audioclip_beam.pipeline.prepare.job import prepare_job
-from audioclip_beam.pipeline.remote import worker_reports
-from audioclip_beam.pipeline.remote.worker_reports import RunReports, read_reports, remove_reports
-from audioclip_beam.pipeline.run import watch_job
+from audioclip_beam.pipeline.remote.worker_reports import RunReports
 from audioclip_beam.pipeline.run.flink_job import FlinkJob
 from audioclip_beam.pipeline.run.plan_pipeline import count_changes
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.run.signals import handle_signals
-from audioclip_beam.pipeline.run.watch_job import JobWatch
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
-from audioclip_beam.pipeline.snapshots.run_directory import list_runs, run_path
-from tests.support import object_stores
-from tests.support.corpus import embed
+from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.http_server import serving
-from tests.support.object_stores import Store
 from tests.support.program import start_program
-from tests.support.remote_jobs import IN_SERVER, Gate, job_server, remote_run
+from tests.support.remote_jobs import FLAGS, IN_SERVER, Gate, job_server, remote_run
 from tests.support.stub import StubHead
-
-store = object_stores.store
-
-FLAGS = "--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"
 
 
 class EndlessJobs(beam_job_api_pb2_grpc.JobServiceServicer):
@@ -236,18 +223,18 @@ def test_what_no_retry_repairs_ends_the_run(
 
 
 class FlinkJobs(BaseHTTPRequestHandler):
-    """Flink's REST interface, with the jobs `jobs` as (id, name, state); `cancelled` are the requests to cancel one."""
+    """Flink's REST interface, with the jobs `jobs` as (id, name, state); `requests` are the paths of all requests."""
 
     jobs: ClassVar[list[tuple[str, str, str]]] = []
-    cancelled: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        assert self.path == "/jobs/overview"
+        self.requests.append(self.path)
         names = "jid", "name", "state"
         self._answer(json.dumps({"jobs": [dict(zip(names, job, strict=True)) for job in self.jobs]}).encode())
 
     def do_PATCH(self) -> None:
-        self.cancelled.append(self.path)
+        self.requests.append(self.path)
         self._answer(b"{}")
 
     def _answer(self, data: bytes) -> None:
@@ -270,13 +257,13 @@ class FlinkJobs(BaseHTTPRequestHandler):
 )
 def test_a_job_is_cancelled_at_flink(jobs: list[tuple[str, str, str]], cancelled: str | None) -> None:
     """By its name, if only one of those that go on has it."""
-    FlinkJobs.jobs, FlinkJobs.cancelled = jobs, []
+    FlinkJobs.jobs, FlinkJobs.requests = jobs, []
     with serving(FlinkJobs) as port:
         options = EmbedOptions([*FLAGS, f"--flink_master=localhost:{port}"])
         job = FlinkJob.of(options, "night_1a2b")
         assert job is not None
         assert job.cancel() is (cancelled is not None)
-    assert FlinkJobs.cancelled == ([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])
+    assert FlinkJobs.requests == ["/jobs/overview", *([f"/jobs/{cancelled}?mode=cancel"] if cancelled else [])]
     assert job.cancel() is False, "no one listens any more"
     assert f"`curl -X PATCH 'http://localhost:{port}/jobs/ID?mode=cancel'`" in job.how_to_cancel
 
@@ -314,40 +301,6 @@ def test_an_error_says_once_what_was_published(message: str, local: bool, end: s
     """Also if a path in it has that word."""
     corpus = SimpleNamespace(local=local, snapshot="run-1", job=SimpleNamespace(output="out"))
     assert with_outcome(message, corpus) == message + end  # type: ignore[arg-type]
-
-
-def watch(folder: Path, flink: object = None, cancel: Callable[[], object] = bool) -> JobWatch:
-    """Return the watch of a job whose run directory is out/snapshots/run in `folder`."""
-    corpus = SimpleNamespace(job=SimpleNamespace(output=str(folder / "out")), snapshot="run")
-    return JobWatch(corpus, SimpleNamespace(cancel=cancel), EmbedOptions([*FLAGS]), flink)  # type: ignore[arg-type]
-
-
-def report_error(folder: Path) -> None:
-    """Report an error into that run directory, as a worker does."""
-    run = folder / "out/snapshots/run"
-    run.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError), RunReports(str(run)).errors():
-        raise FileNotFoundError("no vocabulary file at /nowhere")
-
-
-def test_a_job_that_fails_between_two_looks(tmp_path: Path) -> None:
-    """What a worker reported is read once more: the runner's own error may say less."""
-
-    def fail() -> None:
-        report_error(tmp_path)
-        raise RuntimeError("failed in state FAILED: unknown error")
-
-    job = watch(tmp_path)
-    with pytest.raises(RuntimeError, match="unknown error"), job:
-        fail()
-    assert job.error == "no vocabulary file at /nowhere"
-
-
-def test_an_error_of_a_run_that_has_published(tmp_path: Path) -> None:
-    """A stage that is executed once more may fail permanently: the job is not cancelled, and the run does not fail."""
-    report_error(tmp_path)
-    (tmp_path / "out/snapshots/run/manifest.json").write_text("{}")
-    assert read_reports(str(tmp_path / "out/snapshots/run")).errors == []
 
 
 @pytest.mark.slow
@@ -414,22 +367,6 @@ def test_a_connection_that_breaks(tmp_path: Path, jobs: tuple[EndlessJobs, int])
     assert list(tmp_path.glob("out/snapshots/*/run.json"))
 
 
-def reported_by_a_run(folder: Path, shard: Path, head: StubHead, *, remove: bool = False, **options: Any) -> str:
-    """Return the one error that a run into out in `folder` reports before it fails; `remove` deletes the shard meanwhile."""
-    with job_server() as endpoint:
-        remote = {"runner": "PortableRunner", "job_endpoint": endpoint, "environment_type": IN_SERVER}
-        chosen = EmbedOptions(input=shard, output=folder / "out", **remote, **options)
-        corpus = EmbedCorpus(chosen, head)
-        if remove:
-            shard.unlink()
-        with closing(corpus):
-            with pytest.raises(RuntimeError) as failure:
-                run(corpus, chosen)
-            (error,) = set(read_reports(run_path(str(folder / "out"), str(corpus.snapshot))).errors)
-    assert error == str(failure.value)
-    return error
-
-
 def test_a_job_is_recorded_before_its_server_is_asked_again(
     tmp_path: Path, jobs: tuple[EndlessJobs, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,149 +387,3 @@ def test_a_job_is_recorded_before_its_server_is_asked_again(
     with closing(corpus), pytest.raises(RuntimeError, match="does not answer any more"):
         run(corpus, options)
     assert [marker.get("job") for marker in markers] == ["job-17_id"]
-
-
-def test_a_shard_that_workers_do_not_find(tmp_path: Path) -> None:
-    """It is reported: a runner that restarts its job would read it in vain each time."""
-    (tmp_path / "a.txt").write_text("dog\n")
-    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHead(), remove=True)
-    assert error.endswith("restore it or leave it out, and run again")
-
-
-@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
-def test_a_text_that_is_too_long(tmp_path: Path, known: bool) -> None:
-    """It is reported, too, whether the model gets it or it has an earlier vector."""
-    (tmp_path / "a.txt").write_text("dog\n" + "many words " * 50)
-    if known:
-        embed(tmp_path / "a.txt", tmp_path / "out")
-    error = reported_by_a_run(tmp_path, tmp_path / "a.txt", StubHead(), on_long="error")
-    assert error.startswith("a.txt, row 1: the text has 102 tokens")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a watch look often, and explain at once."""
-    monkeypatch.setattr(watch_job, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(watch_job, "START_SECONDS", 0.1)
-
-
-@pytest.mark.usefixtures("quick")
-def test_workers_that_never_start_are_explained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line names the likely reasons."""
-    with watch(tmp_path):
-        time.sleep(0.5)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "no worker has reported" in line
-    assert "a worker pool must run at localhost:1 on the machine of every task manager" in line
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_end_of_a_run_waits_until_flink_has_cancelled_it(tmp_path: Path) -> None:
-    """Cancelling the job at Beam's job server ends the wait for the job, and the process would end before Flink is asked."""
-    cancelled, flink = threading.Event(), SimpleNamespace()
-    flink.cancel = lambda: (cancelled.wait(0.5), cancelled.set())
-    report_error(tmp_path)
-    deadline = time.monotonic() + 20
-    with watch(tmp_path, flink) as job:
-        while job.error is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert cancelled.is_set()
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("answers", [True, False], ids=["its service answers", "its service does not answer"])
-def test_a_job_that_does_not_end_when_it_is_cancelled(
-    tmp_path: Path, answers: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error is printed though the launcher still waits for the job, which on Dataflow takes minutes to end."""
-    monkeypatch.setattr(watch_job, "CANCEL_SECONDS", 0.1)
-    report_error(tmp_path)
-    released, errors, deadline = threading.Event(), "", time.monotonic() + 20
-    with watch(tmp_path, cancel=lambda: answers or released.wait(60)):
-        while not errors:
-            errors = capsys.readouterr().err
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    released.set()
-    assert errors == "audioclip: no vocabulary file at /nowhere; the job is cancelled, and has not ended yet\n"
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_counts_of_workers_are_those_of_the_progress_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """They are the sums of what each worker left in the run directory, and nothing is explained."""
-    run = tmp_path / "out/snapshots/run"
-    run.mkdir(parents=True)
-    for number, rows in enumerate((20, 22)):
-        (run / f"_worker-{number}.json").write_text(json.dumps({"rows_read": rows}))
-    with watch(tmp_path):
-        time.sleep(0.5)
-    assert TALLY["rows_read"] == 42
-    assert not capsys.readouterr().err
-
-
-def test_a_worker_that_reports_lists_no_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run directory has thousands: a worker asks for two names, until the run is published."""
-    monkeypatch.setattr(worker_reports, "STORE_SECONDS", 0.02)
-    directory = f"{store.url}/out/snapshots/run"
-    store.put("out/snapshots/run/run.json", b"{}")
-    store.seen.clear()
-    TALLY["rows_read"] += 1
-    RunReports(directory).start()
-    deadline = time.monotonic() + 20
-    while len([request for request in store.seen if "run.json" in request.path]) < 10:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert not [request.path for request in store.seen if "prefix=" in request.path]
-    store.put("out/snapshots/run/manifest.json", b"{}")
-    while read_reports(directory).workers:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_reports_that_are_being_written_do_not_count(tmp_path: Path) -> None:
-    """Nor does one that was removed since it was listed: an error without a text would end the run without a reason."""
-    with pytest.raises(FileNotFoundError), RunReports(str(tmp_path)).errors():
-        raise FileNotFoundError("no vocabulary file at /nowhere")
-    (report,) = tmp_path.iterdir()
-    report.with_name(f"{report.name}.1-abc.tmp").write_bytes(b"{")
-    (tmp_path / "_worker-1.json.1-abc.tmp").write_bytes(b"{")
-    (tmp_path / "_error-0.json").symlink_to(tmp_path / "removed")  # listed, and cannot be read
-    reports = read_reports(str(tmp_path))
-    assert reports.errors == ["no vocabulary file at /nowhere"]
-    assert reports.workers == 0
-
-
-def test_reports_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run has been published, or has another error: no error of its end may hide that."""
-
-    def fail(directory: str) -> list[object]:
-        raise StoreError(f"{directory} cannot be listed")
-
-    monkeypatch.setattr(worker_reports, "list_directory", fail)
-    remove_reports(str(tmp_path))
-
-
-@pytest.mark.parametrize("detached", [True, False], ids=["goes on without its launcher", "ends with it"])
-def test_a_worker_reports_until_its_run_has_ended(
-    tmp_path: Path, detached: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its counts are in the run directory while that has its marker or its launcher's lock; then none are left."""
-    monkeypatch.setattr(worker_reports, "REPORT_SECONDS", 0.02)
-    marker, lock = tmp_path / "run.json", FileLock(tmp_path / "run.lock")
-    if detached:
-        marker.write_text("{}")
-    else:
-        lock.acquire()
-    TALLY["rows_read"] += 1
-    RunReports(str(tmp_path)).start()
-    deadline = time.monotonic() + 20
-    while read_reports(str(tmp_path)).counts["rows_read"] != TALLY["rows_read"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    marker.unlink(missing_ok=True)
-    lock.release()
-    while set(tmp_path.iterdir()) - {tmp_path / "run.lock"}:
-        assert time.monotonic() < deadline
