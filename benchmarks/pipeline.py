@@ -273,7 +273,7 @@ def end_to_end(folder: Path, rows: int = 20_000, rounds: int = 3) -> None:
         bare = child("encode_run", folder / "in")["wall"]
         wall, manifest = embed(folder / "in", folder / f"out{turn}")
         seconds = manifest["seconds"]
-        inside, model = float(seconds["total"]), float(seconds["model_seconds"]) + float(seconds["tokenize_seconds"])
+        inside, model = float(seconds["total"]), float(seconds["model_seconds"]) + float(seconds["prepare_seconds"])
         started.append(bare / inside)
         whole.append(bare / wall)
         print(
@@ -296,14 +296,14 @@ def night(folder: Path, rows: int = 20_000) -> None:
         f"night       first run {first:,.1f} s, a shard touched {second:,.1f} s: {first / second:,.1f} times as fast",
         end="; ",
     )
-    print(f"{manifest['counts']['model_texts']} texts through the model")
+    print(f"{manifest['counts']['model']['items']} texts through the model")
     for shard in (folder / "in").glob("*.jsonl"):
         lines = shard.read_text().splitlines()
         lines[::100] = [line.replace('"text": "', '"text": "edited: ') for line in lines[::100]]
         shard.write_text("\n".join(lines) + "\n")
     third, manifest = embed(folder / "in", folder / "out", "--id_field", "id")
     print(
-        f"night       1 % changed {third:,.1f} s, {manifest['counts']['model_texts']} of {rows} texts through the model"
+        f"night       1 % changed {third:,.1f} s, {manifest['counts']['model']['items']} of {rows} texts through the model"
     )
 
 

@@ -182,7 +182,8 @@ def test_texts_that_are_too_long(tmp_path: Path, flags: list[str], capsys: pytes
     assert "0 rows reused, 1 rows to embed\nmodel     2 texts, 3 tokens" in plan("reject")
     assert main(["embed", *flags, "--on_long", "reject"]) == 0
     counts = _counts(tmp_path / "out")
-    assert [counts[name] for name in ("embedded", "rejected", "model_texts", "tokens")] == [1, 2, 2, 3]
+    assert (counts["embedded"], counts["rejected"]) == (1, 2)
+    assert (counts["model"]["items"], counts["model"]["units"]) == (2, 3)
     write_jsonl(tmp_path / "a.jsonl", rows[1:])
     assert "0 new, 0 with another text, 0 with the same text, 1 removed; 2 rejected" in plan("reject")
     assert "no row can be embedded" in plan("reject")
@@ -206,7 +207,7 @@ def test_texts_of_equal_tokens_count_once(tmp_path: Path, flags: list[str], caps
     assert "model     6 texts, 86 tokens" in capsys.readouterr().out
     assert main(["embed", *flags]) == 0
     counts = _counts(tmp_path / "out")
-    assert (counts["model_texts"], counts["tokens"]) == (6, 86)
+    assert (counts["model"]["items"], counts["model"]["units"]) == (6, 86)
 
 
 def test_no_dedupe_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,7 +227,8 @@ def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabul
     flags = ["embed", f"--input={shared_directory / 'a.jsonl'}", f"--output={shared_directory / 'out'}"]
     flags += [f"--checkpoint={shared_directory / 'small.pt'}", f"--tokenizer_path={vocabulary}"]
     if os.geteuid() == 0:
-        imports = "import os; import audioclip_beam.pipeline.cli.embed_command, audioclip_beam.model"
+        modules = ("pipeline.cli.embed_command", "pipeline.embed", "model.text.encoder")
+        imports = f"import os, {', '.join(f'audioclip_beam.{module}' for module in modules)}"
         code = f"{imports}; os.seteuid({UNPRIVILEGED}); {code}"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

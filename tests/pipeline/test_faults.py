@@ -149,7 +149,7 @@ class Nights:
         table = read(self.output)
         if not len(table):
             return {}
-        expected = StubEncoder(8, "stub").encode_rows(table["text"].to_pylist()).vectors
+        expected = StubHead().make_encoder().encode_rows(table["text"].to_pylist()).vectors
         np.testing.assert_array_equal(vectors(table), expected)
         ids = table["id"].to_pylist()
         assert len(set(ids)) == len(ids)

@@ -178,7 +178,8 @@ class Corpus:
         assert manifest
         assert "report" in manifest, manifest["notes"]
         by_batch = ("nodes", "slots", "micro_batches")
-        return {name: number for name, number in manifest["counts"].items() if name not in by_batch}
+        counts = {**manifest["counts"], **manifest["counts"]["model"]}
+        return {name: number for name, number in counts.items() if name not in ("model", *by_batch)}
 
 
 @pytest.fixture(scope="module")
