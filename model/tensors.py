@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Of pairs of heads, for logits; no vector depends on them.
+# The scales of pairs of heads, for logits; no vector depends on them.
 SCALES = ("logit_scale", "logit_scale_ai", "logit_scale_at")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

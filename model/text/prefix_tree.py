@@ -55,6 +55,11 @@ class SortedRows:
         """Return the longest slice of rows from `start`, before `stop`, whose prefix tree has at most `nodes` nodes.
 
         It has at least one row.
+
+        Args:
+            start: The first row.
+            nodes: The most nodes of the tree.
+            stop: The row before which it ends; by default it may go to the last one.
         """
         # All tokens of the first row are nodes of its tree, and each row below adds as many as in the tree of all rows.
         most = nodes - self.lengths[start] + self.nodes[start + 1]

@@ -25,8 +25,11 @@ QUICK_GELU = 1.702
 class TextTower:
     """A causal text transformer whose shapes are those of the state dict.
 
-    `state` maps AudioCLIP's names (token_embedding.weight, transformer.resblocks.0.ln_1.weight, ..., text_projection) to
-    float32 tensors. The tower computes in `dtype` on `device`, LayerNorm statistics in float32.
+    Args:
+        state: AudioCLIP's names (token_embedding.weight, transformer.resblocks.0.ln_1.weight, ..., text_projection) to
+            float32 tensors.
+        device: The device that it computes on.
+        dtype: The type that it computes in; LayerNorm statistics are always float32.
     """
 
     def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:

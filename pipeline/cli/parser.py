@@ -104,7 +104,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_server_options(beam: argparse.ArgumentParser, tokens: Sequence[str], parser: StrictParser) -> None:
-    """Add the flags that the job server describes to `beam`, if `tokens` name its endpoint, without those of `parser`."""
+    """Add the flags that a job server describes.
+
+    Args:
+        beam: The parser that gets them.
+        tokens: The command line; without the endpoint of a job server nothing is added.
+        parser: The parser of the command, whose own flags are left out.
+    """
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from ..run.check_runner import job_server_options

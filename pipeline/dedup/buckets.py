@@ -122,10 +122,14 @@ def _cut(rows: pa.RecordBatch, sizes: NDArray[np.int64]) -> Iterator[pa.RecordBa
 
 
 class Buckets(beam.PTransform):  # type: ignore[misc]
-    """Record batches to (bucket of `column`, its pieces), 2**bits buckets in all, by one shuffle.
+    """Record batches to (bucket, its pieces), by one shuffle; `read_rows` returns the batches of a bucket.
 
-    `read_rows` returns the batches of a bucket. `spill` is as for SplitIntoBuckets; `also` are (bucket, piece) that are
-    grouped with them.
+    Args:
+        codec: How pieces are encoded.
+        column: The column with the hashes that decide on buckets.
+        bits: There are 2**bits buckets.
+        spill: As for SplitIntoBuckets.
+        also: More pairs of bucket and piece, which are grouped with them.
     """
 
     def __init__(

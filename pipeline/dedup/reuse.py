@@ -176,8 +176,14 @@ def _warn_unreadable(path: str, error: Exception) -> None:
 class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     """Hashed row batches to `.known`, embedded from earlier vectors, and `.new`.
 
-    `earlier` has the paths of earlier part files, or is None without any. Rows meet their row groups in 2**bits
-    buckets of content hashes; `spill` is as for Buckets. `same_model` is a side input: if it is False, every row is new.
+    Rows meet the row groups of earlier part files in buckets of content hashes.
+
+    Args:
+        earlier: The paths of earlier part files; None without any.
+        refer: The step that refers to their row groups.
+        reuse: The step that takes the vectors.
+        spill: As for Buckets.
+        same_model: A side input: if it is False, every row is new.
     """
 
     def __init__(

@@ -170,7 +170,14 @@ class AtomicFile:
 
 
 def write_atomically(path: str, data: bytes, mime_type: str, *, sync: bool = False) -> None:
-    """Write `data` to `path`, whole or not at all; with `sync`, a local file is on the disk before it gets its name."""
+    """Write a file, whole or not at all.
+
+    Args:
+        path: Its path.
+        data: What it contains.
+        mime_type: Its media type on an object store.
+        sync: Whether a local file is on the disk before it gets its name.
+    """
     if not is_local(path):  # an object appears when its upload is complete
         upload(io.BytesIO(data), path, mime_type)
         return

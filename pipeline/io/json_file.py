@@ -62,10 +62,16 @@ def _serialize(value: object) -> bytes:
 
 
 def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock: str | None = None) -> None:
-    """Replace the object in `path` by the result of `decide`, which gets the present one, or None if there is no file.
+    """Replace the object in a file.
 
-    If `decide` returns None, the file stays as it is. Whatever it raises is passed on. Raises SnapshotError if another
-    process changes the file in the meantime. If that needs a lock, it is the one of the file `lock` (default: `path`).
+    Args:
+        path: The file.
+        decide: Gets the present object, or None if there is no file, and returns the new one; if that is None, the file
+            stays as it is. What it raises is passed on.
+        lock: The file whose lock is taken if one is needed; by default `path`.
+
+    Raises:
+        SnapshotError: Another process changed the file in the meantime.
     """
     access = conditional_access(path)
     if access is None:

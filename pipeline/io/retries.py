@@ -55,13 +55,16 @@ class StoreError(OSError):
 def with_retries(path: str, action: str, operation: Callable[[], _T], *, also: tuple[int, ...] = ()) -> _T:
     """Return the result of `operation`, which can be repeated; on an object store, retry it after transient errors.
 
-    `action` says in the error what was to be done with `path`: "read", "written". `also` are HTTP statuses to retry
-    after in addition to those of `is_transient`.
+    Args:
+        path: What it reads or writes.
+        action: What was to be done with it, as errors report it: "read", "written".
+        operation: What is repeated.
+        also: HTTP statuses to retry after in addition to those of `is_transient`.
 
     Raises:
-        ValueError: as `operation` raised it.
-        OSError: as `operation` raised it, if `path` is local.
-        StoreError: for every other error.
+        ValueError: As `operation` raised it.
+        OSError: As `operation` raised it, if `path` is local.
+        StoreError: For every other error.
     """
     if is_local(path):
         return operation()

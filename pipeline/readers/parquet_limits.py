@@ -134,10 +134,18 @@ def rows_at_once(
     encoded: set[str],
     batch_bytes: int,
 ) -> int:
-    """Return how many rows of a row group of `rows` may be read at once, at least 1, for a batch of about `batch_bytes`.
+    """Return how many rows of a row group may be read at once, at least 1.
 
-    `columns` are those that will be read, by leaf; `encoded` are the paths of those whose values stay in a dictionary.
-    Raises ThriftError if a page, or what may be one row, is over the limits of this module.
+    Args:
+        ahead: The file.
+        schema: Its schema.
+        columns: The columns that will be read, by leaf.
+        rows: The rows of the row group.
+        encoded: The paths of the columns whose values stay in a dictionary.
+        batch_bytes: About how many bytes the rows may have.
+
+    Raises:
+        ThriftError: A page, or what may be one row, is over the limits of this module.
     """
     limit = batch_bytes
     for leaf, chunked in columns.items():

@@ -53,8 +53,12 @@ def render(
 ) -> str:
     """Return the page about a snapshot.
 
-    `stats` has the histograms, `rows` is a sample as `read_sample` returns it, and `previous` is the manifest of the
-    previous snapshot, if there is one and it still exists.
+    Args:
+        manifest: Its manifest.
+        files: Its files.
+        stats: Its histograms.
+        rows: A sample, as `read_sample` returns it.
+        previous: The manifest of the previous snapshot, if there is one and it still exists.
     """
     pieces = _outcomes(manifest)
     counted = sum(amount for _, amount, _ in pieces)

@@ -197,7 +197,15 @@ def sample_map(places: NDArray[np.float64], labels: Sequence[str]) -> Chart:
 
 
 class _Columns:
-    """A part of a chart, from the height `top` to `bottom`, with a column between each two of `edges` [n + 1]."""
+    """A part of a chart with columns.
+
+    Args:
+        chart: The chart.
+        top: The height at which the part begins.
+        bottom: The height at which it ends.
+        edges: The values [n + 1] between each two of which there is a column.
+        margin: How much of the axis is empty on both sides.
+    """
 
     def __init__(self, chart: Chart, top: float, bottom: float, edges: Sequence[float], margin: float = 0) -> None:
         self._chart, self._top, self._bottom, self._edges = chart, top, bottom, edges

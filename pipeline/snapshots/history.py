@@ -174,7 +174,12 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     Kept are the current snapshot, the one that it followed, the one before that, and so on, then the newest others. The
     newest is always kept: a run may be about to make it the current one. So are the directories of runs that may still be
     running; they are named in warnings, unless they are on this machine. What a kept snapshot does not name, as a worker
-    that was lost may have written it after publishing, is removed, too. `dry_run` removes nothing.
+    that was lost may have written it after publishing, is removed, too.
+
+    Args:
+        output: The directory of the snapshots.
+        keep: How many snapshots are kept.
+        dry_run: Whether they are only named, and nothing is removed.
 
     Raises:
         ValueError: `keep` is below 1.

@@ -178,10 +178,16 @@ def snapshot_of_pointer(pointer: Json, path: str) -> str:
 
 
 def manifest_from(value: Json, path: str, name: str, reads: Collection[str] = MANIFEST_KEYS) -> Manifest:
-    """Return `value`, the content of the file `path`, as the manifest of snapshot `name`.
+    """Return the content of a file as a manifest.
+
+    Args:
+        value: The content.
+        path: The file.
+        name: The snapshot whose manifest it must be.
+        reads: The keys that are checked.
 
     Raises:
-        SnapshotError: The format is another one, a key in `reads` is missing or of another type, the manifest is that of
+        SnapshotError: The format is another one, a key is missing or of another type, the manifest is that of
             another snapshot, or a listing that is read could be outside of the snapshot's directory.
     """
     if value.get("format") != FORMAT:

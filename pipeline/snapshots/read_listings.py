@@ -19,10 +19,16 @@ _Entry: TypeAlias = list[Shard] | str | FileInfo
 
 
 class ReadListings(beam.PTransform):  # type: ignore[misc]
-    """The entries of the listings `names` in `directory`: `.shards`, `.earlier` and `.carried`.
+    """The entries of listings: `.shards`, `.earlier` and `.carried`.
 
-    Those of SHARDS are groups of the shards that the run reads, which are of the segments from `first_segment` on. One
-    worker reads all listings, and one shuffle spreads all entries over the workers.
+    Those of SHARDS are groups of the shards that the run reads. One worker reads all listings, and one shuffle spreads all
+    entries over the workers.
+
+    Args:
+        directory: The directory of the listings.
+        names: Which ones are read.
+        file_io: How they are read.
+        first_segment: The first of the segments whose shards the run reads.
     """
 
     def __init__(self, directory: str, names: Sequence[str], file_io: FileIO, first_segment: int = 0) -> None:

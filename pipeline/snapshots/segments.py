@@ -66,11 +66,13 @@ def add_rows(parts: Iterable[RowCounts]) -> RowCounts:
 def choose_segments(sizes: Sequence[int], unchanged: Sequence[bool], changed_bytes: int) -> list[int]:
     """Return the numbers of the segments that are carried over, in ascending order; the shards of all others are read.
 
-    `sizes` are the bytes of the shards of each segment that still exist as they were, `unchanged` says whether these are all
-    of its shards, and `changed_bytes` is the size of the new and changed shards.
-
     What is read again grows with what changed: segments are absorbed, smallest first, while none is larger than all that
     is read so far, and the smallest ones also if there would be more than MAX_SEGMENTS.
+
+    Args:
+        sizes: The bytes of the shards of each segment that still exist as they were.
+        unchanged: Whether these are all shards of the segment.
+        changed_bytes: The size of the new and changed shards.
     """
     gathered = changed_bytes + sum(size for size, whole in zip(sizes, unchanged, strict=True) if not whole)
     carried = sorted((n for n, whole in enumerate(unchanged) if whole), key=lambda n: (-sizes[n], n))

@@ -19,9 +19,13 @@ _CLASSES: dict[object, tuple[tuple[type, ...], str]] = {
 
 
 def key_faults(value: Mapping[str, object], kind: type, keys: Collection[str], prefix: str = "") -> Iterator[str]:
-    """Yield what is wrong with `keys` of an object of the TypedDict `kind`; other keys are not looked at.
+    """Yield what is wrong with some keys of an object.
 
-    `prefix` is the path of the object, as in "files[0].". Keys that are not in `kind` may have any value.
+    Args:
+        value: The object.
+        kind: Its TypedDict; a key that is not in it may have any value.
+        keys: The keys that are looked at.
+        prefix: The path of the object, as in "files[0].".
     """
     for key, inner in _hints(kind).items():
         if key not in keys:

@@ -41,11 +41,9 @@ class FragileHead(StubHead):
     faults: Faults
 
     def encoder(self) -> StubEncoder:
-        faults = self.faults
-
         class Fragile(StubEncoder):
             def encode_rows(self, texts: Sequence[str]) -> Encoding:
-                with faults.around("model", "the model"):
+                with FragileHead.faults.around("model", "the model"):
                     return super().encode_rows(texts)
 
         return Fragile(self.info())
