@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.pipeline import embed as embed_module
+from audioclip_beam.pipeline import read_and_join
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
@@ -78,7 +78,7 @@ def test_a_failed_run_is_reused(spark: Spark, tmp_path: Path, monkeypatch: pytes
         embed(shard, output, max_rejected="0", **spark.options())
     assert current_name(str(output)) is None
     with monkeypatch.context() as patch:
-        patch.setattr(embed_module, "version", lambda name: "0.0.0")
+        patch.setattr(read_and_join, "version", lambda name: "0.0.0")
         with pytest.raises(RuntimeError, match=r"a worker has audioclip-beam .*, and the launcher 0\.0\.0"):
             embed(shard, output, **spark.options())
     manifest, texts = embed(shard, output, **spark.options())
