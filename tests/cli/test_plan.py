@@ -304,8 +304,8 @@ def test_plan_equals_a_naive_comparison_and_the_run(
         "same": len(after.items() & before.items()),
         "changed": sum(key in before and before[key] != text for key, text in after.items()),
         "reused": sum(text in known for text in after.values()),
-        "texts": len(set(after.values()) - known),
+        "items": len(set(after.values()) - known),
     }
     assert {name: getattr(counts, name) for name in expected} == expected
     manifest, texts = embed(shard, directory / "out", id_field="id", max_shrink=0.0)
-    assert (manifest["counts"]["reused"], len(texts)) == (expected["reused"], expected["texts"])
+    assert (manifest["counts"]["reused"], len(texts)) == (expected["reused"], expected["items"])

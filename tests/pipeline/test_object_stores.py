@@ -133,7 +133,7 @@ def test_a_worker_refuses_a_checkpoint_that_was_replaced(store: Store, small_hea
     checkpoint = store.put("models/head.safetensors", small_head.read_bytes())
     model = describe_model(TEXT, TextSettings(checkpoint, tokenizer_path=str(vocabulary)))
     launched = RecordBatchHandler(model)
-    assert model.name == "head.safetensors"
+    assert model.info.name == "head.safetensors"
     worker = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(launched))
     other = RecordBatchHandler(describe_model(TEXT, TextSettings(str(small_head), tokenizer_path=str(vocabulary))))
     other.load_model()  # a process has one encoder: this one's place is free, as in another process

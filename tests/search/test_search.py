@@ -200,8 +200,8 @@ def test_float16_snapshot_is_searched_without_a_gpu(output: Path) -> None:
     assert manifest is not None
     parts = {**manifest["fingerprint_parts"], "dtype": "float16"}
     manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
-    encoder = find_model(manifest).encoder()
-    assert encoder.fingerprint_parts["dtype"] == "float32"
+    encoder = find_model(manifest, {}).encoder()
+    assert encoder.info.fingerprint_parts["dtype"] == "float32"
     assert encoder.encode(["dog"]).shape == (1, 1024)
 
 
