@@ -40,6 +40,7 @@ from audioclip_beam.pipeline.inference.shared_encoder import (
 from tests.support.corpus import embed, write_jsonl
 from tests.support.preloaded import preloaded_programs
 from tests.support.shards import ROW
+from tests.support.stub import StubHead
 
 
 def _described(head: str | Path, vocabulary: Path, **settings: Any) -> ModelDescription:
@@ -367,7 +368,9 @@ def test_another_tokenizer_version_embeds_everything_and_is_named(
     monkeypatch.setattr(
         "audioclip_beam.model.text.settings.version", lambda name: "99.0" if name == "ftfy" else version(name)
     )
-    second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    second, texts = embed(
+        tmp_path / "a.jsonl", tmp_path / "out", StubHead(delay=1e-6)
+    )  # not the encoder that is loaded
     assert sorted(texts) == ["cat", "dog"]
     assert second["fingerprint_parts"]["ftfy"] == "99.0"
     change = f"ftfy {version('ftfy')} -> 99.0"

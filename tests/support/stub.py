@@ -83,7 +83,7 @@ class StubHead(TextHead):
 
     def encoder(self) -> StubEncoder:
         """Return the encoder of this process."""
-        return ENCODERS.setdefault(f"{self.weights}/{self.dim}", self.make_encoder())
+        return ENCODERS.setdefault(f"{self.info().fingerprint}/{self.dim}", self.make_encoder())
 
     def make_encoder(self) -> StubEncoder:
         """Return a new encoder."""
