@@ -100,7 +100,7 @@ def _check_no_fields(head: Head, fields: Fields) -> None:
     flags = ", ".join(f"{flag} {value}" for flag, value in chosen.items() if value)
     if flags:
         raise InputError(
-            f"{flags}: no shard has fields, since each line of txt is a content by itself: leave the flag out, or give "
+            f"{flags}: no shard has fields, since each line of txt is a {head.item}: leave the flag out, or give "
             f"another --input_format"
         )
 
