@@ -110,6 +110,7 @@ def bare_run(folder: str, output: str, checked: str = "") -> None:
                     "id": batch["id"],
                     "text": batch["text"],
                     "content_hash": pa.repeat(pa.scalar(b"h" * 16, pa.binary(16)), rows),
+                    "shard": pa.repeat(file.name, rows),
                     "n_tokens": pa.repeat(pa.scalar(18, pa.int16()), rows),
                     "truncated": pa.repeat(False, rows),
                     "embedding": pa.FixedSizeListArray.from_arrays(noise[: rows * DIM], type=vector_type(DIM)),
@@ -470,6 +471,8 @@ if __name__ == "__main__":
             import instant
 
             # `start` measures imports, the others do not: Beam and torch would be imported at their first use.
+            import audioclip_beam.pipeline.embed
+            import audioclip_beam.pipeline.run.runner  # noqa: F401
 
             instant.noise()
             runs = (stub_run, plumbing_run, device_run, sleep_run, bare_run)
