@@ -197,6 +197,13 @@ def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
         yield blob.name, blob.size, str(blob.generation)
 
 
+def _folders_gcs(path: str, prefix: str) -> list[str]:
+    bucket, _ = gcs_object(path)
+    pages = bucket.client.list_blobs(bucket, prefix=prefix, delimiter="/", fields="prefixes,nextPageToken")
+    list(pages)  # only then are all prefixes known
+    return sorted(pages.prefixes)
+
+
 def _read_gcs_version(path: str, generation: str, start: int, end: int) -> bytes:
     bucket, name = gcs_object(path)
     data: bytes = bucket.blob(name).download_as_bytes(
@@ -213,6 +220,12 @@ def _list_s3(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
             yield item["Key"], item["Size"], item["ETag"]
 
 
+def _folders_s3(path: str, prefix: str) -> list[str]:
+    client, bucket, _ = s3_object(path)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    return [folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", [])]
+
+
 def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
     client, bucket, key = s3_object(path)
     data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=tag)[
@@ -224,16 +237,18 @@ def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
 class VersionedAccess(NamedTuple):
     """Versions of objects: `list(path, prefix)` in the bucket of `path`, `read(path, version, start, end)`.
 
-    `list` yields (name, size in bytes, version) by name. `read` returns the bytes from `start` to before `end`; its error
+    `list` yields (name, size in bytes, version) by name; `folders(path, prefix)` returns the beginnings of names up to the
+    next slash after the prefix. `read` returns the bytes from `start` to before `end`; its error
     has HTTP status 412 if the object has another version.
     """
 
     list: Callable[[str, str], Iterator[tuple[str, int, str]]]
     read: Callable[[str, str, int, int], bytes]
+    folders: Callable[[str, str], list[str]]
 
 
 # By scheme.
 VERSIONED_ACCESS = {
-    "gs": VersionedAccess(_list_gcs, _read_gcs_version),
-    "s3": VersionedAccess(_list_s3, _read_s3_version),
+    "gs": VersionedAccess(_list_gcs, _read_gcs_version, _folders_gcs),
+    "s3": VersionedAccess(_list_s3, _read_s3_version, _folders_s3),
 }
