@@ -84,7 +84,7 @@ def _check_url(path: str, scheme: str, separator: str, rest: str) -> str:
             f"curl -O {path}"
         )
     client, extra = _CLIENTS[known]
-    if not _is_installed(client) and not _is_registered(known):
+    if not _is_installed(client):
         raise ValueError(f"{path}: {known}:// needs a client that is not installed: run pip install '{extra}'")
     return path
 
