@@ -23,8 +23,10 @@ _URL = re.compile(rf"(?s)({'|'.join(_SCHEMES)})(:[/\\]*|[/\\]{{2,}})(.*)", re.IG
 
 
 def absolute(path: str) -> str:
-    """Return a path that means the same from any current directory; a URL stays as it is."""
-    return path if "://" in path else os.path.abspath(path)
+    """Return a path or glob that means the same from any current directory; a URL and a slash at the end stay."""
+    if "://" in path:
+        return path
+    return os.path.join(os.path.abspath(path), "") if path.endswith("/") else os.path.abspath(path)
 
 
 def given_path(given: str | os.PathLike[str]) -> str:

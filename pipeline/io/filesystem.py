@@ -71,7 +71,7 @@ def list_directory(directory: str, *, recursive: bool = False) -> list[FileEntry
 
 
 def list_folders(directory: str) -> list[str]:
-    """Return the names of the directories in a directory; none if it does not exist, or on another store than gs, s3."""
+    """Return the names of the directories in a directory; no name if it does not exist, or is on another object store."""
     if is_local(directory):
         with suppress(FileNotFoundError), os.scandir(directory) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())

@@ -93,7 +93,7 @@ def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock
 
 
 def _lock_of(path: str) -> AbstractContextManager[None]:
-    """Return what locks a file: a lock of a local file system, or a lock file where there are none."""
+    """Return what locks a file: a lock of a local file system, or a lock file if it has no locks."""
     if not is_local(path):
         return _lock_file(path)
     with convert_write_errors(path):
@@ -117,7 +117,7 @@ def _local_lock_path(path: str) -> str:
 
 
 def _holder(lock: str) -> Json | None:
-    """Return the content of a lock file; None if there is none, or if it does not count any more.
+    """Return the content of a lock file; None if it does not exist or does not count any more.
 
     A time far in the future comes from a clock that was set back since; such a lock must not hold until then.
     """

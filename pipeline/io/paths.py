@@ -25,7 +25,7 @@ def is_local(path: str) -> bool:
 
 
 def absolute_path(path: str) -> str:
-    """Return a path or glob that means the same from any current directory; links are not followed, a URL stays as it is."""
+    """Return a path or glob that means the same from any current directory; links are not followed."""
     return absolute(path)
 
 

@@ -174,7 +174,7 @@ def _start_time(name: str) -> datetime:
 def _make_locked(directory: str, temporary: str, detached: bool) -> tuple[bool, FileLock | None]:
     """Make `directory` with its lock held, under the name `temporary` first; return (True, the lock).
 
-    On a file system without locks there is none. Return (False, None) if `directory` exists.
+    On a file system without locks the lock is None. Return (False, None) if `directory` exists.
     """
     os.makedirs(temporary)
     lock = None

@@ -15,7 +15,7 @@ from ...model.head import Head
 from ...model.heads import find_head
 from ..errors import SnapshotError, first_line
 from ..io.filesystem import list_folders, read
-from ..io.paths import is_local, join, real_path, scheme_of
+from ..io.paths import given_path, is_local, join, real_path, scheme_of
 from ..io.timeout_reader import open_to_read
 from ..layout import POINTER, SNAPSHOTS
 from ..readers.shard import Shard
@@ -110,6 +110,7 @@ def _has_runs(directory: str) -> bool:
 
 def open_snapshot(output: str) -> Snapshot:
     """Return the current snapshot of `output`; raise SnapshotError if it does not exist or has no valid manifest."""
+    output = given_path(output)
     name = require_current(output)
     return Snapshot(output, name, require_manifest(output, name))
 

@@ -24,7 +24,7 @@ class _Keys(encryption.KmsClient):  # type: ignore[misc]
 
 
 def write_encrypted(path: Path, table: pa.Table, columns: list[str], *, plain_footer: bool = True) -> None:
-    """Write a table with these columns encrypted, all with one key if there are none, and the footer or not."""
+    """Write a table with these columns encrypted, or all with one key if no column is named, and the footer or not."""
     chosen = {"column_keys": {"key": columns}} if columns else {"uniform_encryption": True}
     configuration = encryption.EncryptionConfiguration(footer_key="footer", plaintext_footer=plain_footer, **chosen)
     factory = encryption.CryptoFactory(_Keys)
