@@ -49,18 +49,20 @@ class Matches(NamedTuple):
             part, of several the first in order.
         folders: The links to folders that were followed, with the folders' paths without links.
         notes: Lines on the links that were not followed.
+        refused: Why a run must not read one of the files, or "".
     """
 
     files: dict[str, ListedFile]
     folders: dict[str, str]
     notes: list[str]
+    refused: str = ""
 
 
 def match_local(pattern: str) -> Matches:
     """Return the local files that a glob matches, by path.
 
     A file whose name is exactly the pattern is the only match: its name may contain brackets. Raises OSError if one is
-    unreadable, InputError if one is not a file, as a pipe that can be read only once.
+    unreadable, InputError if one is a device or a socket, which may have no end.
     """
     walk = _Walk()
     if os.path.isfile(pattern) or not _WILDCARD.search(pattern):
@@ -71,16 +73,18 @@ def match_local(pattern: str) -> Matches:
     else:
         directory = fixed_part(pattern)
         walk.expand(directory, map(tuple, _alternatives(pattern[len(directory) :].split("/"))))
-    files = dict[str, ListedFile]()
+    files, refused = dict[str, ListedFile](), ""
     for real, (links, path, status) in sorted(walk.files.items(), key=lambda item: item[1][1]):
         if stat.S_ISDIR(status.st_mode):
             continue
         if kind := _KINDS.get(stat.S_IFMT(status.st_mode)):
-            raise InputError(f"{path} is {kind}, which can be read only once: write it to a file first, and name that")
-        if links and _is_descriptor(path):
-            raise InputError(f"{path} is an open file of this process, which no other can read: name the file itself")
+            refused = f"{path} is {kind}, which can be read only once: write it to a file first, and name that"
+            if not stat.S_ISFIFO(status.st_mode):
+                raise InputError(refused)
+        elif links and _is_descriptor(path):
+            refused = f"{path} is an open file of this process, which no other can read: name the file itself"
         files[real] = local_file(path, status)
-    return Matches(files, walk.folders, walk.notes())
+    return Matches(files, walk.folders, walk.notes(), refused)
 
 
 # What is neither a file nor a directory. A terminal is a character device.

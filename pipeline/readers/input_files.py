@@ -40,8 +40,8 @@ def find_shards(
     stay the same when inputs are added, reordered or widened; unless another shard gets that name. `notes` gets lines on
     links that are not followed.
 
-    Raises InputError if a glob matches no usable file, if two files would have the same name in ids, if a shard is in
-    `output`, or if a glob would match the files of later snapshots in it.
+    Raises InputError if a glob matches no usable file and if two files would have the same name in ids; for a run into
+    `output` also if a shard is a pipe or is in `output`, and if a glob would match the files of later snapshots in it.
     """
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}
@@ -51,6 +51,8 @@ def find_shards(
         if notes is not None:
             notes += found.notes
         if output is not None:
+            if found.refused:
+                raise InputError(found.refused)
             _check_outside(pattern, found, output)
         for identity, (path, size, version) in found.files.items():
             if identity in shards:

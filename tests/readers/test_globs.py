@@ -91,7 +91,7 @@ def test_what_can_be_read_only_once_is_refused(tree: Path, place: str, kind: str
                     with pytest.raises(
                         InputError, match=f"{kind}, which can be read only once: write it to a file first"
                     ):
-                        names(*patterns)
+                        find_shards(patterns, output="out")
     finally:
         for descriptor in (reading, writing, host, terminal):
             os.close(descriptor)
@@ -102,7 +102,7 @@ def test_an_open_file_of_this_process_is_refused(tree: Path) -> None:
     with open(tree / "top.txt") as handle:
         for path in (f"/dev/fd/{handle.fileno()}", f"/proc/{os.getpid()}/fd/{handle.fileno()}"):
             with pytest.raises(InputError, match="is an open file of this process, .*: name the file itself"):
-                find_shards([path], "txt")
+                find_shards([path], "txt", output="out")
 
 
 @pytest.fixture
