@@ -102,8 +102,9 @@ def _lock_of(path: str) -> AbstractContextManager[None]:
 
 def describe_lock(path: str) -> str:
     """Return what keeps a file from being updated now, with the remedy; "" if nothing does."""
-    if is_local(path) and is_locked(lock := _local_lock_path(path)):
-        return f"another process holds {lock}, without which no run can publish: end that process if it hangs"
+    with suppress(OSError):  # a run that publishes reports it
+        if is_local(path) and is_locked(lock := _local_lock_path(path)):
+            return f"another process holds {lock}, without which no run can publish: end that process if it hangs"
     if conditional_access(path) is None and (holder := _holder(lock := f"{path}.lock")):
         return (
             f"{holder.get('owner')} holds {lock}, without which no run can publish for {LOCK_SECONDS // 60} minutes: remove "

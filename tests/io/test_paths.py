@@ -13,7 +13,7 @@ from audioclip_beam.model import paths as model_paths
 from audioclip_beam.pipeline import AudioCLIPTextEmbeddings, EmbedOptions, TextEmbeddingHandler
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.parser import parse
-from audioclip_beam.pipeline.io.paths import given_path
+from audioclip_beam.pipeline.io.paths import absolute_path, given_path
 from audioclip_beam.pipeline.options import OptionsError
 
 
@@ -108,6 +108,23 @@ def test_no_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(ValueError, match="~/a: the home directory is not known: set HOME, or write the whole path"):
         given_path("~/a")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("in", "{home}/in"),
+        ("in/", "{home}/in/"),
+        ("in/../x/*.txt", "{home}/x/*.txt"),
+        ("/in//x/", "/in/x/"),
+        ("/", "/"),
+        ("s3://b/in/", "s3://b/in/"),
+        (".", "{home}"),
+    ],
+)
+def test_an_absolute_path_means_the_same(home: Path, given: str, expected: str) -> None:
+    """A slash at the end stays: a glob that ends in one means the files in that folder."""
+    assert absolute_path(given) == expected.format(home=home)
 
 
 # By a command line, the name of the argument that it gives a path to.
