@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 from ...model.files import NO_LOCKS
 from ..errors import convert_write_errors
 from . import beam_files
-from .object_store import SAME_CONTENT, UPLOADERS, VERSIONED_ACCESS, conditional_access, delete_objects
+from .object_store import FOLDERS, SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
 from .paths import is_local, scheme_of
 from .retries import StoreError, with_retries
 
@@ -76,9 +76,11 @@ def list_folders(directory: str) -> list[str]:
         with suppress(FileNotFoundError), os.scandir(directory) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
         return []
-    access, prefix = VERSIONED_ACCESS.get(scheme_of(directory)), f"{directory.rstrip('/')}/"
+    list_prefixes, prefix = FOLDERS.get(scheme_of(directory)), f"{directory.rstrip('/')}/"
     start = "/".join(prefix.split("/")[3:])  # after the bucket
-    folders = with_retries(directory, "listed", lambda: access.folders(prefix, start)) if access else []
+    if list_prefixes is None:
+        return []
+    folders = with_retries(directory, "listed", lambda: list_prefixes(prefix, start))
     return [folder[len(start) : -1] for folder in folders]
 
 

@@ -237,18 +237,19 @@ def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
 class VersionedAccess(NamedTuple):
     """Versions of objects: `list(path, prefix)` in the bucket of `path`, `read(path, version, start, end)`.
 
-    `list` yields (name, size in bytes, version) by name; `folders(path, prefix)` returns the beginnings of names up to the
-    next slash after the prefix. `read` returns the bytes from `start` to before `end`; its error
+    `list` yields (name, size in bytes, version) by name. `read` returns the bytes from `start` to before `end`; its error
     has HTTP status 412 if the object has another version.
     """
 
     list: Callable[[str, str], Iterator[tuple[str, int, str]]]
     read: Callable[[str, str, int, int], bytes]
-    folders: Callable[[str, str], list[str]]
 
 
 # By scheme.
 VERSIONED_ACCESS = {
-    "gs": VersionedAccess(_list_gcs, _read_gcs_version, _folders_gcs),
-    "s3": VersionedAccess(_list_s3, _read_s3_version, _folders_s3),
+    "gs": VersionedAccess(_list_gcs, _read_gcs_version),
+    "s3": VersionedAccess(_list_s3, _read_s3_version),
 }
+
+# By scheme: from (path, prefix) the beginnings of names in the bucket of `path` up to the next slash after the prefix.
+FOLDERS: dict[str, Callable[[str, str], list[str]]] = {"gs": _folders_gcs, "s3": _folders_s3}
