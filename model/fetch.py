@@ -13,10 +13,9 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from filelock import FileLock
 from tqdm import tqdm
 
-from .files import sha256_of_file
+from .files import locked, sha256_of_file
 from .release import RELEASED, released_word, resolve_checkpoint
 
 RELEASE_URL = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1"
@@ -98,7 +97,7 @@ def _is_missing(path: str) -> bool:
 def fetch_file(file: Released, path: Path, base_url: str, progress: bool) -> Path:
     """Return `path`, to which the file is downloaded and verified unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / ".fetch.lock"):  # two processes would write to the same unfinished file
+    with locked(path.parent / ".fetch.lock"):  # two processes would write to the same unfinished file
         if path.exists() and _mismatch(path, file) is None:
             return path
         try:

@@ -1,15 +1,25 @@
-"""Files that are written whole or not at all, and their sha256."""
+"""Files that are written whole or not at all, their sha256, and locks."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, SoftFileLock, Timeout
+
 CHUNK_BYTES = 1 << 20
+
+# Errors by which a file system says that it has no locks, as network and FUSE mounts do.
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+
+LOCK_SECONDS = 600  # how long to wait for a lock file, on a file system without locks
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
@@ -38,3 +48,39 @@ def replace_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def has_locks(directory: str | os.PathLike[str]) -> bool:
+    """Return whether files in an existing directory can be locked."""
+    with tempfile.TemporaryFile(dir=directory) as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return False
+            raise
+    return True
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of `path` for the block; on a file system without locks, a lock file of another name.
+
+    Raises:
+        OSError: That lock file does not disappear, as if its process was killed on another machine.
+    """
+    if has_locks(Path(path).parent):
+        with FileLock(path):
+            yield
+        return
+    lock = SoftFileLock(f"{os.fspath(path)}.held", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(
+            errno.ETIMEDOUT, f"{lock.lock_file} shows that another process works there: remove it if none does"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

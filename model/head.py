@@ -5,13 +5,13 @@ A head turns one kind of content (texts, later images and audio) into vectors of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .fingerprint import fingerprint
+from .paths import absolute, given_path
 from .release import UNTRAINED, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -186,6 +186,10 @@ class EncoderSettings:
     dtype: str = "float32"
     normalize: bool = False
 
+    def __post_init__(self) -> None:
+        """Resolve the path as a person typed it. Raise ValueError if it is a wrong URL."""
+        object.__setattr__(self, "path", given_path(self.path))
+
     @property
     def files(self) -> tuple[str, ...]:
         """The files that the encoder is loaded from, as they were named; the checkpoint is the first."""
@@ -220,11 +224,6 @@ class EncoderSettings:
 
 
 _Settings = TypeVar("_Settings", bound=EncoderSettings)
-
-
-def absolute(path: str) -> str:
-    """Return a path that means the same from any current directory; a URL stays as it is."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .paths import given_path
+
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 UNTRAINED = "untrained"  # the word for random weights, for testing only
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
@@ -13,7 +15,7 @@ RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-
 def resolve_checkpoint(word: str | os.PathLike[str], cache: str | os.PathLike[str] = ".cache") -> str:
     """Return the path of "full" or "partial", the released files in `cache`; return any other word as it is."""
     word = os.fspath(word)
-    return str(Path(cache, RELEASED[word])) if word in RELEASED else word
+    return str(Path(cache, RELEASED[word])) if word in RELEASED else given_path(word)
 
 
 def released_word(path: str | os.PathLike[str]) -> str | None:

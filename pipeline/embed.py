@@ -34,7 +34,15 @@ from .read_and_join import ReadAndJoin
 from .remote.job_service import RemoteJob
 from .remote.worker_reports import RunReports, remove_reports
 from .snapshots.listing import write_listings
-from .snapshots.run_directory import end_run, record_job, remove_spills, run_path, start_run, write_canary
+from .snapshots.run_directory import (
+    NO_LOCKS_NOTE,
+    end_run,
+    record_job,
+    remove_spills,
+    run_path,
+    start_run,
+    write_canary,
+)
 from .writers.carried_files import copy_from_snapshot
 from .writers.write_files import WriteFiles
 
@@ -75,6 +83,8 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         self.snapshot, self._lock = start_run(
             job.output, job.model.info.fingerprint, after=previous, detached=self._detached
         )
+        if is_local(job.output) and not self._lock:
+            job.notes.append(NO_LOCKS_NOTE)
         directory, before = run_path(job.output, self.snapshot), run_path(job.output, previous)
         shards = write_listings(directory, job.carry_over.shards, job.earlier.files, job.carry_over.files)
         reports = RunReports(None if self.local else directory)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..model.head import DTYPES, Flag
 from ..model.heads import HEADS, find_head
+from ..model.paths import given_path
 from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")
@@ -68,8 +69,20 @@ def _utf8(value: str, remedy: str = "check the terminal's encoding") -> str:
     return value
 
 
+def path_type(value: str, check: Callable[[str], str] = not_empty) -> str:
+    """Return a path as given_path does, of a value that passes `check`; a type for argparse."""
+    try:
+        return given_path(check(value))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _glob(value: str) -> str:
-    return _utf8(value, "write * or ? for what is not")
+    return path_type(value, lambda glob: _utf8(glob, "write * or ? for what is not"))
+
+
+def _utf8_path(value: str) -> str:
+    return path_type(value, _utf8)
 
 
 def _choice(*words: str) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def _checkpoint(value: str) -> str:
     near = did_you_mean(_utf8(value), CHECKPOINT_WORDS)
     if near and re.fullmatch(r"\w+", value) and value not in CHECKPOINT_WORDS and not os.path.exists(value):
         raise argparse.ArgumentTypeError(f"{value!r} is neither a file nor one of {', '.join(CHECKPOINT_WORDS)}{near}")
-    return value
+    return _utf8_path(value)
 
 
 def _names(value: str) -> list[str]:
@@ -182,7 +195,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     """Add the flags of `embed` and `plan` to `parser`; the help of `plan` leaves out --no_dedupe, which it refuses."""
     add = parser.add_argument
     add("--input", action="extend", nargs="+", type=_glob, metavar="GLOB", help="shards to read; can be repeated")
-    add("--output", type=_utf8, metavar="DIR", help="directory of the snapshots")
+    add("--output", type=_utf8_path, metavar="DIR", help="directory of the snapshots")
     add(
         "--checkpoint",
         "--model_path",
@@ -288,7 +301,7 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     def parse(value: str) -> str:
         if flag.fault and (fault := flag.fault(_utf8(value))):
             raise argparse.ArgumentTypeError(f"{value!r} {fault}")
-        return _utf8(value)
+        return _utf8_path(value) if flag.is_file else _utf8(value)
 
     settings: dict[str, Any] = {"type": parse, "metavar": flag.metavar}
     if flag.kind == "switch":

@@ -22,8 +22,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from ..model.heads import find_head
-from .flags import BATCH_SIZE, add_flags, defaults, store_once, underscore_flags
-from .io.paths import absolute_path, check_directory
+from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, store_once, underscore_flags
+from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
 
@@ -39,6 +39,16 @@ def _without_paths(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _given_paths(name: str, value: object) -> object:
+    """Return an option's value with its paths as given_path returns them."""
+    if isinstance(value, list):
+        return [_given_paths(name, item) for item in value]
+    try:
+        return given_path(value) if isinstance(value, str) and name in ("input", "output", *MODEL_FLAGS) else value
+    except ValueError as error:
+        raise OptionsError(f"--{name} {error}") from None
 
 
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
@@ -77,7 +87,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:
         # Without flags Beam would read sys.argv, which in a library call belongs to another program.
-        values = {name: _without_paths(value) for name, value in options.items()}
+        values = {name: _given_paths(name, _without_paths(value)) for name, value in options.items()}
         if isinstance(values.get("input"), str):
             values["input"] = [values["input"]]
         super().__init__(underscore_flags(flags or [], _FLAGS), **values)

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from os import fspath
 from typing import TypeVar
 
-from ..head import EncoderSettings, absolute
+from ..head import EncoderSettings
+from ..paths import absolute, given_path
 from ..release import VOCABULARY
 from .texts import PROMPT_RULE, is_prompt
 
@@ -29,6 +30,12 @@ class TextSettings(EncoderSettings):
     tokenizer_path: str | None = None
     prompt: str = "{}"
     on_long: str = "truncate"
+
+    def __post_init__(self) -> None:
+        """Resolve the paths as a person typed them. Raise ValueError if one is a wrong URL."""
+        super().__post_init__()
+        if self.tokenizer_path is not None:
+            object.__setattr__(self, "tokenizer_path", given_path(self.tokenizer_path))
 
     @property
     def vocabulary_path(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of
+from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type
 from . import commands
 
 
@@ -26,24 +26,24 @@ class Command:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", type=not_empty, metavar="OUT", help="directory of the snapshots")
+    parser.add_argument("output", type=path_type, metavar="OUT", help="directory of the snapshots")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that loads the model of a snapshot."""
     for name, meaning in MODEL_FLAGS.items():
-        parser.add_argument(f"--{name}", type=not_empty, metavar="PATH", help=f"{meaning} (default: as recorded)")
+        parser.add_argument(f"--{name}", type=path_type, metavar="PATH", help=f"{meaning} (default: as recorded)")
 
 
 def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
     words = ("full", "partial", "vocabulary")
     parser.add_argument("what", type=one_of(*words), choices=words, help="the checkpoint, or the vocabulary alone")
-    parser.add_argument("--dir", type=not_empty, default=".cache", help="directory for the files (default: .cache)")
+    parser.add_argument("--dir", type=path_type, default=".cache", help="directory for the files (default: .cache)")
 
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=not_empty, help="a released .pt file")
-    parser.add_argument("target", type=not_empty, help="the .safetensors file to write")
+    parser.add_argument("checkpoint", type=path_type, help="a released .pt file")
+    parser.add_argument("target", type=path_type, help="the .safetensors file to write")
 
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +97,7 @@ def _changes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         dest="target",
-        type=not_empty,
+        type=path_type,
         metavar="DIR",
         help="new directory for the rows, as Parquet files (default: none, the numbers are printed)",
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...model.fingerprint import changed_parts, describe_changes
 from ...model.head import Encoder, EncoderSettings, Head
 from ...model.heads import find_head
+from ...model.release import UNTRAINED
+from ..io.paths import is_local
 from ..snapshots.manifest import Manifest
 from .shared_encoder import describe_model, load_encoder, logit_scale
 
@@ -38,6 +41,23 @@ class SnapshotModel:
         return logit_scale(self.head, self.settings, other)
 
 
+def _recorded_files(manifest: Manifest, head: Head) -> dict[str, str]:
+    """Return the absolute paths of the files of a snapshot's model, by the name of the flag.
+
+    Those of files that were moved, and that the options of the run still name from the current directory, are left out.
+    """
+    names = [flag.name for flag in head.flags if flag.is_file]
+    if manifest["checkpoint"]["name"] != UNTRAINED:
+        names.insert(0, "checkpoint")
+    recorded = [file["path"] for file in manifest["model_files"]]
+    named = head.settings_of(manifest["fingerprint_parts"], manifest["options"]).file_paths()
+    return {
+        name: path
+        for name, path, other in zip(names, recorded, named, strict=False)
+        if not is_local(path) or os.path.exists(path) or not os.path.exists(other)
+    }
+
+
 def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotModel:
     """Return the model of a snapshot; by default its files are those that its run read.
 
@@ -55,7 +75,8 @@ def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotM
     given = {name: path for name, path in files.items() if path}
     if not names.issuperset(given):
         raise TypeError(f"the files of this model are {', '.join(sorted(names))}, got {', '.join(sorted(given))}")
-    settings = head.settings_of(parts, {**manifest["options"], **given})
+    options = {**manifest["options"], **_recorded_files(manifest, head)}
+    settings = head.settings_of(parts, {**options, **given})
     remedy = f"with {' or '.join(['--checkpoint', *(f'--{flag.name}' for flag in head.flags if flag.is_file)])}"
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"
     try:

@@ -19,11 +19,10 @@ from contextlib import suppress
 from glob import escape
 from typing import IO, Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
+from ...model.files import NO_LOCKS
 from ..errors import convert_write_errors
 from . import beam_files
-from .object_store import SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
+from .object_store import FOLDERS, SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
 from .paths import is_local, scheme_of
 from .retries import StoreError, with_retries
 
@@ -71,6 +70,20 @@ def list_directory(directory: str, *, recursive: bool = False) -> list[FileEntry
     ]
 
 
+def list_folders(directory: str) -> list[str]:
+    """Return the names of the directories in a directory; no name if it does not exist, or is on another object store."""
+    if is_local(directory):
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+        return []
+    list_prefixes, prefix = FOLDERS.get(scheme_of(directory)), f"{directory.rstrip('/')}/"
+    start = "/".join(prefix.split("/")[3:])  # after the bucket
+    if list_prefixes is None:
+        return []
+    folders = with_retries(directory, "listed", lambda: list_prefixes(prefix, start))
+    return [folder[len(start) : -1] for folder in folders]
+
+
 def _scan(directory: str, recursive: bool) -> Iterator[FileEntry]:
     """Yield the files in a local directory; those that disappear meanwhile are left out."""
     with suppress(FileNotFoundError):
@@ -106,8 +119,11 @@ def read(path: str) -> bytes | None:
     return with_retries(path, "read", attempt)
 
 
-def is_locked(path: str) -> bool:
-    """Return whether a process holds the lock of a local file, without a write: that may not be allowed."""
+def is_locked(path: str) -> bool | None:
+    """Return whether a process holds the lock of a local file, or None if its file system has no locks.
+
+    It is not written: that may not be allowed.
+    """
     try:
         handle = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
@@ -119,13 +135,9 @@ def is_locked(path: str) -> bool:
         except (BlockingIOError, PermissionError):  # another process holds it; which error, the file system decides
             return True
         except OSError as error:
-            if error.errno != errno.ENOSYS:
+            if error.errno not in NO_LOCKS:
                 raise
-    try:
-        with FileLock(path, timeout=0):  # it knows how to lock on a file system that has no flock
-            return False
-    except Timeout:
-        return True
+            return None
 
 
 def sha256_of(file: IO[bytes]) -> str:

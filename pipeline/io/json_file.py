@@ -9,14 +9,15 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
+from ...model.files import has_locks
 from ..errors import SnapshotError, convert_write_errors
 from ..layout import PUBLISH_LOCK
-from .filesystem import read, remove, write_atomically
+from .filesystem import is_locked, read, remove, write_atomically
 from .object_store import conditional_access
 from .paths import is_local
 from .retries import with_retries
@@ -75,7 +76,7 @@ def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock
     """
     access = conditional_access(path)
     if access is None:
-        with _local_lock(lock or path) if is_local(path) else _lock_file(lock or path):
+        with _lock_of(lock or path):
             value = decide(read_json(path))
             if value is not None:
                 write_json(path, value)
@@ -91,9 +92,44 @@ def update_json(path: str, decide: Callable[[Json | None], Json | None], *, lock
         raise SnapshotError(f"another run changed {path} at the same time: its change was kept; run again")
 
 
+def _lock_of(path: str) -> AbstractContextManager[None]:
+    """Return what locks a file: a lock of a local file system, or a lock file if it has no locks."""
+    if not is_local(path):
+        return _lock_file(path)
+    with convert_write_errors(path):
+        return _local_lock(path) if has_locks(os.path.dirname(path) or ".") else _lock_file(path)
+
+
+def describe_lock(path: str) -> str:
+    """Return what keeps a file from being updated now, with the remedy; "" if nothing does."""
+    with suppress(OSError):  # a run that publishes reports it
+        if is_local(path) and is_locked(lock := _local_lock_path(path)):
+            return f"another process holds {lock}, without which no run can publish: end that process if it hangs"
+    if conditional_access(path) is None and (holder := _holder(lock := f"{path}.lock")):
+        return (
+            f"{holder.get('owner')} holds {lock}, without which no run can publish for {LOCK_SECONDS // 60} minutes: remove "
+            f"it if that process has ended"
+        )
+    return ""
+
+
+def _local_lock_path(path: str) -> str:
+    return os.path.join(os.path.dirname(path), PUBLISH_LOCK)
+
+
+def _holder(lock: str) -> Json | None:
+    """Return the content of a lock file; None if it does not exist or does not count any more.
+
+    A time far in the future comes from a clock that was set back since; such a lock must not hold until then.
+    """
+    holder = read_json(lock)
+    counts = holder is not None and abs(time.time() - _time_of(holder)) < LOCK_SECONDS and not has_ended(holder)
+    return holder if counts else None
+
+
 @contextmanager
 def _local_lock(path: str) -> Iterator[None]:
-    lock = FileLock(os.path.join(os.path.dirname(path), PUBLISH_LOCK), timeout=LOCAL_LOCK_SECONDS)
+    lock = FileLock(_local_lock_path(path), timeout=LOCAL_LOCK_SECONDS)
     with convert_write_errors(path):
         try:
             lock.acquire()
@@ -112,13 +148,11 @@ def _lock_file(path: str) -> Iterator[None]:
     If several processes see no lock and write one each within LOCK_CHECK_SECONDS, the last one holds it, as the others
     read another lock than their own. That is not certain: a process may take longer between these two steps (a slow write, a
     process that is suspended), and a lock that is LOCK_SECONDS old does not count, though its holder may go on. Nor are
-    reading and removing one's own lock at the end a single step.
+    reading and removing one's own lock at the end a single step. A lock of a process that has ended does not count.
     """
     lock = f"{path}.lock"
-    mine = {**owner(), "id": uuid.uuid4().hex}
-    holder = read_json(lock)
-    # A time far in the future comes from a clock that was set back since; such a lock must not hold until then.
-    if holder and abs(time.time() - _time_of(holder)) < LOCK_SECONDS:
+    mine = {**owner(), **process(), "id": uuid.uuid4().hex}
+    if holder := _holder(lock):
         raise SnapshotError(
             f"{holder.get('owner')} holds {lock}: run again when it has finished, or in {LOCK_SECONDS} s"
         )
@@ -141,6 +175,33 @@ def owner() -> Json:
     except (KeyError, OSError):  # the user id has no name, as in many containers
         user = str(os.getuid())
     return {"owner": f"{user}@{socket.gethostname()}:{os.getpid()}", "time": time.time()}
+
+
+def process() -> Json:
+    """Return what tells other processes of this machine whether this one has ended."""
+    return {"machine": _machine(), "process": os.getpid()}
+
+
+def has_ended(owner: Json) -> bool:
+    """Return whether the process that `process` described has certainly ended; that of another machine may be running."""
+    number = owner.get("process")
+    if not isinstance(number, int) or number <= 0 or owner.get("machine") != _machine():
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        pass
+    return False
+
+
+def _machine() -> str:
+    """Return a name for what sees the same processes: containers with one host name may have process ids of their own."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def _time_of(owner: Json) -> float:

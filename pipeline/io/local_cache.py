@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
+from ...model.files import locked
 from . import beam_files
 from .filesystem import AtomicFile, sha256_of
 from .paths import is_local
@@ -89,7 +88,7 @@ def _locked_folder(key: str) -> Iterator[Path]:
     root.mkdir(mode=0o700, exist_ok=True)
     if root.stat().st_uid != user:
         raise StoreError(f"{root} belongs to another user: remove it, or set TMPDIR to a directory of your own")
-    with FileLock(root / f"{key}.lock"):
+    with locked(root / f"{key}.lock"):
         yield root / key
 
 

@@ -197,6 +197,13 @@ def _list_gcs(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
         yield blob.name, blob.size, str(blob.generation)
 
 
+def _folders_gcs(path: str, prefix: str) -> list[str]:
+    bucket, _ = gcs_object(path)
+    pages = bucket.client.list_blobs(bucket, prefix=prefix, delimiter="/", fields="prefixes,nextPageToken")
+    list(pages)  # only then are all prefixes known
+    return sorted(pages.prefixes)
+
+
 def _read_gcs_version(path: str, generation: str, start: int, end: int) -> bytes:
     bucket, name = gcs_object(path)
     data: bytes = bucket.blob(name).download_as_bytes(
@@ -211,6 +218,12 @@ def _list_s3(path: str, prefix: str) -> Iterator[tuple[str, int, str]]:
     for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": LISTING_PAGE}):
         for item in page.get("Contents", []):
             yield item["Key"], item["Size"], item["ETag"]
+
+
+def _folders_s3(path: str, prefix: str) -> list[str]:
+    client, bucket, _ = s3_object(path)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    return [folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", [])]
 
 
 def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
@@ -237,3 +250,6 @@ VERSIONED_ACCESS = {
     "gs": VersionedAccess(_list_gcs, _read_gcs_version),
     "s3": VersionedAccess(_list_s3, _read_s3_version),
 }
+
+# By scheme: from (path, prefix) the beginnings of names in the bucket of `path` up to the next slash after the prefix.
+FOLDERS: dict[str, Callable[[str, str], list[str]]] = {"gs": _folders_gcs, "s3": _folders_s3}

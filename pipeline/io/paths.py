@@ -5,6 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...model.paths import absolute, given_path
+
+__all__ = [
+    "absolute_path",
+    "base_name",
+    "check_directory",
+    "given_path",
+    "is_local",
+    "join",
+    "real_path",
+    "scheme_of",
+]
+
 
 def is_local(path: str) -> bool:
     """Return whether `path` is on this machine's file system."""
@@ -12,8 +25,8 @@ def is_local(path: str) -> bool:
 
 
 def absolute_path(path: str) -> str:
-    """Return a path or glob that means the same from any current directory; links are not followed, a URL stays as it is."""
-    return os.path.abspath(path) if is_local(path) else path
+    """Return a path or glob that means the same from any current directory; links are not followed."""
+    return absolute(path)
 
 
 def join(directory: str, *names: str) -> str:

@@ -15,14 +15,17 @@ from ...model.heads import find_head
 from ..dedup.buckets import bucket_bits
 from ..inference.shared_encoder import ModelDescription, describe_model
 from ..io.file_io import FileIO
+from ..io.json_file import describe_lock
+from ..io.paths import join
+from ..layout import POINTER
 from ..options import EmbedOptions, is_local_run
-from ..readers.input_files import check_outside, find_shards
+from ..readers.input_files import find_shards
 from ..readers.parts import is_large
 from ..readers.read_settings import ReadSettings, fields_of
 from ..schemas import hashed_schema, part_schema
 from ..snapshots.commit import current_name, require_manifest
 from ..snapshots.manifest import Manifest, ModelFile
-from ..snapshots.snapshot import Snapshot
+from ..snapshots.snapshot import Snapshot, check_not_nested
 from .carry_over import CarryOver, decide_carry_over, has_comparable_rows
 from .earlier_vectors import EarlierVectors, estimate_rows, find_earlier_vectors
 from .unchanged import model_files
@@ -140,13 +143,14 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
     """
     inputs, output = options.check()
     FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
+    check_not_nested(output)
     head, local = head or find_head(options.head), is_local_run(options)
     file_io, fields = FileIO.from_options(options, options.read_timeout), fields_of(options.values, head)
 
     current = _open_current(output)
     names = {shard.path: shard.name for shard in current.shards} if current else {}
-    shards = find_shards(inputs, options.input_format, options.delimiter, names)
-    check_outside(inputs, shards, output)
+    notes = list(filter(None, [describe_lock(join(output, POINTER))]))
+    shards = find_shards(inputs, options.input_format, options.delimiter, names, output=output, notes=notes)
 
     settings = encoder_settings(options, head)
     files = model_files(settings)  # before they are read: a later change is then seen
@@ -176,7 +180,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         rows=rows,
         bits=0 if options.no_dedupe else bucket_bits(rows, local=local),
         id_bits=bucket_bits(rows + carried_rows, local=local),
-        notes=[*([model.info.notice] if model.info.notice else []), *earlier.notes, *carry_over.notes],
+        notes=[*([model.info.notice] if model.info.notice else []), *notes, *earlier.notes, *carry_over.notes],
     )
 
 

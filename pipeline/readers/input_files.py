@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import IO
 
 from ..io.file_io import FileIO
-from ..io.paths import absolute_path, is_local, real_path, scheme_of
+from ..io.paths import absolute_path, given_path, is_local, join, real_path
 from ..io.retries import StoreError
-from ..io.versions import FileChanged, ListedFile
+from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
 from .compression import SUFFIXES
-from .globs import fixed_part, glob_regex, match_local, match_remote
+from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
 from .shard import InputError, Shard
 
@@ -30,25 +30,36 @@ def find_shards(
     input_format: str | None = None,
     delimiter: str | None = None,
     known: Mapping[str, str] | None = None,
+    *,
+    output: str | None = None,
+    notes: list[str] | None = None,
 ) -> list[Shard]:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
 
     A shard whose absolute path is in `known`, the names of the current snapshot's shards, keeps its name, so that its ids
-    stay the same when inputs are added, reordered or widened; unless another shard gets that name.
+    stay the same when inputs are added, reordered or widened; unless another shard gets that name. `notes` gets lines on
+    links that are not followed.
 
-    Raises InputError if a glob matches no usable file, and if two files would have the same name in ids.
+    Raises InputError if a glob matches no usable file and if two files would have the same name in ids; for a run into
+    `output` also if a shard is a pipe or is in `output`, and if a glob would match the files of later snapshots in it.
     """
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}
     earlier: dict[str, str] = {}
-    for pattern in patterns:
-        for path, size, version in _match(pattern):
-            identity = real_path(path)
+    for pattern in map(_given_glob, patterns):
+        found = _match(pattern)
+        if notes is not None:
+            notes += found.notes
+        if output is not None:
+            if found.refused:
+                raise InputError(found.refused)
+            _check_outside(pattern, found, output)
+        for identity, (path, size, version) in found.files.items():
             if identity in shards:
                 continue
             form, compression = _format_of(path, input_format)
-            name = _name(_without_scheme(pattern), path)
-            earlier[identity] = (known or {}).get(absolute_path(path), name)
+            name = _name(pattern, path)
+            earlier[identity] = known.get(absolute_path(path), name) if known else name
             globs[identity] = (pattern, path)
             shards[identity] = Shard(path, name, form, compression, size, version, delimiter)
     names = _choose_names({identity: shard.name for identity, shard in shards.items()}, earlier)
@@ -74,25 +85,25 @@ def _choose_names(by_glob: Mapping[str, str], earlier: Mapping[str, str]) -> dic
         names.update((key, by_glob[key]) for key in collisions)
 
 
-def check_outside(patterns: Sequence[str], shards: Sequence[Shard], output: str) -> None:
-    """Raise InputError if a shard is in `output`, or if a glob would match the files of later snapshots in it."""
-    directory = real_path(output).rstrip("/")
-    for shard in shards:
-        path = real_path(shard.path)
-        if path == directory:
+def _check_outside(pattern: str, found: Matches, output: str) -> None:
+    """Raise InputError if a file that a glob matches is in `output`, or if it would match the files of later snapshots."""
+    directory, fixed = real_path(output).rstrip("/"), fixed_part(pattern)
+    for identity, file in found.files.items():
+        if identity == directory:
             raise InputError(f"--output {output} is also an input: give the directory of the snapshots another name")
-        if path.startswith(f"{directory}/"):
+        if identity.startswith(f"{directory}/"):
             raise InputError(
-                f"{shard.path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
+                f"{file.path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
             )
-    files = (POINTER, manifest_place("run"), f"{SNAPSHOTS}/run/{parquet_name(PART, '0')}")
-    for pattern in map(_without_scheme, patterns):
-        fixed = fixed_part(pattern)
-        start = f"{os.path.realpath(fixed or '.').rstrip('/')}/" if is_local(pattern) else fixed
-        regex = glob_regex(pattern[len(fixed) :])
-        for file in files:
-            path = f"{directory}/{file}"
-            if pattern != fixed and path.startswith(start) and regex.match(path[len(start) :]):
+    if pattern == fixed:
+        return
+    regex = glob_regex(pattern[len(fixed) :])
+    folders = {fixed: real_path(fixed or ".") if is_local(pattern) else fixed, **found.folders}
+    for path, real in folders.items():
+        start = f"{real.rstrip('/')}/"
+        for name in (POINTER, manifest_place("run"), f"{SNAPSHOTS}/run/{parquet_name(PART, '0')}"):
+            place = f"{directory}/{name}"
+            if place.startswith(start) and regex.match(join(path, place[len(start) :])[len(fixed) :]):
                 raise InputError(
                     f"--input {pattern} also matches the snapshots in --output {output}: choose an output outside of it, "
                     f"or narrow the glob"
@@ -163,46 +174,33 @@ def _format_of(path: str, input_format: str | None) -> tuple[str, str | None]:
     return form, compression
 
 
-def _without_scheme(pattern: str) -> str:
-    """Return the local path of a file:// URL; other patterns as they are."""
-    if not pattern.startswith("file://"):
-        return pattern
-    path = pattern.removeprefix("file://").removeprefix("localhost")
-    if not path.startswith("/"):
-        raise InputError(f"{pattern}: a file URL names no host: write file:///path, or the path alone")
-    return path
-
-
-def _match(given: str) -> list[ListedFile]:
-    """Return the files that a glob matches. Raises InputError if it matches nothing."""
-    pattern = _without_scheme(given)
-    pattern += "*" if pattern.endswith("/") else ""
+def _given_glob(given: str) -> str:
+    """Return the glob that --input gives, as given_path does; raise InputError if it cannot be one."""
     try:
-        files = match_local(pattern) if is_local(pattern) else _match_remote(pattern)
+        pattern = given_path(given)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return f"{pattern}*" if pattern.endswith("/") else pattern
+
+
+def _match(pattern: str) -> Matches:
+    """Return the files that a glob matches. Raises InputError if it matches nothing."""
+    try:
+        if is_local(pattern):
+            found = match_local(pattern)
+        else:
+            found = Matches({file.path: file for file in match_remote(pattern)}, {}, [])
     except StoreError as error:
         raise InputError(str(error)) from None
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        raise InputError(f"--input {given} cannot be listed: {reason}") from None
-    if not files:
-        raise InputError(f"--input {given} matches no file; {_nearest_files(pattern)}")
-    for path, _, _ in files:
+        raise InputError(f"--input {pattern} cannot be listed: {reason}") from None
+    if not found.files:
+        raise InputError("; ".join([f"--input {pattern} matches no file", _nearest_files(pattern), *found.notes]))
+    for path, _, _ in found.files.values():
         if is_local(path) and not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: give read permission, or leave it out")
-    return files
-
-
-def _match_remote(pattern: str) -> list[ListedFile]:
-    scheme = scheme_of(pattern)
-    if scheme in ("http", "https"):
-        raise InputError(
-            f"{pattern} cannot be read: shards are files on a disk or in an object store (gs://, s3://); download it "
-            f"first, as in curl -O {pattern}"
-        )
-    try:
-        return match_remote(pattern)
-    except ValueError as error:  # no file system for that scheme
-        raise InputError(f"{pattern} cannot be read: {error}; gs:// and s3:// need the extras gcp and aws") from None
+    return found
 
 
 def _nearest_files(pattern: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -60,8 +60,10 @@ class ParquetReader:
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the columns of the file's schema to `summary`."""
         with arrow_damage():
-            schema = open_parquet(handle)[0].schema_arrow
+            file, groups = open_parquet(handle)
+            schema = file.schema_arrow
         _check_names(schema, fields)
+        _check_readable(file, [group.columns for group in groups], needed_columns(schema, fields))
         summary.names.update(dict.fromkeys(schema.names))
         types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
         summary.paths.update(types)
@@ -96,6 +98,21 @@ def _check_names(schema: pa.Schema, fields: Fields) -> None:
     repeated = sorted({name for path in fields.columns if (name := repeated_name(schema, path)) is not None})
     if repeated:
         raise BadHeader(f"the schema has the field {', '.join(map(repr, repeated))} more than once: rename the others")
+
+
+def _check_readable(file: pq.ParquetFile, groups: Sequence[Sequence[Column]], names: Sequence[str]) -> None:
+    """Raise BadHeader if a column that is read is encrypted; others may be."""
+    encrypted = [
+        name
+        for name in names
+        for leaf in leaves_of(file.schema, [name])
+        if any(leaf < len(group) and group[leaf].encrypted for group in groups)
+    ]
+    if encrypted:
+        raise BadHeader(
+            f"the column {', '.join(map(repr, dict.fromkeys(encrypted)))} is encrypted: decrypt the file first, or leave "
+            f"the column out"
+        )
 
 
 def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int, int]]:
@@ -173,6 +190,7 @@ def _open(handle: IO[bytes], fields: Fields, part: Part) -> _OpenFile:
         raise ValueError("its row groups do not have the columns of its schema")
     _check_names(file.schema_arrow, fields)
     needed = needed_columns(file.schema_arrow, fields)
+    _check_readable(file, groups, needed)
     # A value that a small file stores once may fill gigabytes of rows: it stays in a dictionary until they are counted.
     candidates = leaves_of(
         schema, [name for name in needed if type_can_stay_encoded(file.schema_arrow.field(name).type)]

@@ -13,6 +13,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .compression import BadHeader
 from .shard import Part
 from .thrift import START, Compact, Selection, ThriftError, Value
 
@@ -29,7 +30,7 @@ _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 3, 4, 7, 8
 
 # What is read of the structures of Parquet's specification, by the numbers of their fields.
-_COLUMN: Selection = {3: {2: {}, 5: {}, 7: {}, 9: {}, 11: {}}}
+_COLUMN: Selection = {3: {2: {}, 5: {}, 7: {}, 9: {}, 11: {}}, 8: {}}
 _GROUP: Selection = {1: _COLUMN}
 _FOOTER: Selection = {2: {5: {}}, 4: _GROUP}
 _PAGE: Selection = {1: {}, 2: {}, 3: {}, 5: {1: {}, 2: {}}, 8: {1: {}, 4: {}}}
@@ -40,12 +41,13 @@ _ALLOW_DICTIONARY = {_PLAIN, _PLAIN_DICTIONARY, _RLE, _BIT_PACKED, _RLE_DICTIONA
 
 @dataclass
 class Column:
-    """A column of a row group in the footer: the place of its pages, the number of its values, their encodings."""
+    """A column of a row group in the footer: the place of its pages, the number of its values, and how they are stored."""
 
     start: int
     length: int
     values: int
     encodings: set[int]
+    encrypted: bool = False
 
 
 @dataclass
@@ -69,12 +71,14 @@ def open_parquet(handle: IO[bytes], part: Part | None = None) -> tuple[pq.Parque
     """Return `handle` as a Parquet file, and its row groups, or those of a part, as its footer describes them.
 
     The footer is not read by pyarrow, which ends the process if a column's statistics are wrong. Raises ThriftError if
-    the schema is too deep for Arrow, an Arrow error if the file is not Parquet.
+    the schema is too deep for Arrow, BadHeader if the file is encrypted as a whole, an Arrow error if it is not Parquet.
     """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(max(0, size - 8))
     tail = handle.read(8)
     length, groups = int.from_bytes(tail[:4], "little"), list[RowGroup]()
+    if tail[4:] == b"PARE":
+        raise BadHeader("the file is encrypted: decrypt it first")
     if tail[4:] == b"PAR1" and length <= size - 12:  # else Arrow says what is wrong
         handle.seek(size - 8 - length)
         data = handle.read(length)
@@ -104,11 +108,12 @@ def _row_group(fields: dict[int, Value]) -> RowGroup:
 
 
 def _column(value: Value) -> Column:
-    fields = _fields(_fields(value).get(3))
+    chunk = _fields(value)
+    fields = _fields(chunk.get(3))
     numbers = [fields.get(number) for number in (5, 7, 9, 11)]
     values, length, start, dictionary = (number if isinstance(number, int) else 0 for number in numbers)
     encodings = {encoding for encoding in _list(fields.get(2)) if isinstance(encoding, int)}
-    return Column(min(start, dictionary) if dictionary > 0 else start, length, values, encodings)
+    return Column(min(start, dictionary) if dictionary > 0 else start, length, values, encodings, 8 in chunk)
 
 
 def _check_depth(elements: Value) -> None:

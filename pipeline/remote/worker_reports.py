@@ -99,7 +99,7 @@ def _goes_on(directory: str) -> bool:
             return False
         if read(join(directory, MARKER)) is not None:
             return True
-        return is_local(directory) and is_locked(join(directory, LOCK))
+        return is_local(directory) and is_locked(join(directory, LOCK)) is not False
     except Exception:  # asked again later
         return True
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..io.paths import given_path
+
 if TYPE_CHECKING:
     from ...model.head import Encoder
 
@@ -76,7 +78,9 @@ def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
 
 def _vectors_of_file(path: str, dim: int) -> list[Query]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a header with a false size costs no memory
+        array = np.load(
+            given_path(path), mmap_mode="r", allow_pickle=False
+        )  # a header with a false size costs no memory
     except FileNotFoundError:
         raise QueryError(f"{path} does not exist: a query that ends in .npy is the name of a file of vectors") from None
     except Exception as error:  # damaged bytes lead numpy anywhere: BadZipFile, TypeError, MemoryError, ...

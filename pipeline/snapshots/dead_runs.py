@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 
 from ..io.filesystem import is_locked, list_directory
-from ..io.json_file import Json, read_json
+from ..io.json_file import Json, has_ended, read_json
 from ..io.paths import base_name, is_local, join
 from ..layout import DRY_RUN, LOCK, MARKER
 from ..remote.job_service import ENDED, RemoteJob, job_states
 from .run_directory import is_complete, marker_path, run_path
 
 # If no service can be asked for a run (its launcher was killed before it knew the job's id, a Flex Template has none, a
-# local run wrote to an object store), it may still be running until its newest file has this age. So may a dry run.
+# local run of another machine had no lock), it may still be running until its newest file has this age. So may a dry run.
 UNKNOWN_RUN_SECONDS = 24 * 3600
 
 
@@ -22,16 +22,18 @@ def dead_runs(
 ) -> tuple[dict[str, list[tuple[str, float]]], list[str]]:
     """Return those of `runs` that ended without publishing, with their files, and notes on runs that may still be running.
 
-    A run is dead if nothing holds its lock and it has no marker, or if its service says that its job has ended. A job of
-    which nothing is known counts as alive. Runs that hold their lock and dry runs get no note.
+    A run is dead if nothing holds its lock and it has no marker, if its process was on this machine and has ended, or if
+    its service says that its job has ended. A job of which nothing is known counts as alive. Runs that hold their lock and
+    dry runs get no note.
     """
     dry = [name for name in runs if name.startswith(DRY_RUN)]
     dead = [name for name in dry if _is_old(runs[name])]
     unknown, jobs, notes = {}, {}, []
     for name, files in runs.items():
-        if name in dry or is_complete(files) or (is_local(output) and is_locked(join(run_path(output, name), LOCK))):
+        locked = is_local(output) and is_locked(join(run_path(output, name), LOCK))
+        if name in dry or is_complete(files) or locked:
             continue
-        marker = _read_marker(output, name) if _has(MARKER, files) else None
+        marker = _marker_of(output, name, files, locked)
         if marker is None:
             dead.append(name)
         elif (job := _job_of(marker)) is not None:
@@ -44,7 +46,7 @@ def dead_runs(
         notes.append(
             f"{name}, started by {marker.get('owner')}, may still be running: its files are neither reused nor removed "
             f"until the newest is {UNKNOWN_RUN_SECONDS // 3600} hours old; if it has ended, remove "
-            f"{marker_path(output, name)}"
+            f"{marker_path(output, name) if marker is not _LOCK_ONLY else join(run_path(output, name), LOCK)}"
         )
     states = job_states(jobs.values())
     for name, job in jobs.items():
@@ -80,8 +82,15 @@ def _has(name: str, files: list[tuple[str, float]]) -> bool:
     return any(base_name(path) == name for path, _ in files)
 
 
-def _read_marker(output: str, name: str) -> Json | None:
-    return read_json(marker_path(output, name))
+_LOCK_ONLY: Json = {"owner": "a process on another machine"}
+
+
+def _marker_of(output: str, name: str, files: list[tuple[str, float]], locked: bool | None) -> Json | None:
+    """Return the marker of a run that may be running; `locked` is None if its lock cannot be seen from this machine."""
+    marker = read_json(marker_path(output, name)) if _has(MARKER, files) else None
+    if marker is None and locked is None:
+        return _LOCK_ONLY
+    return None if marker is None or has_ended(marker) else marker
 
 
 def _job_of(marker: Json) -> RemoteJob | None:

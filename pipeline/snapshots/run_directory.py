@@ -14,16 +14,22 @@ from typing import cast
 
 from filelock import FileLock
 
+from ...model.files import has_locks
 from ..canary import Canary
 from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import FileEntry, is_locked, list_directory, remove, remove_below, temporary_name
-from ..io.json_file import Json, owner, read_json, update_json, write_json
+from ..io.json_file import Json, owner, process, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
 from ..layout import CANARY, LOCK, MANIFEST, MARKER, SNAPSHOTS, SPILL
 from ..remote.job_service import RemoteJob
 from .manifest import RESTORE_REMEDY, is_run_name, manifest_from
 
 ATTEMPTS = 60  # to make a directory under a name that no other run has
+
+NO_LOCKS_NOTE = (
+    "the file system of the output has no locks: runs publish under a lock file instead, which counts for ten minutes; let "
+    "only one run publish at a time"
+)
 
 _TIME, _SECOND = "%Y%m%dT%H%M%SZ", timedelta(seconds=1)
 
@@ -67,8 +73,8 @@ def is_complete(files: list[tuple[str, float]]) -> bool:
 def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool = False) -> tuple[str, FileLock | None]:
     """Make a run directory; return its name and, on a local disk, the lock that the run holds until it ends.
 
-    On an object store, which has no locks, the directory has a marker instead. On a local disk it has both if the run is
-    `detached`: it may outlive this process, with which the lock ends. Names sort by age: the new one comes
+    On an object store and on a file system without locks, the directory has a marker instead. On a local disk it has both
+    if the run is `detached`: it may outlive this process, with which the lock ends. Names sort by age: the new one comes
     after the snapshot `after`, even if the clock was set back since then.
 
     Raises:
@@ -78,12 +84,14 @@ def start_run(output: str, fingerprint: str, *, after: str = "", detached: bool 
     for _ in range(ATTEMPTS):
         name = f"{moment:{_TIME}}-{fingerprint[:8]}"
         if not is_local(output):
-            if _claim_on_store(run_path(output, name)):
+            if _claim_on_store(run_path(output, name), detached):
                 return name, None
         else:
             with convert_write_errors(output):
-                lock = _make_locked(run_path(output, name), temporary_name(run_path(output, f".{name}")), detached)
-            if lock:
+                made, lock = _make_locked(
+                    run_path(output, name), temporary_name(run_path(output, f".{name}")), detached
+                )
+            if made:
                 return name, lock
         moment += _SECOND  # another run has this name
     raise SnapshotError(f"{output} has no free name for this run up to {name}: run again")
@@ -163,28 +171,39 @@ def _start_time(name: str) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _make_locked(directory: str, temporary: str, detached: bool) -> FileLock | None:
-    """Make `directory` with its lock held, under the name `temporary` first; return None if `directory` exists."""
+def _make_locked(directory: str, temporary: str, detached: bool) -> tuple[bool, FileLock | None]:
+    """Make `directory` with its lock held, under the name `temporary` first; return (True, the lock).
+
+    On a file system without locks the lock is None. Return (False, None) if `directory` exists.
+    """
     os.makedirs(temporary)
+    lock = None
     try:
-        # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
-        lock = FileLock(os.path.join(temporary, LOCK), timeout=5)
-        lock.acquire()
+        if has_locks(temporary):
+            # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
+            lock = FileLock(os.path.join(temporary, LOCK), timeout=5)
+            lock.acquire()
         try:
-            if detached:
-                write_json(os.path.join(temporary, MARKER), owner())
+            if detached or not lock:
+                write_json(os.path.join(temporary, MARKER), _marker(detached))
             os.rename(temporary, directory)  # it appears with its lock held, so it never looks like a dead run's
-            return lock
+            return True, lock
         except (OSError, SnapshotError):
-            lock.release()
+            if lock:
+                lock.release()
             if not os.path.isdir(directory):
                 raise
-            return None
+            return False, None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _claim_on_store(directory: str) -> bool:
+def _marker(detached: bool) -> Json:
+    """Return the marker of a run of this process. One that is detached may go on without it."""
+    return owner() if detached else {**owner(), **process()}
+
+
+def _claim_on_store(directory: str, detached: bool) -> bool:
     """Make the marker in `directory` on an object store; return whether this run made it and no other file is present.
 
     The marker alone does not suffice: a run that ended has none, and the next run reuses and removes its files.
@@ -194,7 +213,7 @@ def _claim_on_store(directory: str) -> bool:
 
     def decide(existing: Json | None) -> Json | None:
         made[:] = [existing is None]
-        return owner() if existing is None else None
+        return _marker(detached) if existing is None else None
 
     try:
         update_json(marker, decide)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO
@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 from ...model.head import Head
 from ...model.heads import find_head
 from ..errors import SnapshotError, first_line
-from ..io.paths import join
+from ..io.filesystem import list_folders, read
+from ..io.paths import given_path, is_local, join, real_path, scheme_of
 from ..io.timeout_reader import open_to_read
+from ..layout import POINTER, SNAPSHOTS
 from ..readers.shard import Shard
 from ..schemas import EMBEDDING, part_schema
 from .commit import require_current, require_manifest
 from .listing import read_file_list, read_shard_list
-from .manifest import FileInfo, Manifest
+from .manifest import FileInfo, Manifest, is_run_name
 from .run_directory import run_path
 
 BATCH_ROWS = 1024  # in memory at a time: 8 MiB of 1024-vectors in float64
@@ -78,8 +80,37 @@ class Snapshot:
         return [join(self.path, file.name) for file in self.files if file.is_part]
 
 
+def check_not_nested(output: str) -> None:
+    """Raise ValueError if `output` is inside of another directory of snapshots, or has one directly below it."""
+    start = "" if is_local(output) else f"{scheme_of(output)}://"
+    names = real_path(output).removeprefix(start).rstrip("/").split("/")
+    for parent in filter(None, ("/".join(names[:end]) for end in range(len(names) - 1, 0, -1))):
+        if _has_runs(f"{start}{parent}"):
+            raise ValueError(
+                f"--output {output} is inside of {start}{parent}, which has snapshots of its own: name a directory outside "
+                f"of that"
+            )
+    below = list[str]()
+    with suppress(OSError):  # a run reports it
+        below = [join(output, name) for name in list_folders(output) if name != SNAPSHOTS]
+    for directory in filter(_has_runs, below):
+        raise ValueError(
+            f"--output {output} contains {directory}, which has snapshots of its own: name a directory beside that"
+        )
+
+
+def _has_runs(directory: str) -> bool:
+    """Return whether a directory is the output of runs; False if that cannot be seen."""
+    with suppress(OSError):
+        if is_local(directory):
+            return any(map(is_run_name, list_folders(join(directory, SNAPSHOTS))))
+        return read(join(directory, POINTER)) is not None
+    return False
+
+
 def open_snapshot(output: str) -> Snapshot:
     """Return the current snapshot of `output`; raise SnapshotError if it does not exist or has no valid manifest."""
+    output = given_path(output)
     name = require_current(output)
     return Snapshot(output, name, require_manifest(output, name))
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.retries import StoreError
 from audioclip_beam.pipeline.io.timeout_reader import open_to_read
@@ -144,17 +143,3 @@ def test_an_error_of_an_object_store_is_not_a_damaged_shard(store: Store, monkey
         monkeypatch.setattr(f"{kind}.{name}", lambda *_: json.loads("<html>"))
     with pytest.raises(StoreError, match=r"a\.txt\.gz cannot be read: Expecting value"):
         list(read_shard(find_shards([path])[0], Fields(), pa.schema([])))
-
-
-def test_a_run_with_a_file_that_hangs_is_a_usage_error(
-    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The file is read before the run starts, within --read_timeout; nothing is published."""
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    command = ["embed", "--input", f"{tmp_path}/*.jsonl", "--output", f"{tmp_path}/out", "--read_timeout", "1"]
-    assert main([*command, "--checkpoint", "untrained", "--tokenizer_path", str(vocabulary)]) == 2
-    error = capsys.readouterr().err
-    assert "pipe.jsonl" in error
-    assert "gave no data for 1 s" in error
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "pipe.jsonl").write_bytes(b"")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -180,19 +177,6 @@ def test_the_lock_of_another_process(tmp_path: Path) -> None:
         assert dead(tmp_path) == []
         process.communicate()
     assert dead(tmp_path) == [name]
-
-
-def test_a_lock_on_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "flock not supported")
-        _, lock = start_run(str(tmp_path), "0123456789")
-        assert dead(tmp_path) == []
-    assert lock
-    lock.release()
 
 
 def test_a_user_who_may_only_read() -> None:
