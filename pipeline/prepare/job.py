@@ -145,7 +145,16 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
 
     current = _open_current(output)
     names = {shard.path: shard.name for shard in current.shards} if current else {}
-    shards = find_shards(inputs, options.input_format, options.delimiter, names)
+    found = list[str]()
+    shards = find_shards(
+        inputs,
+        options.input_format,
+        options.delimiter,
+        names,
+        quoting=options.quoting,
+        escape=options.escape,
+        notes=found,
+    )
     check_outside(inputs, shards, output)
 
     settings = encoder_settings(options, head)
@@ -176,7 +185,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         rows=rows,
         bits=0 if options.no_dedupe else bucket_bits(rows, local=local),
         id_bits=bucket_bits(rows + carried_rows, local=local),
-        notes=[*([model.info.notice] if model.info.notice else []), *earlier.notes, *carry_over.notes],
+        notes=[*([model.info.notice] if model.info.notice else []), *earlier.notes, *carry_over.notes, *found],
     )
 
 

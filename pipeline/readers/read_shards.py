@@ -19,6 +19,7 @@ from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .input_files import open_shard
+from .notes import Notice, ShardNotes
 from .parts import split_group
 from .read_settings import ReadSettings
 from .registry import READERS
@@ -47,6 +48,8 @@ def _read(builder: BatchBuilder) -> Batches:
         except DamagedShard as damage:
             builder.damage = str(damage)
             builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
+    if not builder.next_row and builder.damage is None and builder.part.parts == 1:
+        builder.notes.add(Notice.NO_ROW)
     bytes_read.reach(builder.part.bytes)
     yield builder.flush()
 
@@ -56,8 +59,8 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. All are of one
-    segment.
+    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. `notes`
+    are what readers noticed. All are of one segment.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -67,12 +70,14 @@ class ShardsRead:
     by_second: Counter[int] = field(default_factory=Counter)
     without_texts: int = 0
     segment: int = 0
+    notes: ShardNotes = field(default_factory=ShardNotes)
 
     def add(self, builder: BatchBuilder) -> None:
         """Add a part that was read."""
         name, number = builder.shard.name, builder.part.number
         self.parts.append((name, number, builder.part.parts))
         self.without_texts += builder.without_texts
+        self.notes.merge(builder.notes)
         if builder.damage is not None:
             self.damaged.append((name, number, builder.damage))
 

@@ -76,7 +76,7 @@ def test_any_rows_come_back_as_they_were_encoded(
         suffix = "" if form == "parquet" else suffix
         path = Path(folder, f"a.{form}{suffix}")
         path.write_bytes(COMPRESS[suffix](encode(form, rows)))
-        shards = find_shards([str(path)])
+        shards = find_shards([str(path)], quoting="minimal" if form == "tsv" else None)
         fields = Fields("text", "key", ("n",))
         found, rejected = account(shards[0], fields, infer_kept_schema(shards, fields))
         assert rejected == 0

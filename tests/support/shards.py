@@ -63,13 +63,15 @@ def read_rows(
     *,
     kept: pa.Schema | None = None,
     file_io: FileIO | None = None,
+    quoting: str | None = None,
+    escape: str | None = None,
     **fields: object,
 ) -> tuple[list[Row], list[Row]]:
     """Return the rows and rejected rows of the shard at `path`, and check what is true of every shard.
 
     Without the schema `kept` the shard is peeked at first, as in a run.
     """
-    (shard,) = find_shards([str(path)])
+    (shard,) = find_shards([str(path)], quoting=quoting, escape=escape)
     chosen = Fields(**fields)  # type: ignore[arg-type]
     kept = infer_kept_schema([shard], chosen) if kept is None else kept
     rows, rejected = list[Row](), list[Row]()
