@@ -28,13 +28,16 @@ from .shard import BATCH_BYTES, Batches, Part, Shard
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
 
-def read_shard(shard: Shard, settings: ReadSettings) -> Batches:
+def read_shard(shard: Shard, settings: ReadSettings, notes: ShardNotes | None = None) -> Batches:
     """Yield (row batch, rejected batch) pairs of a shard, of the schemas that row_schema and rejected_schema give.
 
-    The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError or InputError as
-    open_shard does.
+    The last row of a shard with damaged content is a rejected one, "damaged shard". What is noticed is added to `notes`.
+    Raises OSError or InputError as open_shard does.
     """
-    yield from _read(BatchBuilder(Part(shard, shard.bytes), settings))
+    builder = BatchBuilder(Part(shard, shard.bytes), settings)
+    yield from _read(builder)
+    if notes is not None:
+        notes.merge(builder.notes)
 
 
 def _read(builder: BatchBuilder) -> Batches:
