@@ -80,14 +80,14 @@ class RecordParser:
 
     def _whole_block(self) -> list[list[str] | BadRow] | None:
         lines = decode_lines(self.waiting[::-1])
-        if lines is None:
+        if lines is None or self.notes.lone_returns:
             return None
         text = "".join(lines)
         if '"' in text or (self.syntax.escape and self.syntax.escape in text):
             return None
         try:
             records = list(csv.reader(lines, delimiter=self.syntax.delimiter, strict=True))
-        except csv.Error:  # a carriage return is text
+        except csv.Error:
             return None
         self.waiting = []
         self.separators = self.separators or max(0, max(map(len, records[:1]), default=0) - 1)
@@ -106,7 +106,7 @@ class RecordParser:
         if '"' in text:
             self._note_quoted(texts)
         if "\r" in text:
-            texts = [text.removesuffix("\r") for text in texts]
+            texts = [text.rstrip("\r") for text in texts]
         delimiter = self.syntax.delimiter
         records: list[list[str] | BadRow] = [text.split(delimiter) if text else [] for text in texts]
         if None in lines:
@@ -142,7 +142,8 @@ class RecordParser:
             raise _RecordTooLong(f"the record is over {RECORD_BYTES:,} bytes: is a quote left open?")
         text = line.decode("utf-8", "surrogateescape")
         if self.notes.lone_returns:
-            text = text[:-1].replace("\r", _RETURN) + text[-1:]
+            start = text.rstrip("\r")  # as csv.reader has it, several before a line feed are one line end
+            text = start.replace("\r", _RETURN) + text[len(start) :]
         return text + self.notes.line_end
 
     def _record(self) -> list[str] | BadRow:
@@ -230,5 +231,5 @@ def _read_escaped(lines: Iterator[str], syntax: Syntax) -> Iterator[list[str]]:
 
 def _without_end(line: str) -> tuple[str, str]:
     """Return a line without its end, and the end."""
-    end = "\r\n" if line.endswith("\r\n") else line[-1:]
-    return line.removesuffix(end), end
+    text = line.rstrip("\r\n")
+    return text, line[len(text) :]

@@ -35,34 +35,34 @@ _KINDS = (
     _Kind(rb"(?:\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)", "zstd", "rename it to {name}.zst"),
     _Kind(rb"\xfd7zXZ\0", "xz", "rename it to {name}.xz"),
     _Kind(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "bzip2", "rename it to {name}.bz2"),
-    _Kind(rb"(?:\x1f[\x9d\xa0]|\x04\x22\x4d\x18|LZIP[\0\1]|\xff\x06\0\0sNaPpY|\x5d\0\0[\0-\xff]{2}\xff{8})",
+    _Kind(rb"(?:\x1f[\x9d\xa0]|\x04\x22\x4d\x18|LZIP[\0\x01]|\xff\x06\0\0sNaPpY|\x5d\0\0[\0-\xff]{2}\xff{8})",
           "compressed in a form that is not read", "compress it as gzip or zstd"),
-    _Kind(rb"PK\3\4[\0-\xff]{26,4000}(?:xl/|\[Content_Types\]\.xml)", "an Excel workbook (a zip archive)", _AS_CSV),
-    _Kind(rb"PK\3\4[\0-\xff]{26}mimetypeapplication/vnd\.oasis", "an OpenDocument file (a zip archive)", _AS_CSV),
-    _Kind(rb"PK(?:\3\4|\5\6|\7\x08)", "a zip archive", _UNPACK),
+    _Kind(rb"PK\x03\x04[\0-\xff]{26,4000}(?:xl/|\[Content_Types\]\.xml)", "an Excel workbook (a zip archive)", _AS_CSV),
+    _Kind(rb"PK\x03\x04[\0-\xff]{26}mimetypeapplication/vnd\.oasis", "an OpenDocument file (a zip archive)", _AS_CSV),
+    _Kind(rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", "a zip archive", _UNPACK),
     _Kind(rb"(?:7z\xbc\xaf\x27\x1c|Rar!\x1a\x07)", "a 7z or RAR archive", _UNPACK),
     _Kind(rb"[^\0][\0-\xff]{256}ustar[\0 ]", "a tar archive", _UNPACK),
     _Kind(rb"PAR1(?=[\0-\xff]*[\0-\x08])", "Parquet", "rename it to {stem}.parquet"),
     _Kind(rb"PARE(?=[\0-\xff]*[\0-\x08])", "Parquet with an encrypted footer", "decrypt it"),
     _Kind(rb"(?:ARROW1\0|FEA1(?=[\0-\xff]*[\0-\x08])|\xff{4}[\0-\xff]{2}\0\0)", "an Arrow or Feather file", _AS_TABLE),
-    _Kind(rb"Obj\1", "Avro", _AS_TABLE),
+    _Kind(rb"Obj\x01", "Avro", _AS_TABLE),
     _Kind(rb"ORC(?=[\0-\xff]*[\0-\x08])", "ORC", _AS_TABLE),
     _Kind(rb"SQLite format 3\0", "an SQLite database", "export its table as csv, as in sqlite3 -csv -header"),
-    _Kind(rb"(?:\x89HDF\r\n\x1a\n|\x93NUMPY|CDF[\1\2\5])", "an HDF5, NetCDF or NumPy file", _AS_TABLE),
-    _Kind(rb"\x80[\2-\5](?:[cX}\]\x8c\x95(.]|\Z)", "a Python pickle", _AS_TABLE),
+    _Kind(rb"(?:\x89HDF\r\n\x1a\n|\x93NUMPY|CDF[\x01\x02\x05])", "an HDF5, NetCDF or NumPy file", _AS_TABLE),
+    _Kind(rb"\x80[\x02-\x05](?:[cX}\]\x8c\x95(.]|\Z)", "a Python pickle", _AS_TABLE),
     _Kind(rb"%PDF-\d", "PDF", "extract its text, as in pdftotext"),
     _Kind(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", "save it as CSV UTF-8 or as plain text"),
     _Kind(rb"\{\\rtf\d", "RTF", "save it as plain text"),
-    _Kind(rb"\0\5\x16[\0\7]", "AppleDouble (metadata of macOS)", "leave it out"),
+    _Kind(rb"\0\x05\x16[\0\x07]", "AppleDouble (metadata of macOS)", "leave it out"),
     _Kind(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v\d[^\0]{0,1000}\Z", "a pointer of Git LFS",
           "fetch the file, as in git lfs pull"),
     _Kind(rb"(?:/annex/objects/|(?:\.\./)*\.git/annex/objects/)[^\0\n]{0,1000}\s*\Z", "a pointer of git-annex",
           "fetch the file, as in git annex get"),
     _Kind(rb"# xet version \d[^\0]{0,1000}\Z", "a pointer of Xet", "fetch the file"),
     _Kind(rb"(?:\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF[\0-\xff]{4}WEBP)", "an image", "leave it out"),
-    _Kind(rb"(?:RIFF[\0-\xff]{4}WAVE|fLaC\0|OggS\0|ID3[\2-\4]\0|\xff[\xf2\xf3\xfb]|\0\0[\0-\xff]{2}ftyp)", "audio or video",
-          "leave it out"),
-    _Kind(rb"(?:\x7fELF|MZ[\0-\xff]{2,200}This program)", "a program", "leave it out"),
+    _Kind(rb"(?:RIFF[\0-\xff]{4}WAVE|fLaC\0|OggS\0|ID3[\x02-\x04]\0|\xff[\xf2\xf3\xfb]|\0\0[\0-\xff]{2}ftyp)",
+          "audio or video", "leave it out"),
+    _Kind(rb"(?:\x7fELF|MZ(?=[\0-\xff]{0,60}\0))", "a program", "leave it out"),
 )  # fmt: skip
 _MAGIC = re.compile(rb"|".join(b"(%s)" % kind.magic for kind in _KINDS))
 
@@ -75,7 +75,7 @@ def find_encoding(head: bytes) -> str | None:
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
-    if b"\0" not in head or len(head) < 8:
+    if b"\0" not in head or len(head) < 4:
         return None
     for encoding, width in (("UTF-32", 4), ("UTF-16", 2)):
         whole = head[: len(head) // width * width]
