@@ -144,6 +144,14 @@ def _delimiter(value: str) -> str:
     return character
 
 
+def _escape(value: str) -> str:
+    if value == '"':
+        raise argparse.ArgumentTypeError("a quote in quotes is doubled without this flag: leave it out")
+    if len(value) != 1 or value in "\r\n\0":
+        raise argparse.ArgumentTypeError(rf"{value!r} is not one character, as in '\'")
+    return value
+
+
 def _checkpoint(value: str) -> str:
     near = did_you_mean(_utf8(value), CHECKPOINT_WORDS)
     if near and re.fullmatch(r"\w+", value) and value not in CHECKPOINT_WORDS and not os.path.exists(value):
@@ -218,6 +226,17 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         help="format of all shards (default: by suffix)",
     )
     add("--delimiter", type=_delimiter, metavar="CHAR", help="separator of fields in csv (default: a comma)")
+    add(
+        "--quoting",
+        **_choice("minimal", "none"),
+        help="minimal: values of csv and tsv may be in quotes; none: quotes are text (default: none for tsv, else minimal)",
+    )
+    add(
+        "--escape",
+        type=_escape,
+        metavar="CHAR",
+        help=r"escape in csv and tsv, as '\' for Spark and MySQL (default: none)",
+    )
     add("--normalize", action="store_true", help="scale each vector to length 1")
     add(
         "--vector_dtype",

@@ -67,6 +67,8 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     keep_fields: list[str]
     input_format: str | None
     delimiter: str | None
+    quoting: str | None
+    escape: str | None
     normalize: bool
     vector_dtype: str
     vector_encoding: str

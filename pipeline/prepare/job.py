@@ -150,7 +150,16 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
     current = _open_current(output)
     names = {shard.path: shard.name for shard in current.shards} if current else {}
     notes = list(filter(None, [describe_lock(join(output, POINTER))]))
-    shards = find_shards(inputs, options.input_format, options.delimiter, names, output=output, notes=notes)
+    shards = find_shards(
+        inputs,
+        options.input_format,
+        options.delimiter,
+        names,
+        quoting=options.quoting,
+        escape=options.escape,
+        output=output,
+        notes=notes,
+    )
 
     settings = encoder_settings(options, head)
     files = model_files(settings)  # before they are read: a later change is then seen

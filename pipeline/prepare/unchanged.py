@@ -68,7 +68,14 @@ def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest)
     inputs: Sequence[str] = options["input"]  # type: ignore[assignment]
     earlier = read_shard_list(output, manifest)
     names = {shard.path: shard.name for shard in earlier}
-    shards = find_shards(inputs, options["input_format"], options["delimiter"], names)  # type: ignore[arg-type]
+    shards = find_shards(
+        inputs,
+        options["input_format"],  # type: ignore[arg-type]
+        options["delimiter"],  # type: ignore[arg-type]
+        names,
+        quoting=options["quoting"],  # type: ignore[arg-type]
+        escape=options["escape"],  # type: ignore[arg-type]
+    )
     return set(map(shard_state, shards)) == set(map(shard_state, earlier))
 
 

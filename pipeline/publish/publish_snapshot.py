@@ -83,7 +83,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     def _write(self, totals: RunTotals, segments: list[Segment], files: Sequence[FileInfo]) -> Manifest:
         """Write the list of files and the report; return the manifest."""
         assert totals.canary is not None
-        notes = [*self.job.notes, *check_canary(self.job, totals.canary)]
+        notes = [*self.job.notes, *check_canary(self.job, totals.canary), *totals.notes.describe()]
         damaged = damaged_shards(segments)
         if damaged:
             notes.append(f"{plural(len(damaged), 'shard')} could not be read to the end: {'; '.join(damaged)}")

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from ..canary import Canary
 from ..dedup.duplicate_ids import Duplicates
+from ..readers.notes import ShardNotes
 from ..readers.read_shards import ShardsRead
 from ..snapshots.manifest import FileInfo
 from ..writers.carried_files import CarriedFile
@@ -48,6 +49,7 @@ class RunTotals:
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
     canary: Canary | None = None
+    notes: ShardNotes = field(default_factory=ShardNotes)
 
     @classmethod
     def of(cls, reports: Iterable[RunReport]) -> RunTotals:
@@ -75,6 +77,7 @@ class RunTotals:
             segment.without_texts += report.without_texts
             self.stats.add_seconds("read", report.by_second)
             self.parts += report.parts
+            self.notes.merge(report.notes)
             for shard, number, reason in report.damaged:
                 segment.damage[shard] = min((number, reason), segment.damage.get(shard, (number, reason)))
         elif isinstance(report, Duplicates):

@@ -11,6 +11,7 @@ from ...model.head import BadRow
 from ..schemas import rejected_schema, row_schema
 from .compression import BLOCK_ROWS
 from .fields import MISSING, NoTexts, as_id, as_kept, lookup, texts_at
+from .notes import ShardNotes
 from .read_settings import ReadSettings
 from .shard import BATCH_BYTES, Batches, Part, Record
 
@@ -34,6 +35,7 @@ class BatchBuilder:
         next_row: The number of the row after the last one added.
         damage: Why the shard was not read to its end.
         without_texts: Documents whose list of contents is missing or empty.
+        notes: What its reader notices.
     """
 
     def __init__(self, part: Part, settings: ReadSettings) -> None:
@@ -45,6 +47,7 @@ class BatchBuilder:
         self.next_row = part.row
         self.damage: str | None = None
         self.without_texts = 0
+        self.notes = ShardNotes(part.shard.name)
         self._none_rejected = pa.RecordBatch.from_pylist([], self.rejected_schema)
         self._clear()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from math import isfinite
 from typing import NamedTuple
 from uuid import UUID
 
@@ -126,7 +127,8 @@ def as_id(value: object, field: str, limit: int) -> str:
         if len(value) * 4 > limit and len(value.encode("utf-8", "replace")) > limit:
             raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes")
         return check_encodable(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not isfinite(value)):
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
         raise BadRow("wrong type", f"id field {field!r} is {type_name(value)}, neither text nor a number")
@@ -151,7 +153,7 @@ def as_kept(value: object, field: pa.Field) -> object:
     if pa.types.is_float64(field.type) and number:
         with suppress(OverflowError):  # an integer of over 308 digits
             kept = float(value)  # type: ignore[arg-type]
-            if kept == value:
+            if kept == value or kept != kept:  # NaN equals nothing  # noqa: PLR0124
                 return kept
         raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}")
     if pa.types.is_boolean(field.type) and isinstance(value, bool):
@@ -190,6 +192,8 @@ def _spell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, NumberAsWritten):
+        if not isfinite(value):  # which orjson writes as null
+            return value.text
         value = float(value)
     return orjson.dumps(value, default=str).decode()
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
@@ -19,6 +19,7 @@ from ..io.retries import StoreError
 from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
+from ..terminal import plural
 from .compression import SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
@@ -32,20 +33,24 @@ def find_shards(
     known: Mapping[str, str] | None = None,
     *,
     output: str | None = None,
+    quoting: str | None = None,
+    escape: str | None = None,
     notes: list[str] | None = None,
 ) -> list[Shard]:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
 
     A shard whose absolute path is in `known`, the names of the current snapshot's shards, keeps its name, so that its ids
     stay the same when inputs are added, reordered or widened; unless another shard gets that name. `notes` gets lines on
-    links that are not followed.
+    links that are not followed, and on files that are left out.
 
-    Raises InputError if a glob matches no usable file and if two files would have the same name in ids; for a run into
-    `output` also if a shard is a pipe or is in `output`, and if a glob would match the files of later snapshots in it.
+    Raises InputError if a glob matches no usable file, if two files would have the same name in ids, and if a flag of csv
+    is given without a file that it is for; for a run into `output` also if a shard is a pipe or is in `output`, and if a
+    glob would match the files of later snapshots in it.
     """
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}
     earlier: dict[str, str] = {}
+    left_out = list[str]()
     for pattern in map(_given_glob, patterns):
         found = _match(pattern)
         if notes is not None:
@@ -55,6 +60,9 @@ def find_shards(
                 raise InputError(found.refused)
             _check_outside(pattern, found, output)
         for identity, (path, size, version) in found.files.items():
+            if _is_apple_double(path, pattern):
+                left_out.append(path)
+                continue
             if identity in shards:
                 continue
             form, compression = _format_of(path, input_format)
@@ -62,16 +70,39 @@ def find_shards(
             earlier[identity] = known.get(absolute_path(path), name) if known else name
             globs[identity] = (pattern, path)
             shards[identity] = Shard(path, name, form, compression, size, version, delimiter)
+            if default := READERS[form].quoting:
+                shards[identity] = replace(shards[identity], quoting=quoting or default, escape=escape)
     names = _choose_names({identity: shard.name for identity, shard in shards.items()}, earlier)
     first: dict[str, str] = {}
     for identity, name in names.items():
         if name in first:
             raise _same_name(name, globs[identity], globs[first[name]])
         first[name] = identity
-    if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards.values()):
-        raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
+    if not shards:
+        raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
+    if left_out and notes is not None:
+        files = plural(len(set(left_out)), "file was", "files were")
+        notes.append(f"{files} left out as metadata of macOS (._*), the first is {min(left_out)}")
+    _check_flags(shards.values(), delimiter, quoting, escape)
     named = (replace(shard, name=names[identity]) for identity, shard in shards.items())
     return sorted(named, key=lambda shard: shard.path)
+
+
+def _is_apple_double(path: str, pattern: str) -> bool:
+    """Return whether a file that a wildcard matches is named like the metadata that macOS keeps beside files."""
+    name = pattern.rpartition("/")[2]
+    return path.rpartition("/")[2].startswith("._") and not name.startswith("._") and path != pattern
+
+
+def _check_flags(shards: Collection[Shard], delimiter: str | None, quoting: str | None, escape: str | None) -> None:
+    """Raise InputError if a flag of csv has no effect on any shard, or if two of them have the same character."""
+    if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards):
+        raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
+    for flag, value in (("--quoting", quoting), ("--escape", escape)):
+        if value and not any(READERS[shard.format].quoting for shard in shards):
+            raise InputError(f"{flag} {value} is for csv and tsv, and no shard is either: leave it out")
+    if escape and any(escape == {"csv": delimiter or ",", "tsv": "\t"}.get(shard.format) for shard in shards):
+        raise InputError(f"--escape {escape!r} is also what separates fields: give another one, or leave it out")
 
 
 def _choose_names(by_glob: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:

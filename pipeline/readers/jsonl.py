@@ -1,8 +1,10 @@
-"""Records of jsonl: each line is one JSON object, blank lines are skipped."""
+"""Records of jsonl: each line is one JSON object, NaN and Infinity may occur, blank lines are skipped."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
@@ -10,19 +12,68 @@ from typing import IO
 import orjson
 
 from ...model.head import BadRow
-from .compression import line_blocks
+from .compression import BadHeader, line_blocks
 from .fields import Fields, NumberAsWritten, lookup, texts_at
+from .notes import ShardNotes
 from .reader import RecordReader, check_utf8, excerpt, too_long
 from .shard import RECORD_BYTES, Record, Records, Shard
 
+_PEEKED_LINES = 1000  # in which an object of several lines may end
 
-def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
+_CONSTANT = re.compile(rb"\b(?:NaN|Infinity)\b")
+
+_ARRAY = "the file is a JSON array, and jsonl has an object per line: convert it, as in jq -c '.[]' OLD > NEW"
+_NOT_LINES = "the JSON objects are not one per line, as jsonl has them: convert the file, as in jq -c . OLD > NEW"
+
+
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int, notes: ShardNotes) -> Records:
     row = 0
-    for block in line_blocks(handle, shard.compression, RECORD_BYTES):
+    for block in line_blocks(handle, shard, RECORD_BYTES, notes):
         filled = [line for line in block if line is None or (line and not line.isspace())]
+        if not row and filled:
+            _check_beginning(filled, notes.head)
         records = _objects(filled, fields) or [_object(line, fields) for line in filled]
         yield row, records
         row += len(records)
+
+
+def _check_beginning(lines: list[bytes | None], head: bytes) -> None:
+    """Raise BadHeader if a file with these first lines and bytes is JSON in another form than an object per line."""
+    whole = lines[0] is not None  # else it is too long
+    first = (lines[0] or head).strip()
+    value, rest = _first_value(first) if whole else (None, b"")
+    next_is_object = _is_object(lines[1:2])
+    if first.startswith(b"["):
+        if isinstance(value, list):
+            is_array = len(lines) == 1 or (bool(value) and all(isinstance(each, dict) for each in value))
+        else:
+            is_array = first == b"[" or not next_is_object
+        if is_array:
+            raise BadHeader(_ARRAY)
+    elif first.startswith(b"{") and whole:
+        begins_block = first == b"{" or (first.endswith((b"{", b"[", b",")) and not next_is_object)
+        if rest.startswith(b"{") or (value is None and (begins_block or _spans_lines(lines))):
+            raise BadHeader(_NOT_LINES)
+
+
+def _first_value(text: bytes) -> tuple[object, bytes]:
+    """Return the JSON value that a text begins with and what follows it, or None and nothing."""
+    try:
+        decoded = text.decode().strip()
+        value, end = json.JSONDecoder().raw_decode(decoded)
+    except (ValueError, RecursionError):
+        return None, b""
+    return value, decoded[end:].strip().encode()
+
+
+def _is_object(lines: list[bytes | None]) -> bool:
+    value, rest = _first_value((lines or [b""])[0] or b"")
+    return isinstance(value, dict) and not rest
+
+
+def _spans_lines(lines: list[bytes | None]) -> bool:
+    """Return whether lines begin with an object that takes several of them."""
+    return isinstance(_first_value(b"\n".join(line or b"" for line in lines[:_PEEKED_LINES]))[0], dict)
 
 
 def _objects(block: list[bytes | None], fields: Fields) -> list[Record | BadRow] | None:
@@ -75,19 +126,43 @@ def _parse_integer(digits: str) -> float:
     return int(digits) if len(digits) < 4000 else NumberAsWritten(digits)  # Python refuses to parse more than 4,300
 
 
+def _parse_float(digits: str) -> float:
+    number = NumberAsWritten(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:30]} is out of range")
+    return number
+
+
+def _parse_as_written(line: bytes) -> object:
+    """Return the value of a line with numbers as they are written, NaN and Infinity too. Raises ValueError."""
+    value: object = json.loads(
+        line.decode(), parse_float=_parse_float, parse_int=_parse_integer, parse_constant=NumberAsWritten
+    )
+    if b"\\u" in line:
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a lone surrogate
+    return value
+
+
 def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
     if line is None:
         return too_long(RECORD_BYTES)
     try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        reason = "not UTF-8" if "surrogate" in str(error) else "malformed record"
-        return check_utf8(line) or BadRow(reason, str(error), excerpt=excerpt(line))
+        record, exact = orjson.loads(line), None
+    except orjson.JSONDecodeError:
+        if bad := check_utf8(line):
+            return bad
+        try:
+            if not _CONSTANT.search(line):
+                raise
+            record = exact = _parse_as_written(line)
+        except (ValueError, RecursionError) as fault:
+            reason = "not UTF-8" if "surrogate" in str(fault) else "malformed record"
+            return BadRow(reason, str(fault), excerpt=excerpt(line))
     if not isinstance(record, dict):
         return BadRow("malformed record", "the line is JSON, but not an object", excerpt=excerpt(line))
-    if paths := _inexact_paths([record], fields):
+    if exact is None and (paths := _inexact_paths([record], fields)):
         try:
-            exact = json.loads(line, parse_float=NumberAsWritten, parse_int=_parse_integer)
+            exact = _parse_as_written(line)
         except RecursionError:  # json's limit of depth is a little below orjson's
             return BadRow("malformed record", "the line is nested too deep", excerpt=excerpt(line))
         return {**record, **{path: lookup(exact, path) for path in paths}}

@@ -40,6 +40,7 @@ class ParquetReader:
     has_fields = True
     compressible = False
     has_delimiter = False
+    quoting = None
     has_row_groups = True
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:

@@ -19,6 +19,7 @@ from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .input_files import open_shard
+from .notes import Notice, ShardNotes
 from .parts import split_group
 from .read_settings import ReadSettings
 from .registry import READERS
@@ -27,13 +28,16 @@ from .shard import BATCH_BYTES, Batches, Part, Shard
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
 
-def read_shard(shard: Shard, settings: ReadSettings) -> Batches:
+def read_shard(shard: Shard, settings: ReadSettings, notes: ShardNotes | None = None) -> Batches:
     """Yield (row batch, rejected batch) pairs of a shard, of the schemas that row_schema and rejected_schema give.
 
-    The last row of a shard with damaged content is a rejected one, "damaged shard". Raises OSError or InputError as
-    open_shard does.
+    The last row of a shard with damaged content is a rejected one, "damaged shard". What is noticed is added to `notes`.
+    Raises OSError or InputError as open_shard does.
     """
-    yield from _read(BatchBuilder(Part(shard, shard.bytes), settings))
+    builder = BatchBuilder(Part(shard, shard.bytes), settings)
+    yield from _read(builder)
+    if notes is not None:
+        notes.merge(builder.notes)
 
 
 def _read(builder: BatchBuilder) -> Batches:
@@ -47,6 +51,8 @@ def _read(builder: BatchBuilder) -> Batches:
         except DamagedShard as damage:
             builder.damage = str(damage)
             builder.reject(builder.next_row, BadRow("damaged shard", str(damage)))
+    if not builder.next_row and builder.damage is None and builder.part.parts == 1:
+        builder.notes.add(Notice.NO_ROW)
     bytes_read.reach(builder.part.bytes)
     yield builder.flush()
 
@@ -56,8 +62,8 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. All are of one
-    segment.
+    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. `notes`
+    are what readers noticed. All are of one segment.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -67,12 +73,14 @@ class ShardsRead:
     by_second: Counter[int] = field(default_factory=Counter)
     without_texts: int = 0
     segment: int = 0
+    notes: ShardNotes = field(default_factory=ShardNotes)
 
     def add(self, builder: BatchBuilder) -> None:
         """Add a part that was read."""
         name, number = builder.shard.name, builder.part.number
         self.parts.append((name, number, builder.part.parts))
         self.without_texts += builder.without_texts
+        self.notes.merge(builder.notes)
         if builder.damage is not None:
             self.damaged.append((name, number, builder.damage))
 

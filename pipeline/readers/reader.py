@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, TypeAlias
@@ -13,9 +14,10 @@ import pyarrow as pa
 from ...model.head import BadRow
 from .batch_builder import BatchBuilder
 from .fields import MISSING, Fields, has_value_at, lookup
+from .notes import ShardNotes
 from .shard import RECORD_BYTES, Batches, Records, Shard
 
-Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int], Records]"
+Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int, ShardNotes], Records]"
 
 PEEKED_RECORDS = 1000  # per shard, to find out which fields there are
 
@@ -78,6 +80,10 @@ class Reader(Protocol):
         """Whether the delimiter of a shard may be chosen."""
 
     @property
+    def quoting(self) -> str | None:
+        """How values are quoted by default, "minimal" or "none"; None if the format has no quotes to choose."""
+
+    @property
     def has_row_groups(self) -> bool:
         """Whether a large shard is read in several parts, by its row groups."""
 
@@ -96,16 +102,17 @@ class RecordReader:
     has_fields: bool = True
     compressible: bool = True
     has_delimiter: bool = False
+    quoting: str | None = None
     has_row_groups: bool = False
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every record of the shard to `builder`, a block at a time."""
-        for first, block in self.blocks(handle, builder.shard, builder.fields, builder.limit):
+        for first, block in self.blocks(handle, builder.shard, builder.fields, builder.limit, builder.notes):
             yield from builder.add_block(first, block)
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add the fields of the first records to `summary`."""
-        blocks = self.blocks(handle, shard, fields, RECORD_BYTES)
+        blocks = self.blocks(handle, shard, fields, RECORD_BYTES, ShardNotes())
         records = itertools.chain.from_iterable(block for _, block in blocks)
         for record in itertools.islice(records, PEEKED_RECORDS):
             if isinstance(record, dict):
@@ -132,13 +139,38 @@ def excerpt(line: bytes) -> str:
 
 
 def some_of(names: Sequence[str], like: Sequence[str] = ()) -> str:
-    """Return names of fields for a message: all, or some and their number, first those that are similar to `like`."""
+    """Return names of fields in quotes for a message: all, or some and their number, first those that are similar to `like`.
+
+    Those that look like one of `like` without being it are explained.
+    """
+    hints = "".join(_hint(name, names) for name in like)
     short = [name if len(name) <= EXCERPT else f"{name[:EXCERPT]}..." for name in names]
     if len(short) <= SHOWN_NAMES:
-        return ", ".join(short)
+        return f"{', '.join(map(quote, short))}{hints}"
     near = itertools.chain.from_iterable(difflib.get_close_matches(name, short) for name in like)
     first = list(dict.fromkeys([*near, *short[:SHOWN_NAMES]]))[:SHOWN_NAMES]
-    return f"{', '.join(first)}, ... ({len(names):,} in all)"
+    return f"{', '.join(map(quote, first))}, ... ({len(names):,} in all){hints}"
+
+
+def quote(name: str) -> str:
+    """Return a name in quotes, with what cannot be seen or typed as escapes."""
+    return repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name)
+
+
+def _hint(sought: str, names: Sequence[str]) -> str:
+    """Return what an error adds if a name looks like the one that is sought."""
+    for name in names:
+        if name != sought and _visible(name) == _visible(sought):
+            if '"' in name and '"' not in sought:
+                return f"; the quotes belong to the name {quote(name)}: give --quoting minimal if they should not"
+            return f"; spaces and invisible characters belong to a name: {quote(name)} is not {quote(sought)}"
+    return ""
+
+
+def _visible(name: str) -> str:
+    """Return what one sees of a name: without quotes around it, spaces and invisible characters."""
+    plain = unicodedata.normalize("NFKC", name)
+    return "".join(character for character in plain if character.isprintable() and character != " ").strip("\"'")
 
 
 def decode_lines(block: list[bytes | None]) -> list[str] | None:

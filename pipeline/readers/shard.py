@@ -34,8 +34,9 @@ class Shard:
     """One input file.
 
     `name` is its path below the fixed part of the glob, as ids contain it; `bytes` and `version` are those that were listed,
-    and a read of another version fails; `delimiter` is that of csv, if it was given; `segment` is the number of the segment
-    of the snapshot that its rows belong to.
+    and a read of another version fails; `delimiter` is that of csv, if it was given; `quoting` is that of csv and tsv,
+    "minimal" or "none", and `escape` their escape character, if it was given; `segment` is the number of the segment of the
+    snapshot that its rows belong to.
     """
 
     path: str
@@ -45,6 +46,8 @@ class Shard:
     bytes: int
     version: str
     delimiter: str | None = None
+    quoting: str | None = None
+    escape: str | None = None
     segment: int = 0
 
     @property

@@ -7,13 +7,14 @@ from typing import IO
 from ...model.head import BadRow
 from .compression import line_blocks
 from .fields import Fields
+from .notes import ShardNotes
 from .reader import RecordReader, check_utf8, decode_lines, too_long
 from .shard import Record, Records, Shard
 
 
-def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int) -> Records:
+def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int, notes: ShardNotes) -> Records:
     row = 0
-    for block in line_blocks(handle, shard.compression, limit):
+    for block in line_blocks(handle, shard, limit, notes):
         texts = decode_lines(block)
         if texts is not None:
             yield row, [text.removesuffix("\r") for text in texts]

@@ -27,6 +27,8 @@ from ..layout import DRY_RUN
 from ..options import EmbedOptions
 from ..prepare.job import Job
 from ..read_and_join import ReadAndJoin
+from ..readers.notes import ShardNotes, damage_note, merge_notes
+from ..readers.read_shards import ShardsRead
 from ..schemas import CONTENT_HASH, ID
 from ..snapshots.listing import write_listings
 from ..snapshots.manifest import FileInfo
@@ -42,7 +44,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlanCounts:
-    """What a run would do; each field is a counter of the pipeline, in NAMESPACE.
+    """What a run would do; each number is a counter of the pipeline, in NAMESPACE.
 
     Attributes:
         new: Rows that could be embedded and whose id is new.
@@ -57,6 +59,7 @@ class PlanCounts:
         forbidden: Rows that the settings of the encoder forbid.
         damaged: Shards that cannot be read to their end.
         duplicate_ids: Ids that occur more than once.
+        notes: What readers noticed.
     """
 
     new: int = 0
@@ -71,6 +74,7 @@ class PlanCounts:
     forbidden: int = 0
     damaged: int = 0
     duplicate_ids: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def count_changes(job: Job, options: EmbedOptions, spill: str | None) -> PlanCounts:
@@ -114,11 +118,12 @@ def _run_and_count(
     finally:
         if not spill:
             remove_below(listings)
-    counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    counts = dict.fromkeys((field.name for field in fields(PlanCounts)), 0)
-    for counter in counters:  # one for each step that counts under a name
+    metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    counts = dict.fromkeys((field.name for field in fields(PlanCounts) if field.name != "notes"), 0)
+    for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
-    return PlanCounts(**counts)
+    notes = {note for found in metrics["string_sets"] for note in found.committed or ()}
+    return PlanCounts(**counts, notes=tuple(sorted(notes)))
 
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
@@ -135,6 +140,8 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
     if job.has_large_shards:  # a shard that is read in parts may be damaged in several
         damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
+    notes = joined.read | "SelectNotes" >> beam.Map(_notes) | "MergeNotes" >> beam.CombineGlobally(merge_notes)
+    _ = notes | "ListNotes" >> beam.Map(_add_notes)
     if joined.duplicates is not None:
         _ = joined.duplicates | "CountDuplicateIds" >> beam.Map(lambda each: _add("duplicate_ids", each.ids))
     embedded = (known, new) | "MergeRows" >> beam.Flatten()
@@ -158,6 +165,20 @@ def _carried(job: Job) -> list[FileInfo]:
 
 def _add(name: str, amount: int) -> None:
     Metrics.counter(NAMESPACE, name).inc(amount)
+
+
+def _notes(read: ShardsRead) -> ShardNotes:
+    """Return what readers noticed, damage included."""
+    notes = merge_notes([read.notes])
+    for shard, _, reason in read.damaged:
+        notes.merge(damage_note(shard, reason))
+    return notes
+
+
+def _add_notes(notes: ShardNotes) -> None:
+    found = Metrics.string_set(NAMESPACE, "notes")
+    for note in notes.describe():
+        found.add(note)
 
 
 def _count_reused(batch: EmbeddedBatch, forbidden: str | None) -> pa.RecordBatch:

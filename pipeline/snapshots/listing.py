@@ -34,6 +34,8 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("delimiter", pa.string()),
+        pa.field("quoting", pa.string()),
+        pa.field("escape", pa.string()),
         pa.field("segment", pa.int32(), nullable=False),
     ]
 )
@@ -101,8 +103,12 @@ def _read_checked(output: str, manifest: Manifest, info: ListingInfo, schema: pa
         )
     try:
         # Without Arrow's threads: one of them may release `data` late, and aborts a process that ends just then.
-        return path, pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        for field in schema:
+            if field.nullable and field.name not in table.column_names:  # an option that was added later
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        return path, table.select(schema.names).cast(schema)
+    except (KeyError, pa.ArrowException, ValueError) as error:
         raise SnapshotError(
             f"{path} is not a list of files or shards ({first_line(error)}): {RESTORE_REMEDY}"
         ) from None

@@ -26,6 +26,8 @@ FOR_TEXTS = {
     "readers/text.py": "a text format",
     "readers/jsonl.py": "a text format",
     "readers/csv.py": "a text format",
+    "readers/csv_records.py": "a text format",
+    "readers/recognize.py": "what is not text",
     "readers/compression.py": "the encodings of text formats",
     "readers/reader.py": "the reader of text formats",
     "readers/registry.py": "names the reader of lines of text",

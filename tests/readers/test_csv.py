@@ -14,7 +14,7 @@ from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.commands import run_command
 from tests.support.corpus import read
-from tests.support.shards import read_rows, read_shard, reasons, texts
+from tests.support.shards import infer_kept_schema, read_rows, read_shard, reasons, texts
 
 
 def test_malformed_records_of_csv(tmp_path: Path) -> None:
@@ -33,19 +33,12 @@ def test_malformed_records_of_csv(tmp_path: Path) -> None:
 
 
 def test_a_carriage_return_without_a_line_feed_in_csv(tmp_path: Path) -> None:
-    """The rejection says what to change; in quotes it is a character."""
-    (tmp_path / "a.csv").write_bytes(b'text,n\nx\ry,1\n"x\ry",2\n')
+    """It is a character, in quotes and outside; if the file has no line feed, it ends lines."""
+    (tmp_path / "a.csv").write_bytes(b'text,n\nx\ry,1\n"x\ry",2\n"x\r\ny",3\r\n')
     rows, rejected = read_rows(tmp_path / "a.csv")
-    assert (texts(rows), reasons(rejected)) == (["x\ry"], [("0", "malformed record")])
-    remedy = (
-        "a carriage return (CR) is outside of quotes, and no line feed (LF) follows it: quote the field, or if all "
-        r"lines end so, convert them, as in tr '\r' '\n' < OLD > NEW"
-    )
-    assert rejected[0]["detail"] == remedy
-    (tmp_path / "a.csv").write_bytes(b"text,n\rx,1\ry,2\r")
-    rows, rejected = read_rows(tmp_path / "a.csv")
-    assert (rows, reasons(rejected)) == ([], [("0", "damaged shard")])
-    assert rejected[0]["detail"] == f"csv: the header cannot be read: {remedy}"
+    assert (texts(rows), rejected) == (["x\ry", "x\ry", "x\r\ny"], [])
+    (tmp_path / "a.csv").write_bytes(b'text,n\rx,1\r"y\rz",2\r')
+    assert texts(read_rows(tmp_path / "a.csv")[0]) == ["x", "y\rz"]
 
 
 def test_empty_lines_of_csv_are_skipped(tmp_path: Path) -> None:
@@ -134,3 +127,91 @@ def test_csv_at_the_command_line(tmp_path: Path, small_head: str, vocabulary: Pa
     assert [(row["id"], row["text"]) for row in read(tmp_path / "out").to_pylist()] == [("1", "x, y")]
     (manifest,) = tmp_path.glob("out/snapshots/*/manifest.json")
     assert json.loads(manifest.read_text())["options"]["delimiter"] == ";"
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter"),
+    [
+        (b"sep=;\r\nid;text\r\n1;a dog\r\n2;a, cat\r\n", None),
+        (b"sep=;\r\nid;text\r\n1;a dog\r\n2;a, cat\r\n", ";"),
+        (b"\xef\xbb\xbfsep=;\nid;text\n1;a dog\n2;a, cat", None),
+        (b"SEP=|\nid|text\n1|a dog\n2|a, cat\n", None),
+        (b"sep=\t\nid\ttext\n1\ta dog\n2\ta, cat\n", None),
+        (b'sep=,\nid,text\n1,a dog\n2,"a, cat"\n', None),
+        (b'"sep=;"\nid;text\n1;a dog\n2;"a, cat"\n', None),
+        (b"sep=;\rid;text\r1;a dog\r2;a, cat\r", None),
+    ],
+)
+def test_the_separator_line_of_excel(tmp_path: Path, content: bytes, delimiter: str | None) -> None:
+    """It names the separator, and is neither the header nor a row."""
+    (tmp_path / "a.csv").write_bytes(content)
+    (shard,) = find_shards([f"{tmp_path}/a.csv"], delimiter=delimiter)
+    batches = read_shard(shard, Fields(id="id"), infer_kept_schema([shard], Fields(id="id")))
+    rows = [row for good, _ in batches for row in good.to_pylist()]
+    assert [(row["row"], row["id"], row["text"]) for row in rows] == [(0, "1", "a dog"), (1, "2", "a, cat")]
+
+
+def test_a_separator_line_that_contradicts_the_flag(tmp_path: Path) -> None:
+    """One of both must be wrong; a longer first line is a header."""
+    (tmp_path / "a.csv").write_text("sep=;\nid;text\n")
+    with pytest.raises(InputError, match=r"the first line says sep=;, and --delimiter is '\|': leave --delimiter out"):
+        infer_kept_schema(find_shards([f"{tmp_path}/a.csv"], delimiter="|"), Fields())
+    (tmp_path / "a.csv").write_text("sep=,text\n1,a\n")
+    assert texts(read_rows(tmp_path / "a.csv")[0]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ("id, text", "'id', ' text'; spaces and invisible characters belong to a name: ' text' is not 'text'"),
+        ("id,text ", "'id', 'text '; spaces and invisible characters belong to a name: 'text ' is not 'text'"),
+        (
+            "id,text\xa0",
+            r"'id', 'text\xa0'; spaces and invisible characters belong to a name: 'text\xa0' is not 'text'",
+        ),
+        ("id,\u200btext", r"'id', '\u200btext'; spaces and invisible characters belong to a name"),
+        ("id,\ufefftext", r"'id', '\ufefftext'; spaces and invisible characters belong to a name"),
+        ("id,te\xadxt", r"'id', 'te\xadxt'; spaces and invisible characters belong to a name"),
+        ("id,text\t", r"'id', 'text\t'; spaces and invisible characters belong to a name"),
+        ('id,"text\r"', r"'id', 'text\r'; spaces and invisible characters belong to a name"),
+        ("id,Text", "'id', 'Text'"),
+    ],
+)
+def test_invisible_characters_of_a_header_are_shown(tmp_path: Path, header: str, shown: str) -> None:
+    """Names are in quotes, with escapes for what cannot be seen."""
+    (tmp_path / "a.csv").write_bytes(f"{header}\n1,a\n".encode())
+    with pytest.raises(InputError) as caught:
+        read_rows(tmp_path / "a.csv")
+    assert f"no record has the field 'text'; the fields are {shown}" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_composed_and_decomposed_names_differ(tmp_path: Path) -> None:
+    """They look alike, so that one is shown with escapes; quotes in a header of tsv point to --quoting."""
+    (tmp_path / "a.csv").write_text("cafe\u0301,text\n1,a\n")
+    with pytest.raises(InputError, match=r"the fields are 'cafe\\u0301', 'text'; .* 'cafe\\u0301' is not 'café'"):
+        read_rows(tmp_path / "a.csv", text="caf\xe9")
+    (tmp_path / "a.tsv").write_text('"id"\t"text"\n"1"\t"a"\n')
+    with pytest.raises(InputError, match="the quotes belong to the name '\"text\"': give --quoting minimal"):
+        read_rows(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize("header", [",id,text", "id,text,", "id,text,,,", ",,id,text", "id,,text, , ", '"","",id,text'])
+def test_names_that_are_empty_do_no_harm(tmp_path: Path, header: str) -> None:
+    """The index of pandas and trailing separators are fields that no one asks for."""
+    values = header.replace("id", "7").replace("text", "a dog")
+    (tmp_path / "a.csv").write_text(f"{header}\n{values}\n")
+    rows, rejected = read_rows(tmp_path / "a.csv", id="id")
+    assert ([(row["id"], row["text"]) for row in rows], rejected) == ([("7", "a dog")], [])
+
+
+@pytest.mark.parametrize(
+    "comment", ["# made by x", "# made, by x", "#", "// made by x", "-- made by x", "% made by x, y"]
+)
+def test_a_comment_in_front_of_the_header(tmp_path: Path, comment: str) -> None:
+    """The error shows it and says what to remove; a name may begin with such a character."""
+    (tmp_path / "a.csv").write_text(f"{comment}\nid,text\n1,a\n")
+    with pytest.raises(InputError, match="seems to be a comment: remove the lines in front of the names of the fields"):
+        read_rows(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("#id,text\n1,a\n")
+    assert texts(read_rows(tmp_path / "a.csv")[0]) == ["a"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
+from audioclip_beam.pipeline.readers.notes import Notice, ShardNotes
 from audioclip_beam.pipeline.readers.registry import READERS
 from audioclip_beam.pipeline.readers.shard import Shard
 from tests.support.shards import COMPRESS, REASONS, infer_kept_schema, read_shard
@@ -76,7 +77,7 @@ def test_any_rows_come_back_as_they_were_encoded(
         suffix = "" if form == "parquet" else suffix
         path = Path(folder, f"a.{form}{suffix}")
         path.write_bytes(COMPRESS[suffix](encode(form, rows)))
-        shards = find_shards([str(path)])
+        shards = find_shards([str(path)], quoting="minimal" if form == "tsv" else None)
         fields = Fields("text", "key", ("n",))
         found, rejected = account(shards[0], fields, infer_kept_schema(shards, fields))
         assert rejected == 0
@@ -156,6 +157,55 @@ def test_every_bit_of_a_footer_may_flip() -> None:
         place = chance.randrange(len(data))
         data[place] ^= 1 << chance.randrange(8)
         check(bytes(data), "parquet", "")
+
+
+LINES = st.lists(st.text(st.sampled_from("ab\"\\' \r\u2028é"), max_size=5), min_size=1, max_size=6)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "cp1251", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["txt", "csv", "tsv"])
+@given(
+    lines=LINES,
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=ENCODINGS,
+    quoting=st.sampled_from(["none", "minimal"]),
+    escape=st.sampled_from([None, "\\"]),
+    suffix=st.sampled_from(["", ".gz"]),
+)
+@example(lines=['"Big Ben', "rain", 'bell"'], end="\n", encoding="utf-8", quoting="minimal", escape=None, suffix="")
+@settings(max_examples=150, deadline=None)
+def test_every_line_is_a_row_or_named(
+    form: str, *, lines: list[str], end: str, encoding: str, quoting: str, escape: str | None, suffix: str
+) -> None:
+    """Lines of the file = rows + rejected rows + lines that a note names; a file in another encoding is named as a whole."""
+    delimiter = {"txt": "", "csv": ",", "tsv": "\t"}[form]
+    # A note says which lines became one record; without quotes a backslash at the end of a line was asked to join two.
+    if encoding in ("utf-16-le", "utf-16-be"):  # clear only of letters with zeros
+        lines = [line.replace("\u2028", "") for line in lines]
+    lines = [line.replace("\r", "") if end == "\r" else line for line in lines]
+    lines = [f"{line.rstrip(chr(92))}." if quoting == "none" else line for line in lines]
+    header = [] if form == "txt" else ["key,text"]
+    body = [*header, *(f"{n},{line}" for n, line in enumerate(lines))]
+    content = "".join(line.replace(",", delimiter, 1) + end for line in body).encode(encoding, "replace")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a.{form}{suffix}")
+        path.write_bytes(COMPRESS[suffix](content))
+        flags = {} if form == "txt" else {"quoting": quoting, "escape": escape}
+        (shard,) = find_shards([str(path)], **flags)
+        notes, rows, rejected = ShardNotes(), 0, list[object]()
+        for good, bad in read_shard(shard, Fields(), pa.schema([]), 1000, notes=notes):
+            rows += good.num_rows
+            rejected += bad.column("reason").to_pylist()
+        if encoding.startswith(("utf-16", "utf-32")):
+            assert (rows, rejected) == (0, ["damaged shard"])
+            return
+        swallowed = notes.findings.get(Notice.SWALLOWED)
+        lost = sum(place.last - place.first for place in swallowed.places) if swallowed else 0
+        assert rows + len(rejected) + lost == len(lines)
+        assert not (lost and quoting == "none")
+        if any("\r" in line.removesuffix("\r") for line in lines):
+            assert Notice.RETURN in notes.findings
 
 
 VALUES = st.recursive(

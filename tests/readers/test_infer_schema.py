@@ -106,12 +106,12 @@ def test_of_many_fields_a_few_are_named(tmp_path: Path) -> None:
     """Those with similar names come first, long names are cut, and the message stays short."""
     header = [f"column{n}" for n in range(100_000)]
     (tmp_path / "a.csv").write_text(f"{','.join([*header, 'x' * 1000, 'Text'])}\n{',' * 100_001}\n")
-    first = ", ".join(header[:9])
+    first = ", ".join(map(repr, header[:9]))
     assert refusal(lambda: kept(tmp_path)) == (
-        f"no record has the field 'text'; the fields are Text, {first}, ... (100,002 in all)"
+        f"no record has the field 'text'; the fields are 'Text', {first}, ... (100,002 in all)"
     )
     (tmp_path / "a.csv").write_text(f"{'x' * 1000}\ny\n")
-    assert refusal(lambda: kept(tmp_path)) == f"no record has the field 'text'; the fields are {'x' * 100}..."
+    assert refusal(lambda: kept(tmp_path)) == f"no record has the field 'text'; the fields are '{'x' * 100}...'"
     (tmp_path / "a.csv").write_text(f"{','.join(header * 2)}\n")
     assert len(refusal(lambda: kept(tmp_path))) < 300 + len(str(tmp_path))
 
@@ -161,7 +161,7 @@ def test_common_types_of_parquet(tmp_path: Path, case: str) -> None:
 def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
     """This is so for a text field, an id field, a kept field, and one inside a list."""
     lines(tmp_path / "a.jsonl", {"txet": "t", "c": [{"t": "x"}], "n": 1}, {"more": 1})
-    existing = "the fields are txet, c, n, more"
+    existing = "the fields are 'txet', 'c', 'n', 'more'"
     assert refusal(lambda: kept(tmp_path)) == f"no record has the field 'text'; {existing}"
     assert refusal(lambda: kept(tmp_path, "k", text="c[].t", id="i")) == f"no record has the field 'i', 'k'; {existing}"
     assert refusal(lambda: kept(tmp_path, text="c[].text")) == f"no record has the field 'c[].text'; {existing}"
@@ -171,7 +171,7 @@ def test_unknown_fields_are_refused_with_the_existing_ones(tmp_path: Path) -> No
     for field in ("text", "c[].text", "m.b", "m.a.b"):
         assert (
             refusal(lambda field=field: kept(tmp_path, text=field))
-            == f"no record has the field '{field}'; the fields are c, m"
+            == f"no record has the field '{field}'; the fields are 'c', 'm'"
         )
 
 

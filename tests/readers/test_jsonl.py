@@ -23,7 +23,7 @@ BAD_JSON = {
     b"[1]": "malformed record",
     b'"text"': "malformed record",
     b"null": "malformed record",
-    b'{"text": NaN}': "malformed record",
+    b'{"text": NaN}': "wrong type",
     b'{"text": "a"} x': "malformed record",
     b'{"text": ' + b"[" * 10_000 + b"]" * 10_000 + b"}": "malformed record",
     b'{"text": ' + b"[" * 1_000 + b"]" * 1_000 + b"}": "wrong type",

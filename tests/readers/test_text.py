@@ -26,7 +26,7 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path: Path, form: 
     cases = [(None, [f"part.{form}{suffix}#{n}" for n in range(5)])]
     cases += [("id", [row["id"] for row in rows])] if form != "txt" else []
     for field, expected in cases:
-        found, rejected = read_rows(path, id=field)
+        found, rejected = read_rows(path, id=field, quoting="minimal" if form == "tsv" else None)
         assert texts(found) == TEXTS
         assert [row["row"] for row in found] == [0, 1, 2, 3, 4]
         assert ids(found) == expected

@@ -222,7 +222,7 @@ def test_names_are_escaped_on_the_terminal(
     model = "--checkpoint", small_head, "--tokenizer_path", str(vocabulary)
     assert main(["embed", "--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out"), *model]) == 2
     printed = capsys.readouterr().err
-    assert r"the fields are \x1b[31mfield" in printed
+    assert r"the fields are '\x1b[31mfield'" in printed
     assert "\x1b" not in printed
 
 

@@ -75,8 +75,8 @@ def lines() -> Iterator[Hostile]:
     yield _bytes("open.csv", b'text,n\na,1\n"open,2\nb,3\nc,4\n', 3, malformed_record=1)
     yield _bytes("quotes.csv", b'text\n"a""b"\n"a"b\n"\n', 1, malformed_record=2)
     yield _bytes("latin.csv", b"text\ncaf\xe9\ngood\n", 1, not_utf8=1)
-    yield _bytes("gzip.jsonl", gzip.compress(GOOD * 5, mtime=0), not_utf8=1)
-    yield _bytes("zeros.tsv", bytes(5000))
+    yield _bytes("gzip.jsonl", gzip.compress(GOOD * 5, mtime=0), damaged_shard=1)
+    yield _bytes("zeros.tsv", bytes(5000), damaged_shard=1)
     yield Hostile("gigabyte.txt", lambda path: _sparse(path, 1 << 30), 2, {"too long": 1})
 
 

@@ -19,6 +19,7 @@ from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers import infer_schema, read_shards
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
+from audioclip_beam.pipeline.readers.notes import ShardNotes
 from audioclip_beam.pipeline.readers.read_settings import ReadSettings
 from audioclip_beam.pipeline.readers.shard import Batches, Shard
 from audioclip_beam.pipeline.schemas import reasons_of, rejected_schema, row_schema
@@ -51,10 +52,16 @@ def infer_kept_schema(
 
 
 def read_shard(
-    shard: Shard, fields: Fields, kept: pa.Schema, limit: int = MAX_TEXT_BYTES, file_io: FileIO | None = None
+    shard: Shard,
+    fields: Fields,
+    kept: pa.Schema,
+    limit: int = MAX_TEXT_BYTES,
+    *,
+    file_io: FileIO | None = None,
+    notes: ShardNotes | None = None,
 ) -> Batches:
     """Yield the row batches and rejected batches of a shard of texts."""
-    return read_shards.read_shard(shard, read_settings(fields, kept, limit, file_io))
+    return read_shards.read_shard(shard, read_settings(fields, kept, limit, file_io), notes)
 
 
 def read_rows(
@@ -63,17 +70,19 @@ def read_rows(
     *,
     kept: pa.Schema | None = None,
     file_io: FileIO | None = None,
+    quoting: str | None = None,
+    escape: str | None = None,
     **fields: object,
 ) -> tuple[list[Row], list[Row]]:
     """Return the rows and rejected rows of the shard at `path`, and check what is true of every shard.
 
     Without the schema `kept` the shard is peeked at first, as in a run.
     """
-    (shard,) = find_shards([str(path)])
+    (shard,) = find_shards([str(path)], quoting=quoting, escape=escape)
     chosen = Fields(**fields)  # type: ignore[arg-type]
     kept = infer_kept_schema([shard], chosen) if kept is None else kept
     rows, rejected = list[Row](), list[Row]()
-    for good, bad in read_shard(shard, chosen, kept, limit, file_io):
+    for good, bad in read_shard(shard, chosen, kept, limit, file_io=file_io):
         good.validate(full=True)
         bad.validate(full=True)
         assert good.schema == pa.schema([*ROW, *kept])
