@@ -162,7 +162,7 @@ def test_a_header_that_is_not_text_is_a_damaged_shard(tmp_path: Path, header: by
         (".bz2", TEXT, "the content is not compressed, and the suffix says bzip2: rename it to a.csv"),
         (".xz", TEXT, "the content is not compressed, and the suffix says xz: rename it to a.csv"),
         (".gz", zstandard.compress(TEXT), "the content is zstd, not gzip: rename it to a.csv.zst"),
-        (".zst", gzip.compress(TEXT), "the content is gzip, not zstd: rename it to a.csv.gz"),
+        (".zst", gzip.compress(TEXT, mtime=0), "the content is gzip, not zstd: rename it to a.csv.gz"),
         (".gz", zipped("a.csv"), "the content is a zip archive, not gzip: unpack it"),
         (".gz", POINTER, "the content is a pointer of Git LFS, not gzip: fetch the file"),
     ],
