@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,15 +49,22 @@ def replace_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def has_locks(directory: str | os.PathLike[str]) -> bool:
-    """Return whether files in an existing directory can be locked."""
-    with tempfile.TemporaryFile(dir=directory) as probe:
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return False
+def has_locks(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file system of a lock's file, which is made if it is missing, has locks."""
+    is_new = not os.path.lexists(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # another process holds it
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
             raise
+        if is_new:
+            Path(path).unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(descriptor)
     return True
 
 
@@ -69,7 +75,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         OSError: That lock file does not disappear, as if its process was killed on another machine.
     """
-    if has_locks(Path(path).parent):
+    if has_locks(path):
         with FileLock(path):
             yield
         return

@@ -97,7 +97,7 @@ def _lock_of(path: str) -> AbstractContextManager[None]:
     if not is_local(path):
         return _lock_file(path)
     with convert_write_errors(path):
-        return _local_lock(path) if has_locks(os.path.dirname(path) or ".") else _lock_file(path)
+        return _local_lock(path) if has_locks(_local_lock_path(path)) else _lock_file(path)
 
 
 def describe_lock(path: str) -> str:

@@ -179,9 +179,9 @@ def _make_locked(directory: str, temporary: str, detached: bool) -> tuple[bool, 
     os.makedirs(temporary)
     lock = None
     try:
-        if has_locks(temporary):
+        if has_locks(path := os.path.join(temporary, LOCK)):
             # Another process that lists the runs holds the lock for a moment, to see whether the run is alive.
-            lock = FileLock(os.path.join(temporary, LOCK), timeout=5)
+            lock = FileLock(path, timeout=5)
             lock.acquire()
         try:
             if detached or not lock:
