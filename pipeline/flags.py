@@ -229,7 +229,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add(
         "--quoting",
         **_choice("minimal", "none"),
-        help="minimal: values of csv and tsv may be in quotes; none: quotes are text (default: none for tsv, else minimal)",
+        help="minimal: values of csv and tsv may be quoted; none: quotes are characters (default: none for tsv)",
     )
     add(
         "--escape",

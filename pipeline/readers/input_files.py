@@ -78,7 +78,7 @@ def find_shards(
         if name in first:
             raise _same_name(name, globs[identity], globs[first[name]])
         first[name] = identity
-    if not shards:
+    if left_out and not shards:
         raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
     if left_out and notes is not None:
         files = plural(len(set(left_out)), "file was", "files were")

@@ -39,6 +39,9 @@ def _blocks(handle: IO[bytes], shard: Shard, fields: Fields, limit: int, notes: 
 
 def _check_beginning(lines: list[bytes | None], head: bytes) -> None:
     """Raise BadHeader if a file with these first lines and bytes is JSON in another form than an object per line."""
+    with suppress(orjson.JSONDecodeError):
+        if type(orjson.loads(lines[0] or b"")) is dict:
+            return
     whole = lines[0] is not None  # else it is too long
     first = (lines[0] or head).strip()
     value, rest = _first_value(first) if whole else (None, b"")
@@ -52,7 +55,7 @@ def _check_beginning(lines: list[bytes | None], head: bytes) -> None:
             raise BadHeader(_ARRAY)
     elif first.startswith(b"{") and whole:
         begins_block = first == b"{" or (first.endswith((b"{", b"[", b",")) and not next_is_object)
-        if rest.startswith(b"{") or (value is None and (begins_block or _spans_lines(lines))):
+        if (rest.startswith(b"{") and not next_is_object) or (value is None and (begins_block or _spans_lines(lines))):
             raise BadHeader(_NOT_LINES)
 
 

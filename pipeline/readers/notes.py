@@ -52,7 +52,7 @@ class _Finding:
         return "; ".join([*map(str, self.places), *(["..."] if self.shards > len(self.places) else [])])
 
 
-_TEXTS: dict[Notice, Callable[[_Finding], str]] = {
+_MESSAGES: dict[Notice, Callable[[_Finding], str]] = {
     Notice.NO_ROW: lambda found: f"no row was read from {plural(found.shards, 'shard')}: {found}",
     Notice.PAGE: lambda found: (
         f"{plural(found.shards, 'shard begins', 'shards begin')} like a page of HTML or XML, which servers send in place of "
@@ -104,7 +104,7 @@ class ShardNotes:
 
     def describe(self) -> list[str]:
         """Return a note for each thing that was noticed."""
-        return [_TEXTS[notice](self.findings[notice]) for notice in Notice if notice in self.findings]
+        return [_MESSAGES[notice](self.findings[notice]) for notice in Notice if notice in self.findings]
 
 
 def merge_notes(parts: Iterable[ShardNotes]) -> ShardNotes:

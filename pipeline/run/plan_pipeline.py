@@ -122,7 +122,7 @@ def _run_and_count(
     counts = dict.fromkeys((field.name for field in fields(PlanCounts) if field.name != "notes"), 0)
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
-    notes = {note for found in metrics["string_sets"] for note in found.committed or ()}
+    notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}
     return PlanCounts(**counts, notes=tuple(sorted(notes)))
 
 

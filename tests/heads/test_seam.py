@@ -28,6 +28,7 @@ FOR_TEXTS = {
     "readers/csv.py": "a text format",
     "readers/csv_records.py": "a text format",
     "readers/recognize.py": "what is not text",
+    "readers/notes.py": "what readers of text formats notice",
     "readers/compression.py": "the encodings of text formats",
     "readers/reader.py": "the reader of text formats",
     "readers/registry.py": "names the reader of lines of text",

@@ -110,7 +110,18 @@ def test_json_that_is_not_an_object_per_line_is_one_error(
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"text": "a', b"[1]", b'["a", "b"]', b"[[", b'{"text": "a",', b'{"text": "a"} x', b"{}", b"[{]"]
+    "line",
+    [
+        b'{"text": "a',
+        b"[1]",
+        b'["a", "b"]',
+        b"[[",
+        b'{"text": "a",',
+        b'{"text": "a"} x',
+        b'{"text": "a"}{"text": "b"}',
+        b"{}",
+        b"[{]",
+    ],
 )
 def test_a_bad_first_line_of_jsonl_costs_only_itself(tmp_path: Path, line: bytes) -> None:
     """Unless what follows shows another form of JSON."""
