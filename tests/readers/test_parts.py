@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -130,9 +131,9 @@ def test_the_footer_is_parsed_once_for_all_parts(tmp_path: Path, monkeypatch: py
     """Each part parses its own row groups only: all of them for each part would take quadratic time."""
     parsed, column = list[int](), parquet_limits.Column
 
-    def count(start: int, length: int, values: int, encodings: set[int]) -> parquet_limits.Column:
+    def count(start: int, *others: Any) -> parquet_limits.Column:
         parsed.append(start)
-        return column(start, length, values, encodings)
+        return column(start, *others)
 
     path = write_groups(tmp_path / "a.parquet")
     monkeypatch.setattr(parts, "PART_BYTES", path.stat().st_size // 5)
