@@ -34,6 +34,11 @@ def type_name(value: object) -> str:
     return "an object" if isinstance(value, dict) else type(value).__name__
 
 
+def describe(value: object) -> str:
+    """Return the beginning of a value, in one line, and its type."""
+    return f"{' '.join(repr(value).splitlines()):.80} ({type(value).__name__})"
+
+
 class Column(NamedTuple):
     """A column that a head adds to rows: its name, and its type as Arrow and NumPy spell it, as in "string" or "int16"."""
 

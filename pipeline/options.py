@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -21,8 +22,9 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
+from ..model.head import describe
 from ..model.heads import find_head
-from .flags import BATCH_SIZE, add_flags, defaults, store_once, underscore_flags
+from .flags import BATCH_SIZE, add_flags, defaults, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory
 from .terminal import did_you_mean
 
@@ -41,10 +43,30 @@ def _without_paths(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _check_type(name: str, value: object) -> None:
+    """Raise TypeError, which says what to give, if the value of an option has another type than its flag."""
+    kind, default = types()[name], defaults()[name]
+    is_bool = type(value).__name__ in ("bool", "bool_")  # also numpy's
+    if kind is bool:
+        fits, wanted = is_bool, "True or False"
+    elif kind is int:
+        fits, wanted = isinstance(value, Integral) and not is_bool, "a whole number"
+    elif kind is float:
+        fits, wanted = isinstance(value, Real) and not is_bool, "a number"
+    elif kind is list:
+        parts = value if isinstance(value, list) else [value]
+        fits, wanted = all(isinstance(part, str) for part in parts), "a string or a list of strings"
+    else:
+        fits, wanted = isinstance(value, str), "a string"
+    if not fits and not (value is None and default is None):
+        raise TypeError(f"{name}={describe(value)}: give {wanted}")
+
+
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
 
-    Paths may be strings or pathlib's, and a single input need not be a list.
+    Paths may be strings or pathlib's, and a single input need not be a list. Raises TypeError for a value of another type
+    than its flag's.
     """
 
     # Types for readers and type checkers; PipelineOptions holds the values. Those of one head alone are in `values`.
@@ -78,6 +100,8 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:
         # Without flags Beam would read sys.argv, which in a library call belongs to another program.
         values = {name: _without_paths(value) for name, value in options.items()}
+        for name in values.keys() & defaults().keys():
+            _check_type(name, values[name])
         if isinstance(values.get("input"), str):
             values["input"] = [values["input"]]
         super().__init__(underscore_flags(flags or [], _FLAGS), **values)
