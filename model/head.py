@@ -131,8 +131,8 @@ class Work:
 
     def counts(self) -> dict[str, int]:
         """Return all counts by name, without the times."""
-        names = ("items", "units", "micro_batches", "oom_retries")
-        return {**{name: getattr(self, name) for name in names}, **self.extra}
+        counts = {each.name: getattr(self, each.name) for each in fields(self) if each.type in ("int", int)}
+        return {**counts, **self.extra}
 
     @classmethod
     def of(cls, counts: Mapping[str, int], seconds: Mapping[str, float]) -> Work:

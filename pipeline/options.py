@@ -48,18 +48,18 @@ def _check_type(name: str, value: object) -> None:
     kind, default = types()[name], defaults()[name]
     is_bool = type(value).__name__ in ("bool", "bool_")  # also numpy's
     if kind is bool:
-        fits, wanted = is_bool, "True or False"
+        fits, expected = is_bool, "True or False"
     elif kind is int:
-        fits, wanted = isinstance(value, Integral) and not is_bool, "a whole number"
+        fits, expected = isinstance(value, Integral) and not is_bool, "a whole number"
     elif kind is float:
-        fits, wanted = isinstance(value, Real) and not is_bool, "a number"
+        fits, expected = isinstance(value, Real) and not is_bool, "a number"
     elif kind is list:
         parts = value if isinstance(value, list) else [value]
-        fits, wanted = all(isinstance(part, str) for part in parts), "a string or a list of strings"
+        fits, expected = all(isinstance(part, str) for part in parts), "a string or a list of strings"
     else:
-        fits, wanted = isinstance(value, str), "a string"
+        fits, expected = isinstance(value, str), "a string"
     if not fits and not (value is None and default is None):
-        raise TypeError(f"{name}={describe(value)}: give {wanted}")
+        raise TypeError(f"{name}={describe(value)}: give {expected}")
 
 
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]

@@ -204,7 +204,7 @@ class TextEncoder:
         return self._run(lambda: self._encode_rows(listed))
 
     def _run(self, call: Callable[[], Encoding]) -> Encoding:
-        """Make a call that computes, in the thread where it has to run."""
+        """Make a call that computes, in the thread that computes on a CPU, if there is one."""
         if self.run_call is not None and self.device.type == "cpu":
             encoding: Encoding = self.run_call(call)
             return encoding

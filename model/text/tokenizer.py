@@ -47,7 +47,7 @@ _ENCODED_MARKS = 512  # characters at least, if they stand for so many marks
 # - Numbers of characters, "&#65;", with many digits; Python refuses them from 4,300 digits on.
 _LONG_NUMBER = regex.compile(r"&#([0-9]{20,})(;?)")
 
-# What nobody sees. Not all characters of \p{Cf}: some signs of Arabic are among them.
+# Characters that cannot be seen. Not all characters of \p{Cf}: some signs of Arabic are among them.
 _INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Z}\p{Default_Ignorable_Code_Point}]*+")
 
 # Characters that cleaning keeps: letters and digits that are not in an HTML entity, and from which ftfy decodes no others.

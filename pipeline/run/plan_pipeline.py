@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from glob import escape
 
 import apache_beam as beam
@@ -115,7 +116,7 @@ def _run_and_count(
         if not spill:
             remove_below(listings)
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    counts = dict.fromkeys((field.name for field in fields(PlanCounts)), 0)
+    counts = Counter[str]()
     for counter in counters:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
     return PlanCounts(**counts)

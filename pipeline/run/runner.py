@@ -43,7 +43,8 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     """Run the job to its end and return True; or hand it to the launcher of a template and return False.
 
     Raises:
-        RuntimeError: The run failed; the message is the first line that explains it.
+        RuntimeError: The job failed; the message is the first line that explains it.
+        Exception: An error of this process, as a SnapshotError, keeps its class.
     """
     state = _RunState(corpus, options)
     try:
@@ -90,7 +91,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
-        raise RuntimeError(error_message(error)) from error
+        message = error_message(error)
+        if message == str(error):  # an error of this process, whose class says what it is
+            raise
+        raise RuntimeError(message) from error
     return True
 
 

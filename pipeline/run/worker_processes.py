@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import grpc  # type: ignore[import-untyped]
@@ -57,9 +57,9 @@ def worker_path() -> list[str]:
     """
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
     library += [os.path.join(library[1], "lib-dynload")]
-    used, here = _folders_of_modules(), os.path.realpath(os.curdir)
-    others = {path or here: os.path.realpath(path) for path in sys.path if path not in library}
-    return library + sorted(others, key=lambda path: (others[path] == here, others[path] not in used))
+    used, current = _folders_of_modules(), os.path.realpath(os.curdir)
+    others = {path or current: os.path.realpath(path) for path in sys.path if path not in library}
+    return library + sorted(others, key=lambda path: (others[path] == current, others[path] not in used))
 
 
 def _folders_of_modules() -> set[str]:
@@ -154,15 +154,16 @@ class WorkerProcess:
             self._on_end(self, describe_end(status, self._last_line, self.connected))
 
 
+_WORKERS: WeakKeyDictionary[GrpcServer, list[LocalWorker]] = WeakKeyDictionary()  # of each run, by its server
+
+
 @WorkerHandler.register_environment(WORKER_PROCESS, bytes)  # type: ignore[untyped-decorator]
 class LocalWorker(GrpcWorkerHandler):  # type: ignore[misc]
     """A worker of a local run. If its process ends, the run fails: all its requests are answered with the error."""
 
-    _of_run: ClassVar[WeakKeyDictionary[GrpcServer, list[LocalWorker]]] = WeakKeyDictionary()
-
     def __init__(self, payload: bytes, state: Any, provision_info: Any, grpc_server: GrpcServer) -> None:
         super().__init__(state, provision_info, grpc_server)
-        self._workers = self._of_run.setdefault(grpc_server, [])
+        self._workers = _WORKERS.setdefault(grpc_server, [])
         self._workers.append(self)
         self._process: WorkerProcess | None = None
         self._error = ""

@@ -1,4 +1,4 @@
-"""Workers in processes of their own: what lies in their way cannot hide a module, and one that ends fails the run."""
+"""Workers in processes of their own: no stray file can hide a module, and one that ends fails the run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ ENDS = {
     "a fault": ("kill -11 $$", "ended by SIGSEGV", "fewer --direct_num_workers if memory was short"),
     "terminated": ("kill -15 $$", "ended by SIGTERM", "fewer --direct_num_workers if memory was short"),
     "out of memory in Python": ("echo MemoryError >&2; exit 1", "exit status 1, MemoryError", MUST_WORK),
-    "bytes that are no text": ("printf 'bad \\377 byte\\n' >&2; exit 1", "exit status 1, bad \ufffd byte", MUST_WORK),
+    "bytes that are not text": ("printf 'bad \\377 byte\\n' >&2; exit 1", "exit status 1, bad \ufffd byte", MUST_WORK),
     "no interpreter": (None, "exit status 127, ", MUST_WORK),
     "not a program": ("", "exit status ", MUST_WORK),
 }
