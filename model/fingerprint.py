@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-SCHEME = "1"  # raised when the meaning of the parts changes
+# Raised when the meaning of the parts changes, or which contents have a vector: earlier ones are then not reused.
+SCHEME = "2"
 
 REQUIRED_PARTS = ("head", "normalize", "dtype", "stored")  # of every head
 

@@ -37,6 +37,11 @@ def type_name(value: object) -> str:
     return "an object" if isinstance(value, dict) else type(value).__name__
 
 
+def describe(value: object) -> str:
+    """Return the beginning of a value, in one line, and its type."""
+    return f"{' '.join(repr(value).splitlines()):.80} ({type(value).__name__})"
+
+
 class Column(NamedTuple):
     """A column that a head adds to rows: its name, and its type as Arrow and NumPy spell it, as in "string" or "int16"."""
 
@@ -129,8 +134,8 @@ class Work:
 
     def counts(self) -> dict[str, int]:
         """Return all counts by name, without the times."""
-        names = ("items", "units", "micro_batches", "oom_retries")
-        return {**{name: getattr(self, name) for name in names}, **self.extra}
+        counts = {each.name: getattr(self, each.name) for each in fields(self) if each.type in ("int", int)}
+        return {**counts, **self.extra}
 
     @classmethod
     def of(cls, counts: Mapping[str, int], seconds: Mapping[str, float]) -> Work:

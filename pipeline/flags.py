@@ -342,6 +342,25 @@ def defaults() -> Mapping[str, Any]:
     return MappingProxyType({action.dest: action.default for action in parser._actions})
 
 
+@functools.cache
+def types() -> Mapping[str, type]:
+    """Return the type of the value of every flag of `embed`, by name: bool, int, float, str, or list of str."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return MappingProxyType({action.dest: _type_of(action) for action in parser._actions})
+
+
+def _type_of(action: argparse.Action) -> type:
+    if action.nargs == 0:
+        return bool
+    if isinstance(action, argparse._AppendAction):  # and its subclass for "extend"
+        return list
+    try:
+        return type(action.type("1")) if callable(action.type) else str
+    except (ValueError, argparse.ArgumentTypeError):
+        return str
+
+
 def store_once(parser: argparse.ArgumentParser) -> None:
     """Have `parser` refuse a second value for a flag that takes one; for flags that are added from now on."""
     for name in (None, "store"):

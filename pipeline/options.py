@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -21,8 +22,9 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
+from ..model.head import describe
 from ..model.heads import find_head
-from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, store_once, underscore_flags
+from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
@@ -51,10 +53,30 @@ def _given_paths(name: str, value: object) -> object:
         raise OptionsError(f"--{name} {error}") from None
 
 
+def _check_type(name: str, value: object) -> None:
+    """Raise TypeError, which says what to give, if the value of an option has another type than its flag."""
+    kind, default = types()[name], defaults()[name]
+    is_bool = type(value).__name__ in ("bool", "bool_")  # also numpy's
+    if kind is bool:
+        fits, expected = is_bool, "True or False"
+    elif kind is int:
+        fits, expected = isinstance(value, Integral) and not is_bool, "a whole number"
+    elif kind is float:
+        fits, expected = isinstance(value, Real) and not is_bool, "a number"
+    elif kind is list:
+        parts = value if isinstance(value, list) else [value]
+        fits, expected = all(isinstance(part, str) for part in parts), "a string or a list of strings"
+    else:
+        fits, expected = isinstance(value, str), "a string"
+    if not fits and not (value is None and default is None):
+        raise TypeError(f"{name}={describe(value)}: give {expected}")
+
+
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
 
-    Paths may be strings or pathlib's, and a single input need not be a list.
+    Paths may be strings or pathlib's, and a single input need not be a list. Raises TypeError for a value of another type
+    than its flag's.
     """
 
     # Types for readers and type checkers; PipelineOptions holds the values. Those of one head alone are in `values`.
@@ -89,7 +111,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def __init__(self, flags: Sequence[str] | None = None, **options: object) -> None:
         # Without flags Beam would read sys.argv, which in a library call belongs to another program.
-        values = {name: _given_paths(name, _without_paths(value)) for name, value in options.items()}
+        values = {name: _without_paths(value) for name, value in options.items()}
+        for name in values.keys() & defaults().keys():
+            _check_type(name, values[name])
+        values = {name: _given_paths(name, value) for name, value in values.items()}
         if isinstance(values.get("input"), str):
             values["input"] = [values["input"]]
         super().__init__(underscore_flags(flags or [], _FLAGS), **values)

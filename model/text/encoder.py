@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from .prefix_tree import Ints, SortedRows, to_device
 from .settings import TextSettings, versions
 from .shapes import check_vocabulary
 from .streams import map_in_streams
-from .texts import Text, join_and_prompt, list_texts
+from .texts import BLANK, Text, join, list_texts
 from .tokenizer import ClipTokenizer, model_row
 from .tower import TextTower
 
@@ -33,6 +33,8 @@ from .tower import TextTower
 # every multiprocessor, and its tensors take some 0.6 GB in float32, so that eight processes fit on a GPU of 16 GB.
 MAX_NODES = {"cpu": 1536, "cuda": 32768}
 WINDOW = 65536  # texts sorted together: more would share more prefixes, and start the model later
+
+Bools = npt.NDArray[np.bool_]
 
 
 class TooLongError(ValueError):
@@ -171,6 +173,10 @@ class TextEncoder:
         """
         texts = list_texts(texts)
         encoding = self.encode_rows(texts)
+        blank = [place for place, error in encoding.errors.items() if error is BLANK]
+        if blank:
+            of_blank = partial(self._encode_rows, [texts[place] for place in blank], blank=True)
+            encoding.vectors[blank] = self._run(of_blank).vectors
         truncated = encoding.columns["truncated"]
         if self.settings.on_long != "truncate" and truncated.any():
             first = int(truncated.argmax())
@@ -185,7 +191,8 @@ class TextEncoder:
 
         The columns are n_tokens, int16 [n], before truncation, including start and end, at most 32,767; and truncated,
         bool [n], whether there are more tokens than the context length. With on_long="reject" texts that are too long have
-        an error instead of a vector; with on_long="error" they are truncated.
+        an error instead of a vector; with on_long="error" they are truncated. Texts of which cleaning leaves nothing, judged
+        without the prompt, have an error, though `encode` embeds them.
 
         If a vector is not finite, the reason is its own text, never a neighbour's.
 
@@ -193,27 +200,36 @@ class TextEncoder:
             MemoryError: The memory is too small for a single text.
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
+        listed = list_texts(texts)
+        return self._run(lambda: self._encode_rows(listed))
+
+    def _run(self, call: Callable[[], Encoding]) -> Encoding:
+        """Make a call that computes, in the thread that computes on a CPU, if there is one."""
         if self.run_call is not None and self.device.type == "cpu":
-            encoding: Encoding = self.run_call(lambda: self._encode_rows(texts))
+            encoding: Encoding = self.run_call(call)
             return encoding
         if os.getpid() != self._pid:
             raise RuntimeError(
                 f"this TextEncoder belongs to process {self._pid}, of which process {os.getpid()} is a fork, and torch "
                 "may hang there: load an encoder in the new process, or start it with multiprocessing's spawn method"
             )
-        return self._encode_rows(texts)
+        return call()
 
-    def _encode_rows(self, texts: Iterable[Text]) -> Encoding:
-        texts = list_texts(texts)
+    def _encode_rows(self, texts: list[Text], *, blank: bool = False) -> Encoding:
+        """Return what encode_rows does; with `blank` blank texts have vectors too."""
         began = time.perf_counter()
         work = Work(extra={"nodes": 0, "slots": 0})
         distinct: dict[str, int] = {}
-        indices = [distinct.setdefault(join_and_prompt(text, self.settings.prompt), len(distinct)) for text in texts]
+        indices = [distinct.setdefault(join(text), len(distinct)) for text in texts]
         inverse = np.array(indices, np.int64)
-        n_tokens = np.zeros(len(distinct), np.int64)
+        n_tokens, is_blank = np.zeros(len(distinct), np.int64), np.zeros(len(distinct), np.bool_)
+        if not blank:
+            is_blank[self.tokenizer.blank_places(list(distinct))] = True
+        prompted = [self.settings.prompt.format(text) for text in distinct]
+        work.prepare_seconds = time.perf_counter() - began
         try:
             with current_device(self.device):
-                vectors = self._finite(list(distinct), n_tokens, work)[inverse]
+                vectors = self._finite(prompted, is_blank, n_tokens, work)[inverse]
         except Exception as error:
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
@@ -231,30 +247,29 @@ class TextEncoder:
                 place: ContentError("too long", f"{n_tokens[place]} tokens, the context length is {self.info.limit}")
                 for place in np.flatnonzero(truncated).tolist()
             }
+        errors |= dict.fromkeys(np.flatnonzero(is_blank[inverse]).tolist(), BLANK)
         return Encoding(vectors, {"n_tokens": n_tokens, "truncated": truncated}, errors, work)
 
-    def _finite(self, texts: list[str], n_tokens: Ints, work: Work) -> npt.NDArray[np.float32]:
-        """Return vectors [n, dim] of n distinct texts; fill in n_tokens and work.
+    def _finite(self, texts: list[str], skipped: Bools, n_tokens: Ints, work: Work) -> npt.NDArray[np.float32]:
+        """Return vectors [n, dim] of n distinct texts, NaN for `skipped` ones; fill in n_tokens and work.
 
         A text whose numbers overflow also makes its neighbours' not finite, because 0 times NaN is NaN. Such texts are
         computed again in ever smaller parts, until each one at fault is alone.
         """
-        vectors = self._vectors(texts, n_tokens, work).cpu().numpy()  # [n, dim]
-        fits = (
-            n_tokens <= self.tower.context_length
-            if self.settings.on_long == "reject"
-            else np.ones(len(texts), np.bool_)
-        )
-        not_finite = np.flatnonzero(fits & ~np.isfinite(vectors).all(1))
+        skipped = skipped.copy()  # also texts that are too long
+        vectors = self._vectors(texts, skipped, n_tokens, work).cpu().numpy()  # [n, dim]
+        not_finite = np.flatnonzero(~skipped & ~np.isfinite(vectors).all(1))
         if len(texts) > 1 and len(not_finite):
             for part in np.array_split(not_finite, 2) if len(not_finite) == len(texts) else [not_finite]:
                 again = [texts[index] for index in part]
-                vectors[part] = self._finite(again, np.zeros(len(part), np.int64), Work())
+                vectors[part] = self._finite(again, skipped[part], np.zeros(len(part), np.int64), Work())
         return vectors
 
     @torch.inference_mode()
-    def _vectors(self, texts: list[str], n_tokens: npt.NDArray[np.int64], work: Work) -> Tensor:
+    def _vectors(self, texts: list[str], skipped: Bools, n_tokens: Ints, work: Work) -> Tensor:
         """Return vectors [n, dim] of n distinct texts, on the device; fill in n_tokens and work.
+
+        `skipped` texts have no vector: with on_long="reject" those that are too long are added to them.
 
         Nothing here waits for a CUDA device, which can compute one window of texts while the next one is tokenized. One
         stream is enough: a micro-batch fills the GPU, and the next one is queued before it ends.
@@ -262,11 +277,12 @@ class TextEncoder:
         vectors = torch.full((len(texts), self.dim), torch.nan, device=self.device)
         for start in range(0, len(texts), WINDOW):
             began = time.perf_counter()
-            window = [self.tokenizer.encode(text) for text in texts[start : start + WINDOW]]
-            counts = np.fromiter(map(len, window), np.int64, len(window)) + 2
-            n_tokens[start : start + len(window)] = counts
-            fits = counts <= self.tower.context_length if self.settings.on_long == "reject" else counts > 0
-            chosen = fits.nonzero()[0]
+            part = slice(start, start + WINDOW)
+            window = [self.tokenizer.encode(text) for text in texts[part]]
+            n_tokens[part] = np.fromiter(map(len, window), np.int64, len(window)) + 2
+            if self.settings.on_long == "reject":
+                skipped[part] |= n_tokens[part] > self.tower.context_length
+            chosen = np.flatnonzero(~skipped[part])
             rows = SortedRows.of([model_row(window[i], self.tower.context_length) for i in chosen])
             work.prepare_seconds += time.perf_counter() - began
             if len(chosen):
@@ -278,7 +294,7 @@ class TextEncoder:
     def _embed(self, rows: SortedRows, work: Work) -> Tensor:
         """Return vectors [d, dim] of d sorted rows, on the device; add to work."""
         batches = list(rows.batches(self.nodes.now))
-        compute = functools.partial(self._embed_batch, rows)
+        compute = partial(self._embed_batch, rows)
         # Work for a CUDA device is only queued here, and one thread is enough for that.
         results = map_in_streams(compute, batches) if self.device.type == "cpu" else map(compute, batches)
         embedded = []

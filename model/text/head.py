@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..head import Column, Flag, Measure, ModelInfo, Work
 from .settings import ON_LONG, TextSettings, versions
-from .texts import PROMPT_RULE, Text, is_prompt, join_and_prompt, parse_text
+from .texts import PROMPT_RULE, Text, is_prompt, join, parse_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +180,7 @@ class TextHead:
     ) -> Callable[[Sequence[Text]], Measure]:
         """Return a function that tokenizes texts: tokens count as a call of the encoder counts them, after truncation.
 
-        Texts of equal tokens count once.
+        Texts of equal tokens count once, and blank ones not at all.
         """
         import numpy as np
 
@@ -189,15 +189,16 @@ class TextHead:
         tokenizer, context = ClipTokenizer(copy_of(1)), info.limit or 0
 
         def measure(texts: Sequence[Text]) -> Measure:
-            too_long, rows = np.zeros(len(texts), np.bool_), set[tuple[int, ...]]()
-            for index, text in enumerate(texts):
-                tokens = tokenizer.encode(join_and_prompt(text, settings.prompt))
+            joined, rows = [join(text) for text in texts], set[tuple[int, ...]]()
+            too_long, rejected = np.zeros(len(texts), np.bool_), np.zeros(len(texts), np.bool_)
+            rejected[tokenizer.blank_places(joined)] = True
+            for index, text in enumerate(joined):
+                tokens = tokenizer.encode(settings.prompt.format(text))
                 too_long[index] = len(tokens) + 2 > context
-                if not (too_long[index] and settings.on_long == "reject"):
+                rejected[index] |= too_long[index] and settings.on_long == "reject"
+                if not rejected[index]:
                     rows.add(tuple(model_row(tokens, context)))
-            none = np.zeros(len(texts), np.bool_)
-            rejected, forbidden = (too_long if settings.on_long == word else none for word in ("reject", "error"))
-            return Measure(sum(map(len, rows)), rejected, forbidden)
+            return Measure(sum(map(len, rows)), rejected, too_long & (settings.on_long == "error"))
 
         return measure
 

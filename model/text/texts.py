@@ -1,40 +1,61 @@
-"""What counts as a text, and what the prompt makes of it. Without torch, whose import takes a second."""
+"""What counts as a text, and as a prompt. Without torch, whose import takes a second."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from string import Formatter
 
-from ..head import BadRow, type_name
+from ..head import BadRow, ContentError, describe, type_name
 
 PROMPT_RULE = "it must contain {} once, for the text, as in 'a photo of {}'"
+
+BLANK = ContentError("empty text", "nothing of the text is left when it is cleaned: no word, sign or symbol")
 
 EXCERPT = 1000  # characters of a text in a rejected row
 
 Text = str | Sequence[str]
 
 
-def list_texts(texts: Iterable[Text]) -> list[Text]:
+def list_texts(texts: Iterable[Text], name: str = "texts") -> list[Text]:
     """Return the texts of any iterable as a list: of a list, an Arrow array, a pandas Series, a numpy array.
 
-    Raises TypeError, which names the position, if one is neither a string nor a list of strings.
+    Args:
+        texts: The texts.
+        name: What messages call them.
+
+    Raises:
+        TypeError: One is neither a string nor a list of strings, or the whole is not a sequence of texts; the message says
+            what to write instead.
     """
+    kind = type(texts).__name__
     if isinstance(texts, str):
-        raise TypeError(f"texts must be a list of texts, not one string: got {texts!r:.80}; write [text]")
+        raise TypeError(f"{name} must be a list of texts, not one string: got {texts!r:.80}; write [text]")
+    if is_row(texts) or hasattr(type(texts), "columns") or hasattr(type(texts), "column_names"):
+        raise TypeError(f"{name} is a {kind}: give one column, as in frame['text'], or a list of texts")
+    if isinstance(texts, set | frozenset):
+        raise TypeError(f"{name} is a {kind}, whose order is not defined: give a list, as in sorted({name})")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"{name} is {describe(texts)}: give a list of texts, as in [text]")
     to_pylist = getattr(texts, "to_pylist", None)  # the elements of an Arrow array are not strings
     items: list[Text] = list(texts) if to_pylist is None else to_pylist()
     for position, text in enumerate(items):
         if not isinstance(text, str) and not _is_list_of_strings(text):
             raise TypeError(
-                f"text {position} is {text!r:.80} ({type(text).__name__}), not a string or a list of strings: give a text, "
-                f"or leave it out"
+                f"text {position} is {describe(text)}, not a string or a list of strings: give a text, or leave it out"
             )
     return items
 
 
+def is_row(value: object) -> bool:
+    """Return whether a value has names for its parts: a mapping, a named tuple, a beam.Row, a row of a database."""
+    kind = type(value)
+    named = any(hasattr(kind, name) for name in ("_asdict", "_fields"))
+    return isinstance(value, Mapping) or named or (hasattr(kind, "keys") and not hasattr(kind, "dtype"))  # not a Series
+
+
 def _is_list_of_strings(text: object) -> bool:
     # The order of a set differs from process to process, and so would its vector.
-    if not isinstance(text, Collection) or isinstance(text, bytes | Mapping | Set):
+    if not isinstance(text, Collection) or isinstance(text, bytes | Set) or is_row(text):
         return False
     return all(isinstance(part, str) for part in text)
 
@@ -48,9 +69,9 @@ def is_prompt(prompt: str) -> bool:
     return fields in ([["", "", None]], [["0", "", None]])
 
 
-def join_and_prompt(text: Text, prompt: str) -> str:
-    """Return the text as it enters the tokenizer: a list of strings joined with ", ", then put into the prompt's {}."""
-    return prompt.format(text if isinstance(text, str) else ", ".join(text))
+def join(text: Text) -> str:
+    """Return a text as one string: a list of strings joined with ", "."""
+    return text if isinstance(text, str) else ", ".join(text)
 
 
 def parse_text(value: object, field: str, limit: int) -> str:

@@ -13,6 +13,8 @@ import heapq
 import html
 import itertools
 import os
+import re
+import string
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
@@ -45,6 +47,17 @@ _ENCODED_MARKS = 512  # characters at least, if they stand for so many marks
 # - Numbers of characters, "&#65;", with many digits; Python refuses them from 4,300 digits on.
 _LONG_NUMBER = regex.compile(r"&#([0-9]{20,})(;?)")
 
+# Characters that cannot be seen. Not all characters of \p{Cf}: some signs of Arabic are among them.
+_INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Z}\p{Default_Ignorable_Code_Point}]*+")
+
+# Characters that cleaning keeps: letters and digits that are not in an HTML entity, and from which ftfy decodes no others.
+# It takes letters for bytes of UTF-8, in which no two bytes can follow each other that two small Cyrillic ones stand for.
+_FIRST_KEPT = frozenset(string.ascii_letters + string.digits)
+_KEPT = re.compile(
+    r"(?:[&＆](?:[#0-9A-Za-z]+;)*+[#0-9A-Za-z]*+;?+|[^&＆A-Za-z0-9])*?"
+    r"(?:[A-Za-z0-9]|[а-я]{2}|[α-ω]{2}|[\u3041-\u30fa\u4e00-\u9fff\uac00-\ud7a3])"
+)
+
 
 class TokenizerError(ValueError):
     """A vocabulary file that is missing or is not CLIP's."""
@@ -73,7 +86,7 @@ class ClipTokenizer:
         Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
         if not _is_plain(text):
-            text = _unescape(_unescape(_fix(text)))
+            text = _clean(text)
         ids: list[int] = []
         memo = self._memo
         # split() folds what the original's \s+ folds, and also 0x1c to 0x1f, which ftfy and unescaping remove.
@@ -81,6 +94,10 @@ class ClipTokenizer:
             known = memo.get(chunk)
             ids += self._chunk(chunk) if known is None else known
         return ids
+
+    def blank_places(self, texts: Sequence[str]) -> list[int]:
+        """Return the places of texts of which cleaning leaves nothing that can be seen: white space, entities of it, ..."""
+        return [place for place, text in enumerate(texts) if text[:1] not in _FIRST_KEPT and _is_blank(text)]
 
     def _chunk(self, chunk: str) -> tuple[int, ...]:
         """Return the ids of a chunk without white space, and add them to the memo."""
@@ -151,6 +168,18 @@ def _is_plain(text: str) -> bool:
     a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms are outside of it.
     """
     return text.isascii() and text.isprintable() and "&" not in text
+
+
+def _is_blank(text: str) -> bool:
+    """Return whether nothing that can be seen is left of a text when it is cleaned; most texts need no cleaning for that."""
+    if "\x1b" not in text and _KEPT.match(text):
+        return False
+    return _INVISIBLE.fullmatch(text if _is_plain(text) else _clean(text)) is not None
+
+
+def _clean(text: str) -> str:
+    """Return a text as it is split into words."""
+    return _unescape(_unescape(_fix(text)))
 
 
 def _fix(text: str) -> str:

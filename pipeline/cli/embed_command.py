@@ -48,7 +48,7 @@ def embed(argv: Sequence[str]) -> int:
         share_gpus(options, argv, job.rows)
         total = sum(shard.bytes for shard in job.carry_over.read)
         with show_progress(total_bytes=total, canary_items=len(job.head.canary())):
-            finished = run(corpus, options)
+            finished = _run(corpus, options)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(with_outcome(str(error), corpus)) from error
     finally:
@@ -63,6 +63,16 @@ def embed(argv: Sequence[str]) -> int:
         )
     print_result(run_summary(job.output, manifest))
     return 0
+
+
+def _run(corpus: EmbedCorpus, options: EmbedOptions) -> bool:
+    """Run the job. Whatever its error, the command line, which has been checked before, is not at fault."""
+    try:
+        return run(corpus, options)
+    except OSError:
+        raise
+    except Exception as error:
+        raise RuntimeError(str(error) or type(error).__name__) from error
 
 
 def with_outcome(message: str, corpus: EmbedCorpus) -> str:

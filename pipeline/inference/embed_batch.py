@@ -54,10 +54,9 @@ def embed_batch(
     dictionary = rows.column(head.content.name).dictionary_encode()
     contents = dictionary.dictionary.to_pylist()
     outcome = _encode(contents, head, encoder)
-    with np.errstate(over="ignore"):
-        numbers = outcome.vectors.astype(stored, copy=False)  # [contents, dim]
+    numbers, finite = _as_stored(outcome.vectors, stored)  # [contents, dim]
     errors = dict(outcome.errors)
-    for place in np.flatnonzero(~np.isfinite(numbers).all(axis=1)).tolist():
+    for place in np.flatnonzero(~finite).tolist():
         if place not in errors:
             overflows = np.isfinite(outcome.vectors[place]).all()
             fault = "does not fit float16" if overflows else "contains NaN or infinity"
@@ -100,9 +99,8 @@ def embed_canary(model: ModelDescription, encoder: Encoder) -> Canary:
     """
     contents = model.head.canary()
     outcome = _encode(list(contents.values()), model.head, encoder)
-    with np.errstate(over="ignore"):
-        vectors = outcome.vectors.astype(model.stored, copy=False)
-    failed = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+    vectors, finite = _as_stored(outcome.vectors, model.stored)
+    failed = np.flatnonzero(~finite).tolist()
     if failed:
         first = outcome.errors.get(failed[0], ContentError("", "the model gave a vector with NaN or infinity")).detail
         raise SnapshotError(
@@ -110,6 +108,13 @@ def embed_canary(model: ModelDescription, encoder: Encoder) -> Canary:
             f"{first}; check the checkpoint, the device and its driver"
         )
     return make_canary(list(contents), vectors)
+
+
+def _as_stored(vectors: NDArray[np.float32], stored: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return vectors [n, dim] in the type `stored`, and which of them are finite in it, bool [n]."""
+    with np.errstate(over="ignore"):
+        numbers = vectors.astype(stored, copy=False)
+    return numbers, np.isfinite(numbers).all(axis=1)
 
 
 def _is_of_model(error: ContentError | None) -> bool:
@@ -130,9 +135,8 @@ def _check_encoder(
         raise RuntimeError(
             f"{what}, and on the canary {head.items}: {type(error).__name__}: {error}; {remedy}"
         ) from error
-    with np.errstate(over="ignore"):
-        if not np.isfinite(vectors.astype(stored, copy=False)).all():
-            raise RuntimeError(f"{what}, and gave no finite vectors for the canary {head.items}: {remedy}")
+    if not _as_stored(vectors, stored)[1].all():
+        raise RuntimeError(f"{what}, and gave no finite vectors for the canary {head.items}: {remedy}")
 
 
 def _encode(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:

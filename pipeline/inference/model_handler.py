@@ -14,9 +14,10 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import Encoder
+from ...model.head import Encoder, describe
 from ...model.text.head import TEXT
 from ...model.text.settings import TextSettings
+from ...model.text.texts import is_row, join
 from ..canary import Canary
 from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
 
 
-class TextEmbeddingHandler(ModelHandler[str, PredictionResult, Any]):  # type: ignore[misc]
+class TextEmbeddingHandler(ModelHandler[str | list[str], PredictionResult, Any]):  # type: ignore[misc]
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
+
+    An element is a str, or a list[str], which is one text; anything else is a TypeError before the model runs.
 
     `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
     to a transform that takes neither.
@@ -105,18 +108,20 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, Any]):  # type: i
         return encoder
 
     def run_inference(
-        self, batch: Sequence[str], model: TextEncoder, inference_args: dict[str, object] | None = None
+        self, batch: Sequence[str | list[str]], model: TextEncoder, inference_args: dict[str, object] | None = None
     ) -> list[PredictionResult]:
         """Return one PredictionResult per text, in order; `model_id` is the path of the checkpoint."""
         self.validate_inference_args(inference_args)
+        for element in batch:
+            check_element(element)
         vectors = model.encode(batch)  # [len(batch), dim]
         return [
             PredictionResult(text, vector, self._settings.path) for text, vector in zip(batch, vectors, strict=True)
         ]
 
-    def get_num_bytes(self, batch: Sequence[str]) -> int:
+    def get_num_bytes(self, batch: Sequence[str | list[str]]) -> int:
         """Return the size of the texts in UTF-8."""
-        return sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
+        return sum(len(join(text).encode("utf-8", "surrogatepass")) for text in batch)
 
     def get_metrics_namespace(self) -> str:
         """Return the namespace of all metrics of this project."""
@@ -128,6 +133,19 @@ class TextEmbeddingHandler(ModelHandler[str, PredictionResult, Any]):  # type: i
             raise ValueError(
                 f"TextEmbeddingHandler takes no inference_args, got {sorted(inference_args)}: give settings to the handler"
             )
+
+
+def check_element(element: object) -> None:
+    """Raise TypeError if an element of RunInference is neither a str nor a list[str]; the message says what to write."""
+    if isinstance(element, str) or (isinstance(element, list) and all(isinstance(part, str) for part in element)):
+        return
+    remedy = "give str or list[str]"
+    if is_row(element):
+        text = "row['text']" if isinstance(element, Mapping) else "row.text"
+        remedy += f", as beam.Map(lambda row: {text}) makes it"
+    elif isinstance(element, tuple):
+        remedy += ", or wrap the handler for (key, text): KeyedModelHandler(TextEmbeddingHandler(...))"
+    raise TypeError(f"TextEmbeddingHandler got {describe(element)}, which is not a text: {remedy}")
 
 
 class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+from ...model.fingerprint import SCHEME
 from ...model.head import EncoderSettings
 from ...model.heads import find_head
 from ...model.release import UNTRAINED
@@ -58,7 +59,7 @@ def _same_model(options: Mapping[str, object], manifest: Manifest) -> bool:
     files = model_files(head.settings(options))
     return (
         (options["checkpoint"] == UNTRAINED) == (manifest["checkpoint"]["name"] == UNTRAINED)
-        and all(parts.get(name) == installed for name, installed in head.versions().items())
+        and all(parts.get(name) == now for name, now in {"scheme": SCHEME, **head.versions()}.items())
         and files == manifest["model_files"]
         and all(file["version"] for file in files)
     )

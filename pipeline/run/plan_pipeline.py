@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from glob import escape
 
 import apache_beam as beam
@@ -119,7 +120,7 @@ def _run_and_count(
         if not spill:
             remove_below(listings)
     metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
-    counts = dict.fromkeys((field.name for field in fields(PlanCounts) if field.name != "notes"), 0)
+    counts = Counter[str]()
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
     notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}

@@ -36,13 +36,15 @@ from ..terminal import print_note
 from .flink_job import FlinkJob
 from .signals import end_on_signal, remove_matches
 from .watch_job import JobWatch
+from .worker_processes import WORKER_PROCESS, watch_pool
 
 
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     """Run the job to its end and return True; or hand it to the launcher of a template and return False.
 
     Raises:
-        RuntimeError: The run failed; the message is the first line that explains it.
+        RuntimeError: The job failed; the message is the first line that explains it.
+        Exception: An error of this process, as a SnapshotError, keeps its class.
     """
     state = _RunState(corpus, options)
     try:
@@ -89,7 +91,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     except Exception as error:
         if re.search(r"^KeyboardInterrupt\b", str(error), re.MULTILINE):  # Beam wraps it like any other
             raise KeyboardInterrupt from error
-        raise RuntimeError(error_message(error)) from error
+        message = error_message(error)
+        if message == str(error):  # an error of this process, whose class says what it is
+            raise
+        raise RuntimeError(message) from error
     return True
 
 
@@ -118,7 +123,10 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
     """Return the runner of the options; for a local run Beam's own, so that DirectRunner downloads no other one."""
     if not is_local_run(options):
         runner = create_runner(options.view_as(StandardOptions).runner)
-        return _without_time_limit(runner) if isinstance(runner, PortableRunner) else runner
+        if isinstance(runner, PortableRunner):
+            _remove_time_limit(runner)
+            watch_pool(runner)
+        return runner
     worker = options.view_as(WorkerOptions)
     worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "ERROR"
     for_workers = JobServiceHandle.encode_pipeline_options(options.get_all_options())  # for workers in other processes
@@ -127,7 +135,7 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
     )
 
 
-def _without_time_limit(runner: PortableRunner) -> PortableRunner:
+def _remove_time_limit(runner: PortableRunner) -> None:
     """Have `runner` wait for a job as long as it takes: Beam ends the stream of its states after --job_server_timeout."""
     create = runner.create_job_service_handle
 
@@ -143,16 +151,15 @@ def _without_time_limit(runner: PortableRunner) -> PortableRunner:
         return handle
 
     runner.create_job_service_handle = create_handle
-    return runner
 
 
 class _LocalRunner(FnApiRunner):  # type: ignore[misc]
-    """FnApiRunner whose worker processes leave Ctrl-C and the end of the terminal to this process, which ends them."""
+    """FnApiRunner with worker processes that are watched (`worker_processes`)."""
 
     def run_via_runner_api(self, pipeline_proto: Any, options: PipelineOptions) -> Any:
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == SUBPROCESS_SDK:
-                environment.payload = b"trap '' INT HUP; exec " + environment.payload
+                environment.urn = WORKER_PROCESS
         return super().run_via_runner_api(pipeline_proto, options)
 
 

@@ -13,7 +13,7 @@ from ..inference.find_model import find_model
 from ..snapshots.manifest import check_file_list, check_manifest
 from ..snapshots.snapshot import REMEDY, Snapshot, iter_rows, open_snapshot
 from ..terminal import count_cells, printable
-from .queries import Query, QueryError, is_file, read_queries
+from .queries import Query, QueryError, is_file, list_queries, read_queries
 from .top_k import Hit, TopK
 
 ID_CELLS, TEXT_CELLS, SCORE_CELLS = 40, 200, 10
@@ -83,9 +83,11 @@ def search(
         files: Paths of the model's files, `checkpoint` and `tokenizer_path`; by default those that the run read.
 
     Raises:
+        TypeError: `queries` is not a list of strings.
         ValueError: A query cannot be used (QueryError), or the model is not available (ModelNotFound).
         SnapshotError: The snapshot cannot be read.
     """
+    queries = list_queries(queries)
     snapshot = open_snapshot(output)
     manifest = snapshot.manifest
     faults = check_manifest(manifest, snapshot.name) or check_file_list(manifest, snapshot.files)

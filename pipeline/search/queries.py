@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...model.head import describe
+from ...model.text.texts import list_texts
 from ..io.paths import given_path
 
 if TYPE_CHECKING:
@@ -26,6 +28,15 @@ class Query:
     name: str
     vector: NDArray[np.float64] = field(repr=False)
     note: str = ""
+
+
+def list_queries(queries: Iterable[str]) -> list[str]:
+    """Return queries as a list. Raise TypeError, which says what to write, if they are not strings."""
+    listed = list_texts(queries, "queries")
+    for query in listed:
+        if not isinstance(query, str):
+            raise TypeError(f"a query is {describe(query)}: give a text, or the name of a .npy file")
+    return listed  # type: ignore[return-value]
 
 
 def is_file(query: str) -> bool:
@@ -66,6 +77,8 @@ def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
     by_text = {}
     for place, text in enumerate(texts):
         count, is_long = (encoding.columns[name][place] for name in ("n_tokens", "truncated"))
+        if place in encoding.errors and encoding.errors[place].reason == "empty text":
+            raise QueryError(f"the query {text!r:.80} is blank for the model: give a text with a word")
         if place in encoding.errors:
             raise QueryError(
                 f"the query {text!r:.80} has {count} tokens, and this snapshot was embedded with --on_long reject: "

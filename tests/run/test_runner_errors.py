@@ -1,0 +1,41 @@
+"""Errors of a run from Python: what fails in this process keeps its class; what fails in the job is a RuntimeError."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.options import EmbedOptions, OptionsError
+from audioclip_beam.pipeline.run.runner import run
+from tests.support.corpus import embed, write_jsonl
+from tests.support.stub import StubHead
+
+
+@pytest.mark.parametrize(
+    "error", [SnapshotError("out is full"), OptionsError("no"), OSError(28, "full"), KeyError("x")]
+)
+def test_errors_of_the_launcher_keep_their_class(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python program can tell them apart."""
+    options = EmbedOptions(input=write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}]), output=tmp_path / "out")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("audioclip_beam.pipeline.embed.start_run", fail)
+    with closing(EmbedCorpus(options, StubHead())) as corpus, pytest.raises(type(error)) as caught:
+        run(corpus, options)
+    assert caught.value is error
+
+
+def test_errors_of_the_job_are_runtime_errors(tmp_path: Path) -> None:
+    """With the message that explains them."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}, {"text": None}])
+    with pytest.raises(RuntimeError, match=r"^1 of 2 rows are rejected, more than --max_rejected 0") as caught:
+        embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected="0")
+    assert type(caught.value) is RuntimeError
