@@ -87,7 +87,8 @@ class ItemHandler(TextEmbeddingHandler):
         try:
             texts: list[str] = self._adapter.input_fn([item])
         except Exception as error:
-            raise ValueError(f"no text in {item!r:.200}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"no text in {item!r:.200}: {error}") from error
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(

@@ -31,7 +31,7 @@ def list_texts(texts: Iterable[Text], name: str = "texts") -> list[Text]:
     if isinstance(texts, str):
         raise TypeError(f"{name} must be a list of texts, not one string: got {texts!r:.80}; write [text]")
     if is_row(texts) or hasattr(type(texts), "columns") or hasattr(type(texts), "column_names"):
-        raise TypeError(f"{name} is a {kind}: give one column, as in frame['text'], or a list of texts")
+        raise TypeError(f"{name} is a {kind}: give one column, as in frame['text']")
     if isinstance(texts, set | frozenset):
         raise TypeError(f"{name} is a {kind}, whose order is not defined: give a list, as in sorted({name})")
     if not isinstance(texts, Iterable):

@@ -14,10 +14,10 @@ import html
 import itertools
 import os
 import re
-import string
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import ftfy
@@ -52,7 +52,7 @@ _INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Z}\p{Default_Ignorable_Code_Point}]*+")
 
 # Characters that cleaning keeps: letters and digits that are not in an HTML entity, and from which ftfy decodes no others.
 # It takes letters for bytes of UTF-8, in which no two bytes can follow each other that two small Cyrillic ones stand for.
-_FIRST_KEPT = frozenset(string.ascii_letters + string.digits)
+_FIRST, _FIRST_OTHER = itemgetter(slice(1)), re.compile("[^A-Za-z0-9]")  # most texts begin with one
 _KEPT = re.compile(
     r"(?:[&＆](?:[#0-9A-Za-z]+;)*+[#0-9A-Za-z]*+;?+|[^&＆A-Za-z0-9])*?"
     r"(?:[A-Za-z0-9]|[а-я]{2}|[α-ω]{2}|[\u3041-\u30fa\u4e00-\u9fff\uac00-\ud7a3])"
@@ -97,7 +97,12 @@ class ClipTokenizer:
 
     def blank_places(self, texts: Sequence[str]) -> list[int]:
         """Return the places of texts of which cleaning leaves nothing that can be seen: white space, entities of it, ..."""
-        return [place for place, text in enumerate(texts) if text[:1] not in _FIRST_KEPT and _is_blank(text)]
+        firsts = "".join(map(_FIRST, texts))
+        if len(firsts) == len(texts):
+            places: Iterable[int] = (found.start() for found in _FIRST_OTHER.finditer(firsts))
+        else:  # one of them is empty
+            places = range(len(texts))
+        return [place for place in places if _is_blank(texts[place])]
 
     def _chunk(self, chunk: str) -> tuple[int, ...]:
         """Return the ids of a chunk without white space, and add them to the memo."""

@@ -145,7 +145,7 @@ class WorkerProcess:
                 with suppress(OSError):
                     os.write(2, line)
             elif line.strip():
-                self._last_line = line.decode("utf-8", "replace").strip()
+                self._last_line = line[:300].decode("utf-8", "replace").strip()
 
     def _watch(self) -> None:
         status = self.process.wait()
@@ -198,6 +198,7 @@ class LocalWorker(GrpcWorkerHandler):  # type: ignore[misc]
         if self._process:
             self._process.wait()
         self._logging.stop(0)
+        self._workers.remove(self)  # which refers to the key of the list
 
     def _fail_run(self, _: WorkerProcess, error: str) -> None:
         """Fail all requests to all workers of the run, and end their processes: a batch of another one may take minutes."""

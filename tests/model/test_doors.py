@@ -19,12 +19,12 @@ from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.testing.util import assert_that, equal_to
 
 from audioclip_beam.model import TextEncoder
-from audioclip_beam.pipeline import EmbedOptions, TextEmbeddingHandler
+from audioclip_beam.pipeline import AudioCLIPTextEmbeddings, EmbedOptions, TextEmbeddingHandler
 from audioclip_beam.pipeline.search import search
 
 Caption = namedtuple("Caption", ["id", "text"])
 COLUMNS = {"id": ["1", "2"], "text": ["a dog", "rain"]}
-FRAME = "give one column, as in frame\\['text'\\], or a list of texts"
+FRAME = "give one column, as in frame\\['text'\\]"
 
 
 def database_row() -> sqlite3.Row:
@@ -155,6 +155,16 @@ def test_run_inference_takes_lists_of_strings(small_head: str, vocabulary: Path)
             | "Keyed" >> RunInference(KeyedModelHandler(handler))
         )
         assert_that(keyed | "Keys" >> beam.Keys(), equal_to(["k"]), "keyed")
+
+
+@pytest.mark.parametrize("element", ["a dog", ("a dog",), ["a dog"], None, 3, b"a dog", {"a dog"}])
+def test_elements_of_ml_transform(element: object, small_head: str) -> None:
+    """With columns they are dicts, Rows or NamedTuples, and their values are texts."""
+    handler = AudioCLIPTextEmbeddings(columns=["text"], checkpoint=small_head).get_model_handler()
+    with pytest.raises(TypeError, match="^no text in .*: Expected data to be dicts"):
+        handler.texts(element)
+    with pytest.raises(TypeError, match="^AudioCLIPTextEmbeddings takes str, got .*: give a text$"):
+        handler.texts({"text": [element]})
 
 
 @pytest.mark.parametrize(
