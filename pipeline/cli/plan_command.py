@@ -59,6 +59,7 @@ def plan_summary(job: Job, counts: PlanCounts) -> str:
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
+    lines += [f"note      {note}" for note in counts.notes]
     lines += [f"limits    embed would publish nothing: {excess}" for excess in _exceeded_limits(job, counts)]
     return "\n".join(map(printable, lines))
 

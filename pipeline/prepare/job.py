@@ -16,6 +16,7 @@ from ..dedup.buckets import bucket_bits
 from ..inference.shared_encoder import ModelDescription, describe_model
 from ..io.file_io import FileIO
 from ..options import EmbedOptions, is_local_run
+from ..readers.infer_schema import KeptTypes
 from ..readers.input_files import check_outside, find_shards
 from ..readers.parts import is_large
 from ..readers.read_settings import ReadSettings, fields_of
@@ -54,6 +55,7 @@ class Job:
         model: The encoder.
         model_files: The files that it is loaded from, as they were when the run was prepared.
         reading: How shards are read.
+        types: The types of the kept fields, as far as they are known.
         carry_over: What is read, and what is carried over.
         earlier: Which vectors may be reused.
         previous: The manifest of the current snapshot, if there is one.
@@ -74,6 +76,7 @@ class Job:
     model: ModelDescription
     model_files: list[ModelFile]
     reading: ReadSettings
+    types: KeptTypes = field(repr=False)
     carry_over: CarryOver = field(repr=False)
     earlier: EarlierVectors = field(repr=False)
     previous: Manifest | None = field(repr=False)
@@ -106,10 +109,10 @@ class Job:
     @property
     def row_schema(self) -> pa.Schema:
         """Schema of hashed row batches."""
-        return hashed_schema(self.head, self.reading.kept)
+        return hashed_schema(self.head, self.reading.columns)
 
     def part_schema(self, snapshot: str) -> pa.Schema:
-        """Return the schema of the part files, with the provenance of their vectors."""
+        """Return the schema of the part files as far as it is known, with the provenance of their vectors."""
         info = self.model.info
         metadata = {
             "fingerprint": info.fingerprint,
@@ -122,7 +125,7 @@ class Job:
             "snapshot": snapshot,
             **{name: info.fingerprint_parts[name] for name in (*PROVENANCE_PARTS, *self.head.provenance)},
         }
-        schema = part_schema(self.head, info.dim, self.reading.kept, stored=self.model.stored, omitted=self.omitted)
+        schema = part_schema(self.head, info.dim, self.types.final, stored=self.model.stored, omitted=self.omitted)
         return schema.with_metadata(metadata)
 
 
@@ -153,7 +156,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
     model = describe_model(head, settings, options.vector_dtype)
 
     comparable = current and has_comparable_rows(current.manifest, options.given, model.info.fingerprint)
-    carry_over, kept = decide_carry_over(current if comparable else None, shards, head, fields, file_io)
+    carry_over, types = decide_carry_over(current if comparable else None, shards, head, fields, file_io)
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
     rows = estimate_rows(carry_over.read)
@@ -163,7 +166,15 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         given=options.given,
         model=model,
         model_files=files,
-        reading=ReadSettings(head, fields, kept, head.content_limit(options.values), file_io),
+        reading=ReadSettings(
+            head,
+            fields,
+            types.schema if types.open else types.final,
+            head.content_limit(options.values),
+            file_io,
+            open=frozenset(types.open),
+        ),
+        types=types,
         carry_over=carry_over,
         earlier=earlier,
         previous=current.manifest if current else None,

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from ..canary import Canary
 from ..metrics import pace_by_span
 from ..prepare.job import Job
@@ -92,7 +94,7 @@ def make_manifest(
         "model_seconds": round(stats.work.model_seconds, 6),
         "write_seconds": round(stats.write_seconds, 6),
     }
-    return {
+    manifest: Manifest = {
         "format": FORMAT,
         "snapshot": snapshot,
         "created": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -118,3 +120,9 @@ def make_manifest(
         "previous": job.previous["snapshot"] if job.previous else None,
         "notes": notes,
     }
+    if job.reading.fields.keep:
+        nulls = {each.name for each in job.types.schema if pa.types.is_null(each.type)}
+        nulls = totals.types.without_values if totals.types else nulls
+        types = totals.types.kept if totals.types else job.types.final
+        manifest["kept"] = {each.name: "null" if each.name in nulls else str(each.type) for each in types}
+    return manifest

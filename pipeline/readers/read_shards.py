@@ -56,8 +56,8 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. All are of one
-    segment.
+    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty; `kinds` has for
+    each kind of values of a kept field whose type may widen the place of the first one. All are of one segment.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -67,12 +67,15 @@ class ShardsRead:
     by_second: Counter[int] = field(default_factory=Counter)
     without_texts: int = 0
     segment: int = 0
+    kinds: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, builder: BatchBuilder) -> None:
         """Add a part that was read."""
         name, number = builder.shard.name, builder.part.number
         self.parts.append((name, number, builder.part.parts))
         self.without_texts += builder.without_texts
+        for kind, row in builder.kinds.items():
+            self.kinds.setdefault(kind, f"{builder.shard.path}, row {row}")
         if builder.damage is not None:
             self.damaged.append((name, number, builder.damage))
 

@@ -21,12 +21,15 @@ from ..embedded_batch import EmbeddedBatch
 from ..inference.shared_encoder import ModelDescription
 from ..io.file_io import FileIO
 from ..io.filesystem import remove_below
+from ..io.json_file import read_json, write_json
 from ..io.local_cache import local_copy
 from ..io.paths import is_local, join
 from ..layout import DRY_RUN
 from ..options import EmbedOptions
 from ..prepare.job import Job
+from ..publish.kept_notes import kept_notes
 from ..read_and_join import ReadAndJoin
+from ..readers.settle_types import SettledTypes
 from ..schemas import CONTENT_HASH, ID
 from ..snapshots.listing import write_listings
 from ..snapshots.manifest import FileInfo
@@ -36,6 +39,8 @@ from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_beam.plan"
+
+_NOTES = "notes.json"
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ class PlanCounts:
         forbidden: Rows that the settings of the encoder forbid.
         damaged: Shards that cannot be read to their end.
         duplicate_ids: Ids that occur more than once.
+        notes: What users should know of the kept fields; no counter.
     """
 
     new: int = 0
@@ -71,6 +77,7 @@ class PlanCounts:
     forbidden: int = 0
     damaged: int = 0
     duplicate_ids: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def count_changes(job: Job, options: EmbedOptions, spill: str | None) -> PlanCounts:
@@ -111,14 +118,15 @@ def _run_and_count(
         result = pipeline.run()
         set_handlers()
         result.wait_until_finish()
+        notes = (read_json(join(listings, _NOTES)) or {})["notes"] if job.types.open else kept_notes(job, None)
     finally:
         if not spill:
             remove_below(listings)
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    counts = dict.fromkeys((field.name for field in fields(PlanCounts)), 0)
+    counts = dict.fromkeys((field.name for field in fields(PlanCounts) if field.name != "notes"), 0)
     for counter in counters:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
-    return PlanCounts(**counts)
+    return PlanCounts(**counts, notes=tuple(map(str, notes)))  # type: ignore[call-overload]
 
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
@@ -135,6 +143,8 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
     if job.has_large_shards:  # a shard that is read in parts may be damaged in several
         damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
+    if joined.types is not None:
+        _ = joined.types | "NoteTypes" >> beam.Map(_note_types, job.without_files(), listings)
     if joined.duplicates is not None:
         _ = joined.duplicates | "CountDuplicateIds" >> beam.Map(lambda each: _add("duplicate_ids", each.ids))
     embedded = (known, new) | "MergeRows" >> beam.Flatten()
@@ -154,6 +164,11 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
 def _carried(job: Job) -> list[FileInfo]:
     """Return the files that a run would carry over and whose ids it would read."""
     return job.carry_over.files if job.limits.unique_ids else []
+
+
+def _note_types(types: SettledTypes, job: Job, listings: str) -> None:
+    """Write the notes on kept fields into the directory `listings`, for the launcher."""
+    write_json(join(listings, _NOTES), {"notes": kept_notes(job, types)})
 
 
 def _add(name: str, amount: int) -> None:
