@@ -187,7 +187,15 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         rows=rows,
         bits=0 if options.no_dedupe else bucket_bits(rows, local=local),
         id_bits=bucket_bits(rows + carried_rows, local=local),
-        notes=[*([model.info.notice] if model.info.notice else []), *earlier.notes, *carry_over.notes],
+        notes=[
+            *([model.info.notice] if model.info.notice else []),
+            *earlier.notes,
+            *carry_over.notes,
+            *(
+                f"none of the first records has the kept field {name!r}: if no other has it, the run ends before the model"
+                for name in sorted(types.missing)
+            ),
+        ],
     )
 
 

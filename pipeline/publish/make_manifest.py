@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from ..canary import Canary
 from ..metrics import pace_by_span
 from ..prepare.job import Job
 from ..schemas import reasons_of
 from ..snapshots.manifest import FORMAT, Counts, ListingInfo, Manifest
 from ..snapshots.segments import Segment, add_rows
+from .kept_notes import kept_types
 from .run_totals import RunTotals
 
 
@@ -121,8 +120,5 @@ def make_manifest(
         "notes": notes,
     }
     if job.reading.fields.keep:
-        nulls = {each.name for each in job.types.schema if pa.types.is_null(each.type)}
-        nulls = totals.types.without_values if totals.types else nulls
-        types = totals.types.kept if totals.types else job.types.final
-        manifest["kept"] = {each.name: "null" if each.name in nulls else str(each.type) for each in types}
+        manifest["kept"] = kept_types(job, totals.types)
     return manifest

@@ -47,11 +47,15 @@ class KeptTypes:
         schema: The columns of the kept fields while rows are read and shuffled; null if no value is known.
         open: The kinds that are known so far of the fields whose values in text formats may still widen the type.
         stored: The columns in the files that are carried over; None if none are.
+        missing: Names of fields that no record has, as far as records were looked at.
+        names: The fields that these have, for messages.
     """
 
     schema: pa.Schema
     open: Mapping[str, Mapping[Kind, str]] = field(default_factory=dict)
     stored: pa.Schema | None = None
+    missing: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
 
     @property
     def final(self) -> pa.Schema:
@@ -85,24 +89,31 @@ def infer_kept_types(
     summary = _look_at(with_fields, fields, file_io)
     if summary.encoding and not summary.names and known is None:
         raise InputError(summary.encoding)
+    unknown = list[str]()
     if summary.names and known is None:
         unknown = [path for path in fields.columns if path not in summary.paths]
-        if unknown:
-            types = f"; types are {', '.join(KEPT_TYPES)}" if any(":" in path for path in unknown) else ""
-            raise InputError(
-                f"no record has the field {', '.join(map(repr, unknown))}; "
-                f"the fields are {some_of(list(summary.names), unknown)}{types}"
-            )
+        late = fields.kept_paths if summary.has_more else frozenset()
+        if not late.issuperset(unknown):
+            raise no_field(unknown, tuple(summary.names))
     columns, still_open = list[pa.Field](), dict[str, Mapping[Kind, str]]()
     is_open = any(not READERS[shard.format].has_row_groups for shard in with_fields)
     for each in fields.kept:
         earlier = {} if known is None else {known.field(each.name).type: "the current snapshot"}
         kinds = {**earlier, **summary.kinds.get(each.path, {})}
-        kind = given_type(each, kinds) if each.type else common_type(each, kinds)
+        kind = given_type(each, kinds) if each.type else common_type(each, kinds, more=is_open)
         columns.append(pa.field(each.name, kind))
         if is_open and not each.type and kind != pa.string():
             still_open[each.name] = kinds
-    return KeptTypes(pa.schema(columns), still_open)
+    missing = frozenset(each.name for each in fields.kept if each.path in unknown and each.name in still_open)
+    return KeptTypes(pa.schema(columns), still_open, missing=missing, names=tuple(summary.names))
+
+
+def no_field(paths: Sequence[str], names: Sequence[str]) -> InputError:
+    """Return the error that no record has the fields at these paths; `names` are the fields that there are."""
+    types = f"; types are {', '.join(KEPT_TYPES)}" if any(":" in path for path in paths) else ""
+    return InputError(
+        f"no record has the field {', '.join(map(repr, paths))}; the fields are {some_of(names, paths)}{types}"
+    )
 
 
 def _look_at(shards: Sequence[Shard], fields: Fields, file_io: FileIO) -> FieldSummary:
@@ -114,6 +125,7 @@ def _look_at(shards: Sequence[Shard], fields: Fields, file_io: FileIO) -> FieldS
         _peek(shard, fields, summary, file_io)
     others = set(shards).difference(some) if fields.keep else set()
     footers = [shard for shard in shards if shard in others and READERS[shard.format].has_row_groups]
+    summary.has_more |= len(footers) < len(others)
 
     def footer(shard: Shard) -> FieldSummary:
         found = FieldSummary()

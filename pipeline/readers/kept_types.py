@@ -38,19 +38,20 @@ def kind_of(value: object) -> str:
     return "double" if isinstance(value, float) else "string"
 
 
-def common_type(field: KeptField, kinds: Mapping[Kind, str]) -> pa.DataType:
+def common_type(field: KeptField, kinds: Mapping[Kind, str], *, more: bool = False) -> pa.DataType:
     """Return the type that holds the values of all kinds exactly; null if all values are null.
 
     Args:
         field: The kept field.
         kinds: Its kinds, each with the place where it was found first.
+        more: Whether others may follow: beside text, large integers and doubles are text.
 
     Raises:
         InputError: No type does.
     """
     types = [TYPES[kind] if isinstance(kind, str) else kind for kind in kinds]
     common = _common(types)
-    if common is not None and not (LARGE in kinds and pa.types.is_floating(common)):
+    if common is not None and (more or not (LARGE in kinds and pa.types.is_floating(common))):
         return common
     distinct = {str(kind): place for kind, place in kinds.items() if str(kind) != "null"}
     remedy = "leave it out, or embed the shards in separate runs"

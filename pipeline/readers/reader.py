@@ -26,13 +26,15 @@ class FieldSummary:
     """The fields that shards have, as far as readers have looked.
 
     `encoding` is the error of the first shard that is not UTF-8; `names` are the fields at the top level, in order; `paths`
-    are the job's paths that exist, and `kinds` the kinds of values that its kept fields have, each with its first place.
+    are the job's paths that exist, and `kinds` the kinds of values that its kept fields have, each with its first place;
+    `has_more` is whether there are records that were not looked at, which may have other fields.
     """
 
     encoding: str = ""
     names: dict[str, None] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
     kinds: dict[str, dict[Kind, str]] = field(default_factory=dict)
+    has_more: bool = False
 
     def add_record(self, record: dict[str, object], fields: Fields, shard: Shard, row: int) -> None:
         """Add the fields of a record of text or JSON."""
@@ -100,6 +102,7 @@ class RecordReader:
         for row, record in enumerate(itertools.islice(records, PEEKED_RECORDS)):
             if isinstance(record, dict):
                 summary.add_record(record, fields, shard, row)
+        summary.has_more |= not self.has_delimiter and next(records, None) is not None
 
 
 def too_long(limit: int, what: str = "record") -> BadRow:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..schemas import UNSETTLED
 from .exact_cast import cast_exactly
 from .fields import Fields, as_text, is_text
-from .infer_schema import KeptTypes
+from .infer_schema import KeptTypes, no_field
 from .kept_types import TYPES, Unfit, as_kept, common_type, type_remedy
 from .shard import InputError
 
@@ -32,14 +32,14 @@ class SettledTypes:
         schema: Their columns, as an IPC message: a pickled schema forgets which elements are not null.
         without_values: The names of those without any value.
         whole: The names of those with integers among their values.
-        widened: For those that have another type than the files that are carried over: both types.
+        widened: The names of those with another type than in the files that are carried over.
     """
 
     fields: Fields
     schema: bytes
     without_values: frozenset[str]
     whole: frozenset[str]
-    widened: dict[str, tuple[str, str]]
+    widened: frozenset[str]
 
     @property
     def kept(self) -> pa.Schema:
@@ -64,15 +64,14 @@ def settle_types(kinds: Kinds, fields: Fields, types: KeptTypes) -> list[Settled
         if field.name in types.open:
             read = {key: place for (name, key), place in sorted(kinds.items()) if name == field.name}
             kind = common_type(field, {**types.open[field.name], **read})
+            if field.name in types.missing and pa.types.is_null(kind):
+                raise no_field([field.path], types.names)
             if any(key in TYPES and pa.types.is_integer(TYPES[key]) for key in read):
                 whole.add(field.name)
         columns.append(column.with_type(kind))
     final = KeptTypes(pa.schema(columns)).final
-    widened = {
-        before.name: (str(before.type), str(now.type))
-        for before, now in zip(types.stored or final, final, strict=True)
-        if before.type != now.type
-    }
+    pairs = zip(types.stored or final, final, strict=True)
+    widened = frozenset(before.name for before, now in pairs if before.type != now.type)
     nulls = frozenset(column.name for column in columns if pa.types.is_null(column.type))
     return [SettledTypes(fields, final.serialize().to_pybytes(), nulls, frozenset(whole), widened)]
 
