@@ -241,7 +241,7 @@ class BatchBuilder:
                 if types <= _EXACT_TYPES.get(column.type, set()):
                     kept.append(pa.array(values, column.type))
                     if column.name in self.settings.open:
-                        self._add_kinds(column.name, first, values, types)
+                        self._add_kinds(column.name, first, values, types, kept[-1])
                 elif field.type and types <= {str, type(None)}:
                     texts = pa.array(values, pa.string())
                     kept.append(cast_given(texts, column.type, empty_is_null=self.empty_is_null))
@@ -251,10 +251,11 @@ class BatchBuilder:
         except (KeyError, TypeError, UnicodeEncodeError, OverflowError, pa.ArrowException):
             return None
 
-    def _add_kinds(self, name: str, first: int, values: list[Any], types: set[type]) -> None:
-        """Add the kinds of the values of a kept field, of these types, in the rows from `first` on."""
+    def _add_kinds(self, name: str, first: int, values: list[Any], types: set[type], column: pa.Array) -> None:
+        """Add the kinds of the values of a kept field, of these types and as a column, in the rows from `first` on."""
         kinds = {"bool": bool in types, "double": float in types, "int64": int in types}
-        kinds[LARGE] = int in types and max(abs(value) for value in values if value is not None) > 1 << 53
+        ends = pc.min_max(column).as_py() if pa.types.is_integer(column.type) and int in types else {"min": 0, "max": 0}
+        kinds[LARGE] = max(-ends["min"], ends["max"]) > 1 << 53
         for kind, occurs in kinds.items():
             if occurs and (name, kind) not in self.kinds:
                 found = (row for row, value in enumerate(values, first) if value is not None and kind_of(value) == kind)
