@@ -116,12 +116,17 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         )
         done = [joined.read, joined.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         if joined.carried is not None:
-            done.append(joined.carried | "CarryOverFiles" >> beam.Map(copy_from_snapshot, before, directory))
+            encoding, types = self.options.vector_encoding, joined.types and AsSingleton(joined.types)
+            done.append(
+                joined.carried | "CarryOverFiles" >> beam.Map(copy_from_snapshot, before, directory, encoding, types)
+            )
         if joined.known is not None:
             known = joined.known
             if job.model.settings.forbidden:
                 known = known | "CheckRows" >> beam.Map(_check_rows, job.model.settings, reports)
             done.append(known | "WriteReused" >> beam.ParDo(write))
+        if joined.types is not None:
+            done.append(joined.types)
         if joined.duplicates is not None:
             done.append(joined.duplicates)
         # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..model.head import DTYPES, Flag
 from ..model.heads import HEADS, find_head
@@ -159,11 +159,45 @@ def _checkpoint(value: str) -> str:
     return _utf8_path(value)
 
 
-def _names(value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",")]
-    if not all(names) or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a list of different field names, as in a,b")
-    return names
+_INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+# The types that --keep_fields may give, with Arrow's names of them.
+KEPT_TYPES = {
+    **{name: name for name in ("string", "bool", *_INTEGERS, "float", "double")},
+    "date": "date32",
+    "time_ms": "time32[ms]",
+    **{f"time_{unit}": f"time64[{unit}]" for unit in ("us", "ns")},
+    **{f"timestamp_{unit}": f"timestamp[{unit}]" for unit in ("s", "ms", "us", "ns")},
+}
+
+
+class KeptField(NamedTuple):
+    """A field to keep: the name of its column, its path in a record, and its type in KEPT_TYPES if one was given."""
+
+    name: str
+    path: str
+    type: str | None = None
+
+    @classmethod
+    def parse(cls, value: str) -> KeptField:
+        """Return what NAME=FIELD:TYPE says; only a known type after the last colon is one, as names may have colons."""
+        name, equals, path = value.partition("=")
+        path = path if equals else name
+        before, colon, kind = path.rpartition(":")
+        if colon and kind in KEPT_TYPES:
+            return cls(name if equals else before, before, kind)
+        return cls(name if equals else path, path)
+
+
+def _kept_fields(value: str) -> list[str]:
+    """Return the fields to keep, as given."""
+    given = [field.strip() for field in value.split(",")]
+    kept = list(map(KeptField.parse, given))
+    if not all(field.name and field.path for field in kept) or len({field.name for field in kept}) != len(kept):
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is not a list of fields with different names, as in a,b or NAME=FIELD:TYPE"
+        )
+    return given
 
 
 # Flags that name files of a model, with their help.
@@ -219,7 +253,13 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         metavar="PATH",
         help="field of the id (default: <shard>#<row number>); if several contents are read of a record, one for each",
     )
-    add("--keep_fields", type=_names, default=[], metavar="A,B", help="more fields to copy to the output")
+    add(
+        "--keep_fields",
+        type=_kept_fields,
+        default=[],
+        metavar="A,B",
+        help="more fields to copy to the output, each as FIELD, FIELD:TYPE, NAME=FIELD or NAME=FIELD:TYPE",
+    )
     add(
         "--input_format",
         **_choice(*FORMATS),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -11,13 +12,16 @@ import apache_beam as beam
 import pyarrow as pa
 
 from .content import add_content_hash
+from .dedup.buckets import Buckets, bucket_bits, read_rows
 from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
 from .layout import CARRIED, EARLIER, SHARDS
 from .prepare.job import Job
 from .readers.read_shards import ReadShards
+from .readers.settle_types import SettledTypes, apply_types, merge_kinds, settle_types
 from .remote.worker_reports import RunReports, check_version
+from .schemas import CONTENT_HASH
 from .snapshots.read_listings import ReadListings
 from .snapshots.run_directory import run_path
 
@@ -32,6 +36,7 @@ class Joined(NamedTuple):
         new: Hashed row batches of the others.
         carried: Files that are carried over; None if nothing is.
         duplicates: Ids that occur more than once; None if they may.
+        types: The SettledTypes of the kept fields; None if they are known before the run.
     """
 
     read: beam.PCollection
@@ -40,6 +45,7 @@ class Joined(NamedTuple):
     new: beam.PCollection
     carried: beam.PCollection | None
     duplicates: beam.PCollection | None
+    types: beam.PCollection | None
 
 
 class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
@@ -82,18 +88,41 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         reading = replace(job.reading, reports=self.reports)
         read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
         rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head.content.name, self.reports))
-        known, new = None, rows
+        known, new, types = None, rows, None
+        sides: dict[str, beam.pvalue.AsSideInput] = {"reuse": self.same_model} if self.same_model else {}
+        codec = PieceCodec(job.row_schema)
+        if reading.open:
+            settle = partial(settle_types, fields=reading.fields, types=job.types)
+            types = (
+                read.read
+                | "SelectKinds" >> beam.Map(lambda read: read.kinds)
+                | "MergeKinds" >> beam.CombineGlobally(merge_kinds)
+                | "SettleTypes" >> beam.FlatMap(self.reports.call, settle)
+            )
+            sides["types"] = beam.pvalue.AsSingleton(types)
         if job.bits:
             refer = ReferToRowGroups(job.model.info.fingerprint, job.bits, file_io)
-            reuse = ReuseVectors(PieceCodec(job.row_schema), job.head, self.batch_items, self.columns, file_io)
+            reuse = ReuseVectors(codec, job.head, self.batch_items, self.columns, file_io)
             earlier = entries.earlier if job.earlier.files else None
-            joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, self.spill, self.same_model)
+            joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, self.spill, sides)
             known, new = joined.known, joined.new
+        elif types is not None:  # the rows wait for their types
+            bits = bucket_bits(job.rows, local=self.spill is not None)
+            buckets = rows | "WaitForTypes" >> Buckets(codec, CONTENT_HASH.name, bits, self.spill)
+            new = buckets | "ApplyTypes" >> beam.FlatMap(_apply_types, codec, **sides).with_output_types(pa.RecordBatch)
         duplicates = None
         if job.limits.unique_ids:
             before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
             duplicates = rows | FindDuplicateIds(carried, before, file_io, job.id_bits, self.spill)
-        return Joined(read.read, read.rejected, known, new, carried, duplicates)
+        return Joined(read.read, read.rejected, known, new, carried, duplicates, types)
+
+
+def _apply_types(
+    element: tuple[int, Iterable[bytes]], codec: PieceCodec, types: SettledTypes
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a bucket with the settled types of their kept fields."""
+    for batch in read_rows(element[1], codec):
+        yield apply_types(batch, types)
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)

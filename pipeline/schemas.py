@@ -31,6 +31,10 @@ ID = pa.field("id", pa.string(), nullable=False)
 # What ReadShards adds to row batches and rejected batches: the number of the segment of the snapshot that they belong to.
 SEGMENT = pa.field("_segment", pa.int8(), nullable=False)
 
+# What ReadShards adds to row batches while types of kept fields are not known: JSON of the values that do not fit their
+# columns, by the number of the kept field.
+UNSETTLED = pa.field("_unsettled", pa.string())
+
 # The last column of a hashed row batch: blake2b-128 of the content.
 CONTENT_HASH = pa.field("content_hash", pa.binary(16), nullable=False)
 

@@ -8,7 +8,7 @@ own minimum and maximum of `content_hash` are the index; workers read it from th
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import IO
 
 import apache_beam as beam
@@ -21,6 +21,7 @@ from ...model.head import Head
 from ..embedded_batch import EmbeddedBatch
 from ..io.file_io import FileIO
 from ..metrics import count
+from ..readers.settle_types import SettledTypes, apply_types
 from ..schemas import CONTENT_HASH, model_columns
 from ..snapshots.snapshot import UNREADABLE
 from ..writers.parquet_file import ROW_GROUP
@@ -96,12 +97,17 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
 
     def process(
-        self, element: tuple[int, Iterable[bytes]], reuse: bool = True
+        self, element: tuple[int, Iterable[bytes]], reuse: bool = True, types: SettledTypes | None = None
     ) -> Iterator[EmbeddedBatch | beam.pvalue.TaggedOutput]:
-        """Process a bucket. `reuse` is the result of the canary: if it is False, every row is new."""
+        """Process a bucket.
+
+        `reuse` is the result of the canary: if it is False, every row is new. `types` are those of the kept fields, if they
+        were not known before the run.
+        """
         _, pieces = element
         row_groups = row_groups_in(pieces) if reuse else []
         for rows in slices_of(pieces, self.codec):
+            rows = rows if types is None else apply_types(rows, types)
             yield from self._process_slice(rows, row_groups)
             del rows  # before the next ones are read
 
@@ -183,7 +189,7 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
         refer: The step that refers to their row groups.
         reuse: The step that takes the vectors.
         spill: As for Buckets.
-        same_model: A side input: if it is False, every row is new.
+        sides: The side inputs of that step, by name.
     """
 
     def __init__(
@@ -192,17 +198,17 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
         refer: ReferToRowGroups,
         reuse: ReuseVectors,
         spill: str | None,
-        same_model: beam.pvalue.AsSideInput | None = None,
+        sides: Mapping[str, beam.pvalue.AsSideInput],
     ) -> None:
         super().__init__()
-        self.earlier, self.refer, self.reuse, self.spill, self.same_model = earlier, refer, reuse, spill, same_model
+        self.earlier, self.refer, self.reuse, self.spill, self.sides = earlier, refer, reuse, spill, sides
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Shuffle rows and references once."""
         references = None
         if self.earlier is not None:
             references = self.earlier | "ReferToRowGroups" >> beam.ParDo(self.refer).with_output_types(BUCKETED)
-        reuse = beam.ParDo(self.reuse, *([self.same_model] if self.same_model else []))
+        reuse = beam.ParDo(self.reuse, **self.sides)
         buckets = rows | "MeetInBuckets" >> Buckets(
             self.reuse.codec, CONTENT_HASH.name, self.refer.bits, self.spill, references
         )

@@ -15,7 +15,7 @@ from ..flags import WITHOUT_EFFECT_ON_ROWS
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..readers.fields import Fields
-from ..readers.infer_schema import infer_kept_schema
+from ..readers.infer_schema import KeptTypes, infer_kept_types
 from ..readers.shard import Shard
 from ..schemas import CONTENT_HASH, kept_fields
 from ..snapshots.commit import missing_files
@@ -61,23 +61,25 @@ def has_comparable_rows(previous: Manifest, options: Mapping[str, object], finge
 
 def decide_carry_over(
     previous: Snapshot | None, shards: list[Shard], head: Head, fields: Fields, file_io: FileIO
-) -> tuple[CarryOver, pa.Schema]:
-    """Return what is carried over from the snapshot `previous`, and the schema of the kept fields.
+) -> tuple[CarryOver, KeptTypes]:
+    """Return what is carried over from the snapshot `previous`, and the types of the kept fields.
 
-    Nothing is carried over if kept values need other types than it has.
+    Nothing is carried over if kept values are known to need other types than it has.
     """
     carry_over = _compare_shards(previous, shards) if previous else _carry_nothing_over(shards)
     if not previous or not carry_over.segments:
-        return carry_over, infer_kept_schema(shards, head, fields, file_io)
+        return carry_over, infer_kept_types(shards, head, fields, file_io)
     known = _kept_fields(previous, file_io) if fields.keep else pa.schema([])
     if known is None:
         note = f"every shard is read: {previous.name} has no part file that shows the types of the kept fields"
-        return _carry_nothing_over(shards, note), infer_kept_schema(shards, head, fields, file_io)
-    kept = infer_kept_schema(carry_over.changed, head, fields, file_io, known)
-    if kept.equals(known):
-        return carry_over, kept
+        return _carry_nothing_over(shards, note), infer_kept_types(shards, head, fields, file_io)
+    without_values = {name for name, kind in previous.manifest.get("kept", {}).items() if kind == "null"}
+    known_values = pa.schema([each.with_type(pa.null()) if each.name in without_values else each for each in known])
+    types = infer_kept_types(carry_over.changed, head, fields, file_io, known_values)
+    if types.final.equals(known):
+        return carry_over, replace(types, stored=known)
     note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
-    return _carry_nothing_over(shards, note), infer_kept_schema(shards, head, fields, file_io)
+    return _carry_nothing_over(shards, note), infer_kept_types(shards, head, fields, file_io)
 
 
 def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:

@@ -19,6 +19,7 @@ from ..io.json_file import describe_lock
 from ..io.paths import join
 from ..layout import POINTER
 from ..options import EmbedOptions, is_local_run
+from ..readers.infer_schema import KeptTypes
 from ..readers.input_files import find_shards
 from ..readers.parts import is_large
 from ..readers.read_settings import ReadSettings, fields_of
@@ -57,6 +58,7 @@ class Job:
         model: The encoder.
         model_files: The files that it is loaded from, as they were when the run was prepared.
         reading: How shards are read.
+        types: The types of the kept fields, as far as they are known.
         carry_over: What is read, and what is carried over.
         earlier: Which vectors may be reused.
         previous: The manifest of the current snapshot, if there is one.
@@ -77,6 +79,7 @@ class Job:
     model: ModelDescription
     model_files: list[ModelFile]
     reading: ReadSettings
+    types: KeptTypes = field(repr=False)
     carry_over: CarryOver = field(repr=False)
     earlier: EarlierVectors = field(repr=False)
     previous: Manifest | None = field(repr=False)
@@ -109,10 +112,10 @@ class Job:
     @property
     def row_schema(self) -> pa.Schema:
         """Schema of hashed row batches."""
-        return hashed_schema(self.head, self.reading.kept)
+        return hashed_schema(self.head, self.reading.columns)
 
     def part_schema(self, snapshot: str) -> pa.Schema:
-        """Return the schema of the part files, with the provenance of their vectors."""
+        """Return the schema of the part files as far as it is known, with the provenance of their vectors."""
         info = self.model.info
         metadata = {
             "fingerprint": info.fingerprint,
@@ -125,7 +128,7 @@ class Job:
             "snapshot": snapshot,
             **{name: info.fingerprint_parts[name] for name in (*PROVENANCE_PARTS, *self.head.provenance)},
         }
-        schema = part_schema(self.head, info.dim, self.reading.kept, stored=self.model.stored, omitted=self.omitted)
+        schema = part_schema(self.head, info.dim, self.types.final, stored=self.model.stored, omitted=self.omitted)
         return schema.with_metadata(metadata)
 
 
@@ -166,7 +169,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
     model = describe_model(head, settings, options.vector_dtype)
 
     comparable = current and has_comparable_rows(current.manifest, options.given, model.info.fingerprint)
-    carry_over, kept = decide_carry_over(current if comparable else None, shards, head, fields, file_io)
+    carry_over, types = decide_carry_over(current if comparable else None, shards, head, fields, file_io)
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
     rows = estimate_rows(carry_over.read)
@@ -176,7 +179,15 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         given=options.given,
         model=model,
         model_files=files,
-        reading=ReadSettings(head, fields, kept, head.content_limit(options.values), file_io),
+        reading=ReadSettings(
+            head,
+            fields,
+            types.schema if types.open else types.final,
+            head.content_limit(options.values),
+            file_io,
+            open=frozenset(types.open),
+        ),
+        types=types,
         carry_over=carry_over,
         earlier=earlier,
         previous=current.manifest if current else None,
@@ -189,7 +200,16 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
         rows=rows,
         bits=0 if options.no_dedupe else bucket_bits(rows, local=local),
         id_bits=bucket_bits(rows + carried_rows, local=local),
-        notes=[*([model.info.notice] if model.info.notice else []), *notes, *earlier.notes, *carry_over.notes],
+        notes=[
+            *([model.info.notice] if model.info.notice else []),
+            *notes,
+            *earlier.notes,
+            *carry_over.notes,
+            *(
+                f"none of the first records has the kept field {name!r}: if no other has it, the run ends before the model"
+                for name in sorted(types.missing)
+            ),
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from ..prepare.job import Job
 from ..schemas import reasons_of
 from ..snapshots.manifest import FORMAT, Counts, ListingInfo, Manifest
 from ..snapshots.segments import Segment, add_rows
+from .kept_notes import kept_types
 from .run_totals import RunTotals
 
 
@@ -92,7 +93,7 @@ def make_manifest(
         "model_seconds": round(stats.work.model_seconds, 6),
         "write_seconds": round(stats.write_seconds, 6),
     }
-    return {
+    manifest: Manifest = {
         "format": FORMAT,
         "snapshot": snapshot,
         "created": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -118,3 +119,6 @@ def make_manifest(
         "previous": job.previous["snapshot"] if job.previous else None,
         "notes": notes,
     }
+    if job.reading.fields.keep:
+        manifest["kept"] = kept_types(job, totals.types)
+    return manifest

@@ -19,6 +19,7 @@ from ..snapshots.manifest import FileInfo, ListingInfo, Manifest
 from ..snapshots.run_directory import remove_dead_run, remove_spills, run_path
 from ..snapshots.segments import Segment
 from ..terminal import plural
+from .kept_notes import kept_notes
 from .limits import check_canary, check_same_rows, check_totals, damaged_shards
 from .make_manifest import ShardTotals, make_manifest, make_segments
 from .run_totals import RunReport, RunTotals, name_of
@@ -83,7 +84,12 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     def _write(self, totals: RunTotals, segments: list[Segment], files: Sequence[FileInfo]) -> Manifest:
         """Write the list of files and the report; return the manifest."""
         assert totals.canary is not None
-        notes = [*self.job.notes, *check_canary(self.job, totals.canary), *totals.notes.describe()]
+        notes = [
+            *self.job.notes,
+            *kept_notes(self.job, totals.types),
+            *check_canary(self.job, totals.canary),
+            *totals.notes.describe(),
+        ]
         damaged = damaged_shards(segments)
         if damaged:
             notes.append(f"{plural(len(damaged), 'shard')} could not be read to the end: {'; '.join(damaged)}")

@@ -11,12 +11,13 @@ from ..canary import Canary
 from ..dedup.duplicate_ids import Duplicates
 from ..readers.notes import ShardNotes
 from ..readers.read_shards import ShardsRead
+from ..readers.settle_types import SettledTypes
 from ..snapshots.manifest import FileInfo
 from ..writers.carried_files import CarriedFile
 from ..writers.statistics import FileStats, WrittenFile
 
 # What the steps of a run report to the publisher.
-RunReport: TypeAlias = "WrittenFile | CarriedFile | ShardsRead | Duplicates | Canary"
+RunReport: TypeAlias = "WrittenFile | CarriedFile | ShardsRead | Duplicates | SettledTypes | Canary"
 _MAX_EXAMPLES = 10
 
 
@@ -48,6 +49,7 @@ class RunTotals:
     carried: list[FileInfo] = field(default_factory=list)
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
+    types: SettledTypes | None = None  # None if they were known before the run
     canary: Canary | None = None
     notes: ShardNotes = field(default_factory=ShardNotes)
 
@@ -83,6 +85,8 @@ class RunTotals:
         elif isinstance(report, Duplicates):
             self.duplicate_ids += report.ids
             self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
+        elif isinstance(report, SettledTypes):
+            self.types = report
         else:
             self.canary = report
 

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...model.head import BadRow
+from ..flags import KeptField
 from .exact_cast import cast_exactly
 from .field_types import is_list, is_uuid
 from .fields import Fields, is_text
+from .kept_types import Unfit, cast_given
 from .parquet_limits import VALUE_BYTES
 from .shard import BATCH_BYTES
 
@@ -128,12 +130,17 @@ def records_of(batch: pa.RecordBatch) -> list[dict[str, object]]:
     return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
+def cast_kept(column: pa.Array, field: KeptField, kind: pa.DataType) -> pa.Array:
+    """Return a column of a kept field as `kind`. Raises ArrowException if a value is not exactly one of that type."""
+    return cast_given(column, kind) if field.type else cast_exactly(column, kind)
+
+
+def kept_values(batch: pa.RecordBatch, kept: KeptField, field: pa.Field) -> list[object]:
     """Return the values of a kept field: texts as str, others as arrays of length 1 and `field`'s type, which lose nothing.
 
     A BadRow instead of a value is one that does not fit.
     """
-    column = column_at(batch, field.name)
+    column = column_at(batch, kept.path)
     if column is None:
         return [None] * batch.num_rows
     if pa.types.is_dictionary(column.type):
@@ -141,21 +148,19 @@ def kept_values(batch: pa.RecordBatch, field: pa.Field) -> list[object]:
     if is_text(column.type) and is_text(field.type):
         return plain_values(column)
     try:
-        column = cast_exactly(column, field.type)
+        column = cast_kept(column, kept, field.type)
     except pa.ArrowException:
-        return [_kept_value(column.slice(row, 1), field) for row in range(len(column))]
+        return [_kept_value(column.slice(row, 1), kept, field) for row in range(len(column))]
     return [column.slice(row, 1) for row in range(len(column))]
 
 
-def _kept_value(value: pa.Array, field: pa.Field) -> pa.Array | BadRow:
+def _kept_value(value: pa.Array, kept: KeptField, field: pa.Field) -> pa.Array | BadRow:
     try:
-        return cast_exactly(value, field.type)
+        return cast_kept(value, kept, field.type)
     except pa.ArrowException as error:
         if "UTF8" in str(error):  # Arrow has no class of its own for it
             return BadRow("not UTF-8", f"kept field {field.name!r} cannot be decoded")
-        return BadRow(
-            "wrong type", f"kept field {field.name!r} is {value.type} and does not fit its column, {field.type}"
-        )
+        return Unfit(field, value[0], value.type)
 
 
 def plain_values(column: pa.Array) -> list[object]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...model.head import BadRow
-from ..schemas import rejected_schema, row_schema
+from ..schemas import UNSETTLED, rejected_schema, row_schema
 from .compression import BLOCK_ROWS
-from .fields import MISSING, NoTexts, as_id, as_kept, lookup, texts_at
+from .fields import MISSING, NoTexts, as_id, lookup, texts_at
+from .kept_types import FITTING, LARGE, Unfit, as_kept, cast_given, kind_of, type_remedy, unsettled
 from .notes import ShardNotes
 from .read_settings import ReadSettings
-from .shard import BATCH_BYTES, Batches, Part, Record
+from .shard import BATCH_BYTES, Batches, InputError, Part, Record
 
 FEW_ROWS = 16  # which Arrow's functions cannot check faster than Python does
 
@@ -23,6 +25,7 @@ _EXACT_TYPES: dict[pa.DataType, set[type]] = {
     pa.int64(): {int, type(None)},
     pa.float64(): {float, int, type(None)},
     pa.bool_(): {bool, type(None)},
+    pa.null(): {type(None)},
 }
 
 
@@ -36,12 +39,15 @@ class BatchBuilder:
         damage: Why the shard was not read to its end.
         without_texts: Documents whose list of contents is missing or empty.
         notes: What its reader notices.
+        kinds: The kinds of values of the kept fields whose types may widen, each with the row of its first value.
     """
 
     def __init__(self, part: Part, settings: ReadSettings) -> None:
         self.part, self.shard, self.settings = part, part.shard, settings
         self.fields, self.kept, self.limit = settings.fields, settings.kept, settings.limit
-        self.schema, self.rejected_schema = row_schema(settings.head, settings.kept), rejected_schema(settings.head)
+        self.schema, self.rejected_schema = row_schema(settings.head, settings.columns), rejected_schema(settings.head)
+        self.kinds: dict[tuple[str, str], int] = {}
+        self.empty_is_null = self.shard.format in ("csv", "tsv")
         self.content_type = self.schema.field(settings.head.content.name).type
         self.keeps_strings = settings.head.keeps_strings
         self.next_row = part.row
@@ -55,7 +61,7 @@ class BatchBuilder:
         self.rows: list[int] = []
         self.ids: list[str] = []
         self.contents: list[object] = []
-        self.kept_columns: list[list[object]] = [[] for _ in self.kept]
+        self.kept_columns: list[list[object]] = [[] for _ in self.settings.columns]
         self.rejected: list[tuple[str, str, str | None, str | None, str, str]] = []
         self.bytes = 0
 
@@ -101,9 +107,7 @@ class BatchBuilder:
         record_id = self._record_id(row, record, number)
         element_ids = _element_ids(record, field.id) if record_id is None else {}
         try:
-            if kept is None:
-                kept = [lookup(record, kept_field.name) for kept_field in self.kept]
-            kept = [as_kept(value, kept_field) for value, kept_field in zip(kept, self.kept, strict=True)]
+            kept = self._kept_values(row, record, kept)
             kept_bytes = sum(map(_bytes_of, kept))
             for suffix, value in texts_at(record, field.text):
                 if isinstance(value, NoTexts):
@@ -123,6 +127,25 @@ class BatchBuilder:
             bad.id = record_id
             raise
 
+    def _kept_values(self, row: int, record: dict[str, object], kept: Sequence[object] | None) -> list[object]:
+        """Return the values of a record for the kept columns; an Unfit is one that ends the run if the row is added."""
+        if kept is None:
+            kept = [lookup(record, field.path) for field in self.fields.kept]
+        values, others = list[object](), dict[int, object]()
+        for number, (value, field, column) in enumerate(zip(kept, self.fields.kept, self.kept, strict=True)):
+            if value is MISSING or value is None or isinstance(value, pa.Array):
+                values.append(None if value is MISSING else value)
+                continue
+            if isinstance(value, BadRow) and not isinstance(value, Unfit):
+                raise value
+            if column.name in self.settings.open:
+                kind = kind_of(value)
+                self.kinds.setdefault((column.name, kind), row)
+                if kind not in FITTING.get(column.type, ()):
+                    others[number], value = value, None
+            values.append(as_kept(value, field, column, empty_is_null=self.empty_is_null))
+        return [*values, unsettled(others)] if self.settings.open else values
+
     def _record_id(self, row: int, record: dict[str, object], number: int) -> str | None:
         """Return the id of a record's contents, which their place in a list follows; None if each element has its own."""
         fields = self.fields.texts
@@ -141,7 +164,17 @@ class BatchBuilder:
         self.contents.append(content)
         self.bytes += len(content) + len(row_id) + kept_bytes
         for column, value in zip(self.kept_columns, kept, strict=False):  # lines of txt have no kept fields
+            if isinstance(value, Unfit):
+                self._end_run(row, value)
             column.append(value)
+
+    def _end_run(self, row: int, unfit: Unfit) -> NoReturn:
+        field = next(field for field in self.fields.kept if field.name == unfit.field)
+        with self.settings.reports.errors():
+            raise InputError(
+                f"{self.shard.path}, row {row}: {unfit.detail}: give another type, as in {type_remedy(field)}, or leave it "
+                f"out"
+            )
 
     def reject(self, row: int, bad: BadRow) -> None:
         """Add a rejected row."""
@@ -168,7 +201,7 @@ class BatchBuilder:
             pa.array(self.ids, pa.string()),
             pa.array(self.contents, self.content_type),
         ]
-        for field, values in zip(self.kept, self.kept_columns, strict=True):
+        for field, values in zip(self.settings.columns, self.kept_columns, strict=True):
             columns.append(_column(values, field.type) if len(values) == size else pa.nulls(size, field.type))
         rejected = zip(*self.rejected, strict=True) if self.rejected else ([] for _ in self.rejected_schema)
         columns_rejected = [
@@ -205,14 +238,31 @@ class BatchBuilder:
                     return None
                 ids = pa.array(values if types == {str} else list(map(str, values)), pa.string())
             kept = []
-            for field in self.kept:
-                values = [record[field.name] for record in block]  # type: ignore[index]
-                if not set(map(type, values)) <= _EXACT_TYPES.get(field.type, set()):
+            for field, column in zip(fields.kept, self.kept, strict=True):
+                values = [record[field.path] for record in block]  # type: ignore[index]
+                types = set(map(type, values))
+                if types <= _EXACT_TYPES.get(column.type, set()):
+                    kept.append(pa.array(values, column.type))
+                    if column.name in self.settings.open:
+                        self._add_kinds(column.name, first, values, types, kept[-1])
+                elif field.type and types <= {str, type(None)}:
+                    texts = pa.array(values, pa.string())
+                    kept.append(cast_given(texts, column.type, empty_is_null=self.empty_is_null))
+                else:
                     return None
-                kept.append(pa.array(values, field.type))
             return self.checked_batch(first, pa.array(contents, pa.string()), ids, kept)
         except (KeyError, TypeError, UnicodeEncodeError, OverflowError, pa.ArrowException):
             return None
+
+    def _add_kinds(self, name: str, first: int, values: list[Any], types: set[type], column: pa.Array) -> None:
+        """Add the kinds of the values of a kept field, of these types and as a column, in the rows from `first` on."""
+        kinds = {"bool": bool in types, "double": float in types, "int64": int in types}
+        ends = pc.min_max(column).as_py() if pa.types.is_integer(column.type) and int in types else {"min": 0, "max": 0}
+        kinds[LARGE] = max(-ends["min"], ends["max"]) > 1 << 53
+        for kind, occurs in kinds.items():
+            if occurs and (name, kind) not in self.kinds:
+                found = (row for row, value in enumerate(values, first) if value is not None and kind_of(value) == kind)
+                self.kinds[name, kind] = next(found, first)
 
     def checked_batch(
         self, first: int, contents: pa.StringArray, ids: pa.StringArray | None, kept: list[pa.Array]
@@ -224,6 +274,8 @@ class BatchBuilder:
             return None
         if ids is not None and (ids.null_count or (pc.max(pc.binary_length(ids)).as_py() or 0) > self.limit):
             return None
+        if self.settings.open:
+            kept = [*kept, pa.nulls(len(contents), UNSETTLED.type)]
         rows = pa.array(range(first, first + len(contents)), pa.int64())
         if ids is None:
             ids = pc.binary_join_element_wise(f"{self.shard.name}#", rows.cast(pa.string()), "")

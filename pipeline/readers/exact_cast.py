@@ -9,14 +9,15 @@ from .field_types import becomes_text, is_list, kept_type
 from .fields import is_text
 
 
-def cast_exactly(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def cast_exactly(column: pa.Array, kind: pa.DataType, *, nulls_fit: bool = True) -> pa.Array:
     """Return a column of a shard as `kind`, the type of a kept field.
 
-    Raises ArrowException if a value is not exactly one of that type, or is not UTF-8.
+    With `nulls_fit` a column without a value fits any type. Raises ArrowException if a value is not exactly one of that
+    type, or is not UTF-8.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if column.null_count == len(column):
+    if nulls_fit and column.null_count == len(column):
         return pa.nulls(len(column), kind)
     source = kept_type(column.type)
     if source is None or not _are_of_one_kind(source, kind):
@@ -35,10 +36,13 @@ def _are_of_one_kind(source: pa.DataType, kind: pa.DataType) -> bool:
     if is_list(source) and is_list(kind):
         return _are_of_one_kind(source.value_type, kind.value_type)
     if pa.types.is_struct(source) and pa.types.is_struct(kind):
-        pairs = zip(source, kind, strict=False)
-        return source.num_fields == kind.num_fields and all(
-            old.name == new.name and _are_of_one_kind(old.type, new.type) for old, new in pairs
-        )
+        types = {field.name: field.type for field in kind}  # those that the source lacks are null
+        names = [field.name for field in source]
+        if names == list(types) or len(set(names)) == len(names):
+            return all(field.name in types and _are_of_one_kind(field.type, types[field.name]) for field in source)
+        return False
+    if pa.types.is_map(source) and pa.types.is_map(kind):
+        return _are_of_one_kind(source.key_type, kind.key_type) and _are_of_one_kind(source.item_type, kind.item_type)
     if pa.types.is_timestamp(source) and pa.types.is_timestamp(kind):
         return bool(source.tz == kind.tz)
     return any(test(source) and test(kind) for test in _KINDS)
@@ -72,8 +76,9 @@ def _check_floats(before: pa.Array, after: pa.Array) -> None:
     if pa.types.is_null(before.type):
         return
     if pa.types.is_struct(after.type):
-        for old, new in zip(before.flatten(), after.flatten(), strict=True):
-            _check_floats(old, new)
+        new = dict(zip((field.name for field in after.type), after.flatten(), strict=True))
+        for field, old in zip(before.type, before.flatten(), strict=True):
+            _check_floats(old, new[field.name])
     elif is_list(after.type):
         _check_floats(before.flatten(), after.flatten())
     elif pa.types.is_floating(after.type) and before.type != after.type:

@@ -38,7 +38,7 @@ def check_types(shard: Shard, fields: Fields, types: Mapping[str, pa.DataType]) 
             role, remedy = "a text", "give another --text_field, or convert the column to strings"
         elif path in ids and not can_be_id(kind):
             role, remedy = "an id", "give another --id_field, or convert the column to strings"
-        elif path in fields.keep and kept_type(kind) is None:
+        elif path in fields.kept_paths and kept_type(kind) is None:
             role, remedy = "a kept field", "leave it out of --keep_fields, or convert the column"
         else:
             continue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from math import isfinite
+from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,8 +16,11 @@ import pyarrow as pa
 
 from ...model.head import BadRow, type_name
 from ...model.text.texts import EXCERPT, check_encodable, decode
+from ..flags import KeptField
 
 MISSING = object()  # the value at a path that a record does not have
+
+_NOTHING = object()  # no value behind a word of JSON
 
 
 class NoTexts(BadRow):
@@ -34,6 +38,11 @@ class NumberAsWritten(float):
 
     text: str
 
+    @property
+    def is_too_large(self) -> bool:
+        """Return whether it is an integer of thousands of digits, or beyond what a float can be."""
+        return self.text.lstrip("-").isdigit() or (math.isinf(self) and self.text[-1:].isdigit())
+
 
 class TextField(NamedTuple):
     """The path of a text, and that of its id, or None for generated ids."""
@@ -46,7 +55,8 @@ class TextField(NamedTuple):
 class Fields:
     """The paths of the fields that are read: names joined by dots, with `[]` after a list whose elements are read.
 
-    A record has a row for each text of `text` and of the text fields in `more`.
+    A record has a row for each text of `text` and of the text fields in `more`. `keep` are the fields to keep, as
+    --keep_fields gives them.
     """
 
     text: str = "text"
@@ -59,11 +69,21 @@ class Fields:
         """Return all text fields with their ids, in the order given."""
         return TextField(self.text, self.id), *self.more
 
+    @cached_property
+    def kept(self) -> tuple[KeptField, ...]:
+        """Return the fields to keep."""
+        return tuple(map(KeptField.parse, self.keep))
+
+    @cached_property
+    def kept_paths(self) -> frozenset[str]:
+        """Return the paths of the fields to keep."""
+        return frozenset(field.path for field in self.kept)
+
     @property
     def columns(self) -> list[str]:
         """Return every path once, as given."""
         paths = [path for field in self.texts for path in field if path is not None]
-        return list(dict.fromkeys([*paths, *self.keep]))
+        return list(dict.fromkeys([*paths, *(field.path for field in self.kept)]))
 
     @property
     def is_plain(self) -> bool:
@@ -128,7 +148,7 @@ def as_id(value: object, field: str, limit: int) -> str:
             raise BadRow("too long", f"the id in field {field!r} is over {limit:,} bytes")
         return check_encodable(value)
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    if not number or (isinstance(value, float) and not isfinite(value)):
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
         if value is MISSING or value is None:
             raise BadRow("missing field", f"id field {field!r} is {'missing' if value is MISSING else 'null'}")
         raise BadRow("wrong type", f"id field {field!r} is {type_name(value)}, neither text nor a number")
@@ -137,33 +157,11 @@ def as_id(value: object, field: str, limit: int) -> str:
     return value.text if isinstance(value, NumberAsWritten) else str(value)
 
 
-def as_kept(value: object, field: pa.Field) -> object:
-    """Return a kept value for a column of `field`'s type, an array of length 1 as such. Raises BadRow if it does not fit."""
-    if value is MISSING or value is None:
-        return None
-    if isinstance(value, BadRow):
-        raise value
-    if isinstance(value, pa.Array):  # of Parquet, and of the column's type: Python has no nanoseconds
-        return value
-    if is_text(field.type):
-        if isinstance(value, bytes):
-            return decode(value)
-        return check_encodable(value) if isinstance(value, str) else _json(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if pa.types.is_float64(field.type) and number:
-        with suppress(OverflowError):  # an integer of over 308 digits
-            kept = float(value)  # type: ignore[arg-type]
-            if kept == value or kept != kept:  # NaN equals nothing  # noqa: PLR0124
-                return kept
-        raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}")
-    if pa.types.is_boolean(field.type) and isinstance(value, bool):
-        return value
-    if pa.types.is_integer(field.type) and number and isinstance(value, int):
-        try:
-            return pa.scalar(value, field.type).as_py()
-        except (pa.ArrowException, OverflowError):
-            raise BadRow("wrong type", f"kept field {field.name!r} does not fit its column, {field.type}") from None
-    raise BadRow("wrong type", f"kept field {field.name!r} is {type_name(value)}, its column is {field.type}")
+def as_text(value: object) -> str:
+    """Return a kept value as text: what is not text as JSON. Raises BadRow if it is not UTF-8."""
+    if isinstance(value, bytes):
+        return decode(value)
+    return check_encodable(value) if isinstance(value, str) else _json(value)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -173,34 +171,44 @@ def is_text(kind: pa.DataType) -> bool:
 
 def _json(value: object) -> str:
     try:
-        return orjson.dumps(value).decode()
+        text = orjson.dumps(value).decode()
     except TypeError:  # deep nesting, an integer over 64 bits, a number as written
-        pass
-    try:
         return _spell(value)
-    except RecursionError:
-        raise BadRow("wrong type", "the value is nested too deep to be kept as JSON text") from None
+    return _spell(value) if "null" in text else text  # orjson writes null for NaN
 
 
 def _spell(value: object) -> str:
-    """Return a value as JSON, spelled as orjson does."""
-    if isinstance(value, dict):
-        members = zip(map(_spell, value), map(_spell, value.values()), strict=True)
-        return f"{{{','.join(map(':'.join, members))}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_spell, value))}]"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    """Return a value as JSON, spelled as orjson does, however deep it is nested."""
+    words, waiting = list[str](), [("", value)]  # of what follows, last first: a word, then a value
+    while waiting:
+        word, item = waiting.pop()
+        words.append(word)
+        if item is _NOTHING:
+            continue
+        if isinstance(item, dict):
+            names = (f"{',' if number else '{'}{_spell_scalar(name)}:" for number, name in enumerate(item))
+            parts = list(zip(names, item.values(), strict=True))
+            waiting += [("}" if item else "{}", _NOTHING), *reversed(parts)]
+        elif isinstance(item, list):
+            parts = [("," if number else "[", element) for number, element in enumerate(item)]
+            waiting += [("]" if item else "[]", _NOTHING), *reversed(parts)]
+        else:
+            words.append(_spell_scalar(item))
+    return "".join(words)
+
+
+def _spell_scalar(value: object) -> str:
     if isinstance(value, NumberAsWritten):
-        if not isfinite(value):  # which orjson writes as null
+        if value.is_too_large:
             return value.text
         value = float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)  # NaN, Infinity
     return orjson.dumps(value, default=str).decode()
 
 
 def excerpt_of(value: object) -> str:
     """Return the beginning of a value as JSON."""
-    try:
-        return _json(value)[:EXCERPT]
-    except BadRow:
-        return "..."
+    return _json(value)[:EXCERPT]

@@ -3,36 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from ...model.head import Head
+from ..flags import KEPT_TYPES
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
-from ..schemas import SEGMENT, part_schema, rejected_schema, row_schema
+from ..schemas import SEGMENT, UNSETTLED, part_schema, rejected_schema, row_schema
 from .compression import BadHeader, DamagedShard, WrongEncoding
-from .field_types import becomes_text, kept_type
 from .fields import Fields
+from .kept_types import Kind, common_type, given_type
 from .reader import FieldSummary, some_of
 from .registry import READERS
 from .shard import InputError, Shard
 
 PEEKED_SHARDS = 16
 
+FOOTERS_AT_ONCE = 32
+
 
 def output_columns(head: Head) -> frozenset[str]:
     """Return the names of the columns that rows of a head have beside the kept fields."""
-    return frozenset({*row_schema(head).names, SEGMENT.name, *part_schema(head, 1).names, *rejected_schema(head).names})
+    return frozenset(
+        {
+            *row_schema(head).names,
+            SEGMENT.name,
+            UNSETTLED.name,
+            *part_schema(head, 1).names,
+            *rejected_schema(head).names,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class KeptTypes:
+    """The types of the kept fields, as far as they are known before a run.
+
+    Attributes:
+        schema: The columns of the kept fields while rows are read and shuffled; null if no value is known.
+        open: The kinds that are known so far of the fields whose values in text formats may still widen the type.
+        stored: The columns in the files that are carried over; None if none are.
+        missing: Names of fields that no record has, as far as records were looked at.
+        names: The fields that these have, for messages.
+    """
+
+    schema: pa.Schema
+    open: Mapping[str, Mapping[Kind, str]] = field(default_factory=dict)
+    stored: pa.Schema | None = None
+    missing: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> pa.Schema:
+        """The columns of the part files, if no value widens them: a field without any value is text."""
+        return pa.schema([each.with_type(pa.string()) if pa.types.is_null(each.type) else each for each in self.schema])
 
 
 def infer_kept_schema(
     shards: Sequence[Shard], head: Head, fields: Fields, file_io: FileIO = FileIO(), known: pa.Schema | None = None
 ) -> pa.Schema:
-    """Return the schema of the kept fields, with the types that they have in up to 16 shards.
+    """Return the columns of the kept fields in part files, as far as they are known before a run; see `infer_kept_types`."""
+    return infer_kept_types(shards, head, fields, file_io, known).final
 
-    `known` is the schema of shards that are not given, in which the fields exist: a type is then that of `known` if the
-    values of these shards fit it.
+
+def infer_kept_types(
+    shards: Sequence[Shard], head: Head, fields: Fields, file_io: FileIO = FileIO(), known: pa.Schema | None = None
+) -> KeptTypes:
+    """Return the types of the kept fields: by the footers of all Parquet shards, and the first records of some others.
+
+    `known` has the types of shards that are not given, in which the fields exist, null if these have no value: a type is
+    then that of `known` if the values of these shards fit it.
 
     Raises InputError if no record has a field (the message names those that exist), if a field has a type or a name that
     it must not have, if fields are given and no shard has any, if a header cannot name fields, if no shard is UTF-8,
@@ -42,26 +86,63 @@ def infer_kept_schema(
     with_fields = [shard for shard in shards if READERS[shard.format].has_fields]
     if not with_fields and known is None:
         _check_no_fields(head, fields)
-    step = max(1, len(with_fields) // PEEKED_SHARDS)
-    summary = FieldSummary()
-    for shard in with_fields[::step][:PEEKED_SHARDS]:
-        _peek(shard, fields, summary, file_io)
+    summary = _look_at(with_fields, fields, file_io)
     if summary.encoding and not summary.names and known is None:
         raise InputError(summary.encoding)
+    unknown = list[str]()
     if summary.names and known is None:
         unknown = [path for path in fields.columns if path not in summary.paths]
-        if unknown:
-            raise InputError(
-                f"no record has the field {', '.join(map(repr, unknown))}; "
-                f"the fields are {some_of(list(summary.names), unknown)}"
-            )
-    earlier = [known.field(name).type for name in fields.keep] if known is not None else [pa.null()] * len(fields.keep)
-    kinds = {name: [kind, *summary.kept_types.get(name, [])] for name, kind in zip(fields.keep, earlier, strict=True)}
-    return pa.schema([pa.field(name, _common(name, kinds[name])) for name in fields.keep])
+        late = fields.kept_paths if summary.has_more else frozenset()
+        if not late.issuperset(unknown):
+            raise no_field(unknown, tuple(summary.names))
+    columns, still_open = list[pa.Field](), dict[str, Mapping[Kind, str]]()
+    is_open = any(not READERS[shard.format].has_row_groups for shard in with_fields)
+    for each in fields.kept:
+        earlier = {} if known is None else {known.field(each.name).type: "the current snapshot"}
+        kinds = {**earlier, **summary.kinds.get(each.path, {})}
+        kind = given_type(each, kinds) if each.type else common_type(each, kinds, more=is_open)
+        columns.append(pa.field(each.name, kind))
+        if is_open and not each.type and kind != pa.string():
+            still_open[each.name] = kinds
+    missing = frozenset(each.name for each in fields.kept if each.path in unknown and each.name in still_open)
+    return KeptTypes(pa.schema(columns), still_open, missing=missing, names=tuple(summary.names))
+
+
+def no_field(paths: Sequence[str], names: Sequence[str]) -> InputError:
+    """Return the error that no record has the fields at these paths; `names` are the fields that there are."""
+    types = f"; types are {', '.join(KEPT_TYPES)}" if any(":" in path for path in paths) else ""
+    return InputError(
+        f"no record has the field {', '.join(map(repr, paths))}; the fields are {some_of(names, paths)}{types}"
+    )
+
+
+def _look_at(shards: Sequence[Shard], fields: Fields, file_io: FileIO) -> FieldSummary:
+    """Return the fields of shards: of up to PEEKED_SHARDS, and the types of kept fields of all whose footer has them."""
+    step = max(1, len(shards) // PEEKED_SHARDS)
+    some = shards[::step][:PEEKED_SHARDS]
+    summary = FieldSummary()
+    for shard in some:
+        _peek(shard, fields, summary, file_io)
+    others = set(shards).difference(some) if fields.keep else set()
+    footers = [shard for shard in shards if shard in others and READERS[shard.format].has_row_groups]
+    summary.has_more |= len(footers) < len(others)
+
+    def footer(shard: Shard) -> FieldSummary:
+        found = FieldSummary()
+        _peek(shard, fields, found, file_io)
+        return found
+
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        for found in pool.map(footer, footers):
+            summary.paths |= found.paths
+            for path, kinds in found.kinds.items():
+                for kind, place in kinds.items():
+                    summary.add_kind(path, kind, place)
+    return summary
 
 
 def _check_names(head: Head, fields: Fields) -> None:
-    through = [path for path in fields.keep if "[]" in path]
+    through = [field.path for field in fields.kept if "[]" in field.path]
     if through:
         raise InputError(
             f"--keep_fields {','.join(through)}: only {head.field_flag} and --id_field may contain []; keep the list itself"
@@ -75,16 +156,17 @@ def _check_names(head: Head, fields: Fields) -> None:
     repeated = [path for path, times in Counter(field.text for field in fields.texts).items() if times > 1]
     if repeated:
         raise InputError(f"{head.field_flag} {repeated[0]} is given twice: name each field once")
-    repeated = [name for name, times in Counter(fields.keep).items() if times > 1]
+    repeated = [name for name, times in Counter(field.name for field in fields.kept).items() if times > 1]
     if repeated:
         raise InputError(
             f"--keep_fields {','.join(fields.keep)}: {', '.join(repeated)} occurs twice: name each field once"
         )
-    clash = [name for name in fields.keep if name in output_columns(head)]
+    clash = [field for field in fields.kept if field.name in output_columns(head)]
     if clash:
+        form = ",".join(f"NAME={field.path}{f':{field.type}' if field.type else ''}" for field in clash)
         raise InputError(
-            f"--keep_fields {','.join(clash)}: the output has columns of that name already; rename the fields, or leave "
-            f"them out"
+            f"--keep_fields {','.join(field.name for field in clash)}: the output has columns of that name already; give "
+            f"the fields other names, as in --keep_fields {form}, or leave them out"
         )
 
 
@@ -120,30 +202,3 @@ def _peek(shard: Shard, fields: Fields, summary: FieldSummary, file_io: FileIO) 
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"{shard.path} cannot be read: {error.strerror or error}") from None
-
-
-_UNITS = ("s", "ms", "us", "ns")
-
-
-def _common(name: str, kinds: list[pa.DataType]) -> pa.DataType:
-    """Return the type that fits values of all `kinds`: numbers widen, times get the finest unit, others become strings."""
-    plain = dict.fromkeys(kept_type(kind) or kind for kind in kinds)
-    distinct = [kind for kind in plain if not pa.types.is_null(kind)]  # nulls fit any type
-    if not distinct:
-        return pa.string()
-    if len(distinct) == 1:
-        return distinct[0]
-    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in distinct):
-        if any(map(pa.types.is_floating, distinct)):
-            return pa.float64()
-        return pa.uint64() if all(map(pa.types.is_unsigned_integer, distinct)) else pa.int64()
-    zones = {kind.tz for kind in distinct if pa.types.is_timestamp(kind)}
-    for is_kind in (pa.types.is_timestamp, pa.types.is_time, pa.types.is_duration):
-        if all(map(is_kind, distinct)) and len(zones) < 2:
-            return max(distinct, key=lambda kind: _UNITS.index(kind.unit))
-    if all(map(becomes_text, distinct)) and len(zones) < 2:
-        return pa.string()
-    raise InputError(
-        f"kept field {name!r} has types without a common one: {', '.join(map(str, distinct))}; leave it out, or embed "
-        f"the shards in separate runs"
-    )

@@ -102,7 +102,9 @@ def _inexact_paths(records: Sequence[dict[str, object]], fields: Fields) -> list
                 found.append(path.partition("[]")[0])
         elif path and any(isinstance(lookup(record, path), float) for record in records):
             found.append(path)
-    return found + [path for path in fields.keep if any(_has_large_float(lookup(record, path)) for record in records)]
+    return found + [
+        path for path in fields.kept_paths if any(_has_large_float(lookup(record, path)) for record in records)
+    ]
 
 
 def _values_at(record: dict[str, object], path: str) -> list[object]:

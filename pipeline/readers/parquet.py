@@ -13,10 +13,18 @@ import pyarrow.parquet as pq
 
 from ...model.head import BadRow
 from ..errors import first_line
-from .arrow_values import as_strings, kept_values, needed_columns, records_of, repeated_name, row_bytes, type_at
+from .arrow_values import (
+    as_strings,
+    cast_kept,
+    kept_values,
+    needed_columns,
+    records_of,
+    repeated_name,
+    row_bytes,
+    type_at,
+)
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, BadHeader, DamagedShard
-from .exact_cast import cast_exactly
 from .field_types import check_types
 from .fields import Fields
 from .parquet_limits import (
@@ -53,7 +61,7 @@ class ParquetReader:
             if clean is not None:
                 yield from builder.pass_through(first, clean)
                 continue
-            kept = [kept_values(batch, field) for field in builder.kept]
+            kept = [kept_values(batch, *pair) for pair in zip(builder.fields.kept, builder.kept, strict=True)]
             for at, record in enumerate(records_of(batch)):
                 yield from builder.add(first + at, record, [column[at] for column in kept])
             yield builder.flush()  # its kept values are slices, each of which keeps the whole column in memory
@@ -69,9 +77,8 @@ class ParquetReader:
         types = {path: kind for path in fields.columns if (kind := type_at(schema, path)) is not None}
         summary.paths.update(types)
         check_types(shard, fields, types)
-        for path in fields.keep:
-            if path in types:
-                summary.add_kept_type(path, types[path])
+        for path in fields.kept_paths & types.keys():
+            summary.add_kind(path, types[path], shard.path)
 
 
 def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.RecordBatch | None:
@@ -80,12 +87,15 @@ def _clean_rows(first: int, batch: pa.RecordBatch, builder: BatchBuilder) -> pa.
     if not (fields.is_plain and builder.keeps_strings):
         return None
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    if not {fields.text, *builder.kept.names, *([fields.id] if fields.id else [])} <= columns.keys():
+    if not {fields.text, *fields.kept_paths, *([fields.id] if fields.id else [])} <= columns.keys():
         return None
     try:
         text = as_strings(columns[fields.text])
         ids = as_strings(columns[fields.id], ids=True) if fields.id else None
-        kept = [cast_exactly(columns[field.name], field.type) for field in builder.kept]
+        kept = [
+            cast_kept(columns[field.path], field, column.type)
+            for field, column in zip(fields.kept, builder.kept, strict=True)
+        ]
         for column in (text, ids):
             if column is not None:
                 column.validate(full=True)

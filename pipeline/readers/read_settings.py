@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from ...model.head import BadRow, Head
 from ..io.file_io import FileIO
 from ..remote.worker_reports import RunReports
+from ..schemas import UNSETTLED
 from .fields import MISSING, Fields, TextField, excerpt_of
 from .shard import InputError
 
@@ -23,7 +25,8 @@ class ReadSettings:
     Attributes:
         head: The head whose content is read.
         fields: The paths of contents, ids and kept fields.
-        kept: The schema of the kept fields.
+        kept: The schema of the kept fields, while rows are read and shuffled.
+        open: The names of those whose type may still widen.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
         reports: Where errors are reported that no retry repairs.
@@ -35,6 +38,7 @@ class ReadSettings:
     limit: int
     file_io: FileIO = FileIO()
     reports: RunReports = RunReports()
+    open: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.
@@ -42,6 +46,11 @@ class ReadSettings:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, kept=pa.ipc.read_schema(pa.py_buffer(state["kept"])))
+
+    @cached_property
+    def columns(self) -> list[pa.Field]:
+        """The last columns of row batches: the kept fields, and UNSETTLED if the types of some may widen."""
+        return [*self.kept, *([UNSETTLED] if self.open else [])]
 
     def content(self, value: object, path: str) -> Any:
         """Return the value at a path as content of the head. Raise BadRow if it is not."""

@@ -62,8 +62,9 @@ class ShardsRead:
     """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
 
     `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. `notes`
-    are what readers noticed. All are of one segment.
+    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. `kinds` has for
+    each kind of values of a kept field whose type may widen the place of the first one. `notes` are what readers noticed.
+    All are of one segment.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -74,6 +75,7 @@ class ShardsRead:
     without_texts: int = 0
     segment: int = 0
     notes: ShardNotes = field(default_factory=ShardNotes)
+    kinds: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, builder: BatchBuilder) -> None:
         """Add a part that was read."""
@@ -81,6 +83,8 @@ class ShardsRead:
         self.parts.append((name, number, builder.part.parts))
         self.without_texts += builder.without_texts
         self.notes.merge(builder.notes)
+        for kind, row in builder.kinds.items():
+            self.kinds.setdefault(kind, f"{builder.shard.path}, row {row}")
         if builder.damage is not None:
             self.damaged.append((name, number, builder.damage))
 

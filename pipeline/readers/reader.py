@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, TypeAlias
 
-import pyarrow as pa
-
 from ...model.head import BadRow
 from .batch_builder import BatchBuilder
 from .fields import MISSING, Fields, has_value_at, lookup
+from .kept_types import Kind, kind_of
 from .notes import ShardNotes
 from .shard import RECORD_BYTES, Batches, Records, Shard
 
@@ -29,35 +28,28 @@ class FieldSummary:
     """The fields that shards have, as far as readers have looked.
 
     `encoding` is the error of the first shard that is not UTF-8; `names` are the fields at the top level, in order; `paths`
-    are the job's paths that exist, and `kept_types` the types that its kept fields have.
+    are the job's paths that exist, and `kinds` the kinds of values that its kept fields have, each with its first place;
+    `has_more` is whether there are records that were not looked at, which may have other fields.
     """
 
     encoding: str = ""
     names: dict[str, None] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
-    kept_types: dict[str, list[pa.DataType]] = field(default_factory=dict)
+    kinds: dict[str, dict[Kind, str]] = field(default_factory=dict)
+    has_more: bool = False
 
-    def add_record(self, record: dict[str, object], fields: Fields) -> None:
+    def add_record(self, record: dict[str, object], fields: Fields, shard: Shard, row: int) -> None:
         """Add the fields of a record of text or JSON."""
         self.names.update(dict.fromkeys(record))
         self.paths.update(path for path in fields.columns if path not in self.paths and has_value_at(record, path))
-        for path in fields.keep:
+        for path in fields.kept_paths:
             value = lookup(record, path)
             if value is not MISSING and value is not None:
-                self.add_kept_type(path, _type_of(value))
+                self.add_kind(path, kind_of(value), f"{shard.path}, row {row}")
 
-    def add_kept_type(self, path: str, kind: pa.DataType) -> None:
-        """Add a type of a kept field."""
-        self.kept_types.setdefault(path, []).append(kind)
-
-
-def _type_of(value: object) -> pa.DataType:
-    """Return the Arrow type of a kept value; a list, an object and an integer over 64 bits are kept as JSON text."""
-    if isinstance(value, bool):
-        return pa.bool_()
-    if isinstance(value, int):
-        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.string()
-    return pa.float64() if isinstance(value, float) else pa.string()
+    def add_kind(self, path: str, kind: Kind, place: str) -> None:
+        """Add a kind of values of a kept field."""
+        self.kinds.setdefault(path, {}).setdefault(kind, place)
 
 
 class Reader(Protocol):
@@ -114,9 +106,10 @@ class RecordReader:
         """Add the fields of the first records to `summary`."""
         blocks = self.blocks(handle, shard, fields, RECORD_BYTES, ShardNotes())
         records = itertools.chain.from_iterable(block for _, block in blocks)
-        for record in itertools.islice(records, PEEKED_RECORDS):
+        for row, record in enumerate(itertools.islice(records, PEEKED_RECORDS)):
             if isinstance(record, dict):
-                summary.add_record(record, fields)
+                summary.add_record(record, fields, shard, row)
+        summary.has_more |= not self.has_delimiter and next(records, None) is not None
 
 
 def too_long(limit: int, what: str = "record") -> BadRow:

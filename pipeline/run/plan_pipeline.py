@@ -27,9 +27,11 @@ from ..io.paths import is_local, join
 from ..layout import DRY_RUN
 from ..options import EmbedOptions
 from ..prepare.job import Job
+from ..publish.kept_notes import kept_notes
 from ..read_and_join import ReadAndJoin
 from ..readers.notes import ShardNotes, damage_note, merge_notes
 from ..readers.read_shards import ShardsRead
+from ..readers.settle_types import SettledTypes
 from ..schemas import CONTENT_HASH, ID
 from ..snapshots.listing import write_listings
 from ..snapshots.manifest import FileInfo
@@ -60,7 +62,7 @@ class PlanCounts:
         forbidden: Rows that the settings of the encoder forbid.
         damaged: Shards that cannot be read to their end.
         duplicate_ids: Ids that occur more than once.
-        notes: What readers noticed.
+        notes: What readers noticed, and what users should know of the kept fields.
     """
 
     new: int = 0
@@ -124,7 +126,7 @@ def _run_and_count(
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
     notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}
-    return PlanCounts(**counts, notes=tuple(sorted(notes)))
+    return PlanCounts(**counts, notes=(*sorted(notes), *([] if job.types.open else kept_notes(job, None))))
 
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
@@ -142,7 +144,9 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
         damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
     notes = joined.read | "SelectNotes" >> beam.Map(_notes) | "MergeNotes" >> beam.CombineGlobally(merge_notes)
-    _ = notes | "ListNotes" >> beam.Map(_add_notes)
+    _ = notes | "ListNotes" >> beam.Map(lambda found: _add_notes(found.describe()))
+    if joined.types is not None:
+        _ = joined.types | "NoteTypes" >> beam.Map(_note_types, job.without_files())
     if joined.duplicates is not None:
         _ = joined.duplicates | "CountDuplicateIds" >> beam.Map(lambda each: _add("duplicate_ids", each.ids))
     embedded = (known, new) | "MergeRows" >> beam.Flatten()
@@ -164,6 +168,10 @@ def _carried(job: Job) -> list[FileInfo]:
     return job.carry_over.files if job.limits.unique_ids else []
 
 
+def _note_types(types: SettledTypes, job: Job) -> None:
+    _add_notes(kept_notes(job, types))
+
+
 def _add(name: str, amount: int) -> None:
     Metrics.counter(NAMESPACE, name).inc(amount)
 
@@ -176,9 +184,9 @@ def _notes(read: ShardsRead) -> ShardNotes:
     return notes
 
 
-def _add_notes(notes: ShardNotes) -> None:
+def _add_notes(notes: Iterable[str]) -> None:
     found = Metrics.string_set(NAMESPACE, "notes")
-    for note in notes.describe():
+    for note in notes:
         found.add(note)
 
 

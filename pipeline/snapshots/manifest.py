@@ -141,6 +141,7 @@ class Manifest(_RequiredKeys, total=False):
     """The content of `manifest.json`. The optional keys are missing if there was nothing to write."""
 
     pace: Pace
+    kept: dict[str, str]  # the types of the columns of the kept fields, null if no row has a value
     report: str  # name of the report page, in the directory of the snapshot
 
 

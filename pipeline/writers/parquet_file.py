@@ -111,21 +111,22 @@ class ParquetFileWriter:
         """Add rows; they are written in row groups, each of rows of one bucket."""
         bucket = self._bucket(batch)
         if self.pending and bucket != self.bucket:
-            self._flush()
+            self.flush()
         self.bucket = bucket
         self.pending.append(batch)
         self.rows += batch.num_rows
         self.pending_rows += batch.num_rows
         self.pending_bytes += batch.nbytes
         if self.pending_rows >= ROW_GROUP or self.pending_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+            self.flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
         if not self.bits or not batch.num_rows:
             return 0
         return int(hash_words(batch.column(CONTENT_HASH.name).slice(0, 1))[0, 0]) >> (32 - self.bits)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """End the row group with the rows that were added."""
         table = pa.Table.from_batches(self.pending, self.schema)
         self.pending, self.pending_rows, self.pending_bytes = [], 0, 0
         if not table.num_rows:
@@ -137,7 +138,7 @@ class ParquetFileWriter:
 
     def finish(self) -> FileInfo:
         """Write the last row group and give the file its name; return what the list of files says of it."""
-        self._flush()
+        self.flush()
         self.writer.close()
         path = join(self.directory, self.name)
         if self.file:

@@ -61,6 +61,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
     ) -> None:
         self.directory, self.head, self.max_rows, self.bits = directory, head, max_rows, bits
         self._schema = schema.serialize().to_pybytes()  # a pickled schema loses the element's not null
+        self._vectors_at = schema.names.index(EMBEDDING)
         self.part_options = part_options(schema, encoding)
         self.rejected_schema = rejected_schema(head)
         self._files: dict[_Key, ParquetFileWriter] = {}
@@ -139,13 +140,28 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         outcome = "reused" if batch.reused else "embedded"
         self._model.add_seconds(outcome, rows_by_second(rows.num_rows, seconds))
         for start in range(0, rows.num_rows, ROW_GROUP):
-            part = _conform(rows.slice(start, ROW_GROUP), self.schema)
+            part = self._conform(rows.slice(start, ROW_GROUP))
             stats = self._stats[PART, segment]  # replaced with every finished file
             stats.reused += part.num_rows if batch.reused else 0
             stats.embedded += 0 if batch.reused else part.num_rows
             stats.add_vectors(part, self.head)
             self._metrics[f"rows_{outcome}"] += part.num_rows
             yield from self._write(PART, segment, part)
+
+    def _conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns of a part file from `batch`, with one vector per row instead of a dictionary.
+
+        The types of kept fields may not have been known before the run.
+        """
+        for number, field in enumerate(self.schema):
+            if number > self._vectors_at and field.type != batch.schema.field(field.name).type:
+                self.schema = self.schema.set(number, field.with_type(batch.schema.field(field.name).type))
+        columns = {name: batch.column(name) for name in self.schema.names}
+        columns["shard"] = columns["shard"].cast(pa.string())
+        vectors = columns[EMBEDDING]
+        if isinstance(vectors, pa.DictionaryArray):
+            columns[EMBEDDING] = _decode_vectors(vectors)
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
     def _write(self, kind: str, segment: int, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         key = kind, segment
@@ -202,16 +218,6 @@ def _by_segment(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
     numbers = pc.unique(segments).to_pylist()
     for number in numbers:
         yield number, batch if len(numbers) == 1 else batch.filter(pc.equal(segments, number))
-
-
-def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the columns of `schema` from `batch`, with one vector per row instead of a dictionary."""
-    columns = {name: batch.column(name) for name in schema.names}
-    columns["shard"] = columns["shard"].cast(pa.string())
-    vectors = columns[EMBEDDING]
-    if isinstance(vectors, pa.DictionaryArray):
-        columns[EMBEDDING] = _decode_vectors(vectors)
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
 def _decode_vectors(vectors: pa.DictionaryArray) -> pa.Array:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.shards import ids, read_rows, reasons, texts, write_lines
 
 
@@ -126,16 +129,17 @@ def test_ids_in_lists_keep_their_digits_too(tmp_path: Path) -> None:
     assert ids(read_rows(path, text="doc.parts[].text", id="doc.parts[].id")[0]) == written
 
 
-def test_a_kept_number_is_kept_exactly_or_its_row_rejected(tmp_path: Path) -> None:
+def test_a_kept_number_is_kept_exactly_or_ends_the_run(tmp_path: Path) -> None:
     """Of a column of integers, of floats and of text; in the last one also within JSON."""
-    numbers = ["9007199254740993", "123456789012345678901234567890", "1.5", "2", "1e300", "9" * 300]
-    path = write_lines(tmp_path / "a.jsonl", *(b'{"k": %s, "text": "t"}' % number.encode() for number in numbers))
-    rows, rejected = read_rows(path, keep=("k",), kept=pa.schema({"k": pa.float64()}))
-    assert [row["k"] for row in rows] == [1.5, 2.0, 1e300]
-    assert reasons(rejected) == [("0", "wrong type"), ("1", "wrong type"), ("5", "wrong type")]
-    rows, rejected = read_rows(path, keep=("k",), kept=pa.schema({"k": pa.int64()}))
-    assert [row["k"] for row in rows] == [9007199254740993, 2]
-    assert len(rejected) == 4
+    numbers = ["9007199254740993", "123456789012345678901234567890", "1.5", "2", "1e+300", "9" * 300]
+    fitting = {pa.float64(): [1.5, 2.0, 1e300], pa.int64(): [9007199254740993, 2], pa.string(): numbers}
+    for kind, expected in fitting.items():
+        found = []
+        for number in numbers:
+            path = write_lines(tmp_path / "a.jsonl", b'{"k": %s, "text": "t"}' % number.encode())
+            with suppress(InputError):
+                found += [row["k"] for row in read_rows(path, keep=("k",), kept=pa.schema({"k": kind}))[0]]
+        assert list(map(str, found)) == list(map(str, expected))
     path = write_lines(tmp_path / "b.jsonl", b'{"k": {"a": [%s]}, "text": "t"}' % numbers[1].encode())
     (row,), _ = read_rows(path, keep=("k",))
     assert json.loads(row["k"]) == {"a": [int(numbers[1])]}
@@ -170,30 +174,21 @@ def test_a_row_without_its_id_is_rejected(tmp_path: Path) -> None:
     assert (ids(rows), reasons(rejected)) == (["a"], [("1", "missing field")])
 
 
-def test_kept_values_that_do_not_fit_their_column_cost_only_their_row(tmp_path: Path) -> None:
-    """The beginnings of the shards decide the type; later values have to fit."""
-    head = [{"text": "t", "n": 1, "f": 0.5, "s": "x", "b": True}] * 1000
-    path = write_lines(
-        tmp_path / "a.jsonl",
-        *head,
-        {"text": "u", "n": "x"},
-        {"text": "u", "n": 2**63},
-        {"text": "u"},
-        {"text": "u", "f": 2**60, "s": [1, {"a": None}], "b": None},
-        {"text": "u", "b": 1},
-    )
-    rows, rejected = read_rows(path, keep=("n", "f", "s", "b"))
-    assert reasons(rejected) == [("1000", "wrong type"), ("1001", "wrong type"), ("1004", "wrong type")]
-    assert rows[-1] | {"id": 0, "shard": 0} == {
-        "id": 0,
-        "shard": 0,
-        "row": 1003,
-        "text": "u",
-        "n": None,
-        "f": 2.0**60,
-        "s": '[1,{"a":null}]',
-        "b": None,
-    }
+def test_a_kept_value_that_does_not_fit_a_known_column_ends_the_run(tmp_path: Path) -> None:
+    """The error names shard, row, field, both types and the remedy; a row whose values fit is read."""
+    kept = pa.schema({"n": pa.int64(), "f": pa.float64(), "s": pa.string(), "b": pa.bool_()})
+    keep = ("n", "f", "s", "b")
+    good = {"text": "u", "f": 2**50, "s": [1, {"a": None}], "b": None}
+    ((row,), _) = read_rows(write_lines(tmp_path / "a.jsonl", good), keep=keep, kept=kept)
+    assert [row[name] for name in keep] == [None, 2.0**50, '[1,{"a":null}]', None]
+    for bad in ({"n": "x"}, {"n": 2**63}, {"n": 0.5}, {"f": 2**53 + 1}, {"f": True}, {"b": 1}, {"b": "true"}):
+        path = write_lines(tmp_path / "a.jsonl", {"text": "t"}, {"text": "u", **bad}, *[{"text": "v"}] * 20)
+        with pytest.raises(InputError) as caught:
+            read_rows(path, keep=keep, kept=kept)
+        (name,) = bad
+        assert str(caught.value).startswith(f"{path}, row 1: kept field {name!r} is ")
+        assert f"and its column, {kept.field(name).type}, holds no such value" in str(caught.value)
+        assert f"as in --keep_fields {name}:string" in str(caught.value)
 
 
 def test_a_record_of_many_texts_fills_several_batches(tmp_path: Path) -> None:

@@ -150,6 +150,26 @@ def _lancedb(path: str) -> tuple[object, object]:
     return table["id"].to_pylist(), table["embedding"].to_pylist()
 
 
+def refuses(name: str, path: Path) -> bool:
+    """Return whether an engine that runs in this process cannot read all columns of a file."""
+    read: dict[str, Callable[[], object]] = {
+        "DuckDB": lambda: duckdb.sql(f"SELECT * FROM '{path}'").fetchall(),
+        "Polars": lambda: pl.read_parquet(path),
+        "pandas": lambda: pd.read_parquet(path),
+        "Hugging Face datasets": lambda: load_dataset(
+            "parquet", data_files=str(path), split="train", cache_dir=f"{path}.cache"
+        ),
+        "LanceDB": lambda: lancedb.connect(f"{path}.lancedb").create_table(
+            "rows", ds.dataset(path).scanner().to_reader()
+        ),
+    }
+    try:
+        read[name]()
+    except Exception:  # of many classes
+        return True
+    return False
+
+
 # By the names that docs/reading.md gives them.
 READERS: dict[str, Callable[[Sequence[Path]], list[Vectors | str]]] = {
     "pyarrow": _in_process(_pyarrow),
