@@ -16,7 +16,7 @@ from .notes import ShardNotes
 from .reader import EXCERPT, RecordReader, some_of
 from .shard import RECORD_BYTES, Record, Records, Shard
 
-_SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n])"?\r?', re.IGNORECASE)  # as Excel has it, in front of the header
+_SEPARATOR_LINE = re.compile(rb'"?sep=([^"\r\n]{1,4})"?\r?', re.IGNORECASE)  # as Excel has it, in front of the header
 
 _COMMENT = re.compile(r"#|//|--|%|;")
 
@@ -54,7 +54,8 @@ def _blocks(
 def _separator(line: bytes) -> str | None:
     """Return the separator that a line names, if it names nothing else."""
     found = _SEPARATOR_LINE.fullmatch(line)
-    return found[1].decode("latin-1") if found else None
+    separator = found[1].decode("utf-8", "replace") if found else ""
+    return separator if len(separator) == 1 else None
 
 
 def _names(header: list[str] | BadRow, shard: Shard, fields: Fields, delimiter: str, *, is_csv: bool) -> list[str]:

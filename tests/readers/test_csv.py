@@ -139,6 +139,7 @@ def test_csv_at_the_command_line(tmp_path: Path, small_head: str, vocabulary: Pa
         (b"sep=\t\nid\ttext\n1\ta dog\n2\ta, cat\n", None),
         (b'sep=,\nid,text\n1,a dog\n2,"a, cat"\n', None),
         (b'"sep=;"\nid;text\n1;a dog\n2;"a, cat"\n', None),
+        ("sep=¦\nid¦text\n1¦a dog\n2¦a, cat\n".encode(), "¦"),
         (b"sep=;\rid;text\r1;a dog\r2;a, cat\r", None),
     ],
 )
