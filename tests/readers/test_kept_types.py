@@ -89,7 +89,7 @@ def test_a_field_may_appear_behind_the_first_records(tmp_path: Path) -> None:
     """Or in a shard of which nothing is looked at; one that no record has is an error."""
     write_lines(tmp_path / "a.jsonl", *[{"text": "t"}] * 1500, {"text": "t", "k": 7})
     assert read_kept(tmp_path, "k")["k"].to_pylist()[-1] == 7
-    with pytest.raises(InputError, match="no record has the field 'l'; the fields are text"):
+    with pytest.raises(InputError, match="no record has the field 'l'; the fields are 'text'"):
         read_kept(tmp_path, "l")
     write_lines(tmp_path / "a.jsonl", *[{"text": "t"}] * 10)
     for number in range(40):
@@ -279,7 +279,7 @@ GIVEN: dict[str, tuple[str, str, list[object] | pa.Array, pa.DataType, list[obje
         "jsonl",
         [1],
         pa.int64(),
-        "no record has the field 'k:datetime'; the fields are k, text; types are string, bool, ",
+        "no record has the field 'k:datetime'; the fields are 'k', 'text'; types are string, bool, ",
     ),
 }
 
