@@ -47,16 +47,10 @@ _ENCODED_MARKS = 512  # characters at least, if they stand for so many marks
 # - Numbers of characters, "&#65;", with many digits; Python refuses them from 4,300 digits on.
 _LONG_NUMBER = regex.compile(r"&#([0-9]{20,})(;?)")
 
-# Characters that cannot be seen. Not all characters of \p{Cf}: some signs of Arabic are among them.
-_INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Z}\p{Default_Ignorable_Code_Point}]*+")
-
-# Characters that cleaning keeps: letters and digits that are not in an HTML entity, and from which ftfy decodes no others.
-# It takes letters for bytes of UTF-8, in which no two bytes can follow each other that two small Cyrillic ones stand for.
-_FIRST, _FIRST_OTHER = itemgetter(slice(1)), re.compile("[^A-Za-z0-9]")  # most texts begin with one
-_KEPT = re.compile(
-    r"(?:[&＆](?:[#0-9A-Za-z]+;)*+[#0-9A-Za-z]*+;?+|[^&＆A-Za-z0-9])*?"
-    r"(?:[A-Za-z0-9]|[а-я]{2}|[α-ω]{2}|[\u3041-\u30fa\u4e00-\u9fff\uac00-\ud7a3])"
-)
+# Beginnings of texts of which cleaning keeps something: most texts have one. ftfy takes letters for bytes of UTF-8, in
+# which no two bytes can follow each other that two small Cyrillic or Greek letters stand for.
+_FIRST, _FIRST_OTHER = itemgetter(slice(1)), re.compile("[^A-Za-z0-9]")
+_KEPT = re.compile(r"[A-Za-z0-9]|[а-я]{2}|[α-ω]{2}|[\u3041-\u30fa\u4e00-\u9fff\uac00-\ud7a3]")
 
 
 class TokenizerError(ValueError):
@@ -96,13 +90,13 @@ class ClipTokenizer:
         return ids
 
     def blank_places(self, texts: Sequence[str]) -> list[int]:
-        """Return the places of texts of which cleaning leaves nothing that can be seen: white space, entities of it, ..."""
+        """Return the places of texts without a token: white space, entities of it, control characters, ..."""
         firsts = "".join(map(_FIRST, texts))
         if len(firsts) == len(texts):
             places: Iterable[int] = (found.start() for found in _FIRST_OTHER.finditer(firsts))
         else:  # one of them is empty
             places = range(len(texts))
-        return [place for place in places if _is_blank(texts[place])]
+        return [place for place in places if not _KEPT.match(texts[place]) and not self.encode(texts[place])]
 
     def _chunk(self, chunk: str) -> tuple[int, ...]:
         """Return the ids of a chunk without white space, and add them to the memo."""
@@ -173,13 +167,6 @@ def _is_plain(text: str) -> bool:
     a byte above 0x7f, and terminal escapes, control characters, curly quotes, ligatures and width forms are outside of it.
     """
     return text.isascii() and text.isprintable() and "&" not in text
-
-
-def _is_blank(text: str) -> bool:
-    """Return whether nothing that can be seen is left of a text when it is cleaned; most texts need no cleaning for that."""
-    if "\x1b" not in text and _KEPT.match(text):
-        return False
-    return _INVISIBLE.fullmatch(text if _is_plain(text) else _clean(text)) is not None
 
 
 def _clean(text: str) -> str:

@@ -21,19 +21,12 @@ BLANK = {
     "white space": " \t\u3000\xa0",
     "control characters": "\x00\x01\x7f",
     "a byte order mark": "\ufeff",
-    "zero-width spaces": "\u200b\u200d\u2060",
-    "marks of direction": "\u200e\u202e",
-    "a soft hyphen": "\xad",
-    "a filler of Hangul": "\u3164",
-    "a variation selector": "\ufe0f",
     "an entity": "&nbsp;",
     "an entity without its end": "&nbsp",
-    "entities of entities": "&amp;nbsp;&#160;&ZeroWidthSpace;",
+    "entities of entities": "&amp;nbsp;&#160;&#x3000;",
     "an entity of full width": "＆nbsp;",
-    "a number of a character": "&#8203;&#x200b;",
     "colours of a terminal": "\x1b[0m\x1b[1;31m \n",
     "white space in another encoding": "Â\xa0",
-    "a zero-width space in another encoding": "â€‹",
 }
 TEXTS = [
     "dog",
@@ -53,27 +46,21 @@ TEXTS = [
     "&bogus;",
 ]
 TEXTS += ["\x1b[31mred\x1b[0m", "\u0600", "<|endoftext|>", "0", "…", "\u200bx", "<b></b>", "&#65;"]
+TEXTS += ["\u200b", "\xad", "\u202e", "&#8203;"]  # invisible, but the model has tokens for them
 
 
 @pytest.mark.parametrize("text", BLANK.values(), ids=BLANK)
 def test_blank(tokenizer: ClipTokenizer, text: str) -> None:
-    """Nothing that can be seen is left of it."""
+    """The model has no token of it."""
     assert tokenizer.blank_places(["dog", text, text]) == [1, 2]
+    assert tokenizer.encode(text) == []
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_not_blank(tokenizer: ClipTokenizer, text: str) -> None:
     """A sign is enough."""
-    assert tokenizer.blank_places([text, f" {text} \u200b"]) == []
+    assert tokenizer.blank_places([text, f" {text} \x00"]) == []
     assert tokenizer.encode(text)
-
-
-@pytest.mark.parametrize("unit", ["&;", "&amp;", "&nbsp;", "＆;", "é&;", "&#", "а ", "\u200b", "."])
-def test_long_texts_take_linear_time(unit: str) -> None:
-    """The look at a text must not try every way of reading it as entities."""
-    from audioclip_beam.model.text.tokenizer import _KEPT
-
-    assert _KEPT.match(unit * 50_000) is None
 
 
 @pytest.mark.parametrize("prompt", ["{}", "a sound of {}", "<{}>", "&{};"])
@@ -99,7 +86,7 @@ def test_the_public_door_embeds_them(small_head: str, vocabulary: Path) -> None:
     """As the original does: texts that clean to the same have the same vector."""
     with pytest.warns(UserWarning, match="not AudioCLIP's"):
         encoder = TextEncoder.load(small_head, device="cpu", tokenizer_path=vocabulary)
-    vectors = encoder.encode(["", "dog", " ", "&nbsp;", "\u200b"])
+    vectors = encoder.encode(["", "dog", " ", "&nbsp;", "\x00"])
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(vectors[[0, 0]], vectors[[2, 3]], atol=1e-6)
     np.testing.assert_allclose(vectors[1], encoder.encode(["dog"])[0], atol=1e-5)
