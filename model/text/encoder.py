@@ -20,11 +20,11 @@ from ..device import TORCH_DTYPES, current_device, pick_device
 from ..fingerprint import SCHEME
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..memory import BatchSize, is_out_of_memory
+from ..streams import map_in_streams
 from ..tensors import weights_digest
 from .prefix_tree import Ints, SortedRows, to_device
 from .settings import TextSettings, versions
 from .shapes import check_vocabulary
-from .streams import map_in_streams
 from .texts import Text, join_and_prompt, list_texts
 from .tokenizer import ClipTokenizer, model_row
 from .tower import TextTower
