@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +17,7 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..fingerprint import SCHEME
 from ..head import ContentError, Encoding, ModelInfo, Work
+from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
 from ..tensors import weights_digest
@@ -65,30 +64,17 @@ def model_info(checkpoint: Checkpoint, vocabulary_sha256: str, settings: TextSet
     )
 
 
-class TextEncoder:
-    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`.
+class TextEncoder(LoadedEncoder):
+    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`."""
 
-    An encoder that was created by `load` can be pickled: it is loaded again from the same paths.
-
-    Attributes:
-        info: What it is: checkpoint, dim, fingerprint.
-        device: The device that it computes on.
-        on_progress: Called with the number of texts that went through the model since the last call.
-        run_call: If set, it runs calls that compute on a CPU, in one thread of the process.
-    """
+    settings: TextSettings
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: ClipTokenizer, settings: TextSettings) -> None:
-        self.info = model_info(checkpoint, tokenizer.sha256, settings)
-        self.settings = settings
-        self.device = pick_device(settings.device, settings.dtype)
-        self.device_type = self.device.type
+        info = model_info(checkpoint, tokenizer.sha256, settings)
+        self._start(info, settings, pick_device(settings.device, settings.dtype))
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=TORCH_DTYPES[settings.dtype])
         self.nodes = BatchSize(MAX_NODES[self.device.type])  # of a micro-batch
-        self.on_progress: Callable[[int], object] = lambda texts: None
-        self.run_call: Callable[[Callable[[], Any]], Any] | None = None
-        self._pid = os.getpid()
-        self._loaded = False
 
     @classmethod
     def load(
@@ -141,26 +127,8 @@ class TextEncoder:
                 "tokenizer_path"
             )
         encoder = cls(load_checkpoint(settings.path), ClipTokenizer(settings.vocabulary_path), settings)
-        encoder._loaded = True
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=3)
+        encoder._mark_loaded()
         return encoder
-
-    @property
-    def dim(self) -> int:
-        """Numbers per vector."""
-        return self.info.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of everything that decides a vector."""
-        return self.info.fingerprint
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the settings; raise TypeError for an encoder that `load` did not create."""
-        if not self._loaded:
-            raise TypeError("a TextEncoder made of a Checkpoint cannot be pickled: create it by TextEncoder.load")
-        return _load_again, (type(self), self.settings, self.fingerprint)
 
     def encode(self, texts: Iterable[Text]) -> npt.NDArray[np.float32]:
         """Return the vectors of n texts, float32 [n, dim], in their order; a list of strings is one text, joined with ", ".
@@ -193,34 +161,18 @@ class TextEncoder:
             MemoryError: The memory is too small for a single text.
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
-        if self.run_call is not None and self.device.type == "cpu":
-            encoding: Encoding = self.run_call(lambda: self._encode_rows(texts))
-            return encoding
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this TextEncoder belongs to process {self._pid}, of which process {os.getpid()} is a fork, and torch "
-                "may hang there: load an encoder in the new process, or start it with multiprocessing's spawn method"
-            )
-        return self._encode_rows(texts)
-
-    def _encode_rows(self, texts: Iterable[Text]) -> Encoding:
         texts = list_texts(texts)
+        return self._run(lambda: self._encode_rows(texts), f"{len(texts)} texts")
+
+    def _encode_rows(self, texts: list[Text]) -> Encoding:
         began = time.perf_counter()
         work = Work(extra={"nodes": 0, "slots": 0})
         distinct: dict[str, int] = {}
         indices = [distinct.setdefault(join_and_prompt(text, self.settings.prompt), len(distinct)) for text in texts]
         inverse = np.array(indices, np.int64)
         n_tokens = np.zeros(len(distinct), np.int64)
-        try:
-            with current_device(self.device):
-                vectors = self._finite(list(distinct), n_tokens, work)[inverse]
-        except Exception as error:
-            if isinstance(error, MemoryError) or not is_out_of_memory(error):
-                raise
-            raise MemoryError(
-                f"{self.device} has too little free memory for {len(texts)} texts: free some, or encode fewer at a time "
-                f"({error})"
-            ) from error
+        with current_device(self.device):
+            vectors = self._finite(list(distinct), n_tokens, work)[inverse]
         counts = n_tokens[inverse]
         truncated = counts > self.tower.context_length
         work.model_seconds = time.perf_counter() - began - work.prepare_seconds
@@ -324,14 +276,3 @@ class TextEncoder:
                 f"device='cpu' ({error})"
             ) from error
         self.nodes.shrink(tokens)
-
-
-def _load_again(encoder_class: type[TextEncoder], settings: TextSettings, fingerprint: str) -> TextEncoder:
-    """Return the encoder that was pickled; raise ValueError if its files have changed."""
-    encoder = encoder_class._load(settings)
-    if encoder.fingerprint != fingerprint:
-        raise ValueError(
-            f"{settings.path} gives other vectors than the TextEncoder that was pickled: its fingerprint is "
-            f"{encoder.fingerprint[:8]} instead of {fingerprint[:8]}; use the same files and package versions"
-        )
-    return encoder
