@@ -94,8 +94,8 @@ def load_checkpoint(path: str | os.PathLike[str], head: str = "text") -> Checkpo
     """
     shapes = shapes_of(head)
     if os.fspath(path) == UNTRAINED:
-        state = shapes.untrained_state()
-        return Checkpoint(state, UNTRAINED, weights_digest(state), True, head)
+        random = shapes.untrained_state()
+        return Checkpoint(random, UNTRAINED, weights_digest(random), True, head)
     file = Path(resolve_checkpoint(path))
     if not file.is_file():
         raise CheckpointError(_missing_message(file, os.fspath(path)))

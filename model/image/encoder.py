@@ -23,6 +23,7 @@ from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
 from ..tensors import weights_digest
 from .pictures import Picture, Prepared, list_pictures, prepare
+from .probes import decoder_parts
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 from .shapes import sizes_of
 from .tower import ImageTower
@@ -51,6 +52,7 @@ def model_info(checkpoint: Checkpoint, settings: ImageSettings) -> ModelInfo:
             "head": checkpoint.head,
             "weights": weights_digest(checkpoint.state),
             **settings.fingerprint_parts(),
+            **decoder_parts(),
         },
         notice=checkpoint.notice,
     )

@@ -88,7 +88,7 @@ def prepare(image: object, settings: ImageSettings) -> Prepared:
         return _prepare_decoded(image, settings, upright=False, lock=_CALLERS_LOCK)
     with _stream(image, settings) as stream:
         try:
-            opened = _open(stream)
+            opened = open_header(stream)
         except (BadRow, MemoryError):
             raise
         except Exception as error:  # damaged bytes lead Pillow anywhere: OSError, ValueError, KeyError, ...
@@ -139,7 +139,7 @@ def _stream(image: object, settings: ImageSettings) -> IO[bytes]:
     raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (--max_image_bytes)")
 
 
-def _open(stream: IO[bytes]) -> Image.Image:
+def open_header(stream: IO[bytes]) -> Image.Image:
     """Return the picture in a file, with nothing but its header read. Raise BadRow if its format is not one of FORMATS.
 
     Image.open would try every plugin, and has limits of its own, which belong to the whole process.
@@ -198,8 +198,8 @@ def _finish(picture: Image.Image, orientation: int, settings: ImageSettings) -> 
     """Return the input for a picture that is decoded."""
     grey16 = picture.mode.startswith("I;16")
 
-    def read(*box: int) -> npt.NDArray[np.float32]:
-        strip = picture.crop(box)
+    def read(left: int, top: int, right: int, bottom: int) -> npt.NDArray[np.float32]:
+        strip = picture.crop((left, top, right, bottom))
         if grey16:
             return np.asarray(strip).astype(np.float32)[:, :, None]
         strip.info.pop("transparency", None)  # alpha is dropped, and Pillow would warn about some kinds of it
