@@ -80,6 +80,7 @@ setup(
         "regex",
         "requests>=2.31",
         "safetensors>=0.4",
+        "simplejpeg>=1.8",
         "soundfile>=0.13",
         "soxr>=0.5",
         "torch>=2.4",

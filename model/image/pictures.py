@@ -28,7 +28,8 @@ from PIL import (
 from torch import Tensor
 
 from ..head import BadRow
-from .resize import resize_crop
+from .jpeg import decode_jpeg
+from .resize import Floats, Read, resize_crop
 from .settings import ImageSettings
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
@@ -85,7 +86,7 @@ def prepare(image: object, settings: ImageSettings) -> Prepared:
     if isinstance(image, np.ndarray):
         return _prepare_array(image, settings)
     if isinstance(image, Image.Image):
-        return _prepare_decoded(image, settings, upright=False, lock=_CALLERS_LOCK)
+        return _prepare_image(image, settings, None, _CALLERS_LOCK)
     with _stream(image, settings) as stream:
         try:
             opened = open_header(stream)
@@ -95,7 +96,7 @@ def prepare(image: object, settings: ImageSettings) -> Prepared:
             raise _not_decodable(error) from error
         with opened:
             large = opened.width * opened.height > LARGE
-            return _prepare_decoded(opened, settings, upright=True, lock=_LARGE_LOCK if large else None)
+            return _prepare_image(opened, settings, stream, _LARGE_LOCK if large else None)
 
 
 def _name(value: object) -> str:
@@ -161,10 +162,10 @@ def open_header(stream: IO[bytes]) -> Image.Image:
     raise BadRow("not decodable", detail)
 
 
-def _prepare_decoded(
-    picture: Image.Image, settings: ImageSettings, upright: bool, lock: threading.Lock | None
+def _prepare_image(
+    picture: Image.Image, settings: ImageSettings, stream: IO[bytes] | None, lock: threading.Lock | None
 ) -> Prepared:
-    """Return the input for a PIL image, which is decoded here; with `upright` as its EXIF data say."""
+    """Return the input for a PIL image, which is decoded here. If it was opened from `stream`, its EXIF data may turn it."""
     width, height = picture.size
     if width * height > settings.max_pixels:
         raise BadRow(
@@ -173,9 +174,18 @@ def _prepare_decoded(
         )
     try:
         with lock or nullcontext():
-            picture.load()
-            orientation = _orientation(picture) if upright and settings.variant != "jina" else 1
-            return _finish(picture, orientation, settings)
+            array = None
+            if stream and picture.format in ("JPEG", "MPO"):
+                stream.seek(0)
+                array = decode_jpeg(stream.read(), picture.mode)
+            if array is None:
+                picture.load()
+            orientation = _orientation(picture) if stream and settings.variant != "jina" else 1
+            several = picture.format in FORMATS and bool(getattr(picture, "is_animated", False))
+            if array is not None:
+                return _finish(_reader(array), array.shape[1], array.shape[0], settings, orientation=orientation)
+            read, largest = _converter(picture)
+            return _finish(read, *picture.size, settings, orientation=orientation, largest=largest, several=several)
     except MemoryError as error:
         raise MemoryError(
             f"too little free memory to decode a picture of {width:,} x {height:,} pixels: free some, or set a lower "
@@ -194,39 +204,45 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _finish(picture: Image.Image, orientation: int, settings: ImageSettings) -> Prepared:
-    """Return the input for a picture that is decoded."""
+def _converter(picture: Image.Image) -> tuple[Read, int]:
+    """Return a function that reads boxes of a picture, and the value of white."""
     grey16 = picture.mode.startswith("I;16")
 
-    def read(left: int, top: int, right: int, bottom: int) -> npt.NDArray[np.float32]:
+    def read(left: int, top: int, right: int, bottom: int) -> Floats:
         strip = picture.crop((left, top, right, bottom))
         if grey16:
             return np.asarray(strip).astype(np.float32)[:, :, None]
         strip.info.pop("transparency", None)  # alpha is dropped, and Pillow would warn about some kinds of it
         return np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB")).astype(np.float32)
 
-    width, height = picture.size
-    antialias = settings.variant != "jina"
-    pixels = resize_crop(read, width, height, antialias=antialias, orientation=orientation)
-    several = picture.format in FORMATS and picture.format != "JPEG" and bool(getattr(picture, "is_animated", False))
-    if orientation >= 5:
-        width, height = height, width
-    return Prepared(_normalise(pixels, 65535 if grey16 else 255), width, height, several)
+    return read, 65535 if grey16 else 255
+
+
+def _reader(array: npt.NDArray[Any]) -> Read:
+    """Return a function that reads boxes of an array [height, width, channels]."""
+    return lambda left, top, right, bottom: array[top:bottom, left:right].astype(np.float32, order="C")
 
 
 def _prepare_array(array: npt.NDArray[Any], settings: ImageSettings) -> Prepared:
     """Return the input for an array of pixels, which are taken as they are."""
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise BadRow("wrong type", f"{_name(array)} is not a picture: give uint8 [H, W, 3], filled, in the order RGB")
-    height, width, _ = array.shape
-
-    def read(left: int, top: int, right: int, bottom: int) -> npt.NDArray[np.float32]:
-        return array[top:bottom, left:right].astype(np.float32, order="C")
-
-    pixels = resize_crop(read, width, height, antialias=settings.variant != "jina")
-    return Prepared(_normalise(pixels, 255), width, height, False)
+    return _finish(_reader(array), array.shape[1], array.shape[0], settings)
 
 
-def _normalise(pixels: Tensor, largest: int) -> Tensor:
-    """Return pixels [1 or 3, 224, 224] of 0 to `largest` with the mean and the deviation that the network knows."""
-    return (pixels / largest - MEAN) / DEVIATION  # grey: one channel becomes three
+def _finish(
+    read: Read,
+    width: int,
+    height: int,
+    settings: ImageSettings,
+    *,
+    orientation: int = 1,
+    largest: int = 255,
+    several: bool = False,
+) -> Prepared:
+    """Return the input for pixels of 0 to `largest`, [1 or 3] channels, normalised as the network knows them."""
+    antialias = settings.variant != "jina"
+    pixels = resize_crop(read, width, height, antialias=antialias, orientation=orientation)  # [1 or 3, 224, 224]
+    if orientation >= 5:
+        width, height = height, width
+    return Prepared((pixels / largest - MEAN) / DEVIATION, width, height, several)  # grey: one channel becomes three

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
+Read = Callable[[int, int, int, int], Floats]  # the pixels [height, width, channels] of a box: left, top, right, bottom
 
 SIDE = 224  # pixels of the crop's width and height
 STRIP_BYTES = 1 << 20  # of float32 values: a strip stays in the cache while it is multiplied
@@ -37,13 +38,11 @@ class Axis:
     weights: Tensor
 
 
-def resize_crop(
-    read: Callable[[int, int, int, int], Floats], width: int, height: int, *, antialias: bool, orientation: int = 1
-) -> Tensor:
+def resize_crop(read: Read, width: int, height: int, *, antialias: bool, orientation: int = 1) -> Tensor:
     """Return the centre crop [channels, m, m] of a picture whose shorter edge is resized to m pixels, upright.
 
     Args:
-        read: Returns the pixels [height, width, channels], float32, of a box: left, top, right, bottom.
+        read: Returns the pixels of a box, in any range.
         width: Of the picture as it is stored.
         height: Of the picture as it is stored.
         antialias: Whether the filter widens when the picture becomes smaller.
@@ -61,7 +60,7 @@ def resize_crop(
     return pixels.transpose(1, 2) if turned else pixels
 
 
-def _multiply(read: Callable[[int, int, int, int], Floats], rows: Axis, columns: Axis) -> Tensor:
+def _multiply(read: Read, rows: Axis, columns: Axis) -> Tensor:
     """Return rows.weights @ pixels @ columns.weights.T of each channel: [channels, m, m]."""
     width, half_done = columns.stop - columns.start, torch.zeros(0)
     first, last = _bands(rows.weights.T)  # [r] each: the output rows that a source row is part of
