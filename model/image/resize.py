@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,22 +20,48 @@ Floats = npt.NDArray[np.float32]
 Read = Callable[[int, int, int, int], Floats]  # the pixels [height, width, channels] of a box: left, top, right, bottom
 
 SIDE = 224  # pixels of the crop's width and height
-STRIP_BYTES = 1 << 20  # of float32 values: a strip stays in the cache while it is multiplied
+MIN_STRIP = 8  # source rows
+STRIP_TAPS = 8  # source rows of a strip per row of the crop: fewer meet fewer zeros, more make larger products
+STRIP_BYTES = 1 << 20  # of float32 values in three channels: a strip stays in the cache while it is multiplied
 COLUMN_GROUP = 32  # output columns of one product: fewer meet fewer zeros, more make larger products
 
 
-@dataclass(frozen=True)
+class Band(NamedTuple):
+    """Where the numbers other than zero of each row of a matrix [n, k] begin and end: k and 0 in a row of zeros."""
+
+    first: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, matrix: Floats) -> Band:
+        """Return the band of a matrix."""
+        nonzero = matrix != 0
+        some, size = nonzero.any(1), matrix.shape[1]
+        return cls(np.where(some, nonzero.argmax(1), size), np.where(some, size - nonzero[:, ::-1].argmax(1), 0))
+
+    def span(self, start: int, stop: int) -> slice:
+        """Return the columns that any of some rows needs."""
+        return slice(int(self.first[start:stop].min()), int(self.last[start:stop].max()))
+
+
 class Axis:
     """How the crop's pixels along one axis are made of source pixels.
 
     Attributes:
         start: The first source pixel that the crop needs; `stop` is behind the last one.
         weights: float32 [m, stop - start].
+        sources: Which source pixels each output pixel is made of.
+        outputs: Which output pixels each source pixel is part of.
     """
 
-    start: int
-    stop: int
-    weights: Tensor
+    def __init__(self, start: int, weights: Floats) -> None:
+        self.start, self.stop = start, start + weights.shape[1]
+        self.weights = torch.from_numpy(weights)
+        self.sources, self.outputs = Band.of(weights), Band.of(weights.T)
+
+    def reverse(self, size: int) -> Axis:
+        """Return the axis for `size` source pixels that are stored in reverse order."""
+        return Axis(size - self.stop, self.weights.numpy()[:, ::-1].copy())
 
 
 def resize_crop(read: Read, width: int, height: int, *, antialias: bool, orientation: int = 1) -> Tensor:
@@ -53,51 +79,35 @@ def resize_crop(read: Read, width: int, height: int, *, antialias: bool, orienta
     if turned:
         columns, rows = rows, columns
     if orientation in (2, 3, 7, 8):
-        columns = _reverse(columns, width)
+        columns = columns.reverse(width)
     if orientation in (3, 4, 6, 7):
-        rows = _reverse(rows, height)
+        rows = rows.reverse(height)
     pixels = _multiply(read, rows, columns)  # [channels, m, m]
     return pixels.transpose(1, 2) if turned else pixels
 
 
 def _multiply(read: Read, rows: Axis, columns: Axis) -> Tensor:
     """Return rows.weights @ pixels @ columns.weights.T of each channel: [channels, m, m]."""
-    width, half_done = columns.stop - columns.start, torch.zeros(0)
-    first, last = _bands(rows.weights.T)  # [r] each: the output rows that a source row is part of
-    start, size = 0, 1
-    while start < rows.stop - rows.start:
-        stop = min(start + size, rows.stop - rows.start)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    size = max(MIN_STRIP, min(STRIP_TAPS * height // SIDE, STRIP_BYTES // (12 * width)))
+    half_done = None  # [m, c * channels]
+    for start in range(0, height, size):
+        stop = min(start + size, height)
         strip = read(columns.start, rows.start + start, columns.stop, rows.start + stop)
-        if not start:
-            channels = strip.shape[2]
-            half_done = torch.zeros(SIDE, width * channels)
-            size = max(1, STRIP_BYTES // (4 * width * channels))
-        top, bottom = int(first[start:stop].min()), int(last[start:stop].max())
-        if top < bottom:
-            block = torch.from_numpy(strip.reshape(stop - start, -1))  # [rows of the strip, c * channels]
-            half_done[top:bottom].addmm_(rows.weights[top:bottom, start:stop], block)
-        start = stop
+        block = torch.from_numpy(strip.reshape(stop - start, -1))  # [rows of the strip, c * channels]
+        if half_done is None:
+            half_done, channels = torch.zeros(SIDE, block.shape[1]), strip.shape[2]
+        made = rows.outputs.span(start, stop)
+        if made.start < made.stop:
+            half_done[made].addmm_(rows.weights[made, start:stop], block)
+    assert half_done is not None  # a picture has a row
     half_done = half_done.view(SIDE, width, channels).permute(2, 0, 1).reshape(channels * SIDE, width)
-    first, last = _bands(columns.weights)  # [m] each: the source columns of an output column
     done = torch.empty(channels * SIDE, SIDE)
     for left in range(0, SIDE, COLUMN_GROUP):
         right = left + COLUMN_GROUP
-        source = slice(int(first[left:right].min()), int(last[left:right].max()))
-        done[:, left:right] = half_done[:, source] @ columns.weights[left:right, source].T
+        needed = columns.sources.span(left, right)
+        done[:, left:right] = half_done[:, needed] @ columns.weights[left:right, needed].T
     return done.view(channels, SIDE, SIDE)
-
-
-def _bands(weights: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where the numbers other than zero of each row [n, k] begin, and where they end; k and 0 in a row of zeros."""
-    nonzero = weights.numpy() != 0
-    size = nonzero.shape[1]
-    some = nonzero.any(1)
-    return np.where(some, nonzero.argmax(1), size), np.where(some, size - nonzero[:, ::-1].argmax(1), 0)
-
-
-def _reverse(axis: Axis, size: int) -> Axis:
-    """Return the axis for source pixels that are stored in reverse order."""
-    return Axis(size - axis.stop, size - axis.start, axis.weights.flip(1))
 
 
 def crop_axes(width: int, height: int, antialias: bool) -> tuple[Axis, Axis]:
@@ -121,7 +131,7 @@ def _axis(source: int, target: int, offset: int, antialias: bool) -> Axis:
     start, stop = int(taps.min()), int(taps.max()) + 1
     dense = np.zeros((SIDE, stop - start), np.float32)
     np.add.at(dense, (np.arange(SIDE)[:, None], taps - start), weights)  # taps beyond an edge count for its pixel
-    return Axis(start, stop, torch.from_numpy(dense))
+    return Axis(start, dense)
 
 
 # Both functions below round as torch does (aten/src/ATen/native/cpu/UpSampleKernel.cpp): coordinates in float32, so that
@@ -159,5 +169,5 @@ def _four_taps(source: int, target: int, offset: int) -> tuple[npt.NDArray[np.in
 def _cubic(x: Floats, a: np.float32) -> Floats:
     """Return Keys' cubic convolution kernel at distances x of at least 0."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * a - 4 * a
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0)).astype(np.float32)
