@@ -181,11 +181,11 @@ def _prepare_image(
             if array is None:
                 picture.load()
             orientation = _orientation(picture) if stream and settings.variant != "jina" else 1
-            several = picture.format in FORMATS and bool(getattr(picture, "is_animated", False))
             if array is not None:
                 return _finish(_reader(array), array.shape[1], array.shape[0], settings, orientation=orientation)
             read, largest = _converter(picture)
-            return _finish(read, *picture.size, settings, orientation=orientation, largest=largest, several=several)
+            prepared = _finish(read, *picture.size, settings, orientation=orientation, largest=largest)
+            return prepared._replace(animated=_is_animated(picture))
     except MemoryError as error:
         raise MemoryError(
             f"too little free memory to decode a picture of {width:,} x {height:,} pixels: free some, or set a lower "
@@ -202,6 +202,14 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_animated(picture: Image.Image) -> bool:
+    """Return whether a picture has more frames than the one that was read; Pillow then looks for the next one."""
+    try:
+        return picture.format in FORMATS and bool(getattr(picture, "is_animated", False))
+    except Exception:  # damage behind the first frame
+        return False
 
 
 def _converter(picture: Image.Image) -> tuple[Read, int]:
@@ -238,11 +246,10 @@ def _finish(
     *,
     orientation: int = 1,
     largest: int = 255,
-    several: bool = False,
 ) -> Prepared:
     """Return the input for pixels of 0 to `largest`, [1 or 3] channels, normalised as the network knows them."""
     antialias = settings.variant != "jina"
     pixels = resize_crop(read, width, height, antialias=antialias, orientation=orientation)  # [1 or 3, 224, 224]
     if orientation >= 5:
         width, height = height, width
-    return Prepared((pixels / largest - MEAN) / DEVIATION, width, height, several)  # grey: one channel becomes three
+    return Prepared((pixels / largest - MEAN) / DEVIATION, width, height, False)  # grey: one channel becomes three

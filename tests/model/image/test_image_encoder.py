@@ -295,6 +295,14 @@ def test_the_first_frame_is_embedded_and_counted(encoder: ImageEncoder, file_for
     assert encoding.work.extra["animated"] == 1
 
 
+def test_damage_behind_the_first_frame_does_not_matter(encoder: ImageEncoder) -> None:
+    frames = [picture(seed) for seed in range(2)]
+    several = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    encoding = encoder.encode_rows([several[: len(several) - size] for size in (0, 1, 40, 150)])
+    assert encoding.errors == {}
+    assert relative(encoding.vectors, np.repeat(encoding.vectors[:1], 4, 0)).max() < 5e-6
+
+
 def test_a_wrong_suffix_does_not_matter(encoder: ImageEncoder, tmp_path: Path) -> None:
     """The content decides what a file is."""
     (tmp_path / "a.jpg").write_bytes(CONTENTS[0])
