@@ -1,6 +1,6 @@
 # One image for local use, for workers (Dataflow, Flink, Spark) and for the launcher of a Flex Template:
 #   docker build -t audioclip-beam .                              # the checkpoint is mounted or in a bucket
-#   docker build -t audioclip-beam --build-arg CHECKPOINT=full .  # a released text head is in /opt/audioclip
+#   docker build -t audioclip-beam --build-arg CHECKPOINT=full .  # the heads of a released one are in /opt/audioclip
 #   docker run --rm --user "$(id -u)" --entrypoint audioclip \
 #       -v "$PWD/.cache:/cache" -v "$PWD/texts:/texts" -v "$PWD/out:/out" audioclip embed \
 #       --model_path /cache/AudioCLIP-Full-Training.pt --tokenizer_path /cache/bpe_simple_vocab_16e6.txt.gz \
@@ -26,7 +26,9 @@ RUN conflicts="$(python -m pip check || true)"; echo "$conflicts"; \
 ARG CHECKPOINT
 RUN if [ -n "$CHECKPOINT" ]; then \
         audioclip fetch "$CHECKPOINT" --dir /opt/audioclip && \
-        audioclip extract /opt/audioclip/AudioCLIP-*.pt /opt/audioclip/text-head.safetensors && \
+        for head in text image audio; do \
+            audioclip extract /opt/audioclip/AudioCLIP-*.pt "/opt/audioclip/$head-head.safetensors" --head "$head" || exit 1; \
+        done && \
         rm /opt/audioclip/AudioCLIP-*.pt; \
     fi
 

@@ -75,10 +75,14 @@ setup(
         "markupsafe>=2.1",
         "numpy>=1.26",
         "orjson>=3.10",
+        "pillow>=12.1.1",
         "pyarrow>=18",
         "regex",
         "requests>=2.31",
         "safetensors>=0.4",
+        "simplejpeg>=1.8",
+        "soundfile>=0.13",
+        "soxr>=0.5",
         "torch>=2.4",
         "tqdm>=4.66",
         "wcwidth>=0.2.13",
@@ -87,6 +91,9 @@ setup(
     extras_require={
         "aws": ["apache-beam[aws]>=2.77,<2.78", "boto3>=1.36"],  # 1.36: preconditions on what is written
         "bench": ["onnx", "onnxruntime", "openvino", "psutil", "sentence-transformers", "transformers"],
+        "ffmpeg": [
+            "av>=15"
+        ],  # sounds in m4a, aac, wma, webm, mka and mp4; its wheels contain x264 and x265, under the GPL
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "test": TEST,
         "yaml": ["apache-beam[yaml]>=2.77,<2.78"],

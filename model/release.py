@@ -9,6 +9,11 @@ from .paths import given_path
 
 VOCABULARY = Path(".cache/bpe_simple_vocab_16e6.txt.gz")
 UNTRAINED = "untrained"  # the word for random weights, for testing only
+HEAD_MEGABYTES = {
+    "text": 254,
+    "image": 153,
+    "audio": 129,
+}  # the heads of a released file, and what each takes of its 537
 RELEASED = {"full": "AudioCLIP-Full-Training.pt", "partial": "AudioCLIP-Partial-Training.pt"}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -34,14 +35,24 @@ def matrix_fault(tensor: Tensor) -> str | None:
 
 
 def tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
-    """Return what is wrong with a tensor that should have `shape`, or None."""
+    """Return what is wrong with a tensor that should have `shape`, or None; its numbers are not read."""
     if fault := kind_fault(tensor):
         return fault
     if tuple(tensor.shape) != shape:
         return f"has shape {list(tensor.shape)} instead of {list(shape)}"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "has less data than its shape needs"
-    return None if torch.isfinite(tensor.float()).all() else "contains NaN or infinity"
+    return None
+
+
+def number_fault(name: str, tensor: Tensor) -> str | None:
+    """Return what is wrong with the numbers of a float tensor, or None; no temporary of its size is made."""
+    if not tensor.numel():
+        return None
+    smallest, largest = (float(end) for end in torch.aminmax(tensor))
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        return "contains NaN or infinity"
+    return "contains negative numbers" if name.endswith("running_var") and smallest < 0 else None
 
 
 def logit_scale(state: Mapping[str, Tensor], name: str) -> float:
@@ -72,3 +83,18 @@ def seeded_tensor(seed: int, name: str, shape: tuple[int, ...], mean: float, dev
     raw = np.random.PCG64([seed, zlib.crc32(name.encode())]).random_raw(max(size, 1))
     unit = (raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)
     return torch.from_numpy((np.float32(mean) + unit * np.float32(deviation * 12**0.5)).reshape(shape))
+
+
+def seeded_state(
+    seed: int, shapes: Mapping[str, tuple[int, ...]], spread: Callable[[str, tuple[int, ...]], tuple[float, float]]
+) -> dict[str, Tensor]:
+    """Return tensors of these names and shapes; `spread` returns mean and standard deviation for name and shape.
+
+    Each tensor is a function of (seed, its name).
+    """
+
+    def make(name: str) -> Tensor:
+        return seeded_tensor(seed, name, shapes[name], *spread(name, shapes[name]))
+
+    with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it draws
+        return dict(zip(shapes, pool.map(make, shapes), strict=True))

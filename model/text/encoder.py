@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +17,13 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..fingerprint import SCHEME
 from ..head import ContentError, Encoding, ModelInfo, Work
+from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
+from ..streams import map_in_streams
 from ..tensors import weights_digest
 from .prefix_tree import Ints, SortedRows, to_device
 from .settings import TextSettings, versions
 from .shapes import check_vocabulary
-from .streams import map_in_streams
 from .texts import BLANK, Text, join, list_texts
 from .tokenizer import ClipTokenizer, model_row
 from .tower import TextTower
@@ -67,30 +66,17 @@ def model_info(checkpoint: Checkpoint, vocabulary_sha256: str, settings: TextSet
     )
 
 
-class TextEncoder:
-    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`.
+class TextEncoder(LoadedEncoder):
+    """AudioCLIP's text head with its tokenizer, on one device; usually created by `load`."""
 
-    An encoder that was created by `load` can be pickled: it is loaded again from the same paths.
-
-    Attributes:
-        info: What it is: checkpoint, dim, fingerprint.
-        device: The device that it computes on.
-        on_progress: Called with the number of texts that went through the model since the last call.
-        run_call: If set, it runs calls that compute on a CPU, in one thread of the process.
-    """
+    settings: TextSettings
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: ClipTokenizer, settings: TextSettings) -> None:
-        self.info = model_info(checkpoint, tokenizer.sha256, settings)
-        self.settings = settings
-        self.device = pick_device(settings.device, settings.dtype)
-        self.device_type = self.device.type
+        info = model_info(checkpoint, tokenizer.sha256, settings)
+        self._start(info, settings, pick_device(settings.device, settings.dtype))
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=TORCH_DTYPES[settings.dtype])
         self.nodes = BatchSize(MAX_NODES[self.device.type])  # of a micro-batch
-        self.on_progress: Callable[[int], object] = lambda texts: None
-        self.run_call: Callable[[Callable[[], Any]], Any] | None = None
-        self._pid = os.getpid()
-        self._loaded = False
 
     @classmethod
     def load(
@@ -143,26 +129,8 @@ class TextEncoder:
                 "tokenizer_path"
             )
         encoder = cls(load_checkpoint(settings.path), ClipTokenizer(settings.vocabulary_path), settings)
-        encoder._loaded = True
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=3)
+        encoder._mark_loaded()
         return encoder
-
-    @property
-    def dim(self) -> int:
-        """Numbers per vector."""
-        return self.info.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of everything that decides a vector."""
-        return self.info.fingerprint
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the settings; raise TypeError for an encoder that `load` did not create."""
-        if not self._loaded:
-            raise TypeError("a TextEncoder made of a Checkpoint cannot be pickled: create it by TextEncoder.load")
-        return _load_again, (type(self), self.settings, self.fingerprint)
 
     def encode(self, texts: Iterable[Text]) -> npt.NDArray[np.float32]:
         """Return the vectors of n texts, float32 [n, dim], in their order; a list of strings is one text, joined with ", ".
@@ -175,8 +143,8 @@ class TextEncoder:
         encoding = self.encode_rows(texts)
         blank = [place for place, error in encoding.errors.items() if error is BLANK]
         if blank:
-            of_blank = partial(self._encode_rows, [texts[place] for place in blank], blank=True)
-            encoding.vectors[blank] = self._run(of_blank).vectors
+            of_blank = functools.partial(self._encode_rows, [texts[place] for place in blank], blank=True)
+            encoding.vectors[blank] = self._run(of_blank, f"{len(blank)} texts").vectors
         truncated = encoding.columns["truncated"]
         if self.settings.on_long != "truncate" and truncated.any():
             first = int(truncated.argmax())
@@ -201,19 +169,7 @@ class TextEncoder:
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
         listed = list_texts(texts)
-        return self._run(lambda: self._encode_rows(listed))
-
-    def _run(self, call: Callable[[], Encoding]) -> Encoding:
-        """Make a call that computes, in the thread that computes on a CPU, if there is one."""
-        if self.run_call is not None and self.device.type == "cpu":
-            encoding: Encoding = self.run_call(call)
-            return encoding
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this TextEncoder belongs to process {self._pid}, of which process {os.getpid()} is a fork, and torch "
-                "may hang there: load an encoder in the new process, or start it with multiprocessing's spawn method"
-            )
-        return call()
+        return self._run(lambda: self._encode_rows(listed), f"{len(listed)} texts")
 
     def _encode_rows(self, texts: list[Text], *, blank: bool = False) -> Encoding:
         """Return what encode_rows does; with `blank` blank texts have vectors too."""
@@ -227,16 +183,8 @@ class TextEncoder:
             is_blank[self.tokenizer.blank_places(list(distinct))] = True
         prompted = [self.settings.prompt.format(text) for text in distinct]
         work.prepare_seconds = time.perf_counter() - began
-        try:
-            with current_device(self.device):
-                vectors = self._finite(prompted, is_blank, n_tokens, work)[inverse]
-        except Exception as error:
-            if isinstance(error, MemoryError) or not is_out_of_memory(error):
-                raise
-            raise MemoryError(
-                f"{self.device} has too little free memory for {len(texts)} texts: free some, or encode fewer at a time "
-                f"({error})"
-            ) from error
+        with current_device(self.device):
+            vectors = self._finite(prompted, is_blank, n_tokens, work)[inverse]
         counts = n_tokens[inverse]
         truncated = counts > self.tower.context_length
         work.model_seconds = time.perf_counter() - began - work.prepare_seconds
@@ -294,7 +242,7 @@ class TextEncoder:
     def _embed(self, rows: SortedRows, work: Work) -> Tensor:
         """Return vectors [d, dim] of d sorted rows, on the device; add to work."""
         batches = list(rows.batches(self.nodes.now))
-        compute = partial(self._embed_batch, rows)
+        compute = functools.partial(self._embed_batch, rows)
         # Work for a CUDA device is only queued here, and one thread is enough for that.
         results = map_in_streams(compute, batches) if self.device.type == "cpu" else map(compute, batches)
         embedded = []
@@ -340,14 +288,3 @@ class TextEncoder:
                 f"device='cpu' ({error})"
             ) from error
         self.nodes.shrink(tokens)
-
-
-def _load_again(encoder_class: type[TextEncoder], settings: TextSettings, fingerprint: str) -> TextEncoder:
-    """Return the encoder that was pickled; raise ValueError if its files have changed."""
-    encoder = encoder_class._load(settings)
-    if encoder.fingerprint != fingerprint:
-        raise ValueError(
-            f"{settings.path} gives other vectors than the TextEncoder that was pickled: its fingerprint is "
-            f"{encoder.fingerprint[:8]} instead of {fingerprint[:8]}; use the same files and package versions"
-        )
-    return encoder

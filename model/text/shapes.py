@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
-from ..tensors import SCALES, matrix_fault, seeded_tensor, tensor_fault
+from ..tensors import SCALES, matrix_fault, seeded_state, tensor_fault
 
 NAME = "text head"
 SEED = 20210624
@@ -52,7 +51,7 @@ def text_shapes(
 
 
 def faults(state: Mapping[str, Tensor]) -> list[str]:
-    """Return a line for each tensor that is missing, unknown, not finite, not a plain float, or of the wrong shape.
+    """Return a line for each tensor that is missing, unknown, not a plain float, or of the wrong shape.
 
     Sizes are read from the state, so CLIP text heads of other widths and depths have no faults either.
     """
@@ -116,17 +115,10 @@ def untrained_state(seed: int = SEED) -> dict[str, Tensor]:
     Each tensor is a function of (seed, its name): uniform from a PCG64 stream, with the standard deviation that the
     reference initialiser uses for that kind of tensor.
     """
-    shapes = {**text_shapes(), **dict.fromkeys(SCALES, ())}
-
-    def make(name: str) -> Tensor:
-        mean, deviation = _spread(name)
-        return seeded_tensor(seed, name, shapes[name], mean, deviation)
-
-    with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it draws
-        return dict(zip(shapes, pool.map(make, shapes), strict=True))
+    return seeded_state(seed, {**text_shapes(), **dict.fromkeys(SCALES, ())}, _spread)
 
 
-def _spread(name: str, width: int = 512, layers: int = 12) -> tuple[float, float]:
+def _spread(name: str, _: tuple[int, ...], width: int = 512, layers: int = 12) -> tuple[float, float]:
     """Return mean and standard deviation for the tensor of that name."""
     if name.endswith(("ln_1.weight", "ln_2.weight", "ln_final.weight")):
         return 1.0, 0.1

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import Linear, linear
+from ..linear import Linear, linear
 from .prefix_tree import PrefixTree
 
 HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not contain it

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ...model.release import HEAD_MEGABYTES
 from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type
 from . import commands
 
@@ -44,6 +45,10 @@ def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=path_type, help="a released .pt file")
     parser.add_argument("target", type=path_type, help="the .safetensors file to write")
+    heads = tuple(HEAD_MEGABYTES)
+    parser.add_argument(
+        "--head", type=one_of(*heads), choices=heads, default=heads[0], help=f"what to write (default: {heads[0]})"
+    )
 
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +152,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "extract": Command(
         commands.run_extract,
-        "write the text head of a checkpoint as .safetensors: 254 MB instead of 537",
+        "write one head of a checkpoint as .safetensors: of 537 MB "
+        + ", ".join(f"{name} has {size}" for name, size in HEAD_MEGABYTES.items()),
         _extract_arguments,
         writes=True,
     ),

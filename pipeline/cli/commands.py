@@ -89,10 +89,10 @@ def run_fetch(arguments: argparse.Namespace) -> int:
 
 
 def run_extract(arguments: argparse.Namespace) -> int:
-    """Write the text head of a checkpoint."""
+    """Write one head of a checkpoint."""
     from ...model.checkpoint import extract
 
-    extract(arguments.checkpoint, arguments.target)
+    extract(arguments.checkpoint, arguments.target, arguments.head)
     print_result(arguments.target)
     return EXIT_DONE
 

@@ -115,7 +115,7 @@ def with_checkpoint(checkpoint_file: Path, out: Path) -> Iterator[str]:
 
 
 def test_an_image_with_a_checkpoint(with_checkpoint: str, out: Path, safetensors_file: Path) -> None:
-    """The text head and the vocabulary are in it, verified, and the file of all three heads is not."""
+    """The three heads and the vocabulary are in it, verified, and the released file is not."""
     baked = ["--checkpoint", "/opt/audioclip/text-head.safetensors", "--tokenizer_path", f"/opt/audioclip/{VOCABULARY}"]
     flags = ["--input", str(ROOT / "examples/shards/*"), "--output", "/out", *baked]
     options = ["--entrypoint", "sh", "-v", f"{out}:/out", "-v", f"{ROOT}/examples:{ROOT}/examples:ro"]
@@ -124,7 +124,8 @@ def test_an_image_with_a_checkpoint(with_checkpoint: str, out: Path, safetensors
         image.command("-c", script, options=options, image=with_checkpoint), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == [VOCABULARY, "text-head.safetensors"]
+    baked = [VOCABULARY, *(f"{head}-head.safetensors" for head in ("audio", "image", "text"))]
+    assert sorted(done.stdout.splitlines()[:4]) == sorted(baked)
     assert_equal_to_a_run_here(out, safetensors_file)
 
 

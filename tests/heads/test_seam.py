@@ -59,9 +59,8 @@ NAMES = {
     "cli/command_table.py": {
         r"\ba text, or a \.npy file\b": "a query of search",
         r"\bnearest to texts or vectors\b": "search",
-        r"\bwrite the text head of a checkpoint\b": "extract",
     },
-    "cli/commands.py": {r"\bnearest to texts or vectors\b": "search", r"\bWrite the text head of a": "extract"},
+    "cli/commands.py": {r"\bnearest to texts or vectors\b": "search"},
     "cli/parser.py": {r"\btokens?\b": "the words of a command line"},
     "cli/embed_command.py": {
         r"\btoken\b": "the words of a command line",

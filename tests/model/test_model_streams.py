@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
+from audioclip_beam.model.streams import map_in_streams
 from audioclip_beam.model.text.settings import TextSettings
-from audioclip_beam.model.text.streams import map_in_streams
 
 TEXTS = [f"{words} number {n}" for n in range(100) for words in ("dog", "a cat", "the sound of rain on a roof")]
 

@@ -40,18 +40,18 @@ class PackedLinear(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return linear(x): [n, in] to [n, out]."""
-        return _tensor(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], ""))
+        return as_tensor(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], ""))
 
     def silu(self, x: Tensor) -> Tensor:
         """Return silu(linear(x)): [n, in] to [n, out]."""
-        return _tensor(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "swish", [], ""))
+        return as_tensor(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "swish", [], ""))
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Return residual + linear(x): x [n, in] and residual [n, out] to [n, out]."""
-        return _tensor(torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add"))
+        return as_tensor(torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add"))
 
 
-def _tensor(result: object) -> Tensor:
+def as_tensor(result: object) -> Tensor:
     """Return `result` typed as a tensor, which torch.ops does not promise; raise TypeError for anything else."""
     if not isinstance(result, Tensor):
         raise TypeError(f"a oneDNN operator returned {type(result).__name__}, not a tensor")

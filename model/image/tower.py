@@ -1,0 +1,142 @@
+"""CLIP's modified ResNet-50, AudioCLIP's image network, with stored batch statistics folded into its convolutions.
+
+From "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021). Letters in shape
+comments: n pictures, c channels, s positions of the last layer, k heads, d = c / k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..linear import Linear, linear
+from .convolution import Convolution, convolution, fold_norm, packed_works
+from .shapes import PREFIX, blocks_of
+
+SIDE = 224  # pixels of a picture's width and height
+HEAD_WIDTH = 64  # of every published CLIP; a state dict does not contain it
+PACKED_FOR = 8  # pictures; the batch size hardly matters for the layout of the weights
+
+
+class ImageTower:
+    """An image network whose shapes are those of the state dict.
+
+    Args:
+        state: AudioCLIP's names (visual.conv1.weight, ..., visual.attnpool.c_proj.bias) to float32 tensors.
+        device: The device that it computes on.
+        dtype: The type that it computes in.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
+        if device.type == "cpu" and dtype == torch.bfloat16 and not packed_works(dtype):
+            dtype = (
+                torch.float32
+            )  # this CPU has no products in bfloat16, and computing them in steps takes 50 times as long
+        self.device, self.dtype = device, dtype
+        build = _Builder(state, device, dtype)
+        half = SIDE // 2
+        self.stem = [
+            build("conv1", "bn1", SIDE, stride=2, padding=1),
+            build("conv2", "bn2", half, padding=1),
+            build("conv3", "bn3", half, padding=1),
+        ]
+        side, self.blocks = half // 2, []
+        for layer, count in enumerate(blocks_of(state), 1):
+            for number in range(count):
+                stride = 2 if layer > 1 and number == 0 else 1
+                self.blocks.append(Block(build, f"layer{layer}.{number}", side, stride))
+                side //= stride
+        self.pool = AttentionPool(state, device, dtype)
+        self.dim = self.pool.dim
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
+        with self._exact_products():
+            x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
+            for layer in self.stem:
+                x = layer.relu(x)
+            x = F.avg_pool2d(x, 2)
+            for block in self.blocks:
+                x = block(x)
+            return self.pool(x).float()
+
+    def _exact_products(self) -> AbstractContextManager[object]:
+        """Return the context in which float32 products on a GPU are not rounded to TF32, as cuDNN may by default."""
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+
+
+class _Builder:
+    """Makes the convolutions of a state dict, with their batch norms folded in."""
+
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+        self.state, self.device, self.dtype = state, device, dtype
+
+    def __call__(self, name: str, norm: str, side: int, stride: int = 1, padding: int = 0) -> Convolution:
+        """Return the convolution `name`, followed by the batch norm `norm`, for inputs of `side` x `side`."""
+        weight, bias = (
+            part.to(device=self.device, dtype=self.dtype)
+            for part in fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}")
+        )
+        return convolution(weight, bias, stride, padding, shape=(PACKED_FOR, weight.shape[1], side, side))
+
+
+class Block:
+    """A bottleneck: 1x1, 3x3, average pooling if its stride is 2, 1x1, plus a shortcut."""
+
+    def __init__(self, build: _Builder, name: str, side: int, stride: int) -> None:
+        self.stride = stride
+        self.conv1 = build(f"{name}.conv1", f"{name}.bn1", side)
+        self.conv2 = build(f"{name}.conv2", f"{name}.bn2", side, padding=1)
+        self.conv3 = build(f"{name}.conv3", f"{name}.bn3", side // stride)
+        self.shortcut = None
+        if f"{PREFIX}{name}.downsample.0.weight" in build.state:
+            self.shortcut = build(f"{name}.downsample.0", f"{name}.downsample.1", side // stride)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute [n, c, height, width] to [n, c', height / stride, width / stride]; x may be overwritten."""
+        y = self.conv2.relu(self.conv1.relu(x))
+        if self.stride > 1:
+            x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
+        return self.conv3.add_relu(y, x if self.shortcut is None else self.shortcut(x))
+
+
+class AttentionPool:
+    """Multi-head attention of the mean over all positions to the mean and the positions, then a projection.
+
+    Only the mean is a query, so keys and values of the positions are never computed: with q of the mean, the scores are
+    (Wk^T q) x, the key's bias shifts all of them alike and drops out of the softmax, and Wv is applied to the weighted sum.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+        def get(name: str) -> Tensor:
+            return state[f"{PREFIX}attnpool.{name}"].detach().to(device=device, dtype=dtype)
+
+        def layer(name: str) -> Linear:
+            return linear(get(f"{name}.weight"), get(f"{name}.bias"))
+
+        self.positions = get("positional_embedding")  # [1 + s, c]
+        self.query, self.project = layer("q_proj"), layer("c_proj")
+        width = self.positions.shape[1]
+        self.heads = max(1, width // HEAD_WIDTH)
+        self.keys = get("k_proj.weight").view(self.heads, -1, width)  # [k, d, c]
+        self.values = get("v_proj.weight").view(self.heads, -1, width)  # [k, d, c]
+        self.value_bias = get("v_proj.bias")
+        self.dim = state[f"{PREFIX}attnpool.c_proj.weight"].shape[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute [n, c, height, width] to [n, dim]."""
+        x = x.flatten(2).transpose(1, 2)  # [n, s, c]
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions  # [n, 1 + s, c]
+        query = self.query(x[:, 0]).view(len(x), self.heads, -1).transpose(0, 1)  # [k, n, d]
+        probes = torch.bmm(query, self.keys).transpose(0, 1)  # [n, k, c]
+        scores = torch.bmm(probes, x.transpose(1, 2)).float() * self.keys.shape[1] ** -0.5  # [n, k, 1 + s]
+        context = torch.bmm(scores.softmax(-1).to(x.dtype), x).transpose(0, 1)  # [k, n, c]
+        attended = torch.bmm(context, self.values.transpose(1, 2)).transpose(0, 1)  # [n, k, d]
+        return self.project(attended.reshape(len(x), -1) + self.value_bias)
