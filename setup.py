@@ -1,4 +1,4 @@
-"""audioclip-beam: batch text embedding with AudioCLIP's text head, as an Apache Beam pipeline."""
+"""audioclip-beam: batch embedding with AudioCLIP, as an Apache Beam pipeline."""
 
 from pathlib import Path
 

@@ -313,6 +313,7 @@ class Head(Protocol):
         content: The column with a row's content.
         model_columns: What the model gives besides the vector.
         size_column: The one of these that counts units; `max_size` and more are one bar of its histogram.
+        cut_column: The one of these that is true if the model read only the beginning, or None if it always reads all.
         reasons: Reasons of rejected rows that only this head has.
         sort_by: The column by which new rows are sorted, so that contents that are cheap together share a batch, or None.
         keeps_strings: Whether `parse` returns every string that is not blank and not over the limit as it is: readers then
@@ -330,6 +331,7 @@ class Head(Protocol):
     content: Column
     model_columns: tuple[Column, ...]
     size_column: str
+    cut_column: str | None
     max_size: int
     reasons: tuple[str, ...]
     sort_by: str | None

@@ -33,9 +33,12 @@ ARTIFACT_FORMAT = 1  # of what MLTransform saves; raised when an older artifact 
 class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
     """Transform for MLTransform: replaces each text of `columns` by its vector, a list of floats [dim].
 
-    With `type_adapter`, the adapter finds the texts and stores the vectors. `settings` are the keyword arguments of
-    TextEmbeddingHandler; they are saved and loaded with the transform. With `columns`, elements are dicts, beam.Rows or
-    NamedTuples. No element is changed in place.
+    No element is changed in place.
+
+    Args:
+        columns: Names of columns; elements are dicts, beam.Rows or NamedTuples.
+        type_adapter: Finds the texts and stores the vectors, instead of `columns`.
+        settings: The keyword arguments of TextEmbeddingHandler; they are saved and loaded with the transform.
 
     Raises:
         ValueError: unless exactly one of `columns` and `type_adapter` is given.
@@ -108,7 +111,7 @@ class ItemHandler(TextEmbeddingHandler):
             if not self._isolates_failures or not batch or (len(batch) == 1 and isinstance(error, MemoryError)):
                 raise
             if len(batch) == 1:
-                return [_Failed(batch[0], error)]
+                return [_Failure(batch[0], error)]
         half = len(batch) // 2
         return self.run_inference(batch[:half], model) + self.run_inference(batch[half:], model)
 
@@ -180,7 +183,7 @@ def _check_format(transform: EmbedItems) -> ItemHandler:
     return handler
 
 
-class _Failed(NamedTuple):
+class _Failure(NamedTuple):
     """An element that the model could not embed, and the reason."""
 
     item: Any
@@ -194,7 +197,7 @@ def _check_texts(item: Any, handler: ItemHandler) -> Any:
 
 
 def _raise_failure(result: Any) -> Any:
-    if isinstance(result, _Failed):
+    if isinstance(result, _Failure):
         raise result.error
     return result
 

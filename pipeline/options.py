@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from ..model.head import describe
-from ..model.heads import find_head
+from ..model.heads import HEADS, find_head
 from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
@@ -142,6 +142,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
             raise OptionsError("--input is missing: name the shards, as in --input 'shards/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
+        self._check_head_flags()
         self._check_encoding()
         check_directory(self.output)
         if self.no_dedupe and self.batch_size != BATCH_SIZE:
@@ -159,6 +160,13 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         if not is_local_run(self):
             self.input, self.output = [absolute_path(path) for path in self.input], absolute_path(self.output)
         return self.input, self.output
+
+    def _check_head_flags(self) -> None:
+        """Raise OptionsError for a flag that only another head has."""
+        known = {flag.name for flag in find_head(self.head).flags}
+        for head in HEADS:
+            for name in {flag.name for flag in find_head(head).flags} & self.given.keys() - known:
+                raise OptionsError(f"--{name} is a flag of --head {head}, and --head is {self.head}: leave it out")
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""
@@ -193,7 +201,7 @@ def beam_parser(*, object_stores_only: bool = False) -> argparse.ArgumentParser:
     return parser  # type: ignore[no-any-return]
 
 
-# Of GoogleCloudOptions, which has those of Dataflow too, the ones that Beam's client of gs:// reads.
+# The options of Google Cloud that Beam's client of gs:// reads; the others are Dataflow's.
 _GCS_OPTIONS = frozenset(
     {
         "project",

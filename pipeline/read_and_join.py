@@ -26,7 +26,7 @@ from .snapshots.read_listings import ReadListings
 from .snapshots.run_directory import run_path
 
 
-class Joined(NamedTuple):
+class JoinResult(NamedTuple):
     """What ReadAndJoin gives.
 
     Attributes:
@@ -78,7 +78,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         self.job, self.listings, self.batch_items, self.spill = job, listings, batch_items, spill
         self.reports, self.columns, self.same_model, self.carry_over = reports, columns, same_model, carry_over
 
-    def expand(self, pbegin: beam.pvalue.PBegin) -> Joined:
+    def expand(self, pbegin: beam.pvalue.PBegin) -> JoinResult:
         """List, read, and shuffle once."""
         job, file_io = self.job, self.job.reading.file_io
         names = [SHARDS, *([EARLIER] if job.earlier.files else []), *([CARRIED] if self.carry_over else [])]
@@ -114,7 +114,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         if job.limits.unique_ids:
             before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
             duplicates = rows | FindDuplicateIds(carried, before, file_io, job.id_bits, self.spill)
-        return Joined(read.read, read.rejected, known, new, carried, duplicates, types)
+        return JoinResult(read.read, read.rejected, known, new, carried, duplicates, types)
 
 
 def _apply_types(

@@ -93,6 +93,7 @@ class TextHead:
     content = Column("text", "string")
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"
+    cut_column: str | None = "truncated"
     max_size = 128
     reasons = ("empty text", "null text")
     sort_by = "text"

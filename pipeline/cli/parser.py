@@ -178,7 +178,7 @@ def _check_flag(flag: str, command: str, parser: StrictParser) -> None:
         raise UsageError(f"unknown flag {flag}: Beam's flag is {underscored}, with underscores", command)
     others = [other for other in COMMANDS if {flag, underscored} & set(command_parser(other).flags)]
     if others:
-        raise UsageError(f"{command} has no flag {flag}: it is a flag of {' and '.join(others)}", command)
+        raise UsageError(f"{command} has no flag {flag}: it is a flag of {', '.join(others)}", command)
     if COMMANDS[command].beam == "object stores":
         from ..options import beam_parser
 

@@ -102,7 +102,13 @@ def _verified_copy(folder: Path) -> Path | None:
 
 
 def _download(path: str, size: int, folder: Path) -> Path:
-    """Copy `path` of `size` bytes into `folder`, and remove its earlier copies."""
+    """Copy a file, and remove its earlier copies.
+
+    Args:
+        path: The file.
+        size: Its bytes.
+        folder: Where the copy goes.
+    """
     with suppress(FileNotFoundError):
         shutil.rmtree(folder.parent)
     folder.mkdir(parents=True)

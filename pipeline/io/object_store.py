@@ -235,10 +235,12 @@ def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
 
 
 class VersionedAccess(NamedTuple):
-    """Versions of objects: `list(path, prefix)` in the bucket of `path`, `read(path, version, start, end)`.
+    """Versions of objects.
 
-    `list` yields (name, size in bytes, version) by name. `read` returns the bytes from `start` to before `end`; its error
-    has HTTP status 412 if the object has another version.
+    Attributes:
+        list: `list(path, prefix)` yields (name, size in bytes, version) of objects in the bucket of `path`, by name.
+        read: `read(path, version, start, end)` returns the bytes from `start` to before `end`; its error has HTTP status
+            412 if the object has another version.
     """
 
     list: Callable[[str, str], Iterator[tuple[str, int, str]]]

@@ -54,10 +54,15 @@ def local_version(path: str) -> str:
 
 
 def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
-    """Yield files that `pattern` may match, the prefix of which has no wildcard, by path.
+    """Yield files that `pattern` may match, by path; on gs:// and s3:// all objects whose names begin with `prefix`.
 
-    On gs:// and s3:// these are all objects whose names begin with `prefix`. Raises StoreError; ValueError if no file system
-    has that scheme.
+    Args:
+        pattern: A glob.
+        prefix: Its beginning before the first wildcard.
+
+    Raises:
+        StoreError: The store gives no listing.
+        ValueError: No file system has that scheme.
     """
     scheme, _, place = prefix.partition("://")
     if scheme not in VERSIONED_ACCESS:

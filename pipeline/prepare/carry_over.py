@@ -32,8 +32,12 @@ HASH_BYTES = CONTENT_HASH.type.byte_width
 class CarryOver:
     """What a run carries over and what it reads.
 
-    `shards` are all, by segment; those of the `segments` carried over, which have the first numbers and the `files`, are not
-    read. `changed` are the new and the changed ones. `notes` say what users should know.
+    Attributes:
+        shards: All shards, by segment; those of the segments carried over are not read.
+        changed: The new and the changed ones.
+        segments: The segments carried over, which have the first numbers.
+        files: Their files.
+        notes: What users should know.
     """
 
     shards: list[Shard]

@@ -246,8 +246,8 @@ class BatchBuilder:
                     if column.name in self.settings.open:
                         self._add_kinds(column.name, first, values, types, kept[-1])
                 elif field.type and types <= {str, type(None)}:
-                    texts = pa.array(values, pa.string())
-                    kept.append(cast_given(texts, column.type, empty_is_null=self.empty_is_null))
+                    strings = pa.array(values, pa.string())
+                    kept.append(cast_given(strings, column.type, empty_is_null=self.empty_is_null))
                 else:
                     return None
             return self.checked_batch(first, pa.array(contents, pa.string()), ids, kept)

@@ -59,7 +59,7 @@ class KeptTypes:
 
     @property
     def final(self) -> pa.Schema:
-        """The columns of the part files, if no value widens them: a field without any value is text."""
+        """The columns of the part files, if no value widens them: a field without any value has strings."""
         return pa.schema([each.with_type(pa.string()) if pa.types.is_null(each.type) else each for each in self.schema])
 
 

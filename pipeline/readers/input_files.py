@@ -39,13 +39,21 @@ def find_shards(
 ) -> list[Shard]:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
 
-    A shard whose absolute path is in `known`, the names of the current snapshot's shards, keeps its name, so that its ids
-    stay the same when inputs are added, reordered or widened; unless another shard gets that name. `notes` gets lines on
-    links that are not followed, and on files that are left out.
+    Args:
+        patterns: The globs.
+        input_format: The format of all shards; by default their suffixes tell it.
+        delimiter: The separator of csv.
+        known: The names of the current snapshot's shards by their absolute paths. A shard keeps its name, so that its ids
+            stay the same when inputs are added, reordered or widened, unless another shard now has that name.
+        output: The directory of the snapshots that a run would write.
+        quoting: As --quoting has it.
+        escape: As --escape has it.
+        notes: Gets lines on links that are not followed, and on files that are left out.
 
-    Raises InputError if a glob matches no usable file, if two files would have the same name in ids, and if a flag of csv
-    is given without a file that it is for; for a run into `output` also if a shard is a pipe or is in `output`, and if a
-    glob would match the files of later snapshots in it.
+    Raises:
+        InputError: A glob matches no usable file, two files would have the same name in ids, or a flag of csv is given
+            without a file that it is for. For a run into `output` also: a shard is a pipe or is in `output`, or a glob would
+            match the files of later snapshots in it.
     """
     shards: dict[str, Shard] = {}
     globs: dict[str, tuple[str, str]] = {}

@@ -93,7 +93,7 @@ def _objects(block: list[bytes | None], fields: Fields) -> list[Record | BadRow]
 def _inexact_paths(records: Sequence[dict[str, object]], fields: Fields) -> list[str]:
     """Return the paths of ids, or of lists with ids, and of kept fields that have a number whose digits orjson loses.
 
-    Of an id the spelling counts; of a kept number only its value, which is lost if it is an integer over 64 bits.
+    The spelling of an id counts, but only the value of a kept number, which is lost if it is an integer over 64 bits.
     """
     found = []
     for _, path in fields.texts:

@@ -59,12 +59,18 @@ def _read(builder: BatchBuilder) -> Batches:
 
 @dataclass
 class ShardsRead:
-    """Result of reading parts of shards: their rows, rejected ones included, the seconds it took, the rows of each second.
+    """Result of reading parts of shards of one segment.
 
-    `parts` are (shard, number of the part, parts of that shard), `damaged` (shard, number of the part, reason) of those that
-    were not read to their end; `without_texts` counts documents whose list of contents is missing or empty. `kinds` has for
-    each kind of values of a kept field whose type may widen the place of the first one. `notes` are what readers noticed.
-    All are of one segment.
+    Attributes:
+        parts: Each (shard, number of the part, parts of that shard).
+        damaged: Those that were not read to their end, each (shard, number of the part, reason).
+        rows: Their rows, rejected ones included.
+        seconds: The time that it took.
+        by_second: The rows that were read in each second.
+        without_texts: Documents whose list of contents is missing or empty.
+        segment: The number of the segment.
+        notes: What readers noticed.
+        kinds: Each kind of values of a kept field whose type may widen, with the place of the first one.
     """
 
     parts: list[tuple[str, int, int]] = field(default_factory=list)

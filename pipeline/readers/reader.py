@@ -27,9 +27,12 @@ SHOWN_NAMES, EXCERPT = 10, 100  # names of fields in a message, and characters o
 class FieldSummary:
     """The fields that shards have, as far as readers have looked.
 
-    `encoding` is the error of the first shard that is not UTF-8; `names` are the fields at the top level, in order; `paths`
-    are the job's paths that exist, and `kinds` the kinds of values that its kept fields have, each with its first place;
-    `has_more` is whether there are records that were not looked at, which may have other fields.
+    Attributes:
+        encoding: The error of the first shard that is not UTF-8, or "".
+        names: The fields at the top level, in order.
+        paths: The job's paths that exist.
+        kinds: The kinds of values that its kept fields have, each with its first place.
+        has_more: Whether there are records that were not looked at, which may have other fields.
     """
 
     encoding: str = ""

@@ -33,10 +33,17 @@ class InputError(ValueError):
 class Shard:
     """One input file.
 
-    `name` is its path below the fixed part of the glob, as ids contain it; `bytes` and `version` are those that were listed,
-    and a read of another version fails; `delimiter` is that of csv, if it was given; `quoting` is that of csv and tsv,
-    "minimal" or "none", and `escape` their escape character, if it was given; `segment` is the number of the segment of the
-    snapshot that its rows belong to.
+    Attributes:
+        path: Where it is.
+        name: Its path below the fixed part of the glob, as ids contain it.
+        format: Its format, as in READERS.
+        compression: Its compression, or None.
+        bytes: Its size when it was listed.
+        version: Its version when it was listed; a read of another version fails.
+        delimiter: The separator of csv, if it was given.
+        quoting: That of csv and tsv, "minimal" or "none"; None for other formats.
+        escape: The escape character of csv and tsv, if it was given.
+        segment: The number of the segment of the snapshot that its rows belong to.
     """
 
     path: str
@@ -60,8 +67,15 @@ class Shard:
 class Part:
     """What is read of a shard at once: all of it, or the row groups from `first` to before `end` of a Parquet shard.
 
-    `bytes` is about how many the part takes in the file, `number` counts the `parts` of the shard from 0, `row` is the
-    number of its first row, and `place` is where the footer describes its first row group, in bytes.
+    Attributes:
+        shard: The shard.
+        bytes: About how many the part takes in the file.
+        number: Its number among the `parts` of the shard, from 0.
+        parts: How many the shard has.
+        first: The first row group.
+        end: The one behind the last, or None for all of the shard.
+        row: The number of its first row.
+        place: Where the footer describes its first row group, in bytes.
     """
 
     shard: Shard

@@ -143,7 +143,13 @@ def _finalize(value: object) -> object:
 
 
 def _shorten(value: object, cells: int, size: int) -> str:
-    """Return `value` without control characters, cut to `cells` terminal cells and `size` bytes of UTF-8."""
+    """Return a value without control characters.
+
+    Args:
+        value: The value.
+        cells: The most terminal cells that it may take.
+        size: The most bytes of UTF-8.
+    """
     shown = printable(str(value), cells)
     # Characters without a width can follow each other in any number, so cells alone do not bound the page.
     return shown if len(shown.encode()) <= size else shown.encode()[: size - 3].decode(errors="ignore") + "…"

@@ -65,9 +65,17 @@ class Dot:
 
 @dataclass
 class Chart:
-    """A chart of `width` by `height` units, which screen readers call `name`; `stretch` lets its sides scale apart.
+    """A chart.
 
-    `grid` and `limit` are lines, as SVG's path data.
+    Attributes:
+        name: What screen readers call it.
+        width: In SVG's units.
+        height: The same.
+        stretch: Whether its sides scale apart.
+        grid: Lines, as SVG's path data.
+        limit: The line of a limit, likewise.
+        shapes: What is drawn.
+        labels: What is written.
     """
 
     name: str
@@ -286,7 +294,13 @@ def _bar(x: float, y: float, width: float, height: float) -> str:
 
 
 def _stairs(xs: Sequence[float], bases: Sequence[float], tops: Sequence[float]) -> str:
-    """Return the path around columns between each two of `xs` [n + 1], from `bases` [n] to `tops` [n]."""
+    """Return the path around n columns.
+
+    Args:
+        xs: Their sides [n + 1].
+        bases: Their lower ends [n].
+        tops: Their upper ends [n].
+    """
     forth = [f"V{top:.5g}H{x:.5g}" for top, x in zip(tops, xs[1:], strict=True)]
     back = [f"V{base:.5g}H{x:.5g}" for base, x in zip(bases[::-1], xs[-2::-1], strict=True)]
     return "".join([f"M{xs[0]:.5g} {bases[0]:.5g}", *forth, *back, "z"])

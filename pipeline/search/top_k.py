@@ -34,8 +34,13 @@ class TopK:
 
     Rows of equal cosine are in the order of their ids, then of their texts, so that the same rows give the same list
     from any files. A matrix product rounds differently with the size of the batch, so it only selects candidates; the
-    cosine of each candidate is computed again by a sum whose order depends on the row alone. `incomparable` counts rows
-    whose vector is zero, infinite or NaN.
+    cosine of each candidate is computed again by a sum whose order depends on the row alone.
+
+    Attributes:
+        queries: As given.
+        top: As given.
+        rows: Rows that were compared.
+        incomparable: Rows whose vector is zero, infinite or NaN.
     """
 
     def __init__(self, queries: NDArray[np.float64], top: int) -> None:

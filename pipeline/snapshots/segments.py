@@ -29,9 +29,16 @@ class RowCounts(TypedDict):
 class Segment(TypedDict):
     """Rows that are carried over together: the shards they came from, who wrote their files, and what is known of them.
 
-    `run` is the snapshot whose run wrote the files, `checkpoint` the name of that run's checkpoint, `shards` and `bytes`
-    describe what was read, `damaged` has the shards that were not read to their end, with the reason, and the rest are the
-    histograms of FileStats.
+    Attributes:
+        run: The snapshot whose run wrote the files.
+        checkpoint: The name of that run's checkpoint.
+        checkpoint_sha256: Its digest.
+        shards: How many were read.
+        bytes: Their bytes.
+        rows: The counts of their rows.
+        damaged: The shards that were not read to their end, with the reason.
+        sizes: A histogram of FileStats.
+        norm_bins: Another one.
     """
 
     run: str

@@ -200,8 +200,8 @@ class RowChecks:
     def _check_columns(self, batch: pa.RecordBatch) -> None:
         names = [column.name for column in self.head.model_columns]
         columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
-        if "truncated" in columns:
-            self._truncated += int(columns["truncated"].sum())
+        if self.head.cut_column:
+            self._truncated += int(columns[self.head.cut_column].sum())
         for faulty, what in self._columns.add(columns):
             _add_row_faults(self.sizes, batch, pa.array(faulty), what)
 

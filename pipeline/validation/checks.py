@@ -17,7 +17,12 @@ Status = Literal["ok", "FAILED", "not checked"]
 class Check:
     """One property that a snapshot must have.
 
-    `summary` says what was checked, or `skipped` why nothing was. Of `faults` faults, `examples` describes the first few.
+    Attributes:
+        name: Its name in the output.
+        summary: What was checked.
+        skipped: Why nothing was checked, or "".
+        faults: How many were found.
+        examples: The first few, described.
     """
 
     name: str

@@ -87,8 +87,8 @@ class FileStats:
     def add_vectors(self, part: pa.RecordBatch, head: Head) -> None:
         """Add the sizes and norms of embedded rows, from the head's columns and from `embedding` [n, dim]."""
         sizes = np.minimum(part.column(head.size_column).to_numpy(), head.max_size)
-        if "truncated" in part.schema.names:
-            self.truncated += pc.sum(part.column("truncated")).as_py()
+        if head.cut_column:
+            self.truncated += pc.sum(part.column(head.cut_column)).as_py()
         numbers = part.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
         squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.float32)
         with np.errstate(divide="ignore"):

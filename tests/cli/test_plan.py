@@ -86,6 +86,15 @@ def test_plan_counts_new_changed_same_and_removed_rows(tmp_path: Path) -> None:
     assert "of model time" in summary
 
 
+def test_another_prompt_changes_no_text(tmp_path: Path) -> None:
+    """Ids are compared by the text alone: the fingerprint has the prompt."""
+    shard = write_jsonl(tmp_path / "a.jsonl", [{"id": f"r{n}", "text": f"caption {n}"} for n in range(10)])
+    embed(shard, tmp_path / "out", id_field="id")
+    options = EmbedOptions(input=[str(shard)], output=str(tmp_path / "out"), id_field="id", prompt="a sound of {}")
+    counts = count_changes(prepare_job(options, StubHead()), options, None)
+    assert (counts.same, counts.changed) == (10, 0)
+
+
 def test_ids_of_removed_rows_are_compared_in_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of buckets follows from the rows of the previous snapshot, too, not only from the few that are left."""
     rows = [{"id": f"r{n}", "text": "dog"} for n in range(1000)]

@@ -368,6 +368,28 @@ def test_the_head_s_flags_are_checked(corpus: Corpus, capsys: pytest.CaptureFixt
     assert current_name(str(corpus.output)) is None
 
 
+@pytest.mark.parametrize("flags", [("--prompt", "a {}"), ("--no_text",), ("--text_field", "rhythm")])
+def test_flags_of_another_head_are_refused(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    """They would have no effect."""
+    assert main(corpus.flags("embed", *flags)) == 2
+    assert f"{flags[0]} is a flag of --head text, and --head is beats: leave it out" in capsys.readouterr().err
+    assert not corpus.output.exists()
+
+
+def test_a_kept_field_may_be_named_like_a_column_of_another_head(corpus: Corpus) -> None:
+    """Columns are found by what the head says, not by the names of texts."""
+    names = pa.array(["yes", "no"])
+    table = pa.table({"id": ["x", "y"], "rhythm": pa.array([b"\x01", b"\x02"]), "n": [1, 2], "truncated": names})
+    for path in corpus.folder.glob("*.parquet"):
+        path.unlink()
+    pq.write_table(table, corpus.folder / "a.parquet")
+    manifest, _ = corpus.embed("--keep_fields", "truncated")
+    assert read(corpus.output, "part")["truncated"].to_pylist() == ["yes", "no"]
+    assert manifest["counts"]["truncated"] == 0
+
+
 def test_the_field_of_the_head_s_flag_is_read(corpus: Corpus) -> None:
     """Without the flag the field has the name of the content."""
     table = pq.read_table(corpus.folder / "a.parquet").rename_columns(["id", "drums", "n"])

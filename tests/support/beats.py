@@ -125,6 +125,7 @@ class BeatHead:
     content = Column("rhythm", "binary")
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"
+    cut_column = None
     max_size = 16
     reasons = ("silence", "broken beat")
     sort_by = None
