@@ -22,10 +22,10 @@ class Convolution:
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
 
-    def __call__(self, x: Tensor, packed: Packed | None, then: str = "none") -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed | None, activation: str = "none") -> Tensor:
         """Return the convolution of x [n, in, h, w], followed by "relu", "sigmoid" or "none"."""
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
-        return y if then == "none" else torch.relu_(y) if then == "relu" else torch.sigmoid_(y)
+        return y if activation == "none" else torch.relu_(y) if activation == "relu" else torch.sigmoid_(y)
 
     def add(self, x: Tensor, residual: Tensor, packed: Packed | None) -> Tensor:
         """Return relu(residual + convolution of x); residual may be overwritten."""
@@ -45,12 +45,12 @@ class FusedConvolution(Convolution):
     `fused_works` has checked their results.
     """
 
-    def __call__(self, x: Tensor, packed: Packed | None, then: str = "none") -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed | None, activation: str = "none") -> Tensor:
         """Return the convolution of x [n, in, h, w], followed by "relu", "sigmoid" or "none"."""
         weight = self._weight_for(x, packed)
         return as_tensor(
             torch.ops.mkldnn._convolution_pointwise.default(
-                x, weight, self.bias, self.padding, [self.stride] * 2, [1, 1], self.groups, then, [], ""
+                x, weight, self.bias, self.padding, [self.stride] * 2, [1, 1], self.groups, activation, [], ""
             )
         )
 
@@ -103,9 +103,9 @@ def fused_works(dtype: torch.dtype) -> bool:
         fused = FusedConvolution(*arguments)
         pairs = [
             *(
-                (fused(x, packed, then), plain(x, None, then))
+                (fused(x, packed, activation), plain(x, None, activation))
                 for packed in (None, {})
-                for then in ("none", "relu", "sigmoid")
+                for activation in ("none", "relu", "sigmoid")
             ),
             *((fused.add(x, residual.clone(), packed), plain.add(x, residual, None)) for packed in (None, {})),
         ]

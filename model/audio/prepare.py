@@ -75,7 +75,7 @@ def prepare(content: object, sample_rate: int | None, jina: bool) -> Prepared:
     if rate != RATE:
         samples = np.stack([soxr.resample(channel, rate, RATE, quality="HQ") for channel in samples])
         if not samples.shape[1]:
-            raise AudioError("too short", f"its {n} samples at {rate:,} Hz are none at {RATE:,} Hz")
+            raise AudioError("too short", f"its {n} samples at {rate:,} Hz are less than one at {RATE:,} Hz")
     if not jina:
         samples *= FULL_SCALE
     return Prepared(samples, frame_count(samples.shape[1]), n / rate, rate, channels, len(samples))

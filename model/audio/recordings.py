@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -23,7 +23,8 @@ Samples = NDArray[np.float32]
 MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second
 MAX_CHANNELS = 8  # of an array: more are more likely samples
 MAX_LEVEL = 256.0  # 1 is full scale: a float above this one is an integer that was not divided
-BLOCK_SAMPLES = 1 << 18  # of all channels, per step of decoding
+BLOCK_SAMPLES = 1 << 15  # of all channels, per step of decoding: damage costs the rest of its block
+WAV_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin
 
 
 class AudioError(ValueError):
@@ -63,12 +64,12 @@ class Track:
 
     @property
     def start(self) -> float:
-        """Where it begins in the recording, in seconds."""
+        """Its beginning in the recording, in seconds."""
         return self.first / self.sample_rate
 
     @property
     def end(self) -> float:
-        """Where it ends in the recording, in seconds."""
+        """Its end in the recording, in seconds."""
         return (self.first + self.samples.shape[-1]) / self.sample_rate
 
 
@@ -97,14 +98,76 @@ class _File(soundfile.SoundFile):
         return False
 
 
+class _Bytes(io.BytesIO):
+    """Bytes for libsndfile, which asks damaged files for places in front of their beginning."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(max(0, offset) if whence == 0 else offset, whence)
+
+
+class _UnfinishedWav(io.RawIOBase):
+    """A WAV file whose header has no lengths, with those that mean that the samples go on to its end.
+
+    Args:
+        file: The file.
+        places: Where the header has the lengths of the file and of its samples.
+    """
+
+    def __init__(self, file: BinaryIO, places: tuple[int, int]) -> None:
+        self.file, self.places = file, places
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes."""
+        start = self.file.tell()
+        data = bytearray(self.file.read(len(buffer)))
+        for place in self.places:
+            for each in range(max(place, start), min(place + 4, start + len(data))):
+                data[each - start] = 0xFF
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Seek as the file does."""
+        return self.file.seek(max(0, offset) if whence == 0 else offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+
+def _finish_wav(file: BinaryIO) -> BinaryIO | _UnfinishedWav:
+    """Return a file, at its beginning; a WAV file that was written to a pipe, without lengths, with these."""
+    head, size = file.read(WAV_HEADER_BYTES), file.seek(0, os.SEEK_END)
+    file.seek(0)
+    place = 12
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return file
+    while place + 8 <= len(head):
+        length = int.from_bytes(head[place + 4 : place + 8], "little")
+        if head[place : place + 4] == b"data":
+            end = place + 8
+            following, rest = head[end : end + 4], int.from_bytes(head[end + 4 : end + 8], "little")
+            is_empty = end == size or (following.isalnum() and following.isascii() and end + 8 + rest <= size)
+            return file if length or is_empty else _UnfinishedWav(file, (4, place + 4))
+        place += 8 + length + length % 2
+    return file
+
+
 class _Decoded:
     """A recording of a file or of its bytes, decoded by libsndfile."""
 
-    def __init__(self, source: int | io.BytesIO) -> None:
+    def __init__(self, opened: BinaryIO) -> None:
+        self.opened = opened
         try:
-            self.file = _File(source, closefd=True) if isinstance(source, int) else _File(source)
-        except soundfile.LibsndfileError as error:
-            raise _not_decodable(error) from None
+            file = _finish_wav(opened)
+            # libsndfile reads a descriptor by itself, without a call of Python for each block.
+            is_plain = file is opened and not isinstance(opened, io.BytesIO)
+            self.file = _File(opened.fileno(), closefd=False) if is_plain else _File(file)
+        except BaseException as error:
+            opened.close()
+            if isinstance(error, soundfile.LibsndfileError):
+                raise _not_decodable(error) from None
+            raise
         self.rate, self.channels = self.file.samplerate, self.file.channels
 
     def read(self, n: int) -> Samples:
@@ -116,6 +179,7 @@ class _Decoded:
 
     def close(self) -> None:
         self.file.close()
+        self.opened.close()
 
 
 def _not_decodable(error: soundfile.LibsndfileError) -> AudioError:
@@ -175,27 +239,30 @@ def _open(content: object, sample_rate: int | None) -> Recording:
     if isinstance(content, bytes | bytearray | memoryview):
         if not len(content):
             raise AudioError("empty file", "it has 0 bytes")
-        return _Decoded(io.BytesIO(content))
+        return _Decoded(_Bytes(content))
     if isinstance(content, str | os.PathLike):
-        return _Decoded(_descriptor(os.fspath(content)))
+        return _Decoded(_open_file(os.fspath(content)))
     raise AudioError("wrong type", f"it is {type_name(content)}, not a path, bytes, an array or a Track")
 
 
-def _descriptor(path: str | bytes) -> int:
-    """Return a descriptor of an open file, which libsndfile reads whatever its suffix says. Raise AudioError."""
+def _open_file(path: str | bytes) -> BinaryIO:
+    """Return a regular file, opened, which libsndfile reads whatever its suffix says. Raise AudioError."""
     if isinstance(path, str) and "://" in path:
         raise AudioError("wrong type", f"{path:.200} is a URL: read it, and pass its bytes")
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        # A pipe must not make this wait.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
     except (OSError, ValueError) as error:  # ValueError: a null character
+        if isinstance(error, IsADirectoryError):
+            raise AudioError("not decodable", "it is a directory, not a file") from None
         raise AudioError("missing file", getattr(error, "strerror", None) or str(error)) from None
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
-        os.close(descriptor)
-        if stat.S_ISREG(found.st_mode):
-            raise AudioError("empty file", "it has 0 bytes")
-        raise AudioError("not decodable", "it is a directory or a device, not a file")
-    return descriptor
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise AudioError("empty file", "it has 0 bytes")
+    raise AudioError("not decodable", "it is a pipe or a device, not a file")
 
 
 def check_rate(rate: object) -> int:
@@ -234,7 +301,7 @@ def cut_windows(recording: Recording, window: float = DEFAULT_WINDOW, hop: float
     """Yield the windows of a recording, [channels, n] in its own rate, in bounded memory.
 
     A recording of up to 1.1 windows is one window. A longer one is cut at round(k * hop * rate); the last window is pulled
-    back so that it ends with the recording. Raises AudioError, after the windows before it, where decoding fails.
+    back so that it ends with the recording. Raises AudioError at damage, after the windows before it.
     """
     check_window(window, hop)
     rate, step = recording.rate, Fraction(str(window if hop is None else hop))

@@ -60,7 +60,7 @@ class Spectrogram:
 
 @functools.lru_cache(maxsize=2)
 def filter_rows(m: bytes, fb: bytes, fc: bytes) -> Tensor:
-    """Return the rows [2046, 1654] of a filter bank: real parts, then imaginary parts, where a frame is.
+    """Return the rows [2046, 1654] of a filter bank: real parts, then imaginary parts, as far as a frame reaches.
 
     Args:
         m: Order of each of 1,025 rows, float32 as bytes.

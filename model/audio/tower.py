@@ -90,15 +90,15 @@ def _halve(x: Tensor) -> Tensor:
 class _Layers:
     """A factory of layers, and the names, device and type that they share."""
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, own: bool) -> None:
-        self.state, self.device, self.dtype, self.own_statistics = state, device, dtype, own
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, by_track: bool) -> None:
+        self.state, self.device, self.dtype, self.own_statistics = state, device, dtype, by_track
 
     def get(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.state[f"audio.{name}"].detach().to(self.device, dtype)
 
     def make(self, name: str, norm: str, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> _Layer:
-        weight, bias, own = self.fold(name, norm)
-        return _Layer(convolution(weight.to(self.dtype), bias.to(self.dtype), stride, padding, groups), own)
+        weight, bias, factors = self.fold(name, norm)
+        return _Layer(convolution(weight.to(self.dtype), bias.to(self.dtype), stride, padding, groups), factors)
 
     def fold(self, name: str, norm: str) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Return weight and bias, float64, of a convolution with its batch norm, or with the norm's own factors apart."""
@@ -116,21 +116,21 @@ class _Layers:
 class _Layer:
     """A convolution and its batch norm: folded into the convolution, or with the statistics of each channel of a track."""
 
-    def __init__(self, layer: Convolution, own: tuple[Tensor, Tensor] | None) -> None:
-        self.convolution, self.own = layer, own
+    def __init__(self, layer: Convolution, factors: tuple[Tensor, Tensor] | None) -> None:
+        self.convolution, self.factors = layer, factors
 
-    def __call__(self, x: Tensor, packed: Packed | None, then: str = "none") -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed | None, activation: str = "none") -> Tensor:
         """Compute x [n * c, in, h, w], followed by "relu", "sigmoid" or "none"."""
-        if self.own is None:
-            return self.convolution(x, packed, then)
-        y = _normalize(self.convolution(x, packed), *self.own)
-        return y if then == "none" else torch.relu_(y) if then == "relu" else torch.sigmoid_(y)
+        if self.factors is None:
+            return self.convolution(x, packed, activation)
+        y = _normalize(self.convolution(x, packed), *self.factors)
+        return y if activation == "none" else torch.relu_(y) if activation == "relu" else torch.sigmoid_(y)
 
     def add(self, x: Tensor, residual: Tensor, packed: Packed | None) -> Tensor:
         """Return relu(residual + layer(x)); residual may be overwritten."""
-        if self.own is None:
+        if self.factors is None:
             return self.convolution.add(x, residual, packed)
-        return torch.relu_(_normalize(self.convolution(x, packed), *self.own).add_(residual))
+        return torch.relu_(_normalize(self.convolution(x, packed), *self.factors).add_(residual))
 
 
 def _normalize(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -180,12 +180,12 @@ class _LastGate:
     """
 
     def __init__(self, layers: _Layers) -> None:
-        weight, bias, own = layers.fold("att5.conv_point", "att5.bn")
+        weight, bias, factors = layers.fold("att5.conv_point", "att5.bn")
         depth, height, width = layers.get("att5.conv_depth.weight", torch.float32), *KERNELS[4]
         self.depth = depth[:, 0, height // 2, width // 2]  # [2048]: the rest of the kernel meets zeros
         self.depth_bias = layers.get("att5.conv_depth.bias", torch.float32)
         self.point = linear(weight.flatten(1).float(), bias.float())
-        self.constant = None if own is None else own[1].sigmoid()
+        self.constant = None if factors is None else factors[1].sigmoid()
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return factors for z [n * c, 2048], between 0 and 1: [n * c, 2048] or [2048]."""

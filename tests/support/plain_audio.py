@@ -85,12 +85,12 @@ def plain_spectrogram(samples: NDArray[np.float32], backward: bool = False) -> T
     return (10 * power.log10())[:, :1023].reshape(frames, 3, 341).permute(1, 2, 0)
 
 
-def plain_features(spectrogram: Tensor, own: bool = False, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return the pooled features [2048] of a channel; `own` normalizes by its own statistics."""
+def plain_features(spectrogram: Tensor, by_track: bool = False, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the pooled features [2048] of a channel; `by_track` normalizes by the statistics of the track."""
     state = {name: tensor.to(dtype) for name, tensor in untrained().items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
-        moments = (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)) if own else None
+        moments = (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)) if by_track else None
         mean, variance = moments or (state[f"{name}.running_mean"], state[f"{name}.running_var"])
         return F.batch_norm(x, mean, variance, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
 

@@ -46,7 +46,7 @@ def wave(kind: str, n: int, rate: int, seed: int) -> Floats:
     return np.asarray(0.35 * level * sum(np.sin(2 * np.pi * pitch * k * t + 6 * c * k) / k for k in range(1, 13)))
 
 
-def track(kind: str, samples: int, rate: int, channels: int, dtype: str, seed: int) -> Track:
+def track(kind: str, samples: int, rate: int, channels: int, dtype: str, seed: int) -> Track:  # noqa: PLR0917
     """Return a track of [channels, samples], int16 or float32."""
     x = np.stack([wave(kind, samples, rate, seed + 100 * c) for c in range(channels)])
     y: NDArray[Any]
