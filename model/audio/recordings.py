@@ -251,7 +251,7 @@ def _open_file(path: str | bytes) -> BinaryIO:
         raise AudioError("wrong type", f"{path:.200} is a URL: read it, and pass its bytes")
     try:
         # A pipe must not make this wait.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character
         if isinstance(error, IsADirectoryError):
             raise AudioError("not decodable", "it is a directory, not a file") from None

@@ -48,7 +48,7 @@ def _close(actual: Any, expected: Any, tolerance: float = 5e-6) -> None:
 
 @pytest.mark.parametrize("variant", ["audioclip", pytest.param("jina", marks=pytest.mark.slow)])
 def test_a_vector_does_not_depend_on_its_batch(variant: str) -> None:
-    """Any split of 12 tracks of three lengths, in any order, gives the vectors of each alone; equal calls give equal bits."""
+    """Any split of 12 tracks of three lengths, in any order, has the vectors of each alone, equal calls equal bits."""
     one = encoder(variant)
     whole, order = one.encode(TRACKS), np.random.default_rng(0)
     for parts in (3, 12):
@@ -77,7 +77,7 @@ def test_stereo_and_mono_in_one_call() -> None:
     dtype=st.sampled_from(["int16", "float32"]),
     variant=st.sampled_from(["audioclip", "jina"]),
 )
-def test_any_track_equals_the_plain_head(
+def test_any_track_equals_the_plain_head(  # noqa: PLR0917
     rate: int, seconds: float, channels: int, kind: str, dtype: str, variant: str
 ) -> None:
     """Within five times what another order of summation makes of its spectrogram."""
