@@ -70,7 +70,7 @@ class Track:
     @property
     def end(self) -> float:
         """Its end in the recording, in seconds."""
-        return (self.first + self.samples.shape[-1]) / self.sample_rate
+        return (self.first + int(self.samples.shape[-1])) / self.sample_rate
 
 
 class Recording(Protocol):
@@ -91,7 +91,7 @@ class Recording(Protocol):
         """Close the file."""
 
 
-class _File(soundfile.SoundFile):
+class _File(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is read forward only: SoundFile seeks after each block, which for MP3 is not exact."""
 
     def seekable(self) -> bool:

