@@ -99,15 +99,16 @@ def fused_works(dtype: torch.dtype) -> bool:
     x, residual, bias = random(2, 64, 9, 7), random(2, 32, 5, 4), torch.randn(32, generator=generator).to(dtype)
     arguments = random(32, 4, 3, 3), bias, 2, (1, 1), 16
     plain, tolerance = Convolution(*arguments), 1e-4 if dtype == torch.float32 else 0.25
+    weights: tuple[Packed | None, Packed] = None, {}
     try:
         fused = FusedConvolution(*arguments)
         pairs = [
             *(
                 (fused(x, packed, activation), plain(x, None, activation))
-                for packed in (None, {})
+                for packed in weights
                 for activation in ("none", "relu", "sigmoid")
             ),
-            *((fused.add(x, residual.clone(), packed), plain.add(x, residual, None)) for packed in (None, {})),
+            *((fused.add(x, residual.clone(), packed), plain.add(x, residual, None)) for packed in weights),
         ]
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False

@@ -52,7 +52,7 @@ class Spectrogram:
         for start in range(0, frames, self.block):
             part = x[start * HOP : (start + self.block - 1) * HOP + WINDOW].unfold(0, WINDOW, HOP)
             torch.mul(part, self.window, out=block[: len(part)])
-            real, imaginary = self.rows(block)[: len(part)].split(BANDS * BAND, 1)
+            real, imaginary = torch.split(self.rows(block)[: len(part)], BANDS * BAND, 1)
             torch.addcmul(real.square(), imaginary, imaginary, out=power[start : start + len(part)])
         power = torch.where(power > 0, power, SILENCE).log10_().mul_(10.0)
         return power.view(frames, BANDS, BAND).permute(2, 0, 1).contiguous()

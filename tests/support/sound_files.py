@@ -26,6 +26,6 @@ def endless_flac() -> bytes:
 
 
 def with_wav_lengths(data: bytes, length: int) -> bytes:
-    """Return a WAV file that says it has samples of so many bytes."""
+    """Return a WAV file whose header has samples of so many bytes."""
     place, lengths = data.index(b"data") + 4, length.to_bytes(4, "little")
     return data[:4] + lengths + data[8:place] + lengths + data[place + 4 :]

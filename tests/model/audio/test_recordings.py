@@ -27,7 +27,7 @@ FORMATS += [("AU", None), ("W64", None), ("CAF", None)]
 
 
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
-def test_formats_are_told_by_their_content(tmp_path: Path, kind: str, subtype: str | None) -> None:
+def test_formats_are_found_by_content(tmp_path: Path, kind: str, subtype: str | None) -> None:
     """A path of any suffix and the bytes of the file give the same samples."""
     rate = 48000 if subtype == "OPUS" else 44100
     data = sound_file(kind, subtype, samples=rate, rate=rate)
