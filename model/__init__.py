@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from .audio.encoder import AudioEncoder
+    from .audio.recordings import AudioError, Track
+    from .audio.settings import AudioSettings
     from .checkpoint import load_checkpoint
     from .image.encoder import ImageEncoder
     from .image.settings import ImageSettings
@@ -15,11 +18,25 @@ if TYPE_CHECKING:
     from .text.settings import TextSettings
     from .text.tokenizer import ClipTokenizer
 
-__all__ = ["ClipTokenizer", "ImageEncoder", "ImageSettings", "TextEncoder", "TextSettings", "load_checkpoint"]
+__all__ = [
+    "AudioEncoder",
+    "AudioError",
+    "AudioSettings",
+    "ClipTokenizer",
+    "ImageEncoder",
+    "ImageSettings",
+    "TextEncoder",
+    "TextSettings",
+    "Track",
+    "load_checkpoint",
+]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "audio.encoder": ["AudioEncoder"],
+        "audio.recordings": ["AudioError", "Track"],
+        "audio.settings": ["AudioSettings"],
         "checkpoint": ["load_checkpoint"],
         "image.encoder": ["ImageEncoder"],
         "image.settings": ["ImageSettings"],

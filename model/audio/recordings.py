@@ -1,0 +1,327 @@
+"""Recordings: what is decoded of files, bytes and arrays, read block by block, and their windows."""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ..head import ContentError, type_name
+from .settings import DEFAULT_WINDOW, check_window
+
+Samples = NDArray[np.float32]
+
+MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second
+MAX_CHANNELS = 8  # of an array: more are more likely samples
+MAX_LEVEL = 256.0  # 1 is full scale: a float above this one is an integer that was not divided
+BLOCK_SAMPLES = 1 << 15  # of all channels, per step of decoding: damage costs the rest of its block
+WAV_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin
+
+
+class AudioError(ValueError):
+    """A recording, or a part of one, that cannot be embedded.
+
+    Args:
+        reason: Why, as rejected rows have it.
+        detail: The same for people, with what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.reason, self.detail)
+
+    @property
+    def content_error(self) -> ContentError:
+        """The same, as an encoding has it."""
+        return ContentError(self.reason, self.detail)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Samples, with what they are: a recording, or a window of one.
+
+    Attributes:
+        samples: [n] or [channels, n], floats whose full scale is 1, or int16.
+        sample_rate: Samples per second.
+        first: The number of the first sample in the recording.
+    """
+
+    samples: NDArray[Any] = field(repr=False)
+    sample_rate: int
+    first: int = 0
+
+    @property
+    def start(self) -> float:
+        """Its beginning in the recording, in seconds."""
+        return self.first / self.sample_rate
+
+    @property
+    def end(self) -> float:
+        """Its end in the recording, in seconds."""
+        return (self.first + int(self.samples.shape[-1])) / self.sample_rate
+
+
+class Recording(Protocol):
+    """Samples that are read from the first to the last.
+
+    Attributes:
+        rate: Samples per second.
+        channels: How many there are.
+    """
+
+    rate: int
+    channels: int
+
+    def read(self, n: int) -> Samples:
+        """Return the next n samples, float32 [n, channels], and fewer at the end. Raise AudioError for damaged ones."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class _File(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read forward only: SoundFile seeks after each block, which for MP3 is not exact."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Bytes(io.BytesIO):
+    """Bytes for libsndfile, which asks damaged files for places in front of their beginning."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(max(0, offset) if whence == 0 else offset, whence)
+
+
+class _UnfinishedWav(io.RawIOBase):
+    """A WAV file whose header has no lengths, with those that mean that the samples go on to its end.
+
+    Args:
+        file: The file.
+        places: Where the header has the lengths of the file and of its samples.
+    """
+
+    def __init__(self, file: BinaryIO, places: tuple[int, int]) -> None:
+        self.file, self.places = file, places
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes."""
+        start = self.file.tell()
+        data = bytearray(self.file.read(len(buffer)))
+        for place in self.places:
+            for each in range(max(place, start), min(place + 4, start + len(data))):
+                data[each - start] = 0xFF
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Seek as the file does."""
+        return self.file.seek(max(0, offset) if whence == 0 else offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+
+def _finish_wav(file: BinaryIO) -> BinaryIO | _UnfinishedWav:
+    """Return a file, at its beginning; a WAV file that was written to a pipe, without lengths, with these."""
+    head, size = file.read(WAV_HEADER_BYTES), file.seek(0, os.SEEK_END)
+    file.seek(0)
+    place = 12
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return file
+    while place + 8 <= len(head):
+        length = int.from_bytes(head[place + 4 : place + 8], "little")
+        if head[place : place + 4] == b"data":
+            end = place + 8
+            following, rest = head[end : end + 4], int.from_bytes(head[end + 4 : end + 8], "little")
+            is_empty = end == size or (following.isalnum() and following.isascii() and end + 8 + rest <= size)
+            return file if length or is_empty else _UnfinishedWav(file, (4, place + 4))
+        place += 8 + length + length % 2
+    return file
+
+
+class _Decoded:
+    """A recording of a file or of its bytes, decoded by libsndfile."""
+
+    def __init__(self, opened: BinaryIO) -> None:
+        self.opened = opened
+        try:
+            file = _finish_wav(opened)
+            # libsndfile reads a descriptor by itself, without a call of Python for each block.
+            is_plain = file is opened and not isinstance(opened, io.BytesIO)
+            self.file = _File(opened.fileno(), closefd=False) if is_plain else _File(file)
+        except BaseException as error:
+            opened.close()
+            if isinstance(error, soundfile.LibsndfileError):
+                raise _not_decodable(error) from None
+            raise
+        self.rate, self.channels = self.file.samplerate, self.file.channels
+
+    def read(self, n: int) -> Samples:
+        try:
+            samples: Samples = self.file.read(n, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise _not_decodable(error) from None
+        return samples
+
+    def close(self) -> None:
+        self.file.close()
+        self.opened.close()
+
+
+def _not_decodable(error: soundfile.LibsndfileError) -> AudioError:
+    return AudioError("not decodable", f"libsndfile: {error.error_string.strip().rstrip('.')}")
+
+
+class _Array:
+    """A recording of samples in memory."""
+
+    def __init__(self, samples: NDArray[Any], rate: int) -> None:
+        samples, self.rate = np.asarray(samples), rate
+        kind = samples.dtype
+        if not (kind.kind == "f" or (kind.kind == "i" and kind.itemsize == 2)):
+            raise AudioError("wrong type", f"the samples are {kind}: pass int16, or floats whose full scale is 1")
+        if samples.ndim not in (1, 2):
+            raise AudioError("wrong type", f"the array has shape {list(samples.shape)}, not [n] or [channels, n]")
+        samples = samples[None] if samples.ndim == 1 else samples
+        if len(samples) > MAX_CHANNELS:
+            raise AudioError(
+                "wrong type",
+                f"the array has {len(samples):,} channels, at most {MAX_CHANNELS} are read: arrays are [channels, n], so "
+                f"pass array.T if it is [n, channels], as soundfile returns it",
+            )
+        self.samples, self.channels, self.position = samples, len(samples), 0
+
+    def read(self, n: int) -> Samples:
+        part = self.samples[:, self.position : self.position + n]
+        self.position += part.shape[1]
+        with np.errstate(over="ignore"):  # infinity is found later
+            block = part.T.astype(np.float32)
+        return np.divide(block, np.float32(32768), out=block) if part.dtype.kind == "i" else block
+
+    def close(self) -> None:
+        pass
+
+
+def open_recording(content: object, sample_rate: int | None = None) -> Recording:
+    """Return the recording of a path, bytes, an array of that sample rate, or a Track. Raise AudioError."""
+    recording = _open(content, sample_rate)
+    if not (MIN_RATE <= recording.rate <= MAX_RATE and recording.channels):
+        recording.close()
+        if not recording.channels:
+            raise AudioError("too short", "it has no channel")
+        raise AudioError(
+            "not decodable", f"a sample rate of {recording.rate:,} Hz: {MIN_RATE:,} to {MAX_RATE:,} Hz can be read"
+        )
+    return recording
+
+
+def _open(content: object, sample_rate: int | None) -> Recording:
+    if isinstance(content, Track):
+        return _Array(content.samples, check_rate(content.sample_rate))
+    if isinstance(content, np.ndarray):
+        if sample_rate is None:
+            raise AudioError("wrong type", "an array without a sample rate: pass sample_rate, or a Track")
+        return _Array(content, sample_rate)
+    if isinstance(content, bytes | bytearray | memoryview):
+        if not len(content):
+            raise AudioError("empty file", "it has 0 bytes")
+        return _Decoded(_Bytes(content))
+    if isinstance(content, str | os.PathLike):
+        return _Decoded(_open_file(os.fspath(content)))
+    raise AudioError("wrong type", f"it is {type_name(content)}, not a path, bytes, an array or a Track")
+
+
+def _open_file(path: str | bytes) -> BinaryIO:
+    """Return a regular file, opened, which libsndfile reads whatever its suffix says. Raise AudioError."""
+    if isinstance(path, str) and "://" in path:
+        raise AudioError("wrong type", f"{path:.200} is a URL: read it, and pass its bytes")
+    try:
+        # A pipe must not make this wait.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        if isinstance(error, IsADirectoryError):
+            raise AudioError("not decodable", "it is a directory, not a file") from None
+        raise AudioError("missing file", getattr(error, "strerror", None) or str(error)) from None
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise AudioError("empty file", "it has 0 bytes")
+    raise AudioError("not decodable", "it is a pipe or a device, not a file")
+
+
+def check_rate(rate: object) -> int:
+    """Return a sample rate as an int. Raise TypeError or ValueError if it is not one."""
+    try:
+        number = operator.index(rate.__int__() if isinstance(rate, float) and rate.is_integer() else rate)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"sample_rate={rate!r} is not a whole number of samples per second") from None
+    if isinstance(rate, bool) or not MIN_RATE <= number <= MAX_RATE:
+        raise ValueError(f"sample_rate={rate!r}: choose {MIN_RATE} to {MAX_RATE} samples per second")
+    return number
+
+
+def blocks(recording: Recording) -> Iterator[Samples]:
+    """Yield the samples of a recording, float32 [n, channels], all of them finite and in range. Raise AudioError."""
+    size, first = max(1, BLOCK_SAMPLES // recording.channels), 0
+    while len(block := recording.read(size)):
+        if not max(block.max(), -block.min()) <= MAX_LEVEL:
+            _raise_level_error(block, first)
+        first += len(block)
+        yield block
+
+
+def _raise_level_error(block: Samples, first: int) -> None:
+    place, channel = np.argwhere(~(np.abs(block) <= MAX_LEVEL))[0]
+    value = float(block[place, channel])
+    if np.isfinite(value):
+        raise AudioError(
+            "not decodable",
+            f"sample {first + place:,} is {value:g}, and full scale is 1: pass int16, or divide by 32768",
+        )
+    raise AudioError("not decodable", f"sample {first + place:,} of channel {channel + 1} is {value}, not a number")
+
+
+def cut_windows(recording: Recording, window: float = DEFAULT_WINDOW, hop: float | None = None) -> Iterator[Track]:
+    """Yield the windows of a recording, [channels, n] in its own rate, in bounded memory.
+
+    A recording of up to 1.1 windows is one window. A longer one is cut at round(k * hop * rate); the last window is pulled
+    back so that it ends with the recording. Raises AudioError at damage, after the windows before it.
+    """
+    check_window(window, hop)
+    rate, step = recording.rate, Fraction(str(window if hop is None else hop))
+    length = max(1, round(Fraction(str(window)) * rate))
+    kept, first, k = np.empty((0, recording.channels), np.float32), 0, 0  # first: the number of the first sample kept
+
+    def window_from(start: int, stop: int) -> Track:
+        return Track(np.ascontiguousarray(kept[start - first : stop - first].T), rate, start)
+
+    for block in blocks(recording):
+        kept = np.concatenate([kept, block])
+        end, emitted = first + len(kept), None
+        start = round(k * step * rate)
+        while end > start + length and (k or 10 * end > 11 * length):
+            yield window_from(start, start + length)
+            emitted, k = start, k + 1
+            start = round(k * step * rate)
+        if emitted is not None:  # the last window may begin right behind the last one that was emitted
+            kept, first = kept[emitted - first :].copy(), emitted
+    end = first + len(kept)
+    if not end:
+        raise AudioError("too short", "it has no sample")
+    yield window_from(max(0, end - length) if k else 0, end)

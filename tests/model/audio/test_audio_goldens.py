@@ -1,0 +1,80 @@
+"""The audio head's vectors are the original's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from audioclip_beam.model.audio import AudioEncoder
+from tests.support.paths import DATA
+from tests.support.plain_audio import difference, encoder, spread
+from tests.support.tracks import TRACKS, track, uniform
+
+SHORT = [name for name, (_, samples, rate, *_) in TRACKS.items() if samples < 0.06 * rate]
+
+
+def _golden(name: str) -> NDArray[Any]:
+    with np.load(DATA / "audio.npz") as file:
+        values: NDArray[Any] = file[name]
+        return values
+
+
+def _names(key: str) -> list[str]:
+    names: list[str] = json.loads(str(_golden(key)))
+    return names
+
+
+@pytest.mark.parametrize(
+    "names", [pytest.param(SHORT, id="short"), pytest.param(list(TRACKS), id="all", marks=pytest.mark.slow)]
+)
+def test_vectors_are_the_published_evaluation_codes(names: list[str]) -> None:
+    """Within five times what another order of summation makes, or 2e-5; tracks of several channels are averaged."""
+    places = [_names("names").index(name) for name in names]
+    vectors = encoder().encode([track(*TRACKS[name]) for name in names])
+    expected, spreads = _golden("vectors_eval_scaled")[places], _golden("summation_spread")[places]
+    for name, actual, golden, noise in zip(names, vectors, expected, spreads, strict=True):
+        assert difference(actual, golden) <= (1e-2 if np.isnan(noise) else max(2e-5, 5 * noise)), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stereo", [False, True])
+def test_variant_jina_gives_the_executors_vectors(stereo: bool) -> None:
+    """Each track is normalized by itself, mono and as two channels."""
+    names = _names("stereo_names" if stereo else "names")
+    expected = _golden("vectors_stereo_jina_evil" if stereo else "vectors_jina_evil")
+    jina = encoder("jina")
+    for name, golden in zip(names, expected, strict=True):
+        kind, samples, rate, channels, dtype, seed = TRACKS[name]
+        if samples > (5.1 if stereo else 2.1) * rate:
+            continue  # the oracle would take a minute
+        one = track(kind, samples, rate, channels, dtype, seed)
+        if channels > 1 and not stereo:  # the golden is that of the mean
+            mono = one.samples.astype(np.float32) / (32768 if dtype == "int16" else 1)
+            one = type(one)(mono.mean(0), rate)
+        assert difference(jina.encode([one])[0], golden) <= max(2e-5, 5 * spread(one, jina=True)), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-5), pytest.param("bfloat16", 0.02, marks=pytest.mark.slow)]
+)
+def test_the_network_alone(dtype: str, tolerance: float) -> None:
+    """A given spectrogram of 1, 64 and 313 frames has the original's vector, with weights packed for its length or not."""
+    tower = _tower(encoder(dtype=dtype))
+    for i, frames in enumerate((1, 64, 313)):
+        values = (uniform(3 * 341 * frames, "spectrogram", i) - 0.5) * 60 - 50
+        x = torch.from_numpy(values.astype(np.float32).reshape(1, 3, 341, frames))
+        golden = _golden(f"network_only_{frames}")
+        plain = tower(x).numpy()[0]
+        tower.expect(frames, 100)
+        packed = tower(x).numpy()[0]
+        assert difference(plain, golden) <= tolerance
+        np.testing.assert_array_equal(packed, plain)
+
+
+def _tower(loaded: AudioEncoder) -> Any:
+    return loaded.tower
