@@ -61,7 +61,7 @@ def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
         prefix: Its beginning before the first wildcard.
 
     Raises:
-        StoreError: The store gives no listing.
+        StoreError: The object store gives no listing.
         ValueError: No file system has that scheme.
     """
     scheme, _, place = prefix.partition("://")

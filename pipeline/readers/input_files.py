@@ -41,7 +41,7 @@ def find_shards(
 
     Args:
         patterns: The globs.
-        input_format: The format of all shards; by default their suffixes tell it.
+        input_format: The format of all shards; by default that of their suffixes.
         delimiter: The separator of csv.
         known: The names of the current snapshot's shards by their absolute paths. A shard keeps its name, so that its ids
             stay the same when inputs are added, reordered or widened, unless another shard now has that name.
