@@ -300,9 +300,9 @@ def watch_pool(runner: PortableRunner) -> None:
         result = submit(pipeline, options)
         wait = result.wait_until_finish
 
-        def wait_or_fail(duration: int | None = None) -> Any:
+        def wait_or_fail(*arguments: Any) -> Any:
             try:
-                return wait(duration)
+                return wait(*arguments)
             finally:
                 if errors:
                     raise RuntimeError(errors[0])

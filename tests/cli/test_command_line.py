@@ -275,7 +275,7 @@ def test_usage_error(folder: Path, line: str, message: str, capsys: pytest.Captu
         (f"{IN} --direct-num-workers 2", "unknown flag --direct-num-workers: Beam's flag is --direct_num_workers"),
         (f"{IN} --direct_num_wokers 2", "unknown flag --direct_num_wokers; did you mean --direct_num_workers?"),
         (f"{IN} --direct_num_workers 1 --direct_num_workers 2", "--direct_num_workers is given twice: 1, 2"),
-        ("search out dog --device cuda:7", "search has no flag --device: it is a flag of embed and plan"),
+        ("search out dog --device cuda:7", "search has no flag --device: it is a flag of embed, plan"),
         ("log out --dry_run", "log has no flag --dry_run: it is a flag of gc"),
         ("log out --runner Foo", "log has no flag --runner: Beam's flags are for embed and plan"),
         ("gc out --keep 1 --s3-endpoint-url=x", "Beam's flag is --s3_endpoint_url"),

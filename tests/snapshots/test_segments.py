@@ -73,8 +73,8 @@ def test_any_segments(segments: list[tuple[int, bool]], changed: int) -> None:
 def test_entries_come_back_whole(tmp_path: Path) -> None:
     """Every field of a shard, whatever its value."""
     shards = [
-        Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, '"etag"', None, 3),
-        Shard("/c\udcff.csv", "c\\xff.csv", "csv", None, 0, "1-0-2-3", ";"),
+        Shard("gs://b/ö/a.jsonl.gz", "ö/a.jsonl.gz", "jsonl", "gzip", 1 << 40, '"etag"', segment=3),
+        Shard("/c\udcff.csv", "c\\xff.csv", "csv", None, 0, "1-0-2-3", ";", "none", "\\"),
     ]
     assert all(len({getattr(shard, field.name) for shard in shards}) == 2 for field in fields(Shard))
     write_listings(str(tmp_path), shards, ["a/part-1.parquet", "b/\udcff/part-2.parquet"])

@@ -19,7 +19,8 @@ from audioclip_beam.pipeline.writers.statistics import FileStats, norm_of
 
 def batch(tokens: list[int], vectors: np.ndarray) -> pa.RecordBatch:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type(vectors.shape[1]))
-    return pa.RecordBatch.from_pydict({"n_tokens": pa.array(tokens, pa.int16()), "embedding": column})
+    sizes = {"n_tokens": pa.array(tokens, pa.int16()), "truncated": [count > 77 for count in tokens]}
+    return pa.RecordBatch.from_pydict({**sizes, "embedding": column})
 
 
 @settings(deadline=None, max_examples=30)
@@ -38,6 +39,7 @@ def test_histograms_add_up_however_rows_are_cut(rows: list[tuple[int, float]], d
     whole = FileStats()
     whole.add_vectors(batch(tokens, vectors), TEXT)
     assert total == whole
+    assert whole.truncated == sum(count > 77 for count in tokens)
     assert whole.sizes == Counter(min(count, TEXT.max_size) for count in tokens)
     bins = np.array(sorted(whole.norm_bins.elements()))
     np.testing.assert_allclose(norm_of(bins), np.sort(vectors[:, 0]), rtol=0.01)

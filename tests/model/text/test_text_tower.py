@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclip_beam.model.text import linear
+from audioclip_beam.model import linear
 from audioclip_beam.model.text.prefix_tree import NODE_STEP, SortedRows
 from audioclip_beam.model.text.tower import TextTower
 from tests.support import plain_tower as oracle
