@@ -269,7 +269,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add(
         "--quoting",
         **_choice("minimal", "none"),
-        help="minimal: values of csv and tsv may be quoted; none: quotes are characters (default: none for tsv)",
+        help="minimal: values may be quoted; none: quotes are characters (default: minimal for csv, none for tsv)",
     )
     add(
         "--escape",

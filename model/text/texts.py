@@ -34,7 +34,7 @@ def list_texts(texts: Iterable[Text], name: str = "texts") -> list[Text]:
         raise TypeError(f"{name} is a {kind}: give one column, as in frame['text']")
     if isinstance(texts, set | frozenset):
         raise TypeError(f"{name} is a {kind}, whose order is not defined: give a list, as in sorted({name})")
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
         raise TypeError(f"{name} is {describe(texts)}: give a list of texts, as in [text]")
     to_pylist = getattr(texts, "to_pylist", None)  # the elements of an Arrow array are not strings
     items: list[Text] = list(texts) if to_pylist is None else to_pylist()

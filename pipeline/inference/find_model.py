@@ -82,7 +82,7 @@ def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotM
     try:
         model = describe_model(head, settings, parts["stored"]).info
     except (ValueError, OSError) as error:
-        raise ModelNotFound(f"{name}, which cannot be read: {error}; or give its path {remedy}") from None
+        raise ModelNotFound(f"{name}, and its model cannot be read: {error}; or name its files {remedy}") from None
     changes = describe_changes(model.fingerprint_parts, parts)
     changed = changed_parts(model.fingerprint_parts, parts)
     if not set(changed).issubset(head.version_parts):

@@ -26,4 +26,6 @@ def kept_notes(job: Job, types: SettledTypes | None) -> list[str]:
             rest = ": the part files that are carried over are written again with it" if again else ""
             notes.append(f"kept field {name!r} is {kind} now, and was {before[name]} in the previous snapshot{rest}")
     kept = types.kept if types else job.types.final
-    return notes + engine_notes(kept, job.part_schema("").names)
+    return notes + engine_notes(
+        kept, job.part_schema("").names, {field.name: field.path for field in job.reading.fields.kept}
+    )

@@ -141,7 +141,7 @@ def line_blocks(handle: IO[bytes], shard: Shard, limit: int, notes: ShardNotes) 
         rest = block.pop() or b""
         if block:
             if returns:
-                _note_returns(block, number, notes)
+                _note_returns(block, number, shard, notes)
             block = _drop_long(block, limit)
             if skipping:
                 block[0], skipping = None, False
@@ -155,7 +155,7 @@ def line_blocks(handle: IO[bytes], shard: Shard, limit: int, notes: ShardNotes) 
     if skipping:
         yield [None]
     elif rest:
-        _note_returns([rest], number, notes)
+        _note_returns([rest], number, shard, notes)
         yield _drop_long([rest], limit)
 
 
@@ -190,7 +190,7 @@ def _check_head(head: bytes, shard: Shard, notes: ShardNotes) -> None:
         )
     if fault := find_fault(head, shard):
         raise DamagedShard(fault)
-    if is_page(head):
+    if is_page(head.removeprefix(_BOM)):
         notes.add(Notice.PAGE)
 
 
@@ -212,9 +212,13 @@ def _has_lone_return(piece: bytes) -> bool:
     return bool(codes[-1] == 13 or ((codes[:-1] == 13) & (codes[1:] != 10)).any())
 
 
-def _note_returns(block: list[bytes | None], before: int, notes: ShardNotes) -> None:
+def _note_returns(block: list[bytes | None], before: int, shard: Shard, notes: ShardNotes) -> None:
     r"""Note the lines of a block, `before` lines into the shard, that contain a "\r" which is text."""
-    places = [place for place, line in enumerate(block, before + 1) if line and b"\r" in line[:-1]]
+
+    def has_return(line: bytes) -> bool:
+        return b"\r" in (line.rstrip(b"\r") if shard.quoting else line[:-1])  # several end a line of csv and tsv
+
+    places = [place for place, line in enumerate(block, before + 1) if line and has_return(line)]
     if places:
         notes.lone_returns = True
         notes.add(Notice.RETURN, places[0], times=len(places))

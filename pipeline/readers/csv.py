@@ -68,13 +68,13 @@ def _names(header: list[str] | BadRow, shard: Shard, fields: Fields, delimiter: 
             f"the header '{_printable(line)[0][:EXCERPT]}' is not text in UTF-8: convert the file, as in "
             f"iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, or leave it out"
         )
-    if len(header) == 1 and header[0] not in fields.columns:
-        _check_delimiter(header[0], shard, delimiter, is_csv=is_csv)
     if _COMMENT.match(header[0]) and not {*header} & {*fields.columns}:
         raise BadHeader(
             f"the header is {some_of(header)}, which seems to be a comment: remove the lines in front of the names of the "
             f"fields"
         )
+    if len(header) == 1 and header[0] not in fields.columns:
+        _check_delimiter(header[0], shard, delimiter, is_csv=is_csv)
     # Without a name, as in the index of pandas and in trailing separators, a field cannot be asked for.
     repeated = sorted(name for name, times in Counter(header).items() if times > 1 and name.strip())
     if repeated:

@@ -111,6 +111,10 @@ def infer_kept_types(
 def no_field(paths: Sequence[str], names: Sequence[str]) -> InputError:
     """Return the error that no record has the fields at these paths; `names` are the fields that there are."""
     types = f"; types are {', '.join(KEPT_TYPES)}" if any(":" in path for path in paths) else ""
+    for name in names:
+        path, _, kind = name.rpartition(":")
+        if path in paths and kind in KEPT_TYPES:
+            types = f"; the last colon gives a type: for the field {name!r} write {name}:{kind}"
     return InputError(
         f"no record has the field {', '.join(map(repr, paths))}; the fields are {some_of(names, paths)}{types}"
     )

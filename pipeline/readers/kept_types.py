@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -23,6 +25,8 @@ LARGE = "int64 beyond 2^53"  # a double may round it
 TYPES = {"bool": pa.bool_(), "int64": pa.int64(), LARGE: pa.int64(), "double": pa.float64(), "string": pa.string()}
 
 _UNITS = ("s", "ms", "us", "ns")
+
+_ZONED = re.compile(r":\d\d(?:[.,]\d+)?\s*(?:[Zz]|[+-]\d\d:?(?:\d\d)?)$")  # the end of a time
 
 
 def kind_of(value: object) -> str:
@@ -165,11 +169,27 @@ def cast_given(column: pa.Array, kind: pa.DataType, *, empty_is_null: bool = Fal
         return cast_exactly(column, kind, nulls_fit=False)
     if empty_is_null:
         column = pc.if_else(pc.equal(column, ""), None, column)
+    if pa.types.is_floating(kind):
+        return cast_exactly(_doubles(column), kind)
+    if pa.types.is_time(kind):  # Arrow reads such texts only behind a date
+        column = pc.binary_join_element_wise("1970-01-01T", column.cast(pa.string()), "").cast(pa.timestamp(kind.unit))
     values = column.cast(kind)
     if pa.types.is_integer(kind) and not values.cast(pa.string()).equals(column.cast(pa.string())):
         raise pa.ArrowInvalid("a text has other digits than its number")
     if pa.types.is_boolean(kind) and not values.cast(pa.string()).equals(pc.utf8_lower(column).cast(pa.string())):
         raise pa.ArrowInvalid("a text is neither true nor false")
+    return values
+
+
+def _doubles(column: pa.Array) -> pa.Array:
+    """Return texts as doubles. Raise ArrowInvalid for a whole number that a double rounds, and one beyond its range."""
+    values = column.cast(pa.float64())
+    short = pc.less_equal(pc.binary_length(column), 15)  # so few digits are exact
+    doubtful = pc.invert(pc.and_(short, pc.is_finite(values)))
+    for text, value in zip(column.filter(doubtful).to_pylist(), values.filter(doubtful).to_pylist(), strict=True):
+        digits = text.strip().lstrip("+-")
+        if (int(digits) != abs(value)) if digits.isdecimal() else (math.isinf(value) and digits[:1] in "0123456789."):
+            raise pa.ArrowInvalid("a double does not hold the number")
     return values
 
 
@@ -219,7 +239,9 @@ def as_kept(value: object, field: KeptField, column: pa.Field, *, empty_is_null:
         else:
             cast = cast_exactly(pa.array([value], TYPES[kind]), column.type)
     except pa.ArrowException:
-        return Unfit(column, as_text(value), "string" if isinstance(value, str) else kind)
+        if isinstance(value, str):
+            kind = "string" if not _ZONED.search(value) else "string with a time zone, which the type does not have"
+        return Unfit(column, as_text(value), kind)
     return cast
 
 

@@ -14,7 +14,10 @@ HEAD_BYTES = 4096  # that are looked at
 _CONTROLS = bytes(sorted({*range(32), 127} - {*b"\t\n\v\f\r\x1a\x1b"}))
 _FIT_FOR_TEXT = bytes(sorted({*range(256)} - {*_CONTROLS} - {*b"\t\n\v\f\r\x1a\x1b "}))
 
-_PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head|body|\?xml)\b", re.IGNORECASE)
+_PAGE = re.compile(
+    rb"\s*(?:<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|title|meta|script|\?xml|error)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _AS_TABLE = "write it as Parquet, csv or jsonl"
 _UNPACK = "unpack it"

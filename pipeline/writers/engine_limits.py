@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -39,12 +39,13 @@ REFUSALS = (
 )
 
 
-def engine_notes(kept: pa.Schema, columns: list[str]) -> list[str]:
+def engine_notes(kept: pa.Schema, columns: list[str], paths: Mapping[str, str]) -> list[str]:
     """Return a note on each kept field with which engines open no part file at all, or not its column.
 
     Args:
         kept: The kept fields.
         columns: The names of all columns of part files.
+        paths: The paths of the kept fields by name.
     """
     notes, times = [], Counter(name.lower() for name in columns)
     for field in kept:
@@ -52,16 +53,17 @@ def engine_notes(kept: pa.Schema, columns: list[str]) -> list[str]:
         engines = dict.fromkeys(engine for refusal in found for engine in refusal.engines)
         if engines:
             remedy = next((refusal.remedy for refusal in found if refusal.remedy), "")
-            mended = f"--keep_fields {field.name}:{remedy}" if remedy and not pa.types.is_nested(field.type) else ""
+            source = paths[field.name] if paths[field.name] == field.name else f"{field.name}={paths[field.name]}"
+            mended = f"--keep_fields {source}:{remedy}" if remedy and not pa.types.is_nested(field.type) else ""
             notes.append(
-                f"{' and '.join(engines)} cannot read part files with the kept field {field.name!r}, which is {field.type}: "
+                f"{', '.join(engines)} cannot read part files with the kept field {field.name!r}, which is {field.type}: "
                 f"{mended or 'leave it out'} if they must"
             )
         engines = dict.fromkeys(engine for refuses, engine in _NAMES if refuses(field.name, times))
         if engines:
             notes.append(
-                f"{' and '.join(engines)} cannot read part files with the name of the kept field {field.name!r}: give it "
-                f"another, as in --keep_fields NAME={field.name}, if they must"
+                f"{', '.join(engines)} cannot read part files with the name of the kept field {field.name!r}: give it "
+                f"another, as in --keep_fields NAME={paths[field.name]}, if they must"
             )
     return notes
 

@@ -60,8 +60,8 @@ KEPT = {
 
 def named(name: str) -> set[str]:
     """Return the engines that the notes on a kept field name."""
-    notes = engine_notes(pa.schema([pa.field(name, KEPT[name].type)]), ["id", "text", "embedding", name])
-    return {engine for note in notes for engine in note.partition(" cannot read")[0].split(" and ")}
+    notes = engine_notes(pa.schema([pa.field(name, KEPT[name].type)]), ["id", "text", "embedding", name], {name: name})
+    return {engine for note in notes for engine in note.partition(" cannot read")[0].split(", ")}
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,8 @@ def test_names_that_are_empty_do_no_harm(tmp_path: Path, header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "comment", ["# made by x", "# made, by x", "#", "// made by x", "-- made by x", "% made by x, y"]
+    "comment",
+    ["# made by x", "# made, by x", "#", "# made by x; 2026", "// made by x", "-- made by x", "% made by x, y"],
 )
 def test_a_comment_in_front_of_the_header(tmp_path: Path, comment: str) -> None:
     """The error shows it and says what to remove; a name may begin with such a character."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from audioclip_beam.pipeline.readers import infer_schema, reader
 from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.writers.engine_limits import engine_notes
 from tests.support.kept import read_kept
 from tests.support.shards import write_lines
 
@@ -223,6 +225,7 @@ def test_an_integer_beyond_a_double_ends_the_run(tmp_path: Path) -> None:
         read_kept(tmp_path, "k")
 
 
+NOON = datetime.time(12, 30)
 MOMENT = datetime.datetime(2026, 1, 2, 3, 4, 5, 6)
 # A field as given, the values in jsonl, csv or Parquet, and those of the column or what the error says.
 GIVEN: dict[str, tuple[str, str, list[object] | pa.Array, pa.DataType, list[object] | str]] = {
@@ -250,6 +253,40 @@ GIVEN: dict[str, tuple[str, str, list[object] | pa.Array, pa.DataType, list[obje
     "leading zeros": ("k:int64", "csv", ["7", "02134"], pa.int64(), "row 1: kept field 'k' is 02134 (string)"),
     "bools of csv": ("k:bool", "csv", ["true", "False", ""], pa.bool_(), [True, False, None]),
     "words of csv": ("k:double", "csv", ["0.5", "x"], pa.float64(), "row 1: kept field 'k' is x (string)"),
+    "large integers as doubles": (
+        "k:double",
+        "csv",
+        ["7", str(2**53 + 1)],
+        pa.float64(),
+        "row 1: kept field 'k' is 9007",
+    ),
+    "large integers that doubles hold": ("k:double", "csv", [str(2**60), "-1e300"], pa.float64(), [2.0**60, -1e300]),
+    "beyond a double": ("k:double", "csv", ["7", "1e400"], pa.float64(), "row 1: kept field 'k' is 1e400 (string)"),
+    "no numbers": ("k:double", "csv", ["inf", "7"], pa.float64(), [math.inf, 7.0]),
+    "fractions as float": ("k:float", "csv", ["0.5", "0.1"], pa.float32(), "row 1: kept field 'k' is 0.1 (string)"),
+    "integers as float": (
+        "k:float",
+        "csv",
+        ["16777216", "16777217"],
+        pa.float32(),
+        "row 1: kept field 'k' is 16777217",
+    ),
+    "times of csv": (
+        "k:time_us",
+        "csv",
+        ["12:30:00", "", "12:30:00.5"],
+        pa.time64("us"),
+        [NOON, None, NOON.replace(microsecond=500_000)],
+    ),
+    "times of csv in milliseconds": ("k:time_ms", "csv", ["12:30:00"], pa.time32("ms"), [NOON]),
+    "no times": ("k:time_us", "csv", ["12:30:00", "noon"], pa.time64("us"), "row 1: kept field 'k' is noon (string)"),
+    "moments with a zone": (
+        "k:timestamp_us",
+        "jsonl",
+        ["2026-01-02T03:04:05", "2026-01-02T03:04:05+02:00"],
+        pa.timestamp("us"),
+        "row 1: kept field 'k' is 2026-01-02T03:04:05+02:00 (string with a time zone, which the type does not have)",
+    ),
     "dates of csv": ("k:date", "csv", ["2026-01-02"], pa.date32(), [MOMENT.date()]),
     "nanoseconds": (
         "k:timestamp_us",
@@ -305,3 +342,20 @@ def test_types_and_names_that_are_given(tmp_path: Path, case: str, times: int) -
         return
     column = read_kept(tmp_path, field)[field.partition("=")[0] if "=" in field else name]
     assert (column.type, column.to_pylist()) == (kind, expected * times)
+
+
+def test_a_name_that_ends_like_a_type(tmp_path: Path) -> None:
+    """The last colon gives a type: the error says how such a field is named."""
+    write_lines(tmp_path / "a.jsonl", {"a:int64": 1, "text": "t"})
+    with pytest.raises(InputError, match="for the field 'a:int64' write a:int64:int64"):
+        read_kept(tmp_path, "a:int64")
+    assert read_kept(tmp_path, "a:int64:int64")["a:int64"].to_pylist() == [1]
+
+
+def test_notes_on_engines_name_the_field(tmp_path: Path) -> None:
+    """The remedy is what --keep_fields takes, also for a field with another name in the output."""
+    kept = pa.schema([pa.field("c", pa.timestamp("ns"))])
+    (note,) = engine_notes(kept, ["id", "c"], {"c": "created"})
+    assert "--keep_fields c=created:timestamp_us" in note
+    (note,) = engine_notes(kept, ["id", "c"], {"c": "c"})
+    assert "--keep_fields c:timestamp_us" in note

@@ -52,7 +52,7 @@ def test_carriage_returns_that_are_text_are_noted(tmp_path: Path) -> None:
     """With the first line of each shard; those that end lines are not."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_bytes(b"one\r\ntwo\rtwo\nthree\rthree\r\nfour\r")
-    (tmp_path / "in/b.csv").write_bytes(b"text,n\nx\ry,1\nz,2\r\n")
+    (tmp_path / "in/b.csv").write_bytes(b"text,n\nx\ry,1\nz,2\r\r\n")
     (tmp_path / "in/c.txt").write_bytes(b"a\rb\r")
     (tmp_path / "in/d.txt").write_bytes(b"a\r\nb\r\n")
     assert embed(f"{tmp_path}/in/*", tmp_path / "out")[0]["notes"] == [

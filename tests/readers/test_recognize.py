@@ -215,13 +215,14 @@ def test_pages_and_shards_without_rows_are_noted(tmp_path: Path) -> None:
         "e.txt": b"",
         "f.jsonl.gz": gzip.compress(b"\n\n"),
         "g.txt": b"a dog\n",
+        "i.txt": b"\xef\xbb\xbf<!-- error -->\n<html>\n",
     }.items():
         (tmp_path / "in" / name).write_bytes(content)
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in/h.parquet")
     notes = embed(f"{tmp_path}/in/*", tmp_path / "out")[0]["notes"]
     assert notes == [
         "no row was read from 4 shards: d.csv; e.txt; f.jsonl.gz; h.parquet",
-        "3 shards begin like a page of HTML or XML, which servers send in place of a file: a.txt; b.txt; c.jsonl",
+        "4 shards begin like a page of HTML or XML, which servers send in place of a file: a.txt; b.txt; c.jsonl; i.txt",
     ]
 
 

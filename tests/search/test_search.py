@@ -148,7 +148,10 @@ def test_other_checkpoint_is_refused(output: Path, safetensors_file: Path, capsy
     assert "give the path of the right checkpoint with --checkpoint" in printed
     assert main(["search", str(output), "dog", "--checkpoint", "nowhere.pt"]) == 2
     printed = capsys.readouterr().err
-    assert "was embedded with the checkpoint untrained, which cannot be read: no checkpoint at nowhere.pt" in printed
+    assert (
+        "was embedded with the checkpoint untrained, and its model cannot be read: no checkpoint at nowhere.pt"
+        in printed
+    )
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_valid_snapshot(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "40 rows" in by_check["readable"]
     assert "4 rows truncated" in by_check["tokens"]
     assert "not checked" in by_check["canary"]
-    assert "embedded with the checkpoint stub, which cannot be read" in by_check["canary"]
+    assert "embedded with the checkpoint stub, and its model cannot be read" in by_check["canary"]
     names = [
         "pointer",
         "manifest",
