@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .files import replace_file, sha256_of_file
+from .fingerprint import SCHEME
+from .head import ModelInfo
 from .release import UNTRAINED, fetch_command, resolve_checkpoint
 from .tensors import number_fault, weights_digest
 
@@ -72,6 +74,19 @@ class Checkpoint:
     sha256: str
     untrained: bool
     head: str = "text"
+
+    def info(self, dim: int, parts: Mapping[str, str], limit: int | None = None) -> ModelInfo:
+        """Return what an encoder of this checkpoint is.
+
+        Args:
+            dim: Numbers per vector.
+            parts: The parts of the fingerprint that do not follow from the checkpoint.
+            limit: How many units of a content it reads, or None.
+        """
+        common = {"scheme": SCHEME, "head": self.head, "weights": weights_digest(self.state)}
+        return ModelInfo(
+            self.head, self.name, self.sha256, self.untrained, dim, {**common, **parts}, limit=limit, notice=self.notice
+        )
 
     @property
     def notice(self) -> str:

@@ -217,6 +217,10 @@ class EncoderSettings:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}")
 
+    def fingerprint_parts(self) -> dict[str, str]:
+        """Return what these settings decide of a vector, by name."""
+        return {"normalize": str(self.normalize).lower(), "dtype": self.dtype}
+
     @property
     def forbidden(self) -> str | None:
         """The model column that must not be true in any row of a run, reused rows included; None if every row is allowed."""

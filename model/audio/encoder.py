@@ -21,12 +21,10 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
-from ..fingerprint import SCHEME
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
-from ..tensors import weights_digest
 from .prepare import Prepared, prepare
 from .recordings import AudioError, Track, check_rate, cut_windows, open_recording
 from .settings import DEFAULT_WINDOW, AudioSettings
@@ -44,20 +42,7 @@ Recorded = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Track
 def model_info(checkpoint: Checkpoint, settings: AudioSettings) -> ModelInfo:
     """Return what the encoder of a checkpoint and settings is; no tower is built. Raise ValueError for unknown settings."""
     settings.check()
-    return ModelInfo(
-        head=checkpoint.head,
-        name=checkpoint.name,
-        sha256=checkpoint.sha256,
-        untrained=checkpoint.untrained,
-        dim=checkpoint.state["audio.fc.weight"].shape[0],  # [dim, 2048]
-        fingerprint_parts={
-            "scheme": SCHEME,
-            "head": checkpoint.head,
-            "weights": weights_digest(checkpoint.state),
-            **settings.fingerprint_parts(),
-        },
-        notice=checkpoint.notice,
-    )
+    return checkpoint.info(checkpoint.state["audio.fc.weight"].shape[0], settings.fingerprint_parts())  # [dim, 2048]
 
 
 @dataclass

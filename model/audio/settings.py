@@ -44,8 +44,7 @@ class AudioSettings(EncoderSettings):
             "variant": self.variant,
             "window": "whole" if self.window is None else f"{self.window:g}",
             "hop": "whole" if hop is None else f"{hop:g}",
-            "normalize": str(self.normalize).lower(),
-            "dtype": self.dtype,
+            **super().fingerprint_parts(),
         }
 
 

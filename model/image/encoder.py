@@ -16,12 +16,10 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
-from ..fingerprint import SCHEME
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
-from ..tensors import weights_digest
 from .pictures import Picture, Prepared, list_pictures, prepare
 from .probes import decoder_parts
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
@@ -41,21 +39,7 @@ class ImageError(ValueError):
 def model_info(checkpoint: Checkpoint, settings: ImageSettings) -> ModelInfo:
     """Return what the encoder of a checkpoint and settings is; no tower is built. Raise ValueError for unknown settings."""
     settings.check()
-    return ModelInfo(
-        head=checkpoint.head,
-        name=checkpoint.name,
-        sha256=checkpoint.sha256,
-        untrained=checkpoint.untrained,
-        dim=sizes_of(checkpoint.state)[2],
-        fingerprint_parts={
-            "scheme": SCHEME,
-            "head": checkpoint.head,
-            "weights": weights_digest(checkpoint.state),
-            **settings.fingerprint_parts(),
-            **decoder_parts(),
-        },
-        notice=checkpoint.notice,
-    )
+    return checkpoint.info(sizes_of(checkpoint.state)[2], {**settings.fingerprint_parts(), **decoder_parts()})
 
 
 @dataclass

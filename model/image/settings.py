@@ -37,7 +37,7 @@ class ImageSettings(EncoderSettings):
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Return what these settings decide of a vector, by name."""
-        return {"variant": self.variant, "normalize": str(self.normalize).lower(), "dtype": self.dtype}
+        return {"variant": self.variant, **super().fingerprint_parts()}
 
 
 # Pickles name this class by its module: by the public one, which does not change.

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
-from ..fingerprint import SCHEME
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
-from ..tensors import weights_digest
 from .prefix_tree import Ints, SortedRows, to_device
 from .settings import TextSettings, versions
 from .shapes import check_vocabulary
@@ -47,22 +45,10 @@ def model_info(checkpoint: Checkpoint, vocabulary_sha256: str, settings: TextSet
     """
     settings.check()
     check_vocabulary(checkpoint.name, checkpoint.state)
-    return ModelInfo(
-        head=checkpoint.head,
-        name=checkpoint.name,
-        sha256=checkpoint.sha256,
-        untrained=checkpoint.untrained,
-        dim=checkpoint.state["text_projection"].shape[1],  # text_projection: [width, dim]
-        fingerprint_parts={
-            "scheme": SCHEME,
-            "head": checkpoint.head,
-            "weights": weights_digest(checkpoint.state),
-            "vocabulary": vocabulary_sha256,
-            **settings.fingerprint_parts(),
-            **versions(),
-        },
-        limit=checkpoint.state["positional_embedding"].shape[0],  # positional_embedding: [context, width]
-        notice=checkpoint.notice,
+    return checkpoint.info(
+        checkpoint.state["text_projection"].shape[1],  # text_projection: [width, dim]
+        {"vocabulary": vocabulary_sha256, **settings.fingerprint_parts(), **versions()},
+        checkpoint.state["positional_embedding"].shape[0],  # positional_embedding: [context, width]
     )
 
 

@@ -80,8 +80,7 @@ class TextSettings(EncoderSettings):
         return {
             "prompt": self.prompt,
             "on_long": "truncate" if self.on_long == "error" else self.on_long,  # the vectors that pass are the same
-            "normalize": str(self.normalize).lower(),
-            "dtype": self.dtype,
+            **super().fingerprint_parts(),
         }
 
 
