@@ -53,7 +53,7 @@ class Fault:
 def effect_of(call: str, path: str) -> str | None:
     """Return which of EFFECTS a call on a file is; None if no run depends on it."""
     name = os.path.basename(path)
-    if name.endswith("run.lock") or name == "publish.lock":
+    if name.endswith("run.lock") or name in ("publish.lock", "current.json.lock"):
         return None
     if "current.json" in name:
         return "pointer"

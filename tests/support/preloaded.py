@@ -134,6 +134,9 @@ def _run(arguments: list[str], directory: str, environment: dict[str, str]) -> i
 
 
 def _execute(arguments: list[str]) -> None:
+    if arguments[0] == "-P":  # the current directory is not on the path
+        _execute(arguments[1:])
+        return
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path.insert(0, os.getcwd())
