@@ -125,7 +125,7 @@ def test_a_snapshot_of_an_earlier_rule(
     flags += ["--checkpoint", small_head, "--tokenizer_path", str(vocabulary)]
     with monkeypatch.context() as patch:
         patch.setattr(ClipTokenizer, "blank_places", lambda tokenizer, texts: [])
-        for module in ("model.text.encoder", "pipeline.prepare.unchanged"):
+        for module in ("model.checkpoint", "pipeline.prepare.unchanged"):
             patch.setattr(f"audioclip_beam.{module}.SCHEME", "1")
         assert main(["embed", *flags]) == 0
     assert "2 embedded" in capsys.readouterr().out
