@@ -2,7 +2,7 @@
 # Format, lint, words, types and tests: ./scripts/test.sh [--fast | --extra] [--coverage] [PYTEST ARGUMENTS]
 # Without options it sets the project up with all that the tests need, then runs all tests but those marked `extra`, as CI does,
 # and a sample of them once more with Beam as users have it: without the caches of tests/support/beam_caches.py.
-#   --fast      no set-up and no network; only the tests that are marked neither `slow` nor `network` (about 90 s)
+#   --fast      no set-up and no network; only the tests that are marked neither `slow` nor `network` (two to five minutes)
 #   --extra     the tests that are marked `extra` as well
 #   --coverage  print the share of lines that the tests ran, for each package
 set -euo pipefail
