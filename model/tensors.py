@@ -45,6 +45,14 @@ def tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
     return None
 
 
+def tensor_faults(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Return a line for each tensor that is not one of `shapes`, or not as they say; their numbers are not read."""
+    found = {
+        name: tensor_fault(tensor, shapes[name]) if name in shapes else "is not known" for name, tensor in state.items()
+    }
+    return [f"{name} {fault}" for name, fault in found.items() if fault]
+
+
 def number_fault(name: str, tensor: Tensor) -> str | None:
     """Return what is wrong with the numbers of a float tensor, or None; no temporary of its size is made."""
     if not tensor.numel():

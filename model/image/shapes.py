@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor
 
-from ..tensors import SCALES, seeded_state, tensor_fault
+from ..tensors import SCALES, seeded_state, tensor_faults
 
 NAME = "image head"
 SEED = 20210624
@@ -91,11 +91,7 @@ def faults(state: Mapping[str, Tensor]) -> list[str]:
         return [f"width {width} is not an even number"]
     shapes = {**dict.fromkeys(SCALES, ()), **image_shapes(width, blocks, dim)}
     found = [f"{name} is missing" for name in shapes if name not in state and name not in SCALES]
-    for name, tensor in state.items():
-        fault = tensor_fault(tensor, shapes[name]) if name in shapes else "is not known"
-        if fault:
-            found.append(f"{name} {fault}")
-    return found
+    return found + tensor_faults(state, shapes)
 
 
 def describe_difference(state: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..tensors import SCALES, matrix_fault, seeded_state, tensor_fault
+from ..tensors import SCALES, matrix_fault, seeded_state, tensor_faults
 
 NAME = "text head"
 SEED = 20210624
@@ -71,11 +71,7 @@ def faults(state: Mapping[str, Tensor]) -> list[str]:
         found.append(f"positional_embedding has {context} row, and every text has a start and an end token")
     if width % 64:
         found.append(f"width {width} is not a multiple of 64, the width of an attention head")
-    for name, tensor in state.items():
-        fault = tensor_fault(tensor, shapes[name]) if name in shapes else "is not known"
-        if fault:
-            found.append(f"{name} {fault}")
-    return found
+    return found + tensor_faults(state, shapes)
 
 
 def describe_difference(state: Mapping[str, Tensor]) -> str:
