@@ -57,7 +57,6 @@ from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import CONTENT_HASH, SEGMENT, part_schema
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.shards import ROW, read_shard
@@ -119,9 +118,7 @@ def read_sample(folder: Path, costs: Costs) -> list[pa.RecordBatch]:
     costs.bytes["read"] = sum(shard.bytes for shard in shards)
     fields = Fields(id="id")
     with costs.measure("read"):
-        batches = [
-            in_segment(rows, 0) for shard in shards for rows, _ in read_shard(shard, fields, KEPT) if rows.num_rows
-        ]
+        batches = [rows for shard in shards for rows, _ in read_shard(shard, fields, KEPT) if rows.num_rows]
     with costs.measure("hash"):
         return [add_content_hash(batch, "text") for batch in batches]
 

@@ -28,6 +28,7 @@ from .inference.model_handler import CanaryHandler, RecordBatchHandler
 from .io.paths import is_local
 from .options import EmbedOptions, ends_with_launcher, is_dataflow, is_local_run
 from .prepare.job import Job, prepare_job
+from .prepare.unchanged import Listing
 from .publish.limits import check_canary
 from .publish.publish_snapshot import PublishSnapshot
 from .read_and_join import ReadAndJoin
@@ -43,7 +44,7 @@ from .snapshots.run_directory import (
     start_run,
     write_canary,
 )
-from .writers.carried_files import copy_from_snapshot
+from .writers.kept_files import DroppedShards, KeepRows
 from .writers.write_files import WriteFiles
 
 
@@ -57,6 +58,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
     Args:
         options: The options of the run.
         head: The head that embeds; by default the one that the options name.
+        listing: The shards, if they were listed before.
 
     Attributes:
         job: What was decided before the run.
@@ -64,9 +66,9 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         may_go_on: Whether the job may go on when this process has ended: from `expand` until the job is known to have ended.
     """
 
-    def __init__(self, options: EmbedOptions, head: Head | None = None) -> None:
+    def __init__(self, options: EmbedOptions, head: Head | None = None, listing: Listing | None = None) -> None:
         super().__init__()
-        self.options, self.job = options, prepare_job(options, head)
+        self.options, self.job = options, prepare_job(options, head, listing)
         self.local = is_local_run(options)
         # A local run spills rows into its run directory, or into this one if the output is on an object store.
         elsewhere = self.local and not is_local(self.job.output)
@@ -86,10 +88,11 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         if is_local(job.output) and not self._lock:
             job.notes.append(NO_LOCKS_NOTE)
         directory, before = run_path(job.output, self.snapshot), run_path(job.output, previous)
-        shards = write_listings(directory, job.carry_over.shards, job.earlier.files, job.carry_over.files)
+        carry_over = job.carry_over
+        write_listings(directory, carry_over.inputs, job.earlier.files, carry_over.files, carry_over.dropped)
         reports = RunReports(None if self.local else directory)
         of_model = (job.model, _model_threads(self.options), reports)
-        publisher = PublishSnapshot(job, self.snapshot, shards, started)
+        publisher = PublishSnapshot(job, self.snapshot, started)
         write = WriteFiles(
             directory,
             job.head,
@@ -112,14 +115,16 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             self._spill_path(directory),
             reports=reports,
             same_model=self._same_model(canary),
-            carry_over=bool(job.carry_over.files),
+            carry_over=True,
         )
         done = [joined.read, joined.rejected | "WriteRejected" >> beam.ParDo(write), canary]
         if joined.carried is not None:
-            encoding, types = self.options.vector_encoding, joined.types and AsSingleton(joined.types)
-            done.append(
-                joined.carried | "CarryOverFiles" >> beam.Map(copy_from_snapshot, before, directory, encoding, types)
-            )
+            file_io = job.reading.file_io
+            dropped = DroppedShards(directory, file_io)
+            encoding = self.options.vector_encoding
+            keep = KeepRows(before, directory, head=job.head, dropped=dropped, encoding=encoding, file_io=file_io)
+            sides = {"types": job.settled if joined.types is None else AsSingleton(joined.types)}
+            done.append(joined.carried | "KeepRows" >> beam.ParDo(keep, **sides))
         if joined.known is not None:
             known = joined.known
             if job.model.settings.forbidden:

@@ -34,12 +34,12 @@ class EmbeddedBatch:
     Attributes:
         rows: Among them may be rows that the model failed on, which have a `reason` and a `detail`.
         work: What the model did for them.
-        reused: Whether the vectors come from earlier part files.
+        outcome: "embedded" by the model, "reused" from earlier part files, or "copied": rows that were not read.
     """
 
     rows: pa.RecordBatch
     work: Work = field(default_factory=Work)
-    reused: bool = False
+    outcome: str = "embedded"
 
 
 class RecordBatchCoder(beam.coders.Coder):  # type: ignore[misc]
@@ -67,12 +67,12 @@ class EmbeddedBatchCoder(RecordBatchCoder):
 
     def encode(self, batch: EmbeddedBatch) -> bytes:
         """Return all fields."""
-        return pickle.dumps((encode_stream(batch.rows), batch.work, batch.reused))
+        return pickle.dumps((encode_stream(batch.rows), batch.work, batch.outcome))
 
     def decode(self, data: bytes) -> EmbeddedBatch:
         """Return the batch that `encode` was given."""
-        stream, work, reused = pickle.loads(data)
-        return EmbeddedBatch(decode_stream(stream), work, reused)
+        stream, work, outcome = pickle.loads(data)
+        return EmbeddedBatch(decode_stream(stream), work, outcome)
 
     def estimate_size(self, batch: EmbeddedBatch) -> int:
         """Return the bytes of the columns."""

@@ -217,7 +217,9 @@ WITHOUT_EFFECT = frozenset(
         "model_threads",
         "batch_size",
         "read_timeout",
+        "compare",
         "force",
+        "retry_rejected",
         *MODEL_FLAGS,
     }
 )
@@ -344,6 +346,18 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         "--force",
         action="store_true",
         help="read every shard, even if none changed; if the canary differs, embed everything again",
+    )
+    add(
+        "--compare",
+        **_choice("version", "size_mtime"),
+        default="version",
+        help="what tells that a local file changed: version (inode, size, times), or size_mtime for mounts whose inodes or "
+        "ctimes change by themselves; without effect on object stores (default: version)",
+    )
+    add(
+        "--retry_rejected",
+        action="store_true",
+        help="also read shards with rows that were rejected for reasons that may pass: model error",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
     no_dedupe = "embed every row: contents are not compared, and no vector is reused"

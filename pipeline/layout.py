@@ -14,8 +14,15 @@ MANIFEST = "manifest.json"  # written when all other files are in place
 REPORT = "report.html"
 PART, REJECTED = "part-", "rejected-"  # begin the names of files with rows
 FILE_LIST = "_files-"  # begins the name of the list of these files
-SHARDS = "_shards.parquet"  # the list of the shards
-EARLIER, CARRIED = "_earlier.parquet", "_carried.parquet"  # the other listings that a run begins with
+SHARD_LIST = "_shards-"  # begins the name of the list of the shards
+INPUTS = "_inputs.parquet"  # the shards as a run begins with them
+EARLIER = "_earlier.parquet"  # the earlier part files in which it looks for known contents
+CARRIED, DROPPED = (
+    "_carried.parquet",
+    "_dropped.parquet",
+)  # files with rows that it keeps, and shards whose rows it drops
+DAMAGED = "_damaged-"  # begins the name of a file that says that a run could not read a file of rows
+COPY = "-copy"  # ends the names, before the suffix, of files with rows that were in the previous snapshot
 LOCK = "run.lock"  # on a local disk: locked by the run's launcher
 MARKER = "run.json"  # exists while a run that no lock shows may be running
 CANARY = "_canary.json"  # of a run that has not published: later runs compare it with their own
@@ -26,8 +33,13 @@ DRY_RUN = ".plan-"  # begins the name of a directory in SNAPSHOTS with the listi
 
 
 def parquet_name(kind: str, digits: str) -> str:
-    """Return the name of a Parquet file of a kind, PART, REJECTED or FILE_LIST, with these digits."""
+    """Return the name of a Parquet file of a kind, PART, REJECTED, FILE_LIST or SHARD_LIST, with these digits."""
     return f"{kind}{digits}.parquet"
+
+
+def is_copy(name: str) -> bool:
+    """Return whether a file of that name has rows that were copied from the previous snapshot."""
+    return name.endswith(f"{COPY}.parquet")
 
 
 def has_rows(name: str) -> bool:

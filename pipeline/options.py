@@ -101,9 +101,11 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     batch_size: int
     max_file_rows: int
     read_timeout: int
+    compare: str
     max_rejected: str | None
     max_shrink: float
     force: bool
+    retry_rejected: bool
     unique_ids: bool
     allow_damaged: int
     allow_empty: bool

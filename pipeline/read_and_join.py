@@ -16,7 +16,6 @@ from .dedup.buckets import Buckets, bucket_bits, read_rows
 from .dedup.duplicate_ids import FindDuplicateIds
 from .dedup.reuse import JoinWithEarlierVectors, ReferToRowGroups, ReuseVectors
 from .dedup.spill import PieceCodec
-from .layout import CARRIED, EARLIER, SHARDS
 from .prepare.job import Job
 from .readers.read_shards import ReadShards
 from .readers.settle_types import SettledTypes, apply_types, merge_kinds, settle_types
@@ -24,6 +23,7 @@ from .remote.worker_reports import RunReports, check_version
 from .schemas import CONTENT_HASH
 from .snapshots.read_listings import ReadListings
 from .snapshots.run_directory import run_path
+from .writers.kept_files import DroppedShards
 
 
 class JoinResult(NamedTuple):
@@ -34,7 +34,8 @@ class JoinResult(NamedTuple):
         rejected: Rejected batches.
         known: Embedded batches of rows with an earlier vector; None without deduplication.
         new: Hashed row batches of the others.
-        carried: Files that are carried over; None if nothing is.
+        carried: Groups of files of the previous snapshot that become one file; None if no row is kept.
+        merged: Files of the previous snapshot whose rows are written to those of the run; None without any.
         duplicates: Ids that occur more than once; None if they may.
         types: The SettledTypes of the kept fields; None if they are known before the run.
     """
@@ -44,6 +45,7 @@ class JoinResult(NamedTuple):
     known: beam.PCollection | None
     new: beam.PCollection
     carried: beam.PCollection | None
+    merged: beam.PCollection | None
     duplicates: beam.PCollection | None
     types: beam.PCollection | None
 
@@ -59,7 +61,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         reports: Where workers report.
         columns: The columns that are taken from earlier files; by default those that the model computes.
         same_model: A side input: if it is False, every row is new.
-        carry_over: Whether there are files to carry over.
+        carry_over: Whether rows of the previous snapshot are written, too. If not, its files are all in `.carried`.
     """
 
     def __init__(
@@ -81,15 +83,18 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
     def expand(self, pbegin: beam.pvalue.PBegin) -> JoinResult:
         """List, read, and shuffle once."""
         job, file_io = self.job, self.job.reading.file_io
-        names = [SHARDS, *([EARLIER] if job.earlier.files else []), *([CARRIED] if self.carry_over else [])]
-        first_segment = len(job.carry_over.segments)
-        entries = pbegin | "ListFiles" >> ReadListings(self.listings, names, file_io, first_segment)
-        carried = entries.carried if self.carry_over else None
+        before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
+        dropped, listed = DroppedShards(self.listings, file_io), job.listed
+        entries = pbegin | "ListFiles" >> ReadListings(self.listings, file_io)
+        carried = entries.carried if listed.groups or not self.carry_over else None
+        merged = entries.merged if self.carry_over and listed.merged_rows else None
         reading = replace(job.reading, reports=self.reports)
         read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
         rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head.content.name, self.reports))
         known, new, types = None, rows, None
-        sides: dict[str, beam.pvalue.AsSideInput] = {"reuse": self.same_model} if self.same_model else {}
+        sides: dict[str, object] = {"reuse": self.same_model} if self.same_model else {}
+        if job.settled:
+            sides["types"] = job.settled
         codec = PieceCodec(job.row_schema)
         if reading.open:
             settle = partial(settle_types, fields=reading.fields, types=job.types)
@@ -101,9 +106,13 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
             )
             sides["types"] = beam.pvalue.AsSingleton(types)
         if job.bits:
-            refer = ReferToRowGroups(job.model.info.fingerprint, job.bits, file_io)
-            reuse = ReuseVectors(codec, job.head, self.batch_items, self.columns, file_io)
+            refer = ReferToRowGroups(job.model.info.fingerprint, job.bits, before, file_io)
+            reuse = ReuseVectors(
+                codec, job.head, self.batch_items, self.columns, bits=job.bits, dropped=dropped, file_io=file_io
+            )
             earlier = entries.earlier if job.earlier.files else None
+            if merged is not None:
+                earlier = (entries.earlier, merged) | "AddMergedFiles" >> beam.Flatten()
             joined = rows | JoinWithEarlierVectors(earlier, refer, reuse, self.spill, sides)
             known, new = joined.known, joined.new
         elif types is not None:  # the rows wait for their types
@@ -112,9 +121,19 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
             new = buckets | "ApplyTypes" >> beam.FlatMap(_apply_types, codec, **sides).with_output_types(pa.RecordBatch)
         duplicates = None
         if job.limits.unique_ids:
-            before = run_path(job.output, job.previous["snapshot"]) if job.previous else ""
-            duplicates = rows | FindDuplicateIds(carried, before, file_io, job.id_bits, self.spill)
-        return JoinResult(read.read, read.rejected, known, new, carried, duplicates, types)
+            kept = all_files(carried, merged)
+            duplicates = rows | FindDuplicateIds(
+                kept, before, dropped, bits=job.id_bits, spill=self.spill, file_io=file_io
+            )
+        return JoinResult(read.read, read.rejected, known, new, carried, merged, duplicates, types)
+
+
+def all_files(carried: beam.PCollection | None, merged: beam.PCollection | None) -> beam.PCollection | None:
+    """Return groups of all files of the previous snapshot of which rows are kept; None without any."""
+    if merged is None:
+        return carried
+    groups = merged | "MakeGroups" >> beam.Map(lambda file: [file])
+    return groups if carried is None else (carried, groups) | "AddGroups" >> beam.Flatten()
 
 
 def _apply_types(

@@ -24,12 +24,12 @@ REASONS = (
     "non-finite vector",
 )
 
+# Those for which a row may not be rejected if it is read again.
+PASSING_REASONS = ("model error",)
+
 SHARD = pa.field("shard", pa.string(), nullable=False)
 
 ID = pa.field("id", pa.string(), nullable=False)
-
-# What ReadShards adds to row batches and rejected batches: the number of the segment of the snapshot that they belong to.
-SEGMENT = pa.field("_segment", pa.int8(), nullable=False)
 
 # What ReadShards adds to row batches while types of kept fields are not known: JSON of the values that do not fit their
 # columns, by the number of the kept field.
@@ -68,7 +68,7 @@ def row_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
 
 def hashed_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
     """Return the schema of row batches that are joined with earlier vectors."""
-    return pa.schema([*row_schema(head, kept), SEGMENT, CONTENT_HASH])
+    return pa.schema([*row_schema(head, kept), CONTENT_HASH])
 
 
 def rejected_schema(head: Head) -> pa.Schema:

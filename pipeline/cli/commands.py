@@ -11,9 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..flags import MODEL_FLAGS
 from ..terminal import print_line, print_note, print_result, printable
+
+if TYPE_CHECKING:
+    from ..prepare.unchanged import Listing
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -23,9 +27,9 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 def run_embed(arguments: argparse.Namespace) -> int:
     """Embed shards into a new snapshot, unless the current one is what a run would publish again."""
     # The launcher of a template must hand over a job graph, whatever the job will find.
-    snapshot = None if "template_location" in arguments.beam else _unchanged_since(arguments)
-    if snapshot:
-        print_result(f"unchanged since {snapshot}: nothing to do; --force runs anyway")
+    found = None if "template_location" in arguments.beam else _compare_with_current(arguments)
+    if isinstance(found, str):
+        print_result(f"unchanged since {found}: nothing to do; --force runs anyway")
         return EXIT_DONE
     with _importing():
         if not arguments.beam:  # a local run
@@ -35,7 +39,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
             head = find_head(arguments.head)
             start_reading(head, head.settings(vars(arguments)))
         from .embed_command import embed
-    return embed(arguments.argv)
+    return embed(arguments.argv, found)
 
 
 @contextmanager
@@ -56,25 +60,25 @@ def _importing() -> Iterator[None]:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print what `embed` would do."""
-    snapshot = _unchanged_since(arguments)
-    if snapshot:
-        print_line(f"unchanged since {snapshot}: embed would do nothing")
+    found = _compare_with_current(arguments)
+    if isinstance(found, str):
+        print_line(f"unchanged since {found}: embed would do nothing")
         return EXIT_DONE
     with _importing():
         from .plan_command import plan
-    return plan(arguments.argv)
+    return plan(arguments.argv, listing=found)
 
 
-def _unchanged_since(arguments: argparse.Namespace) -> str | None:
-    """Return the name of the current snapshot if a run would publish the same again."""
+def _compare_with_current(arguments: argparse.Namespace) -> str | Listing | None:
+    """Return the name of the current snapshot if a run would publish the same again, or the shards if they were listed."""
     if arguments.beam:
         from ..options import set_object_store_options
 
         set_object_store_options(arguments.beam)
-    from ..prepare.unchanged import unchanged_since
+    from ..prepare.unchanged import compare_with_current
 
     try:
-        return unchanged_since(vars(arguments))
+        return compare_with_current(vars(arguments))
     except (ValueError, OSError, RuntimeError):  # a run meets the same error, and reports it
         return None
 

@@ -14,6 +14,7 @@ from ..inference.gpus import count_gpus, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
 from ..options import EmbedOptions, is_local_run, reject_unknown_flags
+from ..prepare.unchanged import Listing, rows_to_retry
 from ..run.check_runner import check_runner, job_server_options
 from ..run.runner import run
 from ..snapshots.commit import read_manifest
@@ -30,15 +31,15 @@ def parse_options(argv: Sequence[str]) -> EmbedOptions:
     return options
 
 
-def embed(argv: Sequence[str]) -> int:
-    """Run `audioclip embed` with these flags; return the exit status."""
+def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
+    """Run `audioclip embed` with these flags, on shards that were listed before; return the exit status."""
     options = parse_options(argv)
     options.check()
     check_runner(options)
     check_device(options)
     if options.download_model:
         download(options)
-    corpus = EmbedCorpus(options)
+    corpus = EmbedCorpus(options, listing=listing)
     job = corpus.job
     try:
         for note in job.notes:
@@ -46,7 +47,7 @@ def embed(argv: Sequence[str]) -> int:
         if job.model.info.untrained:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
         share_gpus(options, argv, job.rows)
-        total = sum(shard.bytes for shard in job.carry_over.read)
+        total = job.listed.read_bytes
         with show_progress(total_bytes=total, canary_items=len(job.head.canary())):
             finished = _run(corpus, options)
     except (RuntimeError, OSError) as error:
@@ -141,6 +142,10 @@ def run_summary(output: str, manifest: Manifest) -> str:
     ]
     if counts.get("without_texts"):
         lines.append(f"documents {counts['without_texts']:,} without texts: their list is missing or empty")
+    if waiting := rows_to_retry(manifest):
+        lines.append(
+            f"rejected  {plural(waiting, 'row')} for reasons that may pass: --retry_rejected reads the shards again"
+        )
     lines += [f"note      {note}" for note in manifest["notes"]]
     if manifest["fingerprint_parts"]["stored"] == "float16":
         lines.append(

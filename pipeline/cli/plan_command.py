@@ -9,16 +9,16 @@ from ...model.head import Head
 from ..options import OptionsError, is_local_run
 from ..prepare.earlier_vectors import measured_work
 from ..prepare.job import Job, prepare_job
-from ..publish.limits import RowTotals, damaged_shards, exceeded_limits
+from ..prepare.unchanged import Listing
+from ..publish.limits import RowTotals, exceeded_limits
 from ..run.check_runner import check_runner
 from ..run.plan_pipeline import PlanCounts, count_changes
-from ..snapshots.segments import add_rows
 from ..terminal import print_line, print_note, printable
 from .embed_command import download, parse_options
 
 
-def plan(argv: Sequence[str], head: Head | None = None) -> int:
-    """Run `audioclip plan` with the flags of `embed`; return the exit status."""
+def plan(argv: Sequence[str], head: Head | None = None, listing: Listing | None = None) -> int:
+    """Run `audioclip plan` with the flags of `embed`, on shards that were listed before; return the exit status."""
     options = parse_options(argv)
     if options.no_dedupe:
         raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
@@ -26,7 +26,7 @@ def plan(argv: Sequence[str], head: Head | None = None) -> int:
     check_runner(options)
     if options.download_model:
         download(options)
-    job = prepare_job(options, head)
+    job = prepare_job(options, head, listing)
     for note in job.notes:
         print_note(note)
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as spill:
@@ -37,14 +37,13 @@ def plan(argv: Sequence[str], head: Head | None = None) -> int:
 def plan_summary(job: Job, counts: PlanCounts) -> str:
     """Return the plan as lines for a terminal."""
     carry_over, head = job.carry_over, job.head
-    carried = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
-    carried_bytes = sum(file.bytes for file in carry_over.files)
-    read, read_bytes = len(carry_over.read), sum(shard.bytes for shard in carry_over.read)
+    listed, carried = job.listed, counts.kept
+    carried_bytes = sum(each.file.bytes for each in carry_over.files)
     against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
     lines = [
         f"against   {against}",
-        f"shards    {len(carry_over.shards) - read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
-        f"{read:,} read ({read_bytes:,} bytes)",
+        f"shards    {listed.shards - listed.read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
+        f"{listed.read:,} read ({listed.read_bytes:,} bytes)",
         f"rows      {counts.new:,} new, {counts.changed:,} with another {head.item}, {counts.same + carried:,} with the "
         f"same {head.item}, {counts.removed:,} removed; {counts.rejected:,} rejected",
         f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
@@ -68,17 +67,17 @@ def _exceeded_limits(job: Job, counts: PlanCounts) -> Iterator[str]:
     """Yield what exceeds a limit of the job, as a run would find it."""
     if counts.forbidden:
         yield job.model.settings.describe_forbidden_rows(counts.forbidden)
-    carried = add_rows(segment["rows"] for segment in job.carry_over.segments)
+    kept_rows = job.listed.kept_rows
     vectors = counts.reused + counts.embed
     new = RowTotals(vectors + counts.rejected, vectors, counts.rejected)
-    total = RowTotals(new.read + carried["read"], vectors + carried["vectors"], counts.rejected + carried["rejected"])
+    total = RowTotals(new.read + kept_rows, vectors + counts.kept, counts.rejected + kept_rows - counts.kept)
     for _, excess in exceeded_limits(
         job.limits,
         job.previous,
         new=new,
         total=total,
-        shards=len(job.carry_over.shards),
-        damaged=counts.damaged + len(damaged_shards(job.carry_over.segments)),
+        shards=job.listed.shards,
+        damaged=counts.damaged + job.carry_over.damaged,
         duplicate_ids=counts.duplicate_ids,
     ):
         yield excess

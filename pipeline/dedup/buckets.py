@@ -1,7 +1,7 @@
 """Buckets: rows that belong together meet by the first bits of a content hash, or of an id's checksum.
 
 What is shuffled is (bucket, piece). A piece is bytes: rows of the bucket, a reference to rows in a spill file, or a
-reference to a row group of an earlier part file.
+reference to a row group of an earlier part file, in which contents are looked up or whose rows are kept.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ MIN_REMOTE_BITS = 6
 SPLIT_BYTES, LOCAL_SPLIT_BYTES = 256 << 20, 32 << 20
 PIECE_BYTES = 4 << 20  # of rows in a piece, before compression and without dictionaries, as they are encoded
 
-_ROWS, _SPILLED, _ROW_GROUP = b"r", b"s", b"g"
+_ROWS, _SPILLED, _ROW_GROUP, _KEPT = b"r", b"s", b"g", b"k"
 _NUMBER = struct.Struct("<I")
+_NUMBERS = struct.Struct("<II")
 
 
 def bucket_bits(rows: int, *, local: bool) -> int:
@@ -150,7 +151,7 @@ def read_rows(pieces: Iterable[bytes], codec: PieceCodec) -> Iterator[pa.RecordB
     """Yield the batches of a bucket, each read when it is its turn; references to row groups are passed over."""
     for piece in pieces:
         kind = piece[:1]
-        if kind != _ROW_GROUP:
+        if kind in (_ROWS, _SPILLED):
             yield codec.decode(piece[1:] if kind == _ROWS else read_spilled(piece[1:]))
 
 
@@ -165,5 +166,20 @@ def row_groups_in(pieces: Iterable[bytes]) -> list[tuple[str, int]]:
         (os.fsdecode(piece[1 + _NUMBER.size :]), _NUMBER.unpack_from(piece, 1)[0])
         for piece in pieces
         if piece[:1] == _ROW_GROUP
+    }
+    return sorted(found)
+
+
+def kept_piece(path: str, row_group: int, segment: int) -> bytes:
+    """Return the piece that refers to a row group of the previous snapshot, of that segment, whose rows are kept."""
+    return _KEPT + _NUMBERS.pack(row_group, segment) + os.fsencode(path)
+
+
+def kept_in(pieces: Iterable[bytes]) -> list[tuple[str, int, int]]:
+    """Return (path, row group, segment) of the references to kept row groups among the pieces of a bucket, in order."""
+    found = {
+        (os.fsdecode(piece[1 + _NUMBERS.size :]), *_NUMBERS.unpack_from(piece, 1))
+        for piece in pieces
+        if piece[:1] == _KEPT
     }
     return sorted(found)

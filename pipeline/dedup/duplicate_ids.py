@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import SnapshotError, first_line
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..schemas import ID
-from ..snapshots.manifest import FileInfo
-from ..snapshots.snapshot import UNREADABLE
+from ..snapshots.listing import CarriedFile
+from ..writers.kept_files import DroppedShards, open_kept
 from .buckets import Buckets, read_rows
 from .spill import PieceCodec
 
@@ -34,15 +33,28 @@ class Duplicates:
 class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
     """Row batches to one Duplicates for each bucket of ids in which an id occurs more than once.
 
-    `carried` are the files that the run carries over from the snapshot in `directory`, or None; only their ids are read.
+    Args:
+        carried: Groups of the files whose rows the run keeps; None without any. Only the ids of these rows are read.
+        directory: The directory of the snapshot that they are in.
+        dropped: The shards whose rows it does not keep.
+        bits: There are 2**bits buckets.
+        spill: As for Buckets.
+        file_io: How files are opened.
     """
 
     def __init__(
-        self, carried: beam.PCollection | None, directory: str, file_io: FileIO, bits: int, spill: str | None
+        self,
+        carried: beam.PCollection | None,
+        directory: str,
+        dropped: DroppedShards,
+        *,
+        bits: int,
+        spill: str | None,
+        file_io: FileIO,
     ) -> None:
         super().__init__()
         self.carried, self.bits, self.spill = carried, bits, spill
-        self.read_ids = beam.FlatMap(_carried_ids, directory, file_io).with_output_types(pa.RecordBatch)
+        self.read_ids = beam.FlatMap(_kept_ids, directory, dropped, file_io).with_output_types(pa.RecordBatch)
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count them in each."""
@@ -56,24 +68,18 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def ids_of_file(
-    file: FileInfo, directory: str, file_io: FileIO, columns: Sequence[str] = ("id",)
+def _kept_ids(
+    group: list[CarriedFile], directory: str, dropped: DroppedShards, file_io: FileIO
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the ids, or other columns, of a part file in `directory`; nothing of a file of rejected rows."""
-    if file.is_part:
-        with file_io.open(join(directory, file.name)) as handle:
-            yield from pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=list(columns))
-
-
-def _carried_ids(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
-    """Yield the ids of a file that is carried over. Raises SnapshotError if it is damaged."""
-    try:
-        yield from ids_of_file(file, directory, file_io)
-    except UNREADABLE as error:
-        raise SnapshotError(
-            f"the ids in {join(directory, file.name)}, which is carried over, cannot be read "
-            f"({first_line(error)}): run again with --force, which reads every shard"
-        ) from error
+    """Yield the ids of the rows with vectors that are kept. Raises SnapshotError if a file is damaged."""
+    for each in group:
+        if each.file.is_part:
+            with open_kept(join(directory, each.file.name), file_io) as handle:
+                for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(
+                    columns=["id", "shard"]
+                ):
+                    kept = batch.filter(pa.array(dropped.kept(batch.column("shard"), each.before)))
+                    yield kept.select(["id"])
 
 
 def _select_ids(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -20,12 +20,15 @@ import pyarrow.parquet as pq
 from ...model.head import Head
 from ..embedded_batch import EmbeddedBatch
 from ..io.file_io import FileIO
+from ..io.paths import join
 from ..metrics import count
 from ..readers.settle_types import SettledTypes, apply_types
 from ..schemas import CONTENT_HASH, model_columns
+from ..snapshots.listing import CarriedFile
 from ..snapshots.snapshot import UNREADABLE
+from ..writers.kept_files import DroppedShards, open_kept, reading_kept
 from ..writers.parquet_file import ROW_GROUP
-from .buckets import BUCKETED, Buckets, bucket_of, row_group_piece, row_groups_in
+from .buckets import BUCKETED, Buckets, bucket_of, kept_in, kept_piece, row_group_piece, row_groups_in
 from .slices import batches_of, slices_of
 from .spill import PieceCodec
 
@@ -36,25 +39,41 @@ MAX_OPEN_FILES = 8
 
 
 class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
-    """Path of an earlier part file to (bucket, reference) for each bucket that a row group of it may have rows in.
+    """Part files to (bucket, reference) for each bucket that a row group of them may have rows in.
 
-    A file of another fingerprint is not referred to. One that cannot be read costs model time, nothing else.
+    An element is the path of an earlier part file, in which contents are looked up, or a CarriedFile whose rows are kept. Of
+    the former, a file of another fingerprint is not referred to, and one that cannot be read costs model time, nothing else.
+
+    Args:
+        fingerprint: That of the run's model.
+        bits: How many bits of a content hash name a bucket.
+        previous: The directory of the previous snapshot.
+        file_io: How files are opened.
     """
 
-    def __init__(self, fingerprint: str, bits: int, file_io: FileIO) -> None:
-        self.fingerprint, self.bits, self.file_io = fingerprint, bits, file_io
+    def __init__(self, fingerprint: str, bits: int, previous: str, file_io: FileIO) -> None:
+        self.fingerprint, self.bits, self.previous, self.file_io = fingerprint, bits, previous, file_io
 
-    def process(self, path: str) -> Iterator[BUCKETED]:
-        """Read the footer of the file."""
+    def process(self, element: str | CarriedFile) -> Iterator[BUCKETED]:
+        """Read the footer of the file. Raises SnapshotError if rows of it are kept and it cannot be read."""
+        if isinstance(element, CarriedFile):
+            path = join(self.previous, element.file.name)
+            with open_kept(path, self.file_io) as handle:
+                references = self._refer(pq.ParquetFile(handle, page_checksum_verification=True))
+            yield from ((bucket, kept_piece(path, number, element.before)) for bucket, number in references)
+            return
         try:
-            with self.file_io.open(path) as handle:
-                yield from self._refer(path, pq.ParquetFile(handle, page_checksum_verification=True))
+            with self.file_io.open(element) as handle:
+                file = pq.ParquetFile(handle, page_checksum_verification=True)
+                made_with = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
+                references = self._refer(file) if made_with == self.fingerprint else []
         except UNREADABLE as error:
-            _warn_unreadable(path, error)
+            _warn_unreadable(element, error)
+            return
+        yield from ((bucket, row_group_piece(element, number)) for bucket, number in references)
 
-    def _refer(self, path: str, file: pq.ParquetFile) -> list[BUCKETED]:
-        if (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace") != self.fingerprint:
-            return []
+    def _refer(self, file: pq.ParquetFile) -> list[tuple[int, int]]:
+        """Return (bucket, row group) of all buckets that row groups may have rows in."""
         column = file.schema_arrow.names.index(CONTENT_HASH.name)  # columns before it are flat
         references = []
         for number in range(file.num_row_groups):
@@ -65,12 +84,12 @@ class ReferToRowGroups(beam.DoFn):  # type: ignore[misc]
             if statistics is None or not statistics.has_min_max or len(range(*ends)) >= MAX_RANGE:
                 table = file.read_row_group(number, columns=[CONTENT_HASH.name], use_threads=False)
                 buckets = np.unique(bucket_of(table[CONTENT_HASH.name].combine_chunks(), self.bits)).tolist()
-            references += [(bucket, row_group_piece(path, number)) for bucket in buckets]
+            references += [(bucket, number) for bucket in buckets]
         return references
 
 
 class ReuseVectors(beam.DoFn):  # type: ignore[misc]
-    """(bucket, pieces) to embedded batches of known contents, and on "new" to hashed row batches of new ones.
+    """(bucket, pieces) to embedded batches of kept rows and known contents, and on "new" to hashed row batches of new ones.
 
     Rows of equal content leave in one batch, or in batches that follow each other, so that the encoder gets each content
     once. A bucket that is larger than SLICE_BYTES is processed in slices cut by hash. An earlier file that cannot be
@@ -81,7 +100,9 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         head: The head whose contents they have.
         batch_items: The most different contents of a batch of new rows.
         columns: The columns that are taken from earlier files; by default those that the model computes.
-        file_io: How these are opened.
+        bits: How many bits of a content hash name a bucket.
+        dropped: The shards whose rows are not kept; None if there are no kept rows.
+        file_io: How files are opened.
     """
 
     def __init__(
@@ -90,8 +111,12 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         head: Head,
         batch_items: int,
         columns: tuple[str, ...] | None = None,
+        *,
+        bits: int = 1,
+        dropped: DroppedShards | None = None,
         file_io: FileIO = FileIO(),
     ) -> None:
+        self.bits, self.dropped = bits, dropped
         self.codec, self.sort_by, self.batch_items, self.file_io = codec, head.sort_by, batch_items, file_io
         self.columns = model_columns(head) if columns is None else columns
         self._open: dict[str, tuple[IO[bytes], pq.ParquetFile]] = {}
@@ -104,12 +129,30 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         `reuse` is the result of the canary: if it is False, every row is new. `types` are those of the kept fields, if they
         were not known before the run.
         """
-        _, pieces = element
+        bucket, pieces = element
+        for path, number, segment in kept_in(pieces):
+            yield from self._kept(bucket, path, number, segment, types)
         row_groups = row_groups_in(pieces) if reuse else []
         for rows in slices_of(pieces, self.codec):
             rows = rows if types is None else apply_types(rows, types)
             yield from self._process_slice(rows, row_groups)
             del rows  # before the next ones are read
+
+    def _kept(
+        self, bucket: int, path: str, number: int, segment: int, types: SettledTypes | None
+    ) -> Iterator[EmbeddedBatch]:
+        """Yield the rows of a row group of the previous snapshot that are of a bucket and are kept, with their vectors.
+
+        Raises SnapshotError if it cannot be read.
+        """
+        assert self.dropped is not None
+        with reading_kept(path):
+            rows = self._file(path).read_row_group(number, use_threads=False)
+        count("earlier_row_groups", 1)
+        of_bucket = bucket_of(rows[CONTENT_HASH.name].combine_chunks(), self.bits) == bucket
+        rows = rows.filter(pa.array(of_bucket & self.dropped.kept(rows["shard"], segment)))
+        for batch in rows.combine_chunks().to_batches():
+            yield EmbeddedBatch(batch if types is None else apply_types(batch, types), outcome="copied")
 
     def _process_slice(
         self, batch: pa.RecordBatch, row_groups: list[tuple[str, int]]
@@ -146,7 +189,7 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
             part, places = rows.slice(start, ROW_GROUP), place.slice(start, ROW_GROUP)
             names = [*part.schema.names, *self.columns]
             embedded = [*part.columns, *(column.take(places) for column in columns)]
-            yield EmbeddedBatch(pa.RecordBatch.from_arrays(embedded, names=names), reused=True)
+            yield EmbeddedBatch(pa.RecordBatch.from_arrays(embedded, names=names), outcome="reused")
         return batch.filter(pc.invert(is_known))
 
     def _file(self, path: str) -> pq.ParquetFile:
@@ -185,11 +228,11 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
     Rows meet the row groups of earlier part files in buckets of content hashes.
 
     Args:
-        earlier: The paths of earlier part files; None without any.
+        earlier: The elements of `refer`; None without any.
         refer: The step that refers to their row groups.
         reuse: The step that takes the vectors.
         spill: As for Buckets.
-        sides: The side inputs of that step, by name.
+        sides: The other arguments of that step, by name; side inputs are among them.
     """
 
     def __init__(
@@ -198,7 +241,7 @@ class JoinWithEarlierVectors(beam.PTransform):  # type: ignore[misc]
         refer: ReferToRowGroups,
         reuse: ReuseVectors,
         spill: str | None,
-        sides: Mapping[str, beam.pvalue.AsSideInput],
+        sides: Mapping[str, object],
     ) -> None:
         super().__init__()
         self.earlier, self.refer, self.reuse, self.spill, self.sides = earlier, refer, reuse, spill, sides

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 class FileIO:
     """How a job opens files: on every worker with the same time limit, endpoints and credentials.
 
-    `read_timeout` is in seconds. `store_options` are the Beam options for object stores, by name.
+    Attributes:
+        read_timeout: The time limit in seconds.
+        store_options: The Beam options for object stores, by name.
+        compare: What tells that a local file changed, as --compare has it.
     """
 
     read_timeout: float = READ_TIMEOUT
     store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # contains secret keys
+    compare: str = "version"
 
     @classmethod
-    def from_options(cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT) -> FileIO:
+    def from_options(
+        cls, options: PipelineOptions, read_timeout: float = READ_TIMEOUT, compare: str = "version"
+    ) -> FileIO:
         """Return the FileIO of a job that is started with these Beam options."""
         from apache_beam.options.pipeline_options import GoogleCloudOptions, S3Options
 
@@ -36,7 +42,7 @@ class FileIO:
             name for view in (S3Options, GoogleCloudOptions) for name in options.view_as(view)._visible_option_list()
         }
         values = options.get_all_options(drop_default=True)
-        return cls(read_timeout, {name: value for name, value in values.items() if name in names})
+        return cls(read_timeout, {name: value for name, value in values.items() if name in names}, compare)
 
     def open(self, path: str) -> IO[bytes]:
         """Open the file at `path`, without decompressing it; the caller closes it.
@@ -49,7 +55,7 @@ class FileIO:
     def open_version(self, file: ListedFile) -> AbstractContextManager[IO[bytes]]:
         """Open the version of a file that was listed, for a block. Raises FileChanged too, as timeout_reader does."""
         self._set_options(file.path)
-        return open_version(file, self.read_timeout)
+        return open_version(file, self.read_timeout, self.compare)
 
     def _set_options(self, path: str) -> None:
         # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.

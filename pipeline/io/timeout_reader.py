@@ -2,15 +2,17 @@
 
 A read that hangs in the operating system (a network mount that is gone, a named pipe without a writer) cannot be
 interrupted from within the process. So each file is read in its own thread, and the caller can stop waiting for it. The
-thread ends when the file is closed; a thread that hangs ends when the operating system lets go of it. It never keeps a
-process alive.
+thread ends when the file is closed, or then reads the next small file; a thread that hangs ends when the operating system
+lets go of it. It never keeps a process alive.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
@@ -36,25 +38,68 @@ def open_to_read(path: str, timeout: float = READ_TIMEOUT) -> IO[bytes]:
 
 
 @contextmanager
-def open_version(file: ListedFile, timeout: float = READ_TIMEOUT) -> Iterator[IO[bytes]]:
+def open_version(file: ListedFile, timeout: float = READ_TIMEOUT, compare: str = "version") -> Iterator[IO[bytes]]:
     """Open the version of a file that was listed, as open_to_read does, and close it at the end of the block.
 
-    Raises FileChanged if the file is not that version: at the beginning, on reading, or at the end of a block without error.
+    Raises FileChanged if the file is not that version, in what `compare` names: at the beginning, on reading, or at the end
+    of a block without error.
     """
     if 0 < file.size <= SMALL_BYTES:  # a named pipe has no size
-        yield _TimeoutReader(file.path, timeout, lambda: _read_whole(file)).detach()
+        yield _read_small(file, timeout, compare)
         return
-    with _TimeoutReader(file.path, timeout, lambda: open_listed(file)) as reader:
+    with _TimeoutReader(file.path, timeout, lambda: open_listed(file, compare)) as reader:
         yield reader  # type: ignore[misc]
-        reader.check_unchanged(file)
+        reader.check_unchanged(file, compare)
 
 
-def _read_whole(file: ListedFile) -> IO[bytes]:
-    """Return the content of a small file."""
-    with open_listed(file) as handle:
-        content = io.BytesIO(handle.read(file.size))
-        check_unchanged(file, handle)
-        return content
+# Threads that have read small files, for the next ones: to start a thread takes longer than to read such a file.
+_IDLE: list[WorkerThread] = []
+os.register_at_fork(after_in_child=_IDLE.clear)
+
+
+def _read_small(file: ListedFile, timeout: float, compare: str) -> IO[bytes]:
+    """Return the content of a small file, which is read by one call in another thread."""
+
+    def call() -> bytes:
+        with open_listed(file, compare) as handle:
+            content = handle.read(file.size)
+            check_unchanged(file, handle, compare)
+            return content
+
+    try:
+        thread = _IDLE.pop()
+    except IndexError:
+        thread = WorkerThread("read small files")
+    future = thread.submit(call)
+    try:
+        return io.BytesIO(_result(file.path, future, timeout))
+    finally:
+        if future.done():
+            _IDLE.append(thread)
+        else:
+            thread.end()
+
+
+class _NoDataError(StoreError):
+    """Error of a call that takes too long; its thread may hang."""
+
+
+def _result(path: str, future: Future[_T], timeout: float) -> _T:
+    """Return the result of a call that reads `path` in another thread. Raises StoreError if it takes too long."""
+    try:
+        return future.result(timeout)
+    except FutureTimeout:
+        if future.done():  # a TimeoutError that the call raised
+            raise
+        raise _NoDataError(
+            f"{path} gave no data for {timeout:g} s: check that its file system or object store answers, or raise "
+            f"--read_timeout"
+        ) from None
+    except Exception as error:
+        if is_local(path) or isinstance(error, StoreError):
+            raise
+        # A ValueError from an object store's client must not be taken for damage in the shard.
+        raise StoreError(f"{path} cannot be read: {error_text(error)}") from error
 
 
 class _TimeoutReader(io.RawIOBase):
@@ -75,22 +120,11 @@ class _TimeoutReader(io.RawIOBase):
         """Return the result of `call`, or raise StoreError if it takes too long."""
         if self._stuck or not self._thread.thread.is_alive():
             raise StoreError(f"{self.path} is closed")
-        future = self._thread.submit(call)
         try:
-            return future.result(self.timeout)
-        except FutureTimeout:
-            if future.done():  # a TimeoutError that `call` raised
-                raise
+            return _result(self.path, self._thread.submit(call), self.timeout)
+        except _NoDataError:
             self._stuck = True
-            raise StoreError(
-                f"{self.path} gave no data for {self.timeout:g} s: check that its file system or object store answers, "
-                f"or raise --read_timeout"
-            ) from None
-        except Exception as error:
-            if is_local(self.path) or isinstance(error, StoreError):
-                raise
-            # A ValueError from an object store's client must not be taken for damage in the shard.
-            raise StoreError(f"{self.path} cannot be read: {error_text(error)}") from error
+            raise
 
     def _file(self) -> IO[bytes]:
         if self.closed or self._handle is None:
@@ -120,10 +154,10 @@ class _TimeoutReader(io.RawIOBase):
         file = self._file()
         return self._run(file.tell)
 
-    def check_unchanged(self, file: ListedFile) -> None:
+    def check_unchanged(self, file: ListedFile, compare: str) -> None:
         """Raise FileChanged if this is not the version of the file that was listed."""
         handle = self._file()
-        self._run(lambda: check_unchanged(file, handle))
+        self._run(lambda: check_unchanged(file, handle, compare))
 
     def readable(self) -> bool:
         """Return True."""
@@ -132,13 +166,6 @@ class _TimeoutReader(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
-
-    def detach(self) -> IO[bytes]:
-        """Return the file that was opened, and end its thread."""
-        handle, self._handle = self._file(), None
-        self._thread.end()
-        super().close()
-        return handle
 
     def close(self) -> None:
         """Close the file and end its thread; if the thread hangs, leave both to it."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, NamedTuple
 
 from . import beam_files
@@ -39,22 +40,40 @@ class FileChanged(StoreError):
         self.missing = missing
 
 
-def local_file(path: str, status: os.stat_result) -> ListedFile:
-    """Return a file on a local disk as its status describes it."""
-    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-    return ListedFile(path, status.st_size, version)
+class ListedFiles(NamedTuple):
+    """Files as they were listed, by column: a listing may have millions."""
+
+    paths: list[str]
+    sizes: list[int]
+    versions: list[str]
+
+
+def version_of(status: os.stat_result) -> str:
+    """Return the version of a file on a local disk with that status."""
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
+# A regular expression of what version_of returns, and what to replace it by so that size and time of change remain.
+ANY_LOCAL_VERSION, SIZE_AND_MTIME = r"^\d+-(\d+--?\d+)--?\d+$", r"\1"
+
+
+def same_version(version: str, other: str, compare: str = "version") -> bool:
+    """Return whether two versions of a file are equal in what --compare names."""
+    if compare == "size_mtime":
+        version, other = (re.sub(ANY_LOCAL_VERSION, SIZE_AND_MTIME, each, flags=re.ASCII) for each in (version, other))
+    return version == other
 
 
 def local_version(path: str) -> str:
     """Return the version of a file on a local disk, or "" if the file does not exist."""
     try:
-        return local_file(path, os.stat(path)).version
+        return version_of(os.stat(path))
     except OSError:
         return ""
 
 
-def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
-    """Yield files that `pattern` may match, by path; on gs:// and s3:// all objects whose names begin with `prefix`.
+def list_remote(pattern: str, prefix: str) -> ListedFiles:
+    """Return files that `pattern` may match, by path; on gs:// and s3:// all objects whose names begin with `prefix`.
 
     Args:
         pattern: A glob.
@@ -66,40 +85,51 @@ def list_remote(pattern: str, prefix: str) -> Iterator[ListedFile]:
     """
     scheme, _, place = prefix.partition("://")
     if scheme not in VERSIONED_ACCESS:
-        yield from (ListedFile(file.path, file.size, str(file.changed)) for file in match(pattern))
-        return
+        found = match(pattern)
+        return ListedFiles(
+            [file.path for file in found], [file.size for file in found], [str(file.changed) for file in found]
+        )
     beam_files.FileSystems.get_filesystem(prefix)  # raises ValueError if its extra is not installed
     bucket, _, start = place.partition("/")
     whole = prefix == pattern  # one object: the first of those whose names begin with its name
 
-    def attempt() -> list[tuple[str, int, str]]:
-        return list(
-            itertools.islice(VERSIONED_ACCESS[scheme].list(f"{scheme}://{bucket}/", start), 1 if whole else None)
-        )
+    def attempt() -> ListedFiles:
+        files, root = ListedFiles([], [], []), f"{scheme}://{bucket}/"
+        for name, size, version in itertools.islice(VERSIONED_ACCESS[scheme].list(root, start), 1 if whole else None):
+            files.paths.append(root + name)
+            files.sizes.append(size)
+            files.versions.append(version)
+        return files
 
-    for name, size, version in with_retries(prefix, "listed", attempt):
-        yield ListedFile(f"{scheme}://{bucket}/{name}", size, version)
+    return with_retries(prefix, "listed", attempt)
 
 
-def open_listed(file: ListedFile) -> IO[bytes]:
-    """Open a file, without decompressing it. Raises FileChanged, also later, if it is not the version that was listed."""
+def open_listed(file: ListedFile, compare: str = "version") -> IO[bytes]:
+    """Open a file, without decompressing it.
+
+    Raises FileChanged, also later, if it is not the version that was listed, in what `compare` names.
+    """
     scheme = scheme_of(file.path)
     if scheme in VERSIONED_ACCESS:
         stream = beam_files.DownloaderStream(_VersionDownloader(file, VERSIONED_ACCESS[scheme].read))
         return io.BufferedReader(stream, max(1, min(REQUEST_BYTES, file.size)))
+    handle: IO[bytes]
     try:
-        handle: IO[bytes] = beam_files.FileSystems.open(file.path, compression_type="uncompressed")
+        if is_local(file.path):
+            handle = open(file.path, "rb")  # noqa: SIM115 - the caller closes it
+        else:
+            handle = beam_files.FileSystems.open(file.path, compression_type="uncompressed")
     except FileNotFoundError as error:
         raise _gone(file, error) from error
     try:
-        check_unchanged(file, handle)
+        check_unchanged(file, handle, compare)
     except BaseException:
         handle.close()
         raise
     return handle
 
 
-def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
+def check_unchanged(file: ListedFile, handle: IO[bytes], compare: str = "version") -> None:
     """Raise FileChanged if the open file is not the version that was listed; on gs:// and s3:// each request checks it."""
     if scheme_of(file.path) in VERSIONED_ACCESS:
         return
@@ -107,13 +137,13 @@ def check_unchanged(file: ListedFile, handle: IO[bytes]) -> None:
         status = os.fstat(handle.fileno())
         if stat.S_ISFIFO(status.st_mode):  # the times of a named pipe change with every byte
             return
-        now = local_file(file.path, status)
+        size, version = status.st_size, version_of(status)
     else:
         system = beam_files.FileSystems.get_filesystem(file.path)
         found = with_retries(file.path, "found", lambda: system.metadata(file.path))
-        now = ListedFile(file.path, found.size_in_bytes, str(found.last_updated_in_seconds or 0.0))
-    if now != file:
-        sizes = f" from {file.size:,} bytes to {now.size:,}" if now.size != file.size else ""
+        size, version = found.size_in_bytes, str(found.last_updated_in_seconds or 0.0)
+    if size != file.size or not same_version(version, file.version, compare):
+        sizes = f" from {file.size:,} bytes to {size:,}" if size != file.size else ""
         raise FileChanged(f"{file.path} changed{sizes}")
 
 

@@ -1,163 +1,300 @@
-"""Which segments of the previous snapshot a run carries over, and which segment the rows of each shard belong to."""
+"""What a run keeps of the previous snapshot: files as they are, some of their rows, or their rows in the new segment."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...model.head import Head
-from ..flags import WITHOUT_EFFECT_ON_ROWS
+from ..errors import SnapshotError, first_line
+from ..flags import MAX_FILE_ROWS, WITHOUT_EFFECT_ON_ROWS
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import KeptTypes, infer_kept_types
-from ..readers.shard import Shard
-from ..schemas import CONTENT_HASH, kept_fields
-from ..snapshots.commit import missing_files
-from ..snapshots.listing import shard_state
+from ..readers.settle_types import can_widen
+from ..readers.shard import READERS_VERSION
+from ..readers.shard_table import SHARD_SCHEMA, ShardTable, unchanged_places
+from ..schemas import CONTENT_HASH, PASSING_REASONS
+from ..snapshots.commit import damaged_files, missing_files
+from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA, CarriedFile
 from ..snapshots.manifest import FileInfo, Lookup, Manifest
-from ..snapshots.segments import Segment, choose_segments
-from ..snapshots.snapshot import UNREADABLE, Snapshot
+from ..snapshots.segments import Remainder, choose_segments
+from ..snapshots.snapshot import REMEDY, UNREADABLE, Snapshot
 from ..terminal import plural
+
+ROW_BYTES = 100  # of a row of a shard, for estimates
+
+COMPRESSION_RATIO = 4
 
 HASH_BYTES = CONTENT_HASH.type.byte_width
 
 
 @dataclass(frozen=True)
 class CarryOver:
-    """What a run carries over and what it reads.
+    """What a run keeps of the previous snapshot, and what it reads.
 
     Attributes:
-        shards: All shards, by segment; those of the segments carried over are not read.
-        changed: The new and the changed ones.
-        segments: The segments carried over, which have the first numbers.
-        files: Their files.
+        inputs: All shards, by segment and path, of LISTED_SCHEMA: the rows of those that are read are null.
+        files: The files of the previous snapshot with rows that are kept.
+        dropped: The shards whose rows in these files are not, of DROPPED_SCHEMA.
+        dropped_rows: How many rows these have in these files.
+        written: For each segment that is kept how many rows it had when it was made; their numbers come first.
+        damaged: How many shards that are not read could not be read to their end.
         notes: What users should know.
     """
 
-    shards: list[Shard]
-    changed: list[Shard]
-    segments: list[Segment] = field(default_factory=list)
-    files: list[FileInfo] = field(default_factory=list)
+    inputs: pa.Table
+    files: list[CarriedFile] = field(default_factory=list)
+    dropped: pa.Table = field(default_factory=DROPPED_SCHEMA.empty_table)
+    dropped_rows: int = 0
+    written: list[int] = field(default_factory=list)
+    damaged: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
-    def read(self) -> list[Shard]:
+    def read(self) -> ShardTable:
         """The shards that are read."""
-        return [shard for shard in self.shards if shard.segment >= len(self.segments)]
+        return ShardTable(self.inputs.filter(pc.is_null(self.inputs["rows"])).select(SHARD_SCHEMA.names))
+
+    @property
+    def rows(self) -> int:
+        """The rows of the shards that are not read."""
+        return pc.sum(self.inputs["rows"]).as_py() or 0
+
+
+def estimate_rows(shards: pa.Table) -> int:
+    """Return about how many rows the shards of a table have."""
+    ratio = pc.if_else(pc.is_valid(shards["compression"]), COMPRESSION_RATIO, 1)
+    return (pc.sum(pc.multiply(shards["bytes"], ratio)).as_py() or 0) // ROW_BYTES
+
+
+def deciding_options(options: Mapping[str, object]) -> dict[str, object]:
+    """Return what decides which rows a corpus has: effective options of `embed`, and the version of the readers."""
+    deciding = {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
+    return {**deciding, "readers": READERS_VERSION}
 
 
 def has_comparable_rows(previous: Manifest, options: Mapping[str, object], fingerprint: str) -> bool:
     """Return whether a run with these options and a model of that fingerprint would make the rows of a snapshot again."""
     return (
         previous["fingerprint"] == fingerprint
-        and not options.get("force")
-        and not options.get("no_dedupe")
-        and previous["tool_version"] == version("audioclip-beam")
-        and _deciding_rows(previous["options"]) == _deciding_rows(options)
+        and not options["force"]
+        and not options["no_dedupe"]
+        and previous["deciding"] == deciding_options(options)
     )
 
 
 def decide_carry_over(
-    previous: Snapshot | None, shards: list[Shard], head: Head, fields: Fields, file_io: FileIO
+    previous: Snapshot | None,
+    shards: ShardTable,
+    head: Head,
+    fields: Fields,
+    file_io: FileIO,
+    *,
+    compare: str,
+    retry_rejected: bool = False,
 ) -> tuple[CarryOver, KeptTypes]:
-    """Return what is carried over from the snapshot `previous`, and the types of the kept fields.
+    """Return what is kept of the snapshot `previous`, and the types of the kept fields.
 
-    Nothing is carried over if kept values are known to need other types than it has.
+    `compare` and `retry_rejected` are the flags of these names.
+
+    Nothing is if kept values are known to need types that its own cannot become.
     """
-    carry_over = _compare_shards(previous, shards) if previous else _carry_nothing_over(shards)
-    if not previous or not carry_over.segments:
+    if not previous:
+        return _read_all(shards), infer_kept_types(shards, head, fields, file_io)
+    carry_over = _compare(previous, shards, compare, retry_rejected=retry_rejected)
+    if len(carry_over.read) == len(shards):
         return carry_over, infer_kept_types(shards, head, fields, file_io)
-    known = _kept_fields(previous, file_io) if fields.keep else pa.schema([])
-    if known is None:
-        note = f"every shard is read: {previous.name} has no part file that shows the types of the kept fields"
-        return _carry_nothing_over(shards, note), infer_kept_types(shards, head, fields, file_io)
+    known = stored_schema(previous.manifest)
     without_values = {name for name, kind in previous.manifest.get("kept", {}).items() if kind == "null"}
     known_values = pa.schema([each.with_type(pa.null()) if each.name in without_values else each for each in known])
-    types = infer_kept_types(carry_over.changed, head, fields, file_io, known_values)
-    if types.final.equals(known):
+    types = infer_kept_types(carry_over.read, head, fields, file_io, known_values)
+    if can_widen(known, types.final, without_values):
         return carry_over, replace(types, stored=known)
-    note = "every shard is read: new or changed ones give the kept fields other types than the current snapshot has"
-    return _carry_nothing_over(shards, note), infer_kept_types(shards, head, fields, file_io)
+    note = "every shard is read: new or changed ones give the kept fields types that the current snapshot's cannot get"
+    return _read_all(shards, note), infer_kept_types(shards, head, fields, file_io)
 
 
-def _deciding_rows(options: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
+def stored_schema(manifest: Mapping[str, object]) -> pa.Schema:
+    """Return the columns of the kept fields in the part files of a snapshot.
 
-
-def _carry_nothing_over(shards: Sequence[Shard], *notes: str) -> CarryOver:
-    """Return that all shards are read, into one segment."""
-    return CarryOver(list(shards), list(shards), notes=list(notes))
-
-
-def _compare_shards(snapshot: Snapshot, shards: Sequence[Shard]) -> CarryOver:
-    """Return what a run with these shards carries over from a snapshot that was made with equal options.
-
-    Raises SnapshotError if a list of that snapshot is missing or damaged.
+    Raises:
+        SnapshotError: The manifest does not have them.
     """
-    segments = snapshot.manifest["segments"]
-    known = {shard_state(shard): shard.segment for shard in snapshot.shards}
-    earlier = [known.get(shard_state(shard)) for shard in shards]  # the segment of each shard that did not change
-    found = Counter(number for number in earlier if number is not None)
-    sizes = [0] * len(segments)
-    for shard, number in zip(shards, earlier, strict=True):
-        if number is not None:
-            sizes[number] += shard.bytes
-    lost = set(missing_files(snapshot.path, snapshot.files))
-    incomplete = {file.segment for file in snapshot.files if file.name in lost}
-    whole = [found[n] == segment["shards"] and n not in incomplete for n, segment in enumerate(segments)]
-    changed = [shard for shard, number in zip(shards, earlier, strict=True) if number is None]
-    # An empty shard makes a segment, too: without its byte, each night that adds one would add a segment.
-    carried = choose_segments(sizes, whole, sum(max(1, shard.bytes) for shard in changed))
-    place = {number: new for new, number in enumerate(carried)}
-    read_again = any(number is not None and number not in place for number in earlier)
-    placed = []
-    for shard, number in zip(shards, earlier, strict=True):
-        new = len(carried) + read_again if number is None else place.get(number, len(carried))
-        placed.append(replace(shard, segment=new))
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(str(manifest["kept_schema"]))))
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise SnapshotError(
+            f"the manifest of {manifest['snapshot']} does not have the types of the kept fields ({first_line(error)}): "
+            f"run again with --force, which reads every shard"
+        ) from None
+
+
+def _read_all(shards: ShardTable, *notes: str) -> CarryOver:
+    """Return that all shards are read, into one segment."""
+    nulls = {
+        name: pa.nulls(len(shards), LISTED_SCHEMA.field(name).type) for name in ("rows", "without_texts", "damaged")
+    }
+    segment = pa.array(np.zeros(len(shards), np.int32))
+    return CarryOver(_listed(shards.table, {"segment": segment, **nulls}), notes=list(notes))
+
+
+def _listed(shards: pa.Table, more: Mapping[str, pa.Array]) -> pa.Table:
+    """Return shards with the other columns of LISTED_SCHEMA, by segment and path."""
+    table = pa.table({**dict(zip(shards.column_names, shards.columns, strict=True)), **more}).cast(LISTED_SCHEMA)
+    return table.sort_by([("segment", "ascending"), ("path", "ascending")])
+
+
+def _compare(snapshot: Snapshot, shards: ShardTable, compare: str, *, retry_rejected: bool) -> CarryOver:
+    """Return what a run with these shards keeps of a snapshot that was made with equal options.
+
+    Raises:
+        SnapshotError: A list of that snapshot, or a file of a segment that lacks another, is missing or damaged.
+    """
+    before, segments = snapshot.shards, snapshot.manifest["segments"]
+    places = unchanged_places(shards.table, before, compare)
+    kept = np.zeros(len(before), bool)
+    kept[places.drop_null().to_numpy()] = True
+    lost = set(damaged_files(snapshot.path, snapshot.files))
+    notes = list[str]()
+    if retry_rejected:
+        kept &= ~_to_retry(snapshot, lost)
+    if lost:
+        kept &= ~_incomplete(snapshot, lost)
+        notes.append(
+            f"{plural(len(lost), 'file')} of {snapshot.name} missing, damaged or of another size: the shards with rows in "
+            f"{'it' if len(lost) == 1 else 'them'} are read again"
+        )
+    places = pc.if_else(pa.array(kept).take(places), places, pa.scalar(None, pa.int32()))
+
+    of_segment, rows = before["segment"].to_numpy(), before["rows"].to_numpy()
+    left_rows, left_shards = (
+        np.bincount(of_segment[kept], weights, len(segments)).astype(np.int64) for weights in (rows[kept], None)
+    )
+    remainders = [
+        Remainder(max(left), segment["written"])
+        for *left, segment in zip(left_rows.tolist(), left_shards.tolist(), segments, strict=True)
+    ]
+    read = shards.table.filter(pc.is_null(places))
+    lost_rows = int(rows[~kept].sum())
+    numbers = choose_segments(remainders, max(estimate_rows(read), len(read)), max(lost_rows, int((~kept).sum())))
+    moved = np.full(len(segments), len(numbers), np.int32)  # to the new number of each segment
+    moved[numbers] = np.arange(len(numbers))
+
+    previous = before.take(places)
+    segment = pc.fill_null(pa.array(moved).take(previous["segment"].combine_chunks()), len(numbers))
+    columns = {name: previous[name] for name in ("rows", "without_texts", "damaged")}
+    alive = np.array([remainder.size > 0 for remainder in remainders], bool)
+    is_dropped = pa.array(~kept & alive[of_segment])
+    files = [file for file in snapshot.files if alive[file.segment]]
     return CarryOver(
-        shards=sorted(placed, key=lambda shard: (shard.segment, shard.path)),
-        changed=changed,
-        segments=[segments[number] for number in carried],
-        files=[replace(file, segment=place[file.segment]) for file in snapshot.files if file.segment in place],
-        notes=[f"{plural(len(lost), 'file')} of {snapshot.name} missing or of another size: the shards are read again"]
-        if lost
-        else [],
+        inputs=_listed(shards.table, {"segment": segment, **columns}),
+        files=_group([file for file in files if file.name not in lost], moved, len(numbers)),
+        dropped=before.filter(is_dropped).select(DROPPED_SCHEMA.names),
+        dropped_rows=int(rows[is_dropped.to_numpy(zero_copy_only=False)].sum())
+        - sum(file.rows for file in files if file.name in lost),
+        written=[remainders[number].written for number in numbers],
+        damaged=len(previous) - previous["damaged"].null_count,
+        notes=notes,
     )
 
 
-def _kept_fields(snapshot: Snapshot, file_io: FileIO) -> pa.Schema | None:
-    """Return the kept fields of a snapshot with the types that its part files have; None if no part file can be read."""
+def _to_retry(snapshot: Snapshot, lost: Collection[str]) -> NDArray[np.bool_]:
+    """Return which shards of a snapshot have rows that were rejected for reasons that may pass, bool [shards]."""
+    names = set[str]()
+    for file in snapshot.files:
+        if file.name not in lost and any(file.rejected_by_reason.get(reason) for reason in PASSING_REASONS):
+            table = _read_columns(snapshot, file, ["shard", "reason"])
+            passing = table.filter(pc.is_in(table["reason"], value_set=pa.array(PASSING_REASONS)))
+            names.update(passing["shard"].to_pylist())
+    found: NDArray[np.bool_] = pc.is_in(
+        snapshot.shards["name"], value_set=pa.array(sorted(names), pa.string())
+    ).to_numpy()
+    return found
+
+
+def _read_columns(snapshot: Snapshot, file: FileInfo, columns: list[str]) -> pa.Table:
+    """Return columns of a file of a snapshot. Raises SnapshotError if it cannot be read."""
+    path = join(snapshot.path, file.name)
     try:
-        with file_io.open(snapshot.part_paths()[0]) as handle:
-            return kept_fields(pq.read_schema(handle))
-    except (IndexError, *UNREADABLE):
-        return None
+        return pq.read_table(path, columns=columns, use_threads=False)
+    except UNREADABLE as error:
+        raise SnapshotError(f"{path} cannot be read ({first_line(error)}): {REMEDY}") from error
+
+
+def _incomplete(snapshot: Snapshot, lost: Collection[str]) -> NDArray[np.bool_]:
+    """Return which shards of a snapshot have rows in its lost files, bool [shards], by what the other files have of them."""
+    before = snapshot.shards
+    incomplete = {file.segment for file in snapshot.files if file.name in lost}
+    present = np.zeros(len(before), np.int64)
+    for file in snapshot.files:
+        if file.segment in incomplete and file.name not in lost:
+            counted = pc.value_counts(_read_columns(snapshot, file, ["shard"])["shard"])
+            places = pc.index_in(counted.field("values"), value_set=before["name"].combine_chunks())
+            found = pc.is_valid(places).to_numpy(zero_copy_only=False)
+            np.add.at(present, places.drop_null().to_numpy(), counted.field("counts").to_numpy()[found])
+    fewer: NDArray[np.bool_] = present < before["rows"].to_numpy()
+    return fewer & np.isin(before["segment"].to_numpy(), list(incomplete))
+
+
+def _group(files: Sequence[FileInfo], moved: NDArray[np.int32], new: int) -> list[CarriedFile]:
+    """Return files with their new segments: each alone if its segment is kept, and those that move to the segment `new`.
+
+    Of these, part files have no group, and rejected ones share groups of about MAX_FILE_ROWS rows.
+    """
+    carried = list[CarriedFile]()
+    group, rows = 0, MAX_FILE_ROWS
+    for file in files:
+        if file.is_part and moved[file.segment] == new:
+            carried.append(CarriedFile(replace(file, segment=new), file.segment, None))
+    for file in files:
+        if not file.is_part and moved[file.segment] == new:
+            group, rows = (group + 1, 0) if rows + file.rows > MAX_FILE_ROWS else (group, rows)
+            rows += file.rows
+            carried.append(CarriedFile(replace(file, segment=new), file.segment, group))
+    for file in files:
+        if moved[file.segment] != new:
+            group += 1
+            carried.append(CarriedFile(replace(file, segment=int(moved[file.segment])), file.segment, group))
+    return carried
 
 
 def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float) -> tuple[list[str], Lookup, list[str]]:
     """Return the part files of `snapshot` in which the contents that are read are looked up, what that reads, and notes.
 
-    Those of segments that are read again always are. Looking up contents in a segment that is carried over reads the hash of
-    each of its rows; the smallest come first, for as long as that is at most `max_bytes` in all.
+    Those of segments that lose rows, or move, always are. Looking up contents in another segment reads the hash of each of
+    its rows; the smallest come first, for as long as that is at most `max_bytes` in all.
     """
-    carried = {file.name: file.segment for file in carry_over.files}
-    rows = [segment["rows"]["vectors"] for segment in carry_over.segments]
-    left_out, size = set[int](), 0
-    for number in sorted(range(len(rows)), key=rows.__getitem__):
+    present = {file.file.name for file in carry_over.files}
+    touched = {file.before for file in carry_over.files if file.group is None}
+    touched.update(pc.unique(carry_over.dropped["segment"]).to_pylist())
+    rows = dict[int, int]()  # of the segments that are kept as they are
+    for each in carry_over.files:
+        if each.file.is_part and each.before not in touched:
+            rows[each.before] = rows.get(each.before, 0) + each.file.rows
+    left_out, size, reads = set[int](), 0, len(carry_over.read) > 0
+    for number in sorted(rows, key=lambda number: (rows[number], number)):
         size += HASH_BYTES * rows[number]
-        if size > max_bytes or not carry_over.read:
+        if size > max_bytes or not reads:
             left_out.add(number)
-    searched = [file for file in snapshot.files if file.is_part and carried.get(file.name) not in left_out]
+    lost = set(missing_files(snapshot.path, snapshot.files))
+    searched = [
+        file
+        for file in snapshot.files
+        if file.is_part and reads and file.name not in lost and not (file.name in present and file.segment in left_out)
+    ]
     found, skipped = sum(file.rows for file in searched), sum(rows[number] for number in left_out)
     lookup: Lookup = {"rows": found, "bytes": HASH_BYTES * found, "left_out": skipped}
     notes = []
-    if skipped and carry_over.read:
+    if skipped and reads:
         notes.append(
             f"what is read is not looked up in {skipped:,} rows that are carried over: reading their hashes, "
             f"{HASH_BYTES * skipped:,} bytes, would take longer than embedding it again"

@@ -11,8 +11,7 @@ from ...model.head import ModelInfo, Work
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..io.paths import base_name
-from ..layout import PART, has_rows
-from ..readers.shard import Shard
+from ..layout import PART, has_rows, is_copy
 from ..snapshots.commit import read_manifest
 from ..snapshots.dead_runs import dead_runs
 from ..snapshots.history import finished_runs
@@ -20,11 +19,7 @@ from ..snapshots.manifest import Lookup, Manifest
 from ..snapshots.run_directory import is_complete, list_runs, read_canary
 from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
-from .carry_over import CarryOver, files_to_search
-
-ROW_BYTES = 100  # of a row of a shard, for estimates
-
-COMPRESSION_RATIO = 4
+from .carry_over import CarryOver, estimate_rows, files_to_search
 
 LOOKUP_BYTES = 64 << 20  # of earlier hashes that are read in any case to look up new contents
 
@@ -67,7 +62,7 @@ def find_earlier_vectors(
     notes += left.notes
     files, lookup, unpublished = list[str](), Lookup(rows=0, bytes=0, left_out=0), left.files
     if reusable:
-        worth = _bytes_worth_reading(output, model.fingerprint, estimate_rows(carry_over.changed))
+        worth = _bytes_worth_reading(output, model.fingerprint, estimate_rows(carry_over.read.table))
         files, lookup, left_out = files_to_search(carry_over, reusable, worth)
         notes += left_out
         known = {file.name for file in reusable.files}
@@ -86,11 +81,6 @@ def find_earlier_vectors(
         dead_runs=left.dead_runs,
         notes=notes,
     )
-
-
-def estimate_rows(shards: Sequence[Shard]) -> int:
-    """Return about how many rows shards have."""
-    return sum(shard.bytes * (COMPRESSION_RATIO if shard.compression else 1) for shard in shards) // ROW_BYTES
 
 
 def measured_work(output: str, fingerprint: str) -> Work | None:
@@ -170,7 +160,8 @@ def _leftovers(output: str, current: str, model: ModelInfo, canary: Canary | Non
     earlier: list[str] = []
     for run, files in sorted({**dead, **newer}.items(), reverse=True):
         names = {base_name(path): path for path, _ in files}
-        parts = [path for name, path in names.items() if name.startswith(PART) and has_rows(name)]
+        # Rows of a copy are also in the snapshot that it was made of.
+        parts = [path for name, path in names.items() if name.startswith(PART) and has_rows(name) and not is_copy(name)]
         if not parts or not run.endswith(model.fingerprint[:8]):
             continue
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from ...model.fingerprint import PROVENANCE_PARTS
@@ -20,16 +21,17 @@ from ..io.paths import join
 from ..layout import POINTER
 from ..options import EmbedOptions, is_local_run
 from ..readers.infer_schema import KeptTypes
-from ..readers.input_files import find_shards
-from ..readers.parts import is_large
+from ..readers.parts import any_is_large
 from ..readers.read_settings import ReadSettings, fields_of
+from ..readers.settle_types import SettledTypes, settle_types
 from ..schemas import hashed_schema, part_schema
 from ..snapshots.commit import current_name, require_manifest
+from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.snapshot import Snapshot, check_not_nested
-from .carry_over import CarryOver, decide_carry_over, has_comparable_rows
-from .earlier_vectors import EarlierVectors, estimate_rows, find_earlier_vectors
-from .unchanged import model_files
+from .carry_over import CarryOver, decide_carry_over, deciding_options, estimate_rows, has_comparable_rows
+from .earlier_vectors import EarlierVectors, find_earlier_vectors
+from .unchanged import Listing, list_shards, model_files
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,66 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """What the listings of a run name.
+
+    Attributes:
+        shards: All shards.
+        read: How many of them are read.
+        read_bytes: Their bytes.
+        kept_rows: The rows of the others, rejected ones included.
+        groups: How many files are made of files of the previous snapshot.
+        group_rows: The rows of the latter.
+        merged_rows: The rows of the part files whose rows are written to the run's own.
+        dropped_rows: The rows in all of these files that are dropped.
+    """
+
+    shards: int
+    read: int
+    read_bytes: int
+    kept_rows: int
+    groups: int
+    group_rows: int
+    merged_rows: int
+    dropped_rows: int
+
+    @classmethod
+    def of(cls, carry_over: CarryOver) -> Listed:
+        """Return what the listings will name."""
+        read = carry_over.read.table
+        grouped = [each for each in carry_over.files if each.group is not None]
+        return cls(
+            shards=len(carry_over.inputs),
+            read=len(read),
+            read_bytes=pc.sum(read["bytes"]).as_py() or 0,
+            kept_rows=carry_over.rows,
+            groups=len({each.group for each in grouped}),
+            group_rows=sum(each.file.rows for each in grouped),
+            merged_rows=sum(each.file.rows for each in carry_over.files if each.group is None),
+            dropped_rows=carry_over.dropped_rows,
+        )
+
+
+@dataclass(frozen=True)
 class Job:
     """One run, as its workers know it.
 
     Attributes:
         output: The directory of the snapshots.
         given: The options of `embed` that differ from their defaults.
+        deciding: What decides which rows there are.
         model: The encoder.
         model_files: The files that it is loaded from, as they were when the run was prepared.
         reading: How shards are read.
         types: The types of the kept fields, as far as they are known.
+        settled: These if they are known, and other ones than in the files that are carried over.
         carry_over: What is read, and what is carried over.
         earlier: Which vectors may be reused.
         previous: The manifest of the current snapshot, if there is one.
         limits: What may be published.
         force: Whether everything is embedded again if the canary differs.
         omitted: Columns that part files do not have.
-        read_shards: How many shards are read.
-        carried_files: How many files are carried over.
+        listed: What the listings of the run name.
         has_large_shards: Whether one of the shards may be read in several parts.
         rows: About how many rows are read.
         bits: How many bits of a content hash name a bucket; 0 if rows are not shuffled.
@@ -76,18 +120,19 @@ class Job:
 
     output: str
     given: dict[str, object]
+    deciding: dict[str, object]
     model: ModelDescription
     model_files: list[ModelFile]
     reading: ReadSettings
     types: KeptTypes = field(repr=False)
+    settled: SettledTypes | None = field(repr=False)
     carry_over: CarryOver = field(repr=False)
     earlier: EarlierVectors = field(repr=False)
     previous: Manifest | None = field(repr=False)
     limits: Limits
     force: bool
     omitted: Collection[str]
-    read_shards: int
-    carried_files: int
+    listed: Listed
     has_large_shards: bool
     rows: int
     bits: int
@@ -96,7 +141,9 @@ class Job:
 
     def without_files(self) -> Job:
         """Return the job without its lists of files, which would make a job graph grow with the corpus."""
-        carry_over = replace(self.carry_over, shards=[], changed=[], files=[])
+        carry_over = replace(
+            self.carry_over, inputs=LISTED_SCHEMA.empty_table(), files=[], dropped=DROPPED_SCHEMA.empty_table()
+        )
         return replace(self, carry_over=carry_over, earlier=replace(self.earlier, files=()))
 
     @property
@@ -126,18 +173,20 @@ class Job:
             "tool_version": version("audioclip-beam"),
             "dim": str(info.dim),
             "snapshot": snapshot,
+            "bucket_bits": str(self.bits),
             **{name: info.fingerprint_parts[name] for name in (*PROVENANCE_PARTS, *self.head.provenance)},
         }
         schema = part_schema(self.head, info.dim, self.types.final, stored=self.model.stored, omitted=self.omitted)
         return schema.with_metadata(metadata)
 
 
-def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
+def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listing | None = None) -> Job:
     """Check everything that can be checked before a run, and decide what it reads and which vectors it may reuse.
 
     Args:
         options: The options of `embed`.
         head: The head that embeds; by default the one that the options name.
+        listing: The shards, if they were listed before with these options; it counts if its snapshot is the current one.
 
     Raises:
         ValueError: OptionsError, InputError, CheckpointError and others, with a message for users.
@@ -148,35 +197,38 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
     FileSystems.set_options(options)  # endpoints and credentials, before an object store is read
     check_not_nested(output)
     head, local = head or find_head(options.head), is_local_run(options)
-    file_io, fields = FileIO.from_options(options, options.read_timeout), fields_of(options.values, head)
+    file_io = FileIO.from_options(options, options.read_timeout, options.compare)
+    fields = fields_of(options.values, head)
 
     current = _open_current(output)
-    names = {shard.path: shard.name for shard in current.shards} if current else {}
     notes = list(filter(None, [describe_lock(join(output, POINTER))]))
-    shards = find_shards(
-        inputs,
-        options.input_format,
-        options.delimiter,
-        names,
-        quoting=options.quoting,
-        escape=options.escape,
-        output=output,
-        notes=notes,
-    )
+    if listing and current and listing.snapshot == current.name:
+        shards, notes = listing.shards, [*notes, *listing.notes]
+    else:
+        shards = list_shards(options.values, inputs, output, current.shards if current else None, notes)
 
     settings = encoder_settings(options, head)
     files = model_files(settings)  # before they are read: a later change is then seen
     model = describe_model(head, settings, options.vector_dtype)
 
-    comparable = current and has_comparable_rows(current.manifest, options.given, model.info.fingerprint)
-    carry_over, types = decide_carry_over(current if comparable else None, shards, head, fields, file_io)
+    comparable = current and has_comparable_rows(current.manifest, options.values, model.info.fingerprint)
+    carry_over, types = decide_carry_over(
+        current if comparable else None,
+        shards,
+        head,
+        fields,
+        file_io,
+        compare=options.compare,
+        retry_rejected=options.retry_rejected,
+    )
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
-    rows = estimate_rows(carry_over.read)
-    carried_rows = sum(segment["rows"]["vectors"] for segment in carry_over.segments)
+    listed = Listed.of(carry_over)
+    rows = estimate_rows(carry_over.read.table)
     return Job(
         output=output,
         given=options.given,
+        deciding=deciding_options(options.values),
         model=model,
         model_files=files,
         reading=ReadSettings(
@@ -188,18 +240,18 @@ def prepare_job(options: EmbedOptions, head: Head | None = None) -> Job:
             open=frozenset(types.open),
         ),
         types=types,
+        settled=None if types.open or types.stored in (None, types.final) else settle_types({}, fields, types)[0],
         carry_over=carry_over,
         earlier=earlier,
         previous=current.manifest if current else None,
         limits=Limits.of(options),
         force=options.force,
         omitted=head.omitted(options.values),
-        read_shards=len(carry_over.read),
-        carried_files=len(carry_over.files),
-        has_large_shards=any(map(is_large, carry_over.read)),
+        listed=listed,
+        has_large_shards=any_is_large(carry_over.read.table),
         rows=rows,
-        bits=0 if options.no_dedupe else bucket_bits(rows, local=local),
-        id_bits=bucket_bits(rows + carried_rows, local=local),
+        bits=0 if options.no_dedupe else bucket_bits(rows + listed.merged_rows, local=local),
+        id_bits=bucket_bits(rows + listed.kept_rows, local=local),
         notes=[
             *([model.info.notice] if model.info.notice else []),
             *notes,

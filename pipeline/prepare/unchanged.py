@@ -6,7 +6,9 @@ On a night on which nothing changed, `embed` then costs one listing of the shard
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
+
+import pyarrow as pa
 
 from ...model.fingerprint import SCHEME
 from ...model.head import EncoderSettings
@@ -14,10 +16,13 @@ from ...model.heads import find_head
 from ...model.release import UNTRAINED
 from ..flags import WITHOUT_EFFECT, defaults
 from ..io.paths import absolute_path, is_local
-from ..io.versions import list_remote, local_version
+from ..io.versions import list_remote, local_version, same_version
 from ..readers.input_files import find_shards
-from ..snapshots.commit import current_name, missing_files, read_manifest
-from ..snapshots.listing import read_file_list, read_shard_list, shard_state
+from ..readers.shard import READERS_VERSION
+from ..readers.shard_table import SHARD_SCHEMA, ShardTable, unchanged_places
+from ..schemas import PASSING_REASONS
+from ..snapshots.commit import current_name, damaged_files, read_manifest
+from ..snapshots.listing import read_file_list, read_shard_list
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.run_directory import run_path
 
@@ -27,29 +32,76 @@ def model_files(settings: EncoderSettings) -> list[ModelFile]:
     return [{"path": absolute_path(path), "version": _version_of(path)} for path in settings.file_paths()]
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The shards of a night that is not unchanged, as they were listed: `embed` does not list them again.
+
+    Attributes:
+        snapshot: The snapshot that they were compared with, whose names they have.
+        shards: The shards.
+        notes: What users should know of them.
+    """
+
+    snapshot: str
+    shards: ShardTable
+    notes: list[str]
+
+
+def list_shards(
+    options: Mapping[str, object], inputs: Sequence[str], output: str, known: pa.Table | None, notes: list[str]
+) -> ShardTable:
+    """Return the shards of a run with these options of `embed`, as find_shards does."""
+    return find_shards(
+        inputs,
+        options["input_format"],  # type: ignore[arg-type]
+        options["delimiter"],  # type: ignore[arg-type]
+        known,
+        output=output,
+        quoting=options["quoting"],  # type: ignore[arg-type]
+        escape=options["escape"],  # type: ignore[arg-type]
+        notes=notes,
+    )
+
+
 def unchanged_since(options: Mapping[str, object]) -> str | None:
+    """Return the name of the current snapshot if a run would publish the same again, as compare_with_current does."""
+    found = compare_with_current(options)
+    return found if isinstance(found, str) else None
+
+
+def compare_with_current(options: Mapping[str, object]) -> str | Listing | None:
     """Return the name of the current snapshot if a run with these options of `embed` would publish the same again.
 
     Equal must be: every shard's path, name in ids, format, size and version; every option that decides what a snapshot
-    contains; the version of this program and of what tokenizes; and the files of the model, by size and version. The
-    snapshot's own files must be in place.
+    contains; the versions of the readers and of what tokenizes; and the files of the model, by size and version. The
+    snapshot's own files must be in place. If it would not, return the shards, or None if they were not listed for that.
 
     Raises ValueError or OSError if the inputs cannot be listed, SnapshotError if the current snapshot cannot be read.
     """
     output = str(options["output"] or "")
     name = current_name(output) if output and options["input"] and not options["force"] else None
     manifest = read_manifest(output, name) if name else None
-    if manifest is None or not (_same_options(options, manifest) and _same_model(options, manifest)):
+    if name is None or manifest is None or not (_same_options(options, manifest) and _same_model(options, manifest)):
         return None
-    if not _same_shards(options, output, manifest):
-        return None
-    return name if not missing_files(run_path(output, manifest["snapshot"]), read_file_list(output, manifest)) else None
+    earlier, notes = read_shard_list(output, manifest, SHARD_SCHEMA.names), list[str]()
+    shards = list_shards(options, options["input"], output, earlier, notes)  # type: ignore[arg-type]
+    places = unchanged_places(shards.table, earlier, str(options["compare"]))
+    if places.null_count or len(places) != len(earlier) or (options["retry_rejected"] and rows_to_retry(manifest)):
+        return Listing(name, shards, notes)
+    lost = damaged_files(run_path(output, manifest["snapshot"]), read_file_list(output, manifest))
+    return Listing(name, shards, notes) if lost else name
+
+
+def rows_to_retry(manifest: Manifest) -> int:
+    """Return how many rows of a snapshot were rejected for reasons that may pass."""
+    rejected = manifest["totals"]["rejected_by_reason"]
+    return sum(rejected.get(reason, 0) for reason in PASSING_REASONS)
 
 
 def _same_options(options: Mapping[str, object], manifest: Manifest) -> bool:
     """Return whether the options with an effect are those of a snapshot, which names the ones that are not defaults."""
     given = manifest["options"]
-    return manifest["tool_version"] == version("audioclip-beam") and all(
+    return manifest["deciding"].get("readers") == READERS_VERSION and all(
         options[name] == given.get(name, default) for name, default in defaults().items() if name not in WITHOUT_EFFECT
     )
 
@@ -60,28 +112,17 @@ def _same_model(options: Mapping[str, object], manifest: Manifest) -> bool:
     return (
         (options["checkpoint"] == UNTRAINED) == (manifest["checkpoint"]["name"] == UNTRAINED)
         and all(parts.get(name) == now for name, now in {"scheme": SCHEME, **head.versions()}.items())
-        and files == manifest["model_files"]
-        and all(file["version"] for file in files)
+        and [file["path"] for file in files] == [file["path"] for file in manifest["model_files"]]
+        and all(
+            now["version"] and same_version(now["version"], before["version"], str(options["compare"]))
+            for now, before in zip(files, manifest["model_files"], strict=True)
+        )
     )
-
-
-def _same_shards(options: Mapping[str, object], output: str, manifest: Manifest) -> bool:
-    inputs: Sequence[str] = options["input"]  # type: ignore[assignment]
-    earlier = read_shard_list(output, manifest)
-    names = {shard.path: shard.name for shard in earlier}
-    shards = find_shards(
-        inputs,
-        options["input_format"],  # type: ignore[arg-type]
-        options["delimiter"],  # type: ignore[arg-type]
-        names,
-        quoting=options["quoting"],  # type: ignore[arg-type]
-        escape=options["escape"],  # type: ignore[arg-type]
-    )
-    return set(map(shard_state, shards)) == set(map(shard_state, earlier))
 
 
 def _version_of(path: str) -> str:
     """Return the version of a file as a listing has it, or "" if the file does not exist."""
     if is_local(path):
         return local_version(path)
-    return next((file.version for file in list_remote(path, path) if file.path == path), "")
+    paths, _, versions = list_remote(path, path)
+    return versions[paths.index(path)] if path in paths else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...model.head import Head
@@ -12,8 +12,9 @@ from ..errors import SnapshotError
 from ..options import rejected_limit
 from ..prepare.job import Job, Limits
 from ..snapshots.manifest import Manifest
-from ..snapshots.segments import Segment, add_rows
+from ..snapshots.segments import add_rows
 from ..terminal import plural
+from .corpus import Corpus
 from .run_totals import RunTotals
 
 _MAX_NAMED = 5  # shards or ids in an error
@@ -38,40 +39,20 @@ def check_canary(job: Job, canary: Canary) -> list[str]:
     return [f"{other}: nothing was reused"]
 
 
-def check_totals(job: Job, totals: RunTotals, segments: Sequence[Segment], *, directory: str) -> None:
-    """Raise SnapshotError if rows are missing, or if the run or the snapshot exceeds one of the limits of the run.
-
-    `segments` are all of the snapshot.
-    """
-    read, stats, rows = totals.read, totals.stats, add_rows(segment["rows"] for segment in segments)
-    written = sum(file.rows for file in totals.files)
-    if (
-        not read == stats.vectors + stats.rejected == written
-        or totals.shards != job.read_shards
-        or any(segment.read != segment.stats.vectors + segment.stats.rejected for segment in totals.segments.values())
-    ):
-        raise SnapshotError(
-            f"rows do not add up: read {read} from {totals.shards} of {job.read_shards} shards, embedded "
-            f"{stats.embedded}, reused {stats.reused}, rejected {stats.rejected}, written {written}; "
-            f"run again, and report this if it happens twice"
-        )
-    carried = sum(segment["rows"]["read"] for segment in job.carry_over.segments)
-    if len(totals.carried) != job.carried_files or sum(file.rows for file in totals.carried) != carried:
-        raise SnapshotError(
-            f"{len(totals.carried)} files with {sum(file.rows for file in totals.carried)} rows were carried over, and "
-            f"not {job.carried_files} with {carried}; run again, and report this if it happens twice"
-        )
+def check_limits(job: Job, totals: RunTotals, corpus: Corpus, *, directory: str) -> None:
+    """Raise SnapshotError if the run or its snapshot exceeds one of the limits of the run."""
+    stats, rows = totals.stats, add_rows(segment["rows"] for segment in corpus.segments)
     exceeded = exceeded_limits(
         job.limits,
         job.previous,
-        new=RowTotals(read, stats.vectors, stats.rejected),
+        new=RowTotals(totals.read, stats.vectors, stats.rejected),
         total=RowTotals(rows["read"], rows["vectors"], rows["rejected"]),
-        shards=sum(segment["shards"] for segment in segments),
-        damaged=len(damaged_shards(segments)),
+        shards=len(corpus.shards),
+        damaged=sum(segment["damaged"] for segment in corpus.segments),
         duplicate_ids=totals.duplicate_ids,
     )
     for limit, excess in exceeded:
-        raise SnapshotError(f"{excess}{_explain(limit, job.head, totals, segments, directory)}")
+        raise SnapshotError(f"{excess}{_explain(limit, job.head, totals, corpus, directory)}")
 
 
 class RowTotals(NamedTuple):
@@ -124,19 +105,19 @@ def exceeded_limits(
         yield "max_shrink", f"{excess}, below --max_shrink {limits.max_shrink}"
 
 
-def _explain(limit: str, head: Head, totals: RunTotals, segments: Sequence[Segment], directory: str) -> str:
+def _explain(limit: str, head: Head, totals: RunTotals, corpus: Corpus, directory: str) -> str:
     """Return what an error adds on a limit that a run has exceeded: the cause or examples, and what to do."""
     if limit == "allow_damaged":
-        damaged = damaged_shards(segments)
+        damaged = corpus.damaged
         more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
         return (
             f": {'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their other "
             f"rows with --allow_damaged {len(damaged)}"
         )
     if limit == "allow_empty":
-        rows = add_rows(segment["rows"] for segment in segments)
+        rows = add_rows(segment["rows"] for segment in corpus.segments)
         if not rows["read"]:
-            return f": no row was read from {sum(segment['shards'] for segment in segments):,} shards; check --input"
+            return f": no row was read from {len(corpus.shards):,} shards; check --input"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(rows["rejected_by_reason"]).most_common())
         return (
             f": all {rows['read']:,} rows were rejected ({reasons}); check {head.field_flag} and "
@@ -150,11 +131,6 @@ def _explain(limit: str, head: Head, totals: RunTotals, segments: Sequence[Segme
             f"leave --unique_ids out"
         )
     return "; if that is right, run again with a lower --max_shrink"
-
-
-def damaged_shards(segments: Iterable[Segment]) -> list[str]:
-    """Return the shards that were not read to their end, with the reason."""
-    return sorted(f"{shard} ({reason})" for segment in segments for shard, reason in segment["damaged"].items())
 
 
 def check_same_rows(published: Manifest, totals: RunTotals) -> None:

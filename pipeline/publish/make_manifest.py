@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Mapping
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import NamedTuple
 
 from ..canary import Canary
 from ..metrics import pace_by_span
 from ..prepare.job import Job
 from ..schemas import reasons_of
 from ..snapshots.manifest import FORMAT, Counts, ListingInfo, Manifest
-from ..snapshots.segments import Segment, add_rows
+from ..snapshots.segments import add_rows
+from .corpus import Corpus
 from .kept_notes import kept_types
 from .run_totals import RunTotals
-
-
-class ShardTotals(NamedTuple):
-    """Number and bytes of the shards of a segment."""
-
-    shards: int
-    bytes: int
-
-
-def make_segments(job: Job, snapshot: str, written: Mapping[int, ShardTotals], totals: RunTotals) -> list[Segment]:
-    """Return the segments of a snapshot: those carried over, and those that the run has `written`, by their numbers."""
-    segments = list(job.carry_over.segments)
-    for number, (shards, size) in sorted(written.items()):
-        new = totals.segments[number]
-        segments.append(
-            {
-                "run": snapshot,
-                "checkpoint": job.model.info.name,
-                "checkpoint_sha256": job.model.info.sha256,
-                "shards": shards,
-                "bytes": size,
-                "rows": new.stats.row_counts(reasons_of(job.head), new.without_texts),
-                "damaged": new.damaged,
-                "sizes": {str(size): rows for size, rows in sorted(new.stats.sizes.items())},
-                "norm_bins": {str(number): rows for number, rows in sorted(new.stats.norm_bins.items())},
-            }
-        )
-    return segments
 
 
 def make_manifest(
@@ -52,7 +25,7 @@ def make_manifest(
     started: float,
     totals: RunTotals,
     *,
-    segments: list[Segment],
+    corpus: Corpus,
     files: ListingInfo,
     shards: ListingInfo,
     canary: Canary,
@@ -65,27 +38,34 @@ def make_manifest(
         snapshot: The name of the snapshot.
         started: When the run started, in seconds since 1970.
         totals: What its steps report.
-        segments: All segments of the snapshot.
+        corpus: All of the snapshot.
         files: The list of its files.
         shards: The list of its shards.
         canary: The canary of its encoder.
         notes: What users should know.
     """
     info, stats = job.model.info, totals.stats
-    rows = stats.row_counts(reasons_of(job.head), 0)
+    sizes, norm_bins = Counter[int](), Counter[int]()
+    for file in corpus.files:
+        sizes.update(file.sizes)
+        norm_bins.update(file.norm_bins)
     counts: Counts = {
         "read": totals.read,
         "embedded": stats.embedded,
         "reused": stats.reused,
         "rejected": stats.rejected,
         "truncated": stats.truncated,
-        "rejected_by_reason": rows["rejected_by_reason"],
+        "rejected_by_reason": {
+            reason: stats.rejected_by_reason[reason]
+            for reason in reasons_of(job.head)
+            if reason in stats.rejected_by_reason
+        },
         "model": stats.work.counts(),
     }
     if job.limits.unique_ids:
         counts["duplicate_ids"] = totals.duplicate_ids
     if any("[]" in field.text for field in job.reading.fields.texts):
-        counts["without_texts"] = sum(segment.without_texts for segment in totals.segments.values())
+        counts["without_texts"] = int(totals.by_shard(len(corpus.shards))[1].sum())
     seconds = {
         "total": round(time.time() - started, 3),
         "read_seconds": round(totals.read_seconds, 6),
@@ -106,10 +86,13 @@ def make_manifest(
         "dim": info.dim,
         "limit": info.limit,
         "options": job.given,
+        "deciding": job.deciding,
         "counts": counts,
         "lookup": job.earlier.lookup,
-        "totals": add_rows(segment["rows"] for segment in segments),
-        "segments": segments,
+        "totals": add_rows(segment["rows"] for segment in corpus.segments),
+        "segments": corpus.segments,
+        "sizes": {str(size): rows for size, rows in sorted(sizes.items())},
+        "norm_bins": {str(number): rows for number, rows in sorted(norm_bins.items())},
         "seconds": seconds,
         "pace": pace_by_span(stats.by_second, started, seconds["total"]),
         "files": files,
@@ -121,4 +104,6 @@ def make_manifest(
     }
     if job.reading.fields.keep:
         manifest["kept"] = kept_types(job, totals.types)
+    columns = totals.types.kept if totals.types else job.types.final
+    manifest["kept_schema"] = base64.b64encode(columns.serialize()).decode()
     return manifest

@@ -14,15 +14,15 @@ from ..prepare.job import Job
 from ..report.html import write_report
 from ..snapshots.commit import missing_files, point_to, publish, read_manifest, remove_strays
 from ..snapshots.history import remove_late_files
-from ..snapshots.listing import read_file_list, write_file_list
-from ..snapshots.manifest import FileInfo, ListingInfo, Manifest
+from ..snapshots.listing import read_file_list, write_file_list, write_shard_list
+from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import remove_dead_run, remove_spills, run_path
-from ..snapshots.segments import Segment
 from ..terminal import plural
+from .corpus import Corpus, make_corpus
 from .kept_notes import kept_notes
-from .limits import check_canary, check_same_rows, check_totals, damaged_shards
-from .make_manifest import ShardTotals, make_manifest, make_segments
-from .run_totals import RunReport, RunTotals, name_of
+from .limits import check_canary, check_limits, check_same_rows
+from .make_manifest import make_manifest
+from .run_totals import RunReport, RunTotals
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,17 +33,12 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
     Args:
         job: The run.
         snapshot: The name of its snapshot.
-        shards: The list of all shards.
         started: When the run started, in seconds since 1970.
     """
 
-    def __init__(self, job: Job, snapshot: str, shards: ListingInfo, started: float) -> None:
-        self.job, self.snapshot, self.shards, self.started = job.without_files(), snapshot, shards, started
+    def __init__(self, job: Job, snapshot: str, started: float) -> None:
+        self.job, self.snapshot, self.started = job.without_files(), snapshot, started
         self.directory = run_path(job.output, snapshot)
-        self.written: dict[int, ShardTotals] = {}  # by the numbers of the segments that the run writes
-        for shard in job.carry_over.read:
-            shards_before, bytes_before = self.written.get(shard.segment, ShardTotals(0, 0))
-            self.written[shard.segment] = ShardTotals(shards_before + 1, bytes_before + shard.bytes)
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
         """Publish, and return the manifest.
@@ -54,12 +49,12 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         output, totals = self.job.output, RunTotals.of(element[1])
         published = read_manifest(output, self.snapshot)
         if published is None:
-            segments = make_segments(self.job, self.snapshot, self.written, totals)
-            files = self._check(totals, segments)
-            manifest = self._write(totals, segments, files)
+            corpus = make_corpus(self.job, self.snapshot, self.directory, totals, self.job.reading.file_io)
+            self._check(totals, corpus)
+            manifest = self._write(totals, corpus)
             published = publish(output, manifest)  # points current.json at it
             if published is manifest:
-                self._clean_up(manifest, files)
+                self._clean_up(manifest, corpus.files)
                 yield manifest
                 return
         check_same_rows(published, totals)
@@ -67,45 +62,42 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         self._clean_up(published, read_file_list(output, published))
         yield published
 
-    def _check(self, totals: RunTotals, segments: Sequence[Segment]) -> list[FileInfo]:
-        """Check counts, limits and files; return the files of the snapshot."""
-        check_totals(self.job, totals, segments, directory=self.directory)
+    def _check(self, totals: RunTotals, corpus: Corpus) -> None:
+        """Check limits and files."""
+        check_limits(self.job, totals, corpus, directory=self.directory)
         if totals.canary is None:
             raise SnapshotError(f"the canary {self.job.head.items} were not embedded; run again")
-        files = sorted([*totals.carried, *totals.files], key=name_of)
-        lost = missing_files(self.directory, files)
+        lost = missing_files(self.directory, corpus.files)
         if lost:
             raise SnapshotError(
-                f"{len(lost)} of {len(files)} finished files are gone from {self.directory} or not as they were "
+                f"{len(lost)} of {len(corpus.files)} finished files are gone from {self.directory} or not as they were "
                 f"written ({', '.join(lost[:3])}); run again"
             )
-        return files
 
-    def _write(self, totals: RunTotals, segments: list[Segment], files: Sequence[FileInfo]) -> Manifest:
-        """Write the list of files and the report; return the manifest."""
+    def _write(self, totals: RunTotals, corpus: Corpus) -> Manifest:
+        """Write the lists of files and shards, and the report; return the manifest."""
         assert totals.canary is not None
         notes = [
             *self.job.notes,
-            *kept_notes(self.job, totals.types),
+            *kept_notes(self.job, totals.types or self.job.settled),
             *check_canary(self.job, totals.canary),
             *totals.notes.describe(),
         ]
-        damaged = damaged_shards(segments)
-        if damaged:
+        if damaged := corpus.damaged:
             notes.append(f"{plural(len(damaged), 'shard')} could not be read to the end: {'; '.join(damaged)}")
         manifest = make_manifest(
             self.job,
             self.snapshot,
             self.started,
             totals,
-            segments=segments,
-            files=write_file_list(self.directory, files),
-            shards=self.shards,
+            corpus=corpus,
+            files=write_file_list(self.directory, corpus.files),
+            shards=write_shard_list(self.directory, corpus.shards),
             canary=totals.canary,
             notes=notes,
         )
         try:
-            manifest["report"] = write_report(self.job.output, manifest, files)
+            manifest["report"] = write_report(self.job.output, manifest, corpus.files)
         except Exception as error:  # a snapshot without its page is still complete
             reason = error if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
             manifest["notes"].append(f"{REPORT} could not be written: {reason}"[:500])
@@ -113,7 +105,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
         """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""
-        output, named = self.job.output, {manifest["files"]["name"], *(file.name for file in files)}
+        output = self.job.output
+        named = {manifest["files"]["name"], manifest["shards"]["name"], *(file.name for file in files)}
         tasks: dict[str, Callable[[], object]] = {
             f"files of {self.snapshot} that are not listed": lambda: remove_strays(self.directory, named),
             f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),

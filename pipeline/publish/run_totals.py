@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..canary import Canary
 from ..dedup.duplicate_ids import Duplicates
@@ -13,27 +16,12 @@ from ..readers.notes import ShardNotes
 from ..readers.read_shards import ShardsRead
 from ..readers.settle_types import SettledTypes
 from ..snapshots.manifest import FileInfo
-from ..writers.carried_files import CarriedFile
+from ..writers.kept_files import KeptRows
 from ..writers.statistics import FileStats, WrittenFile
 
 # What the steps of a run report to the publisher.
-RunReport: TypeAlias = "WrittenFile | CarriedFile | ShardsRead | Duplicates | SettledTypes | Canary"
+RunReport: TypeAlias = "WrittenFile | KeptRows | ShardsRead | Duplicates | SettledTypes | Canary"
 _MAX_EXAMPLES = 10
-
-
-@dataclass
-class SegmentTotals:
-    """The reports of a run on one of the segments that it wrote added up."""
-
-    stats: FileStats = field(default_factory=FileStats)
-    read: int = 0
-    without_texts: int = 0  # documents whose list of contents is missing or empty
-    damage: dict[str, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
-
-    @property
-    def damaged(self) -> dict[str, str]:
-        """The shards that were not read to their end, with the reason."""
-        return {shard: reason for shard, (_, reason) in sorted(self.damage.items())}
 
 
 @dataclass
@@ -43,10 +31,13 @@ class RunTotals:
     stats: FileStats = field(default_factory=FileStats)
     read: int = 0
     read_seconds: float = 0.0
-    parts: list[tuple[str, int, int]] = field(default_factory=list)  # as in ShardsRead
-    segments: dict[int, SegmentTotals] = field(default_factory=lambda: defaultdict(SegmentTotals))
+    parts: array[int] = field(default_factory=lambda: array("q"))  # as in ShardsRead
+    damage: dict[int, tuple[int, str]] = field(default_factory=dict)  # of a shard: its first damaged part, the reason
     files: list[FileInfo] = field(default_factory=list)
-    carried: list[FileInfo] = field(default_factory=list)
+    copied: int = 0  # rows in these files that were not read
+    kept: list[FileInfo] = field(default_factory=list)
+    kept_groups: int = 0
+    dropped: int = 0
     duplicate_ids: int = 0
     duplicate_examples: list[str] = field(default_factory=list)
     types: SettledTypes | None = None  # None if they were known before the run
@@ -66,22 +57,22 @@ class RunTotals:
         """Add one report."""
         if isinstance(report, WrittenFile):
             self.stats += report.stats
+            self.copied += report.copied.copied
             if report.file is not None:
                 self.files.append(report.file)
-                self.segments[report.file.segment].stats += report.stats
-        elif isinstance(report, CarriedFile):
-            self.carried.append(report.file)
+        elif isinstance(report, KeptRows):
+            self.kept_groups += 1
+            self.dropped += report.dropped
+            if report.file is not None:
+                self.kept.append(report.file)
         elif isinstance(report, ShardsRead):
             self.read += report.rows
             self.read_seconds += report.seconds
-            segment = self.segments[report.segment]
-            segment.read += report.rows
-            segment.without_texts += report.without_texts
             self.stats.add_seconds("read", report.by_second)
-            self.parts += report.parts
+            self.parts.extend(report.parts)
             self.notes.merge(report.notes)
-            for shard, number, reason in report.damaged:
-                segment.damage[shard] = min((number, reason), segment.damage.get(shard, (number, reason)))
+            for shard, _, part, reason in report.damaged:
+                self.damage[shard] = min((part, reason), self.damage.get(shard, (part, reason)))
         elif isinstance(report, Duplicates):
             self.duplicate_ids += report.ids
             self.duplicate_examples = (self.duplicate_examples + report.examples)[:_MAX_EXAMPLES]
@@ -90,13 +81,20 @@ class RunTotals:
         else:
             self.canary = report
 
-    @property
-    def shards(self) -> int:
-        """The number of shards of which every part was read exactly once."""
-        read: dict[str, list[tuple[int, int]]] = {}
-        for shard, number, parts in self.parts:
-            read.setdefault(shard, []).append((number, parts))
-        return sum(sorted(parts) == [(n, len(parts)) for n in range(len(parts))] for parts in read.values())
+    def by_shard(self, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return of each shard the rows, the documents without contents, and whether each part was read exactly once."""
+        number, part, parts, rows, without = np.array(self.parts, np.int64).reshape(-1, 5).T
+        # Parts with different numbers, each below the number of parts, and as many as there are parts, are all of them.
+        most = int(parts.max(initial=0)) + 1
+        found = np.bincount(number, minlength=shards)
+        different = np.bincount(np.unique(number * most + part) // most, minlength=shards)
+        whole = (found == different) & (found > 0)
+        np.logical_and.at(whole, number, (parts == found[number]) & (part < parts))
+        return (
+            np.bincount(number, rows, shards).astype(np.int64),
+            np.bincount(number, without, shards).astype(np.int64),
+            whole,
+        )
 
 
 def name_of(file: FileInfo) -> str:

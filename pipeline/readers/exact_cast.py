@@ -20,7 +20,7 @@ def cast_exactly(column: pa.Array, kind: pa.DataType, *, nulls_fit: bool = True)
     if nulls_fit and column.null_count == len(column):
         return pa.nulls(len(column), kind)
     source = kept_type(column.type)
-    if source is None or not _are_of_one_kind(source, kind):
+    if source is None or not may_be_equal(source, kind):
         raise pa.ArrowInvalid("the values are of another kind")
     cast = column.cast(kind)
     if source != kind:
@@ -29,20 +29,20 @@ def cast_exactly(column: pa.Array, kind: pa.DataType, *, nulls_fit: bool = True)
     return cast
 
 
-def _are_of_one_kind(source: pa.DataType, kind: pa.DataType) -> bool:
+def may_be_equal(source: pa.DataType, kind: pa.DataType) -> bool:
     """Return whether values of two types may be the same: Arrow casts others too, as "02134" to 2134 and 7 to true."""
     if source == kind or pa.types.is_null(source) or (is_text(kind) and becomes_text(source)):
         return True
     if is_list(source) and is_list(kind):
-        return _are_of_one_kind(source.value_type, kind.value_type)
+        return may_be_equal(source.value_type, kind.value_type)
     if pa.types.is_struct(source) and pa.types.is_struct(kind):
         types = {field.name: field.type for field in kind}  # those that the source lacks are null
         names = [field.name for field in source]
         if names == list(types) or len(set(names)) == len(names):
-            return all(field.name in types and _are_of_one_kind(field.type, types[field.name]) for field in source)
+            return all(field.name in types and may_be_equal(field.type, types[field.name]) for field in source)
         return False
     if pa.types.is_map(source) and pa.types.is_map(kind):
-        return _are_of_one_kind(source.key_type, kind.key_type) and _are_of_one_kind(source.item_type, kind.item_type)
+        return may_be_equal(source.key_type, kind.key_type) and may_be_equal(source.item_type, kind.item_type)
     if pa.types.is_timestamp(source) and pa.types.is_timestamp(kind):
         return bool(source.tz == kind.tz)
     return any(test(source) and test(kind) for test in _KINDS)

@@ -7,23 +7,27 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from ...model.head import Head
 from ..flags import KEPT_TYPES
 from ..io.file_io import FileIO
 from ..io.retries import StoreError
-from ..schemas import SEGMENT, UNSETTLED, part_schema, rejected_schema, row_schema
+from ..schemas import UNSETTLED, part_schema, rejected_schema, row_schema
 from .compression import BadHeader, DamagedShard, WrongEncoding
 from .fields import Fields
 from .kept_types import Kind, common_type, given_type
 from .reader import FieldSummary, some_of
 from .registry import READERS
 from .shard import InputError, Shard
+from .shard_table import ShardTable
 
 PEEKED_SHARDS = 16
 
 FOOTERS_AT_ONCE = 32
+
+_FORMATS_WITH_FOOTERS = [name for name, reader in READERS.items() if reader.has_row_groups]
 
 
 def output_columns(head: Head) -> frozenset[str]:
@@ -31,7 +35,6 @@ def output_columns(head: Head) -> frozenset[str]:
     return frozenset(
         {
             *row_schema(head).names,
-            SEGMENT.name,
             UNSETTLED.name,
             *part_schema(head, 1).names,
             *rejected_schema(head).names,
@@ -83,7 +86,8 @@ def infer_kept_types(
     and if a shard cannot be opened or gives no byte for as long as `file_io` waits.
     """
     _check_names(head, fields)
-    with_fields = [shard for shard in shards if READERS[shard.format].has_fields]
+    table = shards if isinstance(shards, ShardTable) else ShardTable.of(shards)
+    with_fields = table.with_formats(name for name, reader in READERS.items() if reader.has_fields)
     if not with_fields and known is None:
         _check_no_fields(head, fields)
     summary = _look_at(with_fields, fields, file_io)
@@ -96,7 +100,7 @@ def infer_kept_types(
         if not late.issuperset(unknown):
             raise no_field(unknown, tuple(summary.names))
     columns, still_open = list[pa.Field](), dict[str, Mapping[Kind, str]]()
-    is_open = any(not READERS[shard.format].has_row_groups for shard in with_fields)
+    is_open = len(with_fields.with_formats(_FORMATS_WITH_FOOTERS)) < len(with_fields)
     for each in fields.kept:
         earlier = {} if known is None else {known.field(each.name).type: "the current snapshot"}
         kinds = {**earlier, **summary.kinds.get(each.path, {})}
@@ -120,15 +124,15 @@ def no_field(paths: Sequence[str], names: Sequence[str]) -> InputError:
     )
 
 
-def _look_at(shards: Sequence[Shard], fields: Fields, file_io: FileIO) -> FieldSummary:
+def _look_at(shards: ShardTable, fields: Fields, file_io: FileIO) -> FieldSummary:
     """Return the fields of shards: of up to PEEKED_SHARDS, and the types of kept fields of all whose footer has them."""
     step = max(1, len(shards) // PEEKED_SHARDS)
-    some = shards[::step][:PEEKED_SHARDS]
-    summary = FieldSummary()
-    for shard in some:
+    places, summary = np.arange(len(shards)), FieldSummary()
+    some = places[::step][:PEEKED_SHARDS]
+    for shard in shards.take(some):
         _peek(shard, fields, summary, file_io)
-    others = set(shards).difference(some) if fields.keep else set()
-    footers = [shard for shard in shards if shard in others and READERS[shard.format].has_row_groups]
+    others = shards.take(np.setdiff1d(places, some) if fields.keep else some[:0])
+    footers = others.with_formats(_FORMATS_WITH_FOOTERS)
     summary.has_more |= len(footers) < len(others)
 
     def footer(shard: Shard) -> FieldSummary:

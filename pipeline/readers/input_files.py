@@ -10,8 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import IO
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..io.file_io import FileIO
 from ..io.paths import absolute_path, given_path, is_local, join, real_path
@@ -24,27 +26,29 @@ from .compression import SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
 from .shard import InputError, Shard
+from .shard_table import SHARD_SCHEMA, ShardTable, integers, known_names, strings
 
 
 def find_shards(
     patterns: Sequence[str],
     input_format: str | None = None,
     delimiter: str | None = None,
-    known: Mapping[str, str] | None = None,
+    known: Mapping[str, str] | pa.Table | None = None,
     *,
     output: str | None = None,
     quoting: str | None = None,
     escape: str | None = None,
     notes: list[str] | None = None,
-) -> list[Shard]:
+) -> ShardTable:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
 
     Args:
         patterns: The globs.
         input_format: The format of all shards; by default that of their suffixes.
         delimiter: The separator of csv.
-        known: The names of the current snapshot's shards by their absolute paths. A shard keeps its name, so that its ids
-            stay the same when inputs are added, reordered or widened, unless another shard now has that name.
+        known: The names of the current snapshot's shards by their absolute paths, or a table with both as columns `path`
+            and `name`. A shard keeps its name, so that its ids stay the same when inputs are added, reordered or widened,
+            unless another shard now has that name.
         output: The directory of the snapshots that a run would write.
         quoting: As --quoting has it.
         escape: As --escape has it.
@@ -55,11 +59,9 @@ def find_shards(
             without a file that it is for. For a run into `output` also: a shard is a pipe or is in `output`, or a glob would
             match the files of later snapshots in it.
     """
-    shards: dict[str, Shard] = {}
-    globs: dict[str, tuple[str, str]] = {}
-    earlier: dict[str, str] = {}
-    left_out = list[str]()
-    for pattern in map(_given_glob, patterns):
+    tables, seen, left_out = list[pa.Table](), set[str](), list[str]()
+    globs, forms = [_given_glob(pattern) for pattern in patterns], _Forms(input_format)
+    for number, pattern in enumerate(globs):
         found = _match(pattern)
         if notes is not None:
             notes += found.notes
@@ -67,33 +69,107 @@ def find_shards(
             if found.refused:
                 raise InputError(found.refused)
             _check_outside(pattern, found, output)
-        for identity, (path, size, version) in found.files.items():
-            if _is_apple_double(path, pattern):
-                left_out.append(path)
-                continue
-            if identity in shards:
-                continue
-            form, compression = _format_of(path, input_format)
-            name = _name(pattern, path)
-            earlier[identity] = known.get(absolute_path(path), name) if known else name
-            globs[identity] = (pattern, path)
-            shards[identity] = Shard(path, name, form, compression, size, version, delimiter)
-            if default := READERS[form].quoting:
-                shards[identity] = replace(shards[identity], quoting=quoting or default, escape=escape)
-    names = _choose_names({identity: shard.name for identity, shard in shards.items()}, earlier)
-    first: dict[str, str] = {}
-    for identity, name in names.items():
-        if name in first:
-            raise _same_name(name, globs[identity], globs[first[name]])
-        first[name] = identity
-    if left_out and not shards:
+        doubles = [path for path in found.paths if "._" in path and _is_apple_double(path, pattern)]
+        left_out += doubles
+        if doubles or seen:
+            skipped = set(doubles)
+            found = found.where(path not in skipped and real not in seen for path, real in found.both_paths())
+        if len(globs) > 1:
+            seen.update(found.real_paths)
+        tables.append(_list(number, pattern, found, forms))
+        del found  # its lists take more memory than the table
+    table = pa.concat_tables(tables)
+    if left_out and not len(table):
         raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
     if left_out and notes is not None:
         files = plural(len(set(left_out)), "file was", "files were")
         notes.append(f"{files} left out as metadata of macOS (._*), the first is {min(left_out)}")
-    _check_flags(shards.values(), delimiter, quoting, escape)
-    named = (replace(shard, name=names[identity]) for identity, shard in shards.items())
-    return sorted(named, key=lambda shard: shard.path)
+    _check_flags([form for form, _ in forms.known], delimiter, quoting, escape)
+    names = _names(table, known_names(known) if isinstance(known, Mapping) else known, globs)
+    form = table["form"]
+    quotings = [quoting or READERS[name].quoting if READERS[name].quoting else None for name, _ in forms.known]
+    columns = {
+        "name": names,
+        "format": strings([name for name, _ in forms.known]).take(form),
+        "compression": strings([compression for _, compression in forms.known]).take(form),
+        "delimiter": strings([delimiter] * len(forms.known)).take(form),
+        "quoting": strings(quotings).take(form),
+        "escape": strings([escape if each else None for each in quotings]).take(form),
+    }
+    arrays = [columns[name] if name in columns else table[name] for name in SHARD_SCHEMA.names]
+    return ShardTable(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA)).sorted()
+
+
+class _Forms:
+    """The formats and compressions of files, numbered: `known` has (format, compression) for each number."""
+
+    def __init__(self, input_format: str | None) -> None:
+        self.input_format = input_format
+        self.known: list[tuple[str, str | None]] = []
+        self._numbers: dict[tuple[str, str], int] = {}  # by suffixes
+
+    def number_of(self, path: str) -> int:
+        """Return the number of a file's format. Raises InputError if its suffixes name no known format."""
+        stem, suffix = os.path.splitext(path)
+        suffixes = (os.path.splitext(stem)[1], suffix) if suffix.lower() in SUFFIXES else (suffix, "")
+        number = self._numbers.get(suffixes)
+        if number is None:
+            form = _format_of(path, self.input_format)
+            number = self._numbers[suffixes] = len(self.known)
+            self.known.append(form)
+        return number
+
+
+def _list(number: int, pattern: str, found: Matches, forms: _Forms) -> pa.Table:
+    """Return the files that the glob of this number matches: as shards have them, and with their paths as matched."""
+    given = strings(found.paths, pa.binary())
+    absolute = given
+    if is_local(pattern):
+        folders = _AbsoluteFolders()
+        paths = [f"{folders[path.rpartition('/')[:2]]}{path.rpartition('/')[2]}" for path in found.paths]
+        absolute = strings(paths, pa.binary())
+    columns = {
+        "path": absolute,
+        "name": strings(_name_all(pattern, found.paths)),
+        "bytes": integers(found.sizes),
+        "version": strings(found.versions),
+        "form": integers(map(forms.number_of, found.paths), 32),
+        "given": given,
+        "glob": integers([number] * len(found.paths), 32),
+    }
+    return pa.Table.from_arrays(list(columns.values()), names=list(columns))
+
+
+class _AbsoluteFolders(dict[tuple[str, str], str]):
+    """The absolute paths of folders, with a slash at their end, by what is before a file's name: folder and slash."""
+
+    def __missing__(self, parts: tuple[str, str]) -> str:
+        """Add and return a folder's path."""
+        path = absolute_path("".join(parts) or ".")
+        self[parts] = path if path.endswith("/") else f"{path}/"
+        return self[parts]
+
+
+def _names(table: pa.Table, known: pa.Table | None, globs: Sequence[str]) -> pa.ChunkedArray:
+    """Return the names of files: those that are known by their paths, and else those of the globs."""
+    names = table["name"]
+    if known is not None:
+        earlier = known["name"].take(pc.index_in(table["path"], value_set=known["path"]))
+        names = pc.if_else(pc.is_valid(earlier), earlier, names)
+    if len(pc.unique(names)) == len(names):
+        return names
+    chosen, first = _choose_names(table["name"].to_pylist(), names.to_pylist()), dict[str, int]()
+    for row, name in enumerate(chosen):
+        if name in first:
+            raise _same_name(
+                name,
+                *(
+                    (globs[table["glob"][at].as_py()], os.fsdecode(table["given"][at].as_py()))
+                    for at in (row, first[name])
+                ),
+            )
+        first[name] = row
+    return strings(chosen)
 
 
 def _is_apple_double(path: str, pattern: str) -> bool:
@@ -102,37 +178,39 @@ def _is_apple_double(path: str, pattern: str) -> bool:
     return path.rpartition("/")[2].startswith("._") and not name.startswith("._") and path != pattern
 
 
-def _check_flags(shards: Collection[Shard], delimiter: str | None, quoting: str | None, escape: str | None) -> None:
+def _check_flags(formats: Collection[str], delimiter: str | None, quoting: str | None, escape: str | None) -> None:
     """Raise InputError if a flag of csv has no effect on any shard, or if two of them have the same character."""
-    if delimiter and not any(READERS[shard.format].has_delimiter for shard in shards):
+    if delimiter and not any(READERS[form].has_delimiter for form in formats):
         raise InputError(f"--delimiter {delimiter!r} is for csv, and no shard is csv: leave it out")
     for flag, value in (("--quoting", quoting), ("--escape", escape)):
-        if value and not any(READERS[shard.format].quoting for shard in shards):
+        if value and not any(READERS[form].quoting for form in formats):
             raise InputError(f"{flag} {value} is for csv and tsv, and no shard is either: leave it out")
-    if escape and any(escape == {"csv": delimiter or ",", "tsv": "\t"}.get(shard.format) for shard in shards):
+    if escape and any(escape == {"csv": delimiter or ",", "tsv": "\t"}.get(form) for form in formats):
         raise InputError(f"--escape {escape!r} is also what separates fields: give another one, or leave it out")
 
 
-def _choose_names(by_glob: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Return a name for each key of both: the earlier one, or that of the glob if other keys have the earlier one too."""
-    names = dict(earlier)
+def _choose_names(by_glob: Sequence[str], earlier: Sequence[str]) -> list[str]:
+    """Return a name for each shard: the earlier one, or that of the glob if other shards have the earlier one too."""
+    names = list(earlier)
     while True:  # a name of a glob may be the earlier name of yet another shard
-        times = Counter(names.values())
-        collisions = [key for key, name in names.items() if times[name] > 1 and name != by_glob[key]]
+        times = Counter(names)
+        collisions = [row for row, name in enumerate(names) if times[name] > 1 and name != by_glob[row]]
         if not collisions:
             return names
-        names.update((key, by_glob[key]) for key in collisions)
+        for row in collisions:
+            names[row] = by_glob[row]
 
 
 def _check_outside(pattern: str, found: Matches, output: str) -> None:
     """Raise InputError if a file that a glob matches is in `output`, or if it would match the files of later snapshots."""
     directory, fixed = real_path(output).rstrip("/"), fixed_part(pattern)
-    for identity, file in found.files.items():
-        if identity == directory:
+    below = f"{directory}/"
+    for path, real in found.both_paths():
+        if real == directory:
             raise InputError(f"--output {output} is also an input: give the directory of the snapshots another name")
-        if identity.startswith(f"{directory}/"):
+        if real.startswith(below):
             raise InputError(
-                f"{file.path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
+                f"{path} is in --output {output}: keep shards and snapshots apart, or narrow the glob of --input"
             )
     if pattern == fixed:
         return
@@ -179,11 +257,11 @@ def _shard_changed(error: FileChanged) -> InputError:
     return InputError(f"{error} during the run: run again when it is complete; finished files are reused")
 
 
-def _name(pattern: str, path: str) -> str:
-    """Return a file's name in ids: its path below the fixed part of the glob; bytes that are not UTF-8 are spelled out."""
-    fixed = fixed_part(pattern)
-    name = path.rpartition("/")[2] if path == pattern and not fixed else path[len(fixed) :].lstrip("/")
-    return name.encode("utf-8", "backslashreplace").decode()
+def _name_all(pattern: str, paths: Sequence[str]) -> list[str]:
+    """Return the names of files in ids: their paths below the fixed part of the glob; what is not UTF-8 is spelled out."""
+    start = len(fixed_part(pattern))
+    names = [path[start:].lstrip("/") if start or path != pattern else path.rpartition("/")[2] for path in paths]
+    return [name if name.isascii() else name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 def _same_name(name: str, *inputs: tuple[str, str]) -> InputError:
@@ -225,19 +303,16 @@ def _given_glob(given: str) -> str:
 def _match(pattern: str) -> Matches:
     """Return the files that a glob matches. Raises InputError if it matches nothing."""
     try:
-        if is_local(pattern):
-            found = match_local(pattern)
-        else:
-            found = Matches({file.path: file for file in match_remote(pattern)}, {}, [])
+        found = match_local(pattern) if is_local(pattern) else match_remote(pattern)
     except StoreError as error:
         raise InputError(str(error)) from None
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
         raise InputError(f"--input {pattern} cannot be listed: {reason}") from None
-    if not found.files:
+    if not found.paths:
         raise InputError("; ".join([f"--input {pattern} matches no file", _nearest_files(pattern), *found.notes]))
-    for path, _, _ in found.files.values():
-        if is_local(path) and not os.access(path, os.R_OK):
+    for path in found.samples:
+        if not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: give read permission, or leave it out")
     return found
 

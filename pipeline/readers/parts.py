@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from .compression import DamagedShard
 from .input_files import open_shard
 from .parquet import MAX_ROWS, row_group_sizes
@@ -18,14 +21,10 @@ PART_BYTES = 64 << 20  # of row groups in one part of a Parquet shard
 
 
 def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
-    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order.
-
-    The shards of a group are of one segment.
-    """
+    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order."""
     group, size = list[Shard](), 0
     for shard in shards:
-        full = len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES
-        if group and (full or shard.segment != group[0].segment):
+        if group and (len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES):
             yield group
             group, size = [], 0
         group.append(shard)
@@ -37,6 +36,13 @@ def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
 def is_large(shard: Shard) -> bool:
     """Return whether a shard may be read in several parts."""
     return READERS[shard.format].has_row_groups and shard.bytes > PART_BYTES
+
+
+def any_is_large(shards: pa.Table) -> bool:
+    """Return whether one of the shards of a table may be."""
+    formats = pa.array([name for name, reader in READERS.items() if reader.has_row_groups])
+    large = pc.and_(pc.is_in(shards["format"], value_set=formats), pc.greater(shards["bytes"], PART_BYTES))
+    return bool(pc.any(large).as_py())
 
 
 def split_group(shards: list[Shard], settings: ReadSettings) -> Iterator[list[Part]]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 
 from ...model.head import BadRow
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
-from ..schemas import SEGMENT
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .input_files import open_shard
@@ -59,40 +58,36 @@ def _read(builder: BatchBuilder) -> Batches:
 
 @dataclass
 class ShardsRead:
-    """Result of reading parts of shards of one segment.
+    """Result of reading parts of shards.
 
     Attributes:
-        parts: Each (shard, number of the part, parts of that shard).
-        damaged: Those that were not read to their end, each (shard, number of the part, reason).
-        rows: Their rows, rejected ones included.
+        parts: For each part five numbers: the shard's number, the part's, the shard's parts, and of this part the rows,
+            rejected ones included, and the documents whose list of contents is missing or empty.
+        damaged: Those that were not read to their end, each (number and name of the shard, number of the part, reason).
+        rows: All rows.
         seconds: The time that it took.
         by_second: The rows that were read in each second.
-        without_texts: Documents whose list of contents is missing or empty.
-        segment: The number of the segment.
         notes: What readers noticed.
         kinds: Each kind of values of a kept field whose type may widen, with the place of the first one.
     """
 
-    parts: list[tuple[str, int, int]] = field(default_factory=list)
-    damaged: list[tuple[str, int, str]] = field(default_factory=list)
+    parts: array[int] = field(default_factory=lambda: array("q"))
+    damaged: list[tuple[int, str, int, str]] = field(default_factory=list)
     rows: int = 0
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
-    without_texts: int = 0
-    segment: int = 0
     notes: ShardNotes = field(default_factory=ShardNotes)
     kinds: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, builder: BatchBuilder) -> None:
-        """Add a part that was read."""
-        name, number = builder.shard.name, builder.part.number
-        self.parts.append((name, number, builder.part.parts))
-        self.without_texts += builder.without_texts
+    def add(self, builder: BatchBuilder, rows: int) -> None:
+        """Add a part that was read, of so many rows."""
+        part, number = builder.part, builder.shard.number
+        self.parts.extend((number, part.number, part.parts, rows, builder.without_texts))
         self.notes.merge(builder.notes)
         for kind, row in builder.kinds.items():
             self.kinds.setdefault(kind, f"{builder.shard.path}, row {row}")
         if builder.damage is not None:
-            self.damaged.append((name, number, builder.damage))
+            self.damaged.append((number, builder.shard.name, part.number, builder.damage))
 
 
 class _BatchCombiner:
@@ -121,17 +116,14 @@ class _BatchCombiner:
 
 
 class _ReadParts(beam.DoFn):  # type: ignore[misc]
-    """Parts -> row batches with SEGMENT; rejected batches are tagged "rejected", a ShardsRead is tagged "read".
-
-    The parts of an element are of one segment.
-    """
+    """Parts -> row batches; rejected batches are tagged "rejected", a ShardsRead is tagged "read"."""
 
     def __init__(self, settings: ReadSettings) -> None:
         self.settings = settings
 
     def process(self, parts: list[Part]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         """Read parts as a stream. Raises InputError if a shard is not the version that was listed."""
-        read, counted = ShardsRead(segment=parts[0].shard.segment), 0
+        read, counted = ShardsRead(), 0
         for output in read_ahead(self._read_timed(parts, read)):
             rows = read.rows
             count("rows_read", rows - counted)  # here: Beam's metrics are those of this thread
@@ -152,26 +144,18 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
     def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
         rows, rejected = _BatchCombiner(), _BatchCombiner()
         for part in parts:
-            builder = BatchBuilder(part, self.settings)
+            builder, before = BatchBuilder(part, self.settings), read.rows
             for row_batch, rejected_batch in _read(builder):
                 size = row_batch.num_rows + rejected_batch.num_rows
                 read.rows += size
                 read.by_second.update(rows_by_second(size))
-                for batch in rows.add(row_batch):
-                    yield in_segment(batch, read.segment)
+                yield from rows.add(row_batch)
                 for batch in rejected.add(rejected_batch):
-                    yield beam.pvalue.TaggedOutput("rejected", in_segment(batch, read.segment))
-            read.add(builder)
-        for batch in rows.flush():
-            yield in_segment(batch, read.segment)
+                    yield beam.pvalue.TaggedOutput("rejected", batch)
+            read.add(builder, read.rows - before)
+        yield from rows.flush()
         for batch in rejected.flush():
-            yield beam.pvalue.TaggedOutput("rejected", in_segment(batch, read.segment))
-
-
-def in_segment(batch: pa.RecordBatch, segment: int) -> pa.RecordBatch:
-    """Return the batch with SEGMENT as its last column."""
-    column = pa.array(np.full(batch.num_rows, segment, np.int8))
-    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=batch.schema.append(SEGMENT))
+            yield beam.pvalue.TaggedOutput("rejected", batch)
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]

@@ -7,14 +7,14 @@ that they have seen. These are few, so what they add up to is a side input of th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas import UNSETTLED
-from .exact_cast import cast_exactly
+from .exact_cast import cast_exactly, may_be_equal
 from .fields import Fields, as_text, is_text
 from .infer_schema import KeptTypes, no_field
 from .kept_types import TYPES, Unfit, as_kept, common_type, type_remedy
@@ -74,6 +74,19 @@ def settle_types(kinds: Kinds, fields: Fields, types: KeptTypes) -> list[Settled
     widened = frozenset(before.name for before, now in pairs if before.type != now.type)
     nulls = frozenset(column.name for column in columns if pa.types.is_null(column.type))
     return [SettledTypes(fields, final.serialize().to_pybytes(), nulls, frozenset(whole), widened)]
+
+
+def can_widen(stored: pa.Schema, final: pa.Schema, without_values: Collection[str]) -> bool:
+    """Return whether apply_types may give columns in files, of `stored`, the types of `final`.
+
+    Those `without_values` have no value. A single value may still not fit: then apply_types names it.
+    """
+    return stored.names == final.names and all(
+        before.name in without_values
+        or may_be_equal(before.type, now.type)
+        or (is_text(now.type) and pa.types.is_floating(before.type))
+        for before, now in zip(stored, final, strict=True)
+    )
 
 
 def apply_types(batch: pa.RecordBatch, types: SettledTypes) -> pa.RecordBatch:

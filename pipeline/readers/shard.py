@@ -18,6 +18,9 @@ Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
 # (row batch, rejected batch)
 Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
 
+# The version of what readers make of the bytes of a shard: rows of a snapshot that another version made are read again.
+READERS_VERSION = 1
+
 # A record of jsonl or csv may contain much besides its content; a longer one is never held whole.
 RECORD_BYTES = 16 << 20
 
@@ -43,7 +46,7 @@ class Shard:
         delimiter: The separator of csv, if it was given.
         quoting: That of csv and tsv, "minimal" or "none"; None for other formats.
         escape: The escape character of csv and tsv, if it was given.
-        segment: The number of the segment of the snapshot that its rows belong to.
+        number: Its place among all shards of a run.
     """
 
     path: str
@@ -55,7 +58,7 @@ class Shard:
     delimiter: str | None = None
     quoting: str | None = None
     escape: str | None = None
-    segment: int = 0
+    number: int = 0
 
     @property
     def listed(self) -> ListedFile:

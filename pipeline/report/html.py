@@ -98,8 +98,8 @@ def render(
 def write_report(output: str, manifest: Manifest, files: Sequence[FileInfo]) -> str:
     """Write the page of a run whose files are finished, and return its name. Raise whatever goes wrong."""
     stats = FileStats()
-    for segment in manifest["segments"]:
-        stats.add_histograms(segment["sizes"], segment["norm_bins"])
+    for histogram, found in ((stats.sizes, manifest["sizes"]), (stats.norm_bins, manifest["norm_bins"])):
+        histogram.update({int(number): rows for number, rows in found.items()})
     rows = read_sample(output, manifest["snapshot"], find_head(manifest["head"]), files)
     previous = None
     with suppress(SnapshotError):  # a damaged manifest of another snapshot

@@ -13,10 +13,10 @@ from glob import escape
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from ..dedup.buckets import Buckets, bucket_bits, read_rows
-from ..dedup.duplicate_ids import ids_of_file
 from ..dedup.spill import PieceCodec
 from ..embedded_batch import EmbeddedBatch
 from ..inference.shared_encoder import ModelDescription
@@ -28,15 +28,16 @@ from ..layout import DRY_RUN
 from ..options import EmbedOptions
 from ..prepare.job import Job
 from ..publish.kept_notes import kept_notes
-from ..read_and_join import ReadAndJoin
+from ..read_and_join import ReadAndJoin, all_files
 from ..readers.notes import ShardNotes, damage_note, merge_notes
 from ..readers.read_shards import ShardsRead
 from ..readers.settle_types import SettledTypes
 from ..schemas import CONTENT_HASH, ID
-from ..snapshots.listing import write_listings
-from ..snapshots.manifest import FileInfo
+from ..snapshots.commit import missing_files
+from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
+from ..writers.kept_files import DroppedShards
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
@@ -62,6 +63,7 @@ class PlanCounts:
         forbidden: Rows that the settings of the encoder forbid.
         damaged: Shards that cannot be read to their end.
         duplicate_ids: Ids that occur more than once.
+        kept: Rows with vectors of the current snapshot that are not read again.
         notes: What readers noticed, and what users should know of the kept fields.
     """
 
@@ -77,6 +79,7 @@ class PlanCounts:
     forbidden: int = 0
     damaged: int = 0
     duplicate_ids: int = 0
+    kept: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -113,7 +116,7 @@ def _run_and_count(
     if is_local(listings):
         os.makedirs(listings, exist_ok=True)
     try:
-        write_listings(listings, job.carry_over.shards, job.earlier.files, _carried(job))
+        files = _list(job, listings)
         _build(pipeline, job, options.batch_size, spill=spill, listings=listings)
         result = pipeline.run()
         set_handlers()
@@ -126,7 +129,8 @@ def _run_and_count(
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
     notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}
-    return PlanCounts(**counts, notes=(*sorted(notes), *([] if job.types.open else kept_notes(job, None))))
+    counts["kept"] = files - counts.pop("dropped", 0)
+    return PlanCounts(**counts, notes=(*sorted(notes), *([] if job.types.open else kept_notes(job, job.settled))))
 
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
@@ -134,12 +138,12 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
     # Rows of an earlier snapshot may be forbidden in this run, as one that was truncated is with --on_long error.
     forbidden = job.model.settings.forbidden
     joined = pipeline | ReadAndJoin(
-        job, listings, batch_items, spill, columns=(forbidden,) if forbidden else (), carry_over=bool(_carried(job))
+        job, listings, batch_items, spill, columns=(forbidden,) if forbidden else (), carry_over=False
     )
     known = joined.known | "CountReused" >> beam.Map(_count_reused, forbidden).with_output_types(pa.RecordBatch)
     new = joined.new | "CountNew" >> beam.ParDo(_CountNew(job.model)).with_output_types(pa.RecordBatch)
     _ = joined.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
-    damaged = joined.read | "ListDamaged" >> beam.FlatMap(lambda shards: {name for name, *_ in shards.damaged})
+    damaged = joined.read | "ListDamaged" >> beam.FlatMap(lambda shards: {number for number, *_ in shards.damaged})
     if job.has_large_shards:  # a shard that is read in parts may be damaged in several
         damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
@@ -151,21 +155,33 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
         _ = joined.duplicates | "CountDuplicateIds" >> beam.Map(lambda each: _add("duplicate_ids", each.ids))
     embedded = (known, new) | "MergeRows" >> beam.Flatten()
     now = embedded | "SelectIds" >> beam.Map(_ids, False).with_output_types(pa.RecordBatch)
-    directory, files = _files_before(job)
-    read_ids = beam.FlatMap(_ids_before, directory, job.reading.file_io).with_output_types(pa.RecordBatch)
-    before = pipeline | "ListPreviousFiles" >> beam.Create(files) | "ReadEarlierIds" >> read_ids
-    bits = bucket_bits(job.rows + sum(file.rows for file in files), local=spill is not None)
-    _ = (
-        (now, before)
-        | "MergeIds" >> beam.Flatten()
-        | "GroupById" >> Buckets(_IDS, "id", bits, spill)
-        | "CompareIds" >> beam.Map(_compare)
-    )
+    files = all_files(joined.carried, joined.merged)
+    if files is not None and job.previous:
+        dropped = DroppedShards(listings, job.reading.file_io)
+        directory = run_path(job.output, job.previous["snapshot"])
+        read_ids = beam.FlatMap(_ids_before, directory, dropped, job.reading.file_io).with_output_types(pa.RecordBatch)
+        now = (now, files | "ReadEarlierIds" >> read_ids) | "MergeIds" >> beam.Flatten()
+    previous_rows = job.previous["totals"]["vectors"] if job.previous else 0
+    bits = bucket_bits(job.rows + previous_rows, local=spill is not None)
+    _ = now | "GroupById" >> Buckets(_IDS, "id", bits, spill) | "CompareIds" >> beam.Map(_compare)
 
 
-def _carried(job: Job) -> list[FileInfo]:
-    """Return the files that a run would carry over and whose ids it would read."""
-    return job.carry_over.files if job.limits.unique_ids else []
+def _list(job: Job, listings: str) -> int:
+    """Write the listings of the run into a directory, with all part files of the current snapshot; return the rows of these.
+
+    Files of which the run would keep no row are listed, too: their ids are counted.
+    """
+    carry_over, files, dropped = job.carry_over, list[CarriedFile](), job.carry_over.dropped
+    if job.previous:
+        snapshot = Snapshot(job.output, job.previous["snapshot"], job.previous)
+        listed, lost = {each.before for each in carry_over.files}, set(missing_files(snapshot.path, snapshot.files))
+        present = [file for file in snapshot.files if file.is_part and file.name not in lost]
+        files = [CarriedFile(file, file.segment, number) for number, file in enumerate(present)]
+        others = pc.is_in(snapshot.shards["segment"], value_set=pa.array(sorted(listed), pa.int32()))
+        more = snapshot.shards.filter(pc.invert(others)).select(dropped.column_names)
+        dropped = pa.concat_tables([dropped, more.cast(dropped.schema)])
+    write_listings(listings, carry_over.inputs, job.earlier.files, files, dropped)
+    return sum(each.file.rows for each in files)
 
 
 def _note_types(types: SettledTypes, job: Job) -> None:
@@ -179,7 +195,7 @@ def _add(name: str, amount: int) -> None:
 def _notes(read: ShardsRead) -> ShardNotes:
     """Return what readers noticed, damage included."""
     notes = merge_notes([read.notes])
-    for shard, _, reason in read.damaged:
+    for _, shard, _, reason in read.damaged:
         notes.merge(damage_note(shard, reason))
     return notes
 
@@ -230,27 +246,31 @@ class _CountNew(beam.DoFn):  # type: ignore[misc]
             yield rows
 
 
-def _files_before(job: Job) -> tuple[str, list[FileInfo]]:
-    """Return the directory of the current snapshot, and those of its part files that are not carried over."""
-    if not job.previous:
-        return "", []
-    snapshot = Snapshot(job.output, job.previous["snapshot"], job.previous)
-    carried = {file.name for file in job.carry_over.files}
-    return snapshot.path, [file for file in snapshot.files if file.is_part and file.name not in carried]
-
-
 _ID_SCHEMA = pa.schema([ID, CONTENT_HASH, pa.field("before", pa.bool_())])
 
 _IDS = PieceCodec(_ID_SCHEMA)
 
 
-def _ids_before(file: FileInfo, directory: str, file_io: FileIO) -> Iterator[pa.RecordBatch]:
-    """Yield the ids of a part file of the current snapshot. Rows of a damaged one count as new: embed embeds them again."""
-    try:
-        for batch in ids_of_file(file, directory, file_io, ["id", CONTENT_HASH.name]):
-            yield _ids(batch, True)
-    except UNREADABLE as error:
-        _LOGGER.warning("%s cannot be read (%s): its rows count as new", join(directory, file.name), error)
+def _ids_before(
+    group: list[CarriedFile], directory: str, dropped: DroppedShards, file_io: FileIO
+) -> Iterator[pa.RecordBatch]:
+    """Yield the ids of the rows of part files that a run would not keep.
+
+    Those of a damaged file count as new: embed reads them again.
+    """
+    for each in group:
+        if dropped.names(each.before) is None:
+            continue
+        path = join(directory, each.file.name)
+        try:
+            with file_io.open(path) as handle:
+                columns = ["id", CONTENT_HASH.name, "shard"]
+                for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=columns):
+                    rows = batch.filter(pa.array(~dropped.kept(batch.column("shard"), each.before)))
+                    _add("dropped", rows.num_rows)
+                    yield _ids(rows, True)
+        except UNREADABLE as error:
+            _LOGGER.warning("%s cannot be read (%s): its rows count as new", path, error)
 
 
 def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:

@@ -7,13 +7,26 @@ part of a snapshot.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from ..errors import SnapshotError
-from ..io.filesystem import list_directory, remove
+from ..io.filesystem import list_directory, remove, write_atomically
 from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
-from ..layout import CANARY, FILE_LIST, MANIFEST, PART, POINTER, REJECTED, WORKER_COUNTS, WORKER_ERROR, manifest_place
+from ..layout import (
+    CANARY,
+    DAMAGED,
+    FILE_LIST,
+    MANIFEST,
+    PART,
+    POINTER,
+    REJECTED,
+    SHARD_LIST,
+    WORKER_COUNTS,
+    WORKER_ERROR,
+    manifest_place,
+)
 from .manifest import (
     MANIFEST_KEYS,
     RESTORE_REMEDY,
@@ -25,7 +38,7 @@ from .manifest import (
 )
 from .run_directory import run_path
 
-_OF_A_RUN = (PART, REJECTED, FILE_LIST, CANARY, f".{PART}", f".{REJECTED}", WORKER_COUNTS, WORKER_ERROR)
+_OF_A_RUN = (PART, REJECTED, FILE_LIST, SHARD_LIST, CANARY, f".{PART}", f".{REJECTED}", WORKER_COUNTS, WORKER_ERROR)
 
 
 def current_name(output: str) -> str | None:
@@ -172,6 +185,19 @@ def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
     """Return the names of those `files` that are not in `directory` with their number of bytes."""
     sizes = {base_name(file.path): file.size for file in list_directory(directory)}
     return [file.name for file in files if sizes.get(file.name) != file.bytes]
+
+
+def damaged_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
+    """Return the names of those `files` that missing_files names, and of those that a run could not read."""
+    sizes = {base_name(file.path): file.size for file in list_directory(directory)}
+    return [file.name for file in files if sizes.get(file.name) != file.bytes or f"{DAMAGED}{file.name}" in sizes]
+
+
+def record_damage(path: str, reason: str) -> None:
+    """Note beside a file of rows that it could not be read, so that the next run reads the shards of its rows again."""
+    directory, name = path.removesuffix(base_name(path)), base_name(path)
+    with suppress(OSError):  # the run ends with the error itself
+        write_atomically(join(directory, f"{DAMAGED}{name}"), f"{reason}\n".encode(), "application/octet-stream")
 
 
 def remove_strays(directory: str, named: Collection[str]) -> None:

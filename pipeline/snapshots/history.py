@@ -232,7 +232,11 @@ def _remove_snapshot(output: str, name: str) -> bool:
 
 def remove_late_files(output: str, manifest: Manifest) -> None:
     """Delete the files of rows in a published snapshot's directory that it does not name; readers would read them, too."""
-    named = {manifest["files"]["name"], *(file.name for file in read_file_list(output, manifest))}
+    named = {
+        manifest["files"]["name"],
+        manifest["shards"]["name"],
+        *(file.name for file in read_file_list(output, manifest)),
+    }
     remove_strays(run_path(output, manifest["snapshot"]), named)
 
 

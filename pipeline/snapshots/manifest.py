@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict, get_type_hints
 
 from ...model.fingerprint import REQUIRED_PARTS, fingerprint
@@ -20,7 +20,7 @@ from .typed_json import key_faults
 
 # Version of the format of manifest.json and of the files that it names. From the first release on, a version of
 # audioclip-beam reads the formats of all releases before it.
-FORMAT = 5
+FORMAT = 6
 
 MAX_DIM = 1 << 16
 
@@ -45,15 +45,44 @@ RESTORE_REMEDY = "restore it from a backup, or make another snapshot the current
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """The run that made a file: its snapshot, its checkpoint's name and digest, and the version of this program then."""
+
+    run: str = ""
+    checkpoint: str = ""
+    checkpoint_sha256: str = ""
+    tool_version: str = ""
+
+
+@dataclass(frozen=True)
 class FileInfo:
-    """A finished file of a snapshot: the number of its segment, and the lowest content hash in a part file, in hex."""
+    """A finished file of a snapshot, and what is known of its rows.
+
+    Attributes:
+        name: Its name.
+        rows: Its rows.
+        bytes: Its size.
+        sha256: Its digest.
+        segment: The number of its segment.
+        lowest_hash: The lowest content hash in a part file, in hex.
+        truncated: Rows of whose content the model read only the beginning.
+        rejected_by_reason: Rejected rows by reason.
+        sizes: A histogram of FileStats.
+        norm_bins: Another one.
+        made_by: The run that embedded or rejected the rows, or gathered them from several files.
+    """
 
     name: str
     rows: int
     bytes: int
     sha256: str
-    segment: int
+    segment: int = 0
     lowest_hash: str | None = None
+    truncated: int = 0
+    rejected_by_reason: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    norm_bins: Mapping[int, int] = field(default_factory=dict)
+    made_by: Provenance = Provenance()
 
     @property
     def is_part(self) -> bool:
@@ -124,10 +153,13 @@ class _RequiredKeys(TypedDict):
     dim: int
     limit: int | None
     options: dict[str, object]
+    deciding: dict[str, object]
     counts: Counts
     lookup: Lookup
     totals: RowCounts
     segments: list[Segment]
+    sizes: dict[str, int]
+    norm_bins: dict[str, int]
     seconds: dict[str, float]
     files: ListingInfo
     shards: ListingInfo
@@ -142,6 +174,7 @@ class Manifest(_RequiredKeys, total=False):
 
     pace: Pace
     kept: dict[str, str]  # the types of the columns of the kept fields, null if no row has a value
+    kept_schema: str  # these columns in the part files, as base64 of an IPC schema of Arrow
     report: str  # name of the report page, in the directory of the snapshot
 
 
@@ -225,8 +258,9 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
     other key. Without it, all keys are checked, and whether the manifest agrees with itself.
     """
     faults = list(key_faults(manifest, Manifest, MANIFEST_KEYS if reads is None else reads))
-    if not faults and (reads is None or "segments" in reads):
-        faults = list(_histogram_faults(manifest["segments"]))  # type: ignore[arg-type]
+    if not faults:
+        histograms = [name for name in ("sizes", "norm_bins") if reads is None or name in reads]
+        faults = [fault for name in histograms for fault in _histogram_faults(name, manifest[name])]  # type: ignore[arg-type]
     if not faults and (reads is None or "head" in reads) and manifest["head"] not in HEADS:
         faults = [f"head is {manifest['head']!r:.80}, expected {' or '.join(HEADS)}"]
     if not faults and reads is None:
@@ -234,13 +268,11 @@ def check_manifest(manifest: Mapping[str, object], name: str, reads: Collection[
     return faults
 
 
-def _histogram_faults(segments: Sequence[Segment]) -> Iterator[str]:
-    """Yield which keys of the segments' histograms are not small numbers, which readers of them expect."""
-    for number, segment in enumerate(segments):
-        for name, histogram in (("sizes", segment["sizes"]), ("norm_bins", segment["norm_bins"])):
-            for key in histogram:
-                if not _SMALL_NUMBER.fullmatch(key):
-                    yield f"segments[{number}].{name} has the key {key!r:.40}, expected a number of at most 6 digits"
+def _histogram_faults(name: str, histogram: Mapping[str, int]) -> Iterator[str]:
+    """Yield which keys of a histogram are not small numbers, which readers of it expect."""
+    for key in histogram:
+        if not _SMALL_NUMBER.fullmatch(key):
+            yield f"{name} has the key {key!r:.40}, expected a number of at most 6 digits"
 
 
 def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
@@ -274,11 +306,6 @@ def _value_faults(manifest: Manifest, name: str) -> Iterator[str]:
         ("the sum of counts.rejected_by_reason", sum(counts["rejected_by_reason"].values()), counts["rejected"]),
         ("totals.read", totals["read"], totals["vectors"] + totals["rejected"]),
         ("totals", totals, add_rows(segment["rows"] for segment in manifest["segments"])),
-        *(
-            (f"segments[{number}].checkpoint_sha256", segment["checkpoint_sha256"], manifest["checkpoint"]["sha256"])
-            for number, segment in enumerate(manifest["segments"])
-            if segment["run"] == name  # others may come from another file with the same head
-        ),
     )
     for what, value, expected in equations:
         if value != expected:
@@ -300,6 +327,14 @@ def check_file_list(manifest: Manifest, files: Sequence[FileInfo]) -> list[str]:
         rows[file.segment, file.is_part] += file.rows
         if not 0 <= file.segment < len(manifest["segments"]):
             faults.append(f"{file.name} is of segment {file.segment}, of {len(manifest['segments'])}")
+        # Other files may be of another file with the same head.
+        if (
+            file.made_by.run == manifest["snapshot"]
+            and file.made_by.checkpoint_sha256 != manifest["checkpoint"]["sha256"]
+        ):
+            faults.append(
+                f"{file.name} is of the checkpoint {file.made_by.checkpoint_sha256[:16]!r}..., and the run of another"
+            )
     for number, segment in enumerate(manifest["segments"]):
         for kind, is_part, expected in (
             ("part files", True, segment["rows"]["vectors"]),

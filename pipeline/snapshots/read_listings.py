@@ -2,61 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
 from typing import TypeAlias
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..io.file_io import FileIO
-from ..io.paths import base_name, join
-from ..layout import SHARDS
 from ..readers.parts import group_shards
 from ..readers.shard import Shard
-from .listing import read_listing
-from .manifest import FileInfo
+from ..readers.shard_table import SHARD_SCHEMA, ShardTable
+from .listing import CarriedFile, read_carried, read_earlier, read_inputs
 
-_Entry: TypeAlias = list[Shard] | str | FileInfo
+_Entry: TypeAlias = list[Shard] | str | list[CarriedFile] | CarriedFile
 
 
 class ReadListings(beam.PTransform):  # type: ignore[misc]
-    """The entries of listings: `.shards`, `.earlier` and `.carried`.
+    """The entries of listings: `.shards`, `.earlier`, `.carried` and `.merged`.
 
-    Those of SHARDS are groups of the shards that the run reads. One worker reads all listings, and one shuffle spreads all
-    entries over the workers.
+    `.shards` are groups of the shards that the run reads, `.carried` groups of files that become one file, and `.merged`
+    files whose rows the run writes to its own. One worker reads all listings, and one shuffle spreads all entries.
 
     Args:
         directory: The directory of the listings.
-        names: Which ones are read.
         file_io: How they are read.
-        first_segment: The first of the segments whose shards the run reads.
     """
 
-    def __init__(self, directory: str, names: Sequence[str], file_io: FileIO, first_segment: int = 0) -> None:
+    def __init__(self, directory: str, file_io: FileIO) -> None:
         super().__init__()
-        self.paths = [join(directory, name) for name in names]
-        self.read = beam.FlatMap(_read_entries, file_io, first_segment)
+        self.directory, self.read = directory, beam.FlatMap(_read_entries, file_io)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         """Read and spread the entries, and return each kind of them by itself."""
         return (
             pbegin
-            | "CreateListingPaths" >> beam.Create(self.paths, reshuffle=False)
+            | "CreateListingPath" >> beam.Create([self.directory], reshuffle=False)
             | "ReadListings" >> self.read
             | "SpreadEntries" >> beam.Reshuffle()
-            | "SortEntries" >> beam.FlatMap(_tag).with_outputs("earlier", "carried", main="shards")
+            | "SortEntries" >> beam.FlatMap(_tag).with_outputs("earlier", "carried", "merged", main="shards")
         )
 
 
-def _read_entries(path: str, file_io: FileIO, first_segment: int) -> Iterator[_Entry]:
-    """Yield the entries of a listing; of SHARDS those from that segment on, in the groups of group_shards."""
-    entries = read_listing(path, file_io)
-    if base_name(path) == SHARDS:
-        return group_shards(entry for entry in entries if isinstance(entry, Shard) and entry.segment >= first_segment)
-    return (entry for entry in entries if not isinstance(entry, Shard))
+def _read_entries(directory: str, file_io: FileIO) -> Iterator[_Entry]:
+    """Yield the entries of the listings in `directory`, shards in the groups of group_shards."""
+    yield from group_shards(shards_to_read(read_inputs(directory, file_io)))
+    yield from read_earlier(directory, file_io)
+    for group, files in groupby(read_carried(directory, file_io), lambda each: each.group):
+        if group is None:
+            yield from files
+        else:
+            yield list(files)
+
+
+def shards_to_read(inputs: pa.Table) -> Iterator[Shard]:
+    """Yield the shards of a run that it reads, each with its place among all of them."""
+    places = pc.indices_nonzero(pc.is_null(inputs["rows"]).combine_chunks())
+    shards = ShardTable(inputs.select(SHARD_SCHEMA.names).take(places))
+    for number, shard in zip(places, shards, strict=True):
+        yield replace(shard, number=number.as_py())
 
 
 def _tag(entry: _Entry) -> Iterator[list[Shard] | beam.pvalue.TaggedOutput]:
-    if isinstance(entry, list):
+    if isinstance(entry, list) and isinstance(entry[0], Shard):
         yield entry
+    elif isinstance(entry, str):
+        yield beam.pvalue.TaggedOutput("earlier", entry)
     else:
-        yield beam.pvalue.TaggedOutput("earlier" if isinstance(entry, str) else "carried", entry)
+        yield beam.pvalue.TaggedOutput("merged" if isinstance(entry, CarriedFile) else "carried", entry)

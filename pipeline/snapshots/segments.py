@@ -1,15 +1,17 @@
-"""Segments: the parts of a snapshot that a later run carries over as a whole, and which of them it does carry over.
+"""Segments: the parts of a snapshot, each with all rows of some shards, and which of them a run writes again.
 
-A run writes at most two: the rows of shards that did not change but had to be read again, and the rows of new or changed
-ones. So a shard that changes every night is soon alone in its segment, and only it is read.
+A run reads the shards that are new or changed into one new segment, and keeps the rows of all others in their files. So that
+there are never many segments, and few files that are nearly empty, it copies the rows of small ones into the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 MAX_SEGMENTS = 16
+
+MIN_FILL = 4  # a segment of which less than this part is left is written again
 
 TOTALS: tuple[Literal["read", "vectors", "rejected", "truncated", "without_texts"], ...]
 TOTALS = ("read", "vectors", "rejected", "truncated", "without_texts")
@@ -27,29 +29,21 @@ class RowCounts(TypedDict):
 
 
 class Segment(TypedDict):
-    """Rows that are carried over together: the shards they came from, who wrote their files, and what is known of them.
+    """A part of a snapshot with all rows of some shards.
 
     Attributes:
-        run: The snapshot whose run wrote the files.
-        checkpoint: The name of that run's checkpoint.
-        checkpoint_sha256: Its digest.
-        shards: How many were read.
-        bytes: Their bytes.
-        rows: The counts of their rows.
-        damaged: The shards that were not read to their end, with the reason.
-        sizes: A histogram of FileStats.
-        norm_bins: Another one.
+        shards: How many shards they came from.
+        bytes: The bytes of these.
+        damaged: How many of these could not be read to their end.
+        written: The rows that the segment had when it was made.
+        rows: The counts of its rows.
     """
 
-    run: str
-    checkpoint: str
-    checkpoint_sha256: str
     shards: int
     bytes: int
+    damaged: int
+    written: int
     rows: RowCounts
-    damaged: dict[str, str]
-    sizes: dict[str, int]
-    norm_bins: dict[str, int]
 
 
 def add_rows(parts: Iterable[RowCounts]) -> RowCounts:
@@ -70,24 +64,39 @@ def add_rows(parts: Iterable[RowCounts]) -> RowCounts:
     return total
 
 
-def choose_segments(sizes: Sequence[int], unchanged: Sequence[bool], changed_bytes: int) -> list[int]:
-    """Return the numbers of the segments that are carried over, in ascending order; the shards of all others are read.
+class Remainder(NamedTuple):
+    """What is left of a segment in the next snapshot.
 
-    What is read again grows with what changed: segments are absorbed, smallest first, while none is larger than all that
-    is read so far, and the smallest ones also if there would be more than MAX_SEGMENTS.
+    Attributes:
+        size: Rows, or shards if these are more: a shard without rows counts, too.
+        written: The rows that the segment had when it was made.
+    """
+
+    size: int
+    written: int
+
+
+def choose_segments(segments: Sequence[Remainder], new: int, lost: int = 0) -> list[int]:
+    """Return the numbers of the segments that are kept, in ascending order; the rows of all others are written again.
+
+    What is written again grows with what changed: segments of which less than a quarter is left are absorbed, then others,
+    smallest first, while none is larger than all that is gathered so far, and the smallest ones also if there would be
+    more than MAX_SEGMENTS. New rows that take the place of others do not count: a large shard that changes every night must
+    not have all others copied. Nothing is left of a segment of size 0, which is neither kept nor written.
 
     Args:
-        sizes: The bytes of the shards of each segment that still exist as they were.
-        unchanged: Whether these are all shards of the segment.
-        changed_bytes: The size of the new and changed shards.
+        segments: What is left of each segment.
+        new: About how many rows are read, or how many shards if these are more.
+        lost: How many rows, or shards, are not in the segments any more.
     """
-    gathered = changed_bytes + sum(size for size, whole in zip(sizes, unchanged, strict=True) if not whole)
-    carried = sorted((n for n, whole in enumerate(unchanged) if whole), key=lambda n: (-sizes[n], n))
-    read_again = len(carried) < len(sizes)
-    while carried and gathered:
-        written = bool(changed_bytes) + read_again
-        if sizes[carried[-1]] > gathered and len(carried) + written <= MAX_SEGMENTS:
+    left = {n: segment for n, segment in enumerate(segments) if segment.size}
+    kept = sorted(
+        (n for n, (size, written) in left.items() if MIN_FILL * size >= written), key=lambda n: (-left[n].size, n)
+    )
+    nearly_empty = sum(segment.size for n, segment in left.items() if n not in kept)
+    gathered = max(0, new - lost) + nearly_empty
+    while kept and (new or nearly_empty):
+        if left[kept[-1]].size > gathered and len(kept) < MAX_SEGMENTS:
             break
-        gathered += sizes[carried.pop()]
-        read_again = True
-    return sorted(carried)
+        gathered += left[kept.pop()].size
+    return sorted(kept)

@@ -18,7 +18,6 @@ from ..io.filesystem import list_folders, read
 from ..io.paths import given_path, is_local, join, real_path, scheme_of
 from ..io.timeout_reader import open_to_read
 from ..layout import POINTER, SNAPSHOTS
-from ..readers.shard import Shard
 from ..schemas import EMBEDDING, part_schema
 from .commit import require_current, require_manifest
 from .listing import read_file_list, read_shard_list
@@ -71,8 +70,8 @@ class Snapshot:
         return read_file_list(self.output, self.manifest)
 
     @cached_property
-    def shards(self) -> list[Shard]:
-        """Return the shards that it was made of. Raises SnapshotError if their list is missing or damaged."""
+    def shards(self) -> pa.Table:
+        """Return its shards, of LISTED_SCHEMA. Raises SnapshotError if their list is missing or damaged."""
         return read_shard_list(self.output, self.manifest)
 
     def part_paths(self) -> list[str]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 from collections import Counter
 
+import pyarrow.compute as pc
+
 from ..errors import SnapshotError
 from ..io.filesystem import list_directory, read, sha256_of
 from ..io.paths import base_name, join
 from ..io.timeout_reader import open_to_read
-from ..layout import CARRIED, EARLIER, LOCK, MANIFEST, MARKER, REPORT, SHARDS, has_rows
+from ..layout import CARRIED, DROPPED, EARLIER, INPUTS, LOCK, MANIFEST, MARKER, REPORT, has_rows
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
 from .checks import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
-_OTHER_FILES = (MANIFEST, LOCK, MARKER, REPORT, CARRIED, EARLIER, SHARDS)
+_OTHER_FILES = (MANIFEST, LOCK, MARKER, REPORT, CARRIED, DROPPED, EARLIER, INPUTS)
 
 
 def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
@@ -31,7 +33,8 @@ def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
             check.add_fault(fault)
     check.add_faults(_shard_list_faults(snapshot))
     named = {file.name for file in snapshot.files}
-    others = sorted(sizes.keys() - named - {*_OTHER_FILES, snapshot.manifest["files"]["name"]})
+    lists = {snapshot.manifest[key]["name"] for key in ("files", "shards")}
+    others = sorted(sizes.keys() - named - {*_OTHER_FILES, *lists})
     harmless = []
     for name in others:
         if has_rows(name):
@@ -57,9 +60,14 @@ def _shard_list_faults(snapshot: Snapshot) -> list[str]:
         shards = snapshot.shards
     except SnapshotError as error:
         return [str(error)]
-    found = Counter(shard.segment for shard in shards)
+    found = Counter(shards["segment"].to_pylist())
     expected = {number: segment["shards"] for number, segment in enumerate(segments) if segment["shards"]}
     faults = []
+    totals = snapshot.manifest["totals"]
+    for column, expected_sum in (("rows", totals["read"]), ("without_texts", totals["without_texts"])):
+        total = pc.sum(shards[column]).as_py() or 0
+        if total != expected_sum:
+            faults.append(f"{info['name']} has {total} {column}, expected {expected_sum}")
     if len(shards) != info["entries"]:
         faults.append(f"{info['name']} has {plural(len(shards), 'shard')}, expected {info['entries']}")
     if found != expected:

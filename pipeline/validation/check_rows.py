@@ -92,10 +92,10 @@ class RowChecks:
         """Return all checks; to be called after the last file."""
         totals = self.manifest["totals"]
         self.readable.summary = f"{self._rows:,} rows"
-        runs = {segment["run"] for segment in self.manifest["segments"]}
-        self.schema.summary = "columns and provenance as in the manifest"
+        runs = {file.made_by.run for file in self.snapshot.files}
+        self.schema.summary = "columns and provenance as in the list of files"
         if len(runs) > 1:
-            self.schema.summary += f", which names {len(runs)} runs for {len(self.manifest['segments'])} segments"
+            self.schema.summary += f", which names {len(runs)} runs"
         if self._rows:
             self.vectors.summary = f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}"
         items = self.head.items
@@ -153,16 +153,15 @@ class RowChecks:
         if not kept.equals(self._kept):
             names = ", ".join(kept.names) or "none"
             self.schema.add_fault(f"{info.name} has other kept fields than the first file: {names}"[:300])
-        segment = manifest["segments"][info.segment]
         expected = {
             "fingerprint": manifest["fingerprint"],
             "head": manifest["head"],
-            "checkpoint": segment["checkpoint"],
-            "checkpoint_sha256": segment["checkpoint_sha256"],
+            "checkpoint": info.made_by.checkpoint,
+            "checkpoint_sha256": info.made_by.checkpoint_sha256,
             "weights": manifest["weights"],
-            "tool_version": manifest["tool_version"],
+            "tool_version": info.made_by.tool_version,
             "dim": str(manifest["dim"]),
-            "snapshot": segment["run"],
+            "snapshot": info.made_by.run,
             **{name: parts[name] for name in (*PROVENANCE_PARTS, *self.head.provenance)},
         }
         metadata = schema.metadata or {}

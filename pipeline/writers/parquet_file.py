@@ -87,7 +87,6 @@ class ParquetFileWriter:
     name: str
     schema: pa.Schema
     options: dict[str, object]
-    segment: int = 0  # of the snapshot
     bits: int = 0  # of the bucket of a content hash; 0 if rows come in any order
     bucket: int = 0
     rows: int = 0
@@ -147,9 +146,8 @@ class ParquetFileWriter:
             self.handle.flush()
             upload(self.handle, path, "application/vnd.apache.parquet")
             self.handle.close()
-        return FileInfo(
-            self.name, self.rows, self.digest.bytes, self.digest.sha256.hexdigest(), self.segment, self.lowest_hash
-        )
+        digest = self.digest.sha256.hexdigest()
+        return FileInfo(self.name, self.rows, self.digest.bytes, digest, lowest_hash=self.lowest_hash)
 
     def discard(self) -> None:
         """Delete the file; no error is raised."""

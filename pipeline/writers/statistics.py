@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,6 @@ from ...model.head import Head, Work
 from ..metrics import count
 from ..schemas import EMBEDDING
 from ..snapshots.manifest import FileInfo
-from ..snapshots.segments import RowCounts
 
 NORM_BINS = 64  # per doubling of the norm
 
@@ -27,6 +26,7 @@ class FileStats:
     Attributes:
         embedded: Rows with a vector that the model made.
         reused: Rows with a vector from an earlier part file.
+        copied: Rows of the previous snapshot that were not read again.
         rejected: Rejected rows, which are also counted by reason.
         truncated: Rows, reused ones too, of whose content the model read only the beginning.
         work: The model's work.
@@ -38,6 +38,7 @@ class FileStats:
 
     embedded: int = 0
     reused: int = 0
+    copied: int = 0
     rejected: int = 0
     truncated: int = 0
     work: Work = field(default_factory=Work)
@@ -66,23 +67,22 @@ class FileStats:
         """Rows with a vector."""
         return self.embedded + self.reused
 
-    def row_counts(self, reasons: Sequence[str], without_texts: int) -> RowCounts:
-        """Return the counts of rows as a manifest has them, with the rejected ones in the order of `reasons`."""
-        return {
-            "read": self.vectors + self.rejected,
-            "vectors": self.vectors,
-            "rejected": self.rejected,
-            "truncated": self.truncated,
-            "without_texts": without_texts,
-            "rejected_by_reason": {
-                reason: self.rejected_by_reason[reason] for reason in reasons if reason in self.rejected_by_reason
-            },
-        }
+    def add_file_rows(self, batch: pa.RecordBatch, head: Head) -> None:
+        """Add what the list of files says of rows of a part file or a rejected file."""
+        if EMBEDDING in batch.schema.names:
+            self.add_vectors(batch, head)
+        else:
+            self.rejected_by_reason.update(batch.column("reason").to_pylist())
 
-    def add_histograms(self, sizes: Mapping[str, int], norm_bins: Mapping[str, int]) -> None:
-        """Add histograms as a manifest has them, with numbers as strings."""
-        for histogram, added in ((self.sizes, sizes), (self.norm_bins, norm_bins)):
-            histogram.update({int(number): rows for number, rows in added.items()})
+    def described(self, file: FileInfo) -> FileInfo:
+        """Return a file with these counts as those of its rows."""
+        return replace(
+            file,
+            truncated=self.truncated,
+            rejected_by_reason=dict(sorted(self.rejected_by_reason.items())),
+            sizes=dict(sorted(self.sizes.items())),
+            norm_bins=dict(sorted(self.norm_bins.items())),
+        )
 
     def add_vectors(self, part: pa.RecordBatch, head: Head) -> None:
         """Add the sizes and norms of embedded rows, from the head's columns and from `embedding` [n, dim]."""
@@ -118,10 +118,14 @@ class FileStats:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A finished file, and the counts of its rows; `file` is None for counts that no file belongs to."""
+    """A finished file, and counts of its rows; `file` is None for counts that no file belongs to.
+
+    `stats` are those of the rows that the run has read, `copied` those of the others.
+    """
 
     file: FileInfo | None
     stats: FileStats
+    copied: FileStats = field(default_factory=FileStats)
 
 
 def norm_of(bins: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -24,17 +23,15 @@ from ..errors import convert_write_errors
 from ..io.worker_thread import WorkerThread
 from ..layout import PART, REJECTED, parquet_name
 from ..metrics import count, rows_by_second
-from ..schemas import EMBEDDING, SEGMENT, rejected_schema
+from ..schemas import EMBEDDING, rejected_schema
 from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
 from .statistics import FileStats, WrittenFile
-
-_Key: TypeAlias = tuple[str, int]  # what is in a file, PART or REJECTED, and its segment
 
 
 class WriteFiles(beam.DoFn):  # type: ignore[misc]
     """Embedded rows to part files and rejected rows to rejected files, with a WrittenFile for each.
 
-    A file has rows of one segment. It is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses
+    A file is closed when it has `max_rows` rows, and at the end of a bundle. Every attempt uses
     new names, so a bundle that runs twice leaves files that no manifest names, and no row is published twice.
 
     A batch is written in a thread, while the model embeds the next one; a third one waits until the first is written. An
@@ -64,8 +61,10 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         self._vectors_at = schema.names.index(EMBEDDING)
         self.part_options = part_options(schema, encoding)
         self.rejected_schema = rejected_schema(head)
-        self._files: dict[_Key, ParquetFileWriter] = {}
-        self._stats: dict[_Key, FileStats] = {}
+        # By what is in a file, PART or REJECTED.
+        self._files: dict[str, ParquetFileWriter] = {}
+        self._stats: dict[str, FileStats] = {}
+        self._copied = FileStats()
         self._model = FileStats()
         self._metrics = Counter[str]()  # of the thread: Beam's metrics are those of the thread that calls `process`
         self._thread: WorkerThread | None = None
@@ -83,7 +82,7 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         for file in self._files.values():
             file.discard()
         self._writing, self._files, self._stats = None, {}, defaultdict(FileStats)
-        self._model, self._metrics = FileStats(), Counter()
+        self._copied, self._model, self._metrics = FileStats(), FileStats(), Counter()
 
     def teardown(self) -> None:
         """Delete the files that were not finished, and end the thread."""
@@ -123,30 +122,26 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         """Write a batch, in the thread."""
         if isinstance(batch, EmbeddedBatch):
             self._model.work += batch.work
-            for segment, rows in _by_segment(batch.rows):
-                yield from self._write_embedded(segment, rows, batch)
-            return
-        for segment, rows in _by_segment(batch):
-            yield from self._write(REJECTED, segment, rows.select(self.rejected_schema.names))
+            yield from self._write_embedded(batch)
+        else:
+            yield from self._write_rejected(batch.select(self.rejected_schema.names))
 
-    def _write_embedded(self, segment: int, rows: pa.RecordBatch, batch: EmbeddedBatch) -> Iterator[WrittenFile]:
-        """Write the rows of one segment of a batch, of which some may have a reason instead of a vector."""
-        seconds = batch.work.seconds * rows.num_rows / batch.rows.num_rows
+    def _write_embedded(self, batch: EmbeddedBatch) -> Iterator[WrittenFile]:
+        """Write the rows of a batch, of which some may have a reason instead of a vector."""
+        rows, outcome = batch.rows, batch.outcome
         if "reason" in rows.schema.names and rows.column("reason").null_count < rows.num_rows:
             failed = pc.is_valid(rows.column("reason"))
             rejected = rows.filter(failed).select(self.rejected_schema.names).cast(self.rejected_schema)
-            yield from self._write(REJECTED, segment, rejected)
+            yield from self._write_rejected(rejected)
             rows = rows.filter(pc.invert(failed))
-        outcome = "reused" if batch.reused else "embedded"
-        self._model.add_seconds(outcome, rows_by_second(rows.num_rows, seconds))
+        if outcome != "copied":
+            self._model.add_seconds(outcome, rows_by_second(rows.num_rows, batch.work.seconds))
         for start in range(0, rows.num_rows, ROW_GROUP):
-            part = self._conform(rows.slice(start, ROW_GROUP))
-            stats = self._stats[PART, segment]  # replaced with every finished file
-            stats.reused += part.num_rows if batch.reused else 0
-            stats.embedded += 0 if batch.reused else part.num_rows
-            stats.add_vectors(part, self.head)
-            self._metrics[f"rows_{outcome}"] += part.num_rows
-            yield from self._write(PART, segment, part)
+            yield from self._write(PART, self._conform(rows.slice(start, ROW_GROUP)), outcome)
+
+    def _write_rejected(self, rows: pa.RecordBatch) -> Iterator[WrittenFile]:
+        self._model.add_seconds("rejected", rows_by_second(rows.num_rows))
+        yield from self._write(REJECTED, rows, "rejected")
 
     def _conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the columns of a part file from `batch`, with one vector per row instead of a dictionary.
@@ -163,41 +158,44 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
             columns[EMBEDDING] = _decode_vectors(vectors)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
-    def _write(self, kind: str, segment: int, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
-        key = kind, segment
-        if kind == REJECTED:
-            stats = self._stats[key]
-            stats.rejected_by_reason.update(batch.column("reason").to_pylist())
-            stats.rejected += batch.num_rows
-            stats.add_seconds("rejected", rows_by_second(batch.num_rows))
-            self._metrics["rows_rejected"] += batch.num_rows
+    def _write(self, kind: str, batch: pa.RecordBatch, outcome: str) -> Iterator[WrittenFile]:
+        self._metrics[f"rows_{outcome}"] += batch.num_rows
         while batch.num_rows:
-            if key not in self._files:
+            if kind not in self._files:
                 name, is_part = parquet_name(kind, uuid.uuid4().hex[:16]), kind == PART
                 schema, options = (self.schema, self.part_options) if is_part else (self.rejected_schema, {})
-                bits = self.bits if is_part else 0
                 with convert_write_errors(self.directory):
-                    self._files[key] = ParquetFileWriter(self.directory, name, schema, options, segment, bits)
-            file = self._files[key]
-            free = self.max_rows - file.rows
+                    self._files[kind] = ParquetFileWriter(
+                        self.directory, name, schema, options, bits=self.bits if is_part else 0
+                    )
+            file = self._files[kind]
+            rows = batch.slice(0, self.max_rows - file.rows)
             began = time.perf_counter()
             with convert_write_errors(self.directory):
-                file.add(batch.slice(0, free))
-            self._stats[key].write_seconds += time.perf_counter() - began
-            batch = batch.slice(free)
+                file.add(rows)
+            stats = self._stats[kind]
+            stats.write_seconds += time.perf_counter() - began
+            stats = self._copied if outcome == "copied" else stats
+            setattr(stats, outcome, getattr(stats, outcome) + rows.num_rows)
+            stats.add_file_rows(rows, self.head)
+            batch = batch.slice(rows.num_rows)
             if file.rows >= self.max_rows:
-                yield self._finish(key)
+                yield self._finish(kind)
 
-    def _finish(self, key: _Key) -> WrittenFile:
+    def _finish(self, kind: str) -> WrittenFile:
         began = time.perf_counter()
         with convert_write_errors(self.directory):
-            file = self._files[key].finish()
-        del self._files[key]  # one that could not be finished is discarded with the bundle
-        stats = self._stats.pop(key)
+            file = self._files[kind].finish()
+        del self._files[kind]  # one that could not be finished is discarded with the bundle
+        stats, copied, rows = self._stats.pop(kind), FileStats(), FileStats()
+        if kind == PART:
+            copied, self._copied = self._copied, copied
+        rows += stats
+        rows += copied
         stats += self._model
         self._model = FileStats()
         stats.write_seconds += time.perf_counter() - began
-        return WrittenFile(file, stats)
+        return WrittenFile(rows.described(file), stats, copied)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Finish the open files, and emit the counts of the model's work that belong to no file as well."""
@@ -210,14 +208,6 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         window = GlobalWindow()
         for file in [*written, *last]:
             yield WindowedValue(file, window.max_timestamp(), [window])
-
-
-def _by_segment(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the number of each segment that rows of a batch belong to, and these rows."""
-    segments = batch.column(SEGMENT.name)
-    numbers = pc.unique(segments).to_pylist()
-    for number in numbers:
-        yield number, batch if len(numbers) == 1 else batch.filter(pc.equal(segments, number))
 
 
 def _decode_vectors(vectors: pa.DictionaryArray) -> pa.Array:

@@ -21,7 +21,6 @@ from audioclip_beam.pipeline.dedup.reuse import ReferToRowGroups, ReuseVectors
 from audioclip_beam.pipeline.dedup.spill import PieceCodec
 from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
 from audioclip_beam.pipeline.io.file_io import FileIO
-from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import CONTENT_HASH
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.shards import ROW
@@ -58,13 +57,13 @@ def write(folder: Path, texts: list[str], order: list[int], fingerprint: str = "
     buckets = bucket_of(embedded.column("content_hash"), BITS)
     for bucket in order:
         rows = embedded.filter(pa.array(buckets == bucket))
-        list(writer.process(EmbeddedBatch(in_segment(rows.sort_by("content_hash"), 0))))
+        list(writer.process(EmbeddedBatch(rows.sort_by("content_hash"))))
     list(writer.finish_bundle())
     return sorted(map(str, folder.glob("part-*.parquet")))
 
 
 def references(paths: list[str], fingerprint: str = "f") -> list[tuple[int, str, int]]:
-    refer = ReferToRowGroups(fingerprint, BITS, FileIO())
+    refer = ReferToRowGroups(fingerprint, BITS, "", FileIO())
     found = [(bucket, piece) for path in paths for bucket, piece in refer.process(path)]
     return [(bucket, *place) for bucket, piece in found for place in row_groups_in([piece])]
 
@@ -115,7 +114,7 @@ def outputs(
     split = SplitIntoBuckets(CODEC, "content_hash", 1, None)
     split.start_bundle()
     pieces = [*split.process(rows_of(texts, shards)), *(windowed.value for windowed in split.finish_bundle())]
-    refer = ReferToRowGroups("f", 1, FileIO())
+    refer = ReferToRowGroups("f", 1, "", FileIO())
     pieces += [piece for path in paths for piece in refer.process(path)]
     do = ReuseVectors(CODEC, TEXT, batch_texts)
     for bucket in (0, 1):
@@ -133,7 +132,7 @@ def process(
     known, new = [], []
     for output in outputs(texts, paths, batch_texts, shards):
         if isinstance(output, EmbeddedBatch):
-            assert output.reused
+            assert output.outcome == "reused"
             known.append(output.rows)
         else:
             new.append(output.value)

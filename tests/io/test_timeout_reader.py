@@ -17,6 +17,7 @@ import pytest
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.retries import StoreError
 from audioclip_beam.pipeline.io.timeout_reader import open_to_read
+from audioclip_beam.pipeline.io.versions import FileChanged, ListedFile
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from tests.support import object_stores
@@ -99,6 +100,33 @@ def test_an_open_that_hangs_is_an_error(tmp_path: Path) -> None:
     assert all(thread.daemon for thread in stuck)  # it keeps no process alive
     (tmp_path / "pipe.txt").write_bytes(b"")
     assert have_ended(stuck)
+
+
+def test_small_files_are_read_in_one_thread(tmp_path: Path) -> None:
+    """Also after one that cannot be read; one that hangs is an error, and does not hold up the next."""
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text(f"dog {number}\n")
+    listed = [shard.listed for shard in find_shards([f"{tmp_path}/*.txt"])]
+
+    def read_all() -> set[bytes]:
+        contents = set[bytes]()
+        for file in listed:
+            with FileIO(0.3).open_version(file) as handle:
+                contents.add(handle.read())
+        return contents
+
+    expected = {f"dog {number}\n".encode() for number in range(20)}
+    assert read_all() == expected
+    before = threading.active_count()
+    with pytest.raises(FileChanged, match="existed when it was listed"):
+        FileIO(0.3).open_version(ListedFile(f"{tmp_path}/none", 5, "1-5-1-1")).__enter__()
+    assert read_all() == expected
+    assert threading.active_count() == before
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match=rf"pipe {STUCK}"):
+        FileIO(0.3).open_version(ListedFile(f"{tmp_path}/pipe", 5, "1-5-1-1")).__enter__()
+    assert read_all() == expected
+    (tmp_path / "pipe").write_bytes(b"")
 
 
 @pytest.mark.parametrize("suffix", ["txt", "txt.gz"])

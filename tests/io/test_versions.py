@@ -44,6 +44,30 @@ def test_a_local_version_tells_any_change(tmp_path: Path) -> None:
     assert len(set(versions)) == 4
 
 
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20])
+def test_size_and_time_of_change_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int) -> None:
+    """A read with --compare size_mtime takes another inode for the same file, and no other time or size."""
+    monkeypatch.setattr("audioclip_beam.pipeline.io.timeout_reader.SMALL_BYTES", small_bytes)
+    path, alone = tmp_path / "a.txt", FileIO(compare="size_mtime")
+    path.write_text("dog\n")
+    listed, time = find_shards([str(path)])[0].listed, path.stat().st_mtime_ns
+
+    def replace(content: str, mtime_ns: int) -> None:
+        (tmp_path / "new").write_text(content)
+        os.utime(tmp_path / "new", ns=(0, mtime_ns))
+        (tmp_path / "new").rename(path)
+
+    replace("cat\n", time)
+    with alone.open_version(listed) as handle:
+        assert handle.read() == b"cat\n"
+    with pytest.raises(FileChanged, match=r"a\.txt changed$"), FileIO().open_version(listed):
+        pass
+    for content, mtime_ns in (("cat\n", time + 1), ("cow and calf\n", time)):
+        replace(content, mtime_ns)
+        with pytest.raises(FileChanged, match=r"a\.txt changed"), alone.open_version(listed):
+            pass
+
+
 def test_a_store_lists_versions(store: Store) -> None:
     """In one request for each page, and none for each object; an equal listing has equal versions."""
     paths = [store.put(f"texts/{name}.txt", name.encode()) for name in ("a", "ab", "b")]

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from audioclip_beam.pipeline.changes import find_changes
+from audioclip_beam.pipeline.layout import has_rows
 from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import gc, rollback
+from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
+from tests.support.snapshots import directory_of
 
 Row = dict[str, object]
 PICK = st.integers(0, 999)
@@ -48,6 +51,8 @@ class AnyNights(RuleBasedStateMachine):
         self.directories = ["in"]
         self.options: dict[str, object] = {"keep_fields": ["tag"]}
         self.published: dict[str, dict[str, Row]] = {}
+        self.states: dict[str, tuple[object, dict[str, object]]] = {}  # of each snapshot: options, and states of shards
+        self.damaged: str | None = None  # the current snapshot, if a file of it is gone
         self.number = 0
         for rows in (30, 3, 4, 5, 2):
             self.write(self.fresh_path("in"), [self.fresh_row() for _ in range(rows)])
@@ -98,9 +103,9 @@ class AnyNights(RuleBasedStateMachine):
         """Add a shard, which may be empty."""
         self.write(self.fresh_path(self.directories[-1]), [self.fresh_row() for _ in range(rows)])
 
-    @rule(shard=PICK, what=st.sampled_from(["touch", "move", "move away", "split", "merge", "remove"]))
+    @rule(shard=PICK, what=st.sampled_from(["touch", "move", "move away", "swap", "split", "merge", "remove"]))
     def rearrange(self, shard: int, what: str) -> None:
-        """Touch, move, split, merge or remove a shard."""
+        """Touch, move, split, merge or remove a shard, or give it the name of another one."""
         path = self.pick(shard)
         if what == "touch":
             os.utime(self.root / path, ns=(self.number, self.number))
@@ -112,6 +117,13 @@ class AnyNights(RuleBasedStateMachine):
             moved = self.fresh_path(self.directories[0])
             (self.root / path).rename(self.root / moved)  # the same file, with all of its times
             self.shards[moved] = self.shards.pop(path)
+        elif what == "swap":
+            other = self.pick(shard + 1)
+            (self.root / path).rename(self.root / "swapped")
+            (self.root / (other if other != path else "swapped")).rename(self.root / path)
+            if other != path:
+                (self.root / "swapped").rename(self.root / other)
+                self.shards[path], self.shards[other] = self.shards[other], self.shards[path]
         elif len(self.shards) > 1 and what == "merge":
             rows = self.remove(path)
             other = self.pick(shard)
@@ -146,15 +158,28 @@ class AnyNights(RuleBasedStateMachine):
     @rule()
     def roll_back(self) -> None:
         """Go back to the snapshot before the current one, if there is one."""
-        if min(self.published) != current_name(str(self.output)):
+        if min(self.published) != current_name(str(self.output)) and not self.damaged:
             rollback(str(self.output), sorted(self.published)[0])
 
     @rule()
     def collect_garbage(self) -> None:
         """Remove all other snapshots: the current one stays whole."""
         for name in gc(str(self.output), keep=1):
-            del self.published[name]
-        self.check_current()
+            self.published.pop(name, None)
+        if not self.damaged:
+            self.check_current()
+
+    @rule(file=PICK, shorter=st.booleans())
+    def damage_a_file(self, file: int, shorter: bool) -> None:
+        """Remove a file of the current snapshot, or make it shorter."""
+        files = sorted(path for path in directory_of(self.output).glob("*.parquet") if has_rows(path.name))
+        if files:
+            path = files[file % len(files)]
+            data = path.read_bytes()
+            path.unlink()  # other snapshots may have it, too
+            if shorter:
+                path.write_bytes(data[:-1])
+            self.damaged = str(current_name(str(self.output)))
 
     @rule(force=st.booleans())
     def run_over_the_corpus(self, force: bool = False) -> None:
@@ -169,8 +194,17 @@ class AnyNights(RuleBasedStateMachine):
             if any((self.root / directory).iterdir())
         ]
         options = {"id_field": "id", "max_shrink": 0.0, "allow_empty": True, "unique_ids": True, "force": force}
+        rows_read = self.rows_to_read(force)
         manifest, texts = embed(inputs, self.output, **{**options, **self.options})
-        assert sorted(texts) == sorted({str(row["text"]) for row in good.values()} - known)
+        self.states[manifest["snapshot"]] = self.state()
+        if self.damaged:
+            assert manifest["counts"]["read"] >= rows_read
+            self.published.pop(self.damaged, None)
+            before = None
+        else:
+            assert sorted(texts) == sorted({str(row["text"]) for row in good.values()} - known)
+            assert manifest["counts"]["read"] == rows_read, "an unchanged shard was opened"
+        self.damaged = None
         if not self.options.get("keep_fields"):
             good = {name: {"id": row["id"], "text": row["text"]} for name, row in good.items()}
         self.published[manifest["snapshot"]] = good
@@ -178,8 +212,24 @@ class AnyNights(RuleBasedStateMachine):
         assert manifest["totals"]["rejected"] == len(rows) - len(good)
         assert manifest["totals"]["vectors"] == len(good)
         self.check_current()
+        report = validate(str(self.output))
+        assert report.valid, report
         if before is not None:
             self.check_changes(before, good)
+
+    def state(self) -> tuple[object, dict[str, object]]:
+        """Return the options that decide which rows there are, and the state of each shard."""
+        deciding = {name: value for name, value in self.options.items() if name != "max_file_rows"}
+        found = {path: (self.root / path).stat() for path in self.shards}
+        states = {path: (each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for path, each in found.items()}
+        return deciding, states
+
+    def rows_to_read(self, force: bool) -> int:
+        """Return how many rows are in shards that are new or changed since the current snapshot, or in all of them."""
+        options, states = self.state()
+        before = self.states.get(current_name(str(self.output)) or "")
+        known = before[1] if before and before[0] == options and not force else {}
+        return sum(len(rows) for path, rows in self.shards.items() if known.get(path) != states[path])
 
     def check_current(self) -> None:
         """Compare every row and vector of the current snapshot with the dictionary."""

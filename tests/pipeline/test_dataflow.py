@@ -143,7 +143,7 @@ def test_a_flex_template_submits_and_returns(
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: _Result())
     monkeypatch.setattr(runner, "choose_runner", lambda options: "DirectRunner")
     stubbed = EmbedCorpus
-    monkeypatch.setattr(run_module, "EmbedCorpus", lambda options: stubbed(options, StubHead()))
+    monkeypatch.setattr(run_module, "EmbedCorpus", lambda options, **_: stubbed(options, StubHead()))
     assert run_module.embed([*flags, f"--template_location={tmp_path / 'job'}"]) == 0
     output = capsys.readouterr().out
     assert output.startswith("submitted 2")

@@ -142,7 +142,7 @@ def test_what_has_no_common_type_ends_the_run_before_anything_is_published(
 def test_a_field_with_the_name_of_a_column_gets_another_name(tmp_path: Path) -> None:
     """The usage error names the form, and the form works."""
     write_jsonl(tmp_path / "a.jsonl", [{"id": 1, "text": "x", "shard": "s", "embedding": [1]}])
-    for name in ("id", "text", "shard", "content_hash", "n_tokens", "truncated", "embedding", "_segment"):
+    for name in ("id", "text", "shard", "content_hash", "n_tokens", "truncated", "embedding"):
         with pytest.raises(InputError, match=f"as in --keep_fields NAME={name},"):
             embed(tmp_path / "a.jsonl", tmp_path / "out", id_field="id", keep_fields=[name])
     kept = ["source=shard", "vector=embedding", "number=id:double"]

@@ -30,10 +30,11 @@ from audioclip_beam.pipeline.io import filesystem, object_store, retries
 from audioclip_beam.pipeline.io import json_file as pointer
 from audioclip_beam.pipeline.io.json_file import read_json, update_json
 from audioclip_beam.pipeline.io.retries import StoreError, is_transient, with_retries
+from audioclip_beam.pipeline.layout import CARRIED, DROPPED, EARLIER, INPUTS
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
-from audioclip_beam.pipeline.snapshots.listing import EARLIER, SHARDS, read_file_list
+from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
 from tests.support.object_stores import Request, Store, Waits
@@ -113,7 +114,8 @@ def test_every_request_may_fail_once(store: Store, fault: str, waits: Waits, req
     assert current_name(f"{store.url}/out") == manifest["snapshot"]
     names = {name.split("/")[3] for name in store.names("out/snapshots/")}
     files = {file.name for file in read_file_list(f"{store.url}/out", manifest)}
-    assert names == {"manifest.json", "report.html", SHARDS, EARLIER, manifest["files"]["name"], *files}
+    listings = {INPUTS, EARLIER, CARRIED, DROPPED, manifest["files"]["name"], manifest["shards"]["name"]}
+    assert names == {"manifest.json", "report.html", *listings, *files}
     assert first_time.kinds["GET"] >= 5
     assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
     assert waits.waited

@@ -13,10 +13,12 @@ import pytest
 
 from audioclip_beam.model.text.head import TEXT, TextHead
 from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.embed_command import parse_options
 from audioclip_beam.pipeline.cli.parser import parse
 from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.prepare import job
-from audioclip_beam.pipeline.prepare.unchanged import unchanged_since
+from audioclip_beam.pipeline.prepare.job import prepare_job
+from audioclip_beam.pipeline.prepare.unchanged import Listing, compare_with_current, unchanged_since
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import rollback
 from tests.support.snapshots import directory_of, edit_manifest
@@ -34,9 +36,9 @@ def folder(tmp_path: Path, small_head: str, vocabulary: Path, monkeypatch: pytes
     return tmp_path
 
 
-def command(*flags: str, inputs: tuple[str, ...] = ("*.txt",)) -> list[str]:
+def command(*flags: str, inputs: tuple[str, ...] = ("*.txt",), output: str = "out") -> list[str]:
     model = ["--checkpoint", "head.pt", "--tokenizer_path", "vocabulary.gz"]
-    return ["embed", "--input", *inputs, "--output", "out", *model, *flags]
+    return ["embed", "--input", *inputs, "--output", output, *model, *flags]
 
 
 def check(*flags: str, inputs: tuple[str, ...] = ("*.txt",)) -> str | None:
@@ -77,6 +79,58 @@ def test_what_changes_and_what_does_not(folder: Path) -> None:
     assert check() == name
 
 
+def test_size_and_time_of_change_alone_decide_if_asked_to(folder: Path) -> None:
+    """For a mount whose inodes or ctimes differ each night; the earlier snapshot need not have been made so."""
+    name, alone = current_name("out"), ("--compare", "size_mtime")
+    for path in (folder / "a.txt", folder / "b.txt", folder / "head.pt", folder / "vocabulary.gz"):
+        before = path.stat()
+        aside = path.rename(path.with_suffix(".aside"))
+        shutil.copy(aside, path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (check(), check(*alone)) == (None, name), path
+    os.utime(folder / "a.txt")
+    assert check(*alone) is None
+    assert main(command(*alone)) == 0
+    name = current_name("out")
+    assert check() == check(*alone) == name
+    before = (folder / "a.txt").stat()
+    (folder / "a.txt").write_text("longer\n")
+    os.utime(folder / "a.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert check(*alone) is None
+
+
+@pytest.mark.parametrize("what", ["embed", "plan"])
+def test_a_night_that_is_not_unchanged_lists_once(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """What was listed for the comparison is what the run reads; its notes are printed as in any run."""
+    (folder / "in").mkdir()
+    for name in ("a.txt", "b.txt", "._a.txt"):
+        (folder / "in" / name).write_text(f"text of {name}\n")
+    assert main(command(inputs=("in/*.txt",), output="out2")) == 0
+    (folder / "in/c.txt").write_text("one more\n")
+    scans, plain = list[str](), os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        scans.append(os.path.normpath(str(path)))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert main([what, *command(inputs=("in/*.txt",), output="out2")[1:]]) == 0
+    assert scans.count("in") == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_listing_that_was_compared_with_another_snapshot_is_not_used() -> None:
+    """Another run may publish meanwhile: names of shards follow the current snapshot."""
+    Path("c.txt").write_text("one more\n")
+    listing = compare_with_current(vars(parse(command())))
+    assert isinstance(listing, Listing)
+    assert [shard.name for shard in listing.shards] == ["a.txt", "b.txt", "c.txt"]
+    Path("c.txt").unlink()
+    assert main(command("--force")) == 0
+    prepared = prepare_job(parse_options(command()[1:]), listing=listing)
+    assert prepared.carry_over.inputs["name"].to_pylist() == ["a.txt", "b.txt"]
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """No snapshot is made, and the exit status is 0; --force makes one."""
@@ -110,7 +164,7 @@ def test_a_plan_after_a_night_without_new_texts_has_an_estimate(capsys: pytest.C
 
 
 def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:
-    """So is one whose list of files is gone, or that another version of this program has made."""
+    """So is one that another version of the readers has made; another version of this program changes nothing."""
     part = next(directory_of(folder / "out").glob("part-*"))
     whole = part.read_bytes()
     part.write_bytes(whole[:-1])
@@ -118,6 +172,8 @@ def test_a_damaged_snapshot_is_made_again(folder: Path) -> None:
     part.write_bytes(whole)
     assert check() == current_name("out")
     edit_manifest(folder / "out", lambda manifest: manifest.update(tool_version="0.0.1"))
+    assert check() == current_name("out")
+    edit_manifest(folder / "out", lambda manifest: manifest["deciding"].update(readers=0))
     assert check() is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
 from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead
 from audioclip_beam.pipeline.readers.shard import Shard
-from audioclip_beam.pipeline.schemas import SEGMENT
 from tests.support.corpus import embed, read
 from tests.support.shards import read_settings, read_shard
 
@@ -70,7 +70,7 @@ def _keep(element: pa.RecordBatch | ShardsRead, folder: str, name: str) -> None:
         _REPORTS.append(element)
         return
     number = len(list(Path(folder).glob("*")))
-    pq.write_table(pa.Table.from_batches([element]).drop_columns([SEGMENT.name]), Path(folder, f"{name}-{number}"))
+    pq.write_table(pa.Table.from_batches([element]), Path(folder, f"{name}-{number}"))
 
 
 @pytest.mark.parametrize("damaged", [(), (4,), (2, 7)])
@@ -85,12 +85,12 @@ def test_parts_have_the_rows_of_the_whole(
     monkeypatch.setattr(parts, "PART_BYTES", shards[0].bytes // 5)
     (tmp_path / "read").mkdir()
     rows, rejected, totals = read_all(tmp_path / "read", shards)
-    assert len(totals.parts) > 3
+    assert len(totals.parts) > 3 * 5
     assert rows == expected
     assert totals.read == len(rows) + len(rejected)
-    assert totals.shards == 1
-    reasons = {shard: reason.partition(":")[0] for shard, reason in totals.segments[0].damaged.items()}
-    assert reasons == ({"a.parquet": f"row group {damaged[0]} of 10"} if damaged else {})
+    assert totals.by_shard(1)[2].tolist() == [True]
+    reasons = {shard: reason.partition(":")[0] for shard, (_, reason) in totals.damage.items()}
+    assert reasons == ({0: f"row group {damaged[0]} of 10"} if damaged else {})
     assert len([row for row in rejected if row[4] == "damaged shard"]) == len(damaged)
 
 
@@ -139,25 +139,30 @@ def test_the_footer_is_parsed_once_for_all_parts(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(parts, "PART_BYTES", path.stat().st_size // 5)
     monkeypatch.setattr(parquet_limits, "Column", count)
     _, _, totals = read_all(tmp_path, find_shards([str(path)]))
-    assert len(totals.parts) > 3
+    assert len(totals.parts) > 3 * 5
     assert len(parsed) == 2 * GROUPS  # when the shard is split, and when its parts are read
 
 
 @pytest.mark.parametrize(
     ("read_parts", "shards"),
     [
-        ([("a", 0, 3), ("a", 2, 3), ("a", 1, 3), ("b", 0, 1)], 2),
-        ([("a", 0, 3), ("a", 2, 3), ("b", 0, 1)], 1),
-        ([("a", 0, 3), ("a", 1, 3), ("b", 0, 1)], 1),
-        ([("a", 0, 3), ("a", 0, 3), ("a", 2, 3), ("b", 0, 1)], 1),
-        ([("a", 0, 3), ("a", 1, 3), ("a", 2, 3), ("b", 0, 1), ("b", 0, 1)], 1),
+        ([(0, 0, 3), (0, 2, 3), (0, 1, 3), (1, 0, 1)], [True, True]),
+        ([(0, 0, 3), (0, 2, 3), (1, 0, 1)], [False, True]),
+        ([(0, 0, 3), (0, 1, 3), (1, 0, 1)], [False, True]),
+        ([(0, 0, 3), (0, 0, 3), (0, 2, 3), (1, 0, 1)], [False, True]),
+        ([(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 1), (1, 0, 1)], [True, False]),
     ],
     ids=["all", "middle lost", "end lost", "one twice for another", "one twice"],
 )
-def test_a_shard_counts_if_all_its_parts_were_read_once(read_parts: list[tuple[str, int, int]], shards: int) -> None:
+def test_a_shard_counts_if_all_its_parts_were_read_once(
+    read_parts: list[tuple[int, int, int]], shards: list[bool]
+) -> None:
     """Whichever step reported them."""
-    reports = [ShardsRead(parts=read_parts[:2]), ShardsRead(parts=read_parts[2:])]
-    assert RunTotals.of(reports).shards == shards
+    numbers = array("q", [number for part in read_parts for number in (*part, 7, 1)])
+    reports = [ShardsRead(parts=numbers[:10]), ShardsRead(parts=numbers[10:])]
+    rows, without_texts, whole = RunTotals.of(reports).by_shard(2)
+    assert whole.tolist() == shards
+    assert rows.sum() == 7 * without_texts.sum() == 7 * len(read_parts)
 
 
 def test_a_lost_part_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +201,7 @@ def test_many_small_shards_make_few_batches(tmp_path: Path) -> None:
     assert len(list((tmp_path / "read").glob("rows-*"))) == 1
     assert {row[:2] for row in rows} == {(f"{number:02}.txt", row) for number in range(50) for row in (0, 2)}
     assert {row[:2] for row in rejected} == {(f"{number:02}.txt", "1") for number in range(50)}
-    assert (totals.shards, totals.read) == (50, 150)
+    assert (len(totals.parts) // 5, totals.read) == (50, 150)
 
 
 @pytest.mark.slow

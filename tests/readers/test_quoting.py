@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support.corpus import embed, read
 from tests.support.shards import ids, read_rows, reasons, texts
-from tests.support.snapshots import edit_manifest
 
 QUOTES = [
     "a dog barks", '"Big Ben strikes twelve', "rain on a tin roof", "a kettle whistles", 'church bell"', "waves on sand",
@@ -166,15 +163,3 @@ def test_a_shard_is_read_again_if_its_quoting_changes(tmp_path: Path) -> None:
     for quoting, text in (("minimal", "a"), ("none", '"a"')):
         embed(f"{tmp_path}/in/*", tmp_path / "out", id_field="id", quoting=quoting)
         assert read(tmp_path / "out")["text"].to_pylist() == [text]
-
-
-def test_a_snapshot_from_before_the_flag_is_read_again(tmp_path: Path) -> None:
-    """Its list of shards has no column for it: the rows of tsv may have been others."""
-    (tmp_path / "a.tsv").write_text("id\ttext\n1\ta\n")
-    manifest, _ = embed(tmp_path / "a.tsv", tmp_path / "out", id_field="id")
-    listing = tmp_path / "out/snapshots" / manifest["snapshot"] / "_shards.parquet"
-    pq.write_table(pq.read_table(listing).drop_columns(["quoting", "escape"]), listing)
-    digest = hashlib.sha256(listing.read_bytes()).hexdigest()
-    edit_manifest(tmp_path / "out", lambda edited: edited["shards"].update(sha256=digest))
-    manifest, embedded = embed(tmp_path / "a.tsv", tmp_path / "out", id_field="id")
-    assert (manifest["counts"]["read"], manifest["counts"]["reused"], embedded) == (1, 1, [])

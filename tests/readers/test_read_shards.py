@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -29,7 +30,9 @@ def test_damaged_shards_are_reported(tmp_path: Path) -> None:
     shards = find_shards([f"{tmp_path}/*"])
     with beam.Pipeline("DirectRunner", PipelineOptions([])) as pipeline:
         result = (
-            pipeline | beam.Create([[shard] for shard in shards]) | ReadShards(read_settings(Fields(), pa.schema([])))
+            pipeline
+            | beam.Create([[replace(shard, number=number)] for number, shard in enumerate(shards)])
+            | ReadShards(read_settings(Fields(), pa.schema([])))
         )
         expected = [
             ("good.txt", 2, ""),
@@ -39,12 +42,14 @@ def test_damaged_shards_are_reported(tmp_path: Path) -> None:
             ("footer.parquet", 1, "parquet: Parquet mag"),
             ("utf16.txt", 1, "the text is UTF-16 a"),
         ]
-        assert_that(result.read | beam.Map(_summary), equal_to(expected))
+        names = [shard.name for shard in shards]
+        expected_numbers = [(names.index(name), rows, reason) for name, rows, reason in expected]
+        assert_that(result.read | beam.Map(_summary), equal_to(expected_numbers))
 
 
-def _summary(read: ShardsRead) -> tuple[str, int, str]:
+def _summary(read: ShardsRead) -> tuple[int, int, str]:
     """Return (shard, rows, beginning of the reason) of the result of one shard."""
-    ((shard, number, parts),) = read.parts
-    assert (number, parts) == (0, 1)
-    assert all(damaged[:2] == (shard, 0) for damaged in read.damaged)
-    return shard, read.rows, "".join(reason for _, _, reason in read.damaged)[:20]
+    shard, *part = read.parts
+    assert part == [0, 1, read.rows, 0]
+    assert all(damaged[::2] == (shard, 0) for damaged in read.damaged)
+    return shard, read.rows, "".join(reason for *_, reason in read.damaged)[:20]

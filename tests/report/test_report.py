@@ -233,9 +233,9 @@ def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixtu
     """The error names the manifest and the place, as for any other fault in it."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": "dog"}])
     embed(tmp_path / "a.jsonl", tmp_path / "out")
-    edit_manifest(tmp_path / "out", lambda manifest: manifest["segments"][0].update(sizes={"2t": 1}))
+    edit_manifest(tmp_path / "out", lambda manifest: manifest.update(sizes={"2t": 1}))
     assert main(["report", str(tmp_path / "out"), "--remake"]) == 1
-    assert "manifest.json is not a valid manifest: segments[0].sizes has the key '2t'" in capsys.readouterr().err
+    assert "manifest.json is not a valid manifest: sizes has the key '2t'" in capsys.readouterr().err
 
 
 def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ Json = dict[str, object]
 
 MAPS = {("options",), ("fingerprint_parts",), ("seconds",), ("counts", "rejected_by_reason"), ("pace", "rows")}
 MAPS |= {("counts", "model"), ("totals", "rejected_by_reason"), ("segments", 0, "rows", "rejected_by_reason")}
-MAPS |= {("segments", 0, name) for name in ("damaged", "sizes", "norm_bins")}
+MAPS |= {("deciding",), ("sizes",), ("norm_bins",)}
 
-OPTIONAL = {("pace",), ("report",), ("counts", "duplicate_ids")}
+OPTIONAL = {("pace",), ("report",), ("kept_schema",), ("counts", "duplicate_ids")}
 
 # The keys that each command reads, beside format and snapshot; None stands for all.
 READS: dict[str, set[str] | None] = {
@@ -118,10 +118,10 @@ KEYS = [
     "counts.duplicate_ids", "head", "limit",
     "lookup", "lookup.rows", "lookup.bytes", "lookup.left_out", "totals", "totals.read", "totals.vectors",
     "totals.rejected", "totals.truncated", "totals.without_texts", "totals.rejected_by_reason", "segments",
-    "segments.0.run", "segments.0.checkpoint", "segments.0.checkpoint_sha256", "segments.0.shards", "segments.0.bytes",
+    "segments.0.shards", "segments.0.bytes", "segments.0.damaged", "segments.0.written",
     "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
     "segments.0.rows.truncated", "segments.0.rows.without_texts", "segments.0.rows.rejected_by_reason",
-    "segments.0.damaged", "segments.0.sizes", "segments.0.norm_bins", "seconds", "pace", "pace.seconds",
+    "deciding", "kept_schema", "sizes", "norm_bins", "seconds", "pace", "pace.seconds",
     "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name", "shards.entries",
     "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary", "canary.contents",
     "canary.vectors", "previous", "notes", "report",
@@ -207,7 +207,7 @@ def test_other_format(folder: Path, manifest: Json, command: str, version: objec
     found = "no format version" if version is None else f"format version {version!r}"
     error = run(command, folder)
     assert error is not None
-    assert f"manifest.json has {found}, and this audioclip-beam reads format version 5 alone" in error
+    assert f"manifest.json has {found}, and this audioclip-beam reads format version 6 alone" in error
 
 
 def test_missing_snapshots_have_one_message(folder: Path, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def _shorten_a_part(directory: Path) -> None:
 
 
 def _remove_the_shards(directory: Path) -> None:
-    (directory / "_shards.parquet").unlink()
+    next(directory.glob("_shards-*.parquet")).unlink()
 
 
 def _remove_a_key(directory: Path) -> None:
@@ -262,7 +262,7 @@ def _remove_a_key(directory: Path) -> None:
     [
         (_remove_a_part, "lacks 1 of its files, or they have another size, among them part-"),
         (_shorten_a_part, "lacks 1 of its files, or they have another size, among them part-"),
-        (_remove_the_shards, "_shards.parquet is missing: restore it from a backup"),
+        (_remove_the_shards, ".parquet is missing: restore it from a backup"),
         (_remove_a_key, "manifest.json is not a valid manifest: dim is missing"),
     ],
 )

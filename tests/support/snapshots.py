@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,19 @@ from audioclip_beam.model.head import Work
 from audioclip_beam.model.text.head import CANARY_TEXTS, TEXT
 from audioclip_beam.pipeline.canary import make_canary
 from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
-from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import part_schema
 from audioclip_beam.pipeline.snapshots.commit import publish
-from audioclip_beam.pipeline.snapshots.listing import read_file_list, write_file_list, write_listings
-from audioclip_beam.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest
+from audioclip_beam.pipeline.snapshots.listing import LISTED_SCHEMA, read_file_list, write_file_list, write_shard_list
+from audioclip_beam.pipeline.snapshots.manifest import FORMAT, FileInfo, Manifest, Provenance
 from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from audioclip_beam.pipeline.snapshots.segments import Segment, add_rows
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 
 PARTS = {"scheme": SCHEME, "weights": "w", "head": "text", "vocabulary": "v", "prompt": "{}", "on_long": "truncate"}
 PARTS |= {"normalize": "false", **TEXT.versions()}
+
+
+SHARD = {"path": b"/a.jsonl", "name": "a.jsonl", "format": "jsonl", "bytes": 0, "version": "1"}
 
 
 def batch_of(ids: list[str], texts: list[str], vectors: NDArray[np.floating]) -> pa.RecordBatch:
@@ -84,23 +87,16 @@ def write_snapshot(
     write = WriteFiles(run_path(str(output), name), TEXT, schema, max_rows, encoding=encoding)
     write.setup()
     write.start_bundle()
-    written = [one for batch in batches for one in write.process(EmbeddedBatch(in_segment(batch, 0)))]
+    written = [one for batch in batches for one in write.process(EmbeddedBatch(batch))]
     written += [windowed.value for windowed in write.finish_bundle()]
     files = [one.file for one in written if one.file is not None]
     rows = sum(info.rows for info in files)
     totals = add_rows([])
     totals["read"] = totals["vectors"] = rows
-    segment: Segment = {
-        "run": name,
-        "checkpoint": "made.pt",
-        "checkpoint_sha256": "0" * 64,
-        "shards": 0,
-        "bytes": 0,
-        "rows": totals,
-        "damaged": {},
-        "sizes": {},
-        "norm_bins": {},
-    }
+    segment: Segment = {"shards": 1, "bytes": 0, "damaged": 0, "written": rows, "rows": totals}
+    shard = {**SHARD, "segment": 0, "rows": rows, "without_texts": 0}
+    made_by = Provenance(name, "made.pt", "0" * 64, "0")
+    files = [replace(file, made_by=made_by) for file in files]
     counts = {"read": rows, "embedded": rows, "reused": 0, "rejected": 0, "truncated": 0, "rejected_by_reason": {}}
     counts["model"] = Work(rows, rows).counts()
     manifest: Manifest = {
@@ -116,13 +112,16 @@ def write_snapshot(
         "dim": dim,
         "limit": 77,
         "options": {"checkpoint": "gone/made.pt"},
+        "deciding": {},
         "counts": counts,  # type: ignore[typeddict-item]
         "lookup": {"rows": 0, "bytes": 0, "left_out": 0},
         "totals": totals,
         "segments": [segment],
+        "sizes": {},
+        "norm_bins": {},
         "seconds": {"total": 1.0},
         "files": write_file_list(run_path(str(output), name), files),
-        "shards": write_listings(run_path(str(output), name), [], []),
+        "shards": write_shard_list(run_path(str(output), name), pa.Table.from_pylist([shard], LISTED_SCHEMA)),
         "model_files": [],
         "canary": make_canary(list(CANARY_TEXTS), np.ones((len(CANARY_TEXTS), dim))),
         "previous": None,
@@ -177,5 +176,5 @@ def rewrite(
         hashes = table["content_hash"] if "content_hash" in table.column_names and len(table) else None
         lowest = pc.min(hashes).as_py().hex() if hashes is not None else info.lowest_hash
         digest, rows = hashlib.sha256(data).hexdigest(), len(table) if count else info.rows
-        signed = FileInfo(info.name, rows, len(data), digest, info.segment, lowest)
+        signed = replace(info, rows=rows, bytes=len(data), sha256=digest, lowest_hash=lowest)
         edit_files(output, lambda files: [signed if file.name == info.name else file for file in files])

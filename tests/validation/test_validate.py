@@ -21,7 +21,7 @@ from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.schemas import vector_type
-from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.snapshots.manifest import Manifest, Provenance
 from audioclip_beam.pipeline.validation.checks import ValidationResult
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import ENCODERS, StubHead, embed, read, write_jsonl
@@ -30,6 +30,7 @@ from tests.support.snapshots import (
     directory_of,
     edit_files,
     edit_manifest,
+    files_of,
     random_batches,
     rewrite,
     write_snapshot,
@@ -323,12 +324,12 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("files", "entries", to=1), "manifest", "files.entries is 1, expected"),
         (set_in("files", "name", to="part-1.parquet"), "manifest", "part-1.parquet is missing"),
         (set_in("files", to=[]), "manifest", "files is [], expected an object"),
-        (set_in("shards", "sha256", to="0" * 64), "files", "_shards.parquet is not as the manifest says"),
+        (set_in("shards", "sha256", to="0" * 64), "files", ".parquet is not as the manifest says"),
         (set_in("shards", "name", to="_none.parquet"), "files", "_none.parquet is missing"),
-        (set_in("shards", "entries", to=7), "files", "_shards.parquet has 1 shard, expected 7"),
+        (set_in("shards", "entries", to=7), "files", ".parquet has 1 shard, expected 7"),
         (set_in("segments", 0, "shards", to=2), "files", "has shards by segment {0: 1}, expected {0: 2}"),
-        (set_in("segments", 0, "sizes", to={"2t": 1}), "manifest", "segments[0].sizes has the key '2t'"),
-        (set_in("segments", 0, "norm_bins", to={"12345678": 1}), "manifest", "segments[0].norm_bins has the key '1234"),
+        (set_in("sizes", to={"2t": 1}), "manifest", "sizes has the key '2t'"),
+        (set_in("norm_bins", to={"12345678": 1}), "manifest", "norm_bins has the key '1234"),
         (set_in("fingerprint", to="0" * 64), "manifest", "fingerprint is '0000"),
         (set_in("fingerprint_parts", "prompt", to="a {}"), "manifest", "fingerprint is"),
         (
@@ -345,7 +346,7 @@ NAN_CANARY = base64.b64encode(np.full(len(CANARY_TEXTS) * 8, np.nan, "<f4").toby
         (set_in("dim", to=1024), "schema", "has columns"),
         (set_in("dim", to=-1), "manifest", "dim is -1, expected 1 to"),
         (set_in("weights", to="trained"), "schema", "weights is 'untrained', expected 'trained'"),
-        (set_in("checkpoint", "sha256", to="1"), "manifest", "segments[0].checkpoint_sha256 is '0000"),
+        (set_in("checkpoint", "sha256", to="1"), "manifest", "is of the checkpoint '0000"),
         (set_in("snapshot", to="another"), "pointer", "is the manifest of 'another'"),
         (set_in("canary", "vectors", to="AAAA"), "canary", "the canary in the manifest cannot be decoded"),
         (set_in("canary", "vectors", to=NAN_CANARY), "canary", "the canary in the manifest contains NaN or infinity"),
@@ -380,12 +381,12 @@ def test_edited_list_of_files(output: Path, change: dict[str, object], check: st
 
 def test_list_of_shards_that_is_none(output: Path) -> None:
     """A list whose digest is right, and that the next run could not read."""
-    path = directory_of(output) / "_shards.parquet"
+    (path,) = directory_of(output).glob("_shards-*.parquet")
     path.write_bytes(b"PAR1")
     digest = hashlib.sha256(b"PAR1").hexdigest()
     edit_manifest(output, lambda manifest: manifest["shards"].update(sha256=digest))
     (fault,) = failed(validate(str(output)))["files"]
-    assert "_shards.parquet is not a list of files or shards" in fault
+    assert "is not a list of files or shards" in fault
 
 
 def test_damaged_list_of_files(output: Path) -> None:
@@ -488,11 +489,13 @@ def test_text_head_from_another_file(tmp_path: Path) -> None:
     embed(tmp_path / "in/*.jsonl", tmp_path / "out", id_field="id")
     write_jsonl(tmp_path / "in/b.jsonl", [{"id": "new", "text": "new"}])
     manifest, texts = embed(tmp_path / "in/*.jsonl", tmp_path / "out", StubHead(sha256="1" * 64), id_field="id")
-    assert [segment["checkpoint_sha256"] for segment in manifest["segments"]] == ["0" * 64, "1" * 64]
+    made_by = {file.segment: file.made_by.checkpoint_sha256 for file in files_of(tmp_path / "out", manifest)}
+    assert made_by == {0: "0" * 64, 1: "1" * 64}
     assert texts == ["new"]
     assert failed(validate(str(tmp_path / "out"))) == {}
-    edit_manifest(tmp_path / "out", set_in("segments", 0, "checkpoint_sha256", to="1" * 64))
-    assert "checkpoint_sha256 is '0000" in failed(validate(str(tmp_path / "out")))["schema"][0]
+    forged = Provenance("another", "stub", "1" * 64, "0")
+    edit_files(tmp_path / "out", lambda files: [replace(file, made_by=forged) for file in files])
+    assert "checkpoint_sha256 is '0000" in " ".join(failed(validate(str(tmp_path / "out")))["schema"])
 
 
 @pytest.mark.slow

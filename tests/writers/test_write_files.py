@@ -11,7 +11,6 @@ import pytest
 from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
 from audioclip_beam.pipeline.io.filesystem import AtomicFile
-from audioclip_beam.pipeline.readers.read_shards import in_segment
 from audioclip_beam.pipeline.schemas import part_schema
 from audioclip_beam.pipeline.snapshots.commit import remove_strays
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
@@ -29,13 +28,13 @@ def test_a_bundle_that_is_run_again_leaves_its_own_file_alone(tmp_path: Path, mo
     write, batches = WriteFiles(str(tmp_path), TEXT, part_schema(TEXT, 8), 100_000), [*random_batches(100, 8)]
     write.setup()
     write.start_bundle()
-    list(write.process(EmbeddedBatch(in_segment(batches[0], 0))))
+    list(write.process(EmbeddedBatch(batches[0])))
     with monkeypatch.context() as patch:
         patch.setattr(AtomicFile, "commit", fail)
         with pytest.raises(Exception, match="Input/output error"):
             list(write.finish_bundle())
     write.start_bundle()
-    list(write.process(EmbeddedBatch(in_segment(batches[0], 0))))
+    list(write.process(EmbeddedBatch(batches[0])))
     (written,) = [value.value for value in write.finish_bundle()]
     write.teardown()
     assert [path.name for path in tmp_path.iterdir()] == [written.file.name]

@@ -1,0 +1,195 @@
+"""A night opens the shards that are new or changed, and rewrites the part files with rows of shards that are removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclip_beam.pipeline.layout import is_copy
+from audioclip_beam.pipeline.prepare.unchanged import rows_to_retry
+from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
+from audioclip_beam.pipeline.validation.validate_snapshot import validate
+from tests.support.corpus import embed, read, write_jsonl
+from tests.support.snapshots import directory_of, files_of
+
+SHARDS, PER_FILE = 5000, 500
+
+
+def run(folder: Path, output: Path, **options: object) -> Manifest:
+    manifest, _ = embed(folder / "*.jsonl", output, id_field="id", max_shrink=0.0, **options)
+    assert validate(str(output)).valid
+    return manifest
+
+
+def write(folder: Path, shard: int, text: str = "", rows: int = 1) -> None:
+    """Write a shard; by default its rows have texts of their own."""
+    write_jsonl(
+        folder / f"{shard}.jsonl",
+        [{"id": f"{shard}-{row}", "text": text or f"text {row} of {shard}", "tag": row} for row in range(rows)],
+    )
+
+
+def new_files(output: Path, now: Manifest, before: set[str]) -> list[FileInfo]:
+    return [file for file in files_of(output, now) if file.name not in before]
+
+
+@pytest.mark.slow
+def test_one_of_thousands_of_shards(tmp_path: Path) -> None:
+    """Deleted, added and changed: no other shard is read, and a deletion rewrites one part file."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(SHARDS):
+        write(folder, shard)
+    first = run(folder, output, max_file_rows=PER_FILE)
+    assert len(files_of(output, first)) == SHARDS // PER_FILE
+    names = {file.name for file in files_of(output, first)}
+
+    (folder / "7.jsonl").unlink()
+    second = run(folder, output, max_file_rows=PER_FILE)
+    (copy,) = new_files(output, second, names)
+    assert is_copy(copy.name)
+    assert (copy.rows, second["counts"]["read"], second["totals"]["read"]) == (PER_FILE - 1, 0, SHARDS - 1)
+    assert copy.made_by == files_of(output, first)[0].made_by
+    names |= {copy.name}
+
+    write(folder, SHARDS)
+    third = run(folder, output, max_file_rows=PER_FILE)
+    (added,) = new_files(output, third, names)
+    assert (added.rows, third["counts"]["read"], third["counts"]["embedded"]) == (1, 1, 1)
+    names |= {added.name}
+
+    write(folder, 8, "another text")
+    fourth = run(folder, output, max_file_rows=PER_FILE)
+    files = new_files(output, fourth, names)
+    assert sorted(file.rows for file in files) == [1, 1, PER_FILE - 1], "the row of the night before is copied"
+    assert (fourth["counts"]["read"], fourth["totals"]["read"], len(fourth["segments"])) == (1, SHARDS, 2)
+    assert len(read(output)) == SHARDS
+
+
+def test_copies_keep_columns_order_and_buckets(tmp_path: Path) -> None:
+    """Also those of rejected rows; small row groups of a bucket are joined."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(40):
+        write(folder, shard, rows=5)
+        write_jsonl(folder / f"bad-{shard}.jsonl", [{"id": f"bad {shard}", "text": "", "tag": 1}])
+    first = run(folder, output, keep_fields=["tag"])
+    before = {kind: pq.read_table(_only(output, kind)) for kind in ("part", "rejected")}
+    for name in ("3", "30", "bad-4"):
+        (folder / f"{name}.jsonl").unlink()
+    second = run(folder, output, keep_fields=["tag"])
+    assert second["counts"]["read"] == 0
+    removed = pa.array(["3.jsonl", "30.jsonl", "bad-4.jsonl"])
+    for kind, table in before.items():
+        path = _only(output, kind)
+        assert is_copy(path.name)
+        kept = pa.compute.invert(pa.compute.is_in(table["shard"], value_set=removed))
+        assert pq.read_table(path).equals(table.filter(kept), check_metadata=True)
+    assert pq.read_metadata(_only(output, "part")).num_row_groups == 2, "one for each of two buckets"
+    totals = first["totals"]
+    assert second["totals"] == {
+        **totals,
+        "read": 229,
+        "vectors": 190,
+        "rejected": 39,
+        "rejected_by_reason": {"empty text": 39},
+    }
+
+
+def _only(output: Path, kind: str) -> Path:
+    (path,) = directory_of(output).glob(f"{kind}-*.parquet")
+    return path
+
+
+def test_a_name_that_another_shard_gets_is_another_shard(tmp_path: Path) -> None:
+    """The removed shard's rows go, and those of the one that has its name now are read."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(6):
+        write(folder, shard, rows=3)
+    run(folder, output)
+    (folder / "2.jsonl").unlink()
+    (folder / "5.jsonl").rename(folder / "2.jsonl")
+    manifest = run(folder, output)
+    assert (manifest["counts"]["read"], manifest["counts"]["reused"], manifest["totals"]["read"]) == (3, 3, 15)
+    rows = {row["id"]: row["shard"] for row in read(output, columns=["id", "shard"]).to_pylist()}
+    assert {shard for name, shard in rows.items() if name.startswith("5-")} == {"2.jsonl"}
+    assert not any(name.startswith("2-") for name in rows)
+
+
+def test_a_segment_that_is_nearly_empty_is_written_with_what_is_new(tmp_path: Path) -> None:
+    """Its rows and rejected rows are copied, and no shard is opened for that."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(20):
+        write(folder, shard, rows=5)
+        write_jsonl(folder / f"bad-{shard}.jsonl", [{"id": f"bad {shard}", "text": ""}])
+    run(folder, output)
+    for shard in range(16):
+        (folder / f"{shard}.jsonl").unlink()
+        (folder / f"bad-{shard}.jsonl").unlink()
+    write(folder, 20, rows=2)
+    manifest = run(folder, output)
+    assert (manifest["counts"]["read"], len(manifest["segments"])) == (2, 1)
+    assert manifest["totals"]["rejected_by_reason"] == {"empty text": 4}
+    assert sorted(file.rows for file in files_of(output, manifest)) == [2, 4, 20]
+    assert manifest["counts"]["truncated"] == 0
+    assert len(read(output)) == 22
+
+
+@pytest.mark.parametrize("kind", ["part", "rejected"])
+@pytest.mark.parametrize("how", ["missing", "shorter"])
+def test_only_shards_with_rows_in_a_lost_file_are_read_again(tmp_path: Path, kind: str, how: str) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(10):
+        write(folder, shard, rows=4)
+    write_jsonl(folder / "bad.jsonl", [{"id": "bad", "text": ""}, {"id": "good", "text": "good"}])
+    first = run(folder, output, max_file_rows=7)
+    lost = next(file for file in files_of(output, first) if file.name.startswith(kind))
+    path = directory_of(output) / lost.name
+    shards = set(pq.read_table(path, columns=["shard"])["shard"].to_pylist())
+    data = path.read_bytes()
+    path.unlink()
+    if how == "shorter":
+        path.write_bytes(data[:-1])
+    manifest = run(folder, output, max_file_rows=7)
+    assert manifest["counts"]["read"] == sum(2 if name == "bad.jsonl" else 4 for name in shards)
+    assert manifest["totals"] == first["totals"]
+    assert any("1 file of" in note and "read again" in note for note in manifest["notes"])
+    assert len(read(output)) == 41
+
+
+def test_damage_that_a_run_finds_is_mended_by_the_next_one(tmp_path: Path) -> None:
+    """The error names the file; what was damaged is made of its shards again, and all others stay."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(10):
+        write(folder, shard, rows=4)
+    first = run(folder, output, max_file_rows=7)
+    part = next(file for file in files_of(output, first) if file.is_part)
+    path = directory_of(output) / part.name
+    names = pq.read_table(path, columns=["shard"])["shard"].to_pylist()
+    data = bytearray(path.read_bytes())
+    at = pq.read_metadata(path).row_group(0).column(2).data_page_offset + 30
+    data[at] ^= 255
+    path.write_bytes(data)
+    (folder / f"{names[0]}").unlink()
+    with pytest.raises(Exception, match=rf"{part.name}, whose rows are carried over, cannot be read .*: run again"):
+        run(folder, output, max_file_rows=7)
+    manifest = run(folder, output, max_file_rows=7)
+    assert manifest["counts"]["read"] == 4 * (len(set(names)) - 1)
+    assert manifest["totals"]["read"] == 36
+    assert len(read(output)) == 36
+
+
+def test_retry_rejected(tmp_path: Path) -> None:
+    """Only shards with rows that the model failed on are read again, not those with empty texts."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write(folder, 0, rows=4)
+    write_jsonl(folder / "bad.jsonl", [{"id": "empty", "text": ""}, {"id": "other", "text": "other"}])
+    write_jsonl(folder / "failed.jsonl", [{"id": "a", "text": "poison"}, {"id": "b", "text": "b"}])
+    first = run(folder, output)
+    assert first["totals"]["rejected_by_reason"] == {"empty text": 1, "model error": 1}
+    assert rows_to_retry(first) == 1
+    assert run(folder, output)["counts"]["read"] == 0
+    manifest = run(folder, output, retry_rejected=True)
+    assert (manifest["counts"]["read"], manifest["counts"]["reused"]) == (2, 1)
+    assert manifest["totals"] == first["totals"]
