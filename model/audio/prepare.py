@@ -9,8 +9,7 @@ import soxr
 from torch import Tensor
 
 from .recordings import AudioError, Samples, blocks, open_recording
-from .settings import MAX_SECONDS, RATE
-from .spectrogram import frame_count
+from .settings import MAX_SECONDS, RATE, frame_count
 
 FULL_SCALE = np.float32(32768)
 

@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ..head import ContentError, type_name
-from .settings import DEFAULT_WINDOW, check_window
+from .settings import DEFAULT_WINDOW, MAX_SECONDS, RATE, check_window, frame_count
 
 Samples = NDArray[np.float32]
 
@@ -79,10 +79,12 @@ class Recording(Protocol):
     Attributes:
         rate: Samples per second.
         channels: How many there are.
+        promised: How many samples of each channel there are, as the header says, which may be wrong.
     """
 
     rate: int
     channels: int
+    promised: int
 
     def read(self, n: int) -> Samples:
         """Return the next n samples, float32 [n, channels], and fewer at the end. Raise AudioError for damaged ones."""
@@ -168,7 +170,7 @@ class _Decoded:
             if isinstance(error, soundfile.LibsndfileError):
                 raise _not_decodable(error) from None
             raise
-        self.rate, self.channels = self.file.samplerate, self.file.channels
+        self.rate, self.channels, self.promised = self.file.samplerate, self.file.channels, self.file.frames
 
     def read(self, n: int) -> Samples:
         try:
@@ -203,7 +205,7 @@ class _Array:
                 f"the array has {len(samples):,} channels, at most {MAX_CHANNELS} are read: arrays are [channels, n], so "
                 f"pass array.T if it is [n, channels], as soundfile returns it",
             )
-        self.samples, self.channels, self.position = samples, len(samples), 0
+        self.samples, self.channels, self.promised, self.position = samples, len(samples), samples.shape[1], 0
 
     def read(self, n: int) -> Samples:
         part = self.samples[:, self.position : self.position + n]
@@ -227,6 +229,18 @@ def open_recording(content: object, sample_rate: int | None = None) -> Recording
             "not decodable", f"a sample rate of {recording.rate:,} Hz: {MIN_RATE:,} to {MAX_RATE:,} Hz can be read"
         )
     return recording
+
+
+def promised_frames(content: object) -> int:
+    """Return how many frames a recording's spectrogram has by its header. Raise AudioError if it has no vector."""
+    recording = open_recording(content)
+    recording.close()
+    samples = (2 * recording.promised * RATE + recording.rate) // (2 * recording.rate)  # as soxr rounds
+    if not samples:
+        raise AudioError("too short", "it has no sample")
+    if recording.promised > MAX_SECONDS * recording.rate:
+        raise AudioError("too long", f"it has more than {MAX_SECONDS // 60} minutes")
+    return frame_count(samples)
 
 
 def _open(content: object, sample_rate: int | None) -> Recording:

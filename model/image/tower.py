@@ -32,12 +32,11 @@ class ImageTower:
     """
 
     def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
-        if device.type == "cpu" and dtype == torch.bfloat16 and not packed_works(dtype):
-            dtype = (
-                torch.float32
-            )  # this CPU has no products in bfloat16, and computing them in steps takes 50 times as long
         self.device, self.dtype = device, dtype
-        build = _Builder(state, device, dtype)
+        if device.type == "cpu" and dtype == torch.bfloat16 and not packed_works(dtype):
+            # Rounded weights in float32: this CPU would take 50 times as long for products in bfloat16.
+            self.dtype = torch.float32
+        build = _Builder(state, device, (dtype, self.dtype))
         half = SIDE // 2
         self.stem = [
             build("conv1", "bn1", SIDE, stride=2, padding=1),
@@ -50,7 +49,7 @@ class ImageTower:
                 stride = 2 if layer > 1 and number == 0 else 1
                 self.blocks.append(Block(build, f"layer{layer}.{number}", side, stride))
                 side //= stride
-        self.pool = AttentionPool(state, device, dtype)
+        self.pool = AttentionPool(build)
         self.dim = self.pool.dim
 
     @torch.inference_mode()
@@ -73,17 +72,21 @@ class ImageTower:
 
 
 class _Builder:
-    """Makes the convolutions of a state dict, with their batch norms folded in."""
+    """Makes the layers of a state dict, rounded to the first of two types, for computing in the second."""
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
-        self.state, self.device, self.dtype = state, device, dtype
+    def __init__(
+        self, state: Mapping[str, Tensor], device: torch.device, dtypes: tuple[torch.dtype, torch.dtype]
+    ) -> None:
+        self.state, self.device, self.dtypes = state, device, dtypes
+
+    def round(self, tensor: Tensor) -> Tensor:
+        """Return a tensor, rounded, on the device."""
+        rounded, computed = self.dtypes
+        return tensor.detach().to(self.device, rounded).to(computed)
 
     def __call__(self, name: str, norm: str, side: int, stride: int = 1, padding: int = 0) -> Convolution:
         """Return the convolution `name`, followed by the batch norm `norm`, for inputs of `side` x `side`."""
-        weight, bias = (
-            part.to(device=self.device, dtype=self.dtype)
-            for part in fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}")
-        )
+        weight, bias = map(self.round, fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}"))
         return convolution(weight, bias, stride, padding, shape=(PACKED_FOR, weight.shape[1], side, side))
 
 
@@ -114,9 +117,9 @@ class AttentionPool:
     (Wk^T q) x, the key's bias shifts all of them alike and drops out of the softmax, and Wv is applied to the weighted sum.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, build: _Builder) -> None:
         def get(name: str) -> Tensor:
-            return state[f"{PREFIX}attnpool.{name}"].detach().to(device=device, dtype=dtype)
+            return build.round(build.state[f"{PREFIX}attnpool.{name}"])
 
         def layer(name: str) -> Linear:
             return linear(get(f"{name}.weight"), get(f"{name}.bias"))
@@ -128,7 +131,7 @@ class AttentionPool:
         self.keys = get("k_proj.weight").view(self.heads, -1, width)  # [k, d, c]
         self.values = get("v_proj.weight").view(self.heads, -1, width)  # [k, d, c]
         self.value_bias = get("v_proj.bias")
-        self.dim = state[f"{PREFIX}attnpool.c_proj.weight"].shape[0]
+        self.dim = build.state[f"{PREFIX}attnpool.c_proj.weight"].shape[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute [n, c, height, width] to [n, dim]."""
