@@ -42,6 +42,13 @@ def describe(value: object) -> str:
     return f"{' '.join(repr(value).splitlines()):.80} ({type(value).__name__})"
 
 
+def is_row(value: object) -> bool:
+    """Return whether a value has names for its parts: a mapping, a named tuple, a beam.Row, a row of a database."""
+    kind = type(value)
+    named = any(hasattr(kind, name) for name in ("_asdict", "_fields"))
+    return isinstance(value, Mapping) or named or (hasattr(kind, "keys") and not hasattr(kind, "dtype"))  # not a Series
+
+
 class Column(NamedTuple):
     """A column that a head adds to rows: its name, and its type as Arrow and NumPy spell it, as in "string" or "int16"."""
 
