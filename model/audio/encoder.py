@@ -26,8 +26,10 @@ from ..loaded import LoadedEncoder
 from ..memory import BatchSize, is_out_of_memory
 from ..streams import map_in_streams
 from .prepare import Prepared, prepare
-from .recordings import AudioError, Track, check_rate, cut_windows, open_recording
+from .probes import decoder_parts
+from .recordings import Track, check_rate, cut_windows, open_recording
 from .settings import DEFAULT_WINDOW, AudioSettings
+from .sndfile import AudioError
 from .spectrogram import Spectrogram
 from .tower import AudioTower
 
@@ -42,7 +44,8 @@ Recorded = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Track
 def model_info(checkpoint: Checkpoint, settings: AudioSettings) -> ModelInfo:
     """Return what the encoder of a checkpoint and settings is; no tower is built. Raise ValueError for unknown settings."""
     settings.check()
-    return checkpoint.info(checkpoint.state["audio.fc.weight"].shape[0], settings.fingerprint_parts())  # [dim, 2048]
+    dim = checkpoint.state["audio.fc.weight"].shape[0]  # [dim, 2048]
+    return checkpoint.info(dim, {**settings.fingerprint_parts(), **decoder_parts()})
 
 
 @dataclass

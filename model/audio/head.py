@@ -80,7 +80,6 @@ class AudioHead:
     sort_by: str | None = None
     keeps_strings = False
     provenance = ("variant", "window", "hop")
-    version_parts = ()
     flags = FLAGS
 
     def __eq__(self, other: object) -> bool:
@@ -88,6 +87,11 @@ class AudioHead:
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+    @property
+    def version_parts(self) -> tuple[str, ...]:
+        """The formats whose decoders decide vectors, and the resampler."""
+        return tuple(self.versions())
 
     def settings(self, options: Mapping[str, Any]) -> AudioSettings:
         """Return the settings of the encoder that options of `embed` ask for. Raise ValueError for a wrong window."""
@@ -134,8 +138,10 @@ class AudioHead:
         return found + [f"{name} is {parts[name]!r:.80}, and {fault}" for name, fault in faults.items() if fault]
 
     def versions(self) -> dict[str, str]:
-        """Return for each format how it is decoded on this machine."""
-        return {}
+        """Return how each format is decoded, and how sounds are resampled, on this machine."""
+        from .probes import decoder_parts
+
+        return decoder_parts()
 
     def parse(self, value: object, field: str, limit: int) -> bytes:
         """Return a value as an encoded recording. Raise BadRow if it is not one."""
@@ -181,7 +187,8 @@ class AudioHead:
         """Return a function that reads headers: what they do not say right is found by decoding alone."""
         import numpy as np
 
-        from .recordings import AudioError, promised_frames
+        from .recordings import promised_frames
+        from .sndfile import AudioError
 
         def measure(sounds: Sequence[bytes]) -> Measure:
             frames = dict[bytes, int]()  # 0: rejected
