@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,26 @@ def test_limits_hold_before_a_file_is_read(head: str, tmp_path: Path) -> None:
     small = ImageEmbeddingHandler(head, device="cpu", max_pixels=100)
     with pytest.raises(ValueError, match="too large: 30 x 90 pixels"):
         small.run_inference([PICTURES[0]], small.load_model())
+
+
+def test_a_file_that_gives_no_data_costs_itself_alone(
+    head: str, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After read_timeout; the others of its batch are embedded, and no thread is left."""
+    good, stuck = tmp_path / "a.png", tmp_path / "stuck.png"
+    for path in (good, stuck):
+        path.write_bytes(PICTURES[0])
+    answer, read = threading.Event(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: answer.wait() and b"" if path == stuck else read(path))
+    handler = ImageEmbeddingHandler(head, device="cpu", read_timeout=0.3)
+    first, second, third = handler.outcomes([str(good), str(stuck), str(good)], handler.load_model(), isolate=True)
+    _close([first, third], expected[[0, 0]])
+    assert second == ("missing file", "its file system gave no answer for 0.3 s")
+    answer.set()
+    until = time.monotonic() + 5
+    while any(thread.name in ("file", "read-ahead") for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_files_go_to_the_model_in_groups_of_bounded_size(
