@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...model.audio.recordings import Track, check_rate
@@ -305,8 +304,7 @@ def _encode(contents: list[Any], model: Encoder, isolate: bool) -> list[Outcome]
         half = len(contents) // 2
         return _encode(contents[:half], model, isolate) + _encode(contents[half:], model, isolate)
     fault = ContentError("non-finite vector", "the model gave a vector that contains NaN or infinity")
-    finite: NDArray[np.bool_] = np.isfinite(encoding.vectors).all(axis=1)
     return [
-        encoding.errors.get(place) or (vector if finite[place] else fault)
+        encoding.errors.get(place) or (vector if np.isfinite(vector).all() else fault)
         for place, vector in enumerate(encoding.vectors)
     ]
