@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
-from ..memory import BatchSize, is_out_of_memory
+from ..memory import BatchSize
 from ..streams import map_in_streams
 from .pictures import Picture, Prepared, list_pictures, prepare
 from .probes import decoder_parts
@@ -113,12 +114,8 @@ class ImageEncoder(LoadedEncoder):
         return cls._load(settings)
 
     @classmethod
-    def _load(cls, settings: ImageSettings) -> ImageEncoder:
-        settings.check()
-        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
-        encoder = cls(load_checkpoint(settings.path, "image"), settings)
-        encoder._mark_loaded()
-        return encoder
+    def _read(cls, settings: ImageSettings) -> ImageEncoder:
+        return cls(load_checkpoint(settings.path, "image"), settings)
 
     def encode(self, images: Iterable[Picture]) -> npt.NDArray[np.float32]:
         """Return the vectors of n pictures, float32 [n, dim], in their order.
@@ -225,29 +222,20 @@ class ImageEncoder(LoadedEncoder):
 
     def _embed_all(self, pixels: list[Tensor], work: Work) -> Tensor:
         """Return vectors [n, dim] of n inputs [3, 224, 224]; add micro-batches to work."""
-        embedded, start = [], 0
-        while start < len(pixels):
-            part = pixels[start : start + self.pictures.now]
-            if work.oom_retries and not self.pictures.batches_since_oom and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
-            try:
-                vectors = self.tower(torch.stack(part).contiguous(memory_format=torch.channels_last))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise MemoryError(
-                        f"{self.device} has too little free memory for a single picture: free some, or use device='cpu' "
-                        f"({error})"
-                    ) from error
-                self.pictures.shrink(len(part))
-                work.oom_retries += 1
-                continue
-            embedded.append(F.normalize(vectors, dim=-1) if self.settings.normalize else vectors)
-            work.micro_batches += 1
-            self.pictures.grow()
-            start += len(part)
-        return torch.cat(embedded)
+
+        def compute(part: slice) -> Tensor:
+            vectors = self.tower(torch.stack(pixels[part]).contiguous(memory_format=torch.channels_last))
+            return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+
+        parts = self.pictures.in_parts(
+            range(len(pixels)),
+            self.device,
+            work,
+            cut=operator.add,
+            compute=compute,
+            describe=lambda part: (part.stop - part.start, "a single picture", "free some"),
+        )
+        return torch.cat(list(parts))
 
 
 def _key(picture: object, place: int) -> object:

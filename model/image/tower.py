@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..convolution import Convolution, computed_dtype, convolution, fold_norm
 from ..linear import Linear, linear
-from .convolution import Convolution, convolution, fold_norm, packed_works
 from .shapes import PREFIX, blocks_of
 
 SIDE = 224  # pixels of a picture's width and height
@@ -32,10 +32,7 @@ class ImageTower:
     """
 
     def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        if device.type == "cpu" and dtype == torch.bfloat16 and not packed_works(dtype):
-            # Rounded weights in float32: this CPU would take 50 times as long for products in bfloat16.
-            self.dtype = torch.float32
+        self.device, self.dtype = device, computed_dtype(device, dtype)
         build = _Builder(state, device, (dtype, self.dtype))
         half = SIDE // 2
         self.stem = [
@@ -58,7 +55,7 @@ class ImageTower:
         with self._exact_products():
             x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
             for layer in self.stem:
-                x = layer.relu(x)
+                x = layer(x, activation="relu")
             x = F.avg_pool2d(x, 2)
             for block in self.blocks:
                 x = block(x)
@@ -87,7 +84,7 @@ class _Builder:
     def __call__(self, name: str, norm: str, side: int, stride: int = 1, padding: int = 0) -> Convolution:
         """Return the convolution `name`, followed by the batch norm `norm`, for inputs of `side` x `side`."""
         weight, bias = map(self.round, fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}"))
-        return convolution(weight, bias, stride, padding, shape=(PACKED_FOR, weight.shape[1], side, side))
+        return convolution(weight, bias, stride, (padding, padding), shape=(PACKED_FOR, weight.shape[1], side, side))
 
 
 class Block:
@@ -104,10 +101,10 @@ class Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute [n, c, height, width] to [n, c', height / stride, width / stride]; x may be overwritten."""
-        y = self.conv2.relu(self.conv1.relu(x))
+        y = self.conv2(self.conv1(x, activation="relu"), activation="relu")
         if self.stride > 1:
             x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
-        return self.conv3.add_relu(y, x if self.shortcut is None else self.shortcut(x))
+        return self.conv3.add(y, x if self.shortcut is None else self.shortcut(x))
 
 
 class AttentionPool:
