@@ -87,7 +87,7 @@ class MediaHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         )
         settings.check()
         self._settings, self._max_bytes, self._read_timeout = settings, max_bytes, read_timeout
-        self._largest, self._share = min_batch_size, max(1, BATCH_BYTES // max_batch_size)
+        self._largest, self._share = min_batch_size, max(1, BATCH_BYTES // max(1, max_batch_size))
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
