@@ -76,7 +76,7 @@ def rates(
     for start in range(0, size * rounds, size):
         expected = None
         for name, dtype, encode in encoders:
-            some = texts[start : start + SAMPLES.get(name, size)]
+            some = texts[start : start + min(size, SAMPLES.get(name, size))]
             began = clock()
             vectors = encode(some)
             measured[name, dtype].append(len(some) / (clock() - began))
