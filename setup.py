@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 TEST = [
     "apache-beam[yaml]>=2.77,<2.78",
+    "av>=15",
     "boto3",
     "build",
     "datasets",

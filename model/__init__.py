@@ -9,8 +9,9 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .audio.encoder import AudioEncoder
-    from .audio.recordings import AudioError, Track
+    from .audio.recordings import Track
     from .audio.settings import AudioSettings
+    from .audio.sndfile import AudioError
     from .checkpoint import load_checkpoint
     from .image.encoder import ImageEncoder
     from .image.settings import ImageSettings
@@ -35,8 +36,9 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "audio.encoder": ["AudioEncoder"],
-        "audio.recordings": ["AudioError", "Track"],
+        "audio.recordings": ["Track"],
         "audio.settings": ["AudioSettings"],
+        "audio.sndfile": ["AudioError"],
         "checkpoint": ["load_checkpoint"],
         "image.encoder": ["ImageEncoder"],
         "image.settings": ["ImageSettings"],

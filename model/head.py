@@ -1,6 +1,6 @@
 """What the rest of the project knows of a head of AudioCLIP: its protocols, settings and results. Imports no torch.
 
-A head turns one kind of content (texts, later images and audio) into vectors of the common space. `heads.py` lists them.
+A head turns one kind of content (texts, images, sounds) into vectors of the common space. `heads.py` lists them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ def describe(value: object) -> str:
     return f"{' '.join(repr(value).splitlines()):.80} ({type(value).__name__})"
 
 
+def is_row(value: object) -> bool:
+    """Return whether a value has names for its parts: a mapping, a named tuple, a beam.Row, a row of a database."""
+    kind = type(value)
+    named = any(hasattr(kind, name) for name in ("_asdict", "_fields"))
+    return isinstance(value, Mapping) or named or (hasattr(kind, "keys") and not hasattr(kind, "dtype"))  # not a Series
+
+
 class Column(NamedTuple):
     """A column that a head adds to rows: its name, and its type as Arrow and NumPy spell it, as in "string" or "int16"."""
 
@@ -66,7 +73,7 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of `embed` that only one head has.
+    """A flag of `embed` that not every head has.
 
     Attributes:
         name: Without hyphens.
@@ -313,10 +320,12 @@ class Head(Protocol):
         name: As --head names it.
         item: What it embeds, as messages name it; `items` is the plural.
         field_flag: The flag that names the field of the content.
+        reading_fault: Why the pipeline cannot read its contents; "" if it can.
         unit: What contents consist of, as messages name it, in the plural.
         content: The column with a row's content.
         model_columns: What the model gives besides the vector.
-        size_column: The one of these that counts units; `max_size` and more are one bar of its histogram.
+        size_column: The one of these whose histogram reports show; `max_size` and more are one bar.
+        size_unit: What it counts, in the plural: usually the unit.
         cut_column: The one of these that is true if the model read only the beginning, or None if it always reads all.
         reasons: Reasons of rejected rows that only this head has.
         sort_by: The column by which new rows are sorted, so that contents that are cheap together share a batch, or None.
@@ -324,17 +333,19 @@ class Head(Protocol):
             take many such strings at once.
         provenance: Parts of the fingerprint that part files name besides those of every head.
         version_parts: Parts of the fingerprint; if only these differ, vectors can be compared, but not reused.
-        flags: The flags that only this head has.
+        flags: The flags that not every head has. Heads that share one have it by the same name and in the same words.
     """
 
     name: str
     item: str
     items: str
     field_flag: str
+    reading_fault: str
     unit: str
     content: Column
     model_columns: tuple[Column, ...]
     size_column: str
+    size_unit: str
     cut_column: str | None
     max_size: int
     reasons: tuple[str, ...]

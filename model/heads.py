@@ -8,7 +8,11 @@ from typing import cast
 from .head import Head
 
 # The module of each head, and its name there.
-HEADS: dict[str, str] = {"text": f"{__package__}.text.head:TEXT"}
+HEADS: dict[str, str] = {
+    "text": f"{__package__}.text.head:TEXT",
+    "image": f"{__package__}.image.head:IMAGE",
+    "audio": f"{__package__}.audio.head:AUDIO",
+}
 
 
 def find_head(name: str) -> Head:

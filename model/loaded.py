@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
+from .device import pick_device
 from .head import EncoderSettings, ModelInfo
 from .memory import is_out_of_memory
 
@@ -69,8 +70,17 @@ class LoadedEncoder:
         return _load_again, (type(self), self.settings, self.fingerprint)
 
     @classmethod
-    def _load(cls, settings: Any) -> LoadedEncoder:
-        """Return the encoder of these settings."""
+    def _load(cls, settings: Any) -> Self:
+        """Return the encoder of these settings, for `load`."""
+        settings.check()
+        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
+        encoder = cls._read(settings)
+        encoder._mark_loaded()
+        return encoder
+
+    @classmethod
+    def _read(cls, settings: Any) -> Self:
+        """Return the encoder of settings that were checked."""
         raise NotImplementedError
 
     def _run(self, compute: Callable[[], Result], contents: str) -> Result:

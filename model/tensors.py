@@ -75,6 +75,13 @@ def logit_scale(state: Mapping[str, Tensor], name: str) -> float:
     return min(max(math.exp(min(scale, 10.0)), 1.0), 100.0)
 
 
+def pair_scale(state: Mapping[str, Tensor], names: Mapping[str, str], other: str) -> float:
+    """Return logit_scale for the head `other`; `names` has the scale of each other head. Raise ValueError."""
+    if other not in names:
+        raise ValueError(f"AudioCLIP has no scale for two vectors of the {other} head: compare them by cosine")
+    return logit_scale(state, names[other])
+
+
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """Return the sha256 of names, shapes and float32 bytes of all tensors but the scales, in the order of their names."""
     digest = hashlib.sha256()

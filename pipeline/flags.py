@@ -247,7 +247,9 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         default="full",
         help=f"{MODEL_FLAGS['checkpoint']} (default: full)",
     )
-    add("--head", **_choice(*HEADS), default="text", help="what is embedded (default: text)")
+    readable = ",".join(name for name in HEADS if not find_head(name).reading_fault)
+    head: dict[str, Any] = {"type": one_of(*HEADS), "metavar": f"{{{readable}}}"}
+    add("--head", **head, default="text", help="what is embedded (default: text)")
     add("--download_model", action="store_true", help="first fetch the files of the model that are missing")
     add(
         "--id_field",
@@ -362,14 +364,25 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
     no_dedupe = "embed every row: contents are not compared, and no vector is reused"
     add("--no_dedupe", action="store_true", help=argparse.SUPPRESS if for_plan else no_dedupe)
-    for name in HEADS:
-        group = parser.add_argument_group(f"flags of --head {name}")
-        for flag in find_head(name).flags:
-            _add_flag(group, flag)
+    groups = dict[str, argparse._ArgumentGroup]()
+    for flag, heads in head_flags().values():
+        title = f"flags of --head {' and '.join(heads)}"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_flag(groups[title], flag, hidden=all(find_head(name).reading_fault for name in heads))
 
 
-def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
-    """Add a flag of a head."""
+def head_flags() -> dict[str, tuple[Flag, list[str]]]:
+    """Return by name the flags that not every head has, each with the heads that have it."""
+    found = dict[str, tuple[Flag, list[str]]]()
+    for head in HEADS:
+        for flag in find_head(head).flags:
+            found.setdefault(flag.name, (flag, []))[1].append(head)
+    return found
+
+
+def _add_flag(group: argparse._ArgumentGroup, flag: Flag, *, hidden: bool) -> None:
+    """Add a flag of a head; a hidden one is not in the help."""
 
     def parse(value: str) -> str:
         if flag.fault and (fault := flag.fault(_utf8(value))):
@@ -385,7 +398,8 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
         settings = {"type": at_least(1)}
     elif flag.choices:
         settings = _choice(*flag.choices)
-    group.add_argument(f"--{flag.name}", default=flag.default, help=flag.help, **settings)
+    meaning = argparse.SUPPRESS if hidden else flag.help
+    group.add_argument(f"--{flag.name}", default=flag.default, help=meaning, **settings)
 
 
 @functools.cache

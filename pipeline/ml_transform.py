@@ -1,7 +1,8 @@
-"""AudioCLIP's text embeddings in Beam's MLTransform: columns of rows, or any element through a type adapter (RAG).
+"""AudioCLIP's embeddings of texts and pictures in Beam's MLTransform: columns of rows, or any element by an adapter (RAG).
 
-MLTransform saves its transforms by name. What it saves of this module (EmbedItems, ItemHandler, embed_with_content_ids)
-and audioclip_beam.model.TextSettings are therefore public names, which do not change within one ARTIFACT_FORMAT.
+MLTransform saves its transforms by name. What it saves of this module (EmbedItems, ItemHandler, ImageItemHandler, images_of,
+embed_with_content_ids) and the settings in audioclip_beam.model are therefore public names, which do not change within one
+ARTIFACT_FORMAT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import apache_beam as beam
@@ -22,12 +23,11 @@ from apache_beam.ml.rag.types import EmbeddableItem
 from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapter
 
 from ..model.text.settings import TextSettings
+from .inference.item_handlers import ARTIFACT_FORMAT, Failure, ImageItemHandler, contents_of, with_vectors
 from .inference.model_handler import TextEmbeddingHandler
 
 if TYPE_CHECKING:
     from ..model.text.encoder import TextEncoder
-
-ARTIFACT_FORMAT = 1  # of what MLTransform saves; raised when an older artifact would load wrongly
 
 
 class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
@@ -53,13 +53,7 @@ class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
         checkpoint: str = "full",
         **settings: Any,
     ) -> None:
-        if (columns is None) == (type_adapter is None):
-            raise ValueError(
-                f"AudioCLIPTextEmbeddings got columns={columns!r} and type_adapter={type_adapter!r}: give exactly one "
-                f"of the two"
-            )
-        if columns is not None and (isinstance(columns, str) or not columns):
-            raise ValueError(f"columns={columns!r}: give a list of one or more names, as in columns=['caption']")
+        _check_columns(type(self).__name__, columns, type_adapter)
         super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
         of_encoder = {name: settings.pop(name) for name in TextSettings.__dataclass_fields__ if name in settings}
         self._handler = ItemHandler(self.type_adapter, TextSettings(checkpoint, **of_encoder), **settings)
@@ -71,6 +65,52 @@ class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
     def get_ptransform_for_processing(self, **_: object) -> beam.PTransform:
         """Return the transform that MLTransform runs and saves."""
         return EmbedItems(self._handler)
+
+
+class AudioCLIPImageEmbeddings(EmbeddingsManager):  # type: ignore[misc]
+    """Transform for MLTransform: replaces each picture of `columns` by its vector, a list of floats [dim].
+
+    A picture is a path or URI, or the bytes of a file. No element is changed in place.
+
+    Args:
+        columns: Names of columns; elements are dicts, beam.Rows or NamedTuples.
+        type_adapter: Finds the pictures and stores the vectors, instead of `columns`: image_adapter for Beam's items.
+        settings: The keyword arguments of ImageEmbeddingHandler; they are saved and loaded with the transform.
+
+    Raises:
+        ValueError: unless exactly one of `columns` and `type_adapter` is given.
+        TypeError: for a setting that the handler does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        type_adapter: EmbeddingTypeAdapter | None = None,
+        checkpoint: str = "full",
+        **settings: Any,
+    ) -> None:
+        _check_columns(type(self).__name__, columns, type_adapter)
+        super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
+        self._handler = ImageItemHandler(self.type_adapter, checkpoint, **settings)
+
+    def get_model_handler(self) -> ModelHandler:
+        """Return the handler for whole elements."""
+        return self._handler
+
+    def get_ptransform_for_processing(self, **_: object) -> beam.PTransform:
+        """Return the transform that MLTransform runs and saves."""
+        return EmbedItems(self._handler)
+
+
+def _check_columns(name: str, columns: Sequence[str] | None, type_adapter: EmbeddingTypeAdapter | None) -> None:
+    """Raise ValueError unless a transform of this name got one of the two, and columns as a list."""
+    if (columns is None) == (type_adapter is None):
+        raise ValueError(
+            f"{name} got columns={columns!r} and type_adapter={type_adapter!r}: give exactly one of the two"
+        )
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise ValueError(f"columns={columns!r}: give a list of one or more names, as in columns=['caption']")
 
 
 class ItemHandler(TextEmbeddingHandler):
@@ -85,13 +125,9 @@ class ItemHandler(TextEmbeddingHandler):
         self._isolates_failures = False
         self._format = ARTIFACT_FORMAT
 
-    def texts(self, item: Any) -> list[str]:
+    def contents(self, item: Any) -> list[str]:
         """Return the texts of an element. Raise ValueError or TypeError, which quote the element, if it has none."""
-        try:
-            texts: list[str] = self._adapter.input_fn([item])
-        except Exception as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"no text in {item!r:.200}: {error}") from error
+        texts: list[str] = contents_of(item, self._adapter, "text")
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(
@@ -111,21 +147,20 @@ class ItemHandler(TextEmbeddingHandler):
             if not self._isolates_failures or not batch or (len(batch) == 1 and isinstance(error, MemoryError)):
                 raise
             if len(batch) == 1:
-                return [_Failure(batch[0], error)]
+                return [Failure(batch[0], error)]
         half = len(batch) // 2
         return self.run_inference(batch[:half], model) + self.run_inference(batch[half:], model)
 
     def _embed(self, batch: Sequence[Any], model: TextEncoder) -> list[Any]:
-        texts_by_item = [self.texts(item) for item in batch]
+        texts_by_item = [self.contents(item) for item in batch]
         embeddings = model.encode([text for texts in texts_by_item for text in texts])  # [texts, dim]
         if not np.isfinite(embeddings).all():
             raise ValueError("the model gave a vector with NaN or infinity")
         vectors = iter(embeddings.tolist())
-        embedded = []
-        for item, texts in zip(batch, texts_by_item, strict=True):
-            # Beam's adapters write into the element, but a step must not change its input.
-            embedded += self._adapter.output_fn([copy.copy(item)], [next(vectors) for _ in texts])
-        return embedded
+        return [
+            with_vectors(item, [next(vectors) for _ in texts], self._adapter)
+            for item, texts in zip(batch, texts_by_item, strict=True)
+        ]
 
     def isolating_failures(self) -> ItemHandler:
         """Return a copy that halves a failed batch until each element that the model cannot embed is alone."""
@@ -135,7 +170,7 @@ class ItemHandler(TextEmbeddingHandler):
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """Return the size of the texts in UTF-8."""
-        return sum(super(ItemHandler, self).get_num_bytes(self.texts(item)) for item in batch)
+        return sum(super(ItemHandler, self).get_num_bytes(self.contents(item)) for item in batch)
 
 
 class EmbedItems(beam.PTransform):  # type: ignore[misc]
@@ -144,7 +179,7 @@ class EmbedItems(beam.PTransform):  # type: ignore[misc]
     RunInference's own exception handling drops the whole batch for one bad element.
     """
 
-    def __init__(self, handler: ItemHandler) -> None:
+    def __init__(self, handler: ItemHandler | ImageItemHandler) -> None:
         super().__init__()
         self._handler = handler
         self._error_handling: dict[str, Any] | None = None
@@ -160,22 +195,22 @@ class EmbedItems(beam.PTransform):  # type: ignore[misc]
         handler = _check_format(self)
         if self._error_handling is None:
             return items | RunInference(handler)
-        checked, without_text = items | "CheckTexts" >> beam.Map(_check_texts, handler).with_exception_handling(
-            **self._error_handling
-        )
+        checked, without_content = items | "CheckContents" >> beam.Map(
+            _check_contents, handler
+        ).with_exception_handling(**self._error_handling)
         results = checked | RunInference(handler.isolating_failures())
         embedded, failed = results | "SeparateFailures" >> beam.Map(_raise_failure).with_exception_handling(
             **self._error_handling
         )
         failed_items = failed | "UnwrapFailures" >> beam.MapTuple(lambda result, error: (result.item, error))
-        return embedded, (without_text, failed_items) | beam.Flatten()
+        return embedded, (without_content, failed_items) | beam.Flatten()
 
 
-def _check_format(transform: EmbedItems) -> ItemHandler:
+def _check_format(transform: EmbedItems) -> ItemHandler | ImageItemHandler:
     """Return the transform's handler. Raise ValueError if it comes from an artifact of another format."""
     handler = getattr(transform, "_handler", None)
     found = getattr(handler, "_format", None)
-    if found != ARTIFACT_FORMAT or not isinstance(handler, ItemHandler):
+    if found != ARTIFACT_FORMAT or not isinstance(handler, ItemHandler | ImageItemHandler):
         raise ValueError(
             f"this MLTransform artifact has format {found}, and this version of audioclip-beam reads format "
             f"{ARTIFACT_FORMAT}: write it again with write_artifact_location"
@@ -183,41 +218,59 @@ def _check_format(transform: EmbedItems) -> ItemHandler:
     return handler
 
 
-class _Failure(NamedTuple):
-    """An element that the model could not embed, and the reason."""
-
-    item: Any
-    error: Exception
-
-
-def _check_texts(item: Any, handler: ItemHandler) -> Any:
-    """Return the element; raise ValueError or TypeError if it has no text."""
-    handler.texts(item)
+def _check_contents(item: Any, handler: ItemHandler | ImageItemHandler) -> Any:
+    """Return the element; raise ValueError or TypeError if it has no content."""
+    handler.contents(item)
     return item
 
 
 def _raise_failure(result: Any) -> Any:
-    if isinstance(result, _Failure):
+    if isinstance(result, Failure):
         raise result.error
     return result
 
 
 def content_id(item: EmbeddableItem) -> str:
-    """Return an id, a UUID, made of text, index and metadata: the same in every run and retry.
+    """Return an id, a UUID, made of text or picture, index and metadata: the same in every run and retry.
 
     Can be the `chunk_id_fn` of Beam's chunking transforms. Raises TypeError if JSON cannot represent the metadata.
     """
-    content = json.dumps([item.content_string, item.index, item.metadata], sort_keys=True)
+    image = item.content.image
+    of_bytes = item.content.text is None and isinstance(image, bytes)
+    found = f"blake2b:{blake2b(image, digest_size=16).hexdigest()}" if of_bytes else item.content_string
+    content = json.dumps([found, item.index, item.metadata], sort_keys=True)
     return str(UUID(bytes=blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()))
 
 
-def content_id_adapter() -> EmbeddingTypeAdapter:
-    """Return Beam's text adapter for RAG's EmbeddableItem (Chunk) that also sets each item's id to its content_id.
+def image_adapter() -> EmbeddingTypeAdapter:
+    """Return an adapter for the pictures of EmbeddableItem.from_image, as Beam's create_text_adapter is for texts."""
+    return EmbeddingTypeAdapter(input_fn=images_of, output_fn=create_text_adapter().output_fn)
+
+
+def content_id_adapter(content: str = "text") -> EmbeddingTypeAdapter:
+    """Return an adapter for RAG's EmbeddableItem (Chunk) that also sets each item's id to its content_id.
 
     Beam's default id is random, so that a retried bundle would be stored twice. To keep ids that the items already have,
-    use Beam's create_text_adapter.
+    use Beam's create_text_adapter, or image_adapter.
+
+    Args:
+        content: What the items have: "text" or "image".
+
+    Raises:
+        ValueError: It is another word.
     """
-    return EmbeddingTypeAdapter(input_fn=create_text_adapter().input_fn, output_fn=embed_with_content_ids)
+    if content not in ("text", "image"):
+        raise ValueError(f"content={content!r}: choose text or image")
+    input_fn = create_text_adapter().input_fn if content == "text" else images_of
+    return EmbeddingTypeAdapter(input_fn=input_fn, output_fn=embed_with_content_ids)
+
+
+def images_of(items: Sequence[EmbeddableItem]) -> list[bytes | str]:
+    """Return the pictures of items, as bytes, paths or URIs. Raise ValueError if an item has none."""
+    images = [item.content.image for item in items]
+    if None in images:
+        raise ValueError("the item has no picture: make it by EmbeddableItem.from_image")
+    return images
 
 
 def embed_with_content_ids(items: Sequence[EmbeddableItem], vectors: Sequence[list[float]]) -> list[EmbeddableItem]:

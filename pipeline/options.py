@@ -23,8 +23,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from ..model.head import describe
-from ..model.heads import HEADS, find_head
-from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, store_once, types, underscore_flags
+from ..model.heads import find_head
+from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, head_flags, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
@@ -164,11 +164,14 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         return self.input, self.output
 
     def _check_head_flags(self) -> None:
-        """Raise OptionsError for a flag that only another head has."""
-        known = {flag.name for flag in find_head(self.head).flags}
-        for head in HEADS:
-            for name in {flag.name for flag in find_head(head).flags} & self.given.keys() - known:
-                raise OptionsError(f"--{name} is a flag of --head {head}, and --head is {self.head}: leave it out")
+        """Raise OptionsError for a flag that only other heads have, and for a head whose contents cannot be read."""
+        given = self.given
+        for name, (_, heads) in head_flags().items():
+            if name in given and self.head not in heads:
+                words = " and ".join(heads)
+                raise OptionsError(f"--{name} is a flag of --head {words}, and --head is {self.head}: leave it out")
+        if fault := find_head(self.head).reading_fault:
+            raise OptionsError(f"--head {self.head}: {fault}")
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""

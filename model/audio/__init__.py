@@ -6,10 +6,11 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .encoder import AudioEncoder
-    from .recordings import AudioError, Track
+    from .recordings import Track
+    from .sndfile import AudioError
 
 __all__ = ["AudioEncoder", "AudioError", "Track"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"encoder": ["AudioEncoder"], "recordings": ["AudioError", "Track"]}
+    __name__, submod_attrs={"encoder": ["AudioEncoder"], "recordings": ["Track"], "sndfile": ["AudioError"]}
 )

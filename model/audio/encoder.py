@@ -23,11 +23,13 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
-from ..memory import BatchSize, is_out_of_memory
+from ..memory import BatchSize
 from ..streams import map_in_streams
 from .prepare import Prepared, prepare
-from .recordings import AudioError, Track, check_rate, cut_windows, open_recording
+from .probes import decoder_parts
+from .recordings import Track, check_rate, cut_windows, open_recording
 from .settings import DEFAULT_WINDOW, AudioSettings
+from .sndfile import AudioError
 from .spectrogram import Spectrogram
 from .tower import AudioTower
 
@@ -42,7 +44,8 @@ Recorded = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Track
 def model_info(checkpoint: Checkpoint, settings: AudioSettings) -> ModelInfo:
     """Return what the encoder of a checkpoint and settings is; no tower is built. Raise ValueError for unknown settings."""
     settings.check()
-    return checkpoint.info(checkpoint.state["audio.fc.weight"].shape[0], settings.fingerprint_parts())  # [dim, 2048]
+    dim = checkpoint.state["audio.fc.weight"].shape[0]  # [dim, 2048]
+    return checkpoint.info(dim, {**settings.fingerprint_parts(), **decoder_parts()})
 
 
 @dataclass
@@ -80,6 +83,8 @@ class AudioEncoder(LoadedEncoder):
         dtype: str = "float32",
         variant: str = "audioclip",
         normalize: bool = False,
+        window: float | None = None,
+        hop: float | None = None,
     ) -> AudioEncoder:
         """Return the encoder of an audio head.
 
@@ -89,20 +94,18 @@ class AudioEncoder(LoadedEncoder):
             dtype: "float32", "bfloat16" or, on CUDA, "float16": the type in which the network computes.
             variant: "audioclip", or "jina" for the vectors of Jina's executor.
             normalize: Whether to scale vectors to length 1.
+            window: Seconds of the windows that the contents will be, as in a snapshot; it decides the fingerprint alone.
+            hop: Seconds from one window to the next; None is the window.
 
         Raises:
             ValueError: An argument has another value, or the checkpoint cannot be used.
             RuntimeError: The device does not exist.
         """
-        return cls._load(AudioSettings(os.fspath(path), device, dtype, normalize, variant))
+        return cls._load(AudioSettings(os.fspath(path), device, dtype, normalize, variant, window, hop))
 
     @classmethod
-    def _load(cls, settings: AudioSettings) -> AudioEncoder:
-        settings.check()
-        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
-        encoder = cls(load_checkpoint(settings.path, "audio"), settings)
-        encoder._mark_loaded()
-        return encoder
+    def _read(cls, settings: AudioSettings) -> AudioEncoder:
+        return cls(load_checkpoint(settings.path, "audio"), settings)
 
     @staticmethod
     def windows(
@@ -262,30 +265,26 @@ class AudioEncoder(LoadedEncoder):
         """Return vectors [n, dim] of n tracks of equal length, on the device; in parts if memory runs out."""
         frames, channels = _length(batch[0])
         work = Work(items=len(batch), units=frames * len(batch))
-        embedded, start = [], 0
-        while start < len(batch):
-            part = [prepared for _, prepared in batch[start : start + max(1, self.frames.now // (frames * channels))]]
-            if work.oom_retries and not self.frames.batches_since_oom and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
-            try:
-                inputs = [self._spectrograms(each) if each.spectrograms is None else each.spectrograms for each in part]
-                vectors = self.tower(torch.cat(inputs).permute(0, 3, 1, 2), channels)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise MemoryError(
-                        f"{self.device} has too little free memory for a single recording of {part[0].duration:,.1f} "
-                        f"seconds: free some, embed windows of it, or use device='cpu' ({error})"
-                    ) from error
-                self.frames.shrink(frames * channels * len(part))
-                work.oom_retries += 1
-                continue
-            embedded.append(F.normalize(vectors, dim=-1) if self.settings.normalize else vectors)
-            work.micro_batches += 1
-            self.frames.grow()
-            start += len(part)
-        return torch.cat(embedded), work
+
+        def compute(part: slice) -> Tensor:
+            tracks = [prepared for _, prepared in batch[part]]
+            inputs = [self._spectrograms(each) if each.spectrograms is None else each.spectrograms for each in tracks]
+            vectors = self.tower(torch.cat(inputs).permute(0, 3, 1, 2), channels)
+            return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+
+        def describe(part: slice) -> tuple[int, str, str]:
+            seconds = f"a single recording of {batch[part.start][1].duration:,.1f} seconds"
+            return frames * channels * (part.stop - part.start), seconds, "free some, embed windows of it"
+
+        parts = self.frames.in_parts(
+            range(len(batch)),
+            self.device,
+            work,
+            cut=lambda start, size: start + max(1, size // (frames * channels)),
+            compute=compute,
+            describe=describe,
+        )
+        return torch.cat(list(parts)), work
 
 
 def _length(place: tuple[int, Prepared]) -> tuple[int, int]:
@@ -312,7 +311,8 @@ def _single_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
+def no_tf32() -> Iterator[None]:
+    """Have products of float32 on a GPU keep their last bits."""
     matmul, allowed = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
     with torch.backends.cudnn.flags(allow_tf32=False):
         matmul.allow_tf32 = False
@@ -324,4 +324,4 @@ def _no_tf32() -> Iterator[None]:
 
 def _exact_products(device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which products of float32 are exact to its last bits; cuDNN rounds to TF32 by default."""
-    return _no_tf32() if device.type == "cuda" else nullcontext()
+    return no_tf32() if device.type == "cuda" else nullcontext()

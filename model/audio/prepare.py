@@ -8,9 +8,9 @@ import numpy as np
 import soxr
 from torch import Tensor
 
-from .recordings import AudioError, Samples, blocks, open_recording
-from .settings import MAX_SECONDS, RATE
-from .spectrogram import frame_count
+from .recordings import blocks, open_recording
+from .settings import MAX_SECONDS, RATE, frame_count
+from .sndfile import AudioError, Samples
 
 FULL_SCALE = np.float32(32768)
 

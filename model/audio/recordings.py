@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import operator
 import os
 import stat
@@ -12,40 +11,17 @@ from fractions import Fraction
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from ..head import ContentError, type_name
-from .settings import DEFAULT_WINDOW, check_window
-
-Samples = NDArray[np.float32]
+from ..head import type_name
+from .ffmpeg import FFmpegRecording, demuxer_of
+from .settings import DEFAULT_WINDOW, MAX_SECONDS, RATE, check_window, frame_count
+from .sndfile import AudioError, FileOfBytes, Samples, SndfileRecording
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second
 MAX_CHANNELS = 8  # of an array: more are more likely samples
 MAX_LEVEL = 256.0  # 1 is full scale: a float above this one is an integer that was not divided
 BLOCK_SAMPLES = 1 << 15  # of all channels, per step of decoding: damage costs the rest of its block
-WAV_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin
-
-
-class AudioError(ValueError):
-    """A recording, or a part of one, that cannot be embedded.
-
-    Args:
-        reason: Why, as rejected rows have it.
-        detail: The same for people, with what was found.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.reason, self.detail)
-
-    @property
-    def content_error(self) -> ContentError:
-        """The same, as an encoding has it."""
-        return ContentError(self.reason, self.detail)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,111 +55,18 @@ class Recording(Protocol):
     Attributes:
         rate: Samples per second.
         channels: How many there are.
+        promised: How many samples of each channel there are, as the header says, which may be wrong; None if it does not.
     """
 
     rate: int
     channels: int
+    promised: int | None
 
     def read(self, n: int) -> Samples:
         """Return the next n samples, float32 [n, channels], and fewer at the end. Raise AudioError for damaged ones."""
 
     def close(self) -> None:
         """Close the file."""
-
-
-class _File(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read forward only: SoundFile seeks after each block, which for MP3 is not exact."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _Bytes(io.BytesIO):
-    """Bytes for libsndfile, which asks damaged files for places in front of their beginning."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return super().seek(max(0, offset) if whence == 0 else offset, whence)
-
-
-class _UnfinishedWav(io.RawIOBase):
-    """A WAV file whose header has no lengths, with those that mean that the samples go on to its end.
-
-    Args:
-        file: The file.
-        places: Where the header has the lengths of the file and of its samples.
-    """
-
-    def __init__(self, file: BinaryIO, places: tuple[int, int]) -> None:
-        self.file, self.places = file, places
-
-    def readinto(self, buffer: Any) -> int:
-        """Read bytes."""
-        start = self.file.tell()
-        data = bytearray(self.file.read(len(buffer)))
-        for place in self.places:
-            for each in range(max(place, start), min(place + 4, start + len(data))):
-                data[each - start] = 0xFF
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek as the file does."""
-        return self.file.seek(max(0, offset) if whence == 0 else offset, whence)
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self.file.tell()
-
-
-def _finish_wav(file: BinaryIO) -> BinaryIO | _UnfinishedWav:
-    """Return a file, at its beginning; a WAV file that was written to a pipe, without lengths, with these."""
-    head, size = file.read(WAV_HEADER_BYTES), file.seek(0, os.SEEK_END)
-    file.seek(0)
-    place = 12
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return file
-    while place + 8 <= len(head):
-        length = int.from_bytes(head[place + 4 : place + 8], "little")
-        if head[place : place + 4] == b"data":
-            end = place + 8
-            following, rest = head[end : end + 4], int.from_bytes(head[end + 4 : end + 8], "little")
-            is_empty = end == size or (following.isalnum() and following.isascii() and end + 8 + rest <= size)
-            return file if length or is_empty else _UnfinishedWav(file, (4, place + 4))
-        place += 8 + length + length % 2
-    return file
-
-
-class _Decoded:
-    """A recording of a file or of its bytes, decoded by libsndfile."""
-
-    def __init__(self, opened: BinaryIO) -> None:
-        self.opened = opened
-        try:
-            file = _finish_wav(opened)
-            # libsndfile reads a descriptor by itself, without a call of Python for each block.
-            is_plain = file is opened and not isinstance(opened, io.BytesIO)
-            self.file = _File(opened.fileno(), closefd=False) if is_plain else _File(file)
-        except BaseException as error:
-            opened.close()
-            if isinstance(error, soundfile.LibsndfileError):
-                raise _not_decodable(error) from None
-            raise
-        self.rate, self.channels = self.file.samplerate, self.file.channels
-
-    def read(self, n: int) -> Samples:
-        try:
-            samples: Samples = self.file.read(n, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise _not_decodable(error) from None
-        return samples
-
-    def close(self) -> None:
-        self.file.close()
-        self.opened.close()
-
-
-def _not_decodable(error: soundfile.LibsndfileError) -> AudioError:
-    return AudioError("not decodable", f"libsndfile: {error.error_string.strip().rstrip('.')}")
 
 
 class _Array:
@@ -203,7 +86,7 @@ class _Array:
                 f"the array has {len(samples):,} channels, at most {MAX_CHANNELS} are read: arrays are [channels, n], so "
                 f"pass array.T if it is [n, channels], as soundfile returns it",
             )
-        self.samples, self.channels, self.position = samples, len(samples), 0
+        self.samples, self.channels, self.promised, self.position = samples, len(samples), samples.shape[1], 0
 
     def read(self, n: int) -> Samples:
         part = self.samples[:, self.position : self.position + n]
@@ -229,6 +112,21 @@ def open_recording(content: object, sample_rate: int | None = None) -> Recording
     return recording
 
 
+def promised_frames(content: object) -> int:
+    """Return how many frames a recording's spectrogram has by its header. Raise AudioError if it has no vector."""
+    recording = open_recording(content)
+    try:
+        n = recording.promised if recording.promised is not None else sum(map(len, blocks(recording)))
+    finally:
+        recording.close()
+    samples = (2 * n * RATE + recording.rate) // (2 * recording.rate)  # as soxr rounds
+    if not samples:
+        raise AudioError("too short", "it has no sample")
+    if n > MAX_SECONDS * recording.rate:
+        raise AudioError("too long", f"it has more than {MAX_SECONDS // 60} minutes")
+    return frame_count(samples)
+
+
 def _open(content: object, sample_rate: int | None) -> Recording:
     if isinstance(content, Track):
         return _Array(content.samples, check_rate(content.sample_rate))
@@ -239,10 +137,16 @@ def _open(content: object, sample_rate: int | None) -> Recording:
     if isinstance(content, bytes | bytearray | memoryview):
         if not len(content):
             raise AudioError("empty file", "it has 0 bytes")
-        return _Decoded(_Bytes(content))
+        return _decode(FileOfBytes(content))
     if isinstance(content, str | os.PathLike):
-        return _Decoded(_open_file(os.fspath(content)))
+        return _decode(_open_file(os.fspath(content)))
     raise AudioError("wrong type", f"it is {type_name(content)}, not a path, bytes, an array or a Track")
+
+
+def _decode(opened: BinaryIO) -> Recording:
+    """Return the recording of an opened file, whatever its suffix says. Raise AudioError."""
+    demuxer = demuxer_of(opened)
+    return FFmpegRecording(opened, demuxer) if demuxer else SndfileRecording(opened)
 
 
 def _open_file(path: str | bytes) -> BinaryIO:

@@ -1,16 +1,18 @@
-"""What an AudioEncoder is loaded from. Imports no torch."""
+"""What an AudioEncoder is loaded from, and the frames of its spectrogram. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..head import EncoderSettings
+from ..media import check_variant
 
-VARIANTS = ("audioclip", "jina")
 RATE = 44_100  # samples per second that the head reads
+FRAME, FRAME_HOP = 1654, 561  # samples of a frame of the spectrogram, and from one frame to the next
 MAX_SECONDS = 300  # of a track that is embedded as a whole
 MIN_WINDOW = 0.001  # seconds
 DEFAULT_WINDOW = 10.0
+WHOLE = "whole"  # a recording in one row, whatever its length
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,7 @@ class AudioSettings(EncoderSettings):
     def check(self) -> None:
         """Raise ValueError for a value that the encoder does not know; the message names the known ones."""
         super().check()
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(VARIANTS)}")
+        check_variant(self.variant)
         check_window(self.window, self.hop)
         if self.variant == "jina" and self.window is not None:
             raise ValueError(f"window={self.window!r}: variant='jina' embeds whole recordings; leave the window out")
@@ -42,10 +43,19 @@ class AudioSettings(EncoderSettings):
         hop = self.window if self.hop is None else self.hop
         return {
             "variant": self.variant,
-            "window": "whole" if self.window is None else f"{self.window:g}",
-            "hop": "whole" if hop is None else f"{hop:g}",
+            "window": _in_words(self.window),
+            "hop": _in_words(hop),
             **super().fingerprint_parts(),
         }
+
+
+def frame_count(samples: int) -> int:
+    """Return how many frames a track of that many samples has."""
+    return 1 + max(0, -(-(samples - FRAME) // FRAME_HOP))
+
+
+def _in_words(seconds: float | None) -> str:
+    return WHOLE if seconds is None else str(float(seconds)).removesuffix(".0")
 
 
 def check_window(window: float | None, hop: float | None) -> None:

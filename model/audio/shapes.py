@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tensors import SCALES, seeded_tensor, tensor_fault
+from ..tensors import SCALES, seeded_tensor, tensor_faults
 
 NAME = "audio head"
 SEED = 20210624
@@ -69,16 +69,10 @@ def audio_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def faults(state: Mapping[str, Tensor]) -> list[str]:
-    """Return a line for each tensor that is missing, unknown, not finite, not a plain float, or of the wrong shape."""
+    """Return a line for each tensor that is missing, unknown, not a plain float, or of the wrong shape."""
     shapes = {**dict.fromkeys(SCALES, ()), **audio_shapes()}
     found = [f"{name} is missing" for name in shapes if name not in state and name not in SCALES]
-    for name, tensor in state.items():
-        fault = tensor_fault(tensor, shapes[name]) if name in shapes else "is not known"
-        if fault is None and name.endswith("running_var") and (tensor.float() < 0).any():
-            fault = "contains a negative variance"
-        if fault:
-            found.append(f"{name} {fault}")
-    return found
+    return found + tensor_faults(state, shapes)
 
 
 def describe_difference(state: Mapping[str, Tensor]) -> str:

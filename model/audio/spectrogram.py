@@ -16,18 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..linear import linear
-from .shapes import BINS, WINDOW
+from .settings import FRAME, FRAME_HOP, frame_count
+from .shapes import BINS
 
-HOP = 561  # samples from one frame to the next
 POINTS = 2048  # samples of a row of the filter bank; a frame is in its middle
 BANDS, BAND = 3, 341  # the first 1,023 bins are the network's three input channels
 BLOCK_FRAMES = {"cpu": 80, "cuda": 512}  # per product
 SILENCE = 1e-18  # the power of a bin that has none
-
-
-def frame_count(samples: int) -> int:
-    """Return how many frames a track of that many samples has."""
-    return 1 + max(0, -(-(samples - WINDOW) // HOP))
 
 
 class Spectrogram:
@@ -44,13 +39,13 @@ class Spectrogram:
     def __call__(self, samples: Tensor) -> Tensor:
         """Return the spectrogram [341, frames, 3] of samples [n], float32 in the range of 16-bit integers."""
         frames = frame_count(len(samples))
-        padding = (frames - 1) * HOP + WINDOW - len(samples)
+        padding = (frames - 1) * FRAME_HOP + FRAME - len(samples)
         x = (samples + 32768.0) * 2.0 / 65535.0 - 1.0  # in this order, as the original
         x = F.pad(x, (padding // 2, padding - padding // 2))
         power = x.new_empty(frames, BANDS * BAND)
-        block = x.new_zeros(self.block, WINDOW)
+        block = x.new_zeros(self.block, FRAME)
         for start in range(0, frames, self.block):
-            part = x[start * HOP : (start + self.block - 1) * HOP + WINDOW].unfold(0, WINDOW, HOP)
+            part = x[start * FRAME_HOP : (start + self.block - 1) * FRAME_HOP + FRAME].unfold(0, FRAME, FRAME_HOP)
             torch.mul(part, self.window, out=block[: len(part)])
             real, imaginary = torch.split(self.rows(block)[: len(part)], BANDS * BAND, 1)
             torch.addcmul(real.square(), imaginary, imaginary, out=power[start : start + len(part)])
@@ -79,5 +74,5 @@ def filter_rows(m: bytes, fb: bytes, fc: bytes) -> Tensor:
         envelope_real * real - envelope_imaginary * imaginary,
         envelope_real * imaginary + envelope_imaginary * real,
     )
-    start = (POINTS - WINDOW) // 2
-    return torch.cat([part[: BANDS * BAND, start : start + WINDOW] / math.sqrt(POINTS) for part in rows])
+    start = (POINTS - FRAME) // 2
+    return torch.cat([part[: BANDS * BAND, start : start + FRAME] / math.sqrt(POINTS) for part in rows])

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..convolution import NORM_EPSILON, Convolution, Packed, computed_dtype, convolution, fold_norm
 from ..linear import linear
-from .convolution import Convolution, Packed, convolution, fused_works
 from .shapes import BLOCKS, GROUPS, KERNELS
 
-EPSILON = 1e-5  # of every batch norm
 PACK_AT = 4  # micro-batches of one length: packing the weights for it takes as long as four micro-batches save
 MAX_PACKED = 2  # lengths whose weights are kept packed: 128 MB each in float32
 
@@ -39,11 +38,7 @@ class AudioTower:
     def __init__(
         self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype, own_statistics: bool = False
     ) -> None:
-        self.device, self.dtype = device, dtype
-        if device.type == "cpu" and dtype == torch.bfloat16 and not fused_works(dtype):
-            self.dtype = (
-                torch.float32
-            )  # with rounded weights: many times as fast as bfloat16 without the CPU's products for it
+        self.device, self.dtype = device, computed_dtype(device, dtype)
         layers = _Layers(state, device, (dtype, self.dtype), own_statistics)
         self.stem = layers.make("conv1", "bn1", 2, (3, 3))
         self.stages = [
@@ -115,15 +110,12 @@ class _Layers:
 
     def fold(self, name: str, norm: str) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Return weight and bias, float64, of a convolution with its batch norm, or with the norm's own factors apart."""
+        if not self.own_statistics:
+            weight, bias = fold_norm(self.state, f"audio.{name}", f"audio.{norm}")
+            return weight.to(self.device), bias.to(self.device), None
         weight = self.get(f"{name}.weight")
         bias = self.get(f"{name}.bias") if f"audio.{name}.bias" in self.state else weight.new_zeros(len(weight))
-        gamma, beta, mean, variance = (
-            self.get(f"{norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        if self.own_statistics:
-            return weight, bias, (gamma.float(), beta.float())
-        scale = gamma / (variance + EPSILON).sqrt()
-        return weight * scale.view(-1, 1, 1, 1), (bias - mean) * scale + beta, None
+        return weight, bias, (self.get(f"{norm}.weight").float(), self.get(f"{norm}.bias").float())
 
 
 class _Layer:
@@ -150,7 +142,7 @@ def _normalize(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Normalize x [n * c, features, h, w] by mean and variance of each feature over height and width."""
     y = x.permute(0, 2, 3, 1).float()  # [n * c, h, w, features]
     y = y - y.mean((1, 2), keepdim=True)
-    y = y.mul_(gamma / (y.square().mean((1, 2), keepdim=True) + EPSILON).sqrt()).add_(beta)
+    y = y.mul_(gamma / (y.square().mean((1, 2), keepdim=True) + NORM_EPSILON).sqrt()).add_(beta)
     return y.to(x.dtype).permute(0, 3, 1, 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
-from ..memory import BatchSize, is_out_of_memory
+from ..memory import BatchSize
 from ..streams import map_in_streams
 from .pictures import Picture, Prepared, list_pictures, prepare
 from .probes import decoder_parts
@@ -113,12 +114,8 @@ class ImageEncoder(LoadedEncoder):
         return cls._load(settings)
 
     @classmethod
-    def _load(cls, settings: ImageSettings) -> ImageEncoder:
-        settings.check()
-        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
-        encoder = cls(load_checkpoint(settings.path, "image"), settings)
-        encoder._mark_loaded()
-        return encoder
+    def _read(cls, settings: ImageSettings) -> ImageEncoder:
+        return cls(load_checkpoint(settings.path, "image"), settings)
 
     def encode(self, images: Iterable[Picture]) -> npt.NDArray[np.float32]:
         """Return the vectors of n pictures, float32 [n, dim], in their order.
@@ -151,16 +148,18 @@ class ImageEncoder(LoadedEncoder):
     @torch.inference_mode()
     def _encode_rows(self, pictures: list[Picture]) -> Encoding:
         began = time.perf_counter()
+        distinct = dict[object, int]()  # to the place of the first one
+        same_as = [distinct.setdefault(_key(picture, place), place) for place, picture in enumerate(pictures)]
         n, work = len(pictures), Work(extra={"animated": 0})
         vectors = np.full((n, self.dim), np.nan, np.float32)
         sizes = np.zeros((n, 2), np.int32)
         errors: dict[int, ContentError] = {}
         with current_device(self.device):
             results = []
-            for result in self._results(pictures):
+            for result in self._results(pictures, list(distinct.values())):
                 work += result.work
                 errors |= result.errors
-                self.on_progress(len(result.places))
+                self.on_progress(result.work.items)
                 results.append(result)
             for result in results:  # on a CUDA device the first copy waits for all work that is queued
                 good = [place for place in result.places if place not in result.errors]
@@ -169,26 +168,29 @@ class ImageEncoder(LoadedEncoder):
         seconds, busy = time.perf_counter() - began, work.seconds
         work.prepare_seconds *= seconds / busy if busy else 0.0  # streams count their times at the same time
         work.model_seconds = seconds - work.prepare_seconds
+        if len(distinct) < n:
+            vectors, sizes = vectors[same_as], sizes[same_as]
+            errors = {place: errors[same] for place, same in enumerate(same_as) if same in errors}
         return Encoding(vectors, {"width": sizes[:, 0].copy(), "height": sizes[:, 1].copy()}, errors, work)
 
-    def _results(self, pictures: list[Picture]) -> Iterator[_Result]:
-        """Yield the results of micro-batches, whose contents do not depend on the number of cores."""
+    def _results(self, pictures: list[Picture], places: list[int]) -> Iterator[_Result]:
+        """Yield the results of micro-batches of the pictures at `places`; they do not depend on the number of cores."""
         if self.device.type == "cpu":  # each core decodes, resizes and embeds micro-batches of its own
-            parts = -(-len(pictures) // self.pictures.now)
-            batches = np.array_split(np.arange(len(pictures)), parts) if parts else []
+            parts = -(-len(places) // self.pictures.now)
+            batches = [batch.tolist() for batch in np.array_split(places, parts)] if parts else []
             yield from map_in_streams(functools.partial(self._prepare_and_embed, pictures), batches)
             return
-        for start in range(0, len(pictures), WINDOW):  # the cores prepare pictures while the device computes
-            window = range(start, min(start + WINDOW, len(pictures)))
+        for start in range(0, len(places), WINDOW):  # the cores prepare pictures while the device computes
+            window = places[start : start + WINDOW]
             prepared = map_in_streams(lambda place: self._prepare(pictures[place]), window)
             size = self.pictures.now
-            for first in range(window.start, window.stop, size):
-                places = range(first, min(first + size, window.stop))
-                yield self._embed(places, [next(prepared) for _ in places])
+            for first in range(0, len(window), size):
+                batch = window[first : first + size]
+                yield self._embed(batch, [next(prepared) for _ in batch])
 
     @torch.inference_mode()
-    def _prepare_and_embed(self, pictures: list[Picture], places: npt.NDArray[np.int64]) -> _Result:
-        return self._embed(places.tolist(), [self._prepare(pictures[place]) for place in places])
+    def _prepare_and_embed(self, pictures: list[Picture], places: list[int]) -> _Result:
+        return self._embed(places, [self._prepare(pictures[place]) for place in places])
 
     def _prepare(self, picture: Picture) -> tuple[Prepared | ContentError, float]:
         """Return the network's input for a picture, or why it has none, and the seconds that this took."""
@@ -211,7 +213,7 @@ class ImageEncoder(LoadedEncoder):
         result.sizes = [(each.width, each.height) for each in good]
         if good:
             result.vectors = self._embed_all([each.pixels for each in good], result.work)
-        result.work.items = len(places)
+        result.work.items = len(good)
         result.work.units = sum(width * height for width, height in result.sizes)
         result.work.extra["animated"] = sum(each.animated for each in good)
         result.work.prepare_seconds = sum(seconds for _, seconds in prepared)
@@ -220,26 +222,24 @@ class ImageEncoder(LoadedEncoder):
 
     def _embed_all(self, pixels: list[Tensor], work: Work) -> Tensor:
         """Return vectors [n, dim] of n inputs [3, 224, 224]; add micro-batches to work."""
-        embedded, start = [], 0
-        while start < len(pixels):
-            part = pixels[start : start + self.pictures.now]
-            if work.oom_retries and not self.pictures.batches_since_oom and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
-            try:
-                vectors = self.tower(torch.stack(part).contiguous(memory_format=torch.channels_last))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise MemoryError(
-                        f"{self.device} has too little free memory for a single picture: free some, or use device='cpu' "
-                        f"({error})"
-                    ) from error
-                self.pictures.shrink(len(part))
-                work.oom_retries += 1
-                continue
-            embedded.append(F.normalize(vectors, dim=-1) if self.settings.normalize else vectors)
-            work.micro_batches += 1
-            self.pictures.grow()
-            start += len(part)
-        return torch.cat(embedded)
+
+        def compute(part: slice) -> Tensor:
+            vectors = self.tower(torch.stack(pixels[part]).contiguous(memory_format=torch.channels_last))
+            return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+
+        parts = self.pictures.in_parts(
+            range(len(pixels)),
+            self.device,
+            work,
+            cut=operator.add,
+            compute=compute,
+            describe=lambda part: (part.stop - part.start, "a single picture", "free some"),
+        )
+        return torch.cat(list(parts))
+
+
+def _key(picture: object, place: int) -> object:
+    """Return what is equal for pictures that are known to be equal."""
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else place

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import threading
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -15,19 +14,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 from torch import Tensor
 
 from ..head import BadRow
+from .formats import FORMATS, open_header
 from .jpeg import decode_jpeg
 from .resize import Floats, Read, resize_crop
 from .settings import ImageSettings
@@ -37,16 +28,6 @@ Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
-# The formats that are opened, by what Pillow calls them. Others stay closed: some of Pillow's plugins run programs.
-FORMATS = {
-    "JPEG": JpegImagePlugin,
-    "PNG": PngImagePlugin,
-    "WEBP": WebPImagePlugin,
-    "GIF": GifImagePlugin,
-    "BMP": BmpImagePlugin,
-    "TIFF": TiffImagePlugin,
-    "AVIF": AvifImagePlugin,
-}
 ORIENTATION = 0x0112  # EXIF's tag
 LARGE = 1 << 24  # pixels: pictures of more are decoded one at a time, whatever the number of threads
 
@@ -138,28 +119,6 @@ def _stream(image: object, settings: ImageSettings) -> IO[bytes]:
     if not size:
         raise BadRow("empty file", "it has no bytes")
     raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (--max_image_bytes)")
-
-
-def open_header(stream: IO[bytes]) -> Image.Image:
-    """Return the picture in a file, with nothing but its header read. Raise BadRow if its format is not one of FORMATS.
-
-    Image.open would try every plugin, and has limits of its own, which belong to the whole process.
-    """
-    beginning = stream.read(16)
-    reasons = []
-    for name in FORMATS:
-        factory, accept = Image.OPEN[name]
-        accepted = accept(beginning) if accept else True
-        if isinstance(accepted, str):  # why this Pillow cannot open it
-            reasons.append(accepted)
-        elif accepted:
-            stream.seek(0)
-            try:
-                return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                reasons.append(f"damaged {name}: {error}")
-    detail = "; ".join(reasons) or f"it is not one of {', '.join(FORMATS)}; it begins with {beginning[:8]!r}"
-    raise BadRow("not decodable", detail)
 
 
 def _prepare_image(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..head import BadRow
-from .pictures import FORMATS, open_header
+from .formats import FORMATS, open_header
 
 
 class Probe(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..head import EncoderSettings
+from ..media import check_variant
 
-VARIANTS = ("audioclip", "jina")
 MAX_IMAGE_BYTES = 256 << 20
 MAX_PIXELS = 178_956_970  # above this Pillow itself opens no file
 
@@ -29,8 +29,7 @@ class ImageSettings(EncoderSettings):
     def check(self) -> None:
         """Raise ValueError for a value that the encoder does not know; the message names the known ones."""
         super().check()
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant={self.variant!r}: choose one of {', '.join(VARIANTS)}")
+        check_variant(self.variant)
         for name in ("max_image_bytes", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a number of at least 1")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..convolution import Convolution, computed_dtype, convolution, fold_norm
 from ..linear import Linear, linear
-from .convolution import Convolution, convolution, fold_norm, packed_works
 from .shapes import PREFIX, blocks_of
 
 SIDE = 224  # pixels of a picture's width and height
@@ -32,12 +32,8 @@ class ImageTower:
     """
 
     def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
-        if device.type == "cpu" and dtype == torch.bfloat16 and not packed_works(dtype):
-            dtype = (
-                torch.float32
-            )  # this CPU has no products in bfloat16, and computing them in steps takes 50 times as long
-        self.device, self.dtype = device, dtype
-        build = _Builder(state, device, dtype)
+        self.device, self.dtype = device, computed_dtype(device, dtype)
+        build = _Builder(state, device, (dtype, self.dtype))
         half = SIDE // 2
         self.stem = [
             build("conv1", "bn1", SIDE, stride=2, padding=1),
@@ -50,7 +46,7 @@ class ImageTower:
                 stride = 2 if layer > 1 and number == 0 else 1
                 self.blocks.append(Block(build, f"layer{layer}.{number}", side, stride))
                 side //= stride
-        self.pool = AttentionPool(state, device, dtype)
+        self.pool = AttentionPool(build)
         self.dim = self.pool.dim
 
     @torch.inference_mode()
@@ -59,7 +55,7 @@ class ImageTower:
         with self._exact_products():
             x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
             for layer in self.stem:
-                x = layer.relu(x)
+                x = layer(x, activation="relu")
             x = F.avg_pool2d(x, 2)
             for block in self.blocks:
                 x = block(x)
@@ -73,18 +69,22 @@ class ImageTower:
 
 
 class _Builder:
-    """Makes the convolutions of a state dict, with their batch norms folded in."""
+    """Makes the layers of a state dict, rounded to the first of two types, for computing in the second."""
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
-        self.state, self.device, self.dtype = state, device, dtype
+    def __init__(
+        self, state: Mapping[str, Tensor], device: torch.device, dtypes: tuple[torch.dtype, torch.dtype]
+    ) -> None:
+        self.state, self.device, self.dtypes = state, device, dtypes
+
+    def round(self, tensor: Tensor) -> Tensor:
+        """Return a tensor, rounded, on the device."""
+        rounded, computed = self.dtypes
+        return tensor.detach().to(self.device, rounded).to(computed)
 
     def __call__(self, name: str, norm: str, side: int, stride: int = 1, padding: int = 0) -> Convolution:
         """Return the convolution `name`, followed by the batch norm `norm`, for inputs of `side` x `side`."""
-        weight, bias = (
-            part.to(device=self.device, dtype=self.dtype)
-            for part in fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}")
-        )
-        return convolution(weight, bias, stride, padding, shape=(PACKED_FOR, weight.shape[1], side, side))
+        weight, bias = map(self.round, fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}"))
+        return convolution(weight, bias, stride, (padding, padding), shape=(PACKED_FOR, weight.shape[1], side, side))
 
 
 class Block:
@@ -101,10 +101,10 @@ class Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute [n, c, height, width] to [n, c', height / stride, width / stride]; x may be overwritten."""
-        y = self.conv2.relu(self.conv1.relu(x))
+        y = self.conv2(self.conv1(x, activation="relu"), activation="relu")
         if self.stride > 1:
             x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
-        return self.conv3.add_relu(y, x if self.shortcut is None else self.shortcut(x))
+        return self.conv3.add(y, x if self.shortcut is None else self.shortcut(x))
 
 
 class AttentionPool:
@@ -114,9 +114,9 @@ class AttentionPool:
     (Wk^T q) x, the key's bias shifts all of them alike and drops out of the softmax, and Wv is applied to the weighted sum.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, build: _Builder) -> None:
         def get(name: str) -> Tensor:
-            return state[f"{PREFIX}attnpool.{name}"].detach().to(device=device, dtype=dtype)
+            return build.round(build.state[f"{PREFIX}attnpool.{name}"])
 
         def layer(name: str) -> Linear:
             return linear(get(f"{name}.weight"), get(f"{name}.bias"))
@@ -128,7 +128,7 @@ class AttentionPool:
         self.keys = get("k_proj.weight").view(self.heads, -1, width)  # [k, d, c]
         self.values = get("v_proj.weight").view(self.heads, -1, width)  # [k, d, c]
         self.value_bias = get("v_proj.bias")
-        self.dim = state[f"{PREFIX}attnpool.c_proj.weight"].shape[0]
+        self.dim = build.state[f"{PREFIX}attnpool.c_proj.weight"].shape[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute [n, c, height, width] to [n, dim]."""

@@ -17,7 +17,7 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..device import TORCH_DTYPES, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
-from ..memory import BatchSize, is_out_of_memory
+from ..memory import BatchSize
 from ..streams import map_in_streams
 from .prefix_tree import Ints, SortedRows, to_device
 from .settings import TextSettings, versions
@@ -106,17 +106,13 @@ class TextEncoder(LoadedEncoder):
         return cls._load(settings)
 
     @classmethod
-    def _load(cls, settings: TextSettings) -> TextEncoder:
-        settings.check()
-        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
+    def _read(cls, settings: TextSettings) -> TextEncoder:
         if not os.path.exists(settings.vocabulary_path):
             raise FileNotFoundError(
                 f"no vocabulary file at {settings.vocabulary_path}: run `audioclip fetch vocabulary`, or give its path as "
                 "tokenizer_path"
             )
-        encoder = cls(load_checkpoint(settings.path), ClipTokenizer(settings.vocabulary_path), settings)
-        encoder._mark_loaded()
-        return encoder
+        return cls(load_checkpoint(settings.path), ClipTokenizer(settings.vocabulary_path), settings)
 
     def encode(self, texts: Iterable[Text]) -> npt.NDArray[np.float32]:
         """Return the vectors of n texts, float32 [n, dim], in their order; a list of strings is one text, joined with ", ".
@@ -243,34 +239,27 @@ class TextEncoder(LoadedEncoder):
         """Return vectors [rows of the batch, dim] on the device and their cost; in parts if memory runs out."""
         work = Work(items=batch.stop - batch.start, units=int(rows.lengths[batch].sum()))
         nodes = slots = 0
-        embedded, start = [], batch.start
-        while start < batch.stop:
-            part = rows.batch_from(start, self.nodes.now, batch.stop)
-            if work.oom_retries and not self.nodes.batches_since_oom and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
-            try:
-                tree = rows.tree(part, self.device)
-                vectors = self.tower(tree)  # [rows of the part, dim]
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(int(rows.lengths[part].sum()), part.stop - part.start, error)
-                work.oom_retries += 1
-                continue
-            embedded.append(F.normalize(vectors, dim=-1) if self.settings.normalize else vectors)
+
+        def compute(part: slice) -> Tensor:
+            nonlocal nodes, slots
+            tree = rows.tree(part, self.device)
+            vectors = self.tower(tree)  # [rows of the part, dim]
             nodes += tree.nodes
             slots += sum(group.paths.numel() for group in tree.groups)
-            work.micro_batches += 1
-            self.nodes.grow()
-            start = part.stop
-        work.extra = {"nodes": nodes, "slots": slots}
-        return torch.cat(embedded), work
+            return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
-    def _shrink(self, tokens: int, texts: int, error: Exception) -> None:
-        """Halve the size of micro-batches after one of this size failed; raise MemoryError if it was a single text."""
-        if texts == 1:
-            raise MemoryError(
-                f"{self.device} has too little free memory for a single text of {tokens} tokens: free some, or use "
-                f"device='cpu' ({error})"
-            ) from error
-        self.nodes.shrink(tokens)
+        def describe(part: slice) -> tuple[int, str, str]:
+            tokens = int(rows.lengths[part].sum())
+            return tokens, f"a single text of {tokens} tokens", "free some"
+
+        parts = self.nodes.in_parts(
+            range(batch.start, batch.stop),
+            self.device,
+            work,
+            cut=lambda start, size: rows.batch_from(start, size, batch.stop).stop,
+            compute=compute,
+            describe=describe,
+        )
+        embedded = torch.cat(list(parts))
+        work.extra = {"nodes": nodes, "slots": slots}
+        return embedded, work

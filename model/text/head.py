@@ -89,7 +89,8 @@ class TextHead:
     item = "text"
     items = "texts"
     field_flag = "--text_field"
-    unit = "tokens"
+    reading_fault = ""
+    unit = size_unit = "tokens"
     content = Column("text", "string")
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"
@@ -205,10 +206,10 @@ class TextHead:
 
     def logit_scale(self, files: TextFiles, other: str) -> float:
         """Return the factor that AudioCLIP multiplies cosines of texts with `other`, "audio" or "image", by."""
-        from ..tensors import logit_scale
+        from ..tensors import pair_scale
         from .shapes import SCALE_NAMES
 
-        return logit_scale(files.checkpoint.state, SCALE_NAMES[other])
+        return pair_scale(files.checkpoint.state, SCALE_NAMES, other)
 
     def describe_work(self, work: Work) -> str:
         """Return the work of a run as a phrase."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from string import Formatter
 
-from ..head import BadRow, ContentError, describe, type_name
+from ..head import BadRow, ContentError, describe, is_row, type_name
 
 PROMPT_RULE = "it must contain {} once, for the text, as in 'a photo of {}'"
 
@@ -44,13 +44,6 @@ def list_texts(texts: Iterable[Text], name: str = "texts") -> list[Text]:
                 f"text {position} is {describe(text)}, not a string or a list of strings: give a text, or leave it out"
             )
     return items
-
-
-def is_row(value: object) -> bool:
-    """Return whether a value has names for its parts: a mapping, a named tuple, a beam.Row, a row of a database."""
-    kind = type(value)
-    named = any(hasattr(kind, name) for name in ("_asdict", "_fields"))
-    return isinstance(value, Mapping) or named or (hasattr(kind, "keys") and not hasattr(kind, "dtype"))  # not a Series
 
 
 def _is_list_of_strings(text: object) -> bool:

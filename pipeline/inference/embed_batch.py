@@ -61,8 +61,8 @@ def embed_batch(
             overflows = np.isfinite(outcome.vectors[place]).all()
             fault = "does not fit float16" if overflows else "contains NaN or infinity"
             errors[place] = ContentError("non-finite vector", f"the model gave a vector that {fault}")
-    if contents and all(_is_of_model(errors.get(place)) for place in range(len(contents))):
-        _check_encoder(head, encoder, stored, len(contents), outcome.errors)
+    if contents and all(is_of_model(errors.get(place)) for place in range(len(contents))):
+        check_encoder(head, encoder, stored, len(contents), outcome.errors)
     pairs = [errors.get(place, (None, None)) for place in range(len(contents))]
     indices, dim = dictionary.indices, outcome.vectors.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), type=vector_type(dim, stored))
@@ -117,14 +117,12 @@ def _as_stored(vectors: NDArray[np.float32], stored: str) -> tuple[NDArray[Any],
     return numbers, np.isfinite(numbers).all(axis=1)
 
 
-def _is_of_model(error: ContentError | None) -> bool:
+def is_of_model(error: ContentError | None) -> bool:
     """Return whether a content failed in a way that may be the fault of the model."""
     return error is not None and error.reason in ("model error", "non-finite vector")
 
 
-def _check_encoder(
-    head: Head, encoder: Encoder, stored: str, contents: int, errors: Mapping[int, ContentError]
-) -> None:
+def check_encoder(head: Head, encoder: Encoder, stored: str, contents: int, errors: Mapping[int, ContentError]) -> None:
     """Raise RuntimeError if the canary fails as all `contents` of a batch did: then the encoder is at fault."""
     first = next((error.detail for error in errors.values()), "no finite vector")
     what = f"the model failed on all {contents} {head.items} of a batch ({first})"

@@ -14,10 +14,10 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import Encoder, describe
+from ...model.head import Encoder, describe, is_row
 from ...model.text.head import TEXT
 from ...model.text.settings import TextSettings
-from ...model.text.texts import is_row, join
+from ...model.text.texts import join
 from ..canary import Canary
 from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE

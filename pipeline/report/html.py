@@ -68,7 +68,7 @@ def render(
     enough = len(labels) >= PROBES
     charts: dict[str, plots.Chart | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
-        "sizes": plots.size_histogram(stats.sizes, head.unit, manifest["limit"], head.max_size)
+        "sizes": plots.size_histogram(stats.sizes, head.size_unit, manifest["limit"], head.max_size)
         if stats.sizes
         else None,
         "norms": plots.vector_norms(stats.norm_bins) if stats.norm_bins else None,
@@ -84,7 +84,7 @@ def render(
         figures=_figures(manifest),
         outcomes=[_Outcome(name, color, f"{amount:,}", _percent(amount / counted)) for name, amount, color in pieces],
         pace_legend=_pace_legend(manifest),
-        unit=head.unit,
+        unit=head.size_unit,
         item=head.item,
         max_size=head.max_size,
         provenance=_provenance(manifest, files),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,13 +12,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from audioclip_beam.model.audio.head import AUDIO
+from audioclip_beam.model.audio.settings import AudioSettings
+from audioclip_beam.model.checkpoint import extract
 from audioclip_beam.model.fingerprint import PROVENANCE_PARTS, REQUIRED_PARTS
 from audioclip_beam.model.head import BadRow, Column, Encoder, EncoderSettings, Flag, Head, Measure, ModelInfo
+from audioclip_beam.model.image.head import IMAGE
+from audioclip_beam.model.image.settings import MAX_IMAGE_BYTES, ImageSettings
 from audioclip_beam.model.text.head import MAX_TEXT_BYTES, TEXT, TextSettings
-from audioclip_beam.pipeline.flags import defaults
+from audioclip_beam.pipeline.flags import defaults, head_flags
 from audioclip_beam.pipeline.schemas import REASONS, part_schema, reasons_of, rejected_schema, row_schema
 from tests.support.beats import BEATS, BROKEN, BeatSettings, write_weights
+from tests.support.picture_files import encoded, picture
+from tests.support.plain_image import small_image_state
+from tests.support.sound_files import sound_file
+
+SCALED = {("image", "audio")}  # pairs of which a checkpoint below has the scale
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Case:
         limit: The most bytes of a content.
         variants: Settings with other vectors, one for each setting that decides vectors.
         files: The names of the flags of the settings' files, with their values.
+        over_limit: The reason for a content of too many bytes, or None if the head has no limit.
         forbidding: Settings that forbid the faulty contents, if the head has such settings.
     """
 
@@ -46,6 +59,7 @@ class Case:
     limit: int
     variants: Mapping[str, EncoderSettings]
     files: Mapping[str, str]
+    over_limit: str | None = "too long"
     forbidding: EncoderSettings | None = None
 
     @property
@@ -94,12 +108,67 @@ def _beats_case(checkpoint: str) -> Case:
     )
 
 
-@pytest.fixture(scope="module", params=["text", "beats"])
+def _image_case(checkpoint: str) -> Case:
+    settings = ImageSettings(checkpoint, device="cpu")
+    sizes = [(30, 20), (20, 30), (300, 250), (30, 20), (1, 1)]
+    pictures = [encoded(picture(width, width, height)) for width, height in sizes]
+    return Case(
+        head=IMAGE,
+        settings=settings,
+        contents=pictures,
+        faulty={b"not a picture": "not decodable"},
+        values=[(pictures[0], pictures[0]), (bytearray(b"a"), b"a"), (memoryview(b"a"), b"a")],
+        bad_values=_BAD_MEDIA,
+        limit=MAX_IMAGE_BYTES,
+        variants={
+            "variant": replace(settings, variant="jina"),
+            "normalize": replace(settings, normalize=True),
+            "dtype": replace(settings, dtype="bfloat16"),
+        },
+        files={"checkpoint": checkpoint},
+        over_limit="too large",
+    )
+
+
+def _audio_case(checkpoint: str) -> Case:
+    settings = AudioSettings(checkpoint, device="cpu", window=10.0, hop=5.0)
+    sounds = [sound_file(samples=samples, rate=rate) for samples, rate in ((4000, 44100), (1, 8000), (3000, 22050))]
+    return Case(
+        head=AUDIO,
+        settings=settings,
+        contents=[*sounds, sounds[0], sound_file("FLAC", samples=4000, channels=2)],
+        faulty={b"not a sound": "not decodable", sound_file(samples=0): "too short"},
+        values=[(sounds[0], sounds[0])],
+        bad_values=_BAD_MEDIA,
+        limit=sys.maxsize,
+        variants={
+            "variant": replace(settings, variant="jina", window=None, hop=None),
+            "window": replace(settings, window=11.25),
+            "hop": replace(settings, hop=None),
+            "normalize": replace(settings, normalize=True),
+            "dtype": replace(settings, dtype="bfloat16"),
+        },
+        files={"checkpoint": checkpoint},
+        over_limit=None,
+    )
+
+
+_BAD_MEDIA = [(None, "missing field"), (b"", "empty file"), ("a.wav", "wrong type"), ({"path": "a"}, "wrong type")]
+
+
+@pytest.fixture(scope="module", params=["text", "beats", "image", "audio"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Each head."""
     if request.param == "text":
         return _text_case(request.getfixturevalue("small_head"), str(request.getfixturevalue("vocabulary")))
-    return _beats_case(write_weights(tmp_path_factory.mktemp("beats") / "weights.npy"))
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "image":
+        torch.save(small_image_state(), folder / "small.pt")
+        return _image_case(str(folder / "small.pt"))
+    if request.param == "audio":
+        extract("untrained", folder / "audio.safetensors", "audio")
+        return _audio_case(str(folder / "audio.safetensors"))
+    return _beats_case(write_weights(folder / "weights.npy"))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +197,7 @@ def _measure(settings: EncoderSettings, head: Head, info: ModelInfo) -> Callable
 def test_attributes_have_the_types_that_the_protocol_names(case: Case) -> None:
     """Names are words, columns are Columns, and the rest is numbers and tuples of words."""
     head = case.head
-    for word in (head.name, head.item, head.items, head.unit):
+    for word in (head.name, head.item, head.items, head.unit, head.size_unit):
         assert isinstance(word, str)
         assert word == word.strip() != ""
     assert head.items != head.item
@@ -161,7 +230,7 @@ def test_columns_are_of_arrow_and_of_numpy_and_have_names_of_their_own(case: Cas
 def test_flags_have_names_of_their_own(case: Case) -> None:
     """Its flags differ from those that every head has; one of them names the field, and each file has one."""
     names = [flag.name for flag in case.head.flags]
-    common = set(defaults()) - {flag.name for flag in TEXT.flags}
+    common = set(defaults()) - set(head_flags())
     assert len(set(names)) == len(names)
     assert not common & set(names)
     assert case.head.field_flag.removeprefix("--") in [flag.name for flag in case.head.flags if flag.kind == "list"]
@@ -171,7 +240,8 @@ def test_flags_have_names_of_their_own(case: Case) -> None:
     for flag in case.head.flags:
         assert flag.help
         assert not flag.choices or flag.default in flag.choices
-        assert not flag.fault or flag.fault(str(flag.default)) == "", "the default is right"
+        assert not flag.fault or flag.default is None or flag.fault(str(flag.default)) == "", "the default is right"
+        assert flag == head_flags().get(flag.name, (flag, []))[0], "a flag that two heads share is the same in both"
 
 
 def test_default_options_give_settings_that_pass_their_check(case: Case) -> None:
@@ -182,7 +252,7 @@ def test_default_options_give_settings_that_pass_their_check(case: Case) -> None
     assert type(settings) is type(case.settings)
     assert settings.file_paths() == case.settings.file_paths()
     assert case.head.content_limit(options) == case.limit
-    assert case.head.omitted(options) == frozenset()
+    assert case.head.omitted(options) <= {case.head.content.name}
     assert replace(settings, device="cuda:1") == case.head.settings({**options, "device": "cuda:1"})
     assert replace(settings, normalize=True) == case.head.settings({**options, "normalize": True})
     assert replace(settings, dtype="bfloat16") == case.head.settings({**options, "dtype": "bfloat16"})
@@ -246,8 +316,8 @@ def test_the_fingerprint_has_the_parts_that_snapshots_need(case: Case, encoder: 
 
 
 def test_every_setting_that_changes_vectors_changes_the_fingerprint(case: Case, files: Any, encoder: Encoder) -> None:
-    """There is a variant for each setting but the device and the files; the fingerprints of all differ."""
-    without_effect = {"path", "device", "tokenizer_path"}
+    """There is a variant for each setting but the device, the files and limits; the fingerprints of all differ."""
+    without_effect = {"path", "device", "tokenizer_path", "max_image_bytes", "max_pixels"}
     assert {field.name for field in fields(case.settings)} - without_effect == set(case.variants)
     fingerprints = {encoder.info.fingerprint}
     for name, settings in case.variants.items():
@@ -293,9 +363,11 @@ def test_values_of_fields_become_contents(case: Case) -> None:
         assert caught.value.reason == reason
         assert caught.value.detail
         assert reason in reasons_of(case.head)
-    with pytest.raises(BadRow, match="1 bytes") as caught:
+    if case.over_limit is None:
+        return
+    with pytest.raises(BadRow, match="(?<![0-9,])1( bytes|.*_bytes)") as caught:
         case.head.parse(case.contents[0] * 2, "field", 1)
-    assert caught.value.reason == "too long"
+    assert caught.value.reason == case.over_limit
 
 
 def test_each_content_has_a_vector_and_columns_in_order(case: Case, encoder: Encoder) -> None:
@@ -388,7 +460,8 @@ def test_the_cost_of_a_call_is_counted_and_its_progress_reported(case: Case, enc
     assert work.seconds > 0
     limit = encoder.info.limit
     sizes = encoder.encode_rows(sorted(set(case.contents))).columns[case.head.size_column]
-    assert work.units == int(np.minimum(sizes, limit).sum() if limit else sizes.sum())
+    if case.head.size_unit == case.head.unit:
+        assert work.units == int(np.minimum(sizes, limit).sum() if limit else sizes.sum())
     assert all(isinstance(amount, int) for amount in work.counts().values())
 
 
@@ -471,6 +544,10 @@ def test_work_is_described_in_the_words_of_the_head(case: Case, encoder: Encoder
 
 
 def test_a_missing_scale_is_an_error_for_users(case: Case, files: Any) -> None:
-    """These checkpoints have no pair with another head."""
-    with pytest.raises(ValueError, match="scale"):
-        case.head.logit_scale(files, "audio")
+    """Two vectors of one head have none, and not every checkpoint has them all."""
+    for other in ("audio", case.head.name):
+        if (case.head.name, other) not in SCALED:
+            with pytest.raises(ValueError, match="scale"):
+                case.head.logit_scale(files, other)
+        else:
+            assert 1 <= case.head.logit_scale(files, other) <= 100

@@ -334,7 +334,7 @@ def test_beams_text_adapter_keeps_ids(settings: dict[str, Any]) -> None:
     assert [item.id for item in embedded] == [item.id for item in originals]
     assert all(item.embedding is None for item in originals)
     with pytest.raises(ValueError, match="no text in"):
-        handler.texts(EmbeddableItem.from_image("dog.png"))
+        handler.contents(EmbeddableItem.from_image("dog.png"))
 
 
 def test_items_fit_beams_postgres_writer(settings: dict[str, Any]) -> None:

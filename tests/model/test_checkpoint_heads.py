@@ -38,7 +38,7 @@ def released(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["text", "image"])
+@pytest.mark.parametrize("head", ["text", "image", "audio"])
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux gives memory of a mapped file back")
 def test_a_head_takes_little_more_memory_than_its_tensors(checkpoint_file: Path, head: str) -> None:
     """A file of the released size costs less than 1.3 times the bytes of the head that is read."""

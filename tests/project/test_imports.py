@@ -10,7 +10,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.internal import cloudpickle_pickler
 
-from audioclip_beam.pipeline import EmbedCorpus, EmbedOptions, TextEmbeddingHandler
+from audioclip_beam.pipeline import EmbedAudio, EmbedCorpus, EmbedImage, EmbedOptions, TextEmbeddingHandler
 
 ROOT = Path(__file__).parents[2]
 
@@ -202,6 +202,7 @@ def test_documented_import_paths() -> None:
         ("audioclip_beam.pipeline.search", "search"),
         ("audioclip_beam.pipeline.yaml_embed", "EmbedText"),
         ("audioclip_beam.pipeline.ml_transform", "content_id_adapter"),
+        ("audioclip_beam.pipeline.ml_transform", "image_adapter"),
     ):
         assert callable(getattr(import_module(module), name)), (module, name)
 
@@ -220,6 +221,8 @@ def test_handler_and_options_can_be_pickled(vocabulary: Path) -> None:
     )
     assert isinstance(handler, TextEmbeddingHandler)
     assert handler.get_num_bytes(["abc"]) == 3
+    for transform in (EmbedImage("untrained", max_pixels=100), EmbedAudio("untrained", sample_rate=8000)):
+        assert type(pickled_and_unpickled(transform)) is type(transform)
     options = EmbedOptions(input=["a.txt"], output="out", keep_fields=["lang"], max_rejected="1%")
     copy = pickled_and_unpickled(options)
     assert isinstance(copy, EmbedOptions)

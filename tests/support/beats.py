@@ -121,7 +121,8 @@ class BeatHead:
     item = "rhythm"
     items = "rhythms"
     field_flag = "--rhythm_field"
-    unit = "beats"
+    reading_fault = ""
+    unit = size_unit = "beats"
     content = Column("rhythm", "binary")
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"

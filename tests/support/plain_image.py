@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from audioclip_beam.model.image.shapes import image_shapes, spread
-from audioclip_beam.model.tensors import seeded_state
+from audioclip_beam.model.tensors import SCALES, seeded_state
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -88,3 +89,9 @@ def plain_vectors(state: Mapping[str, Tensor], x: Tensor) -> Tensor:
 def relative(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return the relative difference of each row."""
     return np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+def save_small_head(path: Path) -> str:
+    """Write the checkpoint of a small image head, and return its path."""
+    torch.save({**small_image_state(), **dict.fromkeys(SCALES, torch.tensor(1.0))}, path)
+    return str(path)

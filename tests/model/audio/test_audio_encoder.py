@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from audioclip_beam.model import load_checkpoint
 from audioclip_beam.model.audio import AudioEncoder, AudioError, Track, shapes
 from audioclip_beam.model.audio import encoder as encoder_module
+from audioclip_beam.model.audio.head import AUDIO
+from audioclip_beam.model.audio.probes import decoder_parts
 from audioclip_beam.model.audio.settings import AudioSettings
 from audioclip_beam.model.checkpoint import CheckpointError
 from tests.support.paths import DATA
@@ -234,7 +236,8 @@ def test_settings_that_are_unknown(change: dict[str, Any], words: str) -> None:
 
 def test_the_fingerprint_has_what_decides_a_vector() -> None:
     parts = encoder().info.fingerprint_parts
-    assert set(parts) == {"scheme", "head", "weights", "variant", "window", "hop", "normalize", "dtype"}
+    settings = {"scheme", "head", "weights", "variant", "window", "hop", "normalize", "dtype"}
+    assert set(parts) == settings | set(decoder_parts())
     assert (parts["head"], parts["variant"], parts["window"], parts["hop"]) == ("audio", "audioclip", "whole", "whole")
     assert AudioSettings("a", window=10.0).fingerprint_parts()["hop"] == "10"
     with pytest.raises(ValueError, match="jina"):
@@ -244,7 +247,9 @@ def test_the_fingerprint_has_what_decides_a_vector() -> None:
 @pytest.mark.slow
 def test_pickling() -> None:
     """A loaded encoder is pickled as its settings; one that was made of a checkpoint is not."""
-    one = AudioEncoder.load("untrained", device="cpu", variant="jina")
+    one = AudioEncoder.load("untrained", device="cpu", window=10, hop=5)
+    expected = AUDIO.describe(AudioSettings("untrained", window=10.0, hop=5.0), load_checkpoint("untrained", "audio"))
+    assert one.info == expected, "the fingerprint is that of a snapshot with these windows"
     pickled = pickle.dumps(one)
     assert len(pickled) < 1000
     np.testing.assert_array_equal(pickle.loads(pickled).encode(TRACKS[:2]), one.encode(TRACKS[:2]))
@@ -291,7 +296,7 @@ def _faulty(change: Callable[[dict[str, torch.Tensor]], object]) -> dict[str, to
         (lambda s: s.update({"audio.layer9.x": torch.zeros(1)}), r"audio\.layer9\.x is not known"),
         (lambda s: s.update({"audio.fc.bias": torch.zeros(3)}), r"audio\.fc\.bias has shape \[3\] instead of \[1024\]"),
         (lambda s: s.update({"audio.fc.bias": torch.full((1024,), torch.nan)}), "contains NaN"),
-        (lambda s: s.update({"audio.bn1.running_var": -torch.ones(64)}), "contains a negative variance"),
+        (lambda s: s.update({"audio.bn1.running_var": -torch.ones(64)}), "contains negative numbers"),
     ],
 )
 def test_checkpoints_that_are_no_audio_head(tmp_path: Path, change: Any, words: str) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from audioclip_beam.model import AudioSettings, load_checkpoint
 from audioclip_beam.model.audio import AudioEncoder
+from audioclip_beam.model.audio import tower as tower_module
+from audioclip_beam.model.audio.encoder import no_tf32
 from tests.support.paths import DATA
 from tests.support.plain_audio import difference, encoder, spread
 from tests.support.tracks import TRACKS, track, uniform
@@ -65,15 +68,44 @@ def test_variant_jina_gives_the_executors_vectors(stereo: bool) -> None:
 def test_the_network_alone(dtype: str, tolerance: float) -> None:
     """A given spectrogram of 1, 64 and 313 frames has the original's vector, with weights packed for its length or not."""
     tower = _tower(encoder(dtype=dtype))
-    for i, frames in enumerate((1, 64, 313)):
-        values = (uniform(3 * 341 * frames, "spectrogram", i) - 0.5) * 60 - 50
-        x = torch.from_numpy(values.astype(np.float32).reshape(1, 3, 341, frames))
-        golden = _golden(f"network_only_{frames}")
+    for frames in (1, 64, 313):
+        x, golden = _network_input(frames), _golden(f"network_only_{frames}")
         plain = tower(x).numpy()[0]
         tower.expect(frames, 100)
         packed = tower(x).numpy()[0]
         assert difference(plain, golden) <= tolerance
         np.testing.assert_array_equal(packed, plain)
+
+
+def _network_input(frames: int) -> torch.Tensor:
+    """Return the spectrogram [1, 3, 341, frames] of the golden of so many frames."""
+    values = (uniform(3 * 341 * frames, "spectrogram", (1, 64, 313).index(frames)) - 0.5) * 60 - 50
+    return torch.from_numpy(values.astype(np.float32).reshape(1, 3, 341, frames))
+
+
+@pytest.mark.slow
+def test_the_network_alone_with_all_products_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU without such products too, which would else compute in float32 with rounded weights."""
+    monkeypatch.setattr(tower_module, "computed_dtype", lambda device, dtype: dtype)
+    state = load_checkpoint("untrained", "audio").state
+    tower = tower_module.AudioTower(state, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert tower.dtype == torch.bfloat16
+    for frames in (1, 64):
+        found = tower(_network_input(frames)).numpy()[0]
+        assert 1e-4 < difference(found, _golden(f"network_only_{frames}")) <= 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.02), ("float16", 0.02)])
+def test_the_network_alone_on_a_gpu(dtype: str, tolerance: float) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    settings = AudioSettings("untrained", "cuda", dtype)
+    tower = AudioEncoder(load_checkpoint("untrained", "audio"), settings).tower
+    for frames in (1, 64, 313):
+        with no_tf32():
+            found = tower(_network_input(frames).cuda()).cpu().numpy()[0]
+        assert difference(found, _golden(f"network_only_{frames}")) <= tolerance
 
 
 def _tower(loaded: AudioEncoder) -> Any:

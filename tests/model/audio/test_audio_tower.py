@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from audioclip_beam.model import load_checkpoint
-from audioclip_beam.model.audio import convolution
 from audioclip_beam.model.audio.tower import MAX_PACKED, AudioTower
-from tests.support.plain_audio import difference
 
 CPU = torch.device("cpu")
 
@@ -51,11 +49,3 @@ def test_few_lengths_keep_packed_weights() -> None:
         for frames, vectors in plain.items():
             tower.expect(frames, 2)
             np.testing.assert_array_equal(tower(_spectrogram(frames)).numpy(), vectors)
-
-
-@pytest.mark.slow
-def test_without_fused_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If torch lacks them, plain ones give the same vectors."""
-    expected = _tower()(_spectrogram(7)).numpy()
-    monkeypatch.setattr(convolution, "fused_works", lambda _: False)
-    assert difference(_tower()(_spectrogram(7)).numpy(), expected) < 5e-6

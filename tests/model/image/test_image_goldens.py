@@ -7,6 +7,7 @@ import json
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from audioclip_beam.model import ImageEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
@@ -82,6 +83,40 @@ def test_bfloat16(checkpoint: Checkpoint, goldens: dict[str, npt.NDArray[np.floa
     encoder = ImageEncoder(checkpoint, ImageSettings("untrained", device="cpu", dtype="bfloat16"))
     vectors = encoder.encode([contents[place] for place in chosen])
     assert relative(vectors, goldens["vectors_antialias"][chosen]).max() < 0.05
+
+
+@pytest.mark.slow
+def test_all_products_in_bfloat16(
+    checkpoint: Checkpoint,
+    goldens: dict[str, npt.NDArray[np.float32]],
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same for one picture on a CPU without such products, which would else compute in float32 with rounded weights."""
+    monkeypatch.setattr("audioclip_beam.model.image.tower.computed_dtype", lambda device, dtype: dtype)
+    encoder = ImageEncoder(checkpoint, ImageSettings("untrained", device="cpu", dtype="bfloat16"))
+    place = list(files).index("rgb_640x480.jpg")
+    difference = relative(encoder.encode([files["rgb_640x480.jpg"]]), goldens["vectors_antialias"][[place]])[0]
+    assert 1e-3 < difference < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.05), ("float16", 0.05)])
+def test_goldens_on_a_gpu(
+    checkpoint: Checkpoint,
+    goldens: dict[str, npt.NDArray[np.float32]],
+    files: dict[str, bytes],
+    dtype: str,
+    tolerance: float,
+) -> None:
+    """A CUDA device gives the original's vectors in all types."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    chosen = [place for place, name in enumerate(files) if name != GREY16 and not name.startswith("exif")]
+    contents = list(files.values())
+    encoder = ImageEncoder(checkpoint, ImageSettings("untrained", device="cuda", dtype=dtype))
+    vectors = encoder.encode([contents[place] for place in chosen])
+    assert relative(vectors, goldens["vectors_antialias"][chosen]).max() < tolerance
 
 
 def test_shapes_built_in_code_are_the_released_ones(checkpoint: Checkpoint) -> None:

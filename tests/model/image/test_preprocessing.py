@@ -19,7 +19,8 @@ from PIL import Image
 
 from audioclip_beam.model.image import jpeg
 from audioclip_beam.model.image.pictures import prepare
-from audioclip_beam.model.image.settings import VARIANTS, ImageSettings
+from audioclip_beam.model.image.settings import ImageSettings
+from audioclip_beam.model.media import VARIANTS
 from tests.support.paths import ROOT
 from tests.support.plain_image import plain_input, plain_pixels
 

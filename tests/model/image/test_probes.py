@@ -13,7 +13,7 @@ from audioclip_beam.model.checkpoint import Checkpoint
 from audioclip_beam.model.fingerprint import describe_changes
 from audioclip_beam.model.image import probes
 from audioclip_beam.model.image.encoder import model_info
-from audioclip_beam.model.image.pictures import FORMATS
+from audioclip_beam.model.image.formats import FORMATS
 from audioclip_beam.model.image.settings import ImageSettings
 from tests.support.plain_image import small_image_state
 

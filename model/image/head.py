@@ -1,0 +1,191 @@
+"""The image head: what the pipeline must know of it. Imports no torch until an encoder is needed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from ..head import BadRow, Column, Flag, Measure, ModelInfo, Work
+from ..media import MEDIA_FIELD, UNREAD, VARIANT, VARIANTS, parse_media
+from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..checkpoint import Checkpoint
+    from .encoder import ImageEncoder
+
+FLAGS = (
+    MEDIA_FIELD,
+    VARIANT,
+    Flag("max_image_bytes", f"reject larger files (default: {MAX_IMAGE_BYTES})", default=MAX_IMAGE_BYTES, kind="count"),
+    Flag("max_pixels", f"reject pictures of more pixels (default: {MAX_PIXELS})", default=MAX_PIXELS, kind="count"),
+)
+_OPTIONS = ("device", "dtype", "normalize", "variant", "max_image_bytes", "max_pixels")
+
+
+class ImageHead:
+    """AudioCLIP's image head, as the protocol Head describes it."""
+
+    name = "image"
+    item = "image"
+    items = "images"
+    field_flag = f"--{MEDIA_FIELD.name}"
+    reading_fault = UNREAD.format("ImageEncoder")
+    unit = "pixels"
+    content = Column("image", "binary")
+    model_columns = (Column("width", "int32"), Column("height", "int32"))
+    size_column = "width"
+    size_unit = "pixels of width"
+    cut_column: str | None = None
+    max_size = 2048
+    reasons = ("empty file", "missing file", "not decodable", "too large")
+    sort_by: str | None = None
+    keeps_strings = False
+    provenance = ("variant",)
+    flags = FLAGS
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    @property
+    def version_parts(self) -> tuple[str, ...]:
+        """The formats whose decoders decide vectors."""
+        return tuple(self.versions())
+
+    def settings(self, options: Mapping[str, Any]) -> ImageSettings:
+        """Return the settings of the encoder that options of `embed` ask for."""
+        return ImageSettings(options["checkpoint"], **{name: options[name] for name in _OPTIONS})
+
+    def settings_of(self, parts: Mapping[str, str], options: Mapping[str, Any]) -> ImageSettings:
+        """Return the settings of the encoder with these parts of a fingerprint, and files as options name them."""
+        return ImageSettings(
+            str(options.get("checkpoint", "full")),
+            dtype=parts["dtype"],
+            normalize=parts["normalize"] == "true",
+            variant=parts["variant"],
+        )
+
+    def content_limit(self, options: Mapping[str, Any]) -> int:
+        """Return the most bytes of one file."""
+        return int(options["max_image_bytes"])
+
+    def omitted(self, options: Mapping[str, Any]) -> frozenset[str]:
+        """Return the content: part files contain no pictures."""
+        return frozenset({self.content.name})
+
+    def fingerprint_faults(self, parts: Mapping[str, str]) -> list[str]:
+        """Return what is wrong with the values of a fingerprint's parts."""
+        variant = parts["variant"]
+        return [] if variant in VARIANTS else [f"variant is {variant!r:.80}, expected {' or '.join(VARIANTS)}"]
+
+    def versions(self) -> dict[str, str]:
+        """Return for each format how it is decoded on this machine."""
+        from .probes import decoder_parts
+
+        return decoder_parts()
+
+    def parse(self, value: object, field: str, limit: int) -> bytes:
+        """Return a value as an encoded picture. Raise BadRow if it is not one of at most `limit` bytes."""
+        content = parse_media(value, field)
+        if len(content) > limit:
+            raise BadRow("too large", f"the picture has {len(content):,} bytes, over {limit:,} (--max_image_bytes)")
+        return content
+
+    def canary(self) -> dict[str, bytes]:
+        """Return 16 BMP files of 64 x 48 pixels, by arithmetic of whole numbers."""
+        import numpy as np
+
+        y, x, color = np.ogrid[:48, :64, :3]
+        size = 48 * 64 * 3
+        header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + size, 0, 54, 40, 64, 48, 1, 24, 0, size, 2835, 2835, 0, 0)
+        pictures = ((x * (n + 1) + y * (color + 2) * 3 ^ x * y // (n + 2)) & 255 for n in range(16))
+        return {f"picture {n}": header + picture.astype(np.uint8).tobytes() for n, picture in enumerate(pictures, 1)}
+
+    def read(self, copies: Sequence[str]) -> Checkpoint:
+        """Read the checkpoint. Raise CheckpointError if it cannot be used."""
+        from ..checkpoint import load_checkpoint
+
+        return load_checkpoint(copies[0], self.name)
+
+    def describe(self, settings: ImageSettings, files: Checkpoint) -> ModelInfo:
+        """Return what the encoder of these settings and files is. Raise ValueError if it cannot be built."""
+        from .encoder import model_info
+
+        return model_info(files, settings)
+
+    def load(self, settings: ImageSettings, files: Checkpoint, device: str) -> ImageEncoder:
+        """Return the encoder on a device."""
+        from .encoder import ImageEncoder
+
+        return ImageEncoder(files, replace(settings, device=device))
+
+    def measurer(
+        self, settings: ImageSettings, info: ModelInfo, copy_of: Callable[[int], str]
+    ) -> Callable[[Sequence[bytes]], Measure]:
+        """Return a function that reads headers: damage behind them is found by decoding alone."""
+        import numpy as np
+
+        from .formats import open_header
+
+        def measure(pictures: Sequence[bytes]) -> Measure:
+            pixels = dict[bytes, int]()  # 0: rejected
+            for content in set(pictures):
+                try:
+                    width, height = open_header(BytesIO(content)).size
+                except Exception:  # as in the encoder: damaged bytes lead Pillow anywhere
+                    width = height = 0
+                allowed = len(content) <= settings.max_image_bytes and width * height <= settings.max_pixels
+                pixels[content] = width * height if allowed else 0
+            rejected = np.array([not pixels[content] for content in pictures], np.bool_)
+            return Measure(sum(pixels.values()), rejected, np.zeros(len(pictures), np.bool_))
+
+        return measure
+
+    def logit_scale(self, files: Checkpoint, other: str) -> float:
+        """Return the factor that AudioCLIP multiplies cosines of images with `other`, "audio" or "text", by."""
+        from ..tensors import pair_scale
+        from .shapes import SCALE_NAMES
+
+        return pair_scale(files.state, SCALE_NAMES, other)
+
+    def describe_work(self, work: Work) -> str:
+        """Return the work of a run as a phrase."""
+        animated = work.extra.get("animated", 0)
+        return (
+            f"{work.items:,} images, {work.units:,} pixels"
+            + (f", {animated:,} of them with more frames than the first, which is embedded" if animated else "")
+            + (f", {work.micro_batches:,} micro-batches" if work.micro_batches else "")
+            + (f", {work.items / work.seconds:,.0f} images/s" if work.seconds else "")
+        )
+
+    def column_check(self, parts: Mapping[str, str]) -> SizeCheck:
+        """Return a new check of widths and heights."""
+        return SizeCheck()
+
+
+class SizeCheck:
+    """The check of the columns `width` and `height`."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> Iterable[tuple[NDArray[np.bool_], str]]:
+        """Check a batch; return the faulty rows, with what they have."""
+        width, height = (columns[name].astype("int64") for name in ("width", "height"))
+        self.pixels += int((width * height).sum())
+        return [((width < 1) | (height < 1), "has a width or height of less than one pixel")]
+
+    def finish(self) -> tuple[list[str], str]:
+        """Return faults of all rows together, and what was checked."""
+        return [], f"{self.pixels:,} pixels in all"
+
+
+IMAGE = ImageHead()

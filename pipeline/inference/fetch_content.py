@@ -1,0 +1,173 @@
+"""Fetch contents that elements name: whole files through Beam's file systems, many at once, in groups of bounded size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...model.head import BadRow, ContentError
+from ...model.paths import given_path
+from ..io.file_io import FileIO
+from ..io.paths import is_local
+from ..io.retries import StoreError
+from ..io.timeout_reader import SMALL_BYTES
+from ..io.versions import ListedFile, list_remote, local_file
+from ..io.worker_thread import WorkerThread, read_ahead
+
+REQUESTS = 16  # files that are opened and read at the same time: most of the time is spent waiting for an object store
+GROUP_BYTES = 64 << 20  # of contents that go to the model together, while as many are read
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """How contents are read of which an element has the path or URI.
+
+    Attributes:
+        max_bytes: Larger files are not read.
+        flag: The setting with that limit, as messages name it.
+        io: How files are opened.
+    """
+
+    max_bytes: int
+    flag: str
+    io: FileIO = field(default_factory=FileIO)
+
+    def groups(self, contents: Sequence[Any]) -> Iterator[list[Any]]:
+        """Yield all contents in order, in groups: bytes in the place of a path, and a ContentError if it cannot be read.
+
+        The next group is read while the caller works with one.
+        """
+        yield from read_ahead(self._groups(contents))
+
+    def _groups(self, contents: Sequence[Any]) -> Generator[list[Any], None, None]:
+        guards = list[WorkerThread]()
+        guard = _Guard(self.io.read_timeout, guards)
+        try:
+            with ThreadPoolExecutor(REQUESTS, "fetch") as pool:
+                found = list(pool.map(partial(self._find, guard), contents))
+                start, size = 0, 0
+                for place, each in enumerate(found):
+                    weight = each.size if isinstance(each, ListedFile) else content_bytes(each)
+                    if place > start and size + weight > GROUP_BYTES:
+                        yield list(pool.map(partial(self._read, guard), found[start:place]))
+                        start, size = place, 0
+                    size += weight
+                yield list(pool.map(partial(self._read, guard), found[start:]))
+        finally:
+            for thread in guards:
+                thread.end()
+
+    def _find(self, guard: _Guard, content: Any) -> Any:
+        """Return the file that a path names, why it cannot be read, or any other content as it is."""
+        if not isinstance(content, str | os.PathLike):
+            return content
+        try:
+            path = given_path(os.fsdecode(content))
+        except ValueError as error:
+            return ContentError("wrong type", str(error))
+        try:
+            file = self._locate(path, guard)
+        except BadRow as error:
+            return ContentError(error.reason, error.detail)
+        if not file.size:
+            return ContentError("empty file", "it has 0 bytes")
+        if file.size > self.max_bytes:
+            return ContentError("too large", f"{file.size:,} bytes, over {self.max_bytes:,} ({self.flag})")
+        return file
+
+    def _locate(self, path: str, guard: _Guard) -> ListedFile:
+        """Return a file as its file system lists it. Raise BadRow if there is not one, or if it is not a regular file."""
+        if is_local(path):
+            try:
+                status = guard.run(partial(os.stat, path))
+            except (OSError, ValueError) as error:  # ValueError: a null character
+                raise BadRow("missing file", getattr(error, "strerror", None) or str(error)) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise BadRow("missing file", "it is not a regular file")
+            return local_file(path, status)
+        try:
+            listed = next((file for file in list_remote(path, path) if file.path == path), None)
+        except (OSError, ValueError) as error:
+            raise BadRow("missing file", str(error)) from error
+        if listed is None:
+            raise BadRow("missing file", "the object store has no such file")
+        return listed
+
+    def _read(self, guard: _Guard, found: Any) -> Any:
+        """Return the bytes of a file, why they cannot be read, or any other content as it is."""
+        if not isinstance(found, ListedFile):
+            return found
+        try:
+            small = is_local(found.path) and found.size <= SMALL_BYTES
+            data = guard.run(Path(found.path).read_bytes) if small else self._read_pieces(found)
+        except OSError as error:  # StoreError is one
+            return ContentError("missing file", getattr(error, "strerror", None) or str(error))
+        if len(data) != found.size:
+            return ContentError(
+                "missing file", f"{len(data):,} of {found.size:,} bytes were read: it changed meanwhile"
+            )
+        return data
+
+    def _read_pieces(self, file: ListedFile) -> bytes:
+        with self.io.open_version(file) as opened:
+            data = bytearray()
+            while len(data) < file.size and (piece := opened.read(file.size - len(data))):
+                data += piece
+        return bytes(data)
+
+
+class _Guard(threading.local):
+    """For each thread another one, in which a call of a mount that is gone may hang without its caller.
+
+    Args:
+        timeout: Seconds after which a call has hung.
+        threads: All the other threads, which the caller ends.
+    """
+
+    def __init__(self, timeout: float, threads: list[WorkerThread]) -> None:
+        self.timeout, self.threads = timeout, threads
+        self.thread: WorkerThread | None = None
+
+    def run(self, call: Callable[[], _T]) -> _T:
+        """Return what `call` returns, or raise what it raises. Raise StoreError if it takes too long."""
+        if self.thread is None:
+            self.thread = WorkerThread("file")
+            self.threads.append(self.thread)
+        future = self.thread.submit(call)
+        try:
+            return future.result(self.timeout)
+        except FutureTimeout:
+            self.thread = None
+            raise StoreError(f"its file system gave no answer for {self.timeout:g} s") from None
+
+
+def content_bytes(content: object) -> int:
+    """Return the bytes that a content takes in memory; 0 if it only names a file."""
+    if isinstance(content, bytes | bytearray):
+        return len(content)
+    array = getattr(content, "samples", content)
+    return int(getattr(array, "nbytes", 0))
+
+
+def content_name(content: object) -> str:
+    """Return what messages and rejected elements call a content: its path, or what it is, never its bytes."""
+    if isinstance(content, str | os.PathLike):
+        return str(content)
+    if isinstance(content, bytes | bytearray | memoryview):
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return f"{memoryview(content).nbytes:,} bytes (content hash {digest})"
+    kind, array = type(content).__name__, getattr(content, "samples", content)
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        return f"{kind} of {array.dtype} {list(array.shape)}"
+    return f"{' '.join(repr(content).split()):.80} ({kind})"
