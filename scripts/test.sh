@@ -40,6 +40,8 @@ ruff check .
 python scripts/check_words.py
 MYPYPATH=.typecheck mypy -p audioclip_beam.model -p audioclip_beam.pipeline
 
+# Each of the two workers has a core: the threads of models in both would wait for each other, which takes twice the time.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 tests=(-n 2 --dist loadfile --no-loadscope-reorder)
 [[ -n "$fast$extra" ]] || tests+=(-m "not extra")
 [[ -z "$fast" ]] || tests+=(-m "not slow and not network and not extra")

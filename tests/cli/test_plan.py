@@ -6,7 +6,6 @@ import gzip
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +30,7 @@ from audioclip_beam.pipeline.snapshots.manifest import Counts
 from tests.support import object_stores
 from tests.support.corpus import embed, write_jsonl
 from tests.support.object_stores import Store
+from tests.support.preloaded import preloaded_programs
 from tests.support.snapshots import edit_manifest
 from tests.support.stub import StubHead
 
@@ -284,7 +284,8 @@ with signals.handle_signals():
     plan_pipeline.count_changes(prepare_job(options, StubHead()), options, None)
 """
     environment = {**os.environ, **store.env}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    command = [preloaded_programs() / "python", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout) == (143, "2\n"), done.stderr
     assert store.names("out/") == []
 

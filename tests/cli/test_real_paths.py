@@ -6,25 +6,23 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from audioclip_beam.pipeline.cli import main
 from tests.support.commands import Outcome, run_command
 from tests.support.corpus import read
-
-PROGRAM = f"{sys.executable} -m audioclip_beam.pipeline"
+from tests.support.pages import environment_of_the_tests
 
 
 def run_shell(folder: Path, line: str, **environment: str) -> Outcome:
     """Run a line of bash in a folder, in which `audioclip` is the program."""
-    script = f'audioclip() {{ {PROGRAM} "$@"; }}\n{line}'
     done = subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", line],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**environment_of_the_tests(), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -33,24 +31,47 @@ def run_shell(folder: Path, line: str, **environment: str) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+PIPE = "is a pipe, which can be read only once: write it to a file first"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("others", [["more.jsonl"], []])
+def test_a_pipe_of_the_shell_is_refused_at_once(
+    tmp_path: Path,
+    kind: str,
+    others: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `<(cat pipe.jsonl)` gives a command, behind another file too: exit status 2 and the remedy; nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.jsonl").write_text('{"text": "a dog"}\n' * 50)
+    reading, writing = os.pipe()
+    os.write(writing, b'{"text": "a dog"}\n' * 50)
+    os.close(writing)
+    inputs = "--input", *others, f"/dev/fd/{reading}", "--input_format", kind
+    assert main(["embed", *inputs, "--output", "out", "--checkpoint", "untrained", "--read_timeout", "60"]) == 2
+    os.close(reading)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert PIPE in printed.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
-        "audioclip embed {model} --output out --input more.jsonl <(cat pipe.jsonl) --input_format jsonl",
-        "audioclip embed {model} --output out --input <(cat pipe.txt) --input_format txt",
         "cat pipe.txt | audioclip embed {model} --output out --input /dev/stdin --input_format txt",
         "mkfifo p.txt; audioclip plan {model} --output out --input p.txt",
     ],
 )
 def test_a_pipe_is_refused_at_once(tmp_path: Path, line: str) -> None:
     """Exit status 2 and the remedy; nothing is made, and nothing waits for a writer."""
-    for name in ("more.jsonl", "pipe.jsonl"):
-        (tmp_path / name).write_text('{"text": "a dog"}\n' * 50)
     (tmp_path / "pipe.txt").write_text("a dog\n" * 50)
     done = run_shell(tmp_path, line.format(model="--checkpoint untrained --read_timeout 60"))
     assert (done.status, done.stdout) == (2, "")
-    assert "is a pipe, which can be read only once: write it to a file first" in done.stderr
+    assert PIPE in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,6 @@ import os
 import pickle
 import struct
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from audioclip_beam.model.checkpoint import CheckpointError, load_checkpoint
 from audioclip_beam.model.text.shapes import text_shapes
 from audioclip_beam.model.text.tokenizer import ClipTokenizer, TokenizerError
 from audioclip_beam.pipeline.cli import main
+from tests.support.preloaded import preloaded_programs
 
 State = dict[str, torch.Tensor]
 
@@ -215,7 +215,9 @@ def test_a_zip_bomb_is_never_decompressed(tmp_path: Path) -> None:
         "except ValueError as error: print(error)\n"
         "print((peak() - before) >> 10)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(bomb)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [preloaded_programs() / "python", "-c", code, str(bomb)], capture_output=True, text=True, check=True
+    )
     message, memory = done.stdout.splitlines()
     assert "is compressed" in message
     assert int(memory) < 100

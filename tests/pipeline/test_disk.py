@@ -8,7 +8,6 @@ import random
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from tests.support import synced
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.plain_tower import small_state
+from tests.support.preloaded import preloaded_programs
 from tests.support.snapshots import random_batches, write_snapshot
 from tests.support.stub import ENCODERS, StubHead
 from tests.support.users import UNPRIVILEGED, unprivileged
@@ -230,7 +230,8 @@ def test_the_command_line_reports_it_in_one_line(shared_directory: Path, vocabul
         modules = ("pipeline.cli.embed_command", "pipeline.embed", "model.text.encoder")
         imports = f"import os, {', '.join(f'audioclip_beam.{module}' for module in modules)}"
         code = f"{imports}; os.seteuid({UNPRIVILEGED}); {code}"
-    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    command = [preloaded_programs() / "python", "-c", code, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "audioclip: error: " in done.stderr
     assert "cannot be written: Permission denied" in done.stderr

@@ -21,23 +21,34 @@ from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.stub import StubHead
 
 
-@pytest.fixture
-def published(tmp_path: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
-    """A pipeline that has published its third snapshot, of known, new, bad and carried rows, and could be run again."""
-    shard, inputs = tmp_path / "a.jsonl", str(tmp_path / "*.jsonl")
-    write_jsonl(tmp_path / "b.jsonl", [{"text": f"steady text {n}", "more": "x" * 500} for n in range(20)])
+def publish(folder: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
+    """Yield a pipeline that has published its third snapshot, of known, new, bad and carried rows, and its folder."""
+    shard, inputs = folder / "a.jsonl", str(folder / "*.jsonl")
+    write_jsonl(folder / "b.jsonl", [{"text": f"steady text {n}", "more": "x" * 500} for n in range(20)])
     for rows in (39, 40):
         write_jsonl(shard, [{"text": f"text {n}"} for n in range(rows)])
-        embed(inputs, tmp_path / "out")
+        embed(inputs, folder / "out")
     write_jsonl(shard, [*({"text": f"text {n}"} for n in range(60)), {"text": None}])
-    options = EmbedOptions(input=[inputs], output=str(tmp_path / "out"))
+    options = EmbedOptions(input=[inputs], output=str(folder / "out"))
     corpus = EmbedCorpus(options, StubHead())
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     _ = pipeline | corpus
     pipeline.run().wait_until_finish()
-    assert current_name(str(tmp_path / "out")) == corpus.snapshot
-    yield pipeline, tmp_path
+    assert current_name(str(folder / "out")) == corpus.snapshot
+    yield pipeline, folder
     corpus.close()
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
+    """A pipeline that has published."""
+    yield from publish(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[beam.Pipeline, Path]]:
+    """A pipeline that has published; the tests that share it leave the corpus and the snapshot as they are."""
+    yield from publish(tmp_path_factory.mktemp("unchanged"))
 
 
 def content(output: Path) -> dict[str, bytes]:
@@ -50,9 +61,9 @@ def content(output: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_graph_that_is_executed_again_publishes_the_same(published: tuple[beam.Pipeline, Path]) -> None:
+def test_a_graph_that_is_executed_again_publishes_the_same(unchanged: tuple[beam.Pipeline, Path]) -> None:
     """It succeeds, and neither changes nor adds a file that a reader would find."""
-    pipeline, folder = published
+    pipeline, folder = unchanged
     before = content(folder / "out")
     pipeline.run().wait_until_finish()
     assert content(folder / "out") == before
@@ -115,10 +126,10 @@ def test_a_graph_that_reads_other_rows_the_second_time_is_refused(
     "effect", sorted(set(EFFECTS) - {"link", "model"})
 )  # it carries no file over, and embeds no text
 def test_a_second_execution_that_stops_anywhere_harms_nothing(
-    published: tuple[beam.Pipeline, Path], effect: str
+    unchanged: tuple[beam.Pipeline, Path], effect: str
 ) -> None:
     """At each kind of effect, before it and after it: every file that the manifest names exists, as it was."""
-    pipeline, folder = published
+    pipeline, folder = unchanged
     before, faults = content(folder / "out"), Faults(folder)
     for late in (False, True):
         with faults.armed(Fault(effect, late=late, lasting=not late)), suppress(Exception):

@@ -226,6 +226,7 @@ def test_missing_s3_credentials_are_reported_at_once(monkeypatch: pytest.MonkeyP
         read("s3://missing-bucket/out/current.json")
 
 
+@pytest.mark.slow
 def test_commands_need_no_flags_of_object_stores(
     store: Store,
     small_head: Path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from tests.support.preloaded import preloaded_programs
 from tests.support.shards import COMPRESS, encode_rows, read_rows, reasons, texts
 
 
@@ -76,7 +76,7 @@ def test_a_bomb_of_one_value_in_many_rows_is_read_in_bounded_memory(tmp_path: Pa
 
 def peaks(*paths: Path) -> list[tuple[str, int]]:
     """Return (rows and reasons, rise of the peak of memory in MiB) of each shard, read in turn in a new process."""
-    command = [sys.executable, "-c", BOMB, *map(str, paths)]
+    command = [preloaded_programs() / "python", "-c", BOMB, *map(str, paths)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == len(paths)
     return [(outcome, int(memory)) for outcome, _, memory in (line.rpartition(" ") for line in lines)]

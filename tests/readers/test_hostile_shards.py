@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +22,7 @@ from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.shard import InputError
 from tests.support import hostile
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.preloaded import preloaded_programs
 from tests.support.shards import infer_kept_schema, read_rows, read_shard, texts
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,11 @@ print(json.dumps({"counts": manifest["counts"], "memory": (peak() - before) >> 1
 def in_a_child(folder: Path) -> dict[str, object]:
     """Return the counts of a job over `folder`/in and the rise of its peak of memory in MiB, run in a new process."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder)], capture_output=True, text=True, timeout=250, cwd=ROOT, check=False
+        [preloaded_programs() / "python", "-c", CHILD, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        cwd=ROOT,
     )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
     result = json.loads(done.stdout.splitlines()[-1])

@@ -56,6 +56,7 @@ def expected_type(values: list[object]) -> pa.DataType | None:
     return pa.string()
 
 
+@pytest.mark.slow
 @given(SHARDS)
 @settings(max_examples=150, deadline=None)
 def test_any_values_over_any_shards_end_in_one_type_that_holds_all_exactly(shards: list[list[object]]) -> None:

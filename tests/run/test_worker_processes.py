@@ -18,7 +18,8 @@ from tests.support.program import run_program
 from tests.support.tools import free_port
 
 PYTHON = sys.executable
-WORKERS = "--direct_running_mode", "multi_processing", "--direct_num_workers", "2"
+WORKER = "--direct_running_mode", "multi_processing", "--direct_num_workers", "1"
+WORKERS = *WORKER[:-1], "2"
 RAISE = "raise SystemExit('a stray module was imported')\n"
 STRAY = {
     "queue.py": RAISE,
@@ -37,10 +38,10 @@ STRAY = {
 
 @pytest.fixture
 def arguments(tmp_path: Path, small_head: str, vocabulary: Path) -> list[str]:
-    """A command over three texts with two worker processes."""
+    """A command over three texts."""
     write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in ("dog", "cat", "rain")])
     model = "--checkpoint", small_head, "--tokenizer_path", str(vocabulary)
-    return ["embed", "--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out"), *model, *WORKERS]
+    return ["embed", "--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out"), *model]
 
 
 def write_stray(folder: Path) -> Path:
@@ -59,7 +60,7 @@ def test_the_current_folder_and_pythonpath_hide_no_module(
     folder = write_stray(tmp_path / "here")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", f":{folder}")
-    assert main(arguments) == 0, capsys.readouterr().err
+    assert main([*arguments, *WORKER]) == 0, capsys.readouterr().err
     assert "3 read = 3 embedded" in capsys.readouterr().out
 
 
@@ -67,7 +68,7 @@ def test_the_current_folder_and_pythonpath_hide_no_module(
 def test_a_program_in_a_folder_with_stray_modules(tmp_path: Path, arguments: list[str]) -> None:
     """As a user starts it."""
     done = run_program(
-        *arguments, cwd=write_stray(tmp_path / "here"), program=[Path(sys.executable).parent / "audioclip"]
+        *arguments, *WORKER, cwd=write_stray(tmp_path / "here"), program=[Path(sys.executable).parent / "audioclip"]
     )
     assert done.returncode == 0, done.stderr
     assert "3 read = 3 embedded" in done.stdout
@@ -134,7 +135,7 @@ def test_a_worker_that_ends_before_it_is_connected(
 ) -> None:
     """Whatever ended it: the run fails within 15 seconds, in one line with what to do."""
     began = time.monotonic()
-    assert main(arguments) == 1
+    assert main([*arguments, *WORKERS]) == 1
     assert time.monotonic() - began < 15
     *notes, line = capfd.readouterr().err.splitlines()
     assert not [note for note in notes if not note.startswith("audioclip: small.pt is not AudioCLIP's")]
@@ -148,7 +149,7 @@ def test_a_worker_of_plan_that_ends(
 ) -> None:
     """It does not hang either."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert main(["plan", *arguments[1:]]) == 1
+    assert main(["plan", *arguments[1:], *WORKERS]) == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"audioclip: error: {START} (exit status 127, ")
     assert "`/nowhere/python -P -c " in error
@@ -164,7 +165,7 @@ def test_one_of_two_workers_ends_while_the_other_one_starts(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     began = time.monotonic()
-    assert main(arguments) == 1
+    assert main([*arguments, *WORKERS]) == 1
     assert time.monotonic() - began < 15
     assert f"{START} (exit status 7): " in capfd.readouterr().err
 
@@ -198,7 +199,7 @@ def test_workers_of_a_pool_that_end_before_they_are_connected(
 ) -> None:
     """The pool is the launcher's, and the job service would wait for ever."""
     began = time.monotonic()
-    assert main([*arguments[: -len(WORKERS)], *pool_flags]) == 1
+    assert main([*arguments, *pool_flags]) == 1
     assert time.monotonic() - began < 45, "30 of them for the start of the service"
     assert f"audioclip: error: {START} (" in capfd.readouterr().err
 
@@ -213,5 +214,5 @@ def test_workers_of_a_pool(
 ) -> None:
     """They import what the launcher imports, and their interpreter is the launcher's."""
     monkeypatch.chdir(write_stray(tmp_path / "here"))
-    assert main([*arguments[: -len(WORKERS)], *pool_flags]) == 0, capfd.readouterr().err
+    assert main([*arguments, *pool_flags]) == 0, capfd.readouterr().err
     assert "3 read = 3 embedded" in capfd.readouterr().out

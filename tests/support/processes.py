@@ -21,10 +21,23 @@ from tests.support.paths import ROOT
 PRELOAD = [
     "tests.support.slow_run",
     "tests.support.object_stores",
+    "audioclip_beam.model.text.encoder",
+    "audioclip_beam.pipeline.cli.commands",
+    "audioclip_beam.pipeline.cli.embed_command",
     "audioclip_beam.pipeline.report.html",
-    "jinja2",
-    "boto3",
+    "audioclip_beam.pipeline.search.exact_search",
+    "audioclip_beam.pipeline.validation.validate_snapshot",
+    # What these import when they need it.
+    "IPython",
     "apache_beam.io.gcp.gcsio",
+    "apache_beam.typehints.intrinsic_one_ops",
+    "boto3",
+    "ftfy",
+    "jinja2",
+    "logging.config",
+    "pyarrow.pandas_compat",
+    "safetensors.torch",
+    "tests.support.ready",  # the last one
 ]
 
 # The server's socket is in this directory. It is created at import, because tests set the temporary directory to one that is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import re
@@ -31,7 +32,7 @@ from tests.support.sound_files import sound_file
 from tests.support.tracks import track
 
 TRACKS = [
-    track(kind, n, 44100, 1, "float32", n) for kind in ("voice", "noise", "chirp") for n in (700, 4000, 4000, 9000)
+    track(kind, n, 44100, 1, "float32", n) for kind in ("voice", "noise", "chirp") for n in (700, 2400, 2400, 4000)
 ]
 
 
@@ -48,16 +49,27 @@ def _close(actual: Any, expected: Any, tolerance: float = 5e-6) -> None:
         assert difference(a, b) <= tolerance
 
 
-@pytest.mark.parametrize("variant", ["audioclip", pytest.param("jina", marks=pytest.mark.slow)])
-def test_a_vector_does_not_depend_on_its_batch(variant: str) -> None:
-    """Any split of 12 tracks of three lengths, in any order, has the vectors of each alone, equal calls equal bits."""
-    one = encoder(variant)
-    whole, order = one.encode(TRACKS), np.random.default_rng(0)
-    for parts in (3, 12):
-        places = order.permutation(len(TRACKS))
+@pytest.mark.parametrize(
+    ("variant", "n", "threads"),
+    [
+        ("audioclip", 4, 1),
+        pytest.param("audioclip", 12, 2, marks=pytest.mark.slow),
+        pytest.param("jina", 12, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_vector_does_not_depend_on_its_batch(
+    variant: str, n: int, threads: int, request: pytest.FixtureRequest
+) -> None:
+    """Any split of `n` tracks of three lengths, in any order, has the vectors of each alone, equal calls equal bits."""
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    one, tracks = encoder(variant), TRACKS[:n]
+    whole, order = one.encode(tracks), np.random.default_rng(0)
+    for parts in (3, n):
+        places = order.permutation(n)
         for part in np.array_split(places, parts):
-            _close(one.encode([TRACKS[place] for place in part]), whole[part])
-    np.testing.assert_array_equal(one.encode(TRACKS), whole)
+            _close(one.encode([tracks[place] for place in part]), whole[part])
+    np.testing.assert_array_equal(one.encode(tracks), whole)
 
 
 @pytest.mark.slow
@@ -86,7 +98,8 @@ def test_any_track_equals_the_plain_head(  # noqa: PLR0917
     one = track(kind, max(int(seconds * rate), rate // 40000 + 1), rate, channels, dtype, 7)
     jina = variant == "jina"
     expected = plain_vector(one, jina)
-    assert difference(encoder(variant).encode([one])[0], expected) <= max(2e-5, 5 * spread(one, jina))
+    found = difference(encoder(variant).encode([one])[0], expected)
+    assert found <= 2e-5 or found <= 5 * spread(one, jina)
 
 
 def test_errors_are_at_their_places(loaded: AudioEncoder, tmp_path: Path) -> None:
@@ -200,8 +213,9 @@ def test_out_of_memory_halves_the_micro_batch(loaded: AudioEncoder, monkeypatch:
 
 def test_threads_share_an_encoder(loaded: AudioEncoder) -> None:
     """Calls of several threads at once give the vectors of calls one after the other."""
-    expected, results = loaded.encode(TRACKS), dict[int, Any]()
-    threads = [threading.Thread(target=lambda n=n: results.update({n: loaded.encode(TRACKS)})) for n in range(3)]
+    tracks = TRACKS[:4]
+    expected, results = loaded.encode(tracks), dict[int, Any]()
+    threads = [threading.Thread(target=lambda n=n: results.update({n: loaded.encode(tracks)})) for n in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

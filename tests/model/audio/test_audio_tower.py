@@ -24,15 +24,15 @@ def _spectrogram(frames: int) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_a_second_length_is_as_fast_as_the_first() -> None:
-    """Weights that oneDNN packed for 392 frames would take ten times as long for 64."""
-    tower, fresh, x = _tower(), _tower(), _spectrogram(64)
+    """Weights that oneDNN packed for 392 frames would take eight times as long for 16."""
+    tower, fresh, x = _tower(), _tower(), _spectrogram(16)
     tower.expect(392, 100)
     tower(_spectrogram(392))
     times: dict[AudioTower, list[float]] = {tower: [], fresh: []}
     for each in times:
-        each.expect(64, 100)
+        each.expect(16, 100)
         each(x)
-    for _ in range(8):
+    for _ in range(5):
         for each, seconds in times.items():
             began = time.process_time()
             each(x)
