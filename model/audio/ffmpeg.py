@@ -12,6 +12,8 @@ import numpy as np
 
 from .sndfile import AudioError, Samples
 
+# The demuxers, by FFmpeg's names, and what they open.
+CONTAINERS = {"mov": "MPEG-4", "matroska": "Matroska", "asf": "Windows Media", "aac": "AAC"}
 _MPEG4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _ZERO = {"u1": 1 << 7, "i2": 0, "i4": 0, "i8": 0}  # the integer that is silence, by the kind of sample
 DETAIL_CHARACTERS = 200  # of FFmpeg's words
@@ -56,7 +58,7 @@ class FFmpegRecording:
             except ImportError:
                 raise AudioError(
                     "not decodable",
-                    f"it is a file for FFmpeg ({demuxer}), which is not installed: pip install 'audioclip-beam[ffmpeg]'",
+                    f"it is {CONTAINERS[demuxer]}, which needs FFmpeg: pip install 'audioclip-beam[ffmpeg]'",
                 ) from None
             self.errors: type[Exception] = av.FFmpegError
             self._start(av, demuxer)

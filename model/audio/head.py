@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..head import Column, Flag, Measure, ModelInfo, Work
-from ..media import MEDIA_FIELD, UNREAD, VARIANT, VARIANTS, parse_media
+from ..media import MEDIA_FIELD, UNREAD, VARIANT, MediaHead, parse_media
 from .settings import DEFAULT_WINDOW, FRAME_HOP, MAX_SECONDS, MIN_WINDOW, RATE, WHOLE, AudioSettings, check_window
 
 if TYPE_CHECKING:
@@ -57,13 +57,12 @@ FLAGS = (
 )
 
 
-class AudioHead:
+class AudioHead(MediaHead):
     """AudioCLIP's audio head, as the protocol Head describes it."""
 
     name = "audio"
     item = "sound"
     items = "sounds"
-    field_flag = f"--{MEDIA_FIELD.name}"
     reading_fault = UNREAD.format("AudioEncoder")
     unit = size_unit = "frames"
     content = Column("audio", "binary")
@@ -74,24 +73,10 @@ class AudioHead:
         Column("channels", "int32"),
     )
     size_column = "n_frames"
-    cut_column: str | None = None
     max_size = 1024
     reasons = ("empty file", "missing file", "not decodable", "too short")
-    sort_by: str | None = None
-    keeps_strings = False
     provenance = ("variant", "window", "hop")
     flags = FLAGS
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-    @property
-    def version_parts(self) -> tuple[str, ...]:
-        """The formats whose decoders decide vectors, and the resampler."""
-        return tuple(self.versions())
 
     def settings(self, options: Mapping[str, Any]) -> AudioSettings:
         """Return the settings of the encoder that options of `embed` ask for. Raise ValueError for a wrong window."""
@@ -126,22 +111,12 @@ class AudioHead:
         """Return a limit that no recording reaches: long ones are read by windows."""
         return sys.maxsize
 
-    def omitted(self, options: Mapping[str, Any]) -> frozenset[str]:
-        """Return the content: part files contain no sounds."""
-        return frozenset({self.content.name})
-
     def fingerprint_faults(self, parts: Mapping[str, str]) -> list[str]:
         """Return what is wrong with the values of a fingerprint's parts."""
-        variant = parts["variant"]
-        found = [] if variant in VARIANTS else [f"variant is {variant!r:.80}, expected {' or '.join(VARIANTS)}"]
         faults = {name: _window_fault(parts[name]) for name in ("window", "hop")}
-        return found + [f"{name} is {parts[name]!r:.80}, and {fault}" for name, fault in faults.items() if fault]
-
-    def versions(self) -> dict[str, str]:
-        """Return how each format is decoded, and how sounds are resampled, on this machine."""
-        from .probes import decoder_parts
-
-        return decoder_parts()
+        return super().fingerprint_faults(parts) + [
+            f"{name} is {parts[name]!r:.80}, and {fault}" for name, fault in faults.items() if fault
+        ]
 
     def parse(self, value: object, field: str, limit: int) -> bytes:
         """Return a value as an encoded recording. Raise BadRow if it is not one."""
@@ -162,12 +137,6 @@ class AudioHead:
             samples = (wave + noise // (1 + number % 4)) * (n - place % (n // number)) // n
             sounds[f"sound {number}"] = header + samples.astype("<i2").tobytes()
         return sounds
-
-    def read(self, copies: Sequence[str]) -> Checkpoint:
-        """Read the checkpoint. Raise CheckpointError if it cannot be used."""
-        from ..checkpoint import load_checkpoint
-
-        return load_checkpoint(copies[0], self.name)
 
     def describe(self, settings: AudioSettings, files: Checkpoint) -> ModelInfo:
         """Return what the encoder of these settings and files is. Raise ValueError if it cannot be built."""
@@ -201,13 +170,6 @@ class AudioHead:
             return Measure(sum(frames.values()), rejected, np.zeros(len(sounds), np.bool_))
 
         return measure
-
-    def logit_scale(self, files: Checkpoint, other: str) -> float:
-        """Return the factor that AudioCLIP multiplies cosines of sounds with `other`, "image" or "text", by."""
-        from ..tensors import pair_scale
-        from .shapes import SCALE_NAMES
-
-        return pair_scale(files.state, SCALE_NAMES, other)
 
     def describe_work(self, work: Work) -> str:
         """Return the work of a run as a phrase."""

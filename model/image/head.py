@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ..head import BadRow, Column, Flag, Measure, ModelInfo, Work
-from ..media import MEDIA_FIELD, UNREAD, VARIANT, VARIANTS, parse_media
+from ..media import MEDIA_FIELD, UNREAD, VARIANT, MediaHead, parse_media
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 
 if TYPE_CHECKING:
@@ -28,37 +28,22 @@ FLAGS = (
 _OPTIONS = ("device", "dtype", "normalize", "variant", "max_image_bytes", "max_pixels")
 
 
-class ImageHead:
+class ImageHead(MediaHead):
     """AudioCLIP's image head, as the protocol Head describes it."""
 
     name = "image"
     item = "image"
     items = "images"
-    field_flag = f"--{MEDIA_FIELD.name}"
     reading_fault = UNREAD.format("ImageEncoder")
     unit = "pixels"
     content = Column("image", "binary")
     model_columns = (Column("width", "int32"), Column("height", "int32"))
     size_column = "width"
     size_unit = "pixels of width"
-    cut_column: str | None = None
     max_size = 2048
     reasons = ("empty file", "missing file", "not decodable", "too large")
-    sort_by: str | None = None
-    keeps_strings = False
     provenance = ("variant",)
     flags = FLAGS
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-    @property
-    def version_parts(self) -> tuple[str, ...]:
-        """The formats whose decoders decide vectors."""
-        return tuple(self.versions())
 
     def settings(self, options: Mapping[str, Any]) -> ImageSettings:
         """Return the settings of the encoder that options of `embed` ask for."""
@@ -77,21 +62,6 @@ class ImageHead:
         """Return the most bytes of one file."""
         return int(options["max_image_bytes"])
 
-    def omitted(self, options: Mapping[str, Any]) -> frozenset[str]:
-        """Return the content: part files contain no pictures."""
-        return frozenset({self.content.name})
-
-    def fingerprint_faults(self, parts: Mapping[str, str]) -> list[str]:
-        """Return what is wrong with the values of a fingerprint's parts."""
-        variant = parts["variant"]
-        return [] if variant in VARIANTS else [f"variant is {variant!r:.80}, expected {' or '.join(VARIANTS)}"]
-
-    def versions(self) -> dict[str, str]:
-        """Return for each format how it is decoded on this machine."""
-        from .probes import decoder_parts
-
-        return decoder_parts()
-
     def parse(self, value: object, field: str, limit: int) -> bytes:
         """Return a value as an encoded picture. Raise BadRow if it is not one of at most `limit` bytes."""
         content = parse_media(value, field)
@@ -108,12 +78,6 @@ class ImageHead:
         header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + size, 0, 54, 40, 64, 48, 1, 24, 0, size, 2835, 2835, 0, 0)
         pictures = ((x * (n + 1) + y * (color + 2) * 3 ^ x * y // (n + 2)) & 255 for n in range(16))
         return {f"picture {n}": header + picture.astype(np.uint8).tobytes() for n, picture in enumerate(pictures, 1)}
-
-    def read(self, copies: Sequence[str]) -> Checkpoint:
-        """Read the checkpoint. Raise CheckpointError if it cannot be used."""
-        from ..checkpoint import load_checkpoint
-
-        return load_checkpoint(copies[0], self.name)
 
     def describe(self, settings: ImageSettings, files: Checkpoint) -> ModelInfo:
         """Return what the encoder of these settings and files is. Raise ValueError if it cannot be built."""
@@ -148,13 +112,6 @@ class ImageHead:
             return Measure(sum(pixels.values()), rejected, np.zeros(len(pictures), np.bool_))
 
         return measure
-
-    def logit_scale(self, files: Checkpoint, other: str) -> float:
-        """Return the factor that AudioCLIP multiplies cosines of images with `other`, "audio" or "text", by."""
-        from ..tensors import pair_scale
-        from .shapes import SCALE_NAMES
-
-        return pair_scale(files.state, SCALE_NAMES, other)
 
     def describe_work(self, work: Work) -> str:
         """Return the work of a run as a phrase."""

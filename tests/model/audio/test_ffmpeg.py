@@ -123,7 +123,9 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setitem(sys.modules, "av", None)
     error = encoder().encode_rows([content]).errors[0]
     assert error.reason == "not decodable"
-    assert "which is not installed: pip install 'audioclip-beam[ffmpeg]'" in error.detail
+    names = {"wma": "Windows Media", "aac": "AAC", "webm": "Matroska", "mka": "Matroska"}
+    words = f"it is {names.get(suffix, 'MPEG-4')}, which needs FFmpeg: pip install 'audioclip-beam[ffmpeg]'"
+    assert error.detail == words
 
 
 LONG = """
