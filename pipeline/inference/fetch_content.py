@@ -20,7 +20,7 @@ from ..io.file_io import FileIO
 from ..io.paths import is_local
 from ..io.retries import StoreError
 from ..io.timeout_reader import SMALL_BYTES
-from ..io.versions import ListedFile, list_remote, local_file
+from ..io.versions import ListedFile, list_remote, version_of
 from ..io.worker_thread import WorkerThread, read_ahead
 
 REQUESTS = 16  # files that are opened and read at the same time: most of the time is spent waiting for an object store
@@ -95,14 +95,15 @@ class Fetcher:
                 raise BadRow("missing file", getattr(error, "strerror", None) or str(error)) from error
             if not stat.S_ISREG(status.st_mode):
                 raise BadRow("missing file", "it is not a regular file")
-            return local_file(path, status)
+            return ListedFile(path, status.st_size, version_of(status))
         try:
-            listed = next((file for file in list_remote(path, path) if file.path == path), None)
+            listed = list_remote(path, path)
         except (OSError, ValueError) as error:
             raise BadRow("missing file", str(error)) from error
-        if listed is None:
+        if path not in listed.paths:
             raise BadRow("missing file", "the object store has no such file")
-        return listed
+        place = listed.paths.index(path)
+        return ListedFile(path, listed.sizes[place], listed.versions[place])
 
     def _read(self, guard: _Guard, found: Any) -> Any:
         """Return the bytes of a file, why they cannot be read, or any other content as it is."""
