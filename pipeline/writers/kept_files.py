@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...model.head import Head
 from ..errors import SnapshotError, convert_write_errors, first_line
 from ..io.file_io import FileIO
-from ..io.filesystem import copy_file, sha256_of
+from ..io.filesystem import copy_file, read
 from ..io.paths import join
 from ..io.retries import StoreError
 from ..layout import COPY, PART, REJECTED, parquet_name
@@ -152,11 +152,11 @@ class KeepRows(beam.DoFn):  # type: ignore[misc]
         widened = types.schema if types and types.widened and first.is_part else b""
         digits = hashlib.sha256(repr((made_of, self.encoding, widened)).encode()).hexdigest()[:16]
         name = parquet_name(PART if first.is_part else REJECTED, f"{digits}{COPY}")
-        try:
-            with self.file_io.open(join(self.directory, name)) as handle:  # of an earlier attempt
-                file = self._describe(name, handle)
-        except FileNotFoundError:
+        data = read(join(self.directory, name))  # of an earlier attempt
+        if data is None:
             file = self._write(name, group, masks, types if widened else None)
+        else:
+            file = self._describe(name, data)
         if len(group) > 1:  # the publisher names this run
             return replace(file, segment=first.segment)
         return replace(file, segment=first.segment, made_by=first.made_by)
@@ -189,16 +189,16 @@ class KeepRows(beam.DoFn):  # type: ignore[misc]
         options = part_options(schema, self.encoding) if is_part else {}
         return ParquetFileWriter(self.directory, name, schema, options, bits=bits)
 
-    def _describe(self, name: str, handle: IO[bytes]) -> FileInfo:
+    def _describe(self, name: str, data: bytes) -> FileInfo:
         """Return what the list of files says of a finished copy."""
-        digest = sha256_of(handle)
-        size, source, stats, lowest = handle.tell(), open_pages(handle), FileStats(), list[str]()
+        source, stats, lowest = pq.ParquetFile(pa.BufferReader(data)), FileStats(), list[str]()
         for batch in source.iter_batches():
             stats.add_file_rows(batch, self.head)
             if CONTENT_HASH.name in batch.schema.names:
                 lowest.append(pc.min(batch.column(CONTENT_HASH.name)).as_py().hex())
         rows = source.metadata.num_rows
-        return stats.described(FileInfo(name, rows, size, digest, lowest_hash=min(lowest, default=None)))
+        digest = hashlib.sha256(data).hexdigest()
+        return stats.described(FileInfo(name, rows, len(data), digest, lowest_hash=min(lowest, default=None)))
 
 
 def _kept_rows(source: pq.ParquetFile, mask: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:

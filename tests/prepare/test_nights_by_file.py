@@ -8,10 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.layout import is_copy
 from audioclip_beam.pipeline.prepare.unchanged import rows_to_retry
+from audioclip_beam.pipeline.snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA, CarriedFile, write_listings
 from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
+from audioclip_beam.pipeline.writers.kept_files import DroppedShards, KeepRows
 from tests.support.corpus import embed, read, write_jsonl
 from tests.support.snapshots import directory_of, files_of
 
@@ -193,3 +197,29 @@ def test_retry_rejected(tmp_path: Path) -> None:
     manifest = run(folder, output, retry_rejected=True)
     assert (manifest["counts"]["read"], manifest["counts"]["reused"]) == (2, 1)
     assert manifest["totals"] == first["totals"]
+
+
+def test_a_group_that_is_processed_twice_makes_nothing_twice(tmp_path: Path) -> None:
+    """What the first attempt has written stays as it is, and is described alike."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for shard in range(4):
+        write(folder, shard, rows=5)
+        write_jsonl(folder / f"bad-{shard}.jsonl", [{"id": f"bad {shard}", "text": ""}])
+    first = run(folder, output)
+    dropped = pa.table({"segment": [0, 0], "name": ["1.jsonl", "bad-1.jsonl"]}).cast(DROPPED_SCHEMA)
+    write_listings(str(tmp_path), LISTED_SCHEMA.empty_table(), dropped=dropped)
+    keep = KeepRows(
+        str(directory_of(output)),
+        str(tmp_path),
+        head=TEXT,
+        dropped=DroppedShards(str(tmp_path), FileIO()),
+        encoding="plain",
+        file_io=FileIO(),
+    )
+    for file in files_of(output, first):
+        (kept,) = keep.process([CarriedFile(file, 0, 0)])
+        assert kept.file is not None
+        state = (tmp_path / kept.file.name).stat()
+        assert list(keep.process([CarriedFile(file, 0, 0)])) == [kept]
+        assert (tmp_path / kept.file.name).stat() == state
+        assert (kept.file.rows, kept.dropped) == ((15, 5) if file.is_part else (3, 1))
