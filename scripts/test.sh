@@ -54,5 +54,5 @@ pytest "${tests[@]}" "$@"
 if [[ -z "$fast" && $# == 0 ]]; then
     printf '\ntest: all passed; now a sample of them without the caches of Beam (BEAM_CACHES=off)\n'
     sample=(tests/changes/test_changes.py tests/dedup/test_reuse.py tests/pipeline/test_{embed,graph,metrics}.py)
-    BEAM_CACHES=off pytest -q -n 2 --dist loadfile "${sample[@]}"
+    BEAM_CACHES=off pytest -q -n 2 --dist loadfile -m "not slow" "${sample[@]}"
 fi

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
-import lancedb
 import pytest
 from qdrant_client import QdrantClient
 
@@ -73,6 +72,8 @@ def rows_in_qdrant(folder: Path) -> dict[str, str]:
 
 
 def rows_in_lancedb(folder: Path) -> dict[str, str]:
+    import lancedb  # it takes seconds, which other tests need not wait
+
     table = lancedb.connect(folder / "captions.lancedb").open_table("captions").to_arrow()
     return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 

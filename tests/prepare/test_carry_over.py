@@ -352,6 +352,7 @@ def test_a_local_run_knows_its_canary_before_it_writes(tmp_path: Path, monkeypat
     assert all(known)
 
 
+@pytest.mark.slow
 def test_the_first_run_fails_and_the_encoder_changes(tmp_path: Path) -> None:
     """Finished files of the other encoder are not reused; those of the present one are, whichever run is newer."""
     folder, output = write_corpus(tmp_path / "in", 2), tmp_path / "out"

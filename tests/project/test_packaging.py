@@ -52,6 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
     """No generic name is installed in site-packages, and type checkers see the annotations."""
     (wheel,) = built.glob("*.whl")
@@ -71,6 +72,7 @@ def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_sdist_contains_sources_and_no_ignored_files(built: Path) -> None:
     """Files that git ignores are not shipped."""
     (sdist,) = built.glob("*.tar.gz")

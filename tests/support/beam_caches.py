@@ -24,6 +24,8 @@ from apache_beam.options.value_provider import ValueProvider
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators
 
+from audioclip_beam.model.heads import HEADS
+
 
 def _by_function(inspect: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return `inspect` with a cache for functions and methods."""
@@ -60,10 +62,10 @@ def _copies(values: dict[str, Any]) -> dict[str, Any]:
 
 def _cached_options(initialize: Callable[..., None]) -> Callable[..., None]:
     """Return `PipelineOptions.__init__` with a cache for what the flags say."""
-    parsed: dict[tuple[type, tuple[str, ...]], Any] = {}
+    parsed: dict[tuple[object, ...], Any] = {}
 
     def cached(self: Any, flags: Any = None, **overrides: Any) -> None:
-        key = type(self), tuple(sys.argv[1:] if flags is None else flags)
+        key = type(self), *HEADS, tuple(sys.argv[1:] if flags is None else flags)
         if isinstance(flags, str) or key not in parsed:
             initialize(self, flags, **overrides)
             parsed[key] = copy.deepcopy(self._visible_options)
@@ -77,20 +79,21 @@ def _cached_options(initialize: Callable[..., None]) -> Callable[..., None]:
 
 def _cached_values(get_all_options: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Return `PipelineOptions.get_all_options` with one parser for all calls without options that it does not know."""
-    parsers: dict[tuple[type, ...], tuple[argparse.ArgumentParser, dict[str, Any]]] = {}
+    parsers: dict[object, tuple[argparse.ArgumentParser, dict[str, Any]]] = {}
 
     def cached(self: Any, drop_default: bool = False, **settings: Any) -> dict[str, Any]:
-        classes = tuple(PipelineOptions.__subclasses__())
-        if classes not in parsers:
+        classes = PipelineOptions.__subclasses__()
+        key = *classes, *HEADS  # whose flags are among those of EmbedOptions
+        if key not in parsers:
             parser = pipeline_options._BeamArgumentParser(allow_abbrev=False)
             for each in {str(each): each for each in reversed(classes)}.values():
                 each._add_argparse_args(parser)
             defaults = {action.dest: parser.get_default(action.dest) for action in parser._actions}
-            parsers[classes] = (
+            parsers[key] = (
                 parser,
                 {name: default for name, default in defaults.items() if not isinstance(default, ValueProvider)},
             )
-        parser, defaults = parsers[classes]
+        parser, defaults = parsers[key]
         known, unknown = parser.parse_known_args(self._flags)
         values = vars(known)
         if (
@@ -108,11 +111,14 @@ def _cached_values(get_all_options: Callable[..., dict[str, Any]]) -> Callable[.
 
 
 def _cached_names(list_names: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
-    """Return `PipelineOptions._visible_option_list` with a cache by class."""
-    found: dict[type, list[str]] = {}
+    """Return `PipelineOptions._visible_option_list` with a cache by class and heads."""
+    found: dict[tuple[object, ...], list[str]] = {}
 
     def cached(self: Any) -> list[str]:
-        return found.get(type(self)) or found.setdefault(type(self), list_names(self))
+        key = type(self), *HEADS
+        if key not in found:
+            found[key] = list_names(self)
+        return found[key]
 
     return cached
 

@@ -30,7 +30,8 @@ def create_environment(name: str, *packages: str, see_installed: bool = False, p
     lock = (ROOT / "requirements.lock").read_text() if pinned else ""
     pins = re.findall(r"^[\w.-]+==[^ ;]+", lock, re.MULTILINE)
     (path / "pins.txt").write_text("\n".join(pins))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    # A test imports little of what is installed: Python compiles that.
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
     run_online([*pip, "--constraint", path / "pins.txt", *packages])
     marker.write_text(contents)
     return python.parent

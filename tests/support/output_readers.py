@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
-import lancedb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -145,6 +144,8 @@ def _datasets(path: str) -> tuple[object, object]:
 
 
 def _lancedb(path: str) -> tuple[object, object]:
+    import lancedb  # it takes seconds, which tests that do not use it need not wait
+
     rows = ds.dataset(path).scanner(columns=["id", "embedding"]).to_reader()
     table: pa.Table = lancedb.connect(f"{path}.lancedb").create_table("rows", rows).to_arrow()
     return table["id"].to_pylist(), table["embedding"].to_pylist()
@@ -152,6 +153,8 @@ def _lancedb(path: str) -> tuple[object, object]:
 
 def refuses(name: str, path: Path) -> bool:
     """Return whether an engine that runs in this process cannot read all columns of a file."""
+    import lancedb
+
     read: dict[str, Callable[[], object]] = {
         "DuckDB": lambda: duckdb.sql(f"SELECT * FROM '{path}'").fetchall(),
         "Polars": lambda: pl.read_parquet(path),
