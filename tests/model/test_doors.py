@@ -162,9 +162,9 @@ def test_elements_of_ml_transform(element: object, small_head: str) -> None:
     """With columns they are dicts, Rows or NamedTuples, and their values are texts."""
     handler = AudioCLIPTextEmbeddings(columns=["text"], checkpoint=small_head).get_model_handler()
     with pytest.raises(TypeError, match="^no text in .*: Expected data to be dicts"):
-        handler.texts(element)
+        handler.contents(element)
     with pytest.raises(TypeError, match="^AudioCLIPTextEmbeddings takes str, got .*: give a text$"):
-        handler.texts({"text": [element]})
+        handler.contents({"text": [element]})
 
 
 @pytest.mark.parametrize(
