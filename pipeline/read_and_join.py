@@ -123,7 +123,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         if job.limits.unique_ids:
             kept = all_files(carried, merged)
             duplicates = rows | FindDuplicateIds(
-                kept, before, dropped, bits=job.id_bits, spill=self.spill, file_io=file_io
+                kept, before, dropped, bits=job.id_bits, spill=self.spill, file_io=file_io, record=self.carry_over
             )
         return JoinResult(read.read, read.rejected, known, new, carried, merged, duplicates, types)
 

@@ -71,6 +71,8 @@ class SplitIntoBuckets(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: pa.RecordBatch) -> Iterator[BUCKETED]:
         """Keep `batch`, and split everything kept if it is enough."""
+        if not batch.num_rows:
+            return
         self._batches.append(batch)
         self._sizes.append(row_bytes(batch))
         self._bytes += batch.nbytes

@@ -40,6 +40,7 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
         bits: There are 2**bits buckets.
         spill: As for Buckets.
         file_io: How files are opened.
+        record: Whether damage is noted beside a file.
     """
 
     def __init__(
@@ -51,10 +52,13 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
         bits: int,
         spill: str | None,
         file_io: FileIO,
+        record: bool,
     ) -> None:
         super().__init__()
         self.carried, self.bits, self.spill = carried, bits, spill
-        self.read_ids = beam.FlatMap(_kept_ids, directory, dropped, file_io).with_output_types(pa.RecordBatch)
+        self.read_ids = beam.FlatMap(_kept_ids, directory, dropped, file_io, record=record).with_output_types(
+            pa.RecordBatch
+        )
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split the ids into 2**bits buckets by checksum, and count them in each."""
@@ -69,12 +73,12 @@ class FindDuplicateIds(beam.PTransform):  # type: ignore[misc]
 
 
 def _kept_ids(
-    group: list[CarriedFile], directory: str, dropped: DroppedShards, file_io: FileIO
+    group: list[CarriedFile], directory: str, dropped: DroppedShards, file_io: FileIO, *, record: bool
 ) -> Iterator[pa.RecordBatch]:
     """Yield the ids of the rows with vectors that are kept. Raises SnapshotError if a file is damaged."""
     for each in group:
         if each.file.is_part:
-            with open_kept(join(directory, each.file.name), file_io) as handle:
+            with open_kept(join(directory, each.file.name), file_io, record=record) as handle:
                 for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(
                     columns=["id", "shard"]
                 ):

@@ -147,10 +147,14 @@ class ReuseVectors(beam.DoFn):  # type: ignore[misc]
         """
         assert self.dropped is not None
         with reading_kept(path):
-            rows = self._file(path).read_row_group(number, use_threads=False)
+            file = self._file(path)
+            places = file.read_row_group(number, columns=[CONTENT_HASH.name, "shard"], use_threads=False)
+            of_bucket = bucket_of(places[CONTENT_HASH.name].combine_chunks(), self.bits) == bucket
+            kept = of_bucket & self.dropped.kept(places["shard"], segment)
+            if not kept.any():
+                return
+            rows = file.read_row_group(number, use_threads=False).filter(pa.array(kept))
         count("earlier_row_groups", 1)
-        of_bucket = bucket_of(rows[CONTENT_HASH.name].combine_chunks(), self.bits) == bucket
-        rows = rows.filter(pa.array(of_bucket & self.dropped.kept(rows["shard"], segment)))
         for batch in rows.combine_chunks().to_batches():
             yield EmbeddedBatch(batch if types is None else apply_types(batch, types), outcome="copied")
 

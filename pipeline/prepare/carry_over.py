@@ -14,21 +14,22 @@ from numpy.typing import NDArray
 
 from ...model.head import Head
 from ..errors import SnapshotError, first_line
-from ..flags import MAX_FILE_ROWS, WITHOUT_EFFECT_ON_ROWS
+from ..flags import MAX_FILE_ROWS
 from ..io.file_io import FileIO
 from ..io.paths import join
 from ..readers.fields import Fields
 from ..readers.infer_schema import KeptTypes, infer_kept_types
 from ..readers.settle_types import can_widen
-from ..readers.shard import READERS_VERSION
 from ..readers.shard_table import SHARD_SCHEMA, ShardTable, unchanged_places
 from ..schemas import CONTENT_HASH, PASSING_REASONS
-from ..snapshots.commit import damaged_files, missing_files
+from ..snapshots.commit import damaged_files
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA, CarriedFile
 from ..snapshots.manifest import FileInfo, Lookup, Manifest
 from ..snapshots.segments import Remainder, choose_segments
-from ..snapshots.snapshot import REMEDY, UNREADABLE, Snapshot
+from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
+from ..writers.kept_files import open_kept
+from .unchanged import deciding_options
 
 ROW_BYTES = 100  # of a row of a shard, for estimates
 
@@ -76,20 +77,20 @@ def estimate_rows(shards: pa.Table) -> int:
     return (pc.sum(pc.multiply(shards["bytes"], ratio)).as_py() or 0) // ROW_BYTES
 
 
-def deciding_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Return what decides which rows a corpus has: effective options of `embed`, and the version of the readers."""
-    deciding = {name: value for name, value in options.items() if name not in WITHOUT_EFFECT_ON_ROWS}
-    return {**deciding, "readers": READERS_VERSION}
-
-
 def has_comparable_rows(previous: Manifest, options: Mapping[str, object], fingerprint: str) -> bool:
     """Return whether a run with these options and a model of that fingerprint would make the rows of a snapshot again."""
     return (
         previous["fingerprint"] == fingerprint
         and not options["force"]
         and not options["no_dedupe"]
-        and previous["deciding"] == deciding_options(options)
+        and not changed_options(previous, options)
     )
+
+
+def changed_options(previous: Manifest, options: Mapping[str, object]) -> list[str]:
+    """Return the names of what decides which rows there are and is not as in a snapshot."""
+    now, before = deciding_options(options), previous["deciding"]
+    return sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
 
 
 def decide_carry_over(
@@ -222,12 +223,9 @@ def _to_retry(snapshot: Snapshot, lost: Collection[str]) -> NDArray[np.bool_]:
 
 
 def _read_columns(snapshot: Snapshot, file: FileInfo, columns: list[str]) -> pa.Table:
-    """Return columns of a file of a snapshot. Raises SnapshotError if it cannot be read."""
-    path = join(snapshot.path, file.name)
-    try:
-        return pq.read_table(path, columns=columns, use_threads=False)
-    except UNREADABLE as error:
-        raise SnapshotError(f"{path} cannot be read ({first_line(error)}): {REMEDY}") from error
+    """Return columns of a file of a snapshot. Raises SnapshotError if it cannot be read, as reading_kept does."""
+    with open_kept(join(snapshot.path, file.name), FileIO()) as handle:
+        return pq.ParquetFile(handle, page_checksum_verification=True).read(columns, use_threads=False)
 
 
 def _incomplete(snapshot: Snapshot, lost: Collection[str]) -> NDArray[np.bool_]:
@@ -285,7 +283,7 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
         size += HASH_BYTES * rows[number]
         if size > max_bytes or not reads:
             left_out.add(number)
-    lost = set(missing_files(snapshot.path, snapshot.files))
+    lost = set(damaged_files(snapshot.path, snapshot.files))
     searched = [
         file
         for file in snapshot.files

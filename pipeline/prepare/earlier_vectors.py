@@ -160,8 +160,12 @@ def _leftovers(output: str, current: str, model: ModelInfo, canary: Canary | Non
     earlier: list[str] = []
     for run, files in sorted({**dead, **newer}.items(), reverse=True):
         names = {base_name(path): path for path, _ in files}
-        # Rows of a copy are also in the snapshot that it was made of.
-        parts = [path for name, path in names.items() if name.startswith(PART) and has_rows(name) and not is_copy(name)]
+        # Rows of a dead run's copy are also in the snapshot that it was made of.
+        parts = [
+            path
+            for name, path in names.items()
+            if name.startswith(PART) and has_rows(name) and not (run in dead and is_copy(name))
+        ]
         if not parts or not run.endswith(model.fingerprint[:8]):
             continue
         try:

@@ -29,9 +29,9 @@ from ..snapshots.commit import current_name, require_manifest
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.snapshot import Snapshot, check_not_nested
-from .carry_over import CarryOver, decide_carry_over, deciding_options, estimate_rows, has_comparable_rows
+from .carry_over import CarryOver, changed_options, decide_carry_over, estimate_rows, has_comparable_rows
 from .earlier_vectors import EarlierVectors, find_earlier_vectors
-from .unchanged import Listing, list_shards, model_files
+from .unchanged import Listing, deciding_options, list_shards, model_files
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,9 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
         compare=options.compare,
         retry_rejected=options.retry_rejected,
     )
+    same_model = current and current.manifest["fingerprint"] == model.info.fingerprint
+    if current and same_model and (changed := changed_options(current.manifest, options.values)):
+        notes.append(f"every shard is read: {', '.join(changed)} changed since {current.name}")
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
     listed = Listed.of(carry_over)

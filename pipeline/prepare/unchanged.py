@@ -14,7 +14,7 @@ from ...model.fingerprint import SCHEME
 from ...model.head import EncoderSettings
 from ...model.heads import find_head
 from ...model.release import UNTRAINED
-from ..flags import WITHOUT_EFFECT, defaults
+from ..flags import WITHOUT_EFFECT, WITHOUT_EFFECT_ON_ROWS, defaults
 from ..io.paths import absolute_path, is_local
 from ..io.versions import list_remote, local_version, same_version
 from ..readers.input_files import find_shards
@@ -98,10 +98,16 @@ def rows_to_retry(manifest: Manifest) -> int:
     return sum(rejected.get(reason, 0) for reason in PASSING_REASONS)
 
 
+def deciding_options(options: Mapping[str, object]) -> dict[str, object]:
+    """Return what decides which rows a corpus has: effective options of `embed`, and the version of the readers."""
+    deciding = {name: options[name] for name in defaults() if name not in WITHOUT_EFFECT_ON_ROWS}
+    return {**deciding, "readers": READERS_VERSION}
+
+
 def _same_options(options: Mapping[str, object], manifest: Manifest) -> bool:
     """Return whether the options with an effect are those of a snapshot, which names the ones that are not defaults."""
     given = manifest["options"]
-    return manifest["deciding"].get("readers") == READERS_VERSION and all(
+    return manifest["deciding"] == deciding_options(options) and all(
         options[name] == given.get(name, default) for name, default in defaults().items() if name not in WITHOUT_EFFECT
     )
 

@@ -101,6 +101,11 @@ def _check_segments(shards: pa.Table, files: list[FileInfo]) -> None:
     of_files = Counter[int]()
     for file in files:
         of_files[file.segment] += file.rows
+        if not file.is_part and sum(file.rejected_by_reason.values()) != file.rows:
+            raise SnapshotError(
+                f"rows do not add up: {file.name} has {file.rows} rows, and {sum(file.rejected_by_reason.values())} with "
+                f"a reason; {_REPORT_IT}"
+            )
     for number in sorted({*of_shards, *of_files}):
         if of_shards.get(number, 0) != of_files[number]:
             raise SnapshotError(

@@ -79,12 +79,12 @@ def settle_types(kinds: Kinds, fields: Fields, types: KeptTypes) -> list[Settled
 def can_widen(stored: pa.Schema, final: pa.Schema, without_values: Collection[str]) -> bool:
     """Return whether apply_types may give columns in files, of `stored`, the types of `final`.
 
-    Those `without_values` have no value. A single value may still not fit: then apply_types names it.
+    Those `without_values` have no value. A single value may still not fit: then apply_types names it. How a float was
+    spelled in its shard, as 1 or 1.0, its column does not say.
     """
     return stored.names == final.names and all(
         before.name in without_values
-        or may_be_equal(before.type, now.type)
-        or (is_text(now.type) and pa.types.is_floating(before.type))
+        or (may_be_equal(before.type, now.type) and not (is_text(now.type) and pa.types.is_floating(before.type)))
         for before, now in zip(stored, final, strict=True)
     )
 

@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from ..errors import SnapshotError
-from ..io.filesystem import list_directory, remove, write_atomically
+from ..io.filesystem import list_directory, remove, sha256_of, write_atomically
 from ..io.json_file import Json, read_json, update_json
 from ..io.paths import base_name, join
 from ..io.retries import error_text
+from ..io.timeout_reader import open_to_read
 from ..layout import (
     CANARY,
     DAMAGED,
@@ -188,15 +189,28 @@ def missing_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
 
 
 def damaged_files(directory: str, files: Sequence[FileInfo]) -> list[str]:
-    """Return the names of those `files` that missing_files names, and of those that a run could not read."""
+    """Return the names of those `files` that missing_files names, and of those that a run could not read.
+
+    One that was restored since, as its digest shows, is none of these.
+    """
     sizes = {base_name(file.path): file.size for file in list_directory(directory)}
-    return [file.name for file in files if sizes.get(file.name) != file.bytes or f"{DAMAGED}{file.name}" in sizes]
+    return [
+        file.name
+        for file in files
+        if sizes.get(file.name) != file.bytes
+        or (f"{DAMAGED}{file.name}" in sizes and _sha256(join(directory, file.name)) != file.sha256)
+    ]
+
+
+def _sha256(path: str) -> str:
+    with open_to_read(path) as handle:
+        return sha256_of(handle)
 
 
 def record_damage(path: str, reason: str) -> None:
     """Note beside a file of rows that it could not be read, so that the next run reads the shards of its rows again."""
     directory, name = path.removesuffix(base_name(path)), base_name(path)
-    with suppress(OSError):  # the run ends with the error itself
+    with suppress(Exception):  # the run ends with the error itself
         write_atomically(join(directory, f"{DAMAGED}{name}"), f"{reason}\n".encode(), "application/octet-stream")
 
 

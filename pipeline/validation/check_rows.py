@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ...model.fingerprint import PROVENANCE_PARTS
 from ..content import content_hash
-from ..errors import convert_temporary_errors, first_line
+from ..errors import SnapshotError, convert_temporary_errors, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
 from ..schemas import CONTENT_HASH, kept_fields, reasons_of, rejected_schema
@@ -73,6 +74,14 @@ class RowChecks:
         self._ids = DuplicateFinder()
         self._kept: pa.Schema | None = None  # kept fields of the first file
         self._reasons = Counter[str]()
+        self._listed: pa.Table | None = (
+            None  # None if the list of shards cannot be read, which is a fault of another check
+        )
+        with suppress(SnapshotError):
+            self._listed = snapshot.shards
+        self._of_shards = np.zeros(
+            0 if self._listed is None else len(self._listed), np.int64
+        )  # rows, by the place of the shard in the list
         self._rows = self._truncated = 0
         self._lengths = [np.inf, -np.inf]  # of the shortest and the longest vector
 
@@ -108,7 +117,12 @@ class RowChecks:
         unknown = sorted(set(self._reasons) - set(reasons_of(self.head)))
         if unknown:
             self.counts.add_fault(f"{', '.join(map(repr, unknown))} is not a reason for rejecting a row"[:300])
-        self.counts.summary = "as in the manifest"
+        if self._listed is not None:
+            differ = np.flatnonzero(self._of_shards != self._listed["rows"].to_numpy())
+            for place in differ[:MAX_EXAMPLES].tolist():
+                name, rows = (self._listed[column][place].as_py() for column in ("name", "rows"))
+                self.counts.add_fault(f"the shard {name!r:.80} has {self._of_shards[place]} rows, expected {rows}")
+        self.counts.summary = "as in the manifest and in the list of shards"
         self._check_ids()
         return [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.sizes, self.counts]
 
@@ -117,12 +131,13 @@ class RowChecks:
             return
         self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
         column = file.schema_arrow.names.index(CONTENT_HASH.name)
-        lowest = []
+        lowest, shards = [], list[pa.Array]()
         for number in range(file.num_row_groups):
             hashes = []
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[number]):
                 self._check_batch(batch)
                 hashes.append(batch.column(CONTENT_HASH.name))
+                shards.append(batch.column("shard"))
             if not hashes:
                 continue
             ends = pc.min_max(pa.chunked_array(hashes)).as_py()
@@ -131,14 +146,37 @@ class RowChecks:
             if statistics is None or (statistics.min, statistics.max) != (ends["min"], ends["max"]):
                 self.hashes.add_fault(f"{info.name}, row group {number}: other hashes than its statistics say")
         self.hashes.expect_equal(f"{info.name}: the lowest hash", min(lowest, default=None), info.lowest_hash)
+        self._count_shards(info, shards)
 
     def _check_rejected(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not file.schema_arrow.equals(rejected_schema(self.head)):
             self.schema.add_fault(f"{info.name} has other columns than a file of rejected rows")
             return
         self.schema.expect_equal(f"{info.name}: rows", file.metadata.num_rows, info.rows)
-        for batch in file.iter_batches(BATCH_ROWS, columns=["reason"]):
+        shards = list[pa.Array]()
+        for batch in file.iter_batches(BATCH_ROWS, columns=["shard", "reason"]):
             self._reasons.update(batch.column("reason").to_pylist())
+            shards.append(batch.column("shard"))
+        self._count_shards(info, shards)
+
+    def _count_shards(self, info: FileInfo, shards: list[pa.Array]) -> None:
+        """Count the rows of each shard in a file, which must be of the file's segment."""
+        listed = self._listed
+        if listed is None:
+            return
+        counted = pc.value_counts(pa.chunked_array(shards, pa.string()))
+        names, rows = counted.field("values"), counted.field("counts").to_numpy()
+        places = pc.index_in(names, value_set=listed["name"].combine_chunks())
+        known = places.is_valid().to_numpy(zero_copy_only=False)
+        found = places.drop_null().to_numpy()
+        self._of_shards[found] += rows[known]
+        elsewhere = listed["segment"].to_numpy()[found] != info.segment
+        unknown = [
+            *names.filter(pa.array(~known)).to_pylist(),
+            *names.filter(pa.array(known)).filter(pa.array(elsewhere)).to_pylist(),
+        ]
+        for name in unknown[:MAX_EXAMPLES]:
+            self.counts.add_fault(f"{info.name} has rows of the shard {name!r:.80}, which is not listed in its segment")
 
     def _check_schema(self, info: FileInfo, file: pq.ParquetFile) -> bool:
         """Check columns and provenance of a part file; return whether its rows have the columns to be checked."""

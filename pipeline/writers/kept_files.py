@@ -23,12 +23,13 @@ from ..io.paths import join
 from ..io.retries import StoreError
 from ..layout import COPY, PART, REJECTED, parquet_name
 from ..readers.settle_types import SettledTypes, apply_types
+from ..readers.shard import InputError
 from ..schemas import CONTENT_HASH
 from ..snapshots.commit import record_damage
 from ..snapshots.listing import CarriedFile, read_dropped
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import UNREADABLE, open_pages
-from .parquet_file import ParquetFileWriter, part_options
+from .parquet_file import REJECTED_OPTIONS, ParquetFileWriter, part_options
 from .statistics import FileStats
 
 
@@ -70,23 +71,27 @@ class DroppedShards:
 
 
 @contextmanager
-def open_kept(path: str, file_io: FileIO) -> Iterator[IO[bytes]]:
+def open_kept(path: str, file_io: FileIO, *, record: bool = True) -> Iterator[IO[bytes]]:
     """Open a file of the previous snapshot whose rows are kept, for a block with the errors of reading_kept."""
-    with reading_kept(path), file_io.open(path) as handle:
+    with reading_kept(path, record=record), file_io.open(path) as handle:
         yield handle
 
 
 @contextmanager
-def reading_kept(path: str) -> Iterator[None]:
+def reading_kept(path: str, *, record: bool = True) -> Iterator[None]:
     """Convert errors of reading a file of the previous snapshot whose rows are kept.
 
     Raises:
-        SnapshotError: It cannot be read. If it is damaged, that is noted beside it.
+        SnapshotError: It cannot be read. If it is damaged, that is noted beside it, unless `record` is False.
     """
     try:
         yield
+    except (InputError, MemoryError):  # of what is made of the rows
+        raise
     except UNREADABLE as error:
-        if not isinstance(error, StoreError) and getattr(error, "errno", None) is None:  # its content is at fault
+        if (
+            record and not isinstance(error, StoreError) and getattr(error, "errno", None) is None
+        ):  # its content is at fault
             record_damage(path, first_line(error))
         raise SnapshotError(
             f"{path}, whose rows are carried over, cannot be read ({first_line(error)}): run again; the shards with rows in "
@@ -186,7 +191,7 @@ class KeepRows(beam.DoFn):  # type: ignore[misc]
 
     def _start(self, name: str, schema: pa.Schema) -> ParquetFileWriter:
         is_part, bits = name.startswith(PART), int((schema.metadata or {}).get(b"bucket_bits", b"0"))
-        options = part_options(schema, self.encoding) if is_part else {}
+        options = part_options(schema, self.encoding) if is_part else REJECTED_OPTIONS
         return ParquetFileWriter(self.directory, name, schema, options, bits=bits)
 
     def _describe(self, name: str, data: bytes) -> FileInfo:

@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..content import hash_words
-from ..io.filesystem import AtomicFile, upload
+from ..io.filesystem import AtomicFile, temporary_name, upload
 from ..io.paths import is_local, join
 from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
 ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20  # rows, or bytes in memory: it ends with what comes first
+
+REJECTED_OPTIONS: dict[str, object] = {"write_page_checksum": True}  # of a file of rejected rows
 
 _VECTORS = f"{EMBEDDING}.list.element"
 
@@ -101,7 +103,7 @@ class ParquetFileWriter:
         self.file: AtomicFile | None = None
         if is_local(self.directory):
             os.makedirs(self.directory, exist_ok=True)
-            self.file = AtomicFile(os.path.join(self.directory, f".{self.name}.tmp"))
+            self.file = AtomicFile(temporary_name(os.path.join(self.directory, f".{self.name}")))
         self.handle = self.file.handle if self.file else tempfile.TemporaryFile()  # noqa: SIM115
         self.digest = _Digesting(self.handle)
         self.writer = pq.ParquetWriter(self.digest, self.schema, **self.options)

@@ -24,7 +24,7 @@ from ..io.worker_thread import WorkerThread
 from ..layout import PART, REJECTED, parquet_name
 from ..metrics import count, rows_by_second
 from ..schemas import EMBEDDING, rejected_schema
-from .parquet_file import ROW_GROUP, ParquetFileWriter, part_options
+from .parquet_file import REJECTED_OPTIONS, ROW_GROUP, ParquetFileWriter, part_options
 from .statistics import FileStats, WrittenFile
 
 
@@ -163,7 +163,9 @@ class WriteFiles(beam.DoFn):  # type: ignore[misc]
         while batch.num_rows:
             if kind not in self._files:
                 name, is_part = parquet_name(kind, uuid.uuid4().hex[:16]), kind == PART
-                schema, options = (self.schema, self.part_options) if is_part else (self.rejected_schema, {})
+                schema, options = (
+                    (self.schema, self.part_options) if is_part else (self.rejected_schema, REJECTED_OPTIONS)
+                )
                 with convert_write_errors(self.directory):
                     self._files[kind] = ParquetFileWriter(
                         self.directory, name, schema, options, bits=self.bits if is_part else 0

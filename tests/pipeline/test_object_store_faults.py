@@ -30,7 +30,7 @@ from audioclip_beam.pipeline.io import filesystem, object_store, retries
 from audioclip_beam.pipeline.io import json_file as pointer
 from audioclip_beam.pipeline.io.json_file import read_json, update_json
 from audioclip_beam.pipeline.io.retries import StoreError, is_transient, with_retries
-from audioclip_beam.pipeline.layout import CARRIED, DROPPED, EARLIER, INPUTS
+from audioclip_beam.pipeline.layout import CARRIED, DROPPED, EARLIER, INPUTS, is_copy
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
@@ -142,6 +142,22 @@ def test_carrying_over_survives_any_request_that_fails_once(store: Store, fault:
         what for what in first_time.sent if what.startswith("GET") and "texts/a.jsonl" in what and "?" not in what
     ]
     assert first_time.kinds["POST"] + first_time.kinds["PUT"] >= 6
+    assert waits.waited
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["503", "cut"])
+def test_copying_rows_survives_any_request_that_fails_once(store: Store, fault: str, waits: Waits) -> None:
+    """Each request of a night with a changed shard, once: rows of the other one are copied from files with rows of both."""
+    fill(store)
+    embed(store)
+    store.put("texts/b.jsonl", b'{"id": "new", "text": "new"}\n')
+    store.fault = FirstTime(fault)
+    manifest = embed(store)
+    store.fault = lambda _: None
+    assert (manifest["counts"]["read"], manifest["totals"]["vectors"]) == (1, 2001)
+    assert ids(store, manifest) == sorted([*(str(row["id"]) for row in ROWS[:2000]), "new"])
+    assert any(is_copy(file.name) for file in read_file_list(f"{store.url}/out", manifest))
     assert waits.waited
 
 

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.pipeline.cli.plan_command import plan
+from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.layout import is_copy
 from audioclip_beam.pipeline.prepare.unchanged import rows_to_retry
@@ -16,7 +18,7 @@ from audioclip_beam.pipeline.snapshots.listing import DROPPED_SCHEMA, LISTED_SCH
 from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from audioclip_beam.pipeline.writers.kept_files import DroppedShards, KeepRows
-from tests.support.corpus import embed, read, write_jsonl
+from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.snapshots import directory_of, files_of
 
 SHARDS, PER_FILE = 5000, 500
@@ -223,3 +225,73 @@ def test_a_group_that_is_processed_twice_makes_nothing_twice(tmp_path: Path) -> 
         assert list(keep.process([CarriedFile(file, 0, 0)])) == [kept]
         assert (tmp_path / kept.file.name).stat() == state
         assert (kept.file.rows, kept.dropped) == ((15, 5) if file.is_part else (3, 1))
+
+
+def test_a_shard_without_vectors_goes(tmp_path: Path) -> None:
+    """Its rejected rows go, and the dry run and the check of ids find no ids of it."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write(folder, 0, rows=4)
+    write_jsonl(folder / "bad.jsonl", [{"id": "bad", "text": ""}])
+    run(folder, output, unique_ids=True)
+    (folder / "bad.jsonl").unlink()
+    arguments = ["--input", f"{folder}/*.jsonl", "--output", str(output), "--id_field", "id", "--unique_ids"]
+    assert plan(arguments, StubHead()) == 0
+    manifest = run(folder, output, unique_ids=True)
+    assert (manifest["counts"]["read"], manifest["totals"]["read"]) == (0, 4)
+
+
+def test_a_value_that_fits_no_type_is_no_damage(tmp_path: Path) -> None:
+    """The error names the value, and no file counts as damaged."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_jsonl(folder / "a.jsonl", [{"id": "a", "text": "a", "tag": 2**53 + 1}])
+    run(folder, output, keep_fields=["tag"])
+    write_jsonl(folder / "b.jsonl", [{"id": "b", "text": "b", "tag": 0.5}])
+    with pytest.raises(Exception, match=r"a.jsonl, id a: kept field 'tag' is 9007199254740993 .*give another type"):
+        run(folder, output, keep_fields=["tag"])
+    assert not list(directory_of(output).glob("_damaged-*"))
+
+
+def test_floats_that_become_texts_are_read_again(tmp_path: Path) -> None:
+    """A column of floats does not say whether 1 was written as 1 or 1.0."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for name, value in (("a", 1), ("b", 2.5)):
+        write_jsonl(folder / f"{name}.jsonl", [{"id": name, "text": name, "tag": value}])
+    run(folder, output, keep_fields=["tag"])
+    write_jsonl(folder / "c.jsonl", [{"id": "c", "text": "c", "tag": "x"}])
+    manifest = run(folder, output, keep_fields=["tag"])
+    assert read(output)["tag"].to_pylist() == ["1", "2.5", "x"]
+    assert any("every shard is read" in note for note in manifest["notes"])
+
+
+def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
+    """It is found when rows are to be tried again: the next run reads the shards of its rows, or none if it was restored."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write(folder, 0, rows=4)
+    write_jsonl(folder / "failed.jsonl", [{"id": "a", "text": "poison"}, {"id": "b", "text": "b"}])
+    first = run(folder, output)
+    path = _only(output, "rejected")
+    whole = path.read_bytes()
+    data = bytearray(whole)
+    reasons = pq.read_metadata(path).row_group(0).column(4)
+    begin = reasons.dictionary_page_offset or reasons.data_page_offset
+    data[begin + reasons.total_compressed_size - 1] ^= 255  # in its last page
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=rf"{path.name}, whose rows are carried over, cannot be read .*: run again"):
+        run(folder, output, retry_rejected=True)
+    path.write_bytes(whole)
+    assert run(folder, output)["counts"]["read"] == 0
+    path = _only(output, "rejected")
+    path.unlink()  # a link to the file in the snapshot before
+    path.write_bytes(data)
+    path.with_name(f"_damaged-{path.name}").write_text("damaged\n")
+    manifest = run(folder, output)
+    assert (manifest["counts"]["read"], manifest["totals"]) == (2, first["totals"])
+
+
+def test_a_changed_option_reads_every_shard_with_a_note(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write(folder, 0)
+    run(folder, output)
+    manifest = run(folder, output, max_text_bytes=999)
+    assert manifest["counts"]["read"] == 1
+    assert any("every shard is read: max_text_bytes changed since" in note for note in manifest["notes"])

@@ -21,6 +21,7 @@ from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.schemas import vector_type
+from audioclip_beam.pipeline.snapshots.listing import write_shard_list
 from audioclip_beam.pipeline.snapshots.manifest import Manifest, Provenance
 from audioclip_beam.pipeline.validation.checks import ValidationResult
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
@@ -387,6 +388,24 @@ def test_list_of_shards_that_is_none(output: Path) -> None:
     edit_manifest(output, lambda manifest: manifest["shards"].update(sha256=digest))
     (fault,) = failed(validate(str(output)))["files"]
     assert "is not a list of files or shards" in fault
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [
+        (1, "other.jsonl", "has rows of the shard 'a.jsonl', which is not listed in its segment"),
+        (10, 7, "the shard 'a.jsonl' has 43 rows, expected 7"),
+    ],
+)
+def test_list_of_shards_with_other_rows(output: Path, column: int, value: object, found: str) -> None:
+    """Rows of a shard that is not listed, and a shard with other rows than listed."""
+    directory = directory_of(output)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    shards = pq.read_table(directory / manifest["shards"]["name"])
+    other = shards.set_column(column, shards.field(column), [pa.array([value], shards.field(column).type)])
+    edit_manifest(output, lambda edited: edited.update(shards=write_shard_list(str(directory), other)))
+    faults = failed(validate(str(output)))["counts"]
+    assert any(found in fault for fault in faults), faults
 
 
 def test_damaged_list_of_files(output: Path) -> None:
