@@ -21,73 +21,77 @@ from audioclip_beam.pipeline.flags import MAX_FILE_ROWS
 from audioclip_beam.pipeline.snapshots.segments import Remainder, choose_segments
 
 
-@dataclass
+@dataclass(eq=False)
 class Segment:
-    """The rows of each shard in each of its files, int64 [files, shards of the segment], and the numbers of these shards."""
+    """The rows of each shard in each of its files, int32 [files, shards], and where each shard is in these."""
 
-    shards: NDArray[np.int64]
-    files: NDArray[np.int64]
+    place: dict[int, int]
+    files: NDArray[np.int32]
     written: int
+
+    def __post_init__(self) -> None:
+        self.left = self.files.sum(axis=1, dtype=np.int64)  # rows of each file
+        self.touched = np.zeros(len(self.files), bool)  # whether the file loses rows this night
 
     @property
     def rows(self) -> int:
         """The rows that are left of it."""
-        return int(self.files.sum())
+        return int(self.left.sum())
+
+    def drop(self, shard: int) -> int:
+        """Drop the rows of a shard; return how many they are."""
+        column = self.files[:, self.place.pop(shard)]
+        rows = int(column.sum())
+        self.touched |= column > 0
+        self.left -= column
+        column[:] = 0
+        return rows
 
 
-def write(shards: NDArray[np.int64], rows: NDArray[np.int64]) -> Segment:
+def write(rows: dict[int, int]) -> Segment:
     """Return a segment: rows are spread over files by their hashes, so that each has some of each large shard."""
-    total = int(rows.sum())
+    total = sum(rows.values())
     count = max(1, -(-total // MAX_FILE_ROWS))
-    base = np.tile(rows // count, (count, 1))
-    for place, rest in enumerate((rows % count).tolist()):  # of a small shard, each row is in another file
-        base[(np.arange(rest) + shards[place]) % count, place] += 1
-    return Segment(shards, base, total)
+    sizes = np.fromiter(rows.values(), np.int64, len(rows))
+    files = np.tile((sizes // count).astype(np.int32), (count, 1))
+    for place, (shard, rest) in enumerate(zip(rows, (sizes % count).tolist(), strict=True)):
+        files[(np.arange(rest) + shard) % count, place] += 1  # of a small shard, each row is in another file
+    return Segment({shard: place for place, shard in enumerate(rows)}, files, total)
 
 
 @dataclass
 class Corpus:
     """A corpus, and what its nights have cost."""
 
-    shards: dict[int, int] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
+    owner: dict[int, Segment] = field(default_factory=dict)  # of each shard
     rewritten: list[int] = field(default_factory=list)
     files_rewritten: list[int] = field(default_factory=list)
     most_segments: int = 0
 
     def night(self, changed: dict[int, int]) -> None:
         """Replace or add shards, each with its new rows."""
-        again = files = 0
-        lost = 0
         for segment in self.segments:
-            changes = np.isin(segment.shards, list(changed))
-            touched = segment.files[:, changes].sum(axis=1) > 0
-            lost += int(segment.files[:, changes].sum())
-            segment.files[:, changes] = 0
-            left = segment.files.sum(axis=1)
-            segment.touched = touched & (left > 0)  # type: ignore[attr-defined]
-            segment.files = segment.files[left > 0]
-            segment.touched = segment.touched[left > 0]  # type: ignore[attr-defined]
+            segment.touched[:] = False
+        lost = sum(self.owner[shard].drop(shard) for shard in changed if shard in self.owner)
         remainders = [Remainder(segment.rows, segment.written) for segment in self.segments]
-        kept = choose_segments(remainders, sum(changed.values()), lost)
-        moved = [segment for n, segment in enumerate(self.segments) if n not in kept]
-        for number in kept:
-            segment = self.segments[number]
-            again += int(segment.files[segment.touched].sum())  # type: ignore[attr-defined]
-            files += int(segment.touched.sum())  # type: ignore[attr-defined]
-        numbers = np.concatenate([*(segment.shards for segment in moved), np.array(list(changed), np.int64)])
-        rows = [*(segment.files.sum(axis=0) for segment in moved), np.array(list(changed.values()), np.int64)]
+        kept = [self.segments[number] for number in choose_segments(remainders, sum(changed.values()), lost)]
+        moved = [segment for segment in self.segments if segment not in kept and segment.rows]
+        copies = [segment.touched & (segment.left > 0) for segment in kept]
+        again = sum(int(segment.left[copy].sum()) for segment, copy in zip(kept, copies, strict=True))
         copied = sum(segment.rows for segment in moved)
-        files += -(-copied // MAX_FILE_ROWS)
-        self.shards.update(changed)
-        new = np.concatenate(rows)
-        self.segments = [self.segments[number] for number in kept]
-        if new.sum():
-            self.segments.append(write(numbers[new > 0], new[new > 0]))
+        rows = {shard: int(segment.files[:, at].sum()) for segment in moved for shard, at in segment.place.items()}
+        new = write({**rows, **changed})
+        self.owner.update(dict.fromkeys(new.place, new))
+        self.segments = [*kept, new]
         self.rewritten.append(again + copied)
-        self.files_rewritten.append(files)
+        self.files_rewritten.append(sum(int(copy.sum()) for copy in copies) + -(-copied // MAX_FILE_ROWS))
         self.most_segments = max(self.most_segments, len(self.segments))
-        assert sum(segment.rows for segment in self.segments) == sum(self.shards.values())
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(segment.rows for segment in self.segments)
 
 
 def appended(corpus: Corpus, night: int, _: np.random.Generator) -> dict[int, int]:
@@ -129,8 +133,8 @@ def main() -> None:
         corpus.files_rewritten.clear()
         for number in range(nights):
             corpus.night(night(corpus, number, random))
-        files = sum(len(segment.files) for segment in corpus.segments)
-        fill = sum(corpus.shards.values()) / files / MAX_FILE_ROWS
+        files = sum(int((segment.left > 0).sum()) for segment in corpus.segments)
+        fill = corpus.rows / files / MAX_FILE_ROWS
         print(
             f"| {name} | {np.mean(corpus.rewritten):,.0f} | {np.mean(corpus.files_rewritten):.1f} | "
             f"{corpus.most_segments} | {files:,} | {fill:.0%} |"
