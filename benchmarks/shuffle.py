@@ -57,14 +57,14 @@ from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.schemas import CONTENT_HASH, SEGMENT, part_schema
+from audioclip_beam.pipeline.schemas import CONTENT_HASH, part_schema
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.shards import ROW, read_shard
 
 CORPORA = (1_000_000, 100_000_000, 1_000_000_000)
 BATCH_TEXTS, FILE_ROWS = 16_384, 32_768  # the defaults of --batch_size and --max_file_rows
 VOCABULARY = Path(__file__).parents[1] / ".cache" / "bpe_simple_vocab_16e6.txt.gz"
-CODEC = PieceCodec(pa.schema([*ROW, SEGMENT, CONTENT_HASH]))
+CODEC = PieceCodec(pa.schema([*ROW, CONTENT_HASH]))
 KEPT = pa.schema([])
 
 
@@ -222,7 +222,7 @@ def measure_bucket(pieces: list[bytes], bits: int) -> Costs:
         write(costs, "write_bf16", in_bfloat16(new), folder, "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         write(costs, "write", embed(costs, new), folder)
-        refer = ReferToRowGroups("f", bits, FileIO())
+        refer = ReferToRowGroups("f", bits, "", FileIO())
         with costs.measure("refer"):
             references = [
                 piece for file in os.listdir(folder) for _, piece in refer.process(os.path.join(folder, file))

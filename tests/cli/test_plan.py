@@ -286,7 +286,7 @@ with signals.handle_signals():
     environment = {**os.environ, **store.env}
     command = [preloaded_programs() / "python", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode, done.stdout) == (143, "2\n"), done.stderr
+    assert (done.returncode, done.stdout) == (143, "4\n"), done.stderr
     assert store.names("out/") == []
 
 

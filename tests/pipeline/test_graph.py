@@ -111,7 +111,7 @@ def test_the_stages_of_a_remote_run_are_those_of_the_table(tmp_path: Path, monke
     embed(tmp_path / "in/*", tmp_path / "out", id_field="id", unique_ids=True)
     write_jsonl(tmp_path / "in/3.jsonl", [{"id": "new", "text": "a new text"}])
     night = graph(tmp_path, **remote)
-    assert any("CarryOverFiles" in stage for stage in stages_of(night))
+    assert any("KeepRows" in stage for stage in stages_of(night))
     assert stage_names(night) == ALWAYS
     assert stage_names(graph(tmp_path, **remote, force=True)) == ALWAYS
     assert stage_names(graph(tmp_path, **remote, no_dedupe=True)) == [name for name in ALWAYS if name != "reuse"]
