@@ -30,7 +30,31 @@ if TYPE_CHECKING:
     from ..model.text.encoder import TextEncoder
 
 
-class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
+class _Embeddings(EmbeddingsManager):  # type: ignore[misc]
+    """What the transforms of texts and of pictures share."""
+
+    _handler: ItemHandler | ImageItemHandler
+
+    def __init__(self, columns: Sequence[str] | None, type_adapter: EmbeddingTypeAdapter | None) -> None:
+        if (columns is None) == (type_adapter is None):
+            raise ValueError(
+                f"{type(self).__name__} got columns={columns!r} and type_adapter={type_adapter!r}: give exactly one of "
+                f"the two"
+            )
+        if columns is not None and (isinstance(columns, str) or not columns):
+            raise ValueError(f"columns={columns!r}: give a list of one or more names, as in columns=['caption']")
+        super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
+
+    def get_model_handler(self) -> ModelHandler:
+        """Return the handler for whole elements."""
+        return self._handler
+
+    def get_ptransform_for_processing(self, **_: object) -> beam.PTransform:
+        """Return the transform that MLTransform runs and saves."""
+        return EmbedItems(self._handler)
+
+
+class AudioCLIPTextEmbeddings(_Embeddings):
     """Transform for MLTransform: replaces each text of `columns` by its vector, a list of floats [dim].
 
     No element is changed in place.
@@ -53,21 +77,12 @@ class AudioCLIPTextEmbeddings(EmbeddingsManager):  # type: ignore[misc]
         checkpoint: str = "full",
         **settings: Any,
     ) -> None:
-        _check_columns(type(self).__name__, columns, type_adapter)
-        super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
+        super().__init__(columns, type_adapter)
         of_encoder = {name: settings.pop(name) for name in TextSettings.__dataclass_fields__ if name in settings}
         self._handler = ItemHandler(self.type_adapter, TextSettings(checkpoint, **of_encoder), **settings)
 
-    def get_model_handler(self) -> ModelHandler:
-        """Return the handler for whole elements."""
-        return self._handler
 
-    def get_ptransform_for_processing(self, **_: object) -> beam.PTransform:
-        """Return the transform that MLTransform runs and saves."""
-        return EmbedItems(self._handler)
-
-
-class AudioCLIPImageEmbeddings(EmbeddingsManager):  # type: ignore[misc]
+class AudioCLIPImageEmbeddings(_Embeddings):
     """Transform for MLTransform: replaces each picture of `columns` by its vector, a list of floats [dim].
 
     A picture is a path or URI, or the bytes of a file. No element is changed in place.
@@ -90,27 +105,8 @@ class AudioCLIPImageEmbeddings(EmbeddingsManager):  # type: ignore[misc]
         checkpoint: str = "full",
         **settings: Any,
     ) -> None:
-        _check_columns(type(self).__name__, columns, type_adapter)
-        super().__init__(columns=None if columns is None else list(columns), type_adapter=type_adapter)
+        super().__init__(columns, type_adapter)
         self._handler = ImageItemHandler(self.type_adapter, checkpoint, **settings)
-
-    def get_model_handler(self) -> ModelHandler:
-        """Return the handler for whole elements."""
-        return self._handler
-
-    def get_ptransform_for_processing(self, **_: object) -> beam.PTransform:
-        """Return the transform that MLTransform runs and saves."""
-        return EmbedItems(self._handler)
-
-
-def _check_columns(name: str, columns: Sequence[str] | None, type_adapter: EmbeddingTypeAdapter | None) -> None:
-    """Raise ValueError unless a transform of this name got one of the two, and columns as a list."""
-    if (columns is None) == (type_adapter is None):
-        raise ValueError(
-            f"{name} got columns={columns!r} and type_adapter={type_adapter!r}: give exactly one of the two"
-        )
-    if columns is not None and (isinstance(columns, str) or not columns):
-        raise ValueError(f"columns={columns!r}: give a list of one or more names, as in columns=['caption']")
 
 
 class ItemHandler(TextEmbeddingHandler):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +17,9 @@ from ...model.paths import given_path
 from ..io.file_io import FileIO
 from ..io.paths import is_local
 from ..io.retries import StoreError
-from ..io.timeout_reader import SMALL_BYTES
+from ..io.timeout_reader import SMALL_BYTES, NoDataError, call_within
 from ..io.versions import ListedFile, list_remote, version_of
-from ..io.worker_thread import WorkerThread, read_ahead
+from ..io.worker_thread import read_ahead
 
 REQUESTS = 16  # files that are opened and read at the same time: most of the time is spent waiting for an object store
 GROUP_BYTES = 64 << 20  # of contents that go to the model together, while as many are read
@@ -51,24 +49,18 @@ class Fetcher:
         yield from read_ahead(self._groups(contents))
 
     def _groups(self, contents: Sequence[Any]) -> Generator[list[Any], None, None]:
-        guards = list[WorkerThread]()
-        guard = _Guard(self.io.read_timeout, guards)
-        try:
-            with ThreadPoolExecutor(REQUESTS, "fetch") as pool:
-                found = list(pool.map(partial(self._find, guard), contents))
-                start, size = 0, 0
-                for place, each in enumerate(found):
-                    weight = each.size if isinstance(each, ListedFile) else content_bytes(each)
-                    if place > start and size + weight > GROUP_BYTES:
-                        yield list(pool.map(partial(self._read, guard), found[start:place]))
-                        start, size = place, 0
-                    size += weight
-                yield list(pool.map(partial(self._read, guard), found[start:]))
-        finally:
-            for thread in guards:
-                thread.end()
+        with ThreadPoolExecutor(REQUESTS, "fetch") as pool:
+            found = list(pool.map(self._find, contents))
+            start, size = 0, 0
+            for place, each in enumerate(found):
+                weight = each.size if isinstance(each, ListedFile) else content_bytes(each)
+                if place > start and size + weight > GROUP_BYTES:
+                    yield list(pool.map(self._read, found[start:place]))
+                    start, size = place, 0
+                size += weight
+            yield list(pool.map(self._read, found[start:]))
 
-    def _find(self, guard: _Guard, content: Any) -> Any:
+    def _find(self, content: Any) -> Any:
         """Return the file that a path names, why it cannot be read, or any other content as it is."""
         if not isinstance(content, str | os.PathLike):
             return content
@@ -77,7 +69,7 @@ class Fetcher:
         except ValueError as error:
             return ContentError("wrong type", str(error))
         try:
-            file = self._locate(path, guard)
+            file = self._locate(path)
         except BadRow as error:
             return ContentError(error.reason, error.detail)
         if not file.size:
@@ -86,11 +78,11 @@ class Fetcher:
             return ContentError("too large", f"{file.size:,} bytes, over {self.max_bytes:,} ({self.flag})")
         return file
 
-    def _locate(self, path: str, guard: _Guard) -> ListedFile:
+    def _locate(self, path: str) -> ListedFile:
         """Return a file as its file system lists it. Raise BadRow if there is not one, or if it is not a regular file."""
         if is_local(path):
             try:
-                status = guard.run(partial(os.stat, path))
+                status = self._call(path, partial(os.stat, path))
             except (OSError, ValueError) as error:  # ValueError: a null character
                 raise BadRow("missing file", getattr(error, "strerror", None) or str(error)) from error
             if not stat.S_ISREG(status.st_mode):
@@ -105,13 +97,13 @@ class Fetcher:
         place = listed.paths.index(path)
         return ListedFile(path, listed.sizes[place], listed.versions[place])
 
-    def _read(self, guard: _Guard, found: Any) -> Any:
+    def _read(self, found: Any) -> Any:
         """Return the bytes of a file, why they cannot be read, or any other content as it is."""
         if not isinstance(found, ListedFile):
             return found
         try:
             small = is_local(found.path) and found.size <= SMALL_BYTES
-            data = guard.run(Path(found.path).read_bytes) if small else self._read_pieces(found)
+            data = self._call(found.path, Path(found.path).read_bytes) if small else self._read_pieces(found)
         except OSError as error:  # StoreError is one
             return ContentError("missing file", getattr(error, "strerror", None) or str(error))
         if len(data) != found.size:
@@ -120,37 +112,19 @@ class Fetcher:
             )
         return data
 
+    def _call(self, path: str, call: Callable[[], _T]) -> _T:
+        """Return what `call` returns, or raise what it raises. Raise StoreError if it takes too long."""
+        try:
+            return call_within(path, self.io.read_timeout, call)
+        except NoDataError:
+            raise StoreError(f"its file system gave no answer for {self.io.read_timeout:g} s") from None
+
     def _read_pieces(self, file: ListedFile) -> bytes:
         with self.io.open_version(file) as opened:
             data = bytearray()
             while len(data) < file.size and (piece := opened.read(file.size - len(data))):
                 data += piece
         return bytes(data)
-
-
-class _Guard(threading.local):
-    """For each thread another one, in which a call of a mount that is gone may hang without its caller.
-
-    Args:
-        timeout: Seconds after which a call has hung.
-        threads: All the other threads, which the caller ends.
-    """
-
-    def __init__(self, timeout: float, threads: list[WorkerThread]) -> None:
-        self.timeout, self.threads = timeout, threads
-        self.thread: WorkerThread | None = None
-
-    def run(self, call: Callable[[], _T]) -> _T:
-        """Return what `call` returns, or raise what it raises. Raise StoreError if it takes too long."""
-        if self.thread is None:
-            self.thread = WorkerThread("file")
-            self.threads.append(self.thread)
-        future = self.thread.submit(call)
-        try:
-            return future.result(self.timeout)
-        except FutureTimeout:
-            self.thread = None
-            raise StoreError(f"its file system gave no answer for {self.timeout:g} s") from None
 
 
 def content_bytes(content: object) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,9 @@ from ...model.heads import find_head
 from ...model.image.settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 from ..flags import READ_TIMEOUT
 from ..io.file_io import FileIO
-from ..metrics import NAMESPACE
 from .embed_batch import check_encoder, is_of_model
 from .fetch_content import Fetcher, content_bytes, content_name
-from .shared_encoder import load_encoder
+from .model_handler import EncoderHandler
 
 MAX_AUDIO_BYTES = 1 << 30  # a file is in memory while it is decoded; five minutes are smaller in nearly every form
 BATCH_BYTES = 64 << 20  # of contents in a batch, as far as `min_batch_size` allows
@@ -38,7 +35,7 @@ _ERRORS: dict[str, type[Exception]] = {
 Outcome = np.ndarray | ContentError  # a vector, float32 [dim], or the reason for its lack
 
 
-class MediaHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
+class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore[misc]
     """What the handlers of pictures and of recordings have in common.
 
     Args:
@@ -55,7 +52,6 @@ class MediaHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         env_vars: Environment variables that are set before the model is loaded.
     """
 
-    head_name = ""
     item = ""  # what a content is, as messages name it
     kinds: tuple[type, ...] = ()  # what a content may be besides a path and bytes
     forms = ""  # the same in words
@@ -88,18 +84,6 @@ class MediaHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         settings.check()
         self._settings, self._max_bytes, self._read_timeout = settings, max_bytes, read_timeout
         self._largest, self._share = min_batch_size, max(1, BATCH_BYTES // max(1, max_batch_size))
-
-    def update_model_path(self, model_path: str | None = None) -> None:
-        """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
-        if model_path:
-            self._settings = replace(self._settings, path=model_path)
-
-    def load_model(self) -> Encoder:
-        """Return this process's encoder. Warn about a head that is not AudioCLIP's."""
-        encoder = load_encoder(find_head(self.head_name), self._settings)
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=2)
-        return encoder
 
     def run_inference(
         self, batch: Sequence[Any], model: Encoder, inference_args: dict[str, object] | None = None
@@ -173,10 +157,6 @@ class MediaHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         return sum(
             len(os.fsencode(each)) if isinstance(each, str | os.PathLike) else content_bytes(each) for each in batch
         )
-
-    def get_metrics_namespace(self) -> str:
-        """Return the namespace of all metrics of this project."""
-        return NAMESPACE
 
     def validate_inference_args(self, inference_args: Mapping[str, object] | None) -> None:
         """Raise ValueError for any inference_args, before the job starts."""

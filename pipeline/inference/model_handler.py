@@ -14,8 +14,8 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import Encoder, describe, is_row
-from ...model.text.head import TEXT
+from ...model.head import Encoder, EncoderSettings, describe, is_row
+from ...model.heads import find_head
 from ...model.text.settings import TextSettings
 from ...model.text.texts import join
 from ..canary import Canary
@@ -29,7 +29,30 @@ if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
 
 
-class TextEmbeddingHandler(ModelHandler[str | list[str], PredictionResult, Any]):  # type: ignore[misc]
+class EncoderHandler:
+    """What the RunInference handlers for pipelines of users share: the encoder of a head, by its settings."""
+
+    head_name = ""
+    _settings: EncoderSettings
+
+    def update_model_path(self, model_path: str | None = None) -> None:
+        """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
+        if model_path:
+            self._settings = replace(self._settings, path=model_path)
+
+    def load_model(self) -> Encoder:
+        """Return this process's encoder. Warn about a head that is not AudioCLIP's."""
+        encoder = load_encoder(find_head(self.head_name), self._settings)
+        if encoder.info.notice:
+            warnings.warn(encoder.info.notice, stacklevel=2)
+        return encoder
+
+    def get_metrics_namespace(self) -> str:
+        """Return the namespace of all metrics of this project."""
+        return NAMESPACE
+
+
+class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], PredictionResult, Any]):  # type: ignore[misc]
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
     An element is a str, or a list[str], which is one text; anything else is a TypeError before the model runs.
@@ -54,6 +77,8 @@ class TextEmbeddingHandler(ModelHandler[str | list[str], PredictionResult, Any])
         model_copies: How many models they share.
         env_vars: Environment variables that are set before the model is loaded.
     """
+
+    head_name = "text"
 
     def __init__(
         self,
@@ -95,18 +120,6 @@ class TextEmbeddingHandler(ModelHandler[str | list[str], PredictionResult, Any])
         )
         self._settings.check()
 
-    def update_model_path(self, model_path: str | None = None) -> None:
-        """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
-        if model_path:
-            self._settings = replace(self._settings, path=model_path)
-
-    def load_model(self) -> TextEncoder:
-        """Return this process's encoder. Warn about a text head that is not AudioCLIP's."""
-        encoder: TextEncoder = load_encoder(TEXT, self._settings)  # type: ignore[assignment, arg-type]
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=2)
-        return encoder
-
     def run_inference(
         self, batch: Sequence[str | list[str]], model: TextEncoder, inference_args: dict[str, object] | None = None
     ) -> list[PredictionResult]:
@@ -122,10 +135,6 @@ class TextEmbeddingHandler(ModelHandler[str | list[str], PredictionResult, Any])
     def get_num_bytes(self, batch: Sequence[str | list[str]]) -> int:
         """Return the size of the texts in UTF-8."""
         return sum(len(join(text).encode("utf-8", "surrogatepass")) for text in batch)
-
-    def get_metrics_namespace(self) -> str:
-        """Return the namespace of all metrics of this project."""
-        return NAMESPACE
 
     def validate_inference_args(self, inference_args: Mapping[str, object] | None) -> None:
         """Raise ValueError for any inference_args, before the job starts."""

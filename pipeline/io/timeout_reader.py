@@ -52,11 +52,6 @@ def open_version(file: ListedFile, timeout: float = READ_TIMEOUT, compare: str =
         reader.check_unchanged(file, compare)
 
 
-# Threads that have read small files, for the next ones: to start a thread takes longer than to read such a file.
-_IDLE: list[WorkerThread] = []
-os.register_at_fork(after_in_child=_IDLE.clear)
-
-
 def _read_small(file: ListedFile, timeout: float, compare: str) -> IO[bytes]:
     """Return the content of a small file, which is read by one call in another thread."""
 
@@ -66,13 +61,23 @@ def _read_small(file: ListedFile, timeout: float, compare: str) -> IO[bytes]:
             check_unchanged(file, handle, compare)
             return content
 
+    return io.BytesIO(call_within(file.path, timeout, call))
+
+
+# Threads that have made such calls, for the next ones: to start a thread takes longer than to read a small file.
+_IDLE: list[WorkerThread] = []
+os.register_at_fork(after_in_child=_IDLE.clear)
+
+
+def call_within(path: str, timeout: float, call: Callable[[], _T]) -> _T:
+    """Return the result of a short call that reads `path`, in another thread. Raises NoDataError if it takes too long."""
     try:
         thread = _IDLE.pop()
     except IndexError:
         thread = WorkerThread("read small files")
     future = thread.submit(call)
     try:
-        return io.BytesIO(_result(file.path, future, timeout))
+        return _result(path, future, timeout)
     finally:
         if future.done():
             _IDLE.append(thread)
@@ -80,7 +85,7 @@ def _read_small(file: ListedFile, timeout: float, compare: str) -> IO[bytes]:
             thread.end()
 
 
-class _NoDataError(StoreError):
+class NoDataError(StoreError):
     """Error of a call that takes too long; its thread may hang."""
 
 
@@ -91,7 +96,7 @@ def _result(path: str, future: Future[_T], timeout: float) -> _T:
     except FutureTimeout:
         if future.done():  # a TimeoutError that the call raised
             raise
-        raise _NoDataError(
+        raise NoDataError(
             f"{path} gave no data for {timeout:g} s: check that its file system or object store answers, or raise "
             f"--read_timeout"
         ) from None
@@ -122,7 +127,7 @@ class _TimeoutReader(io.RawIOBase):
             raise StoreError(f"{self.path} is closed")
         try:
             return _result(self.path, self._thread.submit(call), self.timeout)
-        except _NoDataError:
+        except NoDataError:
             self._stuck = True
             raise
 

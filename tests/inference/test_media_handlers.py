@@ -167,15 +167,23 @@ def test_a_file_that_gives_no_data_costs_itself_alone(
     good, stuck = tmp_path / "a.png", tmp_path / "stuck.png"
     for path in (good, stuck):
         path.write_bytes(PICTURES[0])
-    answer, read = threading.Event(), Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: answer.wait() and b"" if path == stuck else read(path))
+    answer, read, threads = threading.Event(), Path.read_bytes, list[threading.Thread]()
+
+    def read_or_wait(path: Path) -> bytes:
+        if path != stuck:
+            return read(path)
+        threads.append(threading.current_thread())
+        answer.wait()
+        return b""
+
+    monkeypatch.setattr(Path, "read_bytes", read_or_wait)
     handler = ImageEmbeddingHandler(head, device="cpu", read_timeout=0.3)
     first, second, third = handler.outcomes([str(good), str(stuck), str(good)], handler.load_model(), isolate=True)
     _close([first, third], expected[[0, 0]])
     assert second == ("missing file", "its file system gave no answer for 0.3 s")
     answer.set()
     until = time.monotonic() + 5
-    while any(thread.name in ("file", "read-ahead") for thread in threading.enumerate()):
+    while threads[0].is_alive() or any(thread.name == "read-ahead" for thread in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.01)
 
