@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,6 @@ from ..readers.infer_schema import KeptTypes, infer_kept_types
 from ..readers.settle_types import can_widen
 from ..readers.shard_table import SHARD_SCHEMA, ShardTable, unchanged_places
 from ..schemas import CONTENT_HASH, PASSING_REASONS
-from ..snapshots.commit import damaged_files
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA, CarriedFile
 from ..snapshots.manifest import FileInfo, Lookup, Manifest
 from ..snapshots.segments import Remainder, choose_segments
@@ -60,7 +60,7 @@ class CarryOver:
     damaged: int = 0
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def read(self) -> ShardTable:
         """The shards that are read."""
         return ShardTable(self.inputs.filter(pc.is_null(self.inputs["rows"])).select(SHARD_SCHEMA.names))
@@ -105,9 +105,8 @@ def decide_carry_over(
 ) -> tuple[CarryOver, KeptTypes]:
     """Return what is kept of the snapshot `previous`, and the types of the kept fields.
 
-    `compare` and `retry_rejected` are the flags of these names.
-
-    Nothing is if kept values are known to need types that its own cannot become.
+    Nothing is kept if values of new or changed shards are known to need types that its own cannot become. `compare` and
+    `retry_rejected` are the flags of these names.
     """
     if not previous:
         return _read_all(shards), infer_kept_types(shards, head, fields, file_io)
@@ -164,7 +163,7 @@ def _compare(snapshot: Snapshot, shards: ShardTable, compare: str, *, retry_reje
     places = unchanged_places(shards.table, before, compare)
     kept = np.zeros(len(before), bool)
     kept[places.drop_null().to_numpy()] = True
-    lost = set(damaged_files(snapshot.path, snapshot.files))
+    lost = snapshot.damaged
     notes = list[str]()
     if retry_rejected:
         kept &= ~_to_retry(snapshot, lost)
@@ -283,7 +282,7 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
         size += HASH_BYTES * rows[number]
         if size > max_bytes or not reads:
             left_out.add(number)
-    lost = set(damaged_files(snapshot.path, snapshot.files))
+    lost = snapshot.damaged
     searched = [
         file
         for file in snapshot.files

@@ -65,7 +65,7 @@ def make_manifest(
     if job.limits.unique_ids:
         counts["duplicate_ids"] = totals.duplicate_ids
     if any("[]" in field.text for field in job.reading.fields.texts):
-        counts["without_texts"] = int(totals.by_shard(len(corpus.shards))[1].sum())
+        counts["without_texts"] = totals.without_texts
     seconds = {
         "total": round(time.time() - started, 3),
         "read_seconds": round(totals.read_seconds, 6),

@@ -81,6 +81,11 @@ class RunTotals:
         else:
             self.canary = report
 
+    @property
+    def without_texts(self) -> int:
+        """The documents whose list of contents is missing or empty."""
+        return sum(self.parts[4::5])
+
     def by_shard(self, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Return of each shard the rows, the documents without contents, and whether each part was read exactly once."""
         number, part, parts, rows, without = np.array(self.parts, np.int64).reshape(-1, 5).T

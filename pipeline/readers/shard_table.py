@@ -147,7 +147,7 @@ def integers(values: Iterable[int], bits: int = 64) -> pa.Array:
 
 
 def strings(values: Sequence[str | None], kind: pa.DataType = _STRING) -> pa.ChunkedArray:
-    """Return strings or paths, some of which may be None, as an array of `kind`."""
+    """Return strings or paths, or None for a null, as an array of `kind`."""
     chunks = [_chunk(values[start : start + _CHUNK], kind) for start in range(0, len(values), _CHUNK)]
     return pa.chunked_array(chunks, kind)
 

@@ -33,7 +33,6 @@ from ..readers.notes import ShardNotes, damage_note, merge_notes
 from ..readers.read_shards import ShardsRead
 from ..readers.settle_types import SettledTypes
 from ..schemas import CONTENT_HASH, ID
-from ..snapshots.commit import damaged_files
 from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
@@ -174,7 +173,7 @@ def _list(job: Job, listings: str) -> int:
     carry_over, files, dropped = job.carry_over, list[CarriedFile](), job.carry_over.dropped
     if job.previous:
         snapshot = Snapshot(job.output, job.previous["snapshot"], job.previous)
-        listed, lost = {each.before for each in carry_over.files}, set(damaged_files(snapshot.path, snapshot.files))
+        listed, lost = {each.before for each in carry_over.files}, snapshot.damaged
         present = [file for file in snapshot.files if file.is_part and file.name not in lost]
         files = [CarriedFile(file, file.segment, number) for number, file in enumerate(present)]
         others = pc.is_in(snapshot.shards["segment"], value_set=pa.array(sorted(listed), pa.int32()))

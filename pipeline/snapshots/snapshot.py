@@ -19,7 +19,7 @@ from ..io.paths import given_path, is_local, join, real_path, scheme_of
 from ..io.timeout_reader import open_to_read
 from ..layout import POINTER, SNAPSHOTS
 from ..schemas import EMBEDDING, part_schema
-from .commit import require_current, require_manifest
+from .commit import damaged_files, require_current, require_manifest
 from .listing import read_file_list, read_shard_list
 from .manifest import FileInfo, Manifest, is_run_name
 from .run_directory import run_path
@@ -73,6 +73,11 @@ class Snapshot:
     def shards(self) -> pa.Table:
         """Return its shards, of LISTED_SCHEMA. Raises SnapshotError if their list is missing or damaged."""
         return read_shard_list(self.output, self.manifest)
+
+    @cached_property
+    def damaged(self) -> frozenset[str]:
+        """Return the names of its files that are missing, or that a run could not read, as damaged_files does."""
+        return frozenset(damaged_files(self.path, self.files))
 
     def part_paths(self) -> list[str]:
         """Return the paths of its part files."""
