@@ -119,15 +119,27 @@ def plain_features(spectrogram: Tensor, by_track: bool = False, dtype: torch.dty
     return (x.mean((2, 3)) * gate(x, 5, (1, 1))[:, :, 0, 0])[0]
 
 
-def plain_vector(track: Track, jina: bool = False, backward: bool = False) -> NDArray[Any]:
-    """Return the vector of a track."""
+def plain_vector(
+    track: Track, jina: bool = False, backward: bool = False, dtype: torch.dtype = torch.float32
+) -> NDArray[Any]:
+    """Return the vector of a track; its network computes in `dtype`."""
     with torch.inference_mode():
         channels = [plain_spectrogram(c, backward) for c in plain_samples(track, jina)]
-        features = torch.stack([plain_features(c, jina, torch.float32) for c in channels]).sum(0)
-        vector: NDArray[Any] = (untrained()["fc.weight"] @ features + untrained()["fc.bias"]).numpy()
+        features = torch.stack([plain_features(c, jina, dtype) for c in channels]).sum(0)
+        vector: NDArray[Any] = (
+            untrained()["fc.weight"].to(dtype) @ features + untrained()["fc.bias"].to(dtype)
+        ).numpy()
     return vector
 
 
 def spread(track: Track, jina: bool = False) -> float:
     """Return how far two orders of summation in the spectrogram move the vector: no implementation is closer."""
     return difference(plain_vector(track, jina, backward=True), plain_vector(track, jina))
+
+
+def rounding(track: Track, jina: bool = False) -> float:
+    """Return how far rounding to float32 in the network moves the vector.
+
+    It counts for a track of few samples whose own statistics normalize it, since they are those of a near constant.
+    """
+    return difference(plain_vector(track, jina), plain_vector(track, jina, dtype=torch.float64))

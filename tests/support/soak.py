@@ -155,24 +155,36 @@ class Soak:
     def night(self, number: int, kills: int, seconds: float) -> str:
         """Change the corpus, run over it with that many kills, check everything; return a line of figures."""
         write_corpus(self.root / "in", self.rows, number)
-        shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
         for _ in range(kills):
             self.run_and_kill(seconds)
         for left in self.temporary.iterdir():  # of killed runs; the one that succeeds must leave nothing
             subprocess.run(["rm", "-rf", left], check=True)
+        shared = shared_memory()
         duration = self.run_to_end()
         counts = check_rows(self.root / "out", self.rows, number)
         left_over = [path for path in (self.root / "out").rglob("*") if path.name.endswith(".tmp")]
         left_over += list(self.temporary.iterdir())
         left_over += [path for path in (self.root / "out/snapshots").iterdir() if not (path / "manifest.json").exists()]
-        if os.path.isdir("/dev/shm"):
-            new = set(os.listdir("/dev/shm")) - shared
-            if new:  # a process of another test has semaphores there for a moment
-                time.sleep(5)
-            left_over += [Path("/dev/shm", name) for name in new & set(os.listdir("/dev/shm"))]
+        new = {path: path.stat().st_ino for path in shared_memory() - shared if path.exists()}
+        used = mapped_inodes()
+        left_over += [path for path, inode in new.items() if inode not in used]
         if left_over:
             raise AssertionError(f"left behind: {', '.join(map(str, left_over[:5]))}")
         return f"night {number}: {kills} kills, then {duration:.1f} s; {counts}; {steady(self.peaks[-1])}"
+
+
+def shared_memory() -> set[Path]:
+    """Return the files of shared memory and semaphores of this machine."""
+    return set(Path("/dev/shm").iterdir()) if os.path.isdir("/dev/shm") else set()
+
+
+def mapped_inodes() -> set[int]:
+    """Return the inodes of shared memory that a process uses: the semaphores of other tests are among them."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # the process has ended, or belongs to another user
+            found.update(int(line.split()[4]) for line in maps.open() if "/dev/shm/" in line)
+    return found
 
 
 def steady(load: Load) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audioclip_beam.model import load_checkpoint
@@ -26,7 +26,7 @@ from audioclip_beam.model.audio.probes import decoder_parts
 from audioclip_beam.model.audio.settings import AudioSettings
 from audioclip_beam.model.checkpoint import CheckpointError
 from tests.support.paths import DATA
-from tests.support.plain_audio import difference, encoder, plain_vector, spread
+from tests.support.plain_audio import difference, encoder, plain_vector, rounding, spread
 from tests.support.preloaded import preloaded_programs
 from tests.support.sound_files import sound_file
 from tests.support.tracks import track
@@ -84,6 +84,7 @@ def test_stereo_and_mono_in_one_call() -> None:
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=25)
+@example(rate=44100, seconds=0.0001, channels=1, kind="noise", dtype="int16", variant="jina")
 @given(
     rate=st.one_of(st.sampled_from([8000, 16000, 22050, 44100, 48000, 96000, 192000]), st.integers(4000, 200_000)),
     seconds=st.floats(0.0001, 0.4),
@@ -95,12 +96,11 @@ def test_stereo_and_mono_in_one_call() -> None:
 def test_any_track_equals_the_plain_head(  # noqa: PLR0917
     rate: int, seconds: float, channels: int, kind: str, dtype: str, variant: str
 ) -> None:
-    """Within five times what another order of summation makes of its spectrogram."""
+    """Within five times what rounding, or another order of summation, makes of the plain head."""
     one = track(kind, max(int(seconds * rate), rate // 40000 + 1), rate, channels, dtype, 7)
     jina = variant == "jina"
-    expected = plain_vector(one, jina)
-    found = difference(encoder(variant).encode([one])[0], expected)
-    assert found <= 2e-5 or found <= 5 * spread(one, jina)
+    found = difference(encoder(variant).encode([one])[0], plain_vector(one, jina))
+    assert found <= 2e-5 or found <= 5 * max(spread(one, jina), rounding(one, jina))
 
 
 def test_errors_are_at_their_places(loaded: AudioEncoder, tmp_path: Path) -> None:
