@@ -320,9 +320,12 @@ class Head(Protocol):
         name: As --head names it.
         item: What it embeds, as messages name it; `items` is the plural.
         field_flag: The flag that names the field of the content.
-        reading_fault: Why the pipeline cannot read its contents; "" if it can.
         unit: What contents consist of, as messages name it, in the plural.
-        content: The column with a row's content.
+        content: The column with a row's content, or with the reference to it.
+        content_columns: What readers say of a row's content besides.
+        types: The media type of each suffix that names a file of this head.
+        by_reference: Whether rows have a reference to their content instead of it: the step of the model reads it.
+        batch_items: The most contents per call of the encoder.
         model_columns: What the model gives besides the vector.
         size_column: The one of these whose histogram reports show; `max_size` and more are one bar.
         size_unit: What it counts, in the plural: usually the unit.
@@ -340,9 +343,12 @@ class Head(Protocol):
     item: str
     items: str
     field_flag: str
-    reading_fault: str
     unit: str
     content: Column
+    content_columns: tuple[Column, ...]
+    types: Mapping[str, str]
+    by_reference: bool
+    batch_items: int
     model_columns: tuple[Column, ...]
     size_column: str
     size_unit: str

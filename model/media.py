@@ -1,12 +1,12 @@
-"""What the heads of pictures and sounds share: their flags, and values of fields as their contents. Imports no torch."""
+"""What the heads of pictures and sounds share: their flags, and the parts of files that are rows. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from .head import BadRow, Column, Flag, type_name
+from .head import BadRow, Column, EncoderSettings, Flag, type_name
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -21,7 +21,28 @@ VARIANT = Flag(
 )
 MEDIA_FIELD = Flag("media_field", "field of the picture or sound; can be repeated", kind="list", metavar="PATH")
 
-UNREAD = "media files cannot be read yet: embed them with {} from Python"
+FETCH_THREADS = Flag(
+    "fetch_threads",
+    "files that are read at the same time (default: 16)",
+    default=16,  # most of the time is spent on waiting for a disk or an object store
+    kind="count",
+)
+
+DIGEST_BYTES = 16  # of a file's digest, and of a content hash
+
+
+class Part(NamedTuple):
+    """What one row embeds of a file.
+
+    Attributes:
+        hash: The content hash.
+        fragment: What follows the file's name in the row's id: a media fragment, or "" for the whole file.
+        values: Those of the head's content columns.
+    """
+
+    hash: bytes
+    fragment: str
+    values: tuple[Any, ...]
 
 
 def check_variant(variant: str) -> None:
@@ -42,10 +63,18 @@ def parse_media(value: object, field: str) -> bytes:
 
 
 class MediaHead:
-    """What the heads of pictures and sounds have in common of the protocol Head."""
+    """What the heads of pictures and sounds have in common of the protocol Head.
+
+    Attributes:
+        max_held: Files of at most so many bytes are read whole before they are decoded.
+    """
 
     name: str
-    content: Column
+    content = Column("file", "file")
+    content_columns: tuple[Column, ...] = ()
+    by_reference = True
+    types: Mapping[str, str]
+    max_held: int
     field_flag = f"--{MEDIA_FIELD.name}"
     cut_column: str | None = None
     sort_by: str | None = None
@@ -67,8 +96,33 @@ class MediaHead:
         return cast(dict[str, str], import_module(f"{__package__}.{self.name}.probes").decoder_parts())
 
     def omitted(self, options: Mapping[str, Any]) -> frozenset[str]:
-        """Return the content: part files contain no pictures and no sounds."""
-        return frozenset({self.content.name})
+        """Return no column."""
+        return frozenset()
+
+    def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
+        """Return the parts of a file that are rows.
+
+        Args:
+            opened: The file, at any position. It is not closed.
+            size: Its bytes.
+            digest: Their digest, of DIGEST_BYTES.
+            settings: Those of the encoder.
+
+        Raises:
+            BadRow: The file cannot be embedded.
+        """
+        raise NotImplementedError
+
+    def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yield the encoder's contents for parts of a file, in order, or a ContentError; `parts` have the content columns.
+
+        The file may be at any position, and is not closed.
+        """
+        raise NotImplementedError
+
+    def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
+        """Return about how much memory the encoder's content takes for a part of a file of `size` bytes."""
+        raise NotImplementedError
 
     def fingerprint_faults(self, parts: Mapping[str, str]) -> list[str]:
         """Return what is wrong with the values of a fingerprint's parts."""

@@ -1,14 +1,23 @@
-"""Content hashes: blake2b-128 of each content, by which equal contents meet."""
+"""What is content of a row: its hash, by which equal contents meet, and the reference to a picture or sound in a file.
+
+The hash of a content is blake2b-128 of its bytes; a window of a recording has one of its own.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from .schemas import CONTENT_HASH
+
+DIGEST = "BLAKE2B-128"  # of bytes, as `checksum` names it
 
 
 def content_hash(contents: pa.Array) -> pa.FixedSizeBinaryArray:
@@ -32,3 +41,81 @@ def hash_words(hashes: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     """Return each content hash as four numbers of 32 bits, [n, 4], that sort as the hashes do."""
     words = np.frombuffer(hashes.buffers()[1], ">u4").reshape(-1, 4)
     return words[hashes.offset : hashes.offset + len(hashes)]
+
+
+class Source(NamedTuple):
+    """Bytes of one version of a file: those of a content.
+
+    Attributes:
+        path: The file, which may be a spill file of the run.
+        bytes: The size of the whole file.
+        version: Its version when it was listed.
+        offset: Where the content begins.
+        size: The bytes of the content.
+    """
+
+    path: str
+    bytes: int
+    version: str
+    offset: int
+    size: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the content is the whole file."""
+        return not self.offset and self.size == self.bytes
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the value of the column SOURCE."""
+        return {**self._asdict(), "path": os.fsencode(self.path)}
+
+    @classmethod
+    def of_row(cls, value: Mapping[str, Any]) -> Source:
+        """Return the source in a value of the column SOURCE."""
+        return cls(**{**value, "path": os.fsdecode(value["path"])})
+
+
+class MediaContent(NamedTuple):
+    """The content of one row, by reference.
+
+    Attributes:
+        file: The value of the column FILE.
+        values: Those of the head's content columns.
+        source: Where its bytes are.
+        hash: The content hash.
+    """
+
+    file: Mapping[str, Any]
+    values: tuple[Any, ...]
+    source: Source
+    hash: bytes
+
+
+def file_value(
+    path: str, *, offset: int | None, size: int | None, content_type: str | None, digest: bytes | None
+) -> dict[str, Any]:
+    """Return the value of the column FILE.
+
+    Args:
+        path: The file that a user knows.
+        offset: Where the content begins in it; None if it is the whole file, or cannot be read by itself.
+        size: The bytes of the content, if they are known.
+        content_type: Its media type, as its name has it.
+        digest: That of its bytes, if they were read.
+    """
+    checksum = None if digest is None else f"{DIGEST}:{digest.hex()}"
+    return {"uri": uri_of(path), "offset": offset, "size": size, "content_type": content_type, "checksum": checksum}
+
+
+def uri_of(path: str) -> str:
+    """Return a path as part files have it: as it is, or as a file: URI if it is not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"file://{quote(os.fsencode(path))}"
+    return path
+
+
+def content_type_of(name: str, types: Mapping[str, str]) -> str | None:
+    """Return the media type that the suffix of a name says, or None."""
+    return types.get(os.path.splitext(name)[1].lower())

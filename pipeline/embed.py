@@ -111,7 +111,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         joined = pbegin | ReadAndJoin(
             job,
             directory,
-            self.options.batch_size,
+            self.options.batch_size or job.head.batch_items,
             self._spill_path(directory),
             reports=reports,
             same_model=self._same_model(canary),
@@ -136,7 +136,12 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
             done.append(joined.duplicates)
         # Readers need no GPU, and each GPU worker gets its share. A local run would hold what is reshuffled in memory.
         new = joined.new if self.local else joined.new | "SpreadBatches" >> beam.Reshuffle()
-        done.append(new | EmbedAndWrite(RecordBatchHandler(*of_model), write).with_resource_hints(**hints))
+        done.append(
+            new
+            | EmbedAndWrite(RecordBatchHandler(*of_model, job.content_reader(reports)), write).with_resource_hints(
+                **hints
+            )
+        )
         self.may_go_on = self._detached
         return (
             done

@@ -17,13 +17,12 @@ from .terminal import did_you_mean
 
 CHECKPOINT_WORDS = ("full", "partial", "untrained")
 
-BATCH_SIZE = 16384  # contents per call of the encoder
-
 MAX_FILE_ROWS = 32768
 
 READ_TIMEOUT = 600  # seconds, longer than requests to an object store are repeated
 
-FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")  # of shards, in the order of the readers in readers/registry.py
+# Of shards, in the order of the readers in readers/registry.py.
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet", "media")
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
@@ -216,6 +215,7 @@ WITHOUT_EFFECT = frozenset(
         "accelerator",
         "model_threads",
         "batch_size",
+        "fetch_threads",
         "read_timeout",
         "compare",
         "force",
@@ -247,9 +247,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         default="full",
         help=f"{MODEL_FLAGS['checkpoint']} (default: full)",
     )
-    readable = ",".join(name for name in HEADS if not find_head(name).reading_fault)
-    head: dict[str, Any] = {"type": one_of(*HEADS), "metavar": f"{{{readable}}}"}
-    add("--head", **head, default="text", help="what is embedded (default: text)")
+    add("--head", **_choice(*HEADS), help="what is embedded (default: by the suffixes of --input, else text)")
     add("--download_model", action="store_true", help="first fetch the files of the model that are missing")
     add(
         "--id_field",
@@ -319,11 +317,12 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         help="threads of the model on a CPU (default: the cores, shared by all processes with a model)",
     )
     for name, default, meaning in (
-        ("--batch_size", BATCH_SIZE, "contents per call of the encoder"),
         ("--max_file_rows", MAX_FILE_ROWS, "most rows per part file"),
         ("--read_timeout", READ_TIMEOUT, "seconds to wait for data of a read"),
     ):
         add(name, type=at_least(1), default=default, help=f"{meaning} (default: {default})")
+    sizes = ", ".join(f"{find_head(name).batch_items} {find_head(name).items}" for name in HEADS)
+    add("--batch_size", type=at_least(1), metavar="N", help=f"most contents per call of the encoder (default: {sizes})")
     add(
         "--max_rejected",
         type=_rows_or_percent,
@@ -369,7 +368,22 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         title = f"flags of --head {' and '.join(heads)}"
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add_flag(groups[title], flag, hidden=all(find_head(name).reading_fault for name in heads))
+        _add_flag(groups[title], flag)
+
+
+def head_of(patterns: Sequence[str]) -> str:
+    """Return the head that embeds the files of some globs, by the globs' suffixes: that of media files, else text.
+
+    Raises ValueError if they name files of several heads.
+    """
+    found = dict[str, str]()
+    for pattern in patterns:
+        suffix = os.path.splitext(pattern)[1].lower()
+        found.update({name: pattern for name in HEADS if suffix in find_head(name).types})
+    if len(found) > 1:
+        globs = ", ".join(f"{pattern} ({find_head(name).items})" for name, pattern in found.items())
+        raise ValueError(f"--input names files of several heads: {globs}: choose one with --head")
+    return next(iter(found), "text")
 
 
 def head_flags() -> dict[str, tuple[Flag, list[str]]]:
@@ -381,8 +395,8 @@ def head_flags() -> dict[str, tuple[Flag, list[str]]]:
     return found
 
 
-def _add_flag(group: argparse._ArgumentGroup, flag: Flag, *, hidden: bool) -> None:
-    """Add a flag of a head; a hidden one is not in the help."""
+def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    """Add a flag of a head."""
 
     def parse(value: str) -> str:
         if flag.fault and (fault := flag.fault(_utf8(value))):
@@ -398,8 +412,7 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag, *, hidden: bool) -> No
         settings = {"type": at_least(1)}
     elif flag.choices:
         settings = _choice(*flag.choices)
-    meaning = argparse.SUPPRESS if hidden else flag.help
-    group.add_argument(f"--{flag.name}", default=flag.default, help=meaning, **settings)
+    group.add_argument(f"--{flag.name}", default=flag.default, help=flag.help, **settings)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 
 from ..model.head import describe
 from ..model.heads import find_head
-from .flags import BATCH_SIZE, MODEL_FLAGS, add_flags, defaults, head_flags, store_once, types, underscore_flags
+from .flags import MODEL_FLAGS, add_flags, defaults, head_flags, head_of, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
@@ -98,7 +98,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     device: str
     accelerator: str | None
     model_threads: int | None
-    batch_size: int
+    batch_size: int | None
     max_file_rows: int
     read_timeout: int
     compare: str
@@ -144,10 +144,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
             raise OptionsError("--input is missing: name the shards, as in --input 'shards/*.jsonl'")
         if not self.output:
             raise OptionsError("--output is missing: name the directory of the snapshots, as in --output out")
-        self._check_head_flags()
+        self._check_head()
         self._check_encoding()
         check_directory(self.output)
-        if self.no_dedupe and self.batch_size != BATCH_SIZE:
+        if self.no_dedupe and self.batch_size is not None:
             raise OptionsError(
                 "--batch_size has no effect with --no_dedupe, by which the model gets rows as they are read: leave one out"
             )
@@ -163,15 +163,17 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
             self.input, self.output = [absolute_path(path) for path in self.input], absolute_path(self.output)
         return self.input, self.output
 
-    def _check_head_flags(self) -> None:
-        """Raise OptionsError for a flag that only other heads have, and for a head whose contents cannot be read."""
+    def _check_head(self) -> None:
+        """Choose the head, if none is given. Raise OptionsError for a flag that only other heads have."""
+        try:
+            self.head = self.head or head_of(self.input or [])
+        except ValueError as error:
+            raise OptionsError(str(error)) from None
         given = self.given
         for name, (_, heads) in head_flags().items():
             if name in given and self.head not in heads:
                 words = " and ".join(heads)
                 raise OptionsError(f"--{name} is a flag of --head {words}, and --head is {self.head}: leave it out")
-        if fault := find_head(self.head).reading_fault:
-            raise OptionsError(f"--head {self.head}: {fault}")
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
+from ..model.head import Head
 from .content import add_content_hash
 from .dedup.buckets import Buckets, bucket_bits, read_rows
 from .dedup.duplicate_ids import FindDuplicateIds
@@ -90,7 +91,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         merged = entries.merged if self.carry_over and listed.merged_rows else None
         reading = replace(job.reading, reports=self.reports)
         read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
-        rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head.content.name, self.reports))
+        rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head, self.reports))
         known, new, types = None, rows, None
         sides: dict[str, object] = {"reuse": self.same_model} if self.same_model else {}
         if job.settled:
@@ -148,8 +149,8 @@ def _apply_types(
 class AddContentHash(beam.DoFn):  # type: ignore[misc]
     """Row batches to hashed ones. On a remote worker it also starts the reports to the launcher."""
 
-    def __init__(self, content: str, reports: RunReports) -> None:
-        self.content, self.reports = content, reports
+    def __init__(self, head: Head, reports: RunReports) -> None:
+        self.head, self.reports = head, reports
         self.version = version("audioclip-beam")
 
     def setup(self) -> None:
@@ -161,4 +162,4 @@ class AddContentHash(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Yield the batch with its hashes."""
-        yield add_content_hash(batch, self.content)
+        yield batch if self.head.by_reference else add_content_hash(batch, self.head.content.name)

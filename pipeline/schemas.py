@@ -40,6 +40,32 @@ CONTENT_HASH = pa.field("content_hash", pa.binary(16), nullable=False)
 
 EMBEDDING = "embedding"
 
+# A reference to the content of a row: the columns of Parquet's type FILE. It names the file that a user knows.
+FILE = pa.struct(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("content_type", pa.string()),
+        pa.field("checksum", pa.string()),
+    ]
+)
+
+# The place of the bytes of a row's content, which may be in a spill file; part files do not have it.
+SOURCE = pa.field(
+    "_source",
+    pa.struct(
+        [
+            pa.field("path", pa.binary(), nullable=False),
+            pa.field("bytes", pa.int64(), nullable=False),  # of the whole file
+            pa.field("version", pa.string(), nullable=False),
+            pa.field("offset", pa.int64(), nullable=False),
+            pa.field("size", pa.int64(), nullable=False),
+        ]
+    ),
+    nullable=False,
+)
+
 _REASON_COLUMNS = (pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string(), nullable=False))
 
 
@@ -50,31 +76,42 @@ def reasons_of(head: Head) -> tuple[str, ...]:
 
 def arrow_field(column: Column, *, nullable: bool = False) -> pa.Field:
     """Return a head's column as a field of Arrow."""
-    return pa.field(column.name, pa.type_for_alias(column.type), nullable=nullable)
+    return pa.field(column.name, FILE if column.type == "file" else pa.type_for_alias(column.type), nullable=nullable)
+
+
+def content_fields(head: Head, *, nullable: bool = False) -> list[pa.Field]:
+    """Return the columns with the contents of rows, or with the references to them, as readers give them."""
+    return [arrow_field(column, nullable=nullable) for column in (head.content, *head.content_columns)]
 
 
 def row_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
-    """Return what a reader makes of a shard; `row` counts from 0 and includes rejected rows."""
+    """Return what a reader makes of a shard; `row` counts from 0 and includes rejected rows.
+
+    With references to contents, readers have hashed these.
+    """
     return pa.schema(
         [
             SHARD.with_type(pa.dictionary(pa.int32(), pa.string())),
             pa.field("row", pa.int64(), nullable=False),
             ID,
-            arrow_field(head.content),
+            *content_fields(head),
+            *([SOURCE] if head.by_reference else []),
             *kept,
+            *([CONTENT_HASH] if head.by_reference else []),
         ]
     )
 
 
 def hashed_schema(head: Head, kept: Iterable[pa.Field] = ()) -> pa.Schema:
     """Return the schema of row batches that are joined with earlier vectors."""
-    return pa.schema([*row_schema(head, kept), CONTENT_HASH])
+    schema = row_schema(head, kept)
+    return schema if head.by_reference else schema.append(CONTENT_HASH)
 
 
 def rejected_schema(head: Head) -> pa.Schema:
     """Return the schema of rejected rows: their content is what is known of it."""
-    row, content = pa.field("row", pa.string(), nullable=False), arrow_field(head.content, nullable=True)
-    return pa.schema([SHARD, row, ID.with_nullable(True), content, *_REASON_COLUMNS])
+    row, contents = pa.field("row", pa.string(), nullable=False), content_fields(head, nullable=True)
+    return pa.schema([SHARD, row, ID.with_nullable(True), *contents, *_REASON_COLUMNS])
 
 
 def model_columns(head: Head) -> tuple[str, ...]:
@@ -109,7 +146,7 @@ def part_schema(
         ID,
         CONTENT_HASH,
         SHARD,
-        arrow_field(head.content),
+        *content_fields(head),
         *map(arrow_field, head.model_columns),
         pa.field(EMBEDDING, vector_type(dim, stored), nullable=False),
         *kept,

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .sndfile import AudioError, Samples
+from .sndfile import AudioError, Samples, id3_bytes
 
 # The demuxers, by FFmpeg's names, and what they open.
 CONTAINERS = {"mov": "MPEG-4", "matroska": "Matroska", "asf": "Windows Media", "aac": "AAC"}
@@ -23,8 +23,7 @@ def demuxer_of(file: BinaryIO) -> str | None:
     """Return FFmpeg's name of the container that a file at its beginning is, or None if it is not one of these."""
     head = file.read(16)
     if head[:3] == b"ID3" and len(head) >= 10:  # a tag, which AAC may have in front, as MP3
-        size = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10])))
-        file.seek(10 + size)
+        file.seek(10 + id3_bytes(head))
         behind = file.read(2)
         file.seek(0)
         return "aac" if _is_adts(behind) else None
@@ -117,6 +116,17 @@ class FFmpegRecording:
         joined = np.concatenate(self.kept)
         self.kept = [joined[n:]]
         return joined[:n]
+
+    def keeps_promise(self) -> bool:
+        """Return False: containers say how long they play, not how many samples they have."""
+        return False
+
+    def rewind(self) -> None:
+        """Stay at the first sample: nothing was read, or a call of `read` raised."""
+
+    def seek(self, first: int) -> bool:
+        """Return False: these formats are decoded from their start."""
+        return False
 
     def close(self) -> None:
         """Close the file."""

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ..head import Column, Flag, Measure, ModelInfo, Work
-from ..media import MEDIA_FIELD, UNREAD, VARIANT, MediaHead, parse_media
-from .settings import DEFAULT_WINDOW, FRAME_HOP, MAX_SECONDS, MIN_WINDOW, RATE, WHOLE, AudioSettings, check_window
+from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
+from ..media import FETCH_THREADS, MEDIA_FIELD, VARIANT, MediaHead, Part, parse_media
+from .settings import (
+    DEFAULT_WINDOW,
+    FRAME_HOP,
+    MAX_SECONDS,
+    MIN_WINDOW,
+    RATE,
+    WHOLE,
+    AudioSettings,
+    check_window,
+    frame_count,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +52,7 @@ def _seconds(text: str) -> float | None:
 FLAGS = (
     MEDIA_FIELD,
     VARIANT,
+    FETCH_THREADS,
     Flag(
         "window",
         f"seconds of a recording per row, or {WHOLE} (default: {DEFAULT_WINDOW:g}; with --variant jina: {WHOLE})",
@@ -57,23 +68,45 @@ FLAGS = (
 )
 
 
+TYPES = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+    **dict.fromkeys((".ogg", ".oga", ".opus"), "audio/ogg"),
+    **dict.fromkeys((".aif", ".aiff"), "audio/aiff"),
+    ".au": "audio/basic",
+    ".w64": "audio/x-w64",
+    ".caf": "audio/x-caf",
+    ".m4a": "audio/mp4",
+    ".mp4": "video/mp4",
+    ".aac": "audio/aac",
+    ".wma": "audio/x-ms-wma",
+    ".webm": "video/webm",
+    ".mka": "audio/x-matroska",
+}
+
+
 class AudioHead(MediaHead):
     """AudioCLIP's audio head, as the protocol Head describes it."""
 
     name = "audio"
     item = "sound"
     items = "sounds"
-    reading_fault = UNREAD.format("AudioEncoder")
-    unit = size_unit = "frames"
-    content = Column("audio", "binary")
-    model_columns = (
-        Column("n_frames", "int32"),
+    unit = "frames"
+    types = TYPES
+    max_held = 64 << 20
+    content_columns = (
+        Column("start", "float64"),
+        Column("end", "float64"),
         Column("duration", "float64"),
         Column("sample_rate", "int32"),
         Column("channels", "int32"),
     )
-    size_column = "n_frames"
-    max_size = 1024
+    model_columns = ()
+    batch_items = 1000
+    size_column = "duration"
+    size_unit = "seconds"
+    max_size = 600
     reasons = ("empty file", "missing file", "not decodable", "too short")
     provenance = ("variant", "window", "hop")
     flags = FLAGS
@@ -122,6 +155,37 @@ class AudioHead(MediaHead):
         """Return a value as an encoded recording. Raise BadRow if it is not one."""
         return parse_media(value, field)
 
+    def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
+        """Return the windows of a recording, or the whole if it is short. Raise BadRow if it cannot be decoded."""
+        from .parts import entry_key, listen, part_hash, spans
+        from .sndfile import AudioError
+
+        if not size:
+            raise BadRow("empty file", "it has 0 bytes")
+        try:
+            heard = listen(opened)
+            found = list(spans(heard, cast(AudioSettings, settings)))
+        except AudioError as error:
+            raise BadRow(error.reason, error.detail) from None
+        key, rate, parts = entry_key(digest, None), heard.rate, list[Part]()
+        for number, (first, stop) in enumerate(found):
+            start, end = first / rate, stop / rate
+            fragment = f"#t={_short(start)},{_short(end)}" if len(found) > 1 else ""
+            values = start, end, heard.samples / rate, rate, heard.channels
+            parts.append(Part(part_hash(key, number), fragment, values))
+        return parts
+
+    def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yield the samples of each part as a Track, or why it cannot be decoded."""
+        from .parts import Span, decode_spans
+
+        return decode_spans(opened, [Span(round(start * rate), round(end * rate)) for start, end, _, rate, _ in parts])
+
+    def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
+        """Return the bytes of a part's samples, decoded."""
+        start, end, _, rate, channels = values
+        return int((end - start) * rate * channels * 4)
+
     def canary(self) -> dict[str, bytes]:
         """Return 16 WAV files of 0.2 seconds, by arithmetic of whole numbers; with noise, so that no bin is empty."""
         import numpy as np
@@ -156,16 +220,19 @@ class AudioHead(MediaHead):
         """Return a function that reads headers: what they do not say right is found by decoding alone."""
         import numpy as np
 
-        from .recordings import promised_frames
-        from .sndfile import AudioError
+        from .parts import listen
+        from .sndfile import AudioError, FileOfBytes
 
         def measure(sounds: Sequence[bytes]) -> Measure:
             frames = dict[bytes, int]()  # 0: rejected
             for content in set(sounds):
                 try:
-                    frames[content] = promised_frames(content)
+                    heard = listen(FileOfBytes(content))
                 except AudioError:
                     frames[content] = 0
+                else:
+                    fits = heard.samples <= MAX_SECONDS * heard.rate
+                    frames[content] = frame_count(round(heard.samples * RATE / heard.rate)) if fits else 0
             rejected = np.array([not frames[content] for content in sounds], np.bool_)
             return Measure(sum(frames.values()), rejected, np.zeros(len(sounds), np.bool_))
 
@@ -185,18 +252,26 @@ class AudioHead(MediaHead):
         return LengthCheck()
 
 
+def _short(seconds: float) -> str:
+    """Return seconds with at most three decimals."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
 class LengthCheck:
-    """The check of the columns `n_frames`, `duration`, `sample_rate` and `channels`."""
+    """The check of the columns `start`, `end`, `duration`, `sample_rate` and `channels`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> Iterable[tuple[NDArray[np.bool_], str]]:
         """Check a batch; return the faulty rows, with what they have."""
-        self.seconds += float(columns["duration"].sum())
+        start, end, duration = (columns[name] for name in ("start", "end", "duration"))
+        self.seconds += float((end - start).sum())
         return [
-            (columns["n_frames"] < 1, "has no frame"),
-            (~(columns["duration"] > 0), "has a duration of 0 s or less"),
+            (
+                ~((start >= 0) & (start < end) & (end <= duration)),
+                "is not a part of its file, by start, end and duration",
+            ),
             (columns["sample_rate"] < 1, "has no sample rate"),
             (columns["channels"] < 1, "has no channel"),
         ]

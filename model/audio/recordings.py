@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..head import type_name
 from .ffmpeg import FFmpegRecording, demuxer_of
-from .settings import DEFAULT_WINDOW, MAX_SECONDS, RATE, check_window, frame_count
-from .sndfile import AudioError, FileOfBytes, Samples, SndfileRecording
+from .settings import DEFAULT_WINDOW, check_window
+from .sndfile import AudioError, BorrowedFile, FileOfBytes, Samples, SndfileRecording
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second
 MAX_CHANNELS = 8  # of an array: more are more likely samples
@@ -65,6 +66,15 @@ class Recording(Protocol):
     def read(self, n: int) -> Samples:
         """Return the next n samples, float32 [n, channels], and fewer at the end. Raise AudioError for damaged ones."""
 
+    def keeps_promise(self) -> bool:
+        """Return whether the promised samples are there; False if only decoding tells. The position is then lost."""
+
+    def rewind(self) -> None:
+        """Move to the first sample, after `keeps_promise`."""
+
+    def seek(self, first: int) -> bool:
+        """Move to a sample; return False if the format must be decoded from its start. Raise AudioError."""
+
     def close(self) -> None:
         """Close the file."""
 
@@ -95,12 +105,25 @@ class _Array:
             block = part.T.astype(np.float32)
         return np.divide(block, np.float32(32768), out=block) if part.dtype.kind == "i" else block
 
+    def keeps_promise(self) -> bool:
+        return True
+
+    def rewind(self) -> None:
+        self.position = 0
+
+    def seek(self, first: int) -> bool:
+        self.position = first
+        return True
+
     def close(self) -> None:
         pass
 
 
 def open_recording(content: object, sample_rate: int | None = None) -> Recording:
-    """Return the recording of a path, bytes, an array of that sample rate, or a Track. Raise AudioError."""
+    """Return the recording of a path, bytes, an opened file, an array of that sample rate, or a Track. Raise AudioError.
+
+    An opened file is not closed with the recording.
+    """
     recording = _open(content, sample_rate)
     if not (MIN_RATE <= recording.rate <= MAX_RATE and recording.channels):
         recording.close()
@@ -110,21 +133,6 @@ def open_recording(content: object, sample_rate: int | None = None) -> Recording
             "not decodable", f"a sample rate of {recording.rate:,} Hz: {MIN_RATE:,} to {MAX_RATE:,} Hz can be read"
         )
     return recording
-
-
-def promised_frames(content: object) -> int:
-    """Return how many frames a recording's spectrogram has by its header. Raise AudioError if it has no vector."""
-    recording = open_recording(content)
-    try:
-        n = recording.promised if recording.promised is not None else sum(map(len, blocks(recording)))
-    finally:
-        recording.close()
-    samples = (2 * n * RATE + recording.rate) // (2 * recording.rate)  # as soxr rounds
-    if not samples:
-        raise AudioError("too short", "it has no sample")
-    if n > MAX_SECONDS * recording.rate:
-        raise AudioError("too long", f"it has more than {MAX_SECONDS // 60} minutes")
-    return frame_count(samples)
 
 
 def _open(content: object, sample_rate: int | None) -> Recording:
@@ -140,6 +148,8 @@ def _open(content: object, sample_rate: int | None) -> Recording:
         return _decode(FileOfBytes(content))
     if isinstance(content, str | os.PathLike):
         return _decode(_open_file(os.fspath(content)))
+    if isinstance(content, io.IOBase):
+        return _decode(cast(BinaryIO, BorrowedFile(cast(BinaryIO, content))))
     raise AudioError("wrong type", f"it is {type_name(content)}, not a path, bytes, an array or a Track")
 
 

@@ -15,6 +15,7 @@ from ..head import ContentError
 Samples = NDArray[np.float32]
 
 WAV_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin
+MP3_HEADER_BYTES = 1 << 12  # in which the tag of LAME is, behind a tag of ID3
 
 
 class AudioError(ValueError):
@@ -53,7 +54,41 @@ class FileOfBytes(io.BytesIO):
         return super().seek(max(0, offset) if whence == 0 else offset, whence)
 
 
-class _UnfinishedWav(io.RawIOBase):
+class BorrowedFile(io.RawIOBase):
+    """A file that is not closed with what reads it; libsndfile asks damaged ones for places in front of their beginning."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        file.seek(0)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes."""
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Seek as the file does, at most to the beginning."""
+        return self.file.seek(max(0, offset) if whence == 0 else offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+    def fileno(self) -> int:
+        """Return the file's descriptor. Raise OSError or AttributeError if it has none."""
+        return self.file.fileno()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+
+class _UnfinishedWav(BorrowedFile):
     """A WAV file whose header has no lengths, with those that mean that the samples go on to its end.
 
     Args:
@@ -62,7 +97,8 @@ class _UnfinishedWav(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO, places: tuple[int, int]) -> None:
-        self.file, self.places = file, places
+        super().__init__(file)
+        self.places = places
 
     def readinto(self, buffer: Any) -> int:
         """Read bytes."""
@@ -73,14 +109,6 @@ class _UnfinishedWav(io.RawIOBase):
                 data[each - start] = 0xFF
         buffer[: len(data)] = data
         return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek as the file does."""
-        return self.file.seek(max(0, offset) if whence == 0 else offset, whence)
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self.file.tell()
 
 
 def _finish_wav(file: BinaryIO) -> BinaryIO | _UnfinishedWav:
@@ -107,10 +135,7 @@ class SndfileRecording:
     def __init__(self, opened: BinaryIO) -> None:
         self.opened = opened
         try:
-            file = _finish_wav(opened)
-            # libsndfile reads a descriptor by itself, without a call of Python for each block.
-            is_plain = file is opened and not isinstance(opened, io.BytesIO)
-            self.file = _File(opened.fileno(), closefd=False) if is_plain else _File(file)
+            self.file = _open(opened, _finish_wav(opened))
         except BaseException as error:
             opened.close()
             if isinstance(error, soundfile.LibsndfileError):
@@ -126,10 +151,74 @@ class SndfileRecording:
             raise _not_decodable(error) from None
         return samples
 
+    @property
+    def _is_mp3(self) -> bool:
+        return bool(self.file.format == "MP3")
+
+    def keeps_promise(self) -> bool:
+        """Return whether the file is long enough for the samples that its header promises. The position is then lost."""
+        if self._is_mp3:
+            return _has_whole_mp3(self.opened)
+        try:
+            self.file.seek(self.promised - 1)
+            return len(self.read(1)) == 1
+        except (soundfile.LibsndfileError, AudioError):
+            return False
+
+    def rewind(self) -> None:
+        """Move to the first sample."""
+        self.file.seek(0)
+
+    def seek(self, first: int) -> bool:
+        """Move to a sample; return False if the format must be decoded from its start: MP3 is not exact elsewhere."""
+        if self._is_mp3:
+            return False
+        try:
+            self.file.seek(first)
+        except soundfile.LibsndfileError as error:
+            raise _not_decodable(error) from None
+        return True
+
     def close(self) -> None:
         """Close the file."""
         self.file.close()
         self.opened.close()
+
+
+def _open(opened: BinaryIO, file: BinaryIO | _UnfinishedWav) -> _File:
+    """Return a file, opened by libsndfile."""
+    if file is not opened:
+        return _File(file)
+    try:
+        descriptor = opened.fileno()
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except (AttributeError, OSError):  # it is not a file of this machine
+        return _File(file)
+    return _File(descriptor, closefd=False)  # libsndfile reads it by itself, without a call of Python for each block
+
+
+def _has_whole_mp3(file: BinaryIO) -> bool:
+    """Return whether an MP3 file has all the bytes that its tag of LAME counts; False without a tag that counts them."""
+    position = file.tell()
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(10)
+        start = 10 + id3_bytes(head) if head[:3] == b"ID3" and len(head) == 10 else 0
+        file.seek(start)
+        head = file.read(MP3_HEADER_BYTES)
+    finally:
+        file.seek(position)
+    place = max(head.find(b"Xing"), head.find(b"Info"))
+    if place < 0 or len(head) < place + 16 or not head[place + 7] & 2:
+        return False
+    place += 12 if head[place + 7] & 1 else 8
+    return 0 < int.from_bytes(head[place : place + 4], "big") <= size - start
+
+
+def id3_bytes(head: bytes) -> int:
+    """Return the bytes of a tag of ID3 behind its first ten, which are given."""
+    return sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10])))
 
 
 def _not_decodable(error: soundfile.LibsndfileError) -> AudioError:

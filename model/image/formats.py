@@ -17,6 +17,7 @@ from PIL import (
 )
 
 from ..head import BadRow
+from .settings import ImageSettings
 
 # The formats that are opened, by what Pillow calls them. Others stay closed: some of Pillow's plugins run programs.
 FORMATS = {
@@ -50,3 +51,40 @@ def open_header(stream: IO[bytes]) -> Image.Image:
                 reasons.append(f"damaged {name}: {error}")
     detail = "; ".join(reasons) or f"it is not one of {', '.join(FORMATS)}; it begins with {beginning[:8]!r}"
     raise BadRow("not decodable", detail)
+
+
+def check_size(size: int, settings: ImageSettings) -> None:
+    """Raise BadRow if a file of `size` bytes is empty or too large."""
+    if not size:
+        raise BadRow("empty file", "it has 0 bytes")
+    if size > settings.max_image_bytes:
+        raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (--max_image_bytes)")
+
+
+def check_pixels(width: int, height: int, settings: ImageSettings) -> None:
+    """Raise BadRow if a picture has too many pixels."""
+    if width * height > settings.max_pixels:
+        raise BadRow(
+            "too large",
+            f"{width:,} x {height:,} pixels are {width * height:,}, over {settings.max_pixels:,} (--max_pixels)",
+        )
+
+
+def check_header(stream: IO[bytes], size: int, settings: ImageSettings) -> None:
+    """Raise BadRow if a file of `size` bytes has no header of a picture, or one of a picture that is too large."""
+    check_size(size, settings)
+    stream.seek(0)
+    try:
+        check_pixels(*open_header(stream).size, settings)
+    except (BadRow, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes lead Pillow anywhere: OSError, ValueError, KeyError, ...
+        raise not_decodable(error) from error
+
+
+def not_decodable(error: Exception) -> BadRow:
+    """Return the rejection of a picture that Pillow cannot open or decode."""
+    words = " ".join(str(error).split())[:300]
+    return BadRow(
+        "not decodable", words if isinstance(error, OSError) and words else f"{type(error).__name__}: {words}"
+    )

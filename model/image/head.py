@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ..head import BadRow, Column, Flag, Measure, ModelInfo, Work
-from ..media import MEDIA_FIELD, UNREAD, VARIANT, MediaHead, parse_media
+from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
+from ..media import FETCH_THREADS, MEDIA_FIELD, VARIANT, MediaHead, Part, parse_media
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FLAGS = (
     MEDIA_FIELD,
     VARIANT,
+    FETCH_THREADS,
     Flag("max_image_bytes", f"reject larger files (default: {MAX_IMAGE_BYTES})", default=MAX_IMAGE_BYTES, kind="count"),
     Flag("max_pixels", f"reject pictures of more pixels (default: {MAX_PIXELS})", default=MAX_PIXELS, kind="count"),
 )
@@ -32,11 +34,20 @@ class ImageHead(MediaHead):
     """AudioCLIP's image head, as the protocol Head describes it."""
 
     name = "image"
+    max_held = sys.maxsize
     item = "image"
     items = "images"
-    reading_fault = UNREAD.format("ImageEncoder")
     unit = "pixels"
-    content = Column("image", "binary")
+    types: Mapping[str, str] = {
+        **dict.fromkeys((".jpg", ".jpeg"), "image/jpeg"),
+        ".png": "image/png",
+        ".webp": "image/webp",
+        ".gif": "image/gif",
+        ".bmp": "image/bmp",
+        **dict.fromkeys((".tif", ".tiff"), "image/tiff"),
+        ".avif": "image/avif",
+    }
+    batch_items = 512
     model_columns = (Column("width", "int32"), Column("height", "int32"))
     size_column = "width"
     size_unit = "pixels of width"
@@ -68,6 +79,23 @@ class ImageHead(MediaHead):
         if len(content) > limit:
             raise BadRow("too large", f"the picture has {len(content):,} bytes, over {limit:,} (--max_image_bytes)")
         return content
+
+    def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
+        """Return the picture as the one part of its file. Raise BadRow if it is too large, or has no header."""
+        from .formats import check_header
+
+        check_header(opened, size, cast(ImageSettings, settings))
+        return [Part(digest, "", ())]
+
+    def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
+        """Yield the bytes of the picture: the encoder decodes them."""
+        opened.seek(0)
+        content = opened.read()
+        yield from (content for _ in parts)
+
+    def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
+        """Return the bytes of the file."""
+        return size
 
     def canary(self) -> dict[str, bytes]:
         """Return 16 BMP files of 64 x 48 pixels, by arithmetic of whole numbers."""

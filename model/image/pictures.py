@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..head import BadRow
-from .formats import FORMATS, open_header
+from .formats import FORMATS, check_pixels, check_size, not_decodable, open_header
 from .jpeg import decode_jpeg
 from .resize import Floats, Read, resize_crop
 from .settings import ImageSettings
@@ -74,7 +74,7 @@ def prepare(image: object, settings: ImageSettings) -> Prepared:
         except (BadRow, MemoryError):
             raise
         except Exception as error:  # damaged bytes lead Pillow anywhere: OSError, ValueError, KeyError, ...
-            raise _not_decodable(error) from error
+            raise not_decodable(error) from error
         with opened:
             large = opened.width * opened.height > LARGE
             return _prepare_image(opened, settings, stream, _LARGE_LOCK if large else None)
@@ -84,13 +84,6 @@ def _name(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} {list(value.shape)}"
     return type(value).__name__
-
-
-def _not_decodable(error: Exception) -> BadRow:
-    words = " ".join(str(error).split())[:300]
-    return BadRow(
-        "not decodable", words if isinstance(error, OSError) and words else f"{type(error).__name__}: {words}"
-    )
 
 
 def _stream(image: object, settings: ImageSettings) -> IO[bytes]:
@@ -113,12 +106,12 @@ def _stream(image: object, settings: ImageSettings) -> IO[bytes]:
         raise BadRow(
             "wrong type", f"{_name(image)} is not a picture: give a path, bytes, a PIL image or a uint8 array [H, W, 3]"
         )
-    if size and size <= settings.max_image_bytes:
-        return stream
-    stream.close()
-    if not size:
-        raise BadRow("empty file", "it has no bytes")
-    raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (--max_image_bytes)")
+    try:
+        check_size(size, settings)
+    except BadRow:
+        stream.close()
+        raise
+    return stream
 
 
 def _prepare_image(
@@ -126,11 +119,7 @@ def _prepare_image(
 ) -> Prepared:
     """Return the input for a PIL image, which is decoded here. If it was opened from `stream`, its EXIF data may turn it."""
     width, height = picture.size
-    if width * height > settings.max_pixels:
-        raise BadRow(
-            "too large",
-            f"{width:,} x {height:,} pixels are {width * height:,}, over {settings.max_pixels:,} (--max_pixels)",
-        )
+    check_pixels(width, height, settings)
     try:
         with lock or nullcontext():
             array = None
@@ -151,7 +140,7 @@ def _prepare_image(
             f"max_pixels ({error})"
         ) from error
     except Exception as error:
-        raise _not_decodable(error) from error
+        raise not_decodable(error) from error
 
 
 def _orientation(picture: Image.Image) -> int:

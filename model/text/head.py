@@ -89,9 +89,12 @@ class TextHead:
     item = "text"
     items = "texts"
     field_flag = "--text_field"
-    reading_fault = ""
     unit = size_unit = "tokens"
     content = Column("text", "string")
+    content_columns: tuple[Column, ...] = ()
+    types: Mapping[str, str] = {}
+    by_reference = False
+    batch_items = 16_384
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"
     cut_column: str | None = "truncated"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..flags import store_once, underscore_flags
+from ..flags import head_of, store_once, underscore_flags
 from ..terminal import did_you_mean
 from .command_table import COMMANDS, Command
 
@@ -100,6 +100,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _refuse_rest(rest[0], tokens, parser)
     namespace.command, namespace.run, namespace.writes = name, COMMANDS[name].run, COMMANDS[name].writes
     namespace.argv, namespace.beam = tokens, _given_values(beam, namespace)
+    if name in ("embed", "plan") and namespace.head is None:
+        try:
+            namespace.head = head_of(namespace.input or [])
+        except ValueError as error:
+            raise UsageError(str(error), name) from None
     return namespace
 
 

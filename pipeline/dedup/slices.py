@@ -16,7 +16,7 @@ from .buckets import read_rows
 from .spill import PieceCodec, combine_batches, shrink_dictionaries
 
 SLICE_BYTES = 128 << 20  # of a bucket's rows in memory at a time
-ENDINGS = 1 << 16  # of content hashes, by which a larger bucket is cut
+ENDINGS = 1 << 16  # numbers made of content hashes, by which a larger bucket is cut
 BATCH_ROWS = 131_072  # in an emitted batch
 SORTED_CHARACTERS = 256  # of each string, by which a bucket's rows are sorted: the model reads about as many
 
@@ -77,8 +77,11 @@ def _take_all(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def _endings_of(batch: pa.RecordBatch) -> NDArray[np.uint32]:
-    """Return the last bits of each content hash as numbers below ENDINGS, uint32 [n]: the first ones are a bucket's."""
-    return hash_words(batch.column(CONTENT_HASH.name))[:, 3] % ENDINGS
+    """Return bits of each content hash as numbers below ENDINGS, uint32 [n].
+
+    They are not the first ones, which are a bucket's, nor the last ones, which count the windows of a recording.
+    """
+    return hash_words(batch.column(CONTENT_HASH.name))[:, 1] % ENDINGS
 
 
 def batches_of(batch: pa.RecordBatch, items: int, sort_by: str | None) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,8 @@ from ..canary import Canary, make_canary
 from ..embedded_batch import EmbeddedBatch
 from ..errors import SnapshotError
 from ..remote.worker_reports import RunReports
-from ..schemas import EMBEDDING, arrow_field, vector_type
+from ..schemas import CONTENT_HASH, EMBEDDING, arrow_field, vector_type
+from .content_reader import ContentReader
 from .shared_encoder import ModelDescription
 
 
@@ -35,7 +36,11 @@ class _Outcome:
 
 
 def embed_batch(
-    rows: pa.RecordBatch, model: ModelDescription, encoder: Encoder, reports: RunReports = RunReports()
+    rows: pa.RecordBatch,
+    model: ModelDescription,
+    encoder: Encoder,
+    reports: RunReports = RunReports(),
+    reader: ContentReader | None = None,
 ) -> EmbeddedBatch:
     """Return `rows` with the columns that RecordBatchHandler describes.
 
@@ -44,6 +49,7 @@ def embed_batch(
         model: What the launcher knows of the encoder.
         encoder: The encoder.
         reports: The run's reports, which get a forbidden row.
+        reader: What reads the contents that rows have references to; None if they have the contents.
 
     Raises:
         RuntimeError: The model fails on all contents, and on those of the canary too.
@@ -51,9 +57,14 @@ def embed_batch(
         ForbiddenRowError: The settings of the encoder forbid one of the rows.
     """
     head, stored = model.head, model.stored
-    dictionary = rows.column(head.content.name).dictionary_encode()
-    contents = dictionary.dictionary.to_pylist()
-    outcome = _encode(contents, head, encoder)
+    dictionary = rows.column(CONTENT_HASH.name if reader else head.content.name).dictionary_encode()
+    n_contents = len(dictionary.dictionary)
+    if reader:
+        _, first = np.unique(dictionary.indices.to_numpy(), return_index=True)  # of each content the first row
+        groups = reader.groups(rows.take(pa.array(first)))
+        outcome = _join([_encode_good(group, head, encoder) for group in groups], head, encoder)
+    else:
+        outcome = _encode(dictionary.dictionary.to_pylist(), head, encoder)
     numbers, finite = _as_stored(outcome.vectors, stored)  # [contents, dim]
     errors = dict(outcome.errors)
     for place in np.flatnonzero(~finite).tolist():
@@ -61,9 +72,9 @@ def embed_batch(
             overflows = np.isfinite(outcome.vectors[place]).all()
             fault = "does not fit float16" if overflows else "contains NaN or infinity"
             errors[place] = ContentError("non-finite vector", f"the model gave a vector that {fault}")
-    if contents and all(is_of_model(errors.get(place)) for place in range(len(contents))):
-        check_encoder(head, encoder, stored, len(contents), outcome.errors)
-    pairs = [errors.get(place, (None, None)) for place in range(len(contents))]
+    if n_contents and all(is_of_model(errors.get(place)) for place in range(n_contents)):
+        check_encoder(head, encoder, stored, n_contents, outcome.errors)
+    pairs = [errors.get(place, (None, None)) for place in range(n_contents)]
     indices, dim = dictionary.indices, outcome.vectors.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), type=vector_type(dim, stored))
     added = {
@@ -77,7 +88,7 @@ def embed_batch(
     }
     batch = pa.RecordBatch.from_arrays([*rows.columns, *added.values()], names=[*rows.schema.names, *added])
     check_allowed(batch, model.settings, reports)
-    return EmbeddedBatch(batch, replace(outcome.work, items=len(contents)))
+    return EmbeddedBatch(batch, replace(outcome.work, items=n_contents))
 
 
 def check_allowed(batch: pa.RecordBatch, settings: EncoderSettings, reports: RunReports = RunReports()) -> None:
@@ -153,11 +164,36 @@ def _encode(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:
             failure = ContentError("model error", f"{type(error).__name__}: {error}"[:1000])
             return _Outcome(nan, columns, {0: failure}, Work())
     half = len(contents) // 2
-    left, right = _encode(contents[:half], head, encoder), _encode(contents[half:], head, encoder)
-    left.work += right.work
-    return _Outcome(
-        np.concatenate([left.vectors, right.vectors]),
-        {name: np.concatenate([values, right.columns[name]]) for name, values in left.columns.items()},
-        left.errors | {half + place: error for place, error in right.errors.items()},
-        left.work,
-    )
+    return _join([_encode(contents[:half], head, encoder), _encode(contents[half:], head, encoder)], head, encoder)
+
+
+def _encode_good(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:
+    """Encode contents, among which there may be the errors of some that could not be read."""
+    good = [place for place, content in enumerate(contents) if not isinstance(content, ContentError)]
+    outcome = _encode([contents[place] for place in good], head, encoder)
+    if len(good) == len(contents):
+        return outcome
+    vectors = np.full((len(contents), encoder.info.dim), np.nan, np.float32)
+    vectors[good] = outcome.vectors
+    columns = {}
+    for name, values in outcome.columns.items():
+        columns[name] = np.zeros(len(contents), values.dtype)
+        columns[name][good] = values
+    errors = {place: content for place, content in enumerate(contents) if isinstance(content, ContentError)}
+    errors |= {good[place]: error for place, error in outcome.errors.items()}
+    return _Outcome(vectors, columns, errors, outcome.work)
+
+
+def _join(outcomes: Sequence[_Outcome], head: Head, encoder: Encoder) -> _Outcome:
+    """Return the outcomes of contents that follow each other as one."""
+    joined, place = _Outcome(np.empty((0, encoder.info.dim), np.float32), {}, {}, Work()), 0
+    for outcome in outcomes:
+        joined.errors |= {place + each: error for each, error in outcome.errors.items()}
+        joined.work += outcome.work
+        place += len(outcome.vectors)
+    joined.vectors = np.concatenate([joined.vectors, *(outcome.vectors for outcome in outcomes)])
+    joined.columns = {
+        column.name: np.concatenate([np.empty(0, column.type), *(each.columns[column.name] for each in outcomes)])
+        for column in head.model_columns
+    }
+    return joined

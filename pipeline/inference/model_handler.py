@@ -22,6 +22,7 @@ from ..canary import Canary
 from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE
 from ..remote.worker_reports import RunReports
+from .content_reader import ContentReader
 from .embed_batch import embed_batch, embed_canary
 from .shared_encoder import ModelDescription, load_encoder
 
@@ -198,13 +199,29 @@ class RecordBatchHandler(JobHandler):
 
     The rows get the head's model columns, `embedding` (dictionary-encoded: equal contents share one vector), and `reason`
     and `detail`, which are null if the row was embedded.
+
+    Args:
+        model: As for JobHandler.
+        threads: As for JobHandler.
+        reports: As for JobHandler.
+        reader: What reads the contents that rows have references to; None if they have the contents.
     """
+
+    def __init__(
+        self,
+        model: ModelDescription,
+        threads: int | None = None,
+        reports: RunReports = RunReports(),
+        reader: ContentReader | None = None,
+    ) -> None:
+        super().__init__(model, threads, reports)
+        self.reader = reader
 
     def run_inference(
         self, batch: Sequence[pa.RecordBatch], model: Encoder, inference_args: dict[str, object] | None = None
     ) -> list[EmbeddedBatch]:
         """Return one embedded batch per row batch, with the same rows in the same order."""
-        return [embed_batch(rows, self.model, model, self.reports) for rows in batch]
+        return [embed_batch(rows, self.model, model, self.reports, self.reader) for rows in batch]
 
     def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
         """Return the size of the batches' columns."""

@@ -31,7 +31,7 @@ from ..terminal import plural
 from ..writers.kept_files import open_kept
 from .unchanged import deciding_options
 
-ROW_BYTES = 100  # of a row of a shard, for estimates
+ROW_BYTES, MEDIA_ROW_BYTES = 100, 400_000  # of a row of a shard, and of a file that is one content, for estimates
 
 COMPRESSION_RATIO = 4
 
@@ -73,8 +73,11 @@ class CarryOver:
 
 def estimate_rows(shards: pa.Table) -> int:
     """Return about how many rows the shards of a table have."""
-    ratio = pc.if_else(pc.is_valid(shards["compression"]), COMPRESSION_RATIO, 1)
-    return (pc.sum(pc.multiply(shards["bytes"], ratio)).as_py() or 0) // ROW_BYTES
+    is_media = pc.equal(shards["format"], "media")
+    media, others = shards.filter(is_media), shards.filter(pc.invert(is_media))
+    ratio = pc.if_else(pc.is_valid(others["compression"]), COMPRESSION_RATIO, 1)
+    rows = (pc.sum(pc.multiply(others["bytes"], ratio)).as_py() or 0) // ROW_BYTES
+    return rows + len(media) + (pc.sum(media["bytes"]).as_py() or 0) // MEDIA_ROW_BYTES
 
 
 def has_comparable_rows(previous: Manifest, options: Mapping[str, object], fingerprint: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +14,9 @@ from apache_beam.io.filesystems import FileSystems
 from ...model.fingerprint import PROVENANCE_PARTS
 from ...model.head import EncoderSettings, Head
 from ...model.heads import find_head
+from ...model.media import MediaHead
 from ..dedup.buckets import bucket_bits
+from ..inference.content_reader import ContentReader
 from ..inference.shared_encoder import ModelDescription, describe_model
 from ..io.file_io import FileIO
 from ..io.json_file import describe_lock
@@ -24,6 +27,7 @@ from ..readers.infer_schema import KeptTypes
 from ..readers.parts import any_is_large
 from ..readers.read_settings import ReadSettings, fields_of
 from ..readers.settle_types import SettledTypes, settle_types
+from ..remote.worker_reports import RunReports
 from ..schemas import hashed_schema, part_schema
 from ..snapshots.commit import current_name, require_manifest
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
@@ -161,6 +165,12 @@ class Job:
         """Schema of hashed row batches."""
         return hashed_schema(self.head, self.reading.columns)
 
+    def content_reader(self, reports: RunReports) -> ContentReader | None:
+        """Return what reads the contents that rows have references to; None if they have the contents."""
+        if not self.head.by_reference:
+            return None
+        return ContentReader(cast(MediaHead, self.head), self.reading.threads, self.reading.file_io, reports)
+
     def part_schema(self, snapshot: str) -> pa.Schema:
         """Return the schema of the part files as far as it is known, with the provenance of their vectors."""
         info = self.model.info
@@ -241,6 +251,8 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
             head.content_limit(options.values),
             file_io,
             open=frozenset(types.open),
+            encoder=settings,
+            threads=options.values["fetch_threads"] if head.by_reference else 1,
         ),
         types=types,
         settled=None if types.open or types.stored in (None, types.final) else settle_types({}, fields, types)[0],

@@ -59,6 +59,7 @@ def list_shards(
         output=output,
         quoting=options["quoting"],  # type: ignore[arg-type]
         escape=options["escape"],  # type: ignore[arg-type]
+        head=find_head(str(options["head"])),
         notes=notes,
     )
 

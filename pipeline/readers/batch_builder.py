@@ -9,13 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...model.head import BadRow
-from ..schemas import UNSETTLED, rejected_schema, row_schema
+from ..content import MediaContent
+from ..schemas import CONTENT_HASH, SOURCE, UNSETTLED, content_fields, rejected_schema, row_schema
 from .compression import BLOCK_ROWS
 from .fields import MISSING, NoTexts, as_id, lookup, texts_at
 from .kept_types import FITTING, LARGE, Unfit, as_kept, cast_given, kind_of, type_remedy, unsettled
 from .notes import ShardNotes
 from .read_settings import ReadSettings
 from .shard import BATCH_BYTES, Batches, InputError, Part, Record
+
+REFERENCE_BYTES = 300  # about, of a reference to a content
 
 FEW_ROWS = 16  # which Arrow's functions cannot check faster than Python does
 
@@ -48,7 +51,8 @@ class BatchBuilder:
         self.schema, self.rejected_schema = row_schema(settings.head, settings.columns), rejected_schema(settings.head)
         self.kinds: dict[tuple[str, str], int] = {}
         self.empty_is_null = self.shard.format in ("csv", "tsv")
-        self.content_type = self.schema.field(settings.head.content.name).type
+        self.content_fields = content_fields(settings.head)
+        self.content_type = self.content_fields[0].type
         self.keeps_strings = settings.head.keeps_strings
         self.next_row = part.row
         self.damage: str | None = None
@@ -62,7 +66,7 @@ class BatchBuilder:
         self.ids: list[str] = []
         self.contents: list[object] = []
         self.kept_columns: list[list[object]] = [[] for _ in self.settings.columns]
-        self.rejected: list[tuple[str, str, str | None, str | None, str, str]] = []
+        self.rejected: list[tuple[object, ...]] = []
         self.bytes = 0
 
     def add_block(self, first: int, block: list[Record | BadRow]) -> Batches:
@@ -89,6 +93,18 @@ class BatchBuilder:
                 yield from self._add_record(row, record, kept)
         except BadRow as bad:
             self.reject(row, bad)
+        if self._is_full():
+            yield self.flush()
+
+    def add_content(self, row_id: str, content: MediaContent, kept: Sequence[object]) -> Batches:
+        """Add the next row, whose content a reader has looked at; yield the batch that this completes."""
+        self.rows.append(self.next_row)
+        self.ids.append(row_id)
+        self.contents.append(content)
+        self.next_row += 1
+        self.bytes += REFERENCE_BYTES + len(row_id) + sum(map(_bytes_of, kept))
+        for column, value in zip(self.kept_columns, kept, strict=True):
+            column.append(value)
         if self._is_full():
             yield self.flush()
 
@@ -176,11 +192,13 @@ class BatchBuilder:
                 f"out"
             )
 
-    def reject(self, row: int, bad: BadRow) -> None:
-        """Add a rejected row."""
-        excerpt = bad.excerpt if pa.types.is_string(self.content_type) else None
-        self.rejected.append((self.shard.name, str(row), bad.id, excerpt, bad.reason, bad.detail))
-        self.bytes += len(excerpt or "") + len(bad.id or "")
+    def reject(self, row: int, bad: BadRow, known: Sequence[object] = ()) -> None:
+        """Add a rejected row, with what is known of its content: the values of the first content columns."""
+        if not known and pa.types.is_string(self.content_type):
+            known = (bad.excerpt,)
+        missing = [None] * (len(self.content_fields) - len(known))
+        self.rejected.append((self.shard.name, str(row), bad.id, *known, *missing, bad.reason, bad.detail))
+        self.bytes += len(bad.excerpt or "") + len(bad.id or "")
 
     def _is_full(self) -> bool:
         return len(self.contents) + len(self.rejected) >= BLOCK_ROWS or self.bytes >= BATCH_BYTES
@@ -199,10 +217,12 @@ class BatchBuilder:
             self._shard_column(size),
             pa.array(self.rows, pa.int64()),
             pa.array(self.ids, pa.string()),
-            pa.array(self.contents, self.content_type),
+            *self._content_columns(),
         ]
         for field, values in zip(self.settings.columns, self.kept_columns, strict=True):
             columns.append(_column(values, field.type) if len(values) == size else pa.nulls(size, field.type))
+        if self.settings.head.by_reference:
+            columns.append(pa.array([content.hash for content in self._references()], CONTENT_HASH.type))
         rejected = zip(*self.rejected, strict=True) if self.rejected else ([] for _ in self.rejected_schema)
         columns_rejected = [
             pa.array(values, field.type) for values, field in zip(rejected, self.rejected_schema, strict=True)
@@ -213,6 +233,20 @@ class BatchBuilder:
         )
         self._clear()
         return batches
+
+    def _references(self) -> list[MediaContent]:
+        return self.contents  # type: ignore[return-value]
+
+    def _content_columns(self) -> list[pa.Array]:
+        """Return the contents that were collected, as row_schema has them."""
+        if not self.settings.head.by_reference:
+            return [pa.array(self.contents, self.content_type)]
+        contents = self._references()
+        values = [[content.file for content in contents]]
+        values += [list(column) for column in zip(*(content.values for content in contents), strict=True)]
+        values += [[]] * (len(self.content_fields) - len(values))  # without a row
+        arrays = [pa.array(column, field.type) for column, field in zip(values, self.content_fields, strict=True)]
+        return [*arrays, pa.array([content.source.as_row() for content in contents], SOURCE.type)]
 
     def _shard_column(self, size: int) -> pa.DictionaryArray:
         return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), size), pa.array([self.shard.name]))

@@ -15,6 +15,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...model.head import Head
+from ...model.heads import HEADS, find_head
 from ..io.file_io import FileIO
 from ..io.paths import absolute_path, given_path, is_local, join, real_path
 from ..io.retries import StoreError
@@ -38,6 +40,7 @@ def find_shards(
     output: str | None = None,
     quoting: str | None = None,
     escape: str | None = None,
+    head: Head | None = None,
     notes: list[str] | None = None,
 ) -> ShardTable:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
@@ -52,6 +55,7 @@ def find_shards(
         output: The directory of the snapshots that a run would write.
         quoting: As --quoting has it.
         escape: As --escape has it.
+        head: The head that embeds them, whose suffixes name files that are one content each.
         notes: Gets lines on links that are not followed, and on files that are left out.
 
     Raises:
@@ -60,7 +64,8 @@ def find_shards(
             match the files of later snapshots in it.
     """
     tables, seen, left_out = list[pa.Table](), set[str](), list[str]()
-    globs, forms = [_given_glob(pattern) for pattern in patterns], _Forms(input_format)
+    globs, forms = [_given_glob(pattern) for pattern in patterns], _Forms(input_format, head)
+    others = list[str]()
     for number, pattern in enumerate(globs):
         found = _match(pattern)
         if notes is not None:
@@ -74,6 +79,10 @@ def find_shards(
         if doubles or seen:
             skipped = set(doubles)
             found = found.where(path not in skipped and real not in seen for path, real in found.both_paths())
+        if head and head.by_reference and fixed_part(pattern) != pattern:
+            known_forms = [forms.is_known(path) for path in found.paths]
+            others += [path for path, is_known in zip(found.paths, known_forms, strict=True) if not is_known]
+            found = found.where(known_forms)
         if len(globs) > 1:
             seen.update(found.real_paths)
         tables.append(_list(number, pattern, found, forms))
@@ -81,6 +90,12 @@ def find_shards(
     table = pa.concat_tables(tables)
     if left_out and not len(table):
         raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
+    if others and head:
+        if not len(table):
+            raise InputError(f"none of the {len(others):,} files is {_one_of(head)}; the first is {min(others)}")
+        if notes is not None:
+            files = plural(len(set(others)), "file was", "files were")
+            notes.append(f"{files} left out, which have no suffix of {head.items}; the first is {min(others)}")
     if left_out and notes is not None:
         files = plural(len(set(left_out)), "file was", "files were")
         notes.append(f"{files} left out as metadata of macOS (._*), the first is {min(left_out)}")
@@ -103,8 +118,8 @@ def find_shards(
 class _Forms:
     """The formats and compressions of files, numbered: `known` has (format, compression) for each number."""
 
-    def __init__(self, input_format: str | None) -> None:
-        self.input_format = input_format
+    def __init__(self, input_format: str | None, head: Head | None) -> None:
+        self.input_format, self.head = input_format, head
         self.known: list[tuple[str, str | None]] = []
         self._numbers: dict[tuple[str, str], int] = {}  # by suffixes
 
@@ -114,10 +129,22 @@ class _Forms:
         suffixes = (os.path.splitext(stem)[1], suffix) if suffix.lower() in SUFFIXES else (suffix, "")
         number = self._numbers.get(suffixes)
         if number is None:
-            form = _format_of(path, self.input_format)
+            form = _format_of(path, self.input_format, self.head)
             number = self._numbers[suffixes] = len(self.known)
             self.known.append(form)
         return number
+
+    def is_known(self, path: str) -> bool:
+        """Return whether a file has a known format."""
+        try:
+            self.number_of(path)
+        except InputError:
+            return False
+        return True
+
+
+def _one_of(head: Head) -> str:
+    return f"{'an' if head.item[0] in 'aeiou' else 'a'} {head.item} by its suffix ({', '.join(head.types)})"
 
 
 def _list(number: int, pattern: str, found: Matches, forms: _Forms) -> pa.Table:
@@ -274,14 +301,21 @@ def _same_name(name: str, *inputs: tuple[str, str]) -> InputError:
     )
 
 
-def _format_of(path: str, input_format: str | None) -> tuple[str, str | None]:
+def _format_of(path: str, input_format: str | None, head: Head | None) -> tuple[str, str | None]:
     """Return (format, compression) of a file by its suffixes. Raises InputError if they name no known format."""
     stem, suffix = os.path.splitext(path)
     compression = SUFFIXES.get(suffix.lower())
     if compression:
         suffix = os.path.splitext(stem)[1]
-    form = input_format or FORMAT_SUFFIXES.get(suffix.lower(), "")
+    is_content = head is not None and suffix.lower() in head.types
+    form = input_format or ("media" if is_content else FORMAT_SUFFIXES.get(suffix.lower(), ""))
+    if head and head.by_reference and form not in READERS:
+        raise InputError(
+            f"{path}: {suffix or 'no suffix'} is not {_one_of(head)}: leave it out, or give --input_format media"
+        )
     if form not in READERS:
+        if other := next((name for name in HEADS if suffix.lower() in find_head(name).types), None):
+            raise InputError(f"{path}: {suffix} is for --head {other}: give that head, or leave the file out")
         raise InputError(
             f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(FORMAT_SUFFIXES)}, most also "
             f"compressed as {', '.join(SUFFIXES)}: name it with --input_format"

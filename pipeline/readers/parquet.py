@@ -36,7 +36,7 @@ from .parquet_limits import (
     rows_at_once,
     type_can_stay_encoded,
 )
-from .reader import FieldSummary, too_long
+from .reader import GROUP_BYTES, FieldSummary, too_long
 from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
 
 MAX_ROWS = 2**62
@@ -50,6 +50,7 @@ class ParquetReader:
     has_delimiter = False
     quoting = None
     has_row_groups = True
+    group_bytes = GROUP_BYTES
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of every row group that can be read to `builder`."""

@@ -15,16 +15,16 @@ from .read_settings import ReadSettings
 from .registry import READERS
 from .shard import Part, Shard
 
-GROUP_SHARDS, GROUP_BYTES = 1000, 8 << 20  # of small shards in one step
+GROUP_SHARDS = 1000  # small ones that are read in one step
 
 PART_BYTES = 64 << 20  # of row groups in one part of a Parquet shard
 
 
 def group_shards(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
-    """Yield the shards in groups of up to GROUP_SHARDS and GROUP_BYTES, or of a single larger one, in order."""
+    """Yield the shards in order, in groups of up to GROUP_SHARDS and the group_bytes of their format, or of a larger one."""
     group, size = list[Shard](), 0
     for shard in shards:
-        if group and (len(group) >= GROUP_SHARDS or size + shard.bytes > GROUP_BYTES):
+        if group and (len(group) >= GROUP_SHARDS or size + shard.bytes > READERS[shard.format].group_bytes):
             yield group
             group, size = [], 0
         group.append(shard)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...model.head import BadRow, Head
+from ...model.head import BadRow, EncoderSettings, Head
 from ..io.file_io import FileIO
 from ..remote.worker_reports import RunReports
 from ..schemas import UNSETTLED
@@ -26,7 +26,9 @@ class ReadSettings:
         head: The head whose content is read.
         fields: The paths of contents, ids and kept fields.
         kept: The schema of the kept fields, while rows are read and shuffled.
-        open: The names of those whose type may still widen.
+        open: The names of the kept fields whose type may still widen.
+        encoder: What the encoder is loaded from: its settings decide what is a row of a file. None if there are no files.
+        threads: How many files are opened and read at the same time.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
         reports: Where errors are reported that no retry repairs.
@@ -39,6 +41,8 @@ class ReadSettings:
     file_io: FileIO = FileIO()
     reports: RunReports = RunReports()
     open: frozenset[str] = frozenset()
+    encoder: EncoderSettings | None = None
+    threads: int = 1
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.

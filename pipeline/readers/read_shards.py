@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 import pyarrow as pa
 
 from ...model.head import BadRow
+from ..io.in_order import map_in_order
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
@@ -23,6 +24,8 @@ from .parts import split_group
 from .read_settings import ReadSettings
 from .registry import READERS
 from .shard import BATCH_BYTES, Batches, Part, Shard
+
+READ_BYTES = 256 << 20  # of files that are read at the same time
 
 Outputs: TypeAlias = Generator[pa.RecordBatch | beam.pvalue.TaggedOutput, None, None]
 
@@ -143,9 +146,9 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
     def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
         rows, rejected = _BatchCombiner(), _BatchCombiner()
-        for part in parts:
-            builder, before = BatchBuilder(part, self.settings), read.rows
-            for row_batch, rejected_batch in _read(builder):
+        for builder, batches in self._read_parts(parts):
+            before = read.rows
+            for row_batch, rejected_batch in batches:
                 size = row_batch.num_rows + rejected_batch.num_rows
                 read.rows += size
                 read.by_second.update(rows_by_second(size))
@@ -156,6 +159,23 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
         yield from rows.flush()
         for batch in rejected.flush():
             yield beam.pvalue.TaggedOutput("rejected", batch)
+
+    def _read_parts(self, parts: list[Part]) -> Iterator[tuple[BatchBuilder, Iterable[tuple[Any, Any]]]]:
+        """Yield a builder for each part, with the batches that it gives.
+
+        Files that are one content each are read at the same time: most of the time is spent on opening them.
+        """
+        builders = (BatchBuilder(part, self.settings) for part in parts)
+        if len(parts) == 1 or not self.settings.head.by_reference:
+            yield from ((builder, _read(builder)) for builder in builders)
+            return
+        yield from map_in_order(
+            lambda builder: (builder, list(_read(builder))),
+            builders,
+            self.settings.threads,
+            lambda builder: builder.part.bytes,
+            READ_BYTES,
+        )
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]

@@ -18,6 +18,8 @@ from .shard import RECORD_BYTES, Batches, Records, Shard
 
 Blocks: TypeAlias = "Callable[[IO[bytes], Shard, Fields, int, ShardNotes], Records]"
 
+GROUP_BYTES = 8 << 20
+
 PEEKED_RECORDS = 1000  # per shard, to find out which fields there are
 
 SHOWN_NAMES, EXCERPT = 10, 100  # names of fields in a message, and characters of each
@@ -82,6 +84,10 @@ class Reader(Protocol):
     def has_row_groups(self) -> bool:
         """Whether a large shard is read in several parts, by its row groups."""
 
+    @property
+    def group_bytes(self) -> int:
+        """The most bytes of small shards that are read in one step."""
+
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every row of `builder.part` to `builder`, and yield its batches as they fill up."""
 
@@ -99,6 +105,7 @@ class RecordReader:
     has_delimiter: bool = False
     quoting: str | None = None
     has_row_groups: bool = False
+    group_bytes: int = GROUP_BYTES
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add every record of the shard to `builder`, a block at a time."""

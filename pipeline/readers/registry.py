@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..flags import FORMATS
 from .csv import CSV, TSV
 from .jsonl import JSONL
+from .media import MEDIA
 from .parquet import ParquetReader
 from .reader import Reader
 from .text import TEXT
 
-READERS: dict[str, Reader] = dict(zip(FORMATS, (TEXT, JSONL, CSV, TSV, ParquetReader()), strict=True))
+READERS: dict[str, Reader] = dict(zip(FORMATS, (TEXT, JSONL, CSV, TSV, ParquetReader(), MEDIA), strict=True))
 
-FORMAT_SUFFIXES = {**{f".{name}": name for name in READERS}, ".ndjson": "jsonl"}
+FORMAT_SUFFIXES = {**{f".{name}": name for name in READERS if name != "media"}, ".ndjson": "jsonl"}

@@ -116,7 +116,7 @@ def _run_and_count(
         os.makedirs(listings, exist_ok=True)
     try:
         files = _list(job, listings)
-        _build(pipeline, job, options.batch_size, spill=spill, listings=listings)
+        _build(pipeline, job, options.batch_size or job.head.batch_items, spill=spill, listings=listings)
         result = pipeline.run()
         set_handlers()
         result.wait_until_finish()

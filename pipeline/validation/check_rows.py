@@ -108,7 +108,7 @@ class RowChecks:
         if self._rows:
             self.vectors.summary = f"finite, of length {self._lengths[0]:.4g} to {self._lengths[1]:.4g}"
         items = self.head.items
-        omitted = self.head.content.name in self.snapshot.omitted
+        omitted = self.head.by_reference or self.head.content.name in self.snapshot.omitted
         self.hashes.summary = f"the snapshot has no {items} to compare with" if omitted else f"those of the {items}"
         faults, self.sizes.summary = self._columns.finish()
         self.sizes.add_faults(faults)
@@ -213,7 +213,7 @@ class RowChecks:
         self._ids.add(batch.column("id").cast(pa.binary()).to_pylist())
         self._check_vectors(batch)
         self._check_columns(batch)
-        if self.head.content.name in batch.schema.names:
+        if self.head.content.name in batch.schema.names and not self.head.by_reference:
             again = content_hash(batch.column(self.head.content.name))
             differ = pc.not_equal(again, batch.column(CONTENT_HASH.name))
             _add_row_faults(self.hashes, batch, differ, f"has another hash than that of its {self.head.item}")
@@ -235,7 +235,7 @@ class RowChecks:
             )
 
     def _check_columns(self, batch: pa.RecordBatch) -> None:
-        names = [column.name for column in self.head.model_columns]
+        names = [column.name for column in (*self.head.content_columns, *self.head.model_columns)]
         columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
         if self.head.cut_column:
             self._truncated += int(columns[self.head.cut_column].sum())

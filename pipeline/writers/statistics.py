@@ -86,7 +86,7 @@ class FileStats:
 
     def add_vectors(self, part: pa.RecordBatch, head: Head) -> None:
         """Add the sizes and norms of embedded rows, from the head's columns and from `embedding` [n, dim]."""
-        sizes = np.minimum(part.column(head.size_column).to_numpy(), head.max_size)
+        sizes = np.minimum(part.column(head.size_column).to_numpy(), head.max_size).astype(np.int64)
         if head.cut_column:
             self.truncated += pc.sum(part.column(head.cut_column)).as_py()
         numbers = part.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)

@@ -1,26 +1,10 @@
-"""The flags of the heads of pictures and sounds, whose files the pipeline cannot read yet."""
+"""The heads by the suffixes of --input, and their flags."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from audioclip_beam.pipeline.cli import main
-
-
-@pytest.mark.parametrize("command", ["embed", "plan"])
-@pytest.mark.parametrize(("head", "encoder"), [("image", "ImageEncoder"), ("audio", "AudioEncoder")])
-def test_media_cannot_be_read_yet(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, head: str, encoder: str
-) -> None:
-    """The error names the encoder that embeds them; nothing is made."""
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    flags = ["--head", head, "--checkpoint", "untrained", "--input", f"{tmp_path}/a.wav", "--output", f"{tmp_path}/out"]
-    assert main([command, *flags]) == 2
-    error = capsys.readouterr().err
-    assert f"--head {head}: media files cannot be read yet: embed them with {encoder} from Python" in error
-    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +43,9 @@ def test_values_that_a_head_cannot_take(
     assert f"{flag}: {message}" in capsys.readouterr().err
 
 
-def test_the_help_has_only_flags_that_work(capsys: pytest.CaptureFixture[str]) -> None:
-    """It lists neither the heads whose contents cannot be read nor their flags."""
-    with pytest.raises(SystemExit):
-        main(["embed", "--help"])
-    printed = capsys.readouterr().out
-    assert "--head {text}" in printed
-    assert not {"--variant", "--window", "--max_pixels", "--media_field"} & set(printed.split())
-    assert "head image" not in printed
+def test_inputs_of_several_heads_need_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """The suffixes of --input choose the head."""
+    assert main(["embed", "--input", "a.wav", "*.JPG", "--output", "out", "--checkpoint", "untrained"]) == 2
+    assert "--input names files of several heads: a.wav (sounds), *.JPG (images): choose one with --head" in (
+        capsys.readouterr().err
+    )

@@ -56,7 +56,7 @@ NAMES = {
     },
     "__init__.py": {r"\b(AudioCLIPText|TextEmbedding)\w+": "public classes for texts"},
     "inference/__init__.py": {r"\bTextEmbeddingHandler\b": "a public class for texts"},
-    "flags.py": {r'default="text", help="what is embedded \(default: text\)"': "the default of --head"},
+    "flags.py": {r"\belse text\b": "the default of --head", r'\(found\), "text"\)': "the default of --head"},
     "cli/command_table.py": {
         r"\ba text, or a \.npy file\b": "a query of search",
         r"\bnearest to texts or vectors\b": "search",

@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[2]
 # Packages and top-level modules of pipeline/, bottom up: each may import what is in a layer below its own. Within a layer
 # only the listed modules of the leaf layer may import each other.
 LAYERS: list[set[str]] = [
-    {"errors", "flags", "schemas", "content", "canary", "embedded_batch", "metrics", "terminal", "layout"},
+    {
+        "errors",
+        "flags",
+        "schemas",
+        "content",
+        "canary",
+        "embedded_batch",
+        "metrics",
+        "terminal",
+        "layout",
+    },
     {"io"},
     {"remote"},
     {"options"},

@@ -17,8 +17,9 @@ from audioclip_beam.pipeline.publish.run_totals import RunTotals
 from audioclip_beam.pipeline.readers import parquet_limits, parts
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
-from audioclip_beam.pipeline.readers.parts import GROUP_BYTES, GROUP_SHARDS, group_shards, split_group
+from audioclip_beam.pipeline.readers.parts import GROUP_SHARDS, group_shards, split_group
 from audioclip_beam.pipeline.readers.read_shards import ReadShards, ShardsRead
+from audioclip_beam.pipeline.readers.reader import GROUP_BYTES
 from audioclip_beam.pipeline.readers.shard import Shard
 from tests.support.corpus import embed, read
 from tests.support.shards import read_settings, read_shard

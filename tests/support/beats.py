@@ -121,9 +121,12 @@ class BeatHead:
     item = "rhythm"
     items = "rhythms"
     field_flag = "--rhythm_field"
-    reading_fault = ""
     unit = size_unit = "beats"
     content = Column("rhythm", "binary")
+    content_columns = ()
+    types: Mapping[str, str] = {}
+    by_reference = False
+    batch_items = 1024
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"
     cut_column = None

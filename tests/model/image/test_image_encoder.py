@@ -233,7 +233,7 @@ def test_hostile_files_are_errors_at_their_place(encoder: ImageEncoder, tmp_path
 
 
 def test_encode_names_the_first_error(encoder: ImageEncoder) -> None:
-    with pytest.raises(ImageError, match=r"^image 1: empty file: it has no bytes$"):
+    with pytest.raises(ImageError, match=r"^image 1: empty file: it has 0 bytes$"):
         encoder.encode([CONTENTS[0], b"", b"xyz"])
 
 

@@ -1,0 +1,180 @@
+"""The parts of recordings that are rows: which there are, without decoding, and their samples. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..head import ContentError
+from .recordings import BLOCK_SAMPLES, Recording, Track, open_recording
+from .settings import MAX_SECONDS, RATE, AudioSettings
+from .sndfile import AudioError, Samples
+
+_KEY = struct.Struct("<qq")  # first sample and length of the entry, as a content hash covers them
+_NUMBER = struct.Struct(">I")
+SHORTEST_WHOLE = Fraction(11, 10)  # windows: up to so long a recording is one row
+
+
+class Span(NamedTuple):
+    """Samples of a recording, in its own rate: from `first` to before `stop`."""
+
+    first: int
+    stop: int
+
+
+class Heard(NamedTuple):
+    """What is known of a recording without decoding all of it.
+
+    Attributes:
+        samples: Of each channel, that can be decoded.
+        rate: Samples per second.
+        channels: How many there are.
+    """
+
+    samples: int
+    rate: int
+    channels: int
+
+
+def listen(opened: BinaryIO) -> Heard:
+    """Return what is known of a recording. Raise AudioError if it cannot be decoded, or has no sample.
+
+    What a header says of the length is checked if it may be wrong: at the end of FLAC, by the frames of MP3; formats of
+    FFmpeg are decoded.
+    """
+    recording = open_recording(opened)
+    try:
+        samples = recording.promised
+        if not samples or not recording.keeps_promise():
+            samples = _count(recording)
+        heard = Heard(samples, recording.rate, recording.channels)
+    finally:
+        recording.close()
+    if not (2 * heard.samples * RATE + heard.rate) // (2 * heard.rate):  # as soxr rounds
+        raise AudioError("too short", "it has no sample")
+    return heard
+
+
+def _count(recording: Recording) -> int:
+    """Return how many samples can be decoded, from the first one on."""
+    size, samples = max(1, BLOCK_SAMPLES // recording.channels), 0
+    try:
+        recording.rewind()
+        while n := len(recording.read(size)):
+            samples += n
+    except AudioError:
+        if not samples:
+            raise
+    return samples
+
+
+def spans(heard: Heard, settings: AudioSettings, entry: Span | None = None) -> Iterator[Span]:
+    """Yield the parts of a recording, or of an entry in it, that settings make rows of.
+
+    A recording of up to 1.1 windows is one row. A longer one is cut at round(k * hop * rate); the last window is pulled back
+    so that it ends with the recording. Raise AudioError if it has to be embedded whole and is too long for that.
+    """
+    begin, end = (0, heard.samples) if entry is None else entry
+    rate, n = heard.rate, end - begin
+    if settings.window is None:
+        if n > MAX_SECONDS * rate:
+            raise AudioError(
+                "too long", f"it has more than {MAX_SECONDS // 60} minutes: embed windows of it (--window)"
+            )
+        yield Span(begin, end)
+        return
+    hop = settings.window if settings.hop is None else settings.hop
+    length = max(1, round(Fraction(str(settings.window)) * rate))
+    step, k, first = Fraction(str(hop)) * rate, 0, 0
+    if n <= SHORTEST_WHOLE * length:
+        yield Span(begin, end)
+        return
+    while n > first + length:
+        yield Span(begin + first, begin + first + length)
+        k += 1
+        first = round(k * step)
+    yield Span(end - length, end)
+
+
+def entry_key(digest: bytes, entry: Span | None) -> bytes:
+    """Return the 12 bytes that the content hashes of all parts of an entry begin with."""
+    first, length = (0, -1) if entry is None else (entry.first, entry.stop - entry.first)
+    return hashlib.blake2b(digest + _KEY.pack(first, length), digest_size=12).digest()
+
+
+def part_hash(key: bytes, number: int) -> bytes:
+    """Return the content hash of a part by its number: parts of a recording are neighbours in the order of hashes."""
+    return key + _NUMBER.pack(number)
+
+
+def decode_spans(opened: BinaryIO, chosen: Sequence[Span]) -> Iterator[Track | ContentError]:
+    """Yield each part as a Track of [channels, n], or why it cannot be decoded; parts are in the order of their ends.
+
+    If a format allows it, what is between parts is skipped; else the recording is decoded from its start, in bounded
+    memory.
+    """
+    try:
+        recording = open_recording(opened)
+    except AudioError as error:
+        yield from (error.content_error for _ in chosen)
+        return
+    try:
+        reader = _SpanReader(recording)
+        for span in chosen:
+            try:
+                yield reader.read(span)
+            except AudioError as error:
+                yield error.content_error
+    finally:
+        recording.close()
+
+
+class _SpanReader:
+    """The samples of spans of a recording, with what may be needed again: spans overlap."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording, self.first = recording, 0
+        self.kept: Samples = np.empty((0, recording.channels), np.float32)
+        self.error: AudioError | None = None
+
+    def read(self, span: Span) -> Track:
+        """Return the samples of a span. Raise AudioError."""
+        self._forget(span.first)
+        size = max(1, BLOCK_SAMPLES // self.recording.channels)
+        blocks, end = [self.kept], self.first + len(self.kept)
+        try:
+            while end < span.stop:
+                blocks.append(self._block(min(size, span.stop - end)))
+                end += len(blocks[-1])
+                if end < span.first:  # nothing of it is needed
+                    self.first, blocks = end, [blocks[-1][:0]]
+        finally:
+            self.kept = np.concatenate(blocks)
+            self._forget(span.first)
+        part = self.kept[span.first - self.first : span.stop - self.first]
+        return Track(np.ascontiguousarray(part.T), self.recording.rate, span.first)
+
+    def _block(self, size: int) -> Samples:
+        """Return the next samples. Raise AudioError at damage, and at the end."""
+        if self.error is not None:
+            raise self.error
+        try:
+            block = self.recording.read(size)
+        except AudioError as error:
+            self.error = error
+            raise
+        if not len(block):
+            raise AudioError("not decodable", "it ends before this part, which its header promises")
+        return block
+
+    def _forget(self, first: int) -> None:
+        """Drop what is before a sample; move there if nothing is kept and the format allows it."""
+        if first < self.first + len(self.kept):
+            self.kept, self.first = self.kept[max(0, first - self.first) :], max(first, self.first)
+        elif self.recording.seek(first):
+            self.kept, self.first, self.error = self.kept[:0], first, None

@@ -1,0 +1,113 @@
+"""ContentReader: the contents that rows refer to, read and decoded while the model works on others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+
+from ...model.media import MediaHead
+from ..content import Source
+from ..io.byte_ranges import ByteRange, read_exactly
+from ..io.file_io import FileIO
+from ..io.in_order import map_in_order
+from ..io.worker_thread import read_ahead
+from ..readers.input_files import open_shard
+from ..readers.shard import Shard
+from ..remote.worker_reports import RunReports
+from ..schemas import SOURCE
+
+GROUP_BYTES = 128 << 20  # of decoded contents that go to the model together
+WAITING_BYTES = 256 << 20  # of contents that wait for it
+
+
+class _Run(NamedTuple):
+    """Rows that follow each other and have parts of one file.
+
+    Attributes:
+        source: The bytes.
+        parts: The values of the head's content columns, of each row.
+        size: About how many bytes the contents take in memory, and what they are decoded from.
+    """
+
+    source: Source
+    parts: list[tuple[Any, ...]]
+    size: int
+
+
+@dataclass(frozen=True)
+class ContentReader:
+    """How the step of the model reads the contents that rows refer to.
+
+    Attributes:
+        head: The head that embeds them.
+        threads: How many files are read and decoded at the same time.
+        file_io: How files are opened.
+        reports: Reports on a file that changed since it was listed.
+    """
+
+    head: MediaHead
+    threads: int
+    file_io: FileIO = FileIO()
+    reports: RunReports = RunReports()
+
+    def groups(self, rows: pa.RecordBatch) -> Iterator[list[Any]]:
+        """Yield the encoder's contents of all rows in order, in groups; a ContentError for one that cannot be decoded.
+
+        The next group is read and decoded while the caller works with one. Raises InputError or OSError as open_shard does:
+        a file that changed since it was listed ends the run.
+        """
+        yield from read_ahead(self._groups(rows))
+
+    def _groups(self, rows: pa.RecordBatch) -> Generator[list[Any], None, None]:
+        group, size = list[Any](), 0
+        runs = self._runs(rows)
+        contents = map_in_order(self._read, runs, self.threads, lambda run: run.size, WAITING_BYTES)
+        for run, read in zip(self._runs(rows), contents, strict=True):
+            for content, part in zip(read, run.parts, strict=True):
+                group.append(content)
+                size += self.head.decoded_bytes(part, run.source.size)
+                del content
+                if size >= GROUP_BYTES:
+                    yield group
+                    group, size = [], 0
+        if group:
+            yield group
+
+    def _runs(self, rows: pa.RecordBatch) -> Iterator[_Run]:
+        sources = [Source.of_row(value) for value in rows.column(SOURCE.name).to_pylist()]
+        columns = [rows.column(column.name).to_pylist() for column in self.head.content_columns]
+        parts = list(zip(*columns, strict=True)) if columns else [()] * len(sources)
+        start = 0
+        for end in range(1, len(sources) + 1):
+            if end == len(sources) or sources[end] != sources[start]:
+                source = sources[start]
+                decoded = sum(self.head.decoded_bytes(part, source.size) for part in parts[start:end])
+                yield _Run(source, parts[start:end], decoded + min(source.size, self.head.max_held))
+                start = end
+
+    def _read(self, run: _Run) -> Iterator[Any]:
+        """Return the contents of a run: decoded if they are few, else decoded one by one."""
+        source = run.source
+        in_memory = source.size <= self.head.max_held
+        if not in_memory:
+            return self._decode_from_file(run)
+        with self._open(source) as opened:
+            data = read_exactly(opened, source.size)
+        decoded = self.head.decode(io.BytesIO(data), run.parts)
+        return decoded if run.size > WAITING_BYTES else iter(list(decoded))
+
+    def _decode_from_file(self, run: _Run) -> Iterator[Any]:
+        with self._open(run.source) as opened:
+            yield from self.head.decode(opened, run.parts)
+
+    @contextmanager
+    def _open(self, source: Source) -> Iterator[BinaryIO]:
+        """Open the bytes of a content, for a block."""
+        shard = Shard(source.path, source.path, "media", None, source.bytes, source.version)
+        with open_shard(shard, self.file_io, self.reports) as whole:
+            yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))

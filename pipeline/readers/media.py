@@ -1,0 +1,100 @@
+"""Reader of pictures and sounds: each file is a shard, whose rows are the picture, or the windows of the recording."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import IO, Any, BinaryIO, NamedTuple, cast
+
+from ...model.head import BadRow
+from ...model.media import DIGEST_BYTES, MediaHead
+from ..content import MediaContent, Source, content_type_of, file_value
+from ..io.byte_ranges import read_exactly
+from .batch_builder import BatchBuilder
+from .fields import Fields
+from .reader import FieldSummary
+from .shard import Batches, Shard
+
+HASHED_BYTES = 1 << 20  # of a large file in memory at a time
+
+
+class Item(NamedTuple):
+    """A picture or sound that a reader has found.
+
+    Attributes:
+        path: The file that a user knows.
+        name: Its name, whose suffix says what it is.
+        offset: Where it begins in the file, if it can be read there by itself and is not the whole.
+        source: Where its bytes are read.
+    """
+
+    path: str
+    name: str
+    offset: int | None
+    source: Source
+
+
+class MediaReader:
+    """Reader of a file that is one picture or one recording."""
+
+    has_fields = compressible = has_delimiter = has_row_groups = False
+    quoting: str | None = None
+    group_bytes = 256 << 20
+
+    def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
+        """Add the rows of the file to `builder`, and yield its batches as they fill up."""
+        shard = builder.shard
+        source = Source(shard.path, shard.bytes, shard.version, 0, shard.bytes)
+        yield from add_item(builder, shard.name, Item(shard.path, shard.path, None, source), cast(BinaryIO, handle))
+
+    def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
+        """Add nothing: a file has no fields."""
+
+
+def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kept: tuple[Any, ...] = ()) -> Batches:
+    """Add the rows of a picture or recording, or its rejection, to `builder`; yield the batches that this completes.
+
+    Args:
+        builder: The rows of the shard.
+        name: The id of the item, which those of its windows begin with.
+        item: What and where it is.
+        opened: Its bytes, at their beginning.
+        kept: The values of the kept fields.
+    """
+    head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.source.size
+    assert settings is not None
+    digest: bytes | None = None
+    try:
+        if size > builder.limit:
+            head.parts(opened, size, b"", settings)  # raises the rejection
+        in_memory, digest = _hash(opened, size, head.max_held)
+        parts = head.parts(in_memory or opened, size, digest, settings)
+    except BadRow as bad:
+        bad.id = name
+        builder.reject(builder.next_row, bad, (_file(item, head, digest),))
+        builder.next_row += 1
+        return
+    file = _file(item, head, digest)
+    for part in parts:
+        content = MediaContent(file, part.values, item.source, part.hash)
+        yield from builder.add_content(f"{name}{part.fragment}", content, kept)
+
+
+def _file(item: Item, head: MediaHead, digest: bytes | None) -> dict[str, Any]:
+    content_type = content_type_of(item.name, head.types)
+    return file_value(item.path, offset=item.offset, size=item.source.size, content_type=content_type, digest=digest)
+
+
+def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[BinaryIO | None, bytes]:
+    """Return the bytes of a file, as a file, if memory takes them, and their digest."""
+    if size <= max_held:
+        data = read_exactly(opened, size)
+        return io.BytesIO(data), hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+    digest, left = hashlib.blake2b(digest_size=DIGEST_BYTES), size
+    while left and (block := opened.read(min(left, HASHED_BYTES))):
+        digest.update(block)
+        left -= len(block)
+    return None, digest.digest()
+
+
+MEDIA = MediaReader()
