@@ -382,6 +382,17 @@ class Head(Protocol):
     def parse(self, value: object, field: str, limit: int) -> Any:
         """Return the value of a field as content of at most `limit` bytes. Raise BadRow if it cannot be one."""
 
+    def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
+        """Return how much content rows have, by unit, for the counts of a snapshot; nothing if their number says all.
+
+        Args:
+            columns: The head's content and model columns, each [n].
+            parts: The last 32 bits of each content hash, [n].
+        """
+
+    def describe_extent(self, extent: Mapping[str, int]) -> str:
+        """Return what `extent` gives as a phrase; "" if it is nothing."""
+
     def canary(self) -> dict[str, Any]:
         """Return 16 fixed contents by name: their vectors show whether an encoder still computes the same."""
 

@@ -38,11 +38,13 @@ class Part(NamedTuple):
         hash: The content hash.
         fragment: What follows the file's name in the row's id: a media fragment, or "" for the whole file.
         values: Those of the head's content columns.
+        units: What the model reads of it, in the head's unit.
     """
 
     hash: bytes
     fragment: str
     values: tuple[Any, ...]
+    units: int
 
 
 def check_variant(variant: str) -> None:

@@ -52,6 +52,7 @@ class Source(NamedTuple):
         version: Its version when it was listed.
         offset: Where the content begins.
         size: The bytes of the content.
+        units: What the model reads of it, in the head's unit.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Source(NamedTuple):
     version: str
     offset: int
     size: int
+    units: int = 0
 
     @property
     def is_whole(self) -> bool:

@@ -361,6 +361,9 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
         help="also read shards with rows that were rejected for reasons that may pass: model error",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
+    if for_plan:
+        words = "read pictures and sounds whole, to know which of them have a vector (default: only their headers)"
+        add("--read", action="store_true", help=words)
     no_dedupe = "embed every row: contents are not compared, and no vector is reused"
     add("--no_dedupe", action="store_true", help=argparse.SUPPRESS if for_plan else no_dedupe)
     groups = dict[str, argparse._ArgumentGroup]()

@@ -61,6 +61,7 @@ SOURCE = pa.field(
             pa.field("version", pa.string(), nullable=False),
             pa.field("offset", pa.int64(), nullable=False),
             pa.field("size", pa.int64(), nullable=False),
+            pa.field("units", pa.int64(), nullable=False),
         ]
     ),
     nullable=False,

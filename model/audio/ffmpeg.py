@@ -121,9 +121,6 @@ class FFmpegRecording:
         """Return False: containers say how long they play, not how many samples they have."""
         return False
 
-    def rewind(self) -> None:
-        """Stay at the first sample: nothing was read, or a call of `read` raised."""
-
     def seek(self, first: int) -> bool:
         """Return False: these formats are decoded from their start."""
         return False

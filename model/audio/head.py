@@ -172,7 +172,8 @@ class AudioHead(MediaHead):
             start, end = first / rate, stop / rate
             fragment = f"#t={_short(start)},{_short(end)}" if len(found) > 1 else ""
             values = start, end, heard.samples / rate, rate, heard.channels
-            parts.append(Part(part_hash(key, number), fragment, values))
+            units = frame_count(round((stop - first) * RATE / rate))
+            parts.append(Part(part_hash(key, number), fragment, values, units))
         return parts
 
     def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
@@ -180,6 +181,15 @@ class AudioHead(MediaHead):
         from .parts import Span, decode_spans
 
         return decode_spans(opened, [Span(round(start * rate), round(end * rate)) for start, end, _, rate, _ in parts])
+
+    def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
+        """Return how many recordings rows have the beginning of, and the milliseconds of all rows."""
+        milliseconds = ((columns["end"] - columns["start"]) * 1000).round()
+        return {"files": int((parts == 0).sum()), "milliseconds": int(milliseconds.sum())}
+
+    def describe_extent(self, extent: Mapping[str, int]) -> str:
+        """Return the recordings and the hours."""
+        return f"{extent.get('files', 0):,} recordings, {extent.get('milliseconds', 0) / 3_600_000:,.2f} hours"
 
     def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
         """Return the bytes of a part's samples, decoded."""

@@ -17,6 +17,7 @@ from .sndfile import AudioError, Samples
 
 _KEY = struct.Struct("<qq")  # first sample and length of the entry, as a content hash covers them
 _NUMBER = struct.Struct(">I")
+SMALL_BLOCK = 256  # samples of all channels, per step of decoding, in a file that is damaged
 SHORTEST_WHOLE = Fraction(11, 10)  # windows: up to so long a recording is one row
 
 
@@ -44,33 +45,44 @@ class Heard(NamedTuple):
 def listen(opened: BinaryIO) -> Heard:
     """Return what is known of a recording. Raise AudioError if it cannot be decoded, or has no sample.
 
-    What a header says of the length is checked if it may be wrong: at the end of FLAC, by the frames of MP3; formats of
-    FFmpeg are decoded.
+    What a header says of the length is checked, at the end of the file or by its size. A recording that has less is decoded
+    to find out how much, as all formats of FFmpeg are.
     """
     recording = open_recording(opened)
     try:
-        samples = recording.promised
-        if not samples or not recording.keeps_promise():
-            samples = _count(recording)
-        heard = Heard(samples, recording.rate, recording.channels)
+        samples = recording.promised if recording.keeps_promise() else None
     finally:
         recording.close()
+    if not samples:
+        samples = _count(opened)
+    heard = Heard(samples, recording.rate, recording.channels)
     if not (2 * heard.samples * RATE + heard.rate) // (2 * heard.rate):  # as soxr rounds
         raise AudioError("too short", "it has no sample")
     return heard
 
 
-def _count(recording: Recording) -> int:
+def _count(opened: BinaryIO) -> int:
     """Return how many samples can be decoded, from the first one on."""
-    size, samples = max(1, BLOCK_SAMPLES // recording.channels), 0
+    samples, error = _count_by(opened, BLOCK_SAMPLES)
+    if error is not None:  # damage costs the rest of its block
+        samples, error = _count_by(opened, SMALL_BLOCK)
+        if error is not None and not samples:
+            raise error
+    return samples
+
+
+def _count_by(opened: BinaryIO, block: int) -> tuple[int, AudioError | None]:
+    """Return how many samples can be decoded in blocks of that size, and the error that ends them."""
+    recording, samples = open_recording(opened), 0
+    size = max(1, block // recording.channels)
     try:
-        recording.rewind()
         while n := len(recording.read(size)):
             samples += n
-    except AudioError:
-        if not samples:
-            raise
-    return samples
+    except AudioError as error:
+        return samples, error
+    finally:
+        recording.close()
+    return samples, None
 
 
 def spans(heard: Heard, settings: AudioSettings, entry: Span | None = None) -> Iterator[Span]:
@@ -113,58 +125,52 @@ def part_hash(key: bytes, number: int) -> bytes:
 
 
 def decode_spans(opened: BinaryIO, chosen: Sequence[Span]) -> Iterator[Track | ContentError]:
-    """Yield each part as a Track of [channels, n], or why it cannot be decoded; parts are in the order of their ends.
+    """Yield each part as a Track of [channels, n], or why it cannot be decoded; parts are in the order of their beginnings.
 
     If a format allows it, what is between parts is skipped; else the recording is decoded from its start, in bounded
     memory.
     """
+    reader = _SpanReader(opened)
     try:
-        recording = open_recording(opened)
-    except AudioError as error:
-        yield from (error.content_error for _ in chosen)
-        return
-    try:
-        reader = _SpanReader(recording)
         for span in chosen:
             try:
                 yield reader.read(span)
             except AudioError as error:
                 yield error.content_error
     finally:
-        recording.close()
+        reader.close()
 
 
 class _SpanReader:
     """The samples of spans of a recording, with what may be needed again: spans overlap."""
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording, self.first = recording, 0
-        self.kept: Samples = np.empty((0, recording.channels), np.float32)
+    def __init__(self, opened: BinaryIO) -> None:
+        self.opened, self.first, self.kept = opened, 0, np.empty((0, 0), np.float32)
+        self.recording: Recording | None = None
         self.error: AudioError | None = None
 
     def read(self, span: Span) -> Track:
         """Return the samples of a span. Raise AudioError."""
-        self._forget(span.first)
-        size = max(1, BLOCK_SAMPLES // self.recording.channels)
+        recording = self._move_to(span.first)
+        size = max(1, BLOCK_SAMPLES // recording.channels)
         blocks, end = [self.kept], self.first + len(self.kept)
         try:
             while end < span.stop:
-                blocks.append(self._block(min(size, span.stop - end)))
+                blocks.append(self._block(recording, min(size, span.stop - end)))
                 end += len(blocks[-1])
                 if end < span.first:  # nothing of it is needed
                     self.first, blocks = end, [blocks[-1][:0]]
         finally:
             self.kept = np.concatenate(blocks)
-            self._forget(span.first)
         part = self.kept[span.first - self.first : span.stop - self.first]
-        return Track(np.ascontiguousarray(part.T), self.recording.rate, span.first)
+        return Track(np.ascontiguousarray(part.T), recording.rate, span.first)
 
-    def _block(self, size: int) -> Samples:
+    def _block(self, recording: Recording, size: int) -> Samples:
         """Return the next samples. Raise AudioError at damage, and at the end."""
         if self.error is not None:
             raise self.error
         try:
-            block = self.recording.read(size)
+            block = recording.read(size)
         except AudioError as error:
             self.error = error
             raise
@@ -172,9 +178,30 @@ class _SpanReader:
             raise AudioError("not decodable", "it ends before this part, which its header promises")
         return block
 
-    def _forget(self, first: int) -> None:
-        """Drop what is before a sample; move there if nothing is kept and the format allows it."""
-        if first < self.first + len(self.kept):
+    def _move_to(self, first: int) -> Recording:
+        """Drop what is before a sample, or move there if nothing is kept and the format allows it; return the recording."""
+        if self.recording is not None and first < self.first + len(self.kept):
             self.kept, self.first = self.kept[max(0, first - self.first) :], max(first, self.first)
-        elif self.recording.seek(first):
-            self.kept, self.first, self.error = self.kept[:0], first, None
+            return self.recording
+        error, self.error = self.error, None
+        if self.recording is None or error is not None:  # behind damage libsndfile does not seek
+            self.close()
+            self.recording, self.first = open_recording(self.opened), 0
+            self.kept = np.empty((0, self.recording.channels), np.float32)
+        try:
+            moved = self.recording.seek(first)
+        except AudioError as fault:
+            self.error = fault
+            raise
+        if moved:
+            self.kept, self.first = self.kept[:0], first
+        elif error is not None:  # decoding from the start would meet the same damage
+            self.error = error
+            raise error
+        return self.recording
+
+    def close(self) -> None:
+        """Close the recording, not the file."""
+        if self.recording is not None:
+            self.recording.close()
+            self.recording = None

@@ -69,9 +69,6 @@ class Recording(Protocol):
     def keeps_promise(self) -> bool:
         """Return whether the promised samples are there; False if only decoding tells. The position is then lost."""
 
-    def rewind(self) -> None:
-        """Move to the first sample, after `keeps_promise`."""
-
     def seek(self, first: int) -> bool:
         """Move to a sample; return False if the format must be decoded from its start. Raise AudioError."""
 
@@ -107,9 +104,6 @@ class _Array:
 
     def keeps_promise(self) -> bool:
         return True
-
-    def rewind(self) -> None:
-        self.position = 0
 
     def seek(self, first: int) -> bool:
         self.position = first

@@ -15,6 +15,7 @@ from ..head import ContentError
 Samples = NDArray[np.float32]
 
 WAV_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin
+PREROLL = 16_384  # samples in front of a place in Ogg: those right behind it depend on what was decoded before
 MP3_HEADER_BYTES = 1 << 12  # in which the tag of LAME is, behind a tag of ID3
 
 
@@ -165,18 +166,17 @@ class SndfileRecording:
         except (soundfile.LibsndfileError, AudioError):
             return False
 
-    def rewind(self) -> None:
-        """Move to the first sample."""
-        self.file.seek(0)
-
     def seek(self, first: int) -> bool:
         """Move to a sample; return False if the format must be decoded from its start: MP3 is not exact elsewhere."""
         if self._is_mp3:
             return False
+        start = max(0, first - PREROLL) if self.file.format == "OGG" else first
         try:
-            self.file.seek(first)
+            self.file.seek(start)
         except soundfile.LibsndfileError as error:
             raise _not_decodable(error) from None
+        if start < first:
+            self.read(first - start)
         return True
 
     def close(self) -> None:

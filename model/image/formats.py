@@ -70,12 +70,14 @@ def check_pixels(width: int, height: int, settings: ImageSettings) -> None:
         )
 
 
-def check_header(stream: IO[bytes], size: int, settings: ImageSettings) -> None:
-    """Raise BadRow if a file of `size` bytes has no header of a picture, or one of a picture that is too large."""
+def count_pixels(stream: IO[bytes], size: int, settings: ImageSettings) -> int:
+    """Return the pixels of the picture in a file of `size` bytes, by its header. Raise BadRow if it cannot be embedded."""
     check_size(size, settings)
     stream.seek(0)
     try:
-        check_pixels(*open_header(stream).size, settings)
+        width, height = open_header(stream).size
+        check_pixels(width, height, settings)
+        return width * height
     except (BadRow, MemoryError):
         raise
     except Exception as error:  # damaged bytes lead Pillow anywhere: OSError, ValueError, KeyError, ...

@@ -82,16 +82,23 @@ class ImageHead(MediaHead):
 
     def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
         """Return the picture as the one part of its file. Raise BadRow if it is too large, or has no header."""
-        from .formats import check_header
+        from .formats import count_pixels
 
-        check_header(opened, size, cast(ImageSettings, settings))
-        return [Part(digest, "", ())]
+        return [Part(digest, "", (), count_pixels(opened, size, cast(ImageSettings, settings)))]
 
     def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
         """Yield the bytes of the picture: the encoder decodes them."""
         opened.seek(0)
         content = opened.read()
         yield from (content for _ in parts)
+
+    def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
+        """Return how many pictures rows have, and their pixels."""
+        return {"files": len(parts), "pixels": int((columns["width"].astype("int64") * columns["height"]).sum())}
+
+    def describe_extent(self, extent: Mapping[str, int]) -> str:
+        """Return the pictures and the megapixels."""
+        return f"{extent.get('files', 0):,} images, {extent.get('pixels', 0) / 1e6:,.1f} megapixels"
 
     def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
         """Return the bytes of the file."""
@@ -125,17 +132,15 @@ class ImageHead(MediaHead):
         """Return a function that reads headers: damage behind them is found by decoding alone."""
         import numpy as np
 
-        from .formats import open_header
+        from .formats import count_pixels
 
         def measure(pictures: Sequence[bytes]) -> Measure:
             pixels = dict[bytes, int]()  # 0: rejected
             for content in set(pictures):
                 try:
-                    width, height = open_header(BytesIO(content)).size
-                except Exception:  # as in the encoder: damaged bytes lead Pillow anywhere
-                    width = height = 0
-                allowed = len(content) <= settings.max_image_bytes and width * height <= settings.max_pixels
-                pixels[content] = width * height if allowed else 0
+                    pixels[content] = count_pixels(BytesIO(content), len(content), settings)
+                except BadRow:
+                    pixels[content] = 0
             rejected = np.array([not pixels[content] for content in pictures], np.bool_)
             return Measure(sum(pixels.values()), rejected, np.zeros(len(pictures), np.bool_))
 

@@ -156,6 +156,14 @@ class TextHead:
         """Return a value as text, a list of strings joined with ", ". Raise BadRow if it is not a text."""
         return parse_text(value, field, limit)
 
+    def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def describe_extent(self, extent: Mapping[str, int]) -> str:
+        """Return nothing."""
+        return ""
+
     def canary(self) -> dict[str, str]:
         """Return CANARY_TEXTS, each by itself."""
         return {text: text for text in CANARY_TEXTS}

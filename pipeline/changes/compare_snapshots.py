@@ -23,7 +23,7 @@ from ..errors import WRITE_REMEDY, SnapshotError, convert_temporary_errors, conv
 from ..io.filesystem import list_directory, temporary_name, write_atomically
 from ..io.paths import check_directory, is_local, join, real_path
 from ..layout import SNAPSHOTS
-from ..schemas import CONTENT_HASH, EMBEDDING, kept_fields
+from ..schemas import CONTENT_HASH, EMBEDDING, content_fields, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
@@ -53,7 +53,8 @@ def find_changes(
 ) -> Changes:
     """Compare two snapshots of `output`: by default the current one with the one that was current when its run started.
 
-    A row is changed if its content or a kept field differs; every row is if fingerprint, canary or columns differ.
+    A row is changed if its content, the file of that or a kept field differs; every row is if fingerprint, canary or columns
+    differ.
     With `target`, a new or empty directory, the rows are written there: added-*.parquet and changed-*.parquet with the
     columns of part files, removed-*.parquet with ids, at least one file of each, and then changes.json, which contains the
     result.
@@ -145,7 +146,8 @@ class _Comparison:
         before, now = _schema(self.older, self.before), _schema(self.newer, self.now)
         if before is None or now is None:
             return []  # no row can have changed
-        return kept_fields(now).names if now.equals(before) else None
+        contents = [each.name for each in content_fields(self.newer.head)] if self.newer.head.by_reference else []
+        return [*contents, *kept_fields(now).names] if now.equals(before) else None
 
     def schema(self) -> pa.Schema:
         """Return the schema of added and changed rows: of the newer snapshot, or of the older one if that has no rows."""

@@ -119,8 +119,8 @@ def run_summary(output: str, manifest: Manifest) -> str:
     counts, seconds = manifest["counts"], manifest["seconds"]
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["rejected_by_reason"].items())
     path = run_path(output, manifest["snapshot"])
-    work = Work.of(counts["model"], seconds)
-    totals = manifest["totals"]
+    head, work, totals = find_head(manifest["head"]), Work.of(counts["model"], seconds), manifest["totals"]
+    extent = head.describe_extent(totals["contents"])
     carried = totals["read"] - counts["read"]
     lines = [
         f"snapshot  {path}",
@@ -134,7 +134,8 @@ def run_summary(output: str, manifest: Manifest) -> str:
         ),
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
         f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
-        f"model     {find_head(manifest['head']).describe_work(work)}"
+        *([f"content   {extent}"] if extent else []),
+        f"model     {head.describe_work(work)}"
         + (f"; {counts['truncated']:,} rows truncated" if counts["truncated"] else "")
         + (f"; out of memory {work.oom_retries:,} times, repeated in smaller pieces" if work.oom_retries else ""),
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from ...model.head import Head
+from ...model.head import Head, Work
 from ..options import OptionsError, is_local_run
 from ..prepare.earlier_vectors import measured_work
 from ..prepare.job import Job, prepare_job
@@ -19,7 +19,8 @@ from .embed_command import download, parse_options
 
 def plan(argv: Sequence[str], head: Head | None = None, listing: Listing | None = None) -> int:
     """Run `audioclip plan` with the flags of `embed`, on shards that were listed before; return the exit status."""
-    options = parse_options(argv)
+    read_all = "--read" in argv
+    options = parse_options([flag for flag in argv if flag != "--read"])
     if options.no_dedupe:
         raise OptionsError("--no_dedupe embeds every row, so there is nothing to plan: run plan without it")
     options.check()
@@ -27,15 +28,20 @@ def plan(argv: Sequence[str], head: Head | None = None, listing: Listing | None 
     if options.download_model:
         download(options)
     job = prepare_job(options, head, listing)
+    headers_only = job.head.by_reference and not read_all
+    if read_all and not job.head.by_reference:
+        raise OptionsError(f"--read: {job.head.items} are read anyway: leave it out")
     for note in job.notes:
         print_note(note)
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as spill:
-        print_line(plan_summary(job, count_changes(job, options, spill if is_local_run(options) else None)))
+        spill_or_none = spill if is_local_run(options) else None
+        counts = count_changes(job, options, spill_or_none, headers_only=headers_only)
+        print_line(plan_summary(job, counts, headers_only=headers_only))
     return 0
 
 
-def plan_summary(job: Job, counts: PlanCounts) -> str:
-    """Return the plan as lines for a terminal."""
+def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False) -> str:
+    """Return the plan as lines for a terminal; with `headers_only` no content was read."""
     carry_over, head = job.carry_over, job.head
     listed, carried = job.listed, counts.kept
     carried_bytes = sum(each.file.bytes for each in carry_over.files)
@@ -44,10 +50,13 @@ def plan_summary(job: Job, counts: PlanCounts) -> str:
         f"against   {against}",
         f"shards    {listed.shards - listed.read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
         f"{listed.read:,} read ({listed.read_bytes:,} bytes)",
-        f"rows      {counts.new:,} new, {counts.changed:,} with another {head.item}, {counts.same + carried:,} with the "
+        f"rows      {counts.new:,} new, {counts.changed:,} with "
+        f"{'a file that is new or changed' if headers_only else f'another {head.item}'}, {counts.same + carried:,} with the "
         f"same {head.item}, {counts.removed:,} removed; {counts.rejected:,} rejected",
-        f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
-        f"model     {counts.items:,} {head.items}, {counts.units:,} {head.unit}",
+        f"vectors   at most {counts.embed:,} rows to embed: --read finds those whose {head.items} are known"
+        if headers_only
+        else f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
+        f"model     {head.describe_work(Work(items=counts.items, units=counts.units))}",
     ]
     measured = measured_work(job.output, job.model.info.fingerprint)
     if measured:

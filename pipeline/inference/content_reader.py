@@ -79,7 +79,7 @@ class ContentReader:
             yield group
 
     def _runs(self, rows: pa.RecordBatch) -> Iterator[_Run]:
-        sources = [Source.of_row(value) for value in rows.column(SOURCE.name).to_pylist()]
+        sources = [Source.of_row({**value, "units": 0}) for value in rows.column(SOURCE.name).to_pylist()]
         columns = [rows.column(column.name).to_pylist() for column in self.head.content_columns]
         parts = list(zip(*columns, strict=True)) if columns else [()] * len(sources)
         start = 0

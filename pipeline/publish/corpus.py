@@ -143,9 +143,10 @@ def _segments(job: Job, shards: pa.Table, files: list[FileInfo]) -> Iterator[Seg
 def _row_counts(job: Job, files: list[FileInfo], without_texts: int) -> RowCounts:
     """Return the counts of the rows of files, with the rejected ones in the order of the head's reasons."""
     vectors, rejected = (sum(file.rows for file in files if file.is_part == is_part) for is_part in (True, False))
-    reasons = Counter[str]()
+    reasons, contents = Counter[str](), Counter[str]()
     for file in files:
         reasons.update(file.rejected_by_reason)
+        contents.update(file.contents)
     return {
         "read": vectors + rejected,
         "vectors": vectors,
@@ -153,4 +154,5 @@ def _row_counts(job: Job, files: list[FileInfo], without_texts: int) -> RowCount
         "truncated": sum(file.truncated for file in files),
         "without_texts": without_texts,
         "rejected_by_reason": {reason: reasons[reason] for reason in reasons_of(job.head) if reason in reasons},
+        "contents": dict(contents),
     }

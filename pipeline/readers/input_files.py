@@ -79,8 +79,8 @@ def find_shards(
         if doubles or seen:
             skipped = set(doubles)
             found = found.where(path not in skipped and real not in seen for path, real in found.both_paths())
-        if head and head.by_reference and fixed_part(pattern) != pattern:
-            known_forms = [forms.is_known(path) for path in found.paths]
+        if head and head.by_reference:
+            known_forms = [path == pattern or forms.is_known(path) for path in found.paths]
             others += [path for path, is_known in zip(found.paths, known_forms, strict=True) if not is_known]
             found = found.where(known_forms)
         if len(globs) > 1:

@@ -67,7 +67,10 @@ def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kep
     try:
         if size > builder.limit:
             head.parts(opened, size, b"", settings)  # raises the rejection
-        in_memory, digest = _hash(opened, size, head.max_held)
+        if builder.settings.headers_only:
+            in_memory, digest = None, _digest(repr(item.source).encode())
+        else:
+            in_memory, digest = _hash(opened, size, head.max_held)
         parts = head.parts(in_memory or opened, size, digest, settings)
     except BadRow as bad:
         bad.id = name
@@ -76,7 +79,7 @@ def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kep
         return
     file = _file(item, head, digest)
     for part in parts:
-        content = MediaContent(file, part.values, item.source, part.hash)
+        content = MediaContent(file, part.values, item.source._replace(units=part.units), part.hash)
         yield from builder.add_content(f"{name}{part.fragment}", content, kept)
 
 
@@ -89,12 +92,16 @@ def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[BinaryIO | None, 
     """Return the bytes of a file, as a file, if memory takes them, and their digest."""
     if size <= max_held:
         data = read_exactly(opened, size)
-        return io.BytesIO(data), hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+        return io.BytesIO(data), _digest(data)
     digest, left = hashlib.blake2b(digest_size=DIGEST_BYTES), size
     while left and (block := opened.read(min(left, HASHED_BYTES))):
         digest.update(block)
         left -= len(block)
     return None, digest.digest()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 MEDIA = MediaReader()

@@ -28,6 +28,7 @@ class ReadSettings:
         kept: The schema of the kept fields, while rows are read and shuffled.
         open: The names of the kept fields whose type may still widen.
         encoder: What the encoder is loaded from: its settings decide what is a row of a file. None if there are no files.
+        headers_only: Whether files are not read to their end: what is hashed is then their version.
         threads: How many files are opened and read at the same time.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
@@ -43,6 +44,7 @@ class ReadSettings:
     open: frozenset[str] = frozenset()
     encoder: EncoderSettings | None = None
     threads: int = 1
+    headers_only: bool = False
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.

@@ -7,10 +7,11 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ from ..read_and_join import ReadAndJoin, all_files
 from ..readers.notes import ShardNotes, damage_note, merge_notes
 from ..readers.read_shards import ShardsRead
 from ..readers.settle_types import SettledTypes
-from ..schemas import CONTENT_HASH, ID
+from ..schemas import CONTENT_HASH, ID, SOURCE
 from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
@@ -82,8 +83,12 @@ class PlanCounts:
     notes: tuple[str, ...] = ()
 
 
-def count_changes(job: Job, options: EmbedOptions, spill: str | None) -> PlanCounts:
-    """Return what a run would do; a local run writes shuffled rows to the directory `spill`."""
+def count_changes(job: Job, options: EmbedOptions, spill: str | None, *, headers_only: bool = False) -> PlanCounts:
+    """Return what a run would do; a local run writes shuffled rows to the directory `spill`.
+
+    With `headers_only` the contents that rows refer to are not read, so that none of them is known.
+    """
+    job = replace(job, reading=replace(job.reading, headers_only=headers_only))
     # The workers of a remote run read the listings from the output's file system.
     listings = spill or run_path(job.output, f"{DRY_RUN}{uuid.uuid4().hex}")
     directories = [escape(listings)] if is_local(listings) else []
@@ -222,6 +227,8 @@ class _CountNew(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         """Read what measures contents."""
         model = self.model
+        if model.head.by_reference:  # readers have measured it
+            return
 
         def copy_of(number: int) -> str:
             return local_copy(model.settings.files[number], model.contents[number])
@@ -230,6 +237,13 @@ class _CountNew(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Count, and yield the rows."""
+        if self.model.head.by_reference:
+            _, first = np.unique(batch.column(CONTENT_HASH.name).dictionary_encode().indices, return_index=True)
+            _add("embed", batch.num_rows)
+            _add("items", len(first))
+            _add("units", pc.sum(batch.column(SOURCE.name).field("units").take(pa.array(first))).as_py() or 0)
+            yield batch
+            return
         contents = batch.column(self.model.head.content.name).dictionary_encode()
         measured = self.measure(contents.dictionary.to_pylist())
         rejected, forbidden = (

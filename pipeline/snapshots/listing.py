@@ -50,6 +50,7 @@ _FILE_SCHEMA = pa.schema(
         pa.field("rejected_by_reason", _COUNTS_BY_NAME, nullable=False),
         pa.field("sizes", _COUNTS_BY_NUMBER, nullable=False),
         pa.field("norm_bins", _COUNTS_BY_NUMBER, nullable=False),
+        pa.field("contents", _COUNTS_BY_NAME, nullable=False),
         pa.field("made_by", pa.struct([(each.name, pa.string()) for each in fields(Provenance)]), nullable=False),
     ]
 )

@@ -69,6 +69,7 @@ class FileInfo:
         rejected_by_reason: Rejected rows by reason.
         sizes: A histogram of FileStats.
         norm_bins: Another one.
+        contents: How much content the rows have, as the head's `extent` returns it.
         made_by: The run that embedded or rejected the rows, or gathered them from several files.
     """
 
@@ -82,6 +83,7 @@ class FileInfo:
     rejected_by_reason: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[int, int] = field(default_factory=dict)
     norm_bins: Mapping[int, int] = field(default_factory=dict)
+    contents: Mapping[str, int] = field(default_factory=dict)
     made_by: Provenance = Provenance()
 
     @property

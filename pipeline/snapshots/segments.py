@@ -18,7 +18,10 @@ TOTALS = ("read", "vectors", "rejected", "truncated", "without_texts")
 
 
 class RowCounts(TypedDict):
-    """Rows of a segment or of a whole snapshot: `read` are those with `vectors` and the `rejected` ones."""
+    """Rows of a segment or of a whole snapshot: `read` are those with `vectors` and the `rejected` ones.
+
+    `contents` says how much content they have, as the head's `extent` returns it.
+    """
 
     read: int
     vectors: int
@@ -26,6 +29,7 @@ class RowCounts(TypedDict):
     truncated: int
     without_texts: int
     rejected_by_reason: dict[str, int]
+    contents: dict[str, int]
 
 
 class Segment(TypedDict):
@@ -55,12 +59,15 @@ def add_rows(parts: Iterable[RowCounts]) -> RowCounts:
         "truncated": 0,
         "without_texts": 0,
         "rejected_by_reason": {},
+        "contents": {},
     }
     for part in parts:
         for name in TOTALS:
             total[name] += part[name]
         for reason, rows in part["rejected_by_reason"].items():
             total["rejected_by_reason"][reason] = total["rejected_by_reason"].get(reason, 0) + rows
+        for unit, amount in part["contents"].items():
+            total["contents"][unit] = total["contents"].get(unit, 0) + amount
     return total
 
 

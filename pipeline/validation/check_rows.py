@@ -21,6 +21,7 @@ from ..schemas import CONTENT_HASH, kept_fields, reasons_of, rejected_schema
 from ..search.top_k import vectors_of
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE, Snapshot
+from ..writers.statistics import extent_of
 from .checks import MAX_EXAMPLES, Check
 
 # The largest difference between 1 and the length of a normalized vector: twice what rounding to half precision causes.
@@ -73,7 +74,7 @@ class RowChecks:
         self.sizes, self.counts = Check(self.head.unit), Check("counts")
         self._ids = DuplicateFinder()
         self._kept: pa.Schema | None = None  # kept fields of the first file
-        self._reasons = Counter[str]()
+        self._reasons, self._contents = Counter[str](), Counter[str]()
         self._listed: pa.Table | None = (
             None  # None if the list of shards cannot be read, which is a fault of another check
         )
@@ -113,6 +114,7 @@ class RowChecks:
         faults, self.sizes.summary = self._columns.finish()
         self.sizes.add_faults(faults)
         self.counts.expect_equal("the number of truncated rows", self._truncated, totals["truncated"])
+        self.counts.expect_equal("the amount of content", dict(self._contents), totals["contents"])
         self.counts.expect_equal("rejected rows by reason", dict(self._reasons), totals["rejected_by_reason"])
         unknown = sorted(set(self._reasons) - set(reasons_of(self.head)))
         if unknown:
@@ -239,6 +241,7 @@ class RowChecks:
         columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
         if self.head.cut_column:
             self._truncated += int(columns[self.head.cut_column].sum())
+        self._contents.update(extent_of(batch, self.head))
         for faulty, what in self._columns.add(columns):
             _add_row_faults(self.sizes, batch, pa.array(faulty), what)
 

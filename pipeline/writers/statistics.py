@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...model.head import Head, Work
+from ..content import hash_words
 from ..metrics import count
-from ..schemas import EMBEDDING
+from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
 NORM_BINS = 64  # per doubling of the norm
@@ -33,6 +34,7 @@ class FileStats:
         write_seconds: Time of writing.
         sizes: Rows by the size of their content, in the head's unit; sizes from the head's `max_size` on are one.
         norm_bins: Rows by the norm of their vector, in bins as `norm_of` reads them.
+        contents: How much content the rows have, as the head's `extent` returns it.
         by_second: Rows by outcome and by the second in which they were finished.
     """
 
@@ -46,6 +48,7 @@ class FileStats:
     rejected_by_reason: Counter[str] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     norm_bins: Counter[int] = field(default_factory=Counter)
+    contents: Counter[str] = field(default_factory=Counter)
     by_second: dict[str, Counter[int]] = field(default_factory=dict)
 
     def __iadd__(self, other: FileStats) -> FileStats:
@@ -82,6 +85,7 @@ class FileStats:
             rejected_by_reason=dict(sorted(self.rejected_by_reason.items())),
             sizes=dict(sorted(self.sizes.items())),
             norm_bins=dict(sorted(self.norm_bins.items())),
+            contents=dict(self.contents),
         )
 
     def add_vectors(self, part: pa.RecordBatch, head: Head) -> None:
@@ -89,6 +93,7 @@ class FileStats:
         sizes = np.minimum(part.column(head.size_column).to_numpy(), head.max_size).astype(np.int64)
         if head.cut_column:
             self.truncated += pc.sum(part.column(head.cut_column)).as_py()
+        self.contents.update(extent_of(part, head))
         numbers = part.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
         squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.float32)
         with np.errstate(divide="ignore"):
@@ -126,6 +131,13 @@ class WrittenFile:
     file: FileInfo | None
     stats: FileStats
     copied: FileStats = field(default_factory=FileStats)
+
+
+def extent_of(part: pa.RecordBatch, head: Head) -> dict[str, int]:
+    """Return how much content rows of a part file have, as the head's `extent` returns it."""
+    columns = [column.name for column in (*head.content_columns, *head.model_columns)]
+    numbers = hash_words(part.column(CONTENT_HASH.name))[:, 3]
+    return head.extent({name: part.column(name).to_numpy(zero_copy_only=False) for name in columns}, numbers)
 
 
 def norm_of(bins: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -254,9 +254,10 @@ def test_validate_checks_the_head_s_columns_and_canary(corpus: Corpus) -> None:
     result = validate(str(corpus.output))
     faults = {check.name: check.examples for check in result.checks if check.faults and check.name != "hashes"}
     assert not result.valid
-    assert sorted(faults) == ["beats", "vectors"]
+    assert sorted(faults) == ["beats", "counts", "vectors"]
     assert "is not of length 1" in faults["vectors"][0]
     assert "has no beat" in faults["beats"][0]
+    assert "the amount of content is {'beats': 26}, expected {'beats': 30}" in faults["counts"][0]
     (hashes,) = (check for check in result.checks if check.name == "hashes")
     assert any("has another hash than that of its rhythm" in fault for fault in hashes.examples)
 

@@ -28,7 +28,13 @@ from tests.support.snapshots import directory_of, edit_manifest
 Json = dict[str, object]
 
 MAPS = {("options",), ("fingerprint_parts",), ("seconds",), ("counts", "rejected_by_reason"), ("pace", "rows")}
-MAPS |= {("counts", "model"), ("totals", "rejected_by_reason"), ("segments", 0, "rows", "rejected_by_reason")}
+MAPS |= {
+    ("counts", "model"),
+    ("totals", "rejected_by_reason"),
+    ("totals", "contents"),
+    ("segments", 0, "rows", "contents"),
+    ("segments", 0, "rows", "rejected_by_reason"),
+}
 MAPS |= {("deciding",), ("sizes",), ("norm_bins",)}
 
 OPTIONAL = {("pace",), ("report",), ("kept_schema",), ("counts", "duplicate_ids")}
@@ -117,10 +123,12 @@ KEYS = [
     "counts.reused", "counts.rejected", "counts.truncated", "counts.model", "counts.rejected_by_reason",
     "counts.duplicate_ids", "head", "limit",
     "lookup", "lookup.rows", "lookup.bytes", "lookup.left_out", "totals", "totals.read", "totals.vectors",
-    "totals.rejected", "totals.truncated", "totals.without_texts", "totals.rejected_by_reason", "segments",
+    "totals.rejected", "totals.truncated", "totals.without_texts", "totals.rejected_by_reason",
+    "totals.contents", "segments",
     "segments.0.shards", "segments.0.bytes", "segments.0.damaged", "segments.0.written",
     "segments.0.rows", "segments.0.rows.read", "segments.0.rows.vectors", "segments.0.rows.rejected",
     "segments.0.rows.truncated", "segments.0.rows.without_texts", "segments.0.rows.rejected_by_reason",
+    "segments.0.rows.contents",
     "deciding", "kept_schema", "sizes", "norm_bins", "seconds", "pace", "pace.seconds",
     "pace.rows", "files", "files.name", "files.entries", "files.sha256", "shards", "shards.name", "shards.entries",
     "shards.sha256", "model_files", "model_files.0.path", "model_files.0.version", "canary", "canary.contents",

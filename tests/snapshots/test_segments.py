@@ -102,7 +102,9 @@ def test_entries_come_back_whole(tmp_path: Path) -> None:
         inputs = inputs.append_column(name, pa.array(values, LISTED_SCHEMA.field(name).type))
     inputs = inputs.append_column("damaged", pa.nulls(3, pa.string()))
     made_by = Provenance("run", "a.pt", "0" * 64, "1.0")
-    part = FileInfo("part-1.parquet", 5, 99, "1" * 64, 2, "0" * 32, 1, {}, {3: 4, 77: 1}, {-64: 5}, made_by)
+    part = FileInfo(
+        "part-1.parquet", 5, 99, "1" * 64, 2, "0" * 32, 1, {}, {3: 4, 77: 1}, {-64: 5}, {"files": 5}, made_by
+    )
     rejected = FileInfo("rejected-1.parquet", 1, 9, "2" * 64, 1, rejected_by_reason={"empty text": 1})
     carried = [CarriedFile(part, 0, None), CarriedFile(rejected, 1, 7)]
     dropped = pa.table({"segment": [0, 0, 1], "name": ["a", "b", "c"]}).cast(DROPPED_SCHEMA)

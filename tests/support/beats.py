@@ -178,6 +178,12 @@ class BeatHead:
             raise BadRow("too long", f"the rhythm is over {limit:,} bytes (--max_rhythm_bytes)")
         return value
 
+    def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
+        return {"beats": int(columns["n_beats"].sum())}
+
+    def describe_extent(self, extent: Mapping[str, int]) -> str:
+        return f"{extent.get('beats', 0)} beats"
+
     def canary(self) -> dict[str, bytes]:
         return {f"rhythm {number}": bytes(range(number + 1, 2 * number + 2)) for number in range(16)}
 
