@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set the project up, embed the sample shards in examples/shards into out/demo, and show the result.
+# Set the project up, embed the texts, sounds and pictures in examples/ below out/demo, and show the result.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./scripts/setup.sh
@@ -12,5 +12,7 @@ else
     checkpoint=untrained
 fi
 .venv/bin/audioclip embed --input 'examples/shards/*' --output out/demo --checkpoint "$checkpoint"
+.venv/bin/audioclip embed --input 'examples/sounds/*' --head audio --output out/demo-sounds --checkpoint "$checkpoint"
+.venv/bin/audioclip embed --input 'examples/pictures/*' --head image --output out/demo-pictures --checkpoint "$checkpoint"
 echo
 .venv/bin/python scripts/show.py out/demo

@@ -7,11 +7,12 @@ from typing import get_type_hints
 
 import pyarrow as pa
 
+from audioclip_beam.model.heads import HEADS, find_head
 from audioclip_beam.model.text.head import TEXT
-from audioclip_beam.pipeline.schemas import part_schema
+from audioclip_beam.pipeline.schemas import part_schema, reasons_of
 from audioclip_beam.pipeline.snapshots.manifest import FORMAT, Counts, Manifest
 from tests.support.pages import read_page, sections
-from tests.support.shards import REASONS, REJECTED
+from tests.support.shards import REJECTED
 
 SECTIONS = sections(read_page("docs/data-format.md"))
 
@@ -32,7 +33,26 @@ def test_columns_of_part_files() -> None:
 def test_columns_and_reasons_of_rejected_rows() -> None:
     """Compare the columns with the schema, and the table with the reasons."""
     assert all(f"`{name}`" in SECTIONS["Rejected rows"] for name in REJECTED.names)
-    assert first_column("Rejected rows") == list(REASONS)
+    reasons = dict.fromkeys(reason for name in HEADS for reason in reasons_of(find_head(name)))
+    assert set(first_column("Rejected rows")) == set(reasons)
+
+
+def test_columns_of_sounds_and_pictures() -> None:
+    """Each column that only these heads have is in the table, with its type and heads."""
+    rows = re.findall(
+        r"^\| (`[^|]+`) \| (\w+) \| ([^|]+) \|", SECTIONS["Part files of sounds and pictures"], re.MULTILINE
+    )
+    named = {
+        (name, kind, head) for names, kind, heads in rows for name in names.split(", ") for head in heads.split(", ")
+    }
+    common = set(part_schema(TEXT, 1024).names)
+    expected = {
+        (f"`{field.name}`", str(field.type).partition("<")[0], name)
+        for name in ("audio", "image")
+        for field in part_schema(find_head(name), 1024)
+        if field.name not in common
+    }
+    assert named == expected
 
 
 def test_keys_of_the_manifest() -> None:

@@ -88,7 +88,7 @@ def test_every_command_works_as_shown(checkout: Path) -> None:
 def test_the_output_is_that_of_the_demo(checkout: Path) -> None:
     """Compare the block with what the demo prints first, and look at the rest: a table of rows, and the rejected rows."""
     demo = read_page("scripts/demo.sh")
-    (embed,) = re.findall(r"^\.venv/bin/(audioclip embed .+)$", demo, re.MULTILINE)
+    embed, sounds, pictures = re.findall(r"^\.venv/bin/(audioclip embed .+)$", demo, re.MULTILINE)
     (show,) = re.findall(r"^\.venv/bin/(python scripts/show\.py .+)$", demo, re.MULTILINE)
     (output,) = run_blocks(f"```sh\ncheckpoint=untrained; {embed}; echo; {show}\n```", "sh", checkout).values()
     (shown,) = blocks(README, "text")
@@ -100,6 +100,9 @@ def test_the_output_is_that_of_the_demo(checkout: Path) -> None:
         ("labels.parquet", "40", "null text"),
         ("titles.jsonl.gz", "21", "malformed record"),
     ]
+    for command, rows in ((sounds, "7 read = 7 embedded"), (pictures, "6 read = 6 embedded")):
+        (output,) = run_blocks(f"```sh\ncheckpoint=untrained; {command}\n```", "sh", checkout).values()
+        assert rows in output
 
 
 def comparable(output: str) -> list[str]:
