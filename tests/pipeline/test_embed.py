@@ -294,7 +294,7 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", force=True)
     assert len(texts) == 20
-    assert second["notes"] == [f"{other}: nothing was reused"]
+    assert second["notes"] == ["every shard is read: --force is given", f"{other}: nothing was reused"]
 
 
 @pytest.mark.slow

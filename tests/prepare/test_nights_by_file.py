@@ -288,10 +288,26 @@ def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
     assert (manifest["counts"]["read"], manifest["totals"]) == (2, first["totals"])
 
 
-def test_a_changed_option_reads_every_shard_with_a_note(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_text_bytes": 999}, "max_text_bytes changed since {}"),
+        ({"force": True}, "--force is given"),
+        ({"no_dedupe": True}, "--no_dedupe is given"),
+        ({"force": True, "no_text": True}, "--force is given; no_text changed since {}"),
+    ],
+)
+def test_what_reads_every_shard_is_noted(tmp_path: Path, options: dict[str, object], reason: str) -> None:
+    """Also if it was given before."""
     folder, output = tmp_path / "in", tmp_path / "out"
     write(folder, 0)
-    run(folder, output)
-    manifest = run(folder, output, max_text_bytes=999)
+    first = run(folder, output)
+    manifest = run(folder, output, **options)
     assert manifest["counts"]["read"] == 1
-    assert any("every shard is read: max_text_bytes changed since" in note for note in manifest["notes"])
+    assert f"every shard is read: {reason.format(first['snapshot'])}" in manifest["notes"]
+    again = run(folder, output, **options)
+    given = [part for part in reason.split("; ") if part.startswith("--")]
+    assert [note for note in again["notes"] if "every shard" in note] == [
+        f"every shard is read: {part}" for part in given
+    ]
+    assert again["counts"]["read"] == bool(given)
