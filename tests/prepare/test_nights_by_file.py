@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.snapshots import directory_of, files_of
 
 SHARDS, PER_FILE = 5000, 500
+
+LATE = 3000  # rows behind those that are looked at before the run
 
 
 def run(folder: Path, output: Path, **options: object) -> Manifest:
@@ -241,26 +244,63 @@ def test_a_shard_without_vectors_goes(tmp_path: Path) -> None:
 
 
 def test_a_value_that_fits_no_type_is_no_damage(tmp_path: Path) -> None:
-    """The error names the value, and no file counts as damaged."""
+    """The error names the value, and no file counts as damaged; the dry run finds it, too."""
     folder, output = tmp_path / "in", tmp_path / "out"
     write_jsonl(folder / "a.jsonl", [{"id": "a", "text": "a", "tag": 2**53 + 1}])
     run(folder, output, keep_fields=["tag"])
-    write_jsonl(folder / "b.jsonl", [{"id": "b", "text": "b", "tag": 0.5}])
-    with pytest.raises(Exception, match=r"a.jsonl, id a: kept field 'tag' is 9007199254740993 .*give another type"):
-        run(folder, output, keep_fields=["tag"])
+    arguments = ["--input", f"{folder}/*.jsonl", "--output", str(output), "--id_field", "id", "--keep_fields", "tag"]
+    for late in (False, True):
+        rows = [{"id": f"b{row}", "text": "b", "tag": 1} for row in range(LATE if late else 0)]
+        write_jsonl(folder / "b.jsonl", [*rows, {"id": "b", "text": "b", "tag": 0.5}])
+        message = r"a.jsonl, id a: kept field 'tag' is 9007199254740993 .*give another type"
+        for attempt in (lambda: plan(arguments, StubHead()), lambda: run(folder, output, keep_fields=["tag"])):
+            with pytest.raises(Exception, match=message):
+                attempt()
     assert not list(directory_of(output).glob("_damaged-*"))
 
 
-def test_floats_that_become_texts_are_read_again(tmp_path: Path) -> None:
-    """A column of floats does not say whether 1 was written as 1 or 1.0."""
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+def test_numbers_and_times_that_become_texts(tmp_path: Path, late: bool) -> None:
+    """They are spelled alike in rows that are read and in files that are carried over, wherever the first text is."""
     folder, output = tmp_path / "in", tmp_path / "out"
-    for name, value in (("a", 1), ("b", 2.5)):
-        write_jsonl(folder / f"{name}.jsonl", [{"id": name, "text": name, "tag": value}])
-    run(folder, output, keep_fields=["tag"])
-    write_jsonl(folder / "c.jsonl", [{"id": "c", "text": "c", "tag": "x"}])
-    manifest = run(folder, output, keep_fields=["tag"])
-    assert read(output)["tag"].to_pylist() == ["1", "2.5", "x"]
-    assert any("every shard is read" in note for note in manifest["notes"])
+    for name, values in (("a", [1, 10**15]), ("b", [2.5, 1e15, 1.0, -0.0, 1e-7, 1e22]), ("c", [None])):
+        rows = [{"id": f"{name}{row}", "text": name, "number": value} for row, value in enumerate(values)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for unit in ("ms", "us"):
+        times = pa.array([datetime(2026, 1, 31), datetime(2026, 1, 31, 12, 0, 0, 500_000)], pa.timestamp(unit))
+        columns = {"number": pa.array([0.1, 3], pa.float32()), "time": times}
+        pq.write_table(
+            pa.table({"id": [f"{unit}0", f"{unit}1"], "text": ["p", "q"], **columns}), folder / f"{unit}.parquet"
+        )
+    inputs, options = (
+        [f"{folder}/*.jsonl", f"{folder}/*.parquet"],
+        {"id_field": "id", "keep_fields": ["number", "time"]},
+    )
+    embed(inputs, output, **options)
+    rows = [{"id": f"d{row}", "text": "d", "number": 3} for row in range(LATE if late else 0)]
+    write_jsonl(folder / "d.jsonl", [*rows, {"id": "e", "text": "e", "number": "x", "time": "now"}])
+    manifest, _ = embed(inputs, output, **options)
+    assert manifest["counts"]["read"] == len(rows) + 1
+    embed(inputs, tmp_path / "again", **options)
+    columns = ["id", "number", "time"]
+    found, expected = (read(folder, columns=columns) for folder in (output, tmp_path / "again"))
+    assert found.equals(expected)
+    whole = "1000000000000000"
+    assert found["number"].to_pylist()[:9] == ["1", whole, "2.5", whole, "1", "-0.0", "1e-7", "1e+22", None]
+    times = ["2026-01-31 00:00:00", "2026-01-31 12:00:00.5"]
+    assert found["time"].drop_null().to_pylist() == ["now", *times, *times]
+
+
+def test_lists_of_numbers_that_become_lists_of_texts_are_read_again(tmp_path: Path) -> None:
+    """In lists floats are spelled by their type."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, values in (("a", pa.array([[0.1]], pa.list_(pa.float32()))), ("b", pa.array([[0.5]])), ("c", [["x"]])):
+        pq.write_table(pa.table({"id": [name], "text": [name], "tag": values}), folder / f"{name}.parquet")
+        manifest, _ = embed(folder / "*.parquet", output, id_field="id", keep_fields=["tag"])
+    assert manifest["counts"]["read"] == 3
+    assert any("every shard is read: new or changed ones give" in note for note in manifest["notes"])
+    assert read(output)["tag"].to_pylist() == [["0.1"], ["0.5"], ["x"]]
 
 
 def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
