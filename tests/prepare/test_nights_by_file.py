@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from audioclip_beam.pipeline.writers.kept_files import DroppedShards, KeepRows
 from tests.support.corpus import StubHead, embed, read, write_jsonl
+from tests.support.faults import Faults
 from tests.support.snapshots import directory_of, files_of
 
 SHARDS, PER_FILE = 5000, 500
@@ -45,35 +47,52 @@ def new_files(output: Path, now: Manifest, before: set[str]) -> list[FileInfo]:
     return [file for file in files_of(output, now) if file.name not in before]
 
 
+def poison(path: Path) -> None:
+    """Replace a file by one of the same size and modification time whose content no reader takes for rows."""
+    state = path.stat()
+    path.unlink()
+    path.write_bytes(b"\0" * state.st_size)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 @pytest.mark.slow
 def test_one_of_thousands_of_shards(tmp_path: Path) -> None:
-    """Deleted, added and changed: no other shard is read, and a deletion rewrites one part file."""
+    """Deleted, added and changed: no other shard is opened, and a deletion rewrites one part file."""
     folder, output = tmp_path / "in", tmp_path / "out"
     for shard in range(SHARDS):
         write(folder, shard)
     first = run(folder, output, max_file_rows=PER_FILE)
     assert len(files_of(output, first)) == SHARDS // PER_FILE
     names = {file.name for file in files_of(output, first)}
+    for path in folder.iterdir():
+        poison(path)
+    faults, options = Faults(folder), {"max_file_rows": PER_FILE, "compare": "size_mtime"}
 
     (folder / "7.jsonl").unlink()
-    second = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        second = run(folder, output, **options)
     (copy,) = new_files(output, second, names)
     assert is_copy(copy.name)
     assert (copy.rows, second["counts"]["read"], second["totals"]["read"]) == (PER_FILE - 1, 0, SHARDS - 1)
     assert copy.made_by == files_of(output, first)[0].made_by
+    assert faults.opened == set()
     names |= {copy.name}
 
     write(folder, SHARDS)
-    third = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        third = run(folder, output, **options)
     (added,) = new_files(output, third, names)
     assert (added.rows, third["counts"]["read"], third["counts"]["embedded"]) == (1, 1, 1)
+    assert faults.opened == {str(folder / f"{SHARDS}.jsonl")}
     names |= {added.name}
 
     write(folder, 8, "another text")
-    fourth = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        fourth = run(folder, output, **options)
     files = new_files(output, fourth, names)
     assert sorted(file.rows for file in files) == [1, PER_FILE - 1]
     assert (fourth["counts"]["read"], fourth["totals"]["read"], len(fourth["segments"])) == (1, SHARDS, 3)
+    assert faults.opened == {str(folder / "8.jsonl")}
     assert len(read(output)) == SHARDS
 
 
