@@ -263,7 +263,7 @@ def _ids_before(
     Those of a damaged file count as new: embed reads them again.
     """
     for each in group:
-        if dropped.names(each.before) is None:
+        if not dropped.in_segment(each.before):
             continue
         path = join(directory, each.file.name)
         try:
