@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +21,10 @@ from audioclip_beam.pipeline.snapshots.listing import DROPPED_SCHEMA, LISTED_SCH
 from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from audioclip_beam.pipeline.writers.kept_files import DroppedShards, KeepRows
+from audioclip_beam.pipeline.writers.parquet_file import ROW_GROUP
 from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.faults import Faults
-from tests.support.snapshots import directory_of, files_of
+from tests.support.snapshots import directory_of, files_of, random_batches
 
 SHARDS, PER_FILE = 5000, 500
 
@@ -247,6 +249,39 @@ def test_a_group_that_is_processed_twice_makes_nothing_twice(tmp_path: Path) -> 
         assert list(keep.process([CarriedFile(file, 0, 0)])) == [kept]
         assert (tmp_path / kept.file.name).stat() == state
         assert (kept.file.rows, kept.dropped) == ((15, 5) if file.is_part else (3, 1))
+
+
+def test_row_groups_stay_bounded_over_thirty_nights(tmp_path: Path) -> None:
+    """Each night a copy loses a row more, from its end on: what is left of a row group is joined with the next one."""
+    rows, groups = 8 * ROW_GROUP, 8
+    table = pa.Table.from_batches(random_batches(rows, 1))
+    names = pa.array(map(str, range(rows)))  # shards of one row each
+    table = table.set_column(table.column_names.index("shard"), table.schema.field("shard"), names)
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(table, path, row_group_size=ROW_GROUP)
+    file = FileInfo(path.name, rows, path.stat().st_size, sha256(path.read_bytes()).hexdigest())
+    for night in range(30):
+        name = str(ROW_GROUP * ((groups - 2 - night) % groups) + night)
+        directory = tmp_path / str(night)
+        directory.mkdir()
+        dropped = pa.table({"segment": [0], "name": [name]}).cast(DROPPED_SCHEMA)
+        write_listings(str(directory), LISTED_SCHEMA.empty_table(), dropped=dropped)
+        keep = KeepRows(
+            str(path.parent),
+            str(directory),
+            head=TEXT,
+            dropped=DroppedShards(str(directory), FileIO()),
+            encoding="plain",
+            file_io=FileIO(),
+        )
+        (kept,) = keep.process([CarriedFile(file, 0, 0)])
+        assert kept.file is not None
+        file, path = kept.file, directory / kept.file.name
+        metadata = pq.read_metadata(path)
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        assert max(sizes) < 2 * ROW_GROUP
+        assert len(sizes) <= groups
+    assert file.rows == rows - 30
 
 
 def test_a_shard_without_vectors_goes(tmp_path: Path) -> None:
