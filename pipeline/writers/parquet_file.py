@@ -20,10 +20,8 @@ from ..io.paths import is_local, join
 from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
-ROW_GROUP, ROW_GROUP_BYTES = (
-    4096,
-    64 << 20,
-)  # rows, or bytes in memory: it ends with what comes first, within twice of it
+# Rows, or bytes in memory: a row group ends with what comes first, and has less than twice as much.
+ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20
 
 REJECTED_OPTIONS: dict[str, object] = {"write_page_checksum": True}  # of a file of rejected rows
 
