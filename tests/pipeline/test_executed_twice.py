@@ -22,7 +22,7 @@ from tests.support.faults import EFFECTS, Fault, Faults
 from tests.support.kept_night import OPTIONS, prepare_night
 from tests.support.stub import StubHead
 
-STOPS = int(os.environ.get("STOPS", "4"))  # at points that are evenly spread over a night
+STOPS = int(os.environ.get("STOPS", "3"))  # at points that are evenly spread over a night
 EFFECTS_OF_A_NIGHT = 330
 
 

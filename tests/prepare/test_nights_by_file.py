@@ -386,7 +386,6 @@ def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         ({"max_text_bytes": 999}, "max_text_bytes changed since {}"),
-        ({"force": True}, "--force is given"),
         ({"no_dedupe": True}, "--no_dedupe is given"),
         ({"force": True, "no_text": True}, "--force is given; no_text changed since {}"),
     ],
