@@ -75,8 +75,8 @@ def _check_type(name: str, value: object) -> None:
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
 
-    Paths may be strings or pathlib's, and a single input need not be a list. Raises TypeError for a value of another type
-    than its flag's.
+    Paths may be strings or pathlib's, and a single input or field need not be a list. Raises TypeError for a value of
+    another type than its flag's.
     """
 
     # Types for readers and type checkers; PipelineOptions holds the values. Those of one head alone are in `values`.
@@ -117,8 +117,10 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         for name in values.keys() & defaults().keys():
             _check_type(name, values[name])
         values = {name: _given_paths(name, value) for name, value in values.items()}
-        if isinstance(values.get("input"), str):
-            values["input"] = [values["input"]]
+        of_lists = {name for name, kind in types().items() if kind is list}
+        values = {
+            name: [value] if isinstance(value, str) and name in of_lists else value for name, value in values.items()
+        }
         super().__init__(underscore_flags(flags or [], _FLAGS), **values)
 
     @classmethod

@@ -28,7 +28,7 @@ class FileIO:
     """
 
     read_timeout: float = READ_TIMEOUT
-    store_options: Mapping[str, object] = field(default_factory=dict, repr=False)  # contains secret keys
+    store_options: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)  # contains secret keys
     compare: str = "version"
 
     @classmethod

@@ -80,20 +80,13 @@ def estimate_rows(shards: pa.Table) -> int:
     return rows + len(media) + (pc.sum(media["bytes"]).as_py() or 0) // MEDIA_ROW_BYTES
 
 
-def has_comparable_rows(previous: Manifest, options: Mapping[str, object], fingerprint: str) -> bool:
-    """Return whether a run with these options and a model of that fingerprint would make the rows of a snapshot again."""
-    return (
-        previous["fingerprint"] == fingerprint
-        and not options["force"]
-        and not options["no_dedupe"]
-        and not changed_options(previous, options)
-    )
-
-
-def changed_options(previous: Manifest, options: Mapping[str, object]) -> list[str]:
-    """Return the names of what decides which rows there are and is not as in a snapshot."""
+def reasons_to_read_all(previous: Manifest, options: Mapping[str, object]) -> list[str]:
+    """Return why a run with these options reads every shard, although the model is that of a snapshot."""
+    given = [name for name in ("force", "no_dedupe") if options[name]]
     now, before = deciding_options(options), previous["deciding"]
-    return sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
+    changed = sorted(name for name in {*now, *before} - {*given} if now.get(name) != before.get(name))
+    reasons = [f"--{name} is given" for name in given]
+    return [*reasons, f"{', '.join(changed)} changed since {previous['snapshot']}"] if changed else reasons
 
 
 def decide_carry_over(

@@ -33,7 +33,7 @@ from ..snapshots.commit import current_name, require_manifest
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.snapshot import Snapshot, check_not_nested
-from .carry_over import CarryOver, changed_options, decide_carry_over, estimate_rows, has_comparable_rows
+from .carry_over import CarryOver, decide_carry_over, estimate_rows, reasons_to_read_all
 from .earlier_vectors import EarlierVectors, find_earlier_vectors
 from .unchanged import Listing, deciding_options, list_shards, model_files
 
@@ -221,9 +221,12 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
     files = model_files(settings)  # before they are read: a later change is then seen
     model = describe_model(head, settings, options.vector_dtype)
 
-    comparable = current and has_comparable_rows(current.manifest, options.values, model.info.fingerprint)
+    same_model = current is not None and current.manifest["fingerprint"] == model.info.fingerprint
+    reasons = reasons_to_read_all(current.manifest, options.values) if current and same_model else []
+    if reasons:
+        notes.append(f"every shard is read: {'; '.join(reasons)}")
     carry_over, types = decide_carry_over(
-        current if comparable else None,
+        current if same_model and not reasons else None,
         shards,
         head,
         fields,
@@ -231,9 +234,6 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
         compare=options.compare,
         retry_rejected=options.retry_rejected,
     )
-    same_model = current and current.manifest["fingerprint"] == model.info.fingerprint
-    if current and same_model and (changed := changed_options(current.manifest, options.values)):
-        notes.append(f"every shard is read: {', '.join(changed)} changed since {current.name}")
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
     listed = Listed.of(carry_over)

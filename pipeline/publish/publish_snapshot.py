@@ -47,6 +47,8 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         is, down to the last file, and is the result again if the new execution read the same rows.
         """
         output, totals = self.job.output, RunTotals.of(element[1])
+        # First: a process that is killed when it has published would leave them in the snapshot.
+        _try_to_remove({f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot)})
         published = read_manifest(output, self.snapshot)
         if published is None:
             corpus = make_corpus(self.job, self.snapshot, self.directory, totals, self.job.reading.file_io)
@@ -104,18 +106,22 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         return manifest
 
     def _clean_up(self, manifest: Manifest, files: Sequence[FileInfo]) -> None:
-        """Remove what the published snapshot does not need. A failure is only logged: the snapshot is published."""
+        """Remove what the published snapshot does not need."""
         output = self.job.output
         named = {manifest["files"]["name"], manifest["shards"]["name"], *(file.name for file in files)}
         tasks: dict[str, Callable[[], object]] = {
             f"files of {self.snapshot} that are not listed": lambda: remove_strays(self.directory, named),
-            f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot),
         }
         if previous := self.job.previous:
             tasks[f"late files of {previous['snapshot']}"] = lambda: remove_late_files(output, previous)
         tasks |= {run: partial(remove_dead_run, output, run) for run in self.job.earlier.dead_runs}
-        for what, remove in tasks.items():
-            try:
-                remove()
-            except Exception as error:
-                _LOGGER.warning("%s cannot be removed: %s", what, error)
+        _try_to_remove(tasks)
+
+
+def _try_to_remove(tasks: dict[str, Callable[[], object]]) -> None:
+    """Remove what is named. A failure is only logged: the snapshot needs none of it."""
+    for what, remove in tasks.items():
+        try:
+            remove()
+        except Exception as error:
+            _LOGGER.warning("%s cannot be removed: %s", what, error)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .field_types import becomes_text, is_list, kept_type
-from .fields import is_text
+from .fields import as_text, is_text
 
 
 def cast_exactly(column: pa.Array, kind: pa.DataType, *, nulls_fit: bool = True) -> pa.Array:
@@ -22,7 +23,7 @@ def cast_exactly(column: pa.Array, kind: pa.DataType, *, nulls_fit: bool = True)
     source = kept_type(column.type)
     if source is None or not may_be_equal(source, kind):
         raise pa.ArrowInvalid("the values are of another kind")
-    cast = column.cast(kind)
+    cast = _as_texts(column, kind) if is_text(kind) else column.cast(kind)
     if source != kind:
         _check_floats(column, cast)
     cast.validate(full=True)
@@ -46,6 +47,34 @@ def may_be_equal(source: pa.DataType, kind: pa.DataType) -> bool:
     if pa.types.is_timestamp(source) and pa.types.is_timestamp(kind):
         return bool(source.tz == kind.tz)
     return any(test(source) and test(kind) for test in _KINDS)
+
+
+def _as_texts(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return values as texts, floats and times spelled as in any wider type, which they may have in a file."""
+    if pa.types.is_floating(column.type):
+        values = column.cast(pa.float64()).to_pylist()
+        return pa.array([None if value is None else as_text(value) for value in values], kind)
+    texts = column.cast(kind)
+    if pa.types.is_timestamp(column.type) or pa.types.is_time(column.type):
+        for zeros, rest in ((r"\.0+(Z?)$", r"\1"), (r"(\.\d*[1-9])0+(Z?)$", r"\1\2")):
+            texts = pc.replace_substring_regex(texts, zeros, rest)
+    return texts
+
+
+def is_spelled_alike(before: pa.DataType, now: pa.DataType) -> bool:
+    """Return whether a cast to `now` spells values that become texts as it would in narrower types than `before`.
+
+    That is not so of floats and times in lists and structs.
+    """
+    if not (pa.types.is_nested(before) and pa.types.is_nested(now)):
+        return True
+    types = {now.field(number).name: now.field(number).type for number in range(now.num_fields)}
+    inner = [before.field(number) for number in range(before.num_fields)]
+    return all(
+        is_spelled_alike(each.type, types[each.name])
+        and not (is_text(types[each.name]) and (pa.types.is_floating(each.type) or pa.types.is_temporal(each.type)))
+        for each in inner
+    )
 
 
 def _is_plain_text_or_bytes(kind: pa.DataType) -> bool:

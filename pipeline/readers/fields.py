@@ -158,9 +158,14 @@ def as_id(value: object, field: str, limit: int) -> str:
 
 
 def as_text(value: object) -> str:
-    """Return a kept value as text: what is not text as JSON. Raises BadRow if it is not UTF-8."""
+    """Return a kept value as text: what is not text as JSON. Raises BadRow if it is not UTF-8.
+
+    A float that is an integer is spelled as one: as a double in a file, 1 and 1.0 are the same.
+    """
     if isinstance(value, bytes):
         return decode(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 1 << 53 and (value or str(value) == "0.0"):
+        return str(int(value))
     return check_encodable(value) if isinstance(value, str) else _json(value)
 
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas import UNSETTLED
-from .exact_cast import cast_exactly, may_be_equal
-from .fields import Fields, as_text, is_text
+from .exact_cast import cast_exactly, is_spelled_alike, may_be_equal
+from .fields import Fields
 from .infer_schema import KeptTypes, no_field
-from .kept_types import TYPES, Unfit, as_kept, common_type, type_remedy
+from .kept_types import Unfit, as_kept, common_type, type_remedy
 from .shard import InputError
 
 Kinds = dict[tuple[str, str], str]  # (name of the kept field, kind) to the place of its first value
@@ -31,14 +31,12 @@ class SettledTypes:
         fields: The fields as given.
         schema: Their columns, as an IPC message: a pickled schema forgets which elements are not null.
         without_values: The names of those without any value.
-        whole: The names of those with integers among their values.
         widened: The names of those with another type than in the files that are carried over.
     """
 
     fields: Fields
     schema: bytes
     without_values: frozenset[str]
-    whole: frozenset[str]
     widened: frozenset[str]
 
     @property
@@ -58,7 +56,7 @@ def merge_kinds(found: Iterable[Kinds]) -> Kinds:
 
 def settle_types(kinds: Kinds, fields: Fields, types: KeptTypes) -> list[SettledTypes]:
     """Return the types of the kept fields for values of all kinds that were read. Raises InputError if one has none."""
-    columns, whole = list[pa.Field](), set[str]()
+    columns = list[pa.Field]()
     for field, column in zip(fields.kept, types.schema, strict=True):
         kind = column.type
         if field.name in types.open:
@@ -66,25 +64,22 @@ def settle_types(kinds: Kinds, fields: Fields, types: KeptTypes) -> list[Settled
             kind = common_type(field, {**types.open[field.name], **read})
             if field.name in types.missing and pa.types.is_null(kind):
                 raise no_field([field.path], types.names)
-            if any(key in TYPES and pa.types.is_integer(TYPES[key]) for key in read):
-                whole.add(field.name)
         columns.append(column.with_type(kind))
     final = KeptTypes(pa.schema(columns)).final
     pairs = zip(types.stored or final, final, strict=True)
     widened = frozenset(before.name for before, now in pairs if before.type != now.type)
     nulls = frozenset(column.name for column in columns if pa.types.is_null(column.type))
-    return [SettledTypes(fields, final.serialize().to_pybytes(), nulls, frozenset(whole), widened)]
+    return [SettledTypes(fields, final.serialize().to_pybytes(), nulls, widened)]
 
 
 def can_widen(stored: pa.Schema, final: pa.Schema, without_values: Collection[str]) -> bool:
     """Return whether apply_types may give columns in files, of `stored`, the types of `final`.
 
-    Those `without_values` have no value. A single value may still not fit: then apply_types names it. How a float was
-    spelled in its shard, as 1 or 1.0, its column does not say.
+    Those `without_values` have no value. A single value may still not fit: then apply_types names it.
     """
     return stored.names == final.names and all(
         before.name in without_values
-        or (may_be_equal(before.type, now.type) and not (is_text(now.type) and pa.types.is_floating(before.type)))
+        or (may_be_equal(before.type, now.type) and is_spelled_alike(before.type, now.type))
         for before, now in zip(stored, final, strict=True)
     )
 
@@ -97,7 +92,8 @@ def apply_types(batch: pa.RecordBatch, types: SettledTypes) -> pa.RecordBatch:
         others = {row: json.loads(text) for row, text in enumerate(texts.to_pylist()) if text is not None}
     for number, field in enumerate(types.kept):
         try:
-            column = _widen(columns[field.name], field, types)
+            column = columns[field.name]
+            column = column if column.type == field.type else cast_exactly(column, field.type)
             found = {row: values[str(number)] for row, values in others.items() if str(number) in values}
             if found:
                 column = _replace(column, found, field)
@@ -106,22 +102,6 @@ def apply_types(batch: pa.RecordBatch, types: SettledTypes) -> pa.RecordBatch:
         columns[field.name] = column
     fields = [types.kept.field(name) if name in types.kept.names else batch.schema.field(name) for name in columns]
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=pa.schema(fields, batch.schema.metadata))
-
-
-def _widen(column: pa.Array, field: pa.Field, types: SettledTypes) -> pa.Array:
-    """Return a column as the type of a field. Numbers in texts are spelled as JSON spells them."""
-    if column.type == field.type:
-        return column
-    if not (is_text(field.type) and pa.types.is_floating(column.type)):
-        return cast_exactly(column, field.type)
-    values = column.to_pylist()
-    if field.name in types.whole:
-        values = [int(value) if value is not None and _is_whole(value) else value for value in values]
-    return pa.array([None if value is None else as_text(value) for value in values], pa.string())
-
-
-def _is_whole(value: float) -> bool:
-    return value.is_integer() and abs(value) <= 1 << 53 and str(value) != "-0.0"
 
 
 def _replace(column: pa.Array, found: Mapping[int, object], field: pa.Field) -> pa.Array:
@@ -139,7 +119,7 @@ def _does_not_fit(batch: pa.RecordBatch, field: pa.Field, types: SettledTypes) -
     column, row = batch.column(field.name), 0
     for row in range(batch.num_rows):
         try:
-            _widen(column.slice(row, 1), field, types)
+            cast_exactly(column.slice(row, 1), field.type)
         except pa.ArrowException:
             break
     name = "row" if "row" in batch.schema.names else "id"

@@ -19,7 +19,7 @@ Records: TypeAlias = "Iterator[tuple[int, list[Record | BadRow]]]"
 Batches: TypeAlias = "Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]"
 
 # The version of what readers make of the bytes of a shard: rows of a snapshot that another version made are read again.
-READERS_VERSION = 1
+READERS_VERSION = 2
 
 # A record of jsonl or csv may contain much besides its content; a longer one is never held whole.
 RECORD_BYTES = 16 << 20

@@ -32,7 +32,8 @@ from ..publish.kept_notes import kept_notes
 from ..read_and_join import ReadAndJoin, all_files
 from ..readers.notes import ShardNotes, damage_note, merge_notes
 from ..readers.read_shards import ShardsRead
-from ..readers.settle_types import SettledTypes
+from ..readers.settle_types import SettledTypes, apply_types
+from ..readers.shard import InputError
 from ..schemas import CONTENT_HASH, ID, SOURCE
 from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
@@ -165,6 +166,10 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
         directory = run_path(job.output, job.previous["snapshot"])
         read_ids = beam.FlatMap(_ids_before, directory, dropped, job.reading.file_io).with_output_types(pa.RecordBatch)
         now = (now, files | "ReadEarlierIds" >> read_ids) | "MergeIds" >> beam.Flatten()
+        types = job.settled if joined.types is None else beam.pvalue.AsSingleton(joined.types)
+        if types is not None:
+            check = beam.Map(_check_types, directory, dropped, job.reading.file_io, types)
+            _ = files | "CheckKeptTypes" >> check
     previous_rows = job.previous["totals"]["vectors"] if job.previous else 0
     bits = bucket_bits(job.rows + previous_rows, local=spill is not None)
     _ = now | "GroupById" >> Buckets(_IDS, "id", bits, spill) | "CompareIds" >> beam.Map(_compare)
@@ -272,7 +277,7 @@ def _ids_before(
     Those of a damaged file count as new: embed reads them again.
     """
     for each in group:
-        if dropped.names(each.before) is None:
+        if not dropped.in_segment(each.before):
             continue
         path = join(directory, each.file.name)
         try:
@@ -284,6 +289,23 @@ def _ids_before(
                     yield _ids(rows, True)
         except UNREADABLE as error:
             _LOGGER.warning("%s cannot be read (%s): its rows count as new", path, error)
+
+
+def _check_types(
+    group: list[CarriedFile], directory: str, dropped: DroppedShards, file_io: FileIO, types: SettledTypes
+) -> None:
+    """Raise InputError if a kept value of a row that a run would keep has no equal one of a wider type."""
+    for each in group if types.widened else ():
+        path = join(directory, each.file.name)
+        try:
+            with file_io.open(path) as handle:
+                columns = ["id", "shard", *types.kept.names]
+                for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(columns=columns):
+                    apply_types(batch.filter(pa.array(dropped.kept(batch.column("shard"), each.before))), types)
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            _LOGGER.warning("%s cannot be read (%s): its kept fields are not checked", path, error)
 
 
 def _ids(batch: pa.RecordBatch, before: bool) -> pa.RecordBatch:

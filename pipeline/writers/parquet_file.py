@@ -20,7 +20,8 @@ from ..io.paths import is_local, join
 from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
-ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20  # rows, or bytes in memory: it ends with what comes first
+# Rows, or bytes in memory: a row group ends with what comes first, and has less than twice as much.
+ROW_GROUP, ROW_GROUP_BYTES = 4096, 64 << 20
 
 REJECTED_OPTIONS: dict[str, object] = {"write_page_checksum": True}  # of a file of rejected rows
 
@@ -114,12 +115,15 @@ class ParquetFileWriter:
         if self.pending and bucket != self.bucket:
             self.flush()
         self.bucket = bucket
-        self.pending.append(batch)
-        self.rows += batch.num_rows
-        self.pending_rows += batch.num_rows
-        self.pending_bytes += batch.nbytes
-        if self.pending_rows >= ROW_GROUP or self.pending_bytes >= ROW_GROUP_BYTES:
-            self.flush()
+        rows = min(ROW_GROUP, max(1, batch.num_rows * ROW_GROUP_BYTES // max(1, batch.nbytes)))
+        for start in range(0, batch.num_rows, rows):  # else a row group that is copied again and again would grow
+            part = batch.slice(start, rows)
+            self.pending.append(part)
+            self.rows += part.num_rows
+            self.pending_rows += part.num_rows
+            self.pending_bytes += part.nbytes
+            if self.pending_rows >= ROW_GROUP or self.pending_bytes >= ROW_GROUP_BYTES:
+                self.flush()
 
     def _bucket(self, batch: pa.RecordBatch) -> int:
         if not self.bits or not batch.num_rows:

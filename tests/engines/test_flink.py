@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,17 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from audioclip_beam.model.text.head import CANARY_TEXTS
 from audioclip_beam.pipeline import embed as embed_module
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
+from audioclip_beam.pipeline.validation import validate
 from tests.support.commands import run_command
 from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
-from tests.support.engine_jobs import ElsewhereHead, PublishThenDie, WorkerHead, results, write_corpus
+from tests.support.engine_jobs import ElsewhereHead, KeepThenDie, PublishThenDie, WorkerHead, results, write_corpus
 from tests.support.engines import page_command, wait_until
 from tests.support.flink import Flink
+from tests.support.kept_night import NEW, OPTIONS, prepare_night
 from tests.support.processes import start_process
 from tests.support.remote_jobs import remote_run
 from tests.support.tools import require
@@ -202,6 +206,23 @@ def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_ar
     assert manifest["counts"]["read"] == 2_000
     assert results(tmp_path / "out") == results(tmp_path / "local")
     assert list(list_runs(str(tmp_path / "out"))) == [current_name(str(tmp_path / "out"))]
+
+
+def test_a_worker_that_copies_rows_is_killed(flink: Flink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a night that links, copies and merges files: what it publishes is what a local run does."""
+    prepare_night(tmp_path)
+    shutil.copytree(tmp_path / "out", tmp_path / "local")
+    embed(tmp_path / "in/*.jsonl", tmp_path / "local", **OPTIONS)
+    monkeypatch.setattr(embed_module, "KeepRows", KeepThenDie)
+    known, head = set(flink.jobs()), WorkerHead(tmp_path / "log")
+    manifest, _ = embed(tmp_path / "in/*.jsonl", tmp_path / "out", head, **OPTIONS, **flink.options())
+    (job,) = set(flink.jobs()) - known
+    assert flink.restarts(job) >= 1
+    assert (tmp_path / "died").exists()
+    assert manifest["counts"]["read"] == 3
+    assert set(head.texts()) == {*NEW, *CANARY_TEXTS}
+    assert results(tmp_path / "out") == results(tmp_path / "local")
+    assert validate(str(tmp_path / "out")).valid
 
 
 def test_a_job_that_must_fail_ends_after_few_restarts_and_is_left_alone_meanwhile(flink: Flink, tmp_path: Path) -> None:

@@ -218,4 +218,6 @@ def test_options_of_right_types() -> None:
         input=(Path("a.txt"), "b.txt"), output=Path("out"), text_field="text", id_field=["id"], keep_fields=["a", "b"]
     )
     assert (options.input, options.output) == (["a.txt", "b.txt"], "out")
+    single = EmbedOptions(input="a.txt", id_field="id", keep_fields="a")  # means the same as the flags
+    assert single.given == EmbedOptions(["--input", "a.txt", "--id_field", "id", "--keep_fields", "a"]).given
     EmbedOptions(batch_size=np.int64(5), max_shrink=1, model_threads=None, id_field=None, normalize=np.bool_(True))

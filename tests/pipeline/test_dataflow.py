@@ -262,4 +262,4 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     assert (pool.machine_type, pool.autoscaling_settings.max_num_workers) == ("g2-standard-8", 7)
     assert {image.container_image for image in pool.sdk_harness_container_images} == {IMAGE}
     sdk_options = dict(environment.sdk_pipeline_options)["options"]
-    assert (sdk_options["id_field"], sdk_options["sdk_container_image"]) == ("id", IMAGE)
+    assert (sdk_options["id_field"], sdk_options["sdk_container_image"]) == (["id"], IMAGE)

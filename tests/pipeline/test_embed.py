@@ -23,6 +23,7 @@ from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
 from tests.support.stub import StubEncoder
@@ -60,6 +61,22 @@ def test_a_snapshot_is_published_though_what_it_does_not_need_stays(
     assert current_name(str(tmp_path / "out")) == manifest["snapshot"]
     assert "cannot be removed: [Errno 1] Operation not permitted" in caplog.text
     assert list((tmp_path / "out").rglob("spill-*")) == [], "the rest is removed, and spill files at the end of the run"
+
+
+def test_spill_files_are_removed_before_the_snapshot_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed just then leaves none in it: they may be as large as the corpus."""
+    left, publish = list[Path](), publish_snapshot.publish
+
+    def look(output: str, manifest: Manifest) -> Manifest:
+        left.extend(Path(output).rglob("spill-*"))
+        return publish(output, manifest)
+
+    monkeypatch.setattr(publish_snapshot, "publish", look)
+    write_jsonl(tmp_path / "a.jsonl", _rows(3))
+    manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
+    assert (manifest["counts"]["read"], left) == (3, [])
 
 
 def test_the_schema_is_the_contract(tmp_path: Path) -> None:
@@ -294,7 +311,7 @@ def test_a_canary_that_differs_forbids_reuse(tmp_path: Path) -> None:
         embed(tmp_path / "a.jsonl", tmp_path / "out")
     second, texts = embed(tmp_path / "a.jsonl", tmp_path / "out", force=True)
     assert len(texts) == 20
-    assert second["notes"] == [f"{other}: nothing was reused"]
+    assert second["notes"] == ["every shard is read: --force is given", f"{other}: nothing was reused"]
 
 
 @pytest.mark.slow

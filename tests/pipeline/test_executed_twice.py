@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from audioclip_beam.pipeline.publish import publish_snapshot
 from audioclip_beam.pipeline.run.runner import choose_runner
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.validation import validate
-from tests.support.corpus import embed, write_jsonl
+from tests.support.corpus import embed, read, write_jsonl
 from tests.support.faults import EFFECTS, Fault, Faults
+from tests.support.kept_night import OPTIONS, prepare_night
 from tests.support.stub import StubHead
+
+STOPS = int(os.environ.get("STOPS", "3"))  # at points that are evenly spread over a night
+EFFECTS_OF_A_NIGHT = 330
 
 
 def publish(folder: Path) -> Iterator[tuple[beam.Pipeline, Path]]:
@@ -139,3 +144,27 @@ def test_a_second_execution_that_stops_anywhere_harms_nothing(
         assert {name: data for name, data in after.items() if name in before} == before
     pipeline.run().wait_until_finish()
     assert content(folder / "out") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", range(STOPS))
+def test_an_execution_that_stopped_anywhere_is_completed_by_the_next(tmp_path: Path, point: int) -> None:
+    """Of a graph that links, copies and merges files; a third one changes nothing."""
+    _, rows = prepare_night(tmp_path)
+    options = EmbedOptions(input=[f"{tmp_path}/in/*.jsonl"], output=f"{tmp_path}/out", **OPTIONS)
+    corpus, faults = EmbedCorpus(options, StubHead()), Faults(tmp_path)
+    pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+    _ = pipeline | corpus
+    nth = 1 + EFFECTS_OF_A_NIGHT * point // STOPS
+    with closing(corpus):
+        with faults.armed(Fault("any", nth, late=point % 2 == 1)), suppress(Exception):
+            pipeline.run().wait_until_finish()
+        assert faults.fired
+        pipeline.run().wait_until_finish()
+        table = read(tmp_path / "out", columns=["id", "text"])
+        found = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        assert sorted(found) == sorted(rows.items())
+        assert validate(str(tmp_path / "out")).valid
+        before = content(tmp_path / "out")
+        pipeline.run().wait_until_finish()
+        assert content(tmp_path / "out") == before

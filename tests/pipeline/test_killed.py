@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
 import time
 from multiprocessing.context import ForkServerProcess
@@ -12,13 +14,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from audioclip_beam.pipeline.layout import is_copy
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.validation import validate
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.faults import Faults
+from tests.support.kept_night import NEW, OPTIONS, prepare_night
 from tests.support.processes import start_process
 from tests.support.slow_run import crashing_run, slow_run
+from tests.support.snapshots import files_of
 
 KILLS = 10
+
+CRASHES = int(os.environ.get("CRASHES", "10"))  # at points that are evenly spread over a night; 1000 are all of them
 
 
 def finished_texts(output: Path) -> set[str]:
@@ -55,42 +63,60 @@ def test_sigkill_at_any_moment_then_a_run_gives_the_undisturbed_snapshot(tmp_pat
     assert not list(output.rglob("*.tmp"))
 
 
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, str], int]:
+    """A folder with a corpus and snapshots of it, {id: text} of before and after, and the effects of the night."""
+    folder = tmp_path_factory.mktemp("night")
+    before, after = prepare_night(folder)
+    faults = Faults(folder)
+    shutil.copytree(folder / "out", folder / "whole")
+    with faults.armed(None):
+        manifest, texts = embed(folder / "in/*.jsonl", folder / "whole", **OPTIONS)
+    earlier = {path.name for path in (folder / "out").rglob("*.parquet")}
+    parts = [file for file in files_of(folder / "whole", manifest) if file.is_part]
+    assert {file.segment for file in parts if is_copy(file.name)} == {0}, "filtered"
+    assert {file.segment for file in parts if file.name in earlier} == {1}, "linked"
+    assert sum(file.rows for file in parts if file.segment == 2) == 5, "merged: 3 rows, and 2 new ones"
+    assert sorted(texts) == NEW
+    return folder, before, after, faults.seen.total()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    ("effect", "nth"),
-    [
-        ("link", 1),
-        ("link", 2),
-        ("write", 1),
-        ("rename", 1),
-        ("start", 9),
-        ("manifest", 3),
-        ("pointer", 3),
-    ],
-)
-def test_crash_from_the_first_carried_file_to_the_pointer(tmp_path: Path, effect: str, nth: int, late: bool) -> None:
-    """Wherever a night that carries files over dies, the former snapshot or the new one is whole, and the next run exact."""
-    folder, output = tmp_path / "in", tmp_path / "out"
-    rows = {f"{shard}-{n}": f"text {n} of {shard}" for shard in "ab" for n in range(12)}
-    for shard in "ab":
-        write_jsonl(folder / f"{shard}.jsonl", [{"id": name, "text": rows[name]} for name in rows if name[0] == shard])
-    before, _ = embed(folder / "*.jsonl", output, id_field="id", max_file_rows=5)
-    rows |= {"c-0": "a new text"}
-    write_jsonl(folder / "c.jsonl", [{"id": "c-0", "text": "a new text"}])
-    process = start_process(crashing_run, str(tmp_path), effect, nth, late, stderr=tmp_path / "errors")
+@pytest.mark.parametrize("point", range(CRASHES))
+def test_crash_anywhere_in_a_night(
+    night: tuple[Path, dict[str, str], dict[str, str], int], tmp_path: Path, point: int
+) -> None:
+    """Before or after any effect on a file of a night that links, copies and merges files.
+
+    The former snapshot or the new one is whole, and the next run exact; no shard is read that the night has not read.
+    """
+    folder, before, after, effects = night
+    output = folder / f"out{point}"
+    shutil.copytree(folder / "out", output)
+    former = current_name(str(output))
+    nth, late = 1 + (effects - 1) * point // max(1, CRASHES - 1), point % 2 == 1
+    process = start_process(crashing_run, str(folder), output.name, nth, late, stderr=tmp_path / "errors")
     process.join(timeout=60)
-    assert process.exitcode == -signal.SIGKILL, (tmp_path / "errors").read_text()
-    published = current_name(str(output)) != before["snapshot"]
+    assert process.exitcode == -signal.SIGKILL or nth > effects - 5, (tmp_path / "errors").read_text()
+    published = current_name(str(output)) != former
     assert validate(str(output)).valid
-    assert len(read(output)) == 24 + published
-    manifest, texts = embed(folder / "*.jsonl", output, id_field="id", max_file_rows=5)
-    assert set(texts) <= {"a new text"}
-    table = read(output)
-    assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == rows
-    assert manifest["counts"]["read"] == (0 if published else 1)
+    assert rows_of(output) == (after if published else before)
+    manifest, texts = embed(folder / "in/*.jsonl", output, **OPTIONS)
+    assert set(texts) <= set(() if published else NEW)
+    assert rows_of(output) == after
+    assert manifest["counts"]["read"] == (0 if published else 3)
+    assert manifest["totals"]["rejected"] == 4
     assert validate(str(output)).valid
     assert all((path / "manifest.json").exists() for path in (output / "snapshots").iterdir()), "a dead run was left"
+    assert not list(output.rglob("*.tmp"))
+
+
+def rows_of(output: Path) -> dict[str, str]:
+    """Return {id: text} of the current snapshot, each id once."""
+    table = read(output, columns=["id", "text"])
+    rows = dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+    assert len(rows) == len(table)
+    return rows
 
 
 def workers_of(process: ForkServerProcess) -> list[psutil.Process]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,10 +21,14 @@ from audioclip_beam.pipeline.snapshots.listing import DROPPED_SCHEMA, LISTED_SCH
 from audioclip_beam.pipeline.snapshots.manifest import FileInfo, Manifest
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from audioclip_beam.pipeline.writers.kept_files import DroppedShards, KeepRows
+from audioclip_beam.pipeline.writers.parquet_file import ROW_GROUP
 from tests.support.corpus import StubHead, embed, read, write_jsonl
-from tests.support.snapshots import directory_of, files_of
+from tests.support.faults import Faults
+from tests.support.snapshots import directory_of, files_of, random_batches
 
 SHARDS, PER_FILE = 5000, 500
+
+LATE = 3000  # rows behind those that are looked at before the run
 
 
 def run(folder: Path, output: Path, **options: object) -> Manifest:
@@ -42,35 +49,52 @@ def new_files(output: Path, now: Manifest, before: set[str]) -> list[FileInfo]:
     return [file for file in files_of(output, now) if file.name not in before]
 
 
+def poison(path: Path) -> None:
+    """Replace a file by one of the same size and modification time whose content no reader takes for rows."""
+    state = path.stat()
+    path.unlink()
+    path.write_bytes(b"\0" * state.st_size)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 @pytest.mark.slow
 def test_one_of_thousands_of_shards(tmp_path: Path) -> None:
-    """Deleted, added and changed: no other shard is read, and a deletion rewrites one part file."""
+    """Deleted, added and changed: no other shard is opened, and a deletion rewrites one part file."""
     folder, output = tmp_path / "in", tmp_path / "out"
     for shard in range(SHARDS):
         write(folder, shard)
     first = run(folder, output, max_file_rows=PER_FILE)
     assert len(files_of(output, first)) == SHARDS // PER_FILE
     names = {file.name for file in files_of(output, first)}
+    for path in folder.iterdir():
+        poison(path)
+    faults, options = Faults(folder), {"max_file_rows": PER_FILE, "compare": "size_mtime"}
 
     (folder / "7.jsonl").unlink()
-    second = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        second = run(folder, output, **options)
     (copy,) = new_files(output, second, names)
     assert is_copy(copy.name)
     assert (copy.rows, second["counts"]["read"], second["totals"]["read"]) == (PER_FILE - 1, 0, SHARDS - 1)
     assert copy.made_by == files_of(output, first)[0].made_by
+    assert faults.opened == set()
     names |= {copy.name}
 
     write(folder, SHARDS)
-    third = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        third = run(folder, output, **options)
     (added,) = new_files(output, third, names)
     assert (added.rows, third["counts"]["read"], third["counts"]["embedded"]) == (1, 1, 1)
+    assert faults.opened == {str(folder / f"{SHARDS}.jsonl")}
     names |= {added.name}
 
     write(folder, 8, "another text")
-    fourth = run(folder, output, max_file_rows=PER_FILE)
+    with faults.armed(None):
+        fourth = run(folder, output, **options)
     files = new_files(output, fourth, names)
     assert sorted(file.rows for file in files) == [1, PER_FILE - 1]
     assert (fourth["counts"]["read"], fourth["totals"]["read"], len(fourth["segments"])) == (1, SHARDS, 3)
+    assert faults.opened == {str(folder / "8.jsonl")}
     assert len(read(output)) == SHARDS
 
 
@@ -227,6 +251,39 @@ def test_a_group_that_is_processed_twice_makes_nothing_twice(tmp_path: Path) -> 
         assert (kept.file.rows, kept.dropped) == ((15, 5) if file.is_part else (3, 1))
 
 
+def test_row_groups_stay_bounded_over_thirty_nights(tmp_path: Path) -> None:
+    """Each night a copy loses a row more, from its end on: what is left of a row group is joined with the next one."""
+    rows, groups = 8 * ROW_GROUP, 8
+    table = pa.Table.from_batches(random_batches(rows, 1))
+    names = pa.array(map(str, range(rows)))  # shards of one row each
+    table = table.set_column(table.column_names.index("shard"), table.schema.field("shard"), names)
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(table, path, row_group_size=ROW_GROUP)
+    file = FileInfo(path.name, rows, path.stat().st_size, sha256(path.read_bytes()).hexdigest())
+    for night in range(30):
+        name = str(ROW_GROUP * ((groups - 2 - night) % groups) + night)
+        directory = tmp_path / str(night)
+        directory.mkdir()
+        dropped = pa.table({"segment": [0], "name": [name]}).cast(DROPPED_SCHEMA)
+        write_listings(str(directory), LISTED_SCHEMA.empty_table(), dropped=dropped)
+        keep = KeepRows(
+            str(path.parent),
+            str(directory),
+            head=TEXT,
+            dropped=DroppedShards(str(directory), FileIO()),
+            encoding="plain",
+            file_io=FileIO(),
+        )
+        (kept,) = keep.process([CarriedFile(file, 0, 0)])
+        assert kept.file is not None
+        file, path = kept.file, directory / kept.file.name
+        metadata = pq.read_metadata(path)
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        assert max(sizes) < 2 * ROW_GROUP
+        assert len(sizes) <= groups
+    assert file.rows == rows - 30
+
+
 def test_a_shard_without_vectors_goes(tmp_path: Path) -> None:
     """Its rejected rows go, and the dry run and the check of ids find no ids of it."""
     folder, output = tmp_path / "in", tmp_path / "out"
@@ -241,26 +298,63 @@ def test_a_shard_without_vectors_goes(tmp_path: Path) -> None:
 
 
 def test_a_value_that_fits_no_type_is_no_damage(tmp_path: Path) -> None:
-    """The error names the value, and no file counts as damaged."""
+    """The error names the value, and no file counts as damaged; the dry run finds it, too."""
     folder, output = tmp_path / "in", tmp_path / "out"
     write_jsonl(folder / "a.jsonl", [{"id": "a", "text": "a", "tag": 2**53 + 1}])
     run(folder, output, keep_fields=["tag"])
-    write_jsonl(folder / "b.jsonl", [{"id": "b", "text": "b", "tag": 0.5}])
-    with pytest.raises(Exception, match=r"a.jsonl, id a: kept field 'tag' is 9007199254740993 .*give another type"):
-        run(folder, output, keep_fields=["tag"])
+    arguments = ["--input", f"{folder}/*.jsonl", "--output", str(output), "--id_field", "id", "--keep_fields", "tag"]
+    for late in (False, True):
+        rows = [{"id": f"b{row}", "text": "b", "tag": 1} for row in range(LATE if late else 0)]
+        write_jsonl(folder / "b.jsonl", [*rows, {"id": "b", "text": "b", "tag": 0.5}])
+        message = r"a.jsonl, id a: kept field 'tag' is 9007199254740993 .*give another type"
+        for attempt in (lambda: plan(arguments, StubHead()), lambda: run(folder, output, keep_fields=["tag"])):
+            with pytest.raises(Exception, match=message):
+                attempt()
     assert not list(directory_of(output).glob("_damaged-*"))
 
 
-def test_floats_that_become_texts_are_read_again(tmp_path: Path) -> None:
-    """A column of floats does not say whether 1 was written as 1 or 1.0."""
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+def test_numbers_and_times_that_become_texts(tmp_path: Path, late: bool) -> None:
+    """They are spelled alike in rows that are read and in files that are carried over, wherever the first text is."""
     folder, output = tmp_path / "in", tmp_path / "out"
-    for name, value in (("a", 1), ("b", 2.5)):
-        write_jsonl(folder / f"{name}.jsonl", [{"id": name, "text": name, "tag": value}])
-    run(folder, output, keep_fields=["tag"])
-    write_jsonl(folder / "c.jsonl", [{"id": "c", "text": "c", "tag": "x"}])
-    manifest = run(folder, output, keep_fields=["tag"])
-    assert read(output)["tag"].to_pylist() == ["1", "2.5", "x"]
-    assert any("every shard is read" in note for note in manifest["notes"])
+    for name, values in (("a", [1, 10**15]), ("b", [2.5, 1e15, 1.0, -0.0, 1e-7, 1e22]), ("c", [None])):
+        rows = [{"id": f"{name}{row}", "text": name, "number": value} for row, value in enumerate(values)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for unit in ("ms", "us"):
+        times = pa.array([datetime(2026, 1, 31), datetime(2026, 1, 31, 12, 0, 0, 500_000)], pa.timestamp(unit))
+        columns = {"number": pa.array([0.1, 3], pa.float32()), "time": times}
+        pq.write_table(
+            pa.table({"id": [f"{unit}0", f"{unit}1"], "text": ["p", "q"], **columns}), folder / f"{unit}.parquet"
+        )
+    inputs, options = (
+        [f"{folder}/*.jsonl", f"{folder}/*.parquet"],
+        {"id_field": "id", "keep_fields": ["number", "time"]},
+    )
+    embed(inputs, output, **options)
+    rows = [{"id": f"d{row}", "text": "d", "number": 3} for row in range(LATE if late else 0)]
+    write_jsonl(folder / "d.jsonl", [*rows, {"id": "e", "text": "e", "number": "x", "time": "now"}])
+    manifest, _ = embed(inputs, output, **options)
+    assert manifest["counts"]["read"] == len(rows) + 1
+    embed(inputs, tmp_path / "again", **options)
+    columns = ["id", "number", "time"]
+    found, expected = (read(folder, columns=columns) for folder in (output, tmp_path / "again"))
+    assert found.equals(expected)
+    whole = "1000000000000000"
+    assert found["number"].to_pylist()[:9] == ["1", whole, "2.5", whole, "1", "-0.0", "1e-7", "1e+22", None]
+    times = ["2026-01-31 00:00:00", "2026-01-31 12:00:00.5"]
+    assert found["time"].drop_null().to_pylist() == ["now", *times, *times]
+
+
+def test_lists_of_numbers_that_become_lists_of_texts_are_read_again(tmp_path: Path) -> None:
+    """In lists floats are spelled by their type."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, values in (("a", pa.array([[0.1]], pa.list_(pa.float32()))), ("b", pa.array([[0.5]])), ("c", [["x"]])):
+        pq.write_table(pa.table({"id": [name], "text": [name], "tag": values}), folder / f"{name}.parquet")
+        manifest, _ = embed(folder / "*.parquet", output, id_field="id", keep_fields=["tag"])
+    assert manifest["counts"]["read"] == 3
+    assert any("every shard is read: new or changed ones give" in note for note in manifest["notes"])
+    assert read(output)["tag"].to_pylist() == [["0.1"], ["0.5"], ["x"]]
 
 
 def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
@@ -288,10 +382,25 @@ def test_a_damaged_file_of_rejected_rows(tmp_path: Path) -> None:
     assert (manifest["counts"]["read"], manifest["totals"]) == (2, first["totals"])
 
 
-def test_a_changed_option_reads_every_shard_with_a_note(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_text_bytes": 999}, "max_text_bytes changed since {}"),
+        ({"no_dedupe": True}, "--no_dedupe is given"),
+        ({"force": True, "no_text": True}, "--force is given; no_text changed since {}"),
+    ],
+)
+def test_what_reads_every_shard_is_noted(tmp_path: Path, options: dict[str, object], reason: str) -> None:
+    """Also if it was given before."""
     folder, output = tmp_path / "in", tmp_path / "out"
     write(folder, 0)
-    run(folder, output)
-    manifest = run(folder, output, max_text_bytes=999)
+    first = run(folder, output)
+    manifest = run(folder, output, **options)
     assert manifest["counts"]["read"] == 1
-    assert any("every shard is read: max_text_bytes changed since" in note for note in manifest["notes"])
+    assert f"every shard is read: {reason.format(first['snapshot'])}" in manifest["notes"]
+    again = run(folder, output, **options)
+    given = [part for part in reason.split("; ") if part.startswith("--")]
+    assert [note for note in again["notes"] if "every shard" in note] == [
+        f"every shard is read: {part}" for part in given
+    ]
+    assert again["counts"]["read"] == bool(given)

@@ -1,4 +1,4 @@
-"""Jobs for engines: a corpus in all formats, a model that notes its worker, and a publisher whose worker dies."""
+"""Jobs for engines: a corpus in all formats, a model that notes its worker, and steps whose workers die."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 
 from audioclip_beam.model.head import Encoding
 from audioclip_beam.model.text.head import TextHead, TextSettings
+from audioclip_beam.pipeline.layout import is_copy
 from audioclip_beam.pipeline.publish.publish_snapshot import PublishSnapshot
 from audioclip_beam.pipeline.publish.run_totals import RunReport
+from audioclip_beam.pipeline.readers.settle_types import SettledTypes
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
+from audioclip_beam.pipeline.snapshots.listing import CarriedFile
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.writers.kept_files import KeepRows, KeptRows
 from tests.support.corpus import read
 from tests.support.shards import COMPRESS, encode_rows
 from tests.support.stub import StubEncoder, StubHead
@@ -111,3 +115,15 @@ class PublishThenDie(PublishSnapshot):
         if first:
             os.kill(os.getpid(), signal.SIGKILL)
         yield from manifests
+
+
+class KeepThenDie(KeepRows):
+    """KeepRows whose worker dies when it has written its first copy, before the runner knows."""
+
+    def process(self, group: list[CarriedFile], types: SettledTypes | None = None) -> Iterator[KeptRows]:
+        kept = list(super().process(group, types))
+        died = Path(self.directory).parents[2] / "died"  # beside the output
+        if any(each.file and is_copy(each.file.name) for each in kept) and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from kept

@@ -37,7 +37,7 @@ EFFECTS = (
 
 @dataclass
 class Fault:
-    """A fault: the `nth` effect of a kind fails and, if it is `lasting`, every later one.
+    """A fault: the `nth` effect of a kind, or of "any", fails and, if it is `lasting`, every later one.
 
     `late` lets the effect happen and then fails, as if its answer were lost. `meanwhile` is called instead of failing.
     """
@@ -71,10 +71,14 @@ def effect_of(call: str, path: str) -> str | None:
 
 
 class Faults:
-    """The effects on all files below `root` while `armed` is active; `seen` counts them by kind."""
+    """The effects on all files below `root` while `armed` is active.
+
+    `seen` counts them by kind, and `opened` has the paths of the files that were opened to be read.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.seen, self.fired = str(root), Counter[str](), 0
+        self.opened = set[str]()
         self._fault: Fault | None = None
         self._lock = threading.Lock()
 
@@ -82,6 +86,7 @@ class Faults:
     def armed(self, fault: Fault | None) -> Iterator[None]:
         """Let `fault` happen within the block."""
         self.seen.clear()
+        self.opened.clear()
         self.fired, self._fault = 0, fault
         with self._patched():
             try:
@@ -96,8 +101,9 @@ class Faults:
         if effect is not None:
             with self._lock:
                 self.seen[effect] += 1
-                if fault and fault.effect == effect:
-                    struck = self.seen[effect] == fault.nth or (fault.lasting and self.seen[effect] > fault.nth)
+                if fault and fault.effect in (effect, "any"):
+                    times = self.seen.total() if fault.effect == "any" else self.seen[effect]
+                    struck = times == fault.nth or (fault.lasting and times > fault.nth)
                     self.fired += struck
         if fault and struck and fault.meanwhile and not fault.late:
             self._fault = None  # it happens once, and without faults
@@ -126,6 +132,8 @@ class Faults:
             if not self.concerns(path) or "b" not in mode:
                 return plain_open(path, mode, *args, **options)
             call = "read" if mode == "rb" else "write"
+            if call == "read":
+                self.opened.add(os.fspath(path))
             with self.around(effect_of(call, os.fspath(path)), os.fspath(path)):
                 handle = plain_open(path, mode, *args, **options)
             return _File(handle, call, os.fspath(path), self)

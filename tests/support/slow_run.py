@@ -44,13 +44,15 @@ def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     run(EmbedCorpus(options, LoggingHead(log)), options)
 
 
-def crashing_run(root: str, effect: str, nth: int, late: bool) -> None:
-    """Embed the shards in `root`/in into `root`/out; the process is killed at the `nth` effect of a kind on a file there.
+def crashing_run(root: str, output: str, nth: int, late: bool) -> None:
+    """Embed the shards in `root`/in into `root`/`output`; the process is killed at the `nth` effect on a file there.
 
     `late` means after that effect, and not before it.
     """
-    options = EmbedOptions([], input=[f"{root}/in/*.jsonl"], output=f"{root}/out", id_field="id", max_file_rows=5)
+    options = EmbedOptions(
+        [], input=[f"{root}/in/*.jsonl"], output=f"{root}/{output}", id_field="id", max_file_rows=5, unique_ids=True
+    )
     end = partial(os.kill, os.getpid(), signal.SIGKILL)
-    fault = Fault(effect, nth, late=late, meanwhile=end)
+    fault = Fault("any", nth, late=late, meanwhile=end)
     with Faults(Path(root)).armed(fault):
         run(EmbedCorpus(options, StubHead()), options)
