@@ -49,16 +49,16 @@ class FileIO:
 
         Raises StoreError or OSError, as open_to_read does.
         """
-        self._set_options(path)
+        self.set_options(path)
         return open_to_read(path, self.read_timeout)
 
     def open_version(self, file: ListedFile) -> AbstractContextManager[IO[bytes]]:
         """Open the version of a file that was listed, for a block. Raises FileChanged too, as timeout_reader does."""
-        self._set_options(file.path)
+        self.set_options(file.path)
         return open_version(file, self.read_timeout, self.compare)
 
-    def _set_options(self, path: str) -> None:
-        # Beam gives the job's options to the processes that it starts; in any other process, set the job's options here.
+    def set_options(self, path: str) -> None:
+        """Give Beam's file systems the job's options for `path`, if no one has: a runner does so in its own processes."""
         if is_local(path) or not self.store_options:
             return
         if not beam_files.has_options():

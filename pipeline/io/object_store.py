@@ -7,6 +7,7 @@ names, and listings and reads of versions.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -47,15 +48,19 @@ def s3_object(path: str):  # type: ignore[no-untyped-def]  # boto3's client, wit
 # By scheme: (options, process, client). Small files would spend most of their time on new clients and connections.
 _CLIENTS: dict[str, tuple[object, int, Any]] = {}
 
+_LOCKS = [threading.Lock()]  # of many threads that begin at the same time, one makes the client
+os.register_at_fork(after_in_child=lambda: _LOCKS.__setitem__(0, threading.Lock()))
+
 
 def _cached(scheme: str, options: object, make: Callable[[], Any]) -> Any:
     """Return the client for these options of Beam, which is made once in each process."""
-    known = _CLIENTS.get(scheme)
-    if known and options is not None and known[0] is options and known[1] == os.getpid():
-        return known[2]
-    client = make()
-    _CLIENTS[scheme] = (options, os.getpid(), client)
-    return client
+    with _LOCKS[0]:
+        known = _CLIENTS.get(scheme)
+        if known and options is not None and known[0] is options and known[1] == os.getpid():
+            return known[2]
+        client = make()
+        _CLIENTS[scheme] = (options, os.getpid(), client)
+        return client
 
 
 def _upload_gcs(source: IO[bytes], path: str, mime_type: str) -> None:

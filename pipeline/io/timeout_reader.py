@@ -86,7 +86,20 @@ def call_within(path: str, timeout: float, call: Callable[[], _T]) -> _T:
 
 
 class NoDataError(StoreError):
-    """Error of a call that takes too long; its thread may hang."""
+    """Error of a call that takes longer than `timeout` seconds; its thread may hang."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__(
+            f"{path} gave no data for {timeout:g} s: check that its file system or object store answers, or raise "
+            f"--read_timeout"
+        )
+
+
+def store_error(path: str, error: Exception) -> Exception:
+    """Return the error to raise for one of a read: a ValueError from an object store's client is not damage in a shard."""
+    if is_local(path) or isinstance(error, StoreError):
+        return error
+    return StoreError(f"{path} cannot be read: {error_text(error)}")
 
 
 def _result(path: str, future: Future[_T], timeout: float) -> _T:
@@ -96,15 +109,12 @@ def _result(path: str, future: Future[_T], timeout: float) -> _T:
     except FutureTimeout:
         if future.done():  # a TimeoutError that the call raised
             raise
-        raise NoDataError(
-            f"{path} gave no data for {timeout:g} s: check that its file system or object store answers, or raise "
-            f"--read_timeout"
-        ) from None
+        raise NoDataError(path, timeout) from None
     except Exception as error:
-        if is_local(path) or isinstance(error, StoreError):
+        converted = store_error(path, error)
+        if converted is error:
             raise
-        # A ValueError from an object store's client must not be taken for damage in the shard.
-        raise StoreError(f"{path} cannot be read: {error_text(error)}") from error
+        raise converted from error
 
 
 class _TimeoutReader(io.RawIOBase):

@@ -147,6 +147,24 @@ def check_unchanged(file: ListedFile, handle: IO[bytes], compare: str = "version
         raise FileChanged(f"{file.path} changed{sizes}")
 
 
+def read_range(file: ListedFile, offset: int, size: int, compare: str = "version") -> bytes:
+    """Return `size` bytes from `offset` of the version of a file that was listed; the range is inside it.
+
+    Raises FileChanged if the file is not that version, in what `compare` names.
+    """
+    access = VERSIONED_ACCESS.get(scheme_of(file.path))
+    if access is not None:
+        downloader, end = _VersionDownloader(file, access.read), offset + size
+        starts = range(offset, end, REQUEST_BYTES)
+        pieces = [downloader.get_range(start, min(start + REQUEST_BYTES, end)) for start in starts]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    with open_listed(file, compare) as handle:
+        handle.seek(offset)
+        data = handle.read(size)
+        check_unchanged(file, handle, compare)
+        return data
+
+
 def _gone(file: ListedFile, error: Exception) -> FileChanged:
     return FileChanged(
         f"{file.path} existed when it was listed and cannot be read now ({error_text(error)})", missing=True
