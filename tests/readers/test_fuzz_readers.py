@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
 from audioclip_beam.pipeline.readers.notes import Notice, ShardNotes
-from audioclip_beam.pipeline.readers.registry import READERS
 from audioclip_beam.pipeline.readers.shard import InputError, Shard
 from tests.support.shards import COMPRESS, REASONS, infer_kept_schema, read_shard
 
@@ -125,7 +124,7 @@ CHUNK = st.sampled_from(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("form", SEEDS)
 @given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK
 def test_any_bytes_are_accounted_for(form: str, data: st.DataObject, suffix: str) -> None:
@@ -137,7 +136,7 @@ def test_any_bytes_are_accounted_for(form: str, data: st.DataObject, suffix: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("form", SEEDS)
 @given(data=st.data(), suffix=st.sampled_from(sorted(COMPRESS)))
 @QUICK
 def test_corrupted_shards_are_accounted_for(form: str, data: st.DataObject, suffix: str) -> None:
