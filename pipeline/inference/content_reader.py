@@ -108,6 +108,10 @@ class ContentReader:
     @contextmanager
     def _open(self, source: Source) -> Iterator[BinaryIO]:
         """Open the bytes of a content, for a block."""
+        if not source.version:
+            with self.file_io.open(source.path) as whole:
+                yield cast(BinaryIO, ByteRange(whole, source.offset, source.size))
+            return
         shard = Shard(source.path, source.path, "media", None, source.bytes, source.version)
         with open_shard(shard, self.file_io, self.reports) as whole:
             yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))

@@ -12,6 +12,7 @@ from ...model.head import BadRow
 from ..content import MediaContent
 from ..schemas import CONTENT_HASH, SOURCE, UNSETTLED, content_fields, rejected_schema, row_schema
 from .compression import BLOCK_ROWS
+from .content_spill import ContentSpill
 from .fields import MISSING, NoTexts, as_id, lookup, texts_at
 from .kept_types import FITTING, LARGE, Unfit, as_kept, cast_given, kind_of, type_remedy, unsettled
 from .notes import ShardNotes
@@ -43,6 +44,7 @@ class BatchBuilder:
         without_texts: Documents whose list of contents is missing or empty.
         notes: What its reader notices.
         kinds: The kinds of values of the kept fields whose types may widen, each with the row of its first value.
+        spill: Copies of contents that cannot be read by themselves.
     """
 
     def __init__(self, part: Part, settings: ReadSettings) -> None:
@@ -58,6 +60,7 @@ class BatchBuilder:
         self.damage: str | None = None
         self.without_texts = 0
         self.notes = ShardNotes(part.shard.name)
+        self.spill = ContentSpill(settings.spill)
         self._none_rejected = pa.RecordBatch.from_pylist([], self.rejected_schema)
         self._clear()
 

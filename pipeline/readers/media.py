@@ -24,14 +24,16 @@ class Item(NamedTuple):
     Attributes:
         path: The file that a user knows.
         name: Its name, whose suffix says what it is.
+        size: Its bytes.
         offset: Where it begins in the file, if it can be read there by itself and is not the whole.
-        source: Where its bytes are read.
+        source: Where its bytes are read; None if it cannot be read by itself, and is copied.
     """
 
     path: str
     name: str
-    offset: int | None
-    source: Source
+    size: int
+    offset: int | None = None
+    source: Source | None = None
 
 
 class MediaReader:
@@ -45,7 +47,8 @@ class MediaReader:
         """Add the rows of the file to `builder`, and yield its batches as they fill up."""
         shard = builder.shard
         source = Source(shard.path, shard.bytes, shard.version, 0, shard.bytes)
-        yield from add_item(builder, shard.name, Item(shard.path, shard.path, None, source), cast(BinaryIO, handle))
+        item = Item(shard.path, shard.path, shard.bytes, source=source)
+        yield from add_item(builder, shard.name, item, cast(BinaryIO, handle))
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add nothing: a file has no fields."""
@@ -58,37 +61,43 @@ def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kep
         builder: The rows of the shard.
         name: The id of the item, which those of its windows begin with.
         item: What and where it is.
-        opened: Its bytes, at their beginning.
+        opened: Its bytes, at their beginning; of an item that is copied they are read once, in order.
         kept: The values of the kept fields.
     """
-    head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.source.size
+    head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.size
     assert settings is not None
-    digest: bytes | None = None
+    source, digest = item.source, None
     try:
         if size > builder.limit:
             head.parts(opened, size, b"", settings)  # raises the rejection
-        if builder.settings.headers_only:
+        if source is None and size > head.max_held:
+            source = builder.spill.copy(opened, size)
+            opened = cast(BinaryIO, builder.spill.open(source))
+        if builder.settings.headers_only and item.source:
             in_memory, digest = None, _digest(repr(item.source).encode())
         else:
             in_memory, digest = _hash(opened, size, head.max_held)
         parts = head.parts(in_memory or opened, size, digest, settings)
+        if source is None and in_memory:
+            source = builder.spill.add(in_memory.getvalue())
     except BadRow as bad:
         bad.id = name
         builder.reject(builder.next_row, bad, (_file(item, head, digest),))
         builder.next_row += 1
         return
+    assert source is not None
     file = _file(item, head, digest)
     for part in parts:
-        content = MediaContent(file, part.values, item.source._replace(units=part.units), part.hash)
+        content = MediaContent(file, part.values, source._replace(units=part.units), part.hash)
         yield from builder.add_content(f"{name}{part.fragment}", content, kept)
 
 
 def _file(item: Item, head: MediaHead, digest: bytes | None) -> dict[str, Any]:
     content_type = content_type_of(item.name, head.types)
-    return file_value(item.path, offset=item.offset, size=item.source.size, content_type=content_type, digest=digest)
+    return file_value(item.path, offset=item.offset, size=item.size, content_type=content_type, digest=digest)
 
 
-def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[BinaryIO | None, bytes]:
+def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[io.BytesIO | None, bytes]:
     """Return the bytes of a file, as a file, if memory takes them, and their digest."""
     if size <= max_held:
         data = read_exactly(opened, size)

@@ -30,6 +30,7 @@ class ReadSettings:
         encoder: What the encoder is loaded from: its settings decide what is a row of a file. None if there are no files.
         headers_only: Whether files are not read to their end: what is hashed is then their version.
         threads: How many files are opened and read at the same time.
+        spill: The directory for copies of contents that cannot be read by themselves; None before the run.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
         reports: Where errors are reported that no retry repairs.
@@ -45,6 +46,7 @@ class ReadSettings:
     encoder: EncoderSettings | None = None
     threads: int = 1
     headers_only: bool = False
+    spill: str | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.

@@ -43,6 +43,10 @@ def read_shard(shard: Shard, settings: ReadSettings, notes: ShardNotes | None = 
 
 
 def _read(builder: BatchBuilder) -> Batches:
+    return builder.spill.hold(_read_part(builder))
+
+
+def _read_part(builder: BatchBuilder) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
     with open_shard(shard, builder.settings.file_io, builder.settings.reports) as handle:
         try:
