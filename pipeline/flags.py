@@ -22,7 +22,7 @@ MAX_FILE_ROWS = 32768
 READ_TIMEOUT = 600  # seconds, longer than requests to an object store are repeated
 
 # Of shards, in the order of the readers in readers/registry.py.
-FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet", "media")
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet", "media", "tar")
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

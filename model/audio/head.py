@@ -107,7 +107,7 @@ class AudioHead(MediaHead):
     size_column = "duration"
     size_unit = "seconds"
     max_size = 600
-    reasons = ("empty file", "missing file", "not decodable", "too short")
+    reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too short")
     provenance = ("variant", "window", "hop")
     flags = FLAGS
 

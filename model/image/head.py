@@ -52,7 +52,7 @@ class ImageHead(MediaHead):
     size_column = "width"
     size_unit = "pixels of width"
     max_size = 2048
-    reasons = ("empty file", "missing file", "not decodable", "too large")
+    reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too large")
     provenance = ("variant",)
     flags = FLAGS
 

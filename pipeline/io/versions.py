@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, NamedTuple
 
 from . import beam_files
+from .byte_ranges import read_exactly
 from .filesystem import match
 from .object_store import VERSIONED_ACCESS
 from .paths import is_local, scheme_of
@@ -25,7 +26,7 @@ REQUEST_BYTES = 16 << 20  # of one download
 
 
 class ListedFile(NamedTuple):
-    """A file as it was listed; `size` is in bytes."""
+    """A file as it was listed; `size` is in bytes, and version "" is that of a file which is written once."""
 
     path: str
     size: int
@@ -129,9 +130,20 @@ def open_listed(file: ListedFile, compare: str = "version") -> IO[bytes]:
     return handle
 
 
+def read_range(file: ListedFile, offset: int, size: int, compare: str = "version") -> bytes:
+    """Return `size` bytes of a file from `offset` on, by one request to gs:// or s3://. Raises FileChanged."""
+    if scheme_of(file.path) in VERSIONED_ACCESS:
+        return _VersionDownloader(file, VERSIONED_ACCESS[scheme_of(file.path)].read).get_range(offset, offset + size)
+    with open_listed(file, compare) as handle:
+        handle.seek(offset)
+        data = read_exactly(handle, size)
+        check_unchanged(file, handle, compare)
+    return data
+
+
 def check_unchanged(file: ListedFile, handle: IO[bytes], compare: str = "version") -> None:
     """Raise FileChanged if the open file is not the version that was listed; on gs:// and s3:// each request checks it."""
-    if scheme_of(file.path) in VERSIONED_ACCESS:
+    if not file.version or scheme_of(file.path) in VERSIONED_ACCESS:
         return
     if is_local(file.path):
         status = os.fstat(handle.fileno())

@@ -104,10 +104,16 @@ class BatchBuilder:
         self.rows.append(self.next_row)
         self.ids.append(row_id)
         self.contents.append(content)
-        self.next_row += 1
         self.bytes += REFERENCE_BYTES + len(row_id) + sum(map(_bytes_of, kept))
-        for column, value in zip(self.kept_columns, kept, strict=True):
-            column.append(value)
+        self._keep(self.next_row, kept)
+        self.next_row += 1
+        if self._is_full():
+            yield self.flush()
+
+    def reject_next(self, bad: BadRow, known: Sequence[object] = ()) -> Batches:
+        """Add the next row as a rejected one, with arguments as `reject` has them; yield the batch that this completes."""
+        self.reject(self.next_row, bad, known)
+        self.next_row += 1
         if self._is_full():
             yield self.flush()
 
@@ -126,7 +132,7 @@ class BatchBuilder:
         record_id = self._record_id(row, record, number)
         element_ids = _element_ids(record, field.id) if record_id is None else {}
         try:
-            kept = self._kept_values(row, record, kept)
+            kept = self.kept_values(row, record, kept)
             kept_bytes = sum(map(_bytes_of, kept))
             for suffix, value in texts_at(record, field.text):
                 if isinstance(value, NoTexts):
@@ -146,7 +152,7 @@ class BatchBuilder:
             bad.id = record_id
             raise
 
-    def _kept_values(self, row: int, record: dict[str, object], kept: Sequence[object] | None) -> list[object]:
+    def kept_values(self, row: int, record: dict[str, object], kept: Sequence[object] | None = None) -> list[object]:
         """Return the values of a record for the kept columns; an Unfit is one that ends the run if the row is added."""
         if kept is None:
             kept = [lookup(record, field.path) for field in self.fields.kept]
@@ -182,7 +188,12 @@ class BatchBuilder:
         self.ids.append(row_id)
         self.contents.append(content)
         self.bytes += len(content) + len(row_id) + kept_bytes
-        for column, value in zip(self.kept_columns, kept, strict=False):  # lines of txt have no kept fields
+        self._keep(row, kept)
+
+    def _keep(self, row: int, kept: Sequence[object]) -> None:
+        for column, value in zip(
+            self.kept_columns, kept, strict=False
+        ):  # lines of txt have no kept fields, nor have files
             if isinstance(value, Unfit):
                 self._end_run(row, value)
             column.append(value)

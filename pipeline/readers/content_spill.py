@@ -44,16 +44,16 @@ class ContentSpill:
 
     def add(self, data: bytes) -> Source:
         """Copy a content."""
-        with convert_write_errors(self._local):
-            self._begin_content(len(data)).write(data)
+        self._begin_content()
+        self._write(data)
         return self._end_content(len(data))
 
     def copy(self, file: IO[bytes], size: int) -> Source:
         """Copy a content: the next `size` bytes of a file, or those up to its end."""
-        handle, left = self._begin_content(size), size
+        self._begin_content()
+        left = size
         while left and (data := file.read(min(left, COPIED_BYTES))):
-            with convert_write_errors(self._local):
-                handle.write(data)
+            self._write(data)
             left -= len(data)
         return self._end_content(size - left)
 
@@ -84,21 +84,26 @@ class ContentSpill:
         assert self.directory is not None
         return self.directory if is_local(self.directory) else tempfile.gettempdir()
 
-    def _begin_content(self, size: int) -> IO[bytes]:
-        """Return the file for a content of `size` bytes, at its end. Raise SnapshotError if the disk is full."""
+    def _begin_content(self) -> None:
+        """Go to the end of the file, or of another one."""
         if self._size >= FILE_BYTES or self._contents >= FILE_CONTENTS:
             self._end_file()
         with convert_write_errors(self._local):
             if self._handle is None:
                 self._handle = self._begin_file()
-            free = shutil.disk_usage(self._local).free
             self._handle.seek(self._size)
-        if free < size:
-            raise SnapshotError(
-                f"{self._local} has {free:,} bytes free, and {size:,} are needed for a copy of a content that cannot "
-                f"be read by itself: {WRITE_REMEDY}"
-            )
-        return self._handle
+
+    def _write(self, data: bytes) -> None:
+        """Write a part of a content. Raise SnapshotError if the disk is full."""
+        assert self._handle is not None
+        with convert_write_errors(self._local):
+            free = shutil.disk_usage(self._local).free  # now: what a header says of the size may be wrong
+            if free < len(data):
+                raise SnapshotError(
+                    f"{self._local} has {free:,} bytes free, and {len(data):,} more are needed for a copy of a content "
+                    f"that cannot be read by itself: {WRITE_REMEDY}"
+                )
+            self._handle.write(data)
 
     def _end_content(self, size: int) -> Source:
         source = Source(self._path, 0, "", self._size, size)

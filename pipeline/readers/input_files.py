@@ -24,7 +24,7 @@ from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
 from ..terminal import plural
-from .compression import SUFFIXES
+from .compression import SHORT_SUFFIXES, SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, READERS
 from .shard import InputError, Shard
@@ -263,9 +263,15 @@ def open_shard(shard: Shard, file_io: FileIO, reports: RunReports = RunReports()
     it is forbidden, or gives no byte for as long as `file_io` waits. The launcher of a remote job learns of a shard that is
     missing, changed or forbidden.
     """
+    with reading_errors(shard.path, reports), file_io.open_version(shard.listed) as handle:
+        yield handle
+
+
+@contextmanager
+def reading_errors(path: str, reports: RunReports) -> Iterator[None]:
+    """Raise the errors of the block, which reads a listed file, as open_shard does."""
     try:
-        with file_io.open_version(shard.listed) as handle:
-            yield handle
+        yield
     except FileChanged as error:
         with reports.errors():
             raise _shard_changed(error) from error
@@ -273,9 +279,7 @@ def open_shard(shard: Shard, file_io: FileIO, reports: RunReports = RunReports()
         raise
     except OSError as error:
         with reports.errors():
-            raise OSError(
-                error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}"
-            ) from error
+            raise OSError(error.errno or errno.EIO, f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _shard_changed(error: FileChanged) -> InputError:
@@ -304,6 +308,7 @@ def _same_name(name: str, *inputs: tuple[str, str]) -> InputError:
 def _format_of(path: str, input_format: str | None, head: Head | None) -> tuple[str, str | None]:
     """Return (format, compression) of a file by its suffixes. Raises InputError if they name no known format."""
     stem, suffix = os.path.splitext(path)
+    stem, suffix = os.path.splitext(f"{stem}{SHORT_SUFFIXES.get(suffix.lower(), suffix)}")
     compression = SUFFIXES.get(suffix.lower())
     if compression:
         suffix = os.path.splitext(stem)[1]
@@ -320,6 +325,8 @@ def _format_of(path: str, input_format: str | None, head: Head | None) -> tuple[
             f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(FORMAT_SUFFIXES)}, most also "
             f"compressed as {', '.join(SUFFIXES)}: name it with --input_format"
         )
+    if form == "tar" and not (head and head.by_reference):
+        raise InputError(f"{path}: a tar has pictures or sounds: give --head image or --head audio, or unpack it")
     if compression and not READERS[form].compressible:
         raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from ...model.head import BadRow
-from ...model.media import DIGEST_BYTES, MediaHead
+from ...model.media import DIGEST_BYTES, MediaHead, Part
 from ..content import MediaContent, Source, content_type_of, file_value
 from ..io.byte_ranges import read_exactly
 from .batch_builder import BatchBuilder
@@ -54,7 +55,23 @@ class MediaReader:
         """Add nothing: a file has no fields."""
 
 
-def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kept: tuple[Any, ...] = ()) -> Batches:
+class Found(NamedTuple):
+    """What a look at an item has shown.
+
+    Attributes:
+        file: The value of the column FILE.
+        source: Where its bytes are read; None if it has a fault.
+        parts: What its rows embed.
+        fault: Why it is rejected.
+    """
+
+    file: dict[str, Any]
+    source: Source | None = None
+    parts: Sequence[Part] = ()
+    fault: BadRow | None = None
+
+
+def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kept: Sequence[Any] = ()) -> Batches:
     """Add the rows of a picture or recording, or its rejection, to `builder`; yield the batches that this completes.
 
     Args:
@@ -64,6 +81,11 @@ def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kep
         opened: Its bytes, at their beginning; of an item that is copied they are read once, in order.
         kept: The values of the kept fields.
     """
+    yield from add_found(builder, name, look_at(builder, item, opened), kept)
+
+
+def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
+    """Return what a picture or recording is, whose bytes are read for that; arguments as add_item has them."""
     head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.size
     assert settings is not None
     source, digest = item.source, None
@@ -79,16 +101,23 @@ def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kep
             in_memory, digest = _hash(opened, size, head.max_held)
         parts = head.parts(in_memory or opened, size, digest, settings)
         if source is None and in_memory:
-            source = builder.spill.add(in_memory.getvalue())
+            nowhere = builder.settings.headers_only  # contents are not read again
+            source = Source("", 0, "", 0, size) if nowhere else builder.spill.add(in_memory.getvalue())
     except BadRow as bad:
-        bad.id = name
-        builder.reject(builder.next_row, bad, (_file(item, head, digest),))
-        builder.next_row += 1
+        return Found(_file(item, head, digest), fault=bad)
+    return Found(_file(item, head, digest), source, parts)
+
+
+def add_found(builder: BatchBuilder, name: str, found: Found, kept: Sequence[Any] = ()) -> Batches:
+    """Add the rows of an item that was looked at, or its rejection; arguments as add_item has them."""
+    if found.source is None:
+        assert found.fault is not None
+        found.fault.id = name
+        yield from builder.reject_next(found.fault, (found.file,))
         return
-    assert source is not None
-    file = _file(item, head, digest)
-    for part in parts:
-        content = MediaContent(file, part.values, source._replace(units=part.units), part.hash)
+    for part in found.parts:
+        source = found.source._replace(units=part.units)
+        content = MediaContent(found.file, part.values, source, part.hash)
         yield from builder.add_content(f"{name}{part.fragment}", content, kept)
 
 

@@ -83,7 +83,7 @@ def test_a_full_disk_ends_the_run_with_the_directory_and_the_bytes(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5000))
     spill = ContentSpill(str(tmp_path / "run"))
     spill.add(bytes(5000))
-    message = f"{tmp_path}/run has 5,000 bytes free, and 5,001 are needed for a copy of a content"
+    message = f"{tmp_path}/run has 5,000 bytes free, and 5,001 more are needed for a copy of a content"
     with pytest.raises(SnapshotError, match=re.escape(message)):
         spill.add(bytes(5001))
 
