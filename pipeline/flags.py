@@ -358,7 +358,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add(
         "--retry_rejected",
         action="store_true",
-        help="also read shards with rows that were rejected for reasons that may pass: model error",
+        help="also read shards with rows that were rejected for reasons that may pass: missing file, model error",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
     if for_plan:

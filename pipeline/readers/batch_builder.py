@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -78,8 +78,25 @@ class BatchBuilder:
         if batch is not None:
             yield from self.pass_through(first, batch)
             return
-        for row, record in enumerate(block, first):
-            yield from self.add(row, record)
+        yield from self.add_records(first, block)
+
+    def add_records(
+        self,
+        first: int,
+        records: Iterable[Record | BadRow],
+        kept: Sequence[Sequence[object]] | None = None,
+        schema: pa.Schema | None = None,
+    ) -> Batches:
+        """Add records one by one; yield the batches that this completes.
+
+        Args:
+            first: The number of the first row.
+            records: The records of the rows.
+            kept: The values of each kept field; without it they are looked up in the records.
+            schema: The columns that the records were made of, if there are any.
+        """
+        for at, record in enumerate(records):
+            yield from self.add(first + at, record, None if kept is None else [column[at] for column in kept])
 
     def add(self, row: int, record: Record | BadRow, kept: Sequence[object] | None = None) -> Batches:
         """Add the contents of a record; yield the batches that this completes.
@@ -99,14 +116,17 @@ class BatchBuilder:
         if self._is_full():
             yield self.flush()
 
-    def add_content(self, row_id: str, content: MediaContent, kept: Sequence[object]) -> Batches:
-        """Add the next row, whose content a reader has looked at; yield the batch that this completes."""
-        self.rows.append(self.next_row)
+    def add_content(
+        self, row_id: str, content: MediaContent, kept: Sequence[object], row: int | None = None
+    ) -> Batches:
+        """Add a row whose content a reader has looked at, by default the next one; yield the batch that this completes."""
+        if row is None:
+            row, self.next_row = self.next_row, self.next_row + 1
+        self.rows.append(row)
         self.ids.append(row_id)
         self.contents.append(content)
         self.bytes += REFERENCE_BYTES + len(row_id) + sum(map(_bytes_of, kept))
-        self._keep(self.next_row, kept)
-        self.next_row += 1
+        self._keep(row, kept)
         if self._is_full():
             yield self.flush()
 
@@ -142,7 +162,7 @@ class BatchBuilder:
                 try:
                     if row_id is None:
                         row_id = as_id(element_ids.get(suffix, MISSING), str(field.id), self.limit)
-                    self._add_row(row, row_id, self.settings.content(value, field.text), kept, kept_bytes)
+                    self._add_value(row, row_id, value, field.text, record=record, kept=kept, kept_bytes=kept_bytes)
                 except BadRow as bad:
                     bad.id = row_id
                     self.reject(row, bad)
@@ -182,6 +202,20 @@ class BatchBuilder:
         else:
             record_id = as_id(lookup(record, field.id), field.id, self.limit)
         return f"{record_id}/{field.text.replace('[]', '')}" if field.id in ids else record_id
+
+    def _add_value(
+        self,
+        row: int,
+        row_id: str,
+        value: object,
+        path: str,
+        *,
+        record: dict[str, object],
+        kept: Sequence[object],
+        kept_bytes: int,
+    ) -> None:
+        """Add the row of the value at a path of a record. Raise BadRow if it is not a content."""
+        self._add_row(row, row_id, self.settings.content(value, path), kept, kept_bytes)
 
     def _add_row(self, row: int, row_id: str, content: str | bytes, kept: Sequence[object], kept_bytes: int) -> None:
         self.rows.append(row)

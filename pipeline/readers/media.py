@@ -96,9 +96,9 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
             source = builder.spill.copy(opened, size)
             opened = cast(BinaryIO, builder.spill.open(source))
         if builder.settings.headers_only and item.source:
-            in_memory, digest = None, _digest(repr(item.source).encode())
+            in_memory, digest = None, digest_of(repr(item.source).encode())
         else:
-            in_memory, digest = _hash(opened, size, head.max_held)
+            in_memory, digest = hash_content(opened, size, head.max_held)
         parts = head.parts(in_memory or opened, size, digest, settings)
         if source is None and in_memory:
             nowhere = builder.settings.headers_only  # contents are not read again
@@ -126,11 +126,11 @@ def _file(item: Item, head: MediaHead, digest: bytes | None) -> dict[str, Any]:
     return file_value(item.path, offset=item.offset, size=item.size, content_type=content_type, digest=digest)
 
 
-def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[io.BytesIO | None, bytes]:
+def hash_content(opened: BinaryIO, size: int, max_held: int) -> tuple[io.BytesIO | None, bytes]:
     """Return the bytes of a file, as a file, if memory takes them, and their digest."""
     if size <= max_held:
         data = read_exactly(opened, size)
-        return io.BytesIO(data), _digest(data)
+        return io.BytesIO(data), digest_of(data)
     digest, left = hashlib.blake2b(digest_size=DIGEST_BYTES), size
     while left and (block := opened.read(min(left, HASHED_BYTES))):
         digest.update(block)
@@ -138,7 +138,8 @@ def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[io.BytesIO | None
     return None, digest.digest()
 
 
-def _digest(data: bytes) -> bytes:
+def digest_of(data: bytes) -> bytes:
+    """Return the digest of a content."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
