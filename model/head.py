@@ -324,6 +324,7 @@ class Head(Protocol):
         content: The column with a row's content, or with the reference to it.
         content_columns: What readers say of a row's content besides.
         types: The media type of each suffix that names a file of this head.
+        entry_fields: The flags that name fields of lists with the offset and the duration of an entry in a recording.
         by_reference: Whether rows have a reference to their content instead of it: the step of the model reads it.
         batch_items: The most contents per call of the encoder.
         model_columns: What the model gives besides the vector.
@@ -348,6 +349,7 @@ class Head(Protocol):
     content_columns: tuple[Column, ...]
     types: Mapping[str, str]
     by_reference: bool
+    entry_fields: tuple[str, ...]
     batch_items: int
     model_columns: tuple[Column, ...]
     size_column: str

@@ -19,7 +19,15 @@ VARIANT = Flag(
     default="audioclip",
     choices=VARIANTS,
 )
-MEDIA_FIELD = Flag("media_field", "field of the picture or sound; can be repeated", kind="list", metavar="PATH")
+MEDIA_FIELD = Flag(
+    "media_field",
+    "field of lists and Parquet with the path, URI or bytes of a picture or sound; can be repeated",
+    kind="list",
+    metavar="PATH",
+)
+MEDIA_ROOT = Flag(
+    "media_root", "directory that paths in lists are relative to (default: the one of each list)", metavar="DIR"
+)
 
 FETCH_THREADS = Flag(
     "fetch_threads",
@@ -45,6 +53,13 @@ class Part(NamedTuple):
     fragment: str
     values: tuple[Any, ...]
     units: int
+
+
+class Entry(NamedTuple):
+    """What an entry of a list is of a recording, in seconds; without a duration it ends with the recording."""
+
+    offset: float
+    duration: float | None
 
 
 def check_variant(variant: str) -> None:
@@ -78,6 +93,7 @@ class MediaHead:
     types: Mapping[str, str]
     max_held: int
     field_flag = f"--{MEDIA_FIELD.name}"
+    entry_fields: tuple[str, ...] = ()
     cut_column: str | None = None
     sort_by: str | None = None
     keeps_strings = False
@@ -112,6 +128,26 @@ class MediaHead:
 
         Raises:
             BadRow: The file cannot be embedded.
+        """
+        return self.parts_of(self.examine(opened, size, settings), digest, settings)
+
+    def examine(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> Any:
+        """Return what `parts_of` must know of a file of `size` bytes, which is small. Raise BadRow as `parts` does."""
+        raise NotImplementedError
+
+    def parts_of(
+        self, examined: Any, digest: bytes, settings: EncoderSettings, entry: Entry | None = None
+    ) -> list[Part]:
+        """Return the parts of a file, or of an entry of a list in it, that are rows.
+
+        Args:
+            examined: What `examine` returned.
+            digest: The digest of the file's bytes.
+            settings: Those of the encoder.
+            entry: What of the file the entry is; None for the whole file.
+
+        Raises:
+            BadRow: It cannot be embedded.
         """
         raise NotImplementedError
 

@@ -48,8 +48,8 @@ class Source(NamedTuple):
 
     Attributes:
         path: The file, which may be a spill file of the run.
-        bytes: The size of the whole file.
-        version: Its version when it was listed.
+        bytes: The size of the whole file; 0 for a spill file of the run.
+        version: Its version when it was listed; "" for a spill file, which is written once.
         offset: Where the content begins.
         size: The bytes of the content.
         units: What the model reads of it, in the head's unit.

@@ -70,7 +70,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         self.options, self.job = options, prepare_job(options, head, listing)
         self.local = is_local_run(options)
-        # A local run spills rows into its run directory, or into this one if the output is on an object store.
+        # A local run spills into its run directory, or into this one if the output is on an object store.
         elsewhere = self.local and not is_local(self.job.output)
         self._spill_directory = tempfile.TemporaryDirectory(prefix="audioclip-beam-") if elsewhere else None
         self.snapshot: str | None = None
@@ -152,7 +152,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         )
 
     def _spill_path(self, directory: str) -> str | None:
-        """Return the directory in which a local run keeps shuffled rows; None on a remote runner."""
+        """Return the directory in which a local run keeps shuffled rows and copied contents; None on a remote runner."""
         if not self.local:
             return None
         return self._spill_directory.name if self._spill_directory else directory
@@ -177,7 +177,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         """Release the run directory, unless its job may go on, and remove what was spilled."""
         if self.snapshot and not self.may_go_on:
             end_run(self.job.output, self.snapshot)
-            remove_spills(self.job.output, self.snapshot)
+            remove_spills(self.job.output, self.snapshot, contents=self.job.head.by_reference)
             if not self.local:
                 remove_reports(run_path(self.job.output, self.snapshot))
         if self._lock:

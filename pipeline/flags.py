@@ -22,7 +22,7 @@ MAX_FILE_ROWS = 32768
 READ_TIMEOUT = 600  # seconds, longer than requests to an object store are repeated
 
 # Of shards, in the order of the readers in readers/registry.py.
-FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet", "media")
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet", "media", "tar")
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
@@ -358,7 +358,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     add(
         "--retry_rejected",
         action="store_true",
-        help="also read shards with rows that were rejected for reasons that may pass: model error",
+        help="also read shards with rows that were rejected for reasons that may pass: missing file, model error",
     )
     add("--unique_ids", action="store_true", help="fail if an id occurs twice")
     if for_plan:

@@ -28,6 +28,7 @@ MARKER = "run.json"  # exists while a run that no lock shows may be running
 CANARY = "_canary.json"  # of a run that has not published: later runs compare it with their own
 WORKER_COUNTS, WORKER_ERROR = "_worker-", "_error-"  # begin the names of what workers of a remote run report
 SPILL = "spill-"  # begins the name of a file of shuffled rows
+CONTENT_SPILL = "content-"  # begins the name of a file with contents that cannot be read by themselves
 
 DRY_RUN = ".plan-"  # begins the name of a directory in SNAPSHOTS with the listings of a dry run
 

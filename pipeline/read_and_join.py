@@ -58,7 +58,8 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         job: The run.
         listings: The directory with the listings of its shards, earlier files and carried files.
         batch_items: The most different contents of a batch of new rows.
-        spill: The directory for shuffled rows of a local run; None on a remote runner.
+        spill: The directory for what a local run spills; None on a remote runner, where shuffled rows are not, and contents
+            are in `listings`.
         reports: Where workers report.
         columns: The columns that are taken from earlier files; by default those that the model computes.
         same_model: A side input: if it is False, every row is new.
@@ -89,7 +90,7 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         entries = pbegin | "ListFiles" >> ReadListings(self.listings, file_io)
         carried = entries.carried if listed.groups or not self.carry_over else None
         merged = entries.merged if self.carry_over and listed.merged_rows else None
-        reading = replace(job.reading, reports=self.reports)
+        reading = replace(job.reading, reports=self.reports, spill=self.spill or self.listings)
         read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
         rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head, self.reports))
         known, new, types = None, rows, None

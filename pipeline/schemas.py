@@ -25,7 +25,7 @@ REASONS = (
 )
 
 # Those for which a row may not be rejected if it is read again.
-PASSING_REASONS = ("model error",)
+PASSING_REASONS = ("missing file", "model error")
 
 SHARD = pa.field("shard", pa.string(), nullable=False)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
-from ..media import FETCH_THREADS, MEDIA_FIELD, VARIANT, MediaHead, Part, parse_media
+from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, parse_media
 from .settings import (
     DEFAULT_WINDOW,
     FRAME_HOP,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..checkpoint import Checkpoint
     from .encoder import AudioEncoder
+    from .parts import Heard
 
 _SECONDS = f"{MIN_WINDOW} to {MAX_SECONDS} seconds"
 
@@ -51,6 +52,15 @@ def _seconds(text: str) -> float | None:
 
 FLAGS = (
     MEDIA_FIELD,
+    MEDIA_ROOT,
+    Flag(
+        "offset_field", "field of lists with the second at which an entry of a file begins (default: 0)", metavar="PATH"
+    ),
+    Flag(
+        "duration_field",
+        "field of lists with the seconds that an entry takes (default: up to the end of the file)",
+        metavar="PATH",
+    ),
     VARIANT,
     FETCH_THREADS,
     Flag(
@@ -103,11 +113,12 @@ class AudioHead(MediaHead):
         Column("channels", "int32"),
     )
     model_columns = ()
+    entry_fields = ("offset_field", "duration_field")
     batch_items = 1000
     size_column = "duration"
     size_unit = "seconds"
     max_size = 600
-    reasons = ("empty file", "missing file", "not decodable", "too short")
+    reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too short")
     provenance = ("variant", "window", "hop")
     flags = FLAGS
 
@@ -155,19 +166,32 @@ class AudioHead(MediaHead):
         """Return a value as an encoded recording. Raise BadRow if it is not one."""
         return parse_media(value, field)
 
-    def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
-        """Return the windows of a recording, or the whole if it is short. Raise BadRow if it cannot be decoded."""
-        from .parts import entry_key, listen, part_hash, spans
+    def examine(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> Heard:
+        """Return what is known of a recording without decoding all of it. Raise BadRow if it cannot be decoded."""
+        from .parts import listen
         from .sndfile import AudioError
 
         if not size:
             raise BadRow("empty file", "it has 0 bytes")
         try:
-            heard = listen(opened)
-            found = list(spans(heard, cast(AudioSettings, settings)))
+            return listen(opened)
         except AudioError as error:
             raise BadRow(error.reason, error.detail) from None
-        key, rate, parts = entry_key(digest, None), heard.rate, list[Part]()
+
+    def parts_of(
+        self, examined: Heard, digest: bytes, settings: EncoderSettings, entry: Entry | None = None
+    ) -> list[Part]:
+        """Return the windows of a recording or of an entry, or the whole if it is short. Raise BadRow for no sample."""
+        from .parts import entry_key, entry_span, part_hash, spans
+        from .sndfile import AudioError
+
+        heard = examined
+        try:
+            span = None if entry is None else entry_span(heard, entry)
+            found = list(spans(heard, cast(AudioSettings, settings), span))
+        except AudioError as error:
+            raise BadRow(error.reason, error.detail) from None
+        key, rate, parts = entry_key(digest, span), heard.rate, list[Part]()
         for number, (first, stop) in enumerate(found):
             start, end = first / rate, stop / rate
             fragment = f"#t={_short(start)},{_short(end)}" if len(found) > 1 else ""
@@ -180,7 +204,13 @@ class AudioHead(MediaHead):
         """Yield the samples of each part as a Track, or why it cannot be decoded."""
         from .parts import Span, decode_spans
 
-        return decode_spans(opened, [Span(round(start * rate), round(end * rate)) for start, end, _, rate, _ in parts])
+        chosen = [Span(round(start * rate), round(end * rate)) for start, end, _, rate, _ in parts]
+        begin = 0
+        for at in range(1, len(chosen) + 1):  # entries of a list follow each other in any order
+            before = chosen[at - 1]
+            if at == len(chosen) or before.first > chosen[at].first:
+                yield from decode_spans(opened, chosen[begin:at])
+                begin = at
 
     def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
         """Return how many recordings rows have the beginning of, and the milliseconds of all rows."""

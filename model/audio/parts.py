@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..head import ContentError
+from ..media import Entry
 from .recordings import BLOCK_SAMPLES, Recording, Track, open_recording
 from .settings import MAX_SECONDS, RATE, AudioSettings
 from .sndfile import AudioError, Samples
@@ -19,6 +20,9 @@ _KEY = struct.Struct("<qq")  # first sample and length of the entry, as a conten
 _NUMBER = struct.Struct(">I")
 SMALL_BLOCK = 256  # samples of all channels, per step of decoding, in a file that is damaged
 SHORTEST_WHOLE = Fraction(11, 10)  # windows: up to so long a recording is one row
+
+
+END_TOLERANCE = 0.1  # seconds by which an entry may end behind its recording: lists have rounded durations
 
 
 class Span(NamedTuple):
@@ -56,9 +60,14 @@ def listen(opened: BinaryIO) -> Heard:
     if not samples:
         samples = _count(opened)
     heard = Heard(samples, recording.rate, recording.channels)
-    if not (2 * heard.samples * RATE + heard.rate) // (2 * heard.rate):  # as soxr rounds
-        raise AudioError("too short", "it has no sample")
+    _check_length(heard.samples, heard.rate)
     return heard
+
+
+def _check_length(samples: int, rate: int, what: str = "it") -> None:
+    """Raise AudioError if nothing remains of so many samples at 44.1 kHz."""
+    if not (2 * samples * RATE + rate) // (2 * rate):  # as soxr rounds
+        raise AudioError("too short", f"{what} has no sample")
 
 
 def _count(opened: BinaryIO) -> int:
@@ -111,6 +120,19 @@ def spans(heard: Heard, settings: AudioSettings, entry: Span | None = None) -> I
         k += 1
         first = round(k * step)
     yield Span(end - length, end)
+
+
+def entry_span(heard: Heard, entry: Entry) -> Span | None:
+    """Return the samples of an entry of a list; None if these are all. Raise AudioError if the recording is too short."""
+    (offset, duration), rate = entry, heard.rate
+    seconds = heard.samples / rate
+    if offset >= seconds or (duration is not None and offset + duration > seconds + END_TOLERANCE):
+        length = "" if duration is None else f", of {duration:g} s"
+        raise AudioError("too short", f"it has {seconds:g} s, and the entry is from {offset:g} s on{length}")
+    first = round(offset * rate)
+    stop = heard.samples if duration is None else min(heard.samples, round((offset + duration) * rate))
+    _check_length(max(0, stop - first), rate, "the entry")
+    return Span(first, stop) if (first, stop) != (0, heard.samples) else None
 
 
 def entry_key(digest: bytes, entry: Span | None) -> bytes:

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
-from ..media import FETCH_THREADS, MEDIA_FIELD, VARIANT, MediaHead, Part, parse_media
+from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, parse_media
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FLAGS = (
     MEDIA_FIELD,
+    MEDIA_ROOT,
     VARIANT,
     FETCH_THREADS,
     Flag("max_image_bytes", f"reject larger files (default: {MAX_IMAGE_BYTES})", default=MAX_IMAGE_BYTES, kind="count"),
@@ -52,7 +53,7 @@ class ImageHead(MediaHead):
     size_column = "width"
     size_unit = "pixels of width"
     max_size = 2048
-    reasons = ("empty file", "missing file", "not decodable", "too large")
+    reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too large")
     provenance = ("variant",)
     flags = FLAGS
 
@@ -80,11 +81,17 @@ class ImageHead(MediaHead):
             raise BadRow("too large", f"the picture has {len(content):,} bytes, over {limit:,} (--max_image_bytes)")
         return content
 
-    def parts(self, opened: BinaryIO, size: int, digest: bytes, settings: EncoderSettings) -> list[Part]:
-        """Return the picture as the one part of its file. Raise BadRow if it is too large, or has no header."""
+    def examine(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> int:
+        """Return the pixels of the picture. Raise BadRow if it is too large, or has no header."""
         from .formats import count_pixels
 
-        return [Part(digest, "", (), count_pixels(opened, size, cast(ImageSettings, settings)))]
+        return count_pixels(opened, size, cast(ImageSettings, settings))
+
+    def parts_of(
+        self, examined: int, digest: bytes, settings: EncoderSettings, entry: Entry | None = None
+    ) -> list[Part]:
+        """Return the picture as the one part of its file."""
+        return [Part(digest, "", (), examined)]
 
     def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[bytes]:
         """Yield the bytes of the picture: the encoder decodes them."""

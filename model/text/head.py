@@ -94,6 +94,7 @@ class TextHead:
     content_columns: tuple[Column, ...] = ()
     types: Mapping[str, str] = {}
     by_reference = False
+    entry_fields = ()
     batch_items = 16_384
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"

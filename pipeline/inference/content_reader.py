@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from ...model.media import MediaHead
 from ..content import Source
-from ..io.byte_ranges import ByteRange, read_exactly
+from ..io.byte_ranges import ByteRange
 from ..io.file_io import FileIO
 from ..io.in_order import map_in_order
+from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
-from ..readers.input_files import open_shard
-from ..readers.shard import Shard
+from ..readers.input_files import reading_errors
 from ..remote.worker_reports import RunReports
 from ..schemas import SOURCE
 
@@ -96,8 +96,8 @@ class ContentReader:
         in_memory = source.size <= self.head.max_held
         if not in_memory:
             return self._decode_from_file(run)
-        with self._open(source) as opened:
-            data = read_exactly(opened, source.size)
+        with reading_errors(source.path, self.reports):
+            data = self.file_io.read_range(_listed(source), source.offset, source.size)
         decoded = self.head.decode(io.BytesIO(data), run.parts)
         return decoded if run.size > WAITING_BYTES else iter(list(decoded))
 
@@ -108,6 +108,10 @@ class ContentReader:
     @contextmanager
     def _open(self, source: Source) -> Iterator[BinaryIO]:
         """Open the bytes of a content, for a block."""
-        shard = Shard(source.path, source.path, "media", None, source.bytes, source.version)
-        with open_shard(shard, self.file_io, self.reports) as whole:
+        with reading_errors(source.path, self.reports), self.file_io.open_version(_listed(source)) as whole:
             yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))
+
+
+def _listed(source: Source) -> ListedFile:
+    """Return the file of a source, a spill file as far as it is read."""
+    return ListedFile(source.path, source.bytes or source.offset + source.size, source.version)

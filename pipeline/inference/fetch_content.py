@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...model.head import BadRow, ContentError
 from ...model.paths import given_path
 from ..io.file_io import FileIO
+from ..io.locate import answer_within, locate
 from ..io.paths import is_local
-from ..io.retries import StoreError
-from ..io.timeout_reader import SMALL_BYTES, NoDataError, call_within
-from ..io.versions import ListedFile, list_remote, version_of
+from ..io.timeout_reader import SMALL_BYTES
+from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
 
 REQUESTS = 16  # files that are opened and read at the same time: most of the time is spent waiting for an object store
 GROUP_BYTES = 64 << 20  # of contents that go to the model together, while as many are read
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -69,33 +65,16 @@ class Fetcher:
         except ValueError as error:
             return ContentError("wrong type", str(error))
         try:
-            file = self._locate(path)
+            file = locate(path, self.io.read_timeout)
         except BadRow as error:
             return ContentError(error.reason, error.detail)
+        except OSError as error:
+            return ContentError("missing file", getattr(error, "strerror", None) or str(error))
         if not file.size:
             return ContentError("empty file", "it has 0 bytes")
         if file.size > self.max_bytes:
             return ContentError("too large", f"{file.size:,} bytes, over {self.max_bytes:,} ({self.flag})")
         return file
-
-    def _locate(self, path: str) -> ListedFile:
-        """Return a file as its file system lists it. Raise BadRow if there is not one, or if it is not a regular file."""
-        if is_local(path):
-            try:
-                status = self._call(path, partial(os.stat, path))
-            except (OSError, ValueError) as error:  # ValueError: a null character
-                raise BadRow("missing file", getattr(error, "strerror", None) or str(error)) from error
-            if not stat.S_ISREG(status.st_mode):
-                raise BadRow("missing file", "it is not a regular file")
-            return ListedFile(path, status.st_size, version_of(status))
-        try:
-            listed = list_remote(path, path)
-        except (OSError, ValueError) as error:
-            raise BadRow("missing file", str(error)) from error
-        if path not in listed.paths:
-            raise BadRow("missing file", "the object store has no such file")
-        place = listed.paths.index(path)
-        return ListedFile(path, listed.sizes[place], listed.versions[place])
 
     def _read(self, found: Any) -> Any:
         """Return the bytes of a file, why they cannot be read, or any other content as it is."""
@@ -103,7 +82,11 @@ class Fetcher:
             return found
         try:
             small = is_local(found.path) and found.size <= SMALL_BYTES
-            data = self._call(found.path, Path(found.path).read_bytes) if small else self._read_pieces(found)
+            data = (
+                answer_within(found.path, self.io.read_timeout, Path(found.path).read_bytes)
+                if small
+                else self._read_pieces(found)
+            )
         except OSError as error:  # StoreError is one
             return ContentError("missing file", getattr(error, "strerror", None) or str(error))
         if len(data) != found.size:
@@ -111,13 +94,6 @@ class Fetcher:
                 "missing file", f"{len(data):,} of {found.size:,} bytes were read: it changed meanwhile"
             )
         return data
-
-    def _call(self, path: str, call: Callable[[], _T]) -> _T:
-        """Return what `call` returns, or raise what it raises. Raise StoreError if it takes too long."""
-        try:
-            return call_within(path, self.io.read_timeout, call)
-        except NoDataError:
-            raise StoreError(f"its file system gave no answer for {self.io.read_timeout:g} s") from None
 
     def _read_pieces(self, file: ListedFile) -> bytes:
         with self.io.open_version(file) as opened:

@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING
 from ..flags import READ_TIMEOUT
 from . import beam_files
 from .paths import is_local
-from .timeout_reader import open_to_read, open_version
-from .versions import ListedFile
+from .timeout_reader import call_within, open_to_read, open_version
+from .versions import ListedFile, read_range
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -56,6 +56,11 @@ class FileIO:
         """Open the version of a file that was listed, for a block. Raises FileChanged too, as timeout_reader does."""
         self.set_options(file.path)
         return open_version(file, self.read_timeout, self.compare)
+
+    def read_range(self, file: ListedFile, offset: int, size: int) -> bytes:
+        """Return a part of a file that memory takes, as open_version reads it."""
+        self.set_options(file.path)
+        return call_within(file.path, self.read_timeout, lambda: read_range(file, offset, size, self.compare))
 
     def set_options(self, path: str) -> None:
         """Give Beam's file systems the job's options for `path`, if no one has: a runner does so in its own processes."""

@@ -212,7 +212,11 @@ def _folders_gcs(path: str, prefix: str) -> list[str]:
 def _read_gcs_version(path: str, generation: str, start: int, end: int) -> bytes:
     bucket, name = gcs_object(path)
     data: bytes = bucket.blob(name).download_as_bytes(
-        start=start, end=end - 1, raw_download=True, checksum=None, if_generation_match=int(generation)
+        start=start,
+        end=end - 1,
+        raw_download=True,
+        checksum=None,
+        if_generation_match=int(generation) if generation else None,
     )
     return data
 
@@ -233,7 +237,8 @@ def _folders_s3(path: str, prefix: str) -> list[str]:
 
 def _read_s3_version(path: str, tag: str, start: int, end: int) -> bytes:
     client, bucket, key = s3_object(path)
-    data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=tag)[
+    condition = {"IfMatch": tag} if tag else {}
+    data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition)[
         "Body"
     ].read()
     return data
@@ -245,7 +250,7 @@ class VersionedAccess(NamedTuple):
     Attributes:
         list: `list(path, prefix)` yields (name, size in bytes, version) of objects in the bucket of `path`, by name.
         read: `read(path, version, start, end)` returns the bytes from `start` to before `end`; its error has HTTP status
-            412 if the object has another version.
+            412 if the object has another version; version "" is any.
     """
 
     list: Callable[[str, str], Iterator[tuple[str, int, str]]]

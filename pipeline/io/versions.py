@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, NamedTuple
 
 from . import beam_files
+from .byte_ranges import read_exactly
 from .filesystem import match
 from .object_store import VERSIONED_ACCESS
 from .paths import is_local, scheme_of
@@ -25,7 +26,7 @@ REQUEST_BYTES = 16 << 20  # of one download
 
 
 class ListedFile(NamedTuple):
-    """A file as it was listed; `size` is in bytes."""
+    """A file as it was listed; `size` is in bytes, and version "" is that of a file which is written once."""
 
     path: str
     size: int
@@ -131,7 +132,7 @@ def open_listed(file: ListedFile, compare: str = "version") -> IO[bytes]:
 
 def check_unchanged(file: ListedFile, handle: IO[bytes], compare: str = "version") -> None:
     """Raise FileChanged if the open file is not the version that was listed; on gs:// and s3:// each request checks it."""
-    if scheme_of(file.path) in VERSIONED_ACCESS:
+    if not file.version or scheme_of(file.path) in VERSIONED_ACCESS:
         return
     if is_local(file.path):
         status = os.fstat(handle.fileno())
@@ -160,7 +161,7 @@ def read_range(file: ListedFile, offset: int, size: int, compare: str = "version
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     with open_listed(file, compare) as handle:
         handle.seek(offset)
-        data = handle.read(size)
+        data = read_exactly(handle, size)
         check_unchanged(file, handle, compare)
         return data
 

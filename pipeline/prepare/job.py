@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -20,13 +21,14 @@ from ..inference.content_reader import ContentReader
 from ..inference.shared_encoder import ModelDescription, describe_model
 from ..io.file_io import FileIO
 from ..io.json_file import describe_lock
-from ..io.paths import join
+from ..io.paths import absolute_path, given_path, is_local, join
 from ..layout import POINTER
 from ..options import EmbedOptions, is_local_run
 from ..readers.infer_schema import KeptTypes
 from ..readers.parts import any_is_large
 from ..readers.read_settings import ReadSettings, fields_of
 from ..readers.settle_types import SettledTypes, settle_types
+from ..readers.shard import InputError
 from ..remote.worker_reports import RunReports
 from ..schemas import hashed_schema, part_schema
 from ..snapshots.commit import current_name, require_manifest
@@ -253,6 +255,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
             open=frozenset(types.open),
             encoder=settings,
             threads=options.values["fetch_threads"] if head.by_reference else 1,
+            media_root=_media_root(options, head),
         ),
         types=types,
         settled=None if types.open or types.stored in (None, types.final) else settle_types({}, fields, types)[0],
@@ -278,6 +281,20 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
             ),
         ],
     )
+
+
+def _media_root(options: EmbedOptions, head: Head) -> str | None:
+    """Return the directory that paths in lists are relative to, if one is given. Raises InputError if it does not exist."""
+    given = options.values["media_root"] if head.by_reference else None
+    if given is None:
+        return None
+    try:
+        root = absolute_path(given_path(given))
+    except ValueError as error:
+        raise InputError(f"--media_root {error}") from None
+    if is_local(root) and not os.path.isdir(root):
+        raise InputError(f"--media_root {given} is not a directory: name the one that paths in lists are relative to")
+    return root
 
 
 def _open_current(output: str) -> Snapshot | None:

@@ -51,6 +51,7 @@ def list_shards(
     options: Mapping[str, object], inputs: Sequence[str], output: str, known: pa.Table | None, notes: list[str]
 ) -> ShardTable:
     """Return the shards of a run with these options of `embed`, as find_shards does."""
+    head = find_head(str(options["head"]))
     return find_shards(
         inputs,
         options["input_format"],  # type: ignore[arg-type]
@@ -59,7 +60,8 @@ def list_shards(
         output=output,
         quoting=options["quoting"],  # type: ignore[arg-type]
         escape=options["escape"],  # type: ignore[arg-type]
-        head=find_head(str(options["head"])),
+        head=head,
+        lists=bool(options[head.field_flag.removeprefix("--")]),
         notes=notes,
     )
 

@@ -62,6 +62,12 @@ def type_at(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
     return type_at(element, rest.removeprefix(".")) if pa.types.is_struct(element) else None
 
 
+def binary_paths(schema: pa.Schema, fields: Fields) -> frozenset[str]:
+    """Return the paths of the content fields that have bytes, not text."""
+    kinds = {field.text: type_at(schema, field.text) for field in fields.texts}
+    return frozenset(path for path, kind in kinds.items() if kind is not None and not is_text(kind))
+
+
 def _type_before_list(fields: Iterable[pa.Field], path: str) -> pa.DataType | None:
     types = {field.name: field.type for field in fields}
     if path in types:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from ...model.head import BadRow
 from ..content import MediaContent
 from ..schemas import CONTENT_HASH, SOURCE, UNSETTLED, content_fields, rejected_schema, row_schema
 from .compression import BLOCK_ROWS
+from .content_spill import ContentSpill
 from .fields import MISSING, NoTexts, as_id, lookup, texts_at
 from .kept_types import FITTING, LARGE, Unfit, as_kept, cast_given, kind_of, type_remedy, unsettled
 from .notes import ShardNotes
@@ -43,6 +44,7 @@ class BatchBuilder:
         without_texts: Documents whose list of contents is missing or empty.
         notes: What its reader notices.
         kinds: The kinds of values of the kept fields whose types may widen, each with the row of its first value.
+        spill: Copies of contents that cannot be read by themselves.
     """
 
     def __init__(self, part: Part, settings: ReadSettings) -> None:
@@ -58,6 +60,7 @@ class BatchBuilder:
         self.damage: str | None = None
         self.without_texts = 0
         self.notes = ShardNotes(part.shard.name)
+        self.spill = ContentSpill(settings.spill)
         self._none_rejected = pa.RecordBatch.from_pylist([], self.rejected_schema)
         self._clear()
 
@@ -75,8 +78,25 @@ class BatchBuilder:
         if batch is not None:
             yield from self.pass_through(first, batch)
             return
-        for row, record in enumerate(block, first):
-            yield from self.add(row, record)
+        yield from self.add_records(first, block)
+
+    def add_records(
+        self,
+        first: int,
+        records: Iterable[Record | BadRow],
+        kept: Sequence[Sequence[object]] | None = None,
+        schema: pa.Schema | None = None,
+    ) -> Batches:
+        """Add records one by one; yield the batches that this completes.
+
+        Args:
+            first: The number of the first row.
+            records: The records of the rows.
+            kept: The values of each kept field; without it they are looked up in the records.
+            schema: The columns that the records were made of, if there are any.
+        """
+        for at, record in enumerate(records):
+            yield from self.add(first + at, record, None if kept is None else [column[at] for column in kept])
 
     def add(self, row: int, record: Record | BadRow, kept: Sequence[object] | None = None) -> Batches:
         """Add the contents of a record; yield the batches that this completes.
@@ -96,15 +116,24 @@ class BatchBuilder:
         if self._is_full():
             yield self.flush()
 
-    def add_content(self, row_id: str, content: MediaContent, kept: Sequence[object]) -> Batches:
-        """Add the next row, whose content a reader has looked at; yield the batch that this completes."""
-        self.rows.append(self.next_row)
+    def add_content(
+        self, row_id: str, content: MediaContent, kept: Sequence[object], row: int | None = None
+    ) -> Batches:
+        """Add a row whose content a reader has looked at, by default the next one; yield the batch that this completes."""
+        if row is None:
+            row, self.next_row = self.next_row, self.next_row + 1
+        self.rows.append(row)
         self.ids.append(row_id)
         self.contents.append(content)
-        self.next_row += 1
         self.bytes += REFERENCE_BYTES + len(row_id) + sum(map(_bytes_of, kept))
-        for column, value in zip(self.kept_columns, kept, strict=True):
-            column.append(value)
+        self._keep(row, kept)
+        if self._is_full():
+            yield self.flush()
+
+    def reject_next(self, bad: BadRow, known: Sequence[object] = ()) -> Batches:
+        """Add the next row as a rejected one, with arguments as `reject` has them; yield the batch that this completes."""
+        self.reject(self.next_row, bad, known)
+        self.next_row += 1
         if self._is_full():
             yield self.flush()
 
@@ -123,7 +152,7 @@ class BatchBuilder:
         record_id = self._record_id(row, record, number)
         element_ids = _element_ids(record, field.id) if record_id is None else {}
         try:
-            kept = self._kept_values(row, record, kept)
+            kept = self.kept_values(row, record, kept)
             kept_bytes = sum(map(_bytes_of, kept))
             for suffix, value in texts_at(record, field.text):
                 if isinstance(value, NoTexts):
@@ -133,7 +162,7 @@ class BatchBuilder:
                 try:
                     if row_id is None:
                         row_id = as_id(element_ids.get(suffix, MISSING), str(field.id), self.limit)
-                    self._add_row(row, row_id, self.settings.content(value, field.text), kept, kept_bytes)
+                    self._add_value(row, row_id, value, field.text, record=record, kept=kept, kept_bytes=kept_bytes)
                 except BadRow as bad:
                     bad.id = row_id
                     self.reject(row, bad)
@@ -143,7 +172,7 @@ class BatchBuilder:
             bad.id = record_id
             raise
 
-    def _kept_values(self, row: int, record: dict[str, object], kept: Sequence[object] | None) -> list[object]:
+    def kept_values(self, row: int, record: dict[str, object], kept: Sequence[object] | None = None) -> list[object]:
         """Return the values of a record for the kept columns; an Unfit is one that ends the run if the row is added."""
         if kept is None:
             kept = [lookup(record, field.path) for field in self.fields.kept]
@@ -174,12 +203,31 @@ class BatchBuilder:
             record_id = as_id(lookup(record, field.id), field.id, self.limit)
         return f"{record_id}/{field.text.replace('[]', '')}" if field.id in ids else record_id
 
+    def _add_value(
+        self,
+        row: int,
+        row_id: str,
+        value: object,
+        path: str,
+        *,
+        record: dict[str, object],
+        kept: Sequence[object],
+        kept_bytes: int,
+    ) -> None:
+        """Add the row of the value at a path of a record. Raise BadRow if it is not a content."""
+        self._add_row(row, row_id, self.settings.content(value, path), kept, kept_bytes)
+
     def _add_row(self, row: int, row_id: str, content: str | bytes, kept: Sequence[object], kept_bytes: int) -> None:
         self.rows.append(row)
         self.ids.append(row_id)
         self.contents.append(content)
         self.bytes += len(content) + len(row_id) + kept_bytes
-        for column, value in zip(self.kept_columns, kept, strict=False):  # lines of txt have no kept fields
+        self._keep(row, kept)
+
+    def _keep(self, row: int, kept: Sequence[object]) -> None:
+        for column, value in zip(
+            self.kept_columns, kept, strict=False
+        ):  # lines of txt have no kept fields, nor have files
             if isinstance(value, Unfit):
                 self._end_run(row, value)
             column.append(value)

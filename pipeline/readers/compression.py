@@ -28,6 +28,8 @@ BLOCK_ROWS = 4096
 
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz", ".gzip": "gzip"}
 
+SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".tzst": ".tar.zst", ".txz": ".tar.xz"}
+
 _BOM = b"\xef\xbb\xbf"
 
 

@@ -34,7 +34,13 @@ def check_types(shard: Shard, fields: Fields, types: Mapping[str, pa.DataType]) 
     """
     texts, ids = ({field[place] for field in fields.texts} for place in (0, 1))
     for path, kind in types.items():
-        if path in texts and not can_be_text(kind):
+        if fields.by_reference and path in texts:
+            if can_be_media(kind):
+                continue
+            role, remedy = "a picture or sound", "give another --media_field, of paths or bytes"
+        elif path in fields.entry and not (is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
+            role, remedy = "a number of seconds", "give another field, or convert the column to numbers"
+        elif path in texts and not can_be_text(kind):
             role, remedy = "a text", "give another --text_field, or convert the column to strings"
         elif path in ids and not can_be_id(kind):
             role, remedy = "an id", "give another --id_field, or convert the column to strings"
@@ -50,10 +56,21 @@ def can_be_text(kind: pa.DataType) -> bool:
     return _is_text_or_bytes(kind) or bool(is_list(kind) and _is_text_or_bytes(kind.value_type))
 
 
+def can_be_media(kind: pa.DataType) -> bool:
+    """Return whether values of a type are pictures or sounds: paths, bytes, or objects with one of these."""
+    if pa.types.is_struct(kind):
+        return not {"bytes", "path", "uri"}.isdisjoint(field.name for field in kind)
+    return _is_text_or_bytes(kind) and not is_uuid(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether a type is one of numbers."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 def can_be_id(kind: pa.DataType) -> bool:
     """Return whether values of a type are ids: strings, bytes, numbers and UUIDs."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return bool(number or is_uuid(kind) or _is_text_or_bytes(kind))
+    return bool(is_number(kind) or is_uuid(kind) or _is_text_or_bytes(kind))
 
 
 def _is_text_or_bytes(kind: pa.DataType) -> bool:

@@ -55,14 +55,17 @@ class TextField(NamedTuple):
 class Fields:
     """The paths of the fields that are read: names joined by dots, with `[]` after a list whose elements are read.
 
-    A record has a row for each text of `text` and of the text fields in `more`. `keep` are the fields to keep, as
-    --keep_fields gives them.
+    A record has a row for each text of `text` and of the text fields in `more`, or one for each picture or recording with
+    `by_reference`. `keep` are the fields to keep, as --keep_fields gives them; `entry` are those of the offset and the
+    duration of what an entry of a list is of a recording, each of which may be None.
     """
 
     text: str = "text"
     id: str | None = None
     keep: tuple[str, ...] = ()
     more: tuple[TextField, ...] = ()
+    entry: tuple[str | None, ...] = ()
+    by_reference: bool = False
 
     @property
     def texts(self) -> tuple[TextField, ...]:
@@ -83,6 +86,7 @@ class Fields:
     def columns(self) -> list[str]:
         """Return every path once, as given."""
         paths = [path for field in self.texts for path in field if path is not None]
+        paths += [path for path in self.entry if path is not None]
         return list(dict.fromkeys([*paths, *(field.path for field in self.kept)]))
 
     @property

@@ -24,9 +24,9 @@ from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
 from ..terminal import plural
-from .compression import SUFFIXES
+from .compression import SHORT_SUFFIXES, SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
-from .registry import FORMAT_SUFFIXES, READERS
+from .registry import FORMAT_SUFFIXES, LIST_FORMATS, READERS
 from .shard import InputError, Shard
 from .shard_table import SHARD_SCHEMA, ShardTable, integers, known_names, strings
 
@@ -41,6 +41,7 @@ def find_shards(
     quoting: str | None = None,
     escape: str | None = None,
     head: Head | None = None,
+    lists: bool = False,
     notes: list[str] | None = None,
 ) -> ShardTable:
     """Return the shards that the globs match, by path; each once, named by the first glob that matches it.
@@ -56,6 +57,7 @@ def find_shards(
         quoting: As --quoting has it.
         escape: As --escape has it.
         head: The head that embeds them, whose suffixes name files that are one content each.
+        lists: Whether the shards are lists or Parquet, whose records name or contain pictures or sounds.
         notes: Gets lines on links that are not followed, and on files that are left out.
 
     Raises:
@@ -64,7 +66,7 @@ def find_shards(
             match the files of later snapshots in it.
     """
     tables, seen, left_out = list[pa.Table](), set[str](), list[str]()
-    globs, forms = [_given_glob(pattern) for pattern in patterns], _Forms(input_format, head)
+    globs, forms = [_given_glob(pattern) for pattern in patterns], _Forms(input_format, head, lists)
     others = list[str]()
     for number, pattern in enumerate(globs):
         found = _match(pattern)
@@ -92,10 +94,11 @@ def find_shards(
         raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
     if others and head:
         if not len(table):
-            raise InputError(f"none of the {len(others):,} files is {_one_of(head)}; the first is {min(others)}")
+            raise InputError(f"none of the {len(others):,} files is {_one_of(head, lists)}; the first is {min(others)}")
         if notes is not None:
             files = plural(len(set(others)), "file was", "files were")
-            notes.append(f"{files} left out, which have no suffix of {head.items}; the first is {min(others)}")
+            items = "lists" if lists else head.items
+            notes.append(f"{files} left out, which have no suffix of {items}; the first is {min(others)}")
     if left_out and notes is not None:
         files = plural(len(set(left_out)), "file was", "files were")
         notes.append(f"{files} left out as metadata of macOS (._*), the first is {min(left_out)}")
@@ -115,11 +118,14 @@ def find_shards(
     return ShardTable(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA)).sorted()
 
 
+_LIST_SUFFIXES = [suffix for suffix, form in FORMAT_SUFFIXES.items() if form in LIST_FORMATS]
+
+
 class _Forms:
     """The formats and compressions of files, numbered: `known` has (format, compression) for each number."""
 
-    def __init__(self, input_format: str | None, head: Head | None) -> None:
-        self.input_format, self.head = input_format, head
+    def __init__(self, input_format: str | None, head: Head | None, lists: bool) -> None:
+        self.input_format, self.head, self.lists = input_format, head, lists
         self.known: list[tuple[str, str | None]] = []
         self._numbers: dict[tuple[str, str], int] = {}  # by suffixes
 
@@ -129,7 +135,7 @@ class _Forms:
         suffixes = (os.path.splitext(stem)[1], suffix) if suffix.lower() in SUFFIXES else (suffix, "")
         number = self._numbers.get(suffixes)
         if number is None:
-            form = _format_of(path, self.input_format, self.head)
+            form = _format_of(path, self.input_format, self.head, self.lists)
             number = self._numbers[suffixes] = len(self.known)
             self.known.append(form)
         return number
@@ -143,7 +149,9 @@ class _Forms:
         return True
 
 
-def _one_of(head: Head) -> str:
+def _one_of(head: Head, lists: bool) -> str:
+    if lists:
+        return f"a list by its suffix ({', '.join(_LIST_SUFFIXES)})"
     return f"{'an' if head.item[0] in 'aeiou' else 'a'} {head.item} by its suffix ({', '.join(head.types)})"
 
 
@@ -263,9 +271,15 @@ def open_shard(shard: Shard, file_io: FileIO, reports: RunReports = RunReports()
     it is forbidden, or gives no byte for as long as `file_io` waits. The launcher of a remote job learns of a shard that is
     missing, changed or forbidden.
     """
+    with reading_errors(shard.path, reports), file_io.open_version(shard.listed) as handle:
+        yield handle
+
+
+@contextmanager
+def reading_errors(path: str, reports: RunReports) -> Iterator[None]:
+    """Raise the errors of the block, which reads a listed file, as open_shard does."""
     try:
-        with file_io.open_version(shard.listed) as handle:
-            yield handle
+        yield
     except FileChanged as error:
         with reports.errors():
             raise _shard_changed(error) from error
@@ -273,9 +287,7 @@ def open_shard(shard: Shard, file_io: FileIO, reports: RunReports = RunReports()
         raise
     except OSError as error:
         with reports.errors():
-            raise OSError(
-                error.errno or errno.EIO, f"{shard.path} cannot be read: {error.strerror or error}"
-            ) from error
+            raise OSError(error.errno or errno.EIO, f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _shard_changed(error: FileChanged) -> InputError:
@@ -301,17 +313,25 @@ def _same_name(name: str, *inputs: tuple[str, str]) -> InputError:
     )
 
 
-def _format_of(path: str, input_format: str | None, head: Head | None) -> tuple[str, str | None]:
+def _format_of(path: str, input_format: str | None, head: Head | None, lists: bool) -> tuple[str, str | None]:
     """Return (format, compression) of a file by its suffixes. Raises InputError if they name no known format."""
     stem, suffix = os.path.splitext(path)
+    stem, suffix = os.path.splitext(f"{stem}{SHORT_SUFFIXES.get(suffix.lower(), suffix)}")
     compression = SUFFIXES.get(suffix.lower())
     if compression:
         suffix = os.path.splitext(stem)[1]
     is_content = head is not None and suffix.lower() in head.types
     form = input_format or ("media" if is_content else FORMAT_SUFFIXES.get(suffix.lower(), ""))
-    if head and head.by_reference and form not in READERS:
+    if head and head.by_reference and (form not in READERS or (form in LIST_FORMATS) != lists or form == "txt"):
+        if lists or form in LIST_FORMATS:
+            remedy = (
+                f"{head.field_flag} is for lists: leave it out" if lists else f"name its field with {head.field_flag}"
+            )
+            raise InputError(
+                f"{path}: {suffix or form or 'no suffix'} is {'not ' if lists else ''}{_one_of(head, True)}: {remedy}"
+            )
         raise InputError(
-            f"{path}: {suffix or 'no suffix'} is not {_one_of(head)}: leave it out, or give --input_format media"
+            f"{path}: {suffix or 'no suffix'} is not {_one_of(head, lists)}: leave it out, or give --input_format media"
         )
     if form not in READERS:
         if other := next((name for name in HEADS if suffix.lower() in find_head(name).types), None):
@@ -320,6 +340,8 @@ def _format_of(path: str, input_format: str | None, head: Head | None) -> tuple[
             f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(FORMAT_SUFFIXES)}, most also "
             f"compressed as {', '.join(SUFFIXES)}: name it with --input_format"
         )
+    if form == "tar" and not (head and head.by_reference):
+        raise InputError(f"{path}: a tar has pictures or sounds: give --head image or --head audio, or unpack it")
     if compression and not READERS[form].compressible:
         raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression

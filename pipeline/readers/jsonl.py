@@ -138,8 +138,8 @@ def _parse_float(digits: str) -> float:
     return number
 
 
-def _parse_as_written(line: bytes) -> object:
-    """Return the value of a line with numbers as they are written, NaN and Infinity too. Raises ValueError."""
+def parse_as_written(line: bytes) -> object:
+    """Return the value of JSON with numbers as they are written, NaN and Infinity too. Raises ValueError."""
     value: object = json.loads(
         line.decode(), parse_float=_parse_float, parse_int=_parse_integer, parse_constant=NumberAsWritten
     )
@@ -159,7 +159,7 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         try:
             if not _CONSTANT.search(line):
                 raise
-            record = exact = _parse_as_written(line)
+            record = exact = parse_as_written(line)
         except (ValueError, RecursionError) as fault:
             reason = "not UTF-8" if "surrogate" in str(fault) else "malformed record"
             return BadRow(reason, str(fault), excerpt=excerpt(line))
@@ -167,7 +167,7 @@ def _object(line: bytes | None, fields: Fields) -> Record | BadRow:
         return BadRow("malformed record", "the line is JSON, but not an object", excerpt=excerpt(line))
     if exact is None and (paths := _inexact_paths([record], fields)):
         try:
-            exact = _parse_as_written(line)
+            exact = parse_as_written(line)
         except RecursionError:  # json's limit of depth is a little below orjson's
             return BadRow("malformed record", "the line is nested too deep", excerpt=excerpt(line))
         return {**record, **{path: lookup(exact, path) for path in paths}}

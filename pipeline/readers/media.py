@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from ...model.head import BadRow
-from ...model.media import DIGEST_BYTES, MediaHead
+from ...model.media import DIGEST_BYTES, MediaHead, Part
 from ..content import MediaContent, Source, content_type_of, file_value
 from ..io.byte_ranges import read_exactly
 from .batch_builder import BatchBuilder
@@ -24,14 +25,16 @@ class Item(NamedTuple):
     Attributes:
         path: The file that a user knows.
         name: Its name, whose suffix says what it is.
+        size: Its bytes.
         offset: Where it begins in the file, if it can be read there by itself and is not the whole.
-        source: Where its bytes are read.
+        source: Where its bytes are read; None if it cannot be read by itself, and is copied.
     """
 
     path: str
     name: str
-    offset: int | None
-    source: Source
+    size: int
+    offset: int | None = None
+    source: Source | None = None
 
 
 class MediaReader:
@@ -45,54 +48,89 @@ class MediaReader:
         """Add the rows of the file to `builder`, and yield its batches as they fill up."""
         shard = builder.shard
         source = Source(shard.path, shard.bytes, shard.version, 0, shard.bytes)
-        yield from add_item(builder, shard.name, Item(shard.path, shard.path, None, source), cast(BinaryIO, handle))
+        item = Item(shard.path, shard.path, shard.bytes, source=source)
+        yield from add_item(builder, shard.name, item, cast(BinaryIO, handle))
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add nothing: a file has no fields."""
 
 
-def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kept: tuple[Any, ...] = ()) -> Batches:
+class Found(NamedTuple):
+    """What a look at an item has shown.
+
+    Attributes:
+        file: The value of the column FILE.
+        source: Where its bytes are read; None if it has a fault.
+        parts: What its rows embed.
+        fault: Why it is rejected.
+    """
+
+    file: dict[str, Any]
+    source: Source | None = None
+    parts: Sequence[Part] = ()
+    fault: BadRow | None = None
+
+
+def add_item(builder: BatchBuilder, name: str, item: Item, opened: BinaryIO, kept: Sequence[Any] = ()) -> Batches:
     """Add the rows of a picture or recording, or its rejection, to `builder`; yield the batches that this completes.
 
     Args:
         builder: The rows of the shard.
         name: The id of the item, which those of its windows begin with.
         item: What and where it is.
-        opened: Its bytes, at their beginning.
+        opened: Its bytes, at their beginning; of an item that is copied they are read once, in order.
         kept: The values of the kept fields.
     """
-    head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.source.size
+    yield from add_found(builder, name, look_at(builder, item, opened), kept)
+
+
+def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
+    """Return what a picture or recording is, whose bytes are read for that; arguments as add_item has them."""
+    head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.size
     assert settings is not None
-    digest: bytes | None = None
+    source, digest = item.source, None
     try:
         if size > builder.limit:
             head.parts(opened, size, b"", settings)  # raises the rejection
-        if builder.settings.headers_only:
-            in_memory, digest = None, _digest(repr(item.source).encode())
+        if source is None and size > head.max_held:
+            source = builder.spill.copy(opened, size)
+            opened = cast(BinaryIO, builder.spill.open(source))
+        if builder.settings.headers_only and item.source:
+            in_memory, digest = None, digest_of(repr(item.source).encode())
         else:
-            in_memory, digest = _hash(opened, size, head.max_held)
+            in_memory, digest = hash_content(opened, size, head.max_held)
         parts = head.parts(in_memory or opened, size, digest, settings)
+        if source is None and in_memory:
+            nowhere = builder.settings.headers_only  # contents are not read again
+            source = Source("", 0, "", 0, size) if nowhere else builder.spill.add(in_memory.getvalue())
     except BadRow as bad:
-        bad.id = name
-        builder.reject(builder.next_row, bad, (_file(item, head, digest),))
-        builder.next_row += 1
+        return Found(_file(item, head, digest), fault=bad)
+    return Found(_file(item, head, digest), source, parts)
+
+
+def add_found(builder: BatchBuilder, name: str, found: Found, kept: Sequence[Any] = ()) -> Batches:
+    """Add the rows of an item that was looked at, or its rejection; arguments as add_item has them."""
+    if found.source is None:
+        assert found.fault is not None
+        found.fault.id = name
+        yield from builder.reject_next(found.fault, (found.file,))
         return
-    file = _file(item, head, digest)
-    for part in parts:
-        content = MediaContent(file, part.values, item.source._replace(units=part.units), part.hash)
+    for part in found.parts:
+        source = found.source._replace(units=part.units)
+        content = MediaContent(found.file, part.values, source, part.hash)
         yield from builder.add_content(f"{name}{part.fragment}", content, kept)
 
 
 def _file(item: Item, head: MediaHead, digest: bytes | None) -> dict[str, Any]:
     content_type = content_type_of(item.name, head.types)
-    return file_value(item.path, offset=item.offset, size=item.source.size, content_type=content_type, digest=digest)
+    return file_value(item.path, offset=item.offset, size=item.size, content_type=content_type, digest=digest)
 
 
-def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[BinaryIO | None, bytes]:
+def hash_content(opened: BinaryIO, size: int, max_held: int) -> tuple[io.BytesIO | None, bytes]:
     """Return the bytes of a file, as a file, if memory takes them, and their digest."""
     if size <= max_held:
         data = read_exactly(opened, size)
-        return io.BytesIO(data), _digest(data)
+        return io.BytesIO(data), digest_of(data)
     digest, left = hashlib.blake2b(digest_size=DIGEST_BYTES), size
     while left and (block := opened.read(min(left, HASHED_BYTES))):
         digest.update(block)
@@ -100,7 +138,8 @@ def _hash(opened: BinaryIO, size: int, max_held: int) -> tuple[BinaryIO | None, 
     return None, digest.digest()
 
 
-def _digest(data: bytes) -> bytes:
+def digest_of(data: bytes) -> bytes:
+    """Return the digest of a content."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 

@@ -20,6 +20,8 @@ class Notice(StrEnum):
     QUOTED = "quoted"
     SWALLOWED = "swallowed"
     RETURN = "return"
+    PASSED = "passed"
+    CONCATENATED = "concatenated"
     DAMAGED = "damaged"
 
 
@@ -69,6 +71,13 @@ _MESSAGES: dict[Notice, Callable[[_Finding], str]] = {
     Notice.RETURN: lambda found: (
         f"{plural(found.times, 'line contains', 'lines contain')} a carriage return (CR) that no line feed (LF) follows, "
         f"which is text and ends no line: {found}"
+    ),
+    Notice.PASSED: lambda found: (
+        f"{plural(found.times, 'member')} of {plural(found.shards, 'tar')} passed over as a directory, a link, a device, or "
+        f"without a suffix: {found}"
+    ),
+    Notice.CONCATENATED: lambda found: (
+        f"{plural(found.shards, 'tar goes', 'tars go')} on behind end blocks, as concatenated ones do: {found}"
     ),
     Notice.DAMAGED: lambda found: f"{plural(found.shards, 'shard')} cannot be read to the end: {found}",
 }

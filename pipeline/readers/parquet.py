@@ -41,6 +41,8 @@ from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
 
 MAX_ROWS = 2**62
 
+MEDIA_RECORD_BYTES = 256 << 20  # of a record with a picture or sound
+
 
 class ParquetReader:
     """Reader of Parquet, whose files are compressed inside only."""
@@ -63,8 +65,7 @@ class ParquetReader:
                 yield from builder.pass_through(first, clean)
                 continue
             kept = [kept_values(batch, *pair) for pair in zip(builder.fields.kept, builder.kept, strict=True)]
-            for at, record in enumerate(records_of(batch)):
-                yield from builder.add(first + at, record, [column[at] for column in kept])
+            yield from builder.add_records(first, records_of(batch), kept, batch.schema)
             yield builder.flush()  # its kept values are slices, each of which keeps the whole column in memory
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
@@ -166,7 +167,7 @@ def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[in
                 )
                 size = min(size, BLOCK_ROWS)
                 for batch in file.iter_batches(size, row_groups=[number], columns=opened.needed, use_threads=False):
-                    for piece in _pieces(batch):
+                    for piece in _pieces(batch, MEDIA_RECORD_BYTES if fields.by_reference else RECORD_BYTES):
                         start, row = row, row + (1 if isinstance(piece, BadRow) else piece.num_rows)
                         if row > first:  # another part may have the next numbers
                             break
@@ -218,17 +219,17 @@ def _open(handle: IO[bytes], fields: Fields, part: Part) -> _OpenFile:
     return _OpenFile(file, ahead, needed, [{leaf: group[leaf] for leaf in leaves} for group in groups], encoded)
 
 
-def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | BadRow]:
-    """Yield a batch in pieces that take about BATCH_BYTES each with their dictionaries expanded."""
+def _pieces(batch: pa.RecordBatch, limit: int) -> Iterator[pa.RecordBatch | BadRow]:
+    """Yield a batch in pieces that take about BATCH_BYTES each with their dictionaries expanded, a record up to `limit`."""
     sizes = row_bytes(batch)
-    long = sizes > RECORD_BYTES
+    long = sizes > limit
     sizes[long] = 0
     cut = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_BYTES)) + 1
     ends = np.unique(np.concatenate([cut, np.flatnonzero(long), np.flatnonzero(long) + 1, [batch.num_rows]]))
     start = 0
     for end in ends.tolist():
         if end > start:
-            yield too_long(RECORD_BYTES) if long[start] else batch.slice(start, end - start)
+            yield too_long(limit) if long[start] else batch.slice(start, end - start)
         start = end
 
 

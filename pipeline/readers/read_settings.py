@@ -30,6 +30,8 @@ class ReadSettings:
         encoder: What the encoder is loaded from: its settings decide what is a row of a file. None if there are no files.
         headers_only: Whether files are not read to their end: what is hashed is then their version.
         threads: How many files are opened and read at the same time.
+        spill: The directory for copies of contents that cannot be read by themselves; None before the run.
+        media_root: The directory that paths in lists are relative to; None for that of each list.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
         reports: Where errors are reported that no retry repairs.
@@ -45,6 +47,8 @@ class ReadSettings:
     encoder: EncoderSettings | None = None
     threads: int = 1
     headers_only: bool = False
+    spill: str | None = None
+    media_root: str | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.
@@ -75,6 +79,10 @@ class ReadSettings:
 def fields_of(options: Mapping[str, Any], head: Head) -> Fields:
     """Return the fields that options of `embed` name; raise InputError if content fields and id fields do not pair up."""
     contents, ids = _paths(options.get(head.field_flag.removeprefix("--"))), _paths(options.get("id_field"))
+    entry = tuple(options.get(name) for name in head.entry_fields)
+    for_lists = next((name for name in ("media_root", *head.entry_fields) if options.get(name)), None)
+    if for_lists and not contents:
+        raise InputError(f"--{for_lists} is for lists: name their field of the {head.item} with {head.field_flag}")
     contents = contents or [head.content.name]
     if ids and len(ids) != len(contents):
         raise InputError(
@@ -83,7 +91,14 @@ def fields_of(options: Mapping[str, Any], head: Head) -> Fields:
             f"give one id field for each {head.item} field, in the same order, or none"
         )
     pairs = [TextField(*pair) for pair in zip_longest(contents, ids)]
-    return Fields(pairs[0].text, pairs[0].id, tuple(options["keep_fields"]), tuple(pairs[1:]))
+    return Fields(
+        pairs[0].text,
+        pairs[0].id,
+        tuple(options["keep_fields"]),
+        tuple(pairs[1:]),
+        entry if any(entry) else (),
+        by_reference=head.by_reference,
+    )
 
 
 def _paths(given: list[str] | str | None) -> list[str]:

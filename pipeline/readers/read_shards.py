@@ -18,11 +18,12 @@ from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
+from .entry_builder import EntryBuilder
 from .input_files import open_shard
 from .notes import Notice, ShardNotes
 from .parts import split_group
 from .read_settings import ReadSettings
-from .registry import READERS
+from .registry import LIST_FORMATS, READERS
 from .shard import BATCH_BYTES, Batches, Part, Shard
 
 READ_BYTES = 256 << 20  # of files that are read at the same time
@@ -36,13 +37,22 @@ def read_shard(shard: Shard, settings: ReadSettings, notes: ShardNotes | None = 
     The last row of a shard with damaged content is a rejected one, "damaged shard". What is noticed is added to `notes`.
     Raises OSError or InputError as open_shard does.
     """
-    builder = BatchBuilder(Part(shard, shard.bytes), settings)
+    builder = _builder(Part(shard, shard.bytes), settings)
     yield from _read(builder)
     if notes is not None:
         notes.merge(builder.notes)
 
 
+def _builder(part: Part, settings: ReadSettings) -> BatchBuilder:
+    is_list = settings.head.by_reference and part.shard.format in LIST_FORMATS
+    return EntryBuilder(part, settings) if is_list else BatchBuilder(part, settings)
+
+
 def _read(builder: BatchBuilder) -> Batches:
+    return builder.spill.hold(_read_part(builder))
+
+
+def _read_part(builder: BatchBuilder) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
     with open_shard(shard, builder.settings.file_io, builder.settings.reports) as handle:
         try:
@@ -165,8 +175,9 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
         Files that are one content each are read at the same time: most of the time is spent on opening them.
         """
-        builders = (BatchBuilder(part, self.settings) for part in parts)
-        if len(parts) == 1 or not self.settings.head.by_reference:
+        builders = (_builder(part, self.settings) for part in parts)
+        is_list = any(part.shard.format in LIST_FORMATS for part in parts)  # their files are read at the same time
+        if len(parts) == 1 or is_list or not self.settings.head.by_reference:
             yield from ((builder, _read(builder)) for builder in builders)
             return
         yield from map_in_order(

@@ -21,6 +21,7 @@ _PAGE = re.compile(
 
 _AS_TABLE = "write it as Parquet, csv or jsonl"
 _UNPACK = "unpack it"
+_TAR = "a tar archive"
 _AS_CSV = "save it as CSV UTF-8"
 
 
@@ -44,7 +45,7 @@ _KINDS = (
     _Kind(rb"PK\x03\x04[\0-\xff]{26}mimetypeapplication/vnd\.oasis", "an OpenDocument file (a zip archive)", _AS_CSV),
     _Kind(rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", "a zip archive", _UNPACK),
     _Kind(rb"(?:7z\xbc\xaf\x27\x1c|Rar!\x1a\x07)", "a 7z or RAR archive", _UNPACK),
-    _Kind(rb"[^\0][\0-\xff]{256}ustar[\0 ]", "a tar archive", _UNPACK),
+    _Kind(rb"[^\0][\0-\xff]{256}ustar[\0 ]", _TAR, _UNPACK),
     _Kind(rb"PAR1(?=[\0-\xff]*[\0-\x08])", "Parquet", "rename it to {stem}.parquet"),
     _Kind(rb"PARE(?=[\0-\xff]*[\0-\x08])", "Parquet with an encrypted footer", "decrypt it"),
     _Kind(rb"(?:ARROW1\0|FEA1(?=[\0-\xff]*[\0-\x08])|\xff{4}[\0-\xff]{2}\0\0)", "an Arrow or Feather file", _AS_TABLE),
@@ -96,16 +97,25 @@ def find_fault(head: bytes, shard: Shard) -> str | None:
 
     `head` are the first HEAD_BYTES of the shard, decompressed, or all of it.
     """
-    name = _plain_name(shard)
-    if found := _MAGIC.match(head):
-        kind = _KINDS[(found.lastindex or 1) - 1]
-        remedy = kind.remedy.format(name=name, stem=os.path.splitext(name)[0])
-        if shard.compression:
-            return f"behind {shard.compression}, the content is {kind.what}, not {shard.format}: decompress it, and {remedy}"
-        return f"the content is {kind.what}, not {shard.format}: {remedy}"
+    if fault := find_other_format(head, shard):
+        return fault
     if _is_binary(head):
         return f"the content is binary, not {shard.format}: leave it out, or convert it to text in UTF-8"
     return None
+
+
+def find_other_format(head: bytes, shard: Shard) -> str | None:
+    """Return what the head of a shard is, if it is that of another known format, with a remedy, or None."""
+    name, found = _plain_name(shard), _MAGIC.match(head)
+    kind = _KINDS[(found.lastindex or 1) - 1] if found else None
+    if not kind or (kind.what == _TAR and shard.format == "tar"):
+        return None
+    remedy = kind.remedy.format(name=name, stem=os.path.splitext(name)[0])
+    if shard.compression:
+        return (
+            f"behind {shard.compression}, the content is {kind.what}, not {shard.format}: decompress it, and {remedy}"
+        )
+    return f"the content is {kind.what}, not {shard.format}: {remedy}"
 
 
 def find_compression_fault(start: bytes, shard: Shard) -> str | None:
@@ -115,6 +125,8 @@ def find_compression_fault(start: bytes, shard: Shard) -> str | None:
     kind = _KINDS[(found.lastindex or 1) - 1] if found else None
     if kind and kind.what != shard.compression:
         remedy = kind.remedy.format(name=name, stem=os.path.splitext(name)[0])
+        if kind.what == _TAR and shard.format == "tar":
+            remedy = f"rename it to {name}"
         return f"the content is {kind.what}, not {shard.compression}: {remedy}"
     if kind or len(start) < 8 or start.startswith(b"BZh") or _is_binary(start) or find_encoding(start):
         return None  # a damaged stream is for its decompressor

@@ -17,6 +17,7 @@ from ..io.retries import error_text
 from ..io.timeout_reader import open_to_read
 from ..layout import (
     CANARY,
+    CONTENT_SPILL,
     DAMAGED,
     FILE_LIST,
     MANIFEST,
@@ -39,7 +40,19 @@ from .manifest import (
 )
 from .run_directory import run_path
 
-_OF_A_RUN = (PART, REJECTED, FILE_LIST, SHARD_LIST, CANARY, f".{PART}", f".{REJECTED}", WORKER_COUNTS, WORKER_ERROR)
+_OF_A_RUN: tuple[str, ...] = (
+    PART,
+    REJECTED,
+    FILE_LIST,
+    SHARD_LIST,
+    CANARY,
+    f".{PART}",
+    f".{REJECTED}",
+    WORKER_COUNTS,
+    WORKER_ERROR,
+)
+
+OF_AN_ENDED_RUN = (*_OF_A_RUN, CONTENT_SPILL)  # which also needs no copies of contents
 
 
 def current_name(output: str) -> str | None:
@@ -214,11 +227,11 @@ def record_damage(path: str, reason: str) -> None:
         write_atomically(join(directory, f"{DAMAGED}{name}"), f"{reason}\n".encode(), "application/octet-stream")
 
 
-def remove_strays(directory: str, named: Collection[str]) -> None:
+def remove_strays(directory: str, named: Collection[str], kinds: tuple[str, ...] = _OF_A_RUN) -> None:
     """Delete files of rows, finished or not, and lists of files, that are not `named`: bundles that ran twice left them.
 
     They must go because readers of part-*.parquet would read their rows twice. The canary goes too: the manifest has it.
-    So do workers' reports, for which there may be no launcher any more.
+    So do workers' reports, for which there may be no launcher any more. `kinds` begin the names of all these files.
     """
     names = {base_name(file.path): file.path for file in list_directory(directory)}
-    remove([path for name, path in names.items() if name.startswith(_OF_A_RUN) and name not in named])
+    remove([path for name, path in names.items() if name.startswith(kinds) and name not in named])

@@ -10,6 +10,7 @@ from ...model.release import UNTRAINED
 from ..errors import SnapshotError
 from ..terminal import plural
 from .commit import (
+    OF_AN_ENDED_RUN,
     missing_files,
     no_snapshot,
     point_to,
@@ -231,13 +232,16 @@ def _remove_snapshot(output: str, name: str) -> bool:
 
 
 def remove_late_files(output: str, manifest: Manifest) -> None:
-    """Delete the files of rows in a published snapshot's directory that it does not name; readers would read them, too."""
+    """Delete the files of rows in an ended run's directory that its snapshot does not name: readers would read them, too.
+
+    The same goes for copies of contents, which the run's launcher could not remove.
+    """
     named = {
         manifest["files"]["name"],
         manifest["shards"]["name"],
         *(file.name for file in read_file_list(output, manifest)),
     }
-    remove_strays(run_path(output, manifest["snapshot"]), named)
+    remove_strays(run_path(output, manifest["snapshot"]), named, OF_AN_ENDED_RUN)
 
 
 def _snapshots_to_keep(output: str, current: str, finished: Sequence[str], keep: int) -> list[str]:

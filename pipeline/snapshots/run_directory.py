@@ -9,7 +9,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import cast
 
 from filelock import FileLock
@@ -20,7 +19,7 @@ from ..errors import SnapshotError, convert_write_errors
 from ..io.filesystem import FileEntry, is_locked, list_directory, remove, remove_below, temporary_name
 from ..io.json_file import Json, owner, process, read_json, update_json, write_json
 from ..io.paths import base_name, is_local, join
-from ..layout import CANARY, LOCK, MANIFEST, MARKER, SNAPSHOTS, SPILL
+from ..layout import CANARY, CONTENT_SPILL, LOCK, MANIFEST, MARKER, SNAPSHOTS, SPILL
 from ..remote.job_service import RemoteJob
 from .manifest import RESTORE_REMEDY, is_run_name, manifest_from
 
@@ -134,14 +133,19 @@ def read_canary(output: str, snapshot: str, names: Collection[str]) -> Canary | 
     return None if manifest is None else manifest_from(manifest, path, snapshot, ("canary", "dim"))["canary"]
 
 
-def remove_spills(output: str, snapshot: str) -> None:
-    """Delete the spill files of a run on one machine."""
-    if is_local(output):
-        for path in Path(run_path(output, snapshot)).glob(f"{SPILL}*.tmp"):
-            try:
-                path.unlink()
-            except OSError as error:  # no snapshot needs it, and the directory of a failed run is removed later
-                _LOGGER.warning("%s cannot be removed: %s", path, error)
+def remove_spills(output: str, snapshot: str, *, contents: bool = False) -> None:
+    """Delete the files of shuffled rows of a run on one machine; with `contents`, those with contents of any run, too.
+
+    A job that may go on needs the latter: its model's step may be started again.
+    """
+    if not (is_local(output) or contents):
+        return
+    kinds = (SPILL, CONTENT_SPILL) if contents else SPILL
+    try:
+        files = [file.path for file in list_directory(run_path(output, snapshot))]
+        remove([path for path in files if base_name(path).startswith(kinds)])
+    except Exception as error:  # no snapshot needs them, and the directory of a failed run is removed later
+        _LOGGER.warning("spill files of %s cannot be removed: %s", snapshot, error)
 
 
 def remove_run(output: str, snapshot: str) -> None:

@@ -223,7 +223,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"{IN} --output other", "--output is given twice"),
         (f"{IN} --dry-run", "embed has no flag --dry-run: `audioclip plan` with the same flags is the dry run"),
         (f"{IN} --dry_run", "`audioclip plan` with the same flags is the dry run"),
-        (f"{IN} --input_format jsn", "'jsn' is not one of txt, jsonl, csv, tsv, parquet, media; did you mean jsonl?"),
+        (
+            f"{IN} --input_format jsn",
+            "'jsn' is not one of txt, jsonl, csv, tsv, parquet, media, tar; did you mean jsonl?",
+        ),
         (f"{IN} --checkpoint ful", "'ful' is neither a file nor one of full, partial, untrained; did you mean full?"),
         (f"{IN} --device gpu", "--device: 'gpu' is not auto, cpu, cuda or cuda:N; did you mean cuda?"),
         (f"{IN} --batch_size", "--batch_size needs one value"),

@@ -100,7 +100,7 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
     assert message == f"--input {tree}/a matches no file; it is a directory: name its files, as in '{tree}/a/*'"
     message = refusal(lambda: names(tree / "c/notes.doc"))
     assert message == (
-        f"{tree}/c/notes.doc: .doc is not a known format; known are .txt, .jsonl, .csv, .tsv, .parquet, .ndjson, "
+        f"{tree}/c/notes.doc: .doc is not a known format; known are .txt, .jsonl, .csv, .tsv, .parquet, .tar, .ndjson, "
         "most also compressed as .gz, .bz2, .zst, .xz, .gzip: name it with --input_format"
     )
     assert "no suffix is not a known format" in refusal(lambda: names(tree / "README"))

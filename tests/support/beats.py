@@ -126,6 +126,7 @@ class BeatHead:
     content_columns = ()
     types: Mapping[str, str] = {}
     by_reference = False
+    entry_fields = ()
     batch_items = 1024
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"

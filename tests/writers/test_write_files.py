@@ -12,7 +12,7 @@ from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.embedded_batch import EmbeddedBatch
 from audioclip_beam.pipeline.io.filesystem import AtomicFile
 from audioclip_beam.pipeline.schemas import part_schema
-from audioclip_beam.pipeline.snapshots.commit import remove_strays
+from audioclip_beam.pipeline.snapshots.commit import OF_AN_ENDED_RUN, remove_strays
 from audioclip_beam.pipeline.writers.parquet_file import ParquetFileWriter
 from audioclip_beam.pipeline.writers.write_files import WriteFiles
 from tests.support.shards import REJECTED
@@ -46,7 +46,10 @@ def test_a_file_of_a_killed_worker_is_removed_when_the_run_is_published(tmp_path
         (tmp_path / name).touch()
     for name in ("_worker-1.json", "_error-2.json", "_worker-3.json.4-abc.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / "content-5.tmp").touch()
     remove_strays(str(tmp_path), {"part-1.parquet"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["content-5.tmp", "manifest.json", "part-1.parquet"]
+    remove_strays(str(tmp_path), {"part-1.parquet"}, OF_AN_ENDED_RUN)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "part-1.parquet"]
 
 
