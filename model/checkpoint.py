@@ -67,6 +67,7 @@ class Checkpoint:
         sha256: That of the file or, if untrained, of the tensors.
         untrained: Whether the weights are random.
         head: The name of the head.
+        released: The sha256 of the released file that it is from, "untrained", or "" if that is not known.
     """
 
     state: dict[str, Tensor]
@@ -74,6 +75,7 @@ class Checkpoint:
     sha256: str
     untrained: bool
     head: str = "text"
+    released: str = ""
 
     def info(self, dim: int, parts: Mapping[str, str], limit: int | None = None) -> ModelInfo:
         """Return what an encoder of this checkpoint is.
@@ -85,7 +87,15 @@ class Checkpoint:
         """
         common = {"scheme": SCHEME, "head": self.head, "weights": weights_digest(self.state)}
         return ModelInfo(
-            self.head, self.name, self.sha256, self.untrained, dim, {**common, **parts}, limit=limit, notice=self.notice
+            self.head,
+            self.name,
+            self.sha256,
+            self.untrained,
+            dim,
+            {**common, **parts},
+            limit=limit,
+            notice=self.notice,
+            released=self.released,
         )
 
     @property
@@ -110,11 +120,13 @@ def load_checkpoint(path: str | os.PathLike[str], head: str = "text") -> Checkpo
     shapes = shapes_of(head)
     if os.fspath(path) == UNTRAINED:
         random = shapes.untrained_state()
-        return Checkpoint(random, UNTRAINED, weights_digest(random), True, head)
+        return Checkpoint(random, UNTRAINED, weights_digest(random), True, head, UNTRAINED)
     file = Path(resolve_checkpoint(path))
     if not file.is_file():
         raise CheckpointError(_missing_message(file, os.fspath(path)))
-    tensors, untrained = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pt(file)
+    is_extracted = file.suffix == ".safetensors"
+    tensors, metadata = _read_safetensors(file) if is_extracted else (_read_pt(file), {})
+    untrained = metadata.get("weights") == UNTRAINED
     mapped = {name: tensor for name, tensor in tensors.items() if shapes.is_member(name)}
     del tensors
     faults = shapes.faults(mapped)
@@ -128,7 +140,9 @@ def load_checkpoint(path: str | os.PathLike[str], head: str = "text") -> Checkpo
             f"{file} does not contain an AudioCLIP {shapes.NAME}: {'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; give a "
             f"released .pt, or a .safetensors that `audioclip extract --head {head}` wrote"
         )
-    return Checkpoint(state, file.name, sha256_of_file(file), untrained, head)
+    sha256 = sha256_of_file(file)
+    released = UNTRAINED if untrained else metadata.get("source_sha256", "") if is_extracted else sha256
+    return Checkpoint(state, file.name, sha256, untrained, head, released)
 
 
 def _copy(mapped: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -170,7 +184,7 @@ def _missing_message(file: Path, word: str) -> str:
     )
 
 
-def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
+def _read_pt(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pt by name, mapped from the file; code in its pickle never runs.
 
     Only the zip format is read: torch before 2.6 runs code of the older tar format despite weights_only (CVE-2025-32434).
@@ -210,7 +224,7 @@ def _read_pt(file: Path) -> tuple[dict[str, Tensor], bool]:
         raise CheckpointError(
             f"{file} does not contain a flat state dict of tensors but {content}: save model.state_dict() alone"
         )
-    return dict(loaded), False
+    return dict(loaded)
 
 
 def _check_members(file: Path) -> None:
@@ -269,12 +283,12 @@ def _pickle_protocol(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -
     return 0
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], bool]:
-    """Return the tensors of a .safetensors file by name, and whether its metadata mark them as untrained."""
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a .safetensors file by name, and its metadata."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        return load_file(file), metadata.get("weights") == UNTRAINED
+        return load_file(file), metadata
     except Exception as error:  # a size that is too large raises TypeError in torch, with lines of C++
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
@@ -296,6 +310,8 @@ def extract(source: str | os.PathLike[str], target: str | os.PathLike[str], head
     metadata = {"source": checkpoint.name, "source_sha256": checkpoint.sha256}
     if checkpoint.untrained:
         metadata["weights"] = UNTRAINED
+    elif checkpoint.released:  # of a head that was extracted before, the digest of the first source
+        metadata["source_sha256"] = checkpoint.released
     try:
         with replace_file(target) as temporary:
             save_file(checkpoint.state, temporary, metadata)

@@ -258,6 +258,8 @@ class ModelInfo:
         fingerprint_parts: What decides a vector, by name.
         limit: How many units of a content the model reads; None if it reads all.
         notice: What users must know of a model that is not AudioCLIP's, else "".
+        released: The sha256 of the released file that the head is from, "untrained" for random weights, or "" if that is
+            not known. Vectors of different heads can be compared if it is the same.
     """
 
     head: str
@@ -268,6 +270,7 @@ class ModelInfo:
     fingerprint_parts: dict[str, str]
     limit: int | None = None
     notice: str = ""
+    released: str = ""
 
     @property
     def fingerprint(self) -> str:

@@ -151,6 +151,16 @@ class MediaHead:
         """
         raise NotImplementedError
 
+    def find_part(self, opened: BinaryIO, size: int, fragment: str, settings: EncoderSettings) -> Part:
+        """Return the part of a file that a media fragment names, as for `parts`; without one ("") the first part.
+
+        Raises BadRow: The file cannot be embedded, or has no such part.
+        """
+        for part in self.parts(opened, size, bytes(DIGEST_BYTES), settings):
+            if fragment in ("", part.fragment):
+                return part
+        raise BadRow("missing field", f"it has no part {fragment}")
+
     def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Yield the encoder's contents for parts of a file, in order, or a ContentError; `parts` have the content columns.
 

@@ -100,14 +100,15 @@ def _underscored(word: str, known: Collection[str]) -> str:
     return name + equals + value if flag.startswith("--") and name in known else word
 
 
-def _share(value: str) -> float:
+def share(value: str) -> float:
+    """Return a number from 0 to 1; a type for argparse."""
     try:
-        share = float(value)
+        number = float(value)
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
+        number = -1.0
+    if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{value!r} is not a number from 0 to 1")
-    return share
+    return number
 
 
 def _rows_or_percent(value: str) -> str:
@@ -331,7 +332,7 @@ def add_flags(parser: argparse.ArgumentParser, *, for_plan: bool = False) -> Non
     )
     add(
         "--max_shrink",
-        type=_share,
+        type=share,
         default=0.5,
         help="fail if the rows with vectors are fewer than this share of the previous snapshot's (default: 0.5)",
     )

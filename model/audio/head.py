@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from .encoder import AudioEncoder
     from .parts import Heard
+
+_FRAGMENT = re.compile(r"#t=([0-9]+(?:\.[0-9]+)?),([0-9]+(?:\.[0-9]+)?)")  # seconds of a file
 
 _SECONDS = f"{MIN_WINDOW} to {MAX_SECONDS} seconds"
 
@@ -199,6 +203,32 @@ class AudioHead(MediaHead):
             units = frame_count(round((stop - first) * RATE / rate))
             parts.append(Part(part_hash(key, number), fragment, values, units))
         return parts
+
+    def find_part(self, opened: BinaryIO, size: int, fragment: str, settings: EncoderSettings) -> Part:
+        """Return the part that a media fragment names, of a row or any other; without one ("") the first row's.
+
+        Raises BadRow: The file cannot be decoded, or has no such part.
+        """
+        from .parts import listen
+        from .sndfile import AudioError
+
+        if not fragment:
+            return super().find_part(opened, size, fragment, settings)
+        with suppress(BadRow):  # of a recording that is too long to be embedded whole
+            return super().find_part(opened, size, fragment, settings)
+        named = _FRAGMENT.fullmatch(fragment)
+        if not named:
+            raise BadRow("missing field", f"{fragment} is not #t=START,END in seconds")
+        try:
+            heard = listen(opened)
+        except AudioError as error:
+            raise BadRow(error.reason, error.detail) from None
+        first, stop = (min(heard.samples, round(float(seconds) * heard.rate)) for seconds in named.groups())
+        if first >= stop:
+            raise BadRow("too short", f"it has {_short(heard.samples / heard.rate)} s, and nothing in {fragment}")
+        duration = heard.samples / heard.rate
+        values = first / heard.rate, stop / heard.rate, duration, heard.rate, heard.channels
+        return Part(b"", fragment, values, frame_count(round((stop - first) * RATE / heard.rate)))
 
     def decode(self, opened: BinaryIO, parts: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Yield the samples of each part as a Track, or why it cannot be decoded."""

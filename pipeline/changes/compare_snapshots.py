@@ -6,11 +6,8 @@ differ. Only if ids may repeat (--id_field without --unique_ids) the ids of the 
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -19,15 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..canary import canaries_agree
-from ..errors import WRITE_REMEDY, SnapshotError, convert_temporary_errors, convert_write_errors
-from ..io.filesystem import list_directory, temporary_name, write_atomically
-from ..io.paths import check_directory, is_local, join, real_path
-from ..layout import SNAPSHOTS
-from ..schemas import CONTENT_HASH, EMBEDDING, content_fields, kept_fields
+from ..errors import SnapshotError, convert_temporary_errors
+from ..schemas import CONTENT_HASH, content_fields, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
-from ..writers.parquet_file import ParquetFileWriter, part_options
+from ..writers.parquet_file import part_options
+from ..writers.result_directory import check_new_directory, new_directory, write_rows, write_summary
 from .compare_rows import SplitById, bits_for, match_rows, require_unique
 
 ADDED, CHANGED = 1, 2
@@ -64,7 +59,7 @@ def find_changes(
         ValueError: `target` is not a new or empty directory, or is among the snapshots of `output`.
     """
     if target is not None:
-        _check_target(target, output)
+        check_new_directory(target, output)
     newer = _open(output, now or require_current(output))
     older = _open(output, before) if before else _open_previous(output, newer)
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as scratch:
@@ -81,25 +76,6 @@ def find_changes(
         if target is None:
             return changes
         return _write(target, changes, comparison, kinds, removed)
-
-
-def _check_target(target: str, output: str) -> None:
-    """Raise ValueError unless a directory of changes can be written to `target`."""
-    path, snapshots = real_path(target), real_path(join(output, SNAPSHOTS))
-    if f"{path}/".startswith(f"{snapshots}/"):
-        raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
-    check_directory(target)
-    if not is_local(target):
-        empty = not list_directory(target, recursive=True)
-    else:
-        empty = not os.path.isdir(path) or not os.listdir(path)
-    if not empty:
-        raise ValueError(f"--output {target} is not empty: name a new directory")
-    if os.path.ismount(path) or (os.path.isdir(path) and os.path.samefile(path, os.curdir)):
-        raise ValueError(
-            f"--output {target} is the current directory or a mount point, which cannot be replaced by the finished "
-            f"directory: name a new directory in it"
-        )
 
 
 def _open(output: str, name: str) -> Snapshot:
@@ -208,25 +184,20 @@ def _write(
     target: str, changes: Changes, comparison: _Comparison, kinds: NDArray[np.int8], removed: pa.ChunkedArray
 ) -> Changes:
     """Write the rows and the summary into `target`, a local directory whole or not at all."""
-    path = real_path(target)  # a link stays one
-    directory = temporary_name(path) if is_local(target) else target
-    try:
-        with convert_write_errors(target, WRITE_REMEDY):
-            schema = comparison.schema()
-            files = [*_write_files(directory, "removed", _IDS, pa.table({"id": removed}, _IDS).to_batches(BATCH_ROWS))]
-            for kind, name in ((ADDED, "added"), (CHANGED, "changed")):
-                files += _write_files(directory, name, schema, _rows(comparison, kinds == kind))
-            changes = replace(changes, files=files)
-            if is_local(target):
-                os.makedirs(directory, exist_ok=True)
-            data = json.dumps(asdict(changes), indent=1).encode()
-            write_atomically(join(directory, SUMMARY), data, "application/json", sync=True)
-            if is_local(target):
-                os.replace(directory, path)
-        return changes
-    finally:
-        if is_local(target):
-            shutil.rmtree(directory, ignore_errors=True)
+    with new_directory(target) as directory:
+        schema = comparison.schema()
+        files = [
+            *write_rows(
+                directory, "removed", _IDS, pa.table({"id": removed}, _IDS).to_batches(BATCH_ROWS), file_rows=FILE_ROWS
+            )
+        ]
+        options = part_options(schema, "plain")
+        for kind, name in ((ADDED, "added"), (CHANGED, "changed")):
+            rows = _rows(comparison, kinds == kind)
+            files += write_rows(directory, name, schema, rows, file_rows=FILE_ROWS, options=options)
+        changes = replace(changes, files=files)
+        write_summary(directory, SUMMARY, asdict(changes))
+    return changes
 
 
 def _rows(comparison: _Comparison, chosen: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
@@ -245,17 +216,3 @@ def _schema(snapshot: Snapshot, files: Sequence[FileInfo] | None = None) -> pa.S
     """Return the schema of the part files of a snapshot, or of some of them; None if these have no rows."""
     batch = next(iter_rows(snapshot, files=files), None)
     return batch and batch.schema
-
-
-def _write_files(directory: str, kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
-    """Write the batches into files of FILE_ROWS rows, at least into one, and yield the names of these."""
-    options: dict[str, object] = {"compression": "zstd"}
-    if EMBEDDING in schema.names:
-        options = part_options(schema, "plain")
-    writer = ParquetFileWriter(directory, f"{kind}-00000.parquet", schema, options)
-    for number, batch in enumerate(batches, 1):
-        if writer.rows >= FILE_ROWS:
-            yield writer.finish().name
-            writer = ParquetFileWriter(directory, f"{kind}-{number:05}.parquet", schema, options)
-        writer.add(batch)
-    yield writer.finish().name

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ...model.heads import HEADS
 from ...model.release import HEAD_MEGABYTES
-from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type
+from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type, share
 from . import commands
 
 
@@ -36,6 +37,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=path_type, metavar="PATH", help=f"{meaning} (default: as recorded)")
 
 
+def _add_result(parser: argparse.ArgumentParser, content: str, *, required: bool = False) -> None:
+    """Add --output of a command whose result can be a directory."""
+    parser.add_argument(
+        "--output",
+        dest="target",
+        type=path_type,
+        metavar="DIR",
+        required=required,
+        help=f"new directory for {content}, as Parquet files"
+        + ("" if required else " (default: none, they are printed)"),
+    )
+
+
 def _fetch_arguments(parser: argparse.ArgumentParser) -> None:
     words = ("full", "partial", "vocabulary")
     parser.add_argument("what", type=one_of(*words), choices=words, help="the checkpoint, or the vocabulary alone")
@@ -58,18 +72,59 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="a text, or a .npy file: floats [dim] or [n, dim]")
+    parser.add_argument(
+        "queries",
+        nargs="+",
+        metavar="QUERY",
+        help="a text, a sound file (also file.wav#t=START,END), a picture, or a .npy file: floats [dim] or [n, dim]",
+    )
     parser.add_argument("--top", type=at_least(1), default=10, metavar="N", help="number of rows (default: 10)")
-    words = ("cosine", "audio_logits", "image_logits")
+    words = ("cosine", "dot", "logits")
     parser.add_argument(
         "--by",
         type=one_of(*words),
         choices=words,
         default="cosine",
-        help="cosine, or AudioCLIP's scaled logits for vectors of its audio or image encoder (default: cosine)",
+        help="cosine, dot product, or logits: the cosine times AudioCLIP's scale for the two heads (default: cosine)",
     )
+    parser.add_argument("--text", action="store_true", help="take every query as a text, whatever it ends in")
+    parser.add_argument(
+        "--query_head", type=one_of(*HEADS), choices=tuple(HEADS), help="head of the vectors in .npy files, for logits"
+    )
+    _add_result(parser, "the hits")
     _add_model(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def _classify_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument(
+        "--labels",
+        type=path_type,
+        required=True,
+        metavar="FILE",
+        help="a .txt with a label per line, or a .csv or .jsonl with fields label and, optionally, text",
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        type=not_empty,
+        metavar="TEMPLATE",
+        help="template for the labels, as in 'a photo of {}' (default: {}); can be repeated: the vectors are averaged",
+    )
+    parser.add_argument("--top", type=at_least(1), default=1, metavar="N", help="labels of a row (default: 1)")
+    parser.add_argument(
+        "--min_probability", type=share, default=0.0, metavar="P", help="leave out less probable labels (default: 0)"
+    )
+    _add_result(parser, "the labels")
+    _add_model(parser)
+
+
+def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", type=path_type, metavar="A", help="directory of the snapshots whose rows get others")
+    parser.add_argument("other", type=path_type, metavar="B", help="directory of the snapshots that are searched")
+    parser.add_argument("--top", type=at_least(1), default=1, metavar="N", help="rows of B for each of A (default: 1)")
+    _add_result(parser, "the pairs", required=True)
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,9 +216,22 @@ COMMANDS: dict[str, Command] = {
     "current": Command(commands.run_current, "print the path of the current snapshot", _add_output, "object stores"),
     "search": Command(
         commands.run_search,
-        "find the rows of the current snapshot nearest to texts or vectors",
+        "find the rows of the current snapshot nearest to texts, sounds, pictures or vectors",
         _search_arguments,
         "object stores",
+    ),
+    "classify": Command(
+        commands.run_classify,
+        "find the most probable labels of the sounds or pictures of the current snapshot",
+        _classify_arguments,
+        "object stores",
+    ),
+    "pairs": Command(
+        commands.run_pairs,
+        "find for each row of one snapshot the nearest rows of another one",
+        _pairs_arguments,
+        "object stores",
+        True,
     ),
     "validate": Command(
         commands.run_validate,

@@ -128,7 +128,7 @@ def _model_files(arguments: argparse.Namespace) -> Mapping[str, str | None]:
 
 
 def run_search(arguments: argparse.Namespace) -> int:
-    """Print the rows nearest to texts or vectors."""
+    """Print or write the rows nearest to texts, sounds, pictures or vectors."""
     with _importing():
         from ..search.exact_search import search
     result = search(
@@ -136,6 +136,9 @@ def run_search(arguments: argparse.Namespace) -> int:
         arguments.queries,
         top=arguments.top,
         by=arguments.by,
+        text=arguments.text,
+        query_head=arguments.query_head,
+        target=arguments.target,
         **_model_files(arguments),
     )
     if arguments.json:
@@ -143,8 +146,44 @@ def run_search(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     for note in result.notes:
         print_note(note)
+    if arguments.target:
+        print_result(f"{sum(map(len, result.hits)):,} hits in {arguments.target}")
+        return EXIT_DONE
     for line in result.as_table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         print_line(line)
+    return EXIT_DONE
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    """Print or write the most probable labels of sounds or pictures."""
+    with _importing():
+        from ..search.classify_rows import classify
+    classes = classify(
+        arguments.output,
+        arguments.labels,
+        prompts=arguments.prompt or ("{}",),
+        top=arguments.top,
+        min_probability=arguments.min_probability,
+        target=arguments.target,
+        **_model_files(arguments),
+    )
+    for note in classes.notes:
+        print_note(note)
+    for line in classes.lines:
+        print_line(line)
+    if arguments.target:
+        print_result(f"{len(classes.files):,} files in {arguments.target}")
+    return EXIT_DONE
+
+
+def run_pairs(arguments: argparse.Namespace) -> int:
+    """Write the nearest rows of another snapshot."""
+    from ..search.pairs import find_pairs
+
+    found = find_pairs(arguments.output, arguments.other, arguments.target, top=arguments.top)
+    for note in found.notes:
+        print_note(note)
+    print_result(f"{found.pairs:,} pairs in {arguments.target}")
     return EXIT_DONE
 
 

@@ -41,7 +41,7 @@ class SnapshotModel:
         return logit_scale(self.head, self.settings, other)
 
 
-def _recorded_files(manifest: Manifest, head: Head) -> dict[str, str]:
+def recorded_files(manifest: Manifest, head: Head) -> dict[str, str]:
     """Return the absolute paths of the files of a snapshot's model, by the name of the flag.
 
     Those of files that were moved, and that the options of the run still name from the current directory, are left out.
@@ -75,7 +75,7 @@ def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotM
     given = {name: path for name, path in files.items() if path}
     if not names.issuperset(given):
         raise TypeError(f"the files of this model are {', '.join(sorted(names))}, got {', '.join(sorted(given))}")
-    options = {**manifest["options"], **_recorded_files(manifest, head)}
+    options = {**manifest["options"], **recorded_files(manifest, head)}
     settings = head.settings_of(parts, {**options, **given})
     remedy = f"with {' or '.join(['--checkpoint', *(f'--{flag.name}' for flag in head.flags if flag.is_file)])}"
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"

@@ -12,7 +12,7 @@ from ..canary import Canary
 from ..metrics import pace_by_span
 from ..prepare.job import Job
 from ..schemas import reasons_of
-from ..snapshots.manifest import FORMAT, Counts, ListingInfo, Manifest
+from ..snapshots.manifest import FORMAT, CheckpointInfo, Counts, ListingInfo, Manifest
 from ..snapshots.segments import add_rows
 from .corpus import Corpus
 from .kept_notes import kept_types
@@ -73,6 +73,9 @@ def make_manifest(
         "model_seconds": round(stats.work.model_seconds, 6),
         "write_seconds": round(stats.write_seconds, 6),
     }
+    checkpoint: CheckpointInfo = {"name": info.name, "sha256": info.sha256}
+    if info.released:
+        checkpoint["released_sha256"] = info.released
     manifest: Manifest = {
         "format": FORMAT,
         "snapshot": snapshot,
@@ -82,7 +85,7 @@ def make_manifest(
         "fingerprint": info.fingerprint,
         "fingerprint_parts": info.fingerprint_parts,
         "weights": info.weights,
-        "checkpoint": {"name": info.name, "sha256": info.sha256},
+        "checkpoint": checkpoint,
         "dim": info.dim,
         "limit": info.limit,
         "options": job.given,

@@ -1,4 +1,4 @@
-"""`audioclip search`: exact search for the rows of the current snapshot nearest to texts or vectors."""
+"""`audioclip search`: exact search for the rows of the current snapshot nearest to texts, sounds, pictures or vectors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,43 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import SnapshotError
-from ..inference.find_model import find_model
+from ..inference.find_model import SnapshotModel
 from ..snapshots.manifest import check_file_list, check_manifest
 from ..snapshots.snapshot import REMEDY, Snapshot, iter_rows, open_snapshot
 from ..terminal import count_cells, printable
-from .queries import Query, QueryError, is_file, list_queries, read_queries
-from .top_k import Hit, TopK
+from ..writers.result_directory import check_new_directory, new_directory, write_rows, write_summary
+from .queries import Query, QueryError, kind_of, list_queries, read_queries
+from .spaces import find_query_model
+from .top_k import COLUMNS, Hit, TopK
 
-ID_CELLS, TEXT_CELLS, SCORE_CELLS = 40, 200, 10
+BY = ("cosine", "dot", "logits")
+ID_CELLS, PLACE_CELLS, SCORE_CELLS = 40, 200, 10
+SUMMARY = "search.json"
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        ("text", pa.string()),
+        ("file", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("duration", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits of each query, best first. The score of a hit is its cosine times `scale`, which is 1 except for logits."""
+    """The hits of each query, best first."""
 
     snapshot: Snapshot
     by: str
-    scale: float
     queries: list[Query]
     hits: list[list[Hit]]
     notes: list[str]
@@ -38,13 +56,7 @@ class SearchResult:
             "by": self.by,
             "notes": self.notes,
             "queries": [
-                {
-                    "query": query.name,
-                    "hits": [
-                        {"rank": rank, "score": hit.cosine * self.scale, "id": hit.id, "text": hit.text}
-                        for rank, hit in enumerate(hits, 1)
-                    ],
-                }
+                {"query": query.name, "hits": [_hit_as_json(rank, hit) for rank, hit in enumerate(hits, 1)]}
                 for query, hits in zip(self.queries, self.hits, strict=True)
             ],
         }
@@ -57,11 +69,33 @@ class SearchResult:
             yield printable(query.name, width)
             ids = [printable(hit.id, ID_CELLS) for hit in hits]
             column = max(map(count_cells, ids), default=0)
-            left = TEXT_CELLS if width is None else max(10, width - column - SCORE_CELLS - 9)
+            left = PLACE_CELLS if width is None else max(10, width - column - SCORE_CELLS - 9)
             for rank, (hit, shown) in enumerate(zip(hits, ids, strict=True), 1):
-                text = "" if hit.text is None else printable(hit.text, left)
                 padding = " " * (column - count_cells(shown))
-                yield f"{rank:>5}{hit.cosine * self.scale:>{SCORE_CELLS}.6f}  {shown}{padding}  {text}".rstrip()
+                place = printable(hit.place, left)
+                yield f"{rank:>5}{hit.score:>{SCORE_CELLS}.6f}  {shown}{padding}  {place}".rstrip()
+
+    def as_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the hits of each query as rows."""
+        for query, hits in zip(self.queries, self.hits, strict=True):
+            rows = [{"query": query.name, "rank": rank, **hit._asdict()} for rank, hit in enumerate(hits, 1)]
+            yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
+
+
+def _hit_as_json(rank: int, hit: Hit) -> dict[str, object]:
+    found = {"rank": rank, **hit._asdict()}
+    media = ("file", "start", "end", "duration")
+    hidden = media if hit.file is None else ("text", *(name for name in media if found[name] is None))
+    return {name: value for name, value in found.items() if name not in hidden}
+
+
+def open_consistent(output: str) -> Snapshot:
+    """Return the current snapshot of `output`. Raise SnapshotError if its manifest or its list of files has a fault."""
+    snapshot = open_snapshot(output)
+    faults = check_manifest(snapshot.manifest, snapshot.name) or check_file_list(snapshot.manifest, snapshot.files)
+    if faults:
+        raise SnapshotError(f"the manifest in {snapshot.path} is not consistent ({faults[0]}): {REMEDY}")
+    return snapshot
 
 
 def search(
@@ -70,51 +104,88 @@ def search(
     *,
     top: int = 10,
     by: str = "cosine",
+    text: bool = False,
+    query_head: str | None = None,
+    target: str | None = None,
     **files: str | None,
 ) -> SearchResult:
     """Return the `top` nearest rows to each query in the current snapshot of `output`.
 
     Args:
         output: The directory of the snapshots.
-        queries: Texts, which are embedded with the model and the prompt of the snapshot, or names of .npy files of float
-            vectors [dim] or [n, dim].
+        queries: Texts; names of sound files or pictures, a part of a sound as file.wav#t=START,END; or names of .npy files
+            of float vectors [dim] or [n, dim]. What the snapshot's head embeds is embedded as its run did.
         top: The number of rows.
-        by: "cosine", or "audio_logits" or "image_logits" for vectors of AudioCLIP's audio or image encoder.
-        files: Paths of the model's files, `checkpoint` and `tokenizer_path`; by default those that the run read.
+        by: "cosine"; "dot", the product of the vectors as they are; or "logits", the cosine times the scale that AudioCLIP
+            trained for the two heads.
+        text: Whether every query is a text, whatever its suffix.
+        query_head: The head of the vectors in .npy files, for logits.
+        target: A new or empty directory, which gets the hits as Parquet.
+        files: Paths of the models' files, `checkpoint` and `tokenizer_path`; by default those that the run read.
 
     Raises:
         TypeError: `queries` is not a list of strings.
-        ValueError: A query cannot be used (QueryError), or the model is not available (ModelNotFound).
+        ValueError: A query cannot be used (QueryError), its model is of another training (OtherSpaceError) or not
+            available (ModelNotFound), or `target` is not new.
         SnapshotError: The snapshot cannot be read.
     """
+    if by not in BY:
+        raise QueryError(f"by={by!r:.80}: choose one of {', '.join(BY)}")
     queries = list_queries(queries)
-    snapshot = open_snapshot(output)
+    if target is not None:
+        check_new_directory(target, output)
+    snapshot = open_consistent(output)
     manifest = snapshot.manifest
-    faults = check_manifest(manifest, snapshot.name) or check_file_list(manifest, snapshot.files)
-    if faults:
-        raise SnapshotError(f"the manifest in {snapshot.path} is not consistent ({faults[0]}): {REMEDY}")
-    texts = [query for query in queries if not is_file(query)]
-    if by != "cosine" and texts:
-        raise QueryError(
-            f"--by {by} compares texts with {by.partition('_')[0]} vectors from .npy files, and AudioCLIP has no trained "
-            f"scale for two texts: search for texts with --by cosine, which gives the same order"
-        )
-    model = cache(lambda: find_model(manifest, files))  # vectors by cosine need no model
-    scale = 1.0 if by == "cosine" else model().logit_scale(by.partition("_")[0])
-    parsed = read_queries(queries, manifest["dim"], lambda: model().encoder())
-    nearest = TopK(np.stack([query.vector for query in parsed]), top)
-    for batch in iter_rows(snapshot, ("id", "text", "embedding")):
+    models: dict[str, SnapshotModel] = {}
+
+    def model(head: str) -> SnapshotModel:
+        if head not in models:
+            models[head] = find_query_model(manifest, head, files)
+        return models[head]
+
+    if by == "logits":
+        _check_pairs([kind_of(query, text=text) for query in queries], manifest["head"], query_head)
+    parsed = read_queries(queries, manifest["dim"], model, text=text)
+    warnings = [found.warning for found in models.values() if found.warning]
+
+    @cache
+    def scale(head: str) -> float:
+        if head:
+            return models[head].logit_scale(manifest["head"])
+        return model(manifest["head"]).logit_scale(str(query_head))
+
+    scales = [1.0] * len(parsed)
+    if by != "cosine":
+        scales = [query.length if by == "dot" else scale(query.head) for query in parsed]
+    nearest = TopK(np.stack([query.vector for query in parsed]), top, by_length=by == "dot")
+    for batch in iter_rows(snapshot, (*COLUMNS, "embedding")):
         nearest.add(batch)
-    notes = [model().warning] if texts and model().warning else []
-    return SearchResult(snapshot, by, scale, parsed, nearest.hits(), notes + _notes(snapshot, parsed, nearest))
+    hits = [
+        [hit._replace(score=hit.score * factor) for hit in found]
+        for factor, found in zip(scales, nearest.hits(), strict=True)
+    ]
+    result = SearchResult(snapshot, by, parsed, hits, warnings + _notes(snapshot, parsed, nearest))
+    if target is not None:
+        with new_directory(target) as directory:
+            names = [*write_rows(directory, "hits", _SCHEMA, result.as_batches())]
+            write_summary(directory, SUMMARY, {"snapshot": snapshot.name, "by": by, "files": names})
+    return result
+
+
+def _check_pairs(kinds: Sequence[str], head: str, query_head: str | None) -> None:
+    """Raise QueryError if AudioCLIP has no scale for queries of these kinds and a snapshot of a head."""
+    if ".npy" in kinds and query_head is None:
+        raise QueryError("--by logits needs the head of the vectors in .npy files: name it with --query_head")
+    if head in [query_head if kind == ".npy" else kind for kind in kinds]:
+        raise QueryError(
+            f"AudioCLIP has no trained scale for two vectors of the {head} head: search with --by cosine, which gives the "
+            f"same order"
+        )
 
 
 def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[str]:
     notes = [f"{query.name:.80}: {query.note}" for query in queries if query.note]
-    if snapshot.manifest["weights"] == "untrained":
-        notes.append(
-            "WARNING: the snapshot was embedded with random weights, for testing only: the order is meaningless"
-        )
+    notes += weights_notes(snapshot)
     if nearest.incomparable:
         notes.append(
             f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows cannot be found, because their vectors are zero "
@@ -123,3 +194,10 @@ def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[
     if not nearest.rows:
         notes.append("the snapshot has no rows")
     return notes
+
+
+def weights_notes(snapshot: Snapshot) -> list[str]:
+    """Return what a user must know of a snapshot with random weights."""
+    if snapshot.manifest["weights"] != "untrained":
+        return []
+    return ["WARNING: the snapshot was embedded with random weights, for testing only: the order is meaningless"]

@@ -1,20 +1,32 @@
-"""The queries of a search: texts, or vectors from .npy files, as vectors of length 1."""
+"""The queries of a search: texts, sounds, pictures, or vectors from .npy files, as vectors of length 1."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...model.head import describe
+from ...model.head import BadRow, ContentError, describe
+from ...model.heads import HEADS, find_head
+from ...model.media import MediaHead
 from ...model.text.texts import list_texts
+from ..io.file_io import FileIO
 from ..io.paths import given_path
 
 if TYPE_CHECKING:
-    from ...model.head import Encoder
+    from ...model.head import Encoder, Encoding
+    from ..inference.find_model import SnapshotModel
+
+VECTORS = ".npy"
+TEXT = "text"
+
+_FRAGMENT = re.compile(r"(.+?)(#t=[^#/]*)?", re.DOTALL)
 
 
 class QueryError(ValueError):
@@ -23,10 +35,20 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True)
 class Query:
-    """One query. `vector` is float64 [dim] of length 1; `note` is empty or says what users must know of the query."""
+    """One query.
+
+    Attributes:
+        name: As it was given.
+        vector: float64 [dim], of length 1.
+        length: That of the vector before.
+        head: The head that embedded it, or "" for a vector from a file.
+        note: Empty, or what users must know of the query.
+    """
 
     name: str
     vector: NDArray[np.float64] = field(repr=False)
+    length: float = 1.0
+    head: str = ""
     note: str = ""
 
 
@@ -39,26 +61,61 @@ def list_queries(queries: Iterable[str]) -> list[str]:
     return listed  # type: ignore[return-value]
 
 
-def is_file(query: str) -> bool:
-    """Return whether a query names a file of vectors; every other query is a text."""
-    return query.endswith(".npy")
+@cache
+def _heads_by_suffix() -> dict[str, str]:
+    return {suffix: name for name in HEADS for suffix in find_head(name).types}
 
 
-def read_queries(queries: Sequence[str], dim: int, encoder: Callable[[], Encoder]) -> list[Query]:
-    """Return the queries in the order given, one for each vector of a file; `encoder` is called if one is a text.
+def _path_and_fragment(query: str) -> tuple[str, str]:
+    path, fragment = cast(re.Match[str], _FRAGMENT.fullmatch(query)).groups("")
+    return path, fragment
+
+
+def kind_of(query: str, *, text: bool = False) -> str:
+    """Return the head that embeds a query, or ".npy" for a file of vectors; with `text` every query is a text."""
+    if text or not query:
+        return TEXT
+    path, fragment = _path_and_fragment(query)
+    if path.endswith(VECTORS) and not fragment:
+        return VECTORS
+    return _heads_by_suffix().get(f".{path.rpartition('.')[2].lower()}", TEXT)
+
+
+def read_queries(
+    queries: Sequence[str], dim: int, model: Callable[[str], SnapshotModel], *, text: bool = False
+) -> list[Query]:
+    """Return the queries in the order given, one for each vector of a file of vectors.
+
+    Args:
+        queries: The queries.
+        dim: The numbers per vector.
+        model: Returns the model of a head, and is called for the heads that the queries need.
+        text: Whether all of them are texts.
 
     Raises:
-        QueryError: One is not a text, or not a file of float vectors of `dim` numbers.
+        QueryError: One cannot be read or embedded, or its vector does not have `dim` numbers.
     """
-    texts = [query for query in queries if not is_file(query)]
-    for text in texts:
-        _check_text(text)
-    from_files = {query: _vectors_of_file(query, dim) for query in queries if is_file(query)}
-    from_texts = _vectors_of_texts(list(dict.fromkeys(texts)), encoder()) if texts else {}
-    parsed: list[Query] = []
-    for query in queries:
-        parsed.extend(from_files[query] if is_file(query) else [from_texts[query]])
-    return parsed
+    by_kind: dict[str, list[str]] = {}
+    for query in dict.fromkeys(queries):
+        by_kind.setdefault(kind_of(query, text=text), []).append(query)
+    for query in by_kind.get(TEXT, []):
+        _check_text(query)
+    parsed = {query: _vectors_of_file(query, dim) for query in by_kind.pop(VECTORS, [])}
+    for kind, named in by_kind.items():
+        found = model(kind)
+        # Contents are read before the model is built: a file that is missing is known at once.
+        contents = None if kind == TEXT else [_read_content(query, found) for query in named]
+        encoder = found.encoder()
+        if encoder.info.dim != dim:
+            raise QueryError(
+                f"the model of the query gives vectors of {encoder.info.dim} numbers, and those of this snapshot have "
+                f"{dim}: give the checkpoint of the snapshot's training with --checkpoint"
+            )
+        if contents is None:
+            parsed |= {name: [query] for name, query in _vectors_of_texts(named, encoder).items()}
+        else:
+            parsed |= {name: [_embed(name, *each, encoder)] for name, each in zip(named, contents, strict=True)}
+    return [one for query in queries for one in parsed[query]]
 
 
 def _check_text(text: str) -> None:
@@ -85,8 +142,45 @@ def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
                 f"shorten it to {limit}"
             )
         note = f"truncated from {count} to the {limit} tokens that the model reads" if is_long else ""
-        by_text[text] = Query(text, _direction(encoding.vectors[place], f"the query {text!r:.80}"), note)
+        vector, length = direction(encoding.vectors[place], f"the query {text!r:.80}")
+        by_text[text] = Query(text, vector, length, TEXT, note)
     return by_text
+
+
+def _read_content(query: str, model: SnapshotModel) -> tuple[Any, str]:
+    """Return what an encoder takes of a media file, decoded as rows are, and a note or ""."""
+    path, fragment = _path_and_fragment(query)
+    head = cast(MediaHead, model.head)
+    try:
+        with FileIO().open(given_path(path)) as opened:
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+            file = cast(BinaryIO, io.BytesIO(opened.read()) if size <= head.max_held else opened)
+            part = head.find_part(file, size, fragment, model.settings)
+            (content,) = head.decode(file, [part.values])
+    except FileNotFoundError:
+        raise QueryError(
+            f"{path} does not exist: a query that ends in .{path.rpartition('.')[2]} is the name of a file; search for the "
+            f"text with --text"
+        ) from None
+    except BadRow as error:
+        raise QueryError(f"{query} cannot be embedded: {error.reason}: {error.detail}") from None
+    except OSError as error:
+        raise QueryError(f"{path} cannot be read: {error}") from None
+    if isinstance(content, ContentError):
+        raise QueryError(f"{query} cannot be embedded: {content.reason}: {content.detail}")
+    first = not fragment and part.fragment
+    note = f"its first window, {part.fragment}, is searched for: {path}#t=START,END names another part" if first else ""
+    return content, note
+
+
+def _embed(query: str, content: Any, note: str, encoder: Encoder) -> Query:
+    encoding: Encoding = encoder.encode_rows([content])
+    if encoding.errors:
+        reason, detail = encoding.errors[0]
+        raise QueryError(f"{query} cannot be embedded: {reason}: {detail}")
+    vector, length = direction(encoding.vectors[0], query)
+    return Query(query, vector, length, encoder.info.head, note)
 
 
 def _vectors_of_file(path: str, dim: int) -> list[Query]:
@@ -106,12 +200,12 @@ def _vectors_of_file(path: str, dim: int) -> list[Query]:
             f"vectors of this snapshot have {dim} numbers"
         )
     if array.ndim == 1:
-        return [Query(path, _direction(array, path))]
-    return [Query(f"{path}[{n}]", _direction(row, f"{path}[{n}]")) for n, row in enumerate(array)]
+        return [Query(path, *direction(array, path))]
+    return [Query(f"{path}[{n}]", *direction(row, f"{path}[{n}]")) for n, row in enumerate(array)]
 
 
-def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-    """Return the vector [dim] scaled to length 1."""
+def direction(vector: NDArray[np.floating], name: str) -> tuple[NDArray[np.float64], float]:
+    """Return the vector [dim] scaled to length 1, and the length that it had. Raise QueryError if it has no direction."""
     wide = np.array(vector, np.float64)
     largest = float(np.abs(wide).max())
     if not np.isfinite(largest) or largest == 0:
@@ -119,5 +213,5 @@ def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float64]:
             f"{name} has a vector that is {'zero' if largest == 0 else 'not finite'}: no row is near to it; leave it out"
         )
     wide /= largest  # squares of very large numbers would overflow
-    wide /= np.sqrt((wide * wide).sum())
-    return wide
+    length = float(np.sqrt((wide * wide).sum()))
+    return wide / length, length * largest

@@ -14,83 +14,171 @@ QUERY_BLOCK = 256
 # Decimals of a cosine that float64 keeps in a sum of 1024 numbers. With more, equal cosines would differ.
 DECIMALS = 12
 
-# More than a matrix product in float64 differs from the exact cosine.
-MARGIN = 1e-10
+# Squared lengths that float32 computes without overflow and without loss.
+SMALLEST, LARGEST = 1e-20, 1e30
 
 # Hits beyond twice `top` that may wait to be sorted, so that a large `top` is not sorted with every batch.
 SPARE = 16
 
 
 class Hit(NamedTuple):
-    """A row and its cosine with the query; `text` is None if the snapshot has no texts."""
+    """A row and its score; what its snapshot does not have is None.
 
-    cosine: float
+    Attributes:
+        score: The cosine with the query, or what was asked for in its place.
+        id: The id.
+        text: The text.
+        file: The path or URI of the file of a picture or sound.
+        start: The first second of the row in the file.
+        end: The last one.
+        duration: The seconds of the whole file.
+    """
+
+    score: float
     id: str
-    text: str | None
+    text: str | None = None
+    file: str | None = None
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The text, or the file, with a media fragment if the row is a part of it."""
+        if self.file is None:
+            return self.text or ""
+        if self.start is None or self.end is None or (self.start == 0 and self.end == self.duration):
+            return self.file
+        start, end = (f"{seconds:.3f}".rstrip("0").rstrip(".") for seconds in (self.start, self.end))
+        return f"{self.file}#t={start},{end}"
+
+
+COLUMNS = Hit._fields[1:]
+
+
+class Vectors(NamedTuple):
+    """The usable vectors of a batch.
+
+    Attributes:
+        rows: Their places in the batch.
+        numbers: float32 [n, dim]; a vector that float32 cannot multiply has length 1 here.
+        lengths: float64 [n], of these numbers.
+        factors: float64 [n], what they were divided by, nearly always 1.
+    """
+
+    rows: NDArray[np.intp]
+    numbers: NDArray[np.float32]
+    lengths: NDArray[np.float64]
+    factors: NDArray[np.float64]
+
+
+def vectors_of(batch: pa.RecordBatch) -> NDArray[np.float64]:
+    """Return a copy of the column `embedding` as float64 [n, dim]."""
+    numbers: NDArray[np.floating] = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+    return numbers.reshape(batch.num_rows, -1).astype(np.float64)
+
+
+def usable_vectors(batch: pa.RecordBatch) -> Vectors:
+    """Return the vectors of the column `embedding` [n, dim] that are neither zero nor infinite nor NaN."""
+    flat: NDArray[np.floating] = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+    stored = flat.reshape(batch.num_rows, batch.column("embedding").type.list_size)
+    numbers = stored.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", numbers, numbers)
+    lengths, factors = np.sqrt(squares.astype(np.float64)), np.ones(len(numbers))
+    rows = np.arange(len(numbers))
+    unusual = np.flatnonzero(~((squares > SMALLEST) & (squares < LARGEST)))
+    if len(unusual):
+        wide = stored[unusual].astype(np.float64)
+        factors[unusual] = np.sqrt((wide * wide).sum(axis=1))
+        usable = np.isfinite(factors) & (factors > 0)
+        numbers, kept = numbers.copy(), usable[unusual]
+        numbers[unusual[kept]] = wide[kept] / factors[unusual[kept], None]
+        lengths[unusual] = 1.0
+        rows = np.flatnonzero(usable)
+        numbers, lengths, factors = numbers[rows], lengths[rows], factors[rows]
+    return Vectors(rows, numbers, lengths, factors)
 
 
 class TopK:
-    """The `top` rows with the highest cosine to each of `queries`, float64 [q, dim] of length 1.
+    """The `top` rows with the highest score to each of `queries`, float64 [q, dim] of length 1.
 
-    Rows of equal cosine are in the order of their ids, then of their texts, so that the same rows give the same list
-    from any files. A matrix product rounds differently with the size of the batch, so it only selects candidates; the
-    cosine of each candidate is computed again by a sum whose order depends on the row alone.
+    Rows of equal score are in the order of their ids, then of their texts or files, so that the same rows give the same
+    list from any files. A matrix product in float32 only selects candidates, with a margin above its error; the score of
+    each candidate is computed again in float64, by a sum whose order depends on the row alone.
 
     Attributes:
         queries: As given.
         top: As given.
+        by_length: Whether the score is the product with the vector as it is stored, and not with its direction.
         rows: Rows that were compared.
         incomparable: Rows whose vector is zero, infinite or NaN.
     """
 
-    def __init__(self, queries: NDArray[np.float64], top: int) -> None:
-        self.queries, self.top = queries, top
+    def __init__(self, queries: NDArray[np.float64], top: int, *, by_length: bool = False) -> None:
+        self.queries, self.top, self.by_length = queries, top, by_length
         self.rows = self.incomparable = 0
+        self._narrow = queries.astype(np.float32)
+        # Twice what rounding to float32 can change of the product of two vectors of length 1 and of a length.
+        self._margin = 2 * (2 * queries.shape[1] + 16) * 2.0**-24
         self._kept: list[list[Hit]] = [[] for _ in queries]
-        self._floors = [-np.inf] * len(queries)  # the cosine of the last of the `top`, once there are so many
+        self._floors = np.full(len(queries), -np.inf)  # the score of the last of the `top`, once there are so many
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Compare the rows of a batch with columns `id`, `embedding` [n, dim] and, optionally, `text`."""
-        if not batch.num_rows:
-            return
+        """Compare the rows of a batch with the columns `id`, `embedding` [n, dim] and those of COLUMNS that it has."""
+        vectors = usable_vectors(batch)
         self.rows += batch.num_rows
-        vectors = vectors_of(batch)
-        lengths = np.sqrt((vectors * vectors).sum(axis=1))
-        usable = np.flatnonzero(np.isfinite(lengths) & (lengths > 0))
-        self.incomparable += batch.num_rows - len(usable)
-        if not len(usable):
+        self.incomparable += batch.num_rows - len(vectors.rows)
+        if not len(vectors.rows):
             return
-        if len(usable) < batch.num_rows:
-            vectors, lengths = vectors[usable], lengths[usable]
-            batch = batch.take(pa.array(usable))
-        vectors /= lengths[:, None]
+        if self.by_length:
+            scales, margin = vectors.factors, self._margin * float((vectors.lengths * vectors.factors).max())
+        else:
+            scales, margin = 1 / vectors.lengths, self._margin
+        scales = scales.astype(np.float32)
         for start in range(0, len(self.queries), QUERY_BLOCK):
-            cosines_of_block = self.queries[start : start + QUERY_BLOCK] @ vectors.T  # [block, n]
-            for number, cosines in enumerate(cosines_of_block, start):
-                self._keep(number, cosines, vectors, batch)
+            scores = self._narrow[start : start + QUERY_BLOCK] @ vectors.numbers.T  # [block, n]
+            scores *= scales
+            floors = self._floors[start : start + QUERY_BLOCK] - margin
+            for number in np.flatnonzero(scores.max(axis=1) >= floors):
+                self._keep(start + int(number), scores[number], floors[number], margin, vectors, batch)
 
-    def _keep(
-        self, number: int, cosines: NDArray[np.float64], vectors: NDArray[np.float64], batch: pa.RecordBatch
+    def _keep(  # noqa: PLR0917
+        self,
+        number: int,
+        scores: NDArray[np.float32],
+        floor: float,
+        margin: float,
+        vectors: Vectors,
+        batch: pa.RecordBatch,
     ) -> None:
-        floor = self._floors[number]
-        if len(cosines) > self.top:
-            floor = max(floor, np.partition(cosines, -self.top)[-self.top])
-        places = np.flatnonzero(cosines >= floor - MARGIN)
-        if not len(places):
-            return
-        exact = np.round((vectors[places] * self.queries[number]).sum(axis=1), DECIMALS).tolist()
-        rows = pa.array(places)
-        ids = batch.column("id").take(rows).to_pylist()
-        texts = batch.column("text").take(rows).to_pylist() if "text" in batch.schema.names else [None] * len(ids)
-        self._kept[number] += [Hit(*row) for row in zip(exact, ids, texts, strict=True)]
-        if len(self._kept[number]) > 2 * self.top + SPARE:
+        """Add the rows to the hits of a query that may be among its `top`."""
+        if len(scores) > self.top:
+            floor = max(floor, np.partition(scores, -self.top)[-self.top] - margin)
+        places = np.flatnonzero(scores >= floor)
+        wide = vectors.numbers[places].astype(np.float64)
+        exact = (wide * self.queries[number]).sum(axis=1)
+        if self.by_length:
+            exact *= vectors.factors[places]
+        else:
+            exact = np.round(exact / np.sqrt((wide * wide).sum(axis=1)), DECIMALS)
+        names = [name for name in COLUMNS if name in batch.schema.names]
+        columns = batch.select(names).take(pa.array(vectors.rows[places])).to_pydict()
+        if "file" in columns:
+            columns["file"] = [file["uri"] for file in columns["file"]]
+        named = zip(*columns.values(), strict=True)
+        kept = self._kept[number]
+        kept += [
+            Hit(score, **dict(zip(columns, row, strict=True))) for score, row in zip(exact.tolist(), named, strict=True)
+        ]
+        if len(kept) > 2 * self.top + SPARE:
             self._prune(number)
 
     def _prune(self, number: int) -> None:
         kept = sorted(self._kept[number], key=_order)[: self.top]
         self._kept[number] = kept
         if len(kept) == self.top:
-            self._floors[number] = kept[-1].cosine
+            self._floors[number] = kept[-1].score
 
     def hits(self) -> list[list[Hit]]:
         """Return the hits of each query, nearest first."""
@@ -99,11 +187,5 @@ class TopK:
         return self._kept
 
 
-def _order(hit: Hit) -> tuple[float, str, str]:
-    return -hit.cosine, hit.id, hit.text or ""
-
-
-def vectors_of(batch: pa.RecordBatch) -> NDArray[np.float64]:
-    """Return a copy of the column `embedding` as float64 [n, dim]."""
-    numbers: NDArray[np.floating] = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-    return numbers.reshape(batch.num_rows, -1).astype(np.float64)
+def _order(hit: Hit) -> tuple[float, str, str, str, float]:
+    return -hit.score, hit.id, hit.text or "", hit.file or "", hit.start or 0.0

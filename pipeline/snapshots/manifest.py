@@ -100,11 +100,19 @@ class ListingInfo(TypedDict):
     sha256: str
 
 
-class CheckpointInfo(TypedDict):
-    """The checkpoint that a snapshot was embedded with."""
-
+class _CheckpointFile(TypedDict):
     name: str
     sha256: str
+
+
+class CheckpointInfo(_CheckpointFile, total=False):
+    """The checkpoint that a snapshot was embedded with; `released_sha256` is missing if it is not known.
+
+    That is the digest of the released file that the head is from, or "untrained": vectors of several heads are of one space
+    if they have it in common.
+    """
+
+    released_sha256: str
 
 
 class Lookup(TypedDict):

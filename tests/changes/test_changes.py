@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from audioclip_beam.pipeline.changes import Changes, compare_rows, compare_snapshots, find_changes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.writers import result_directory
 from tests.support import object_stores, synced
 from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.object_stores import Store
@@ -282,7 +283,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compare_snapshots, "write_atomically", fail)
+    monkeypatch.setattr(result_directory, "write_atomically", fail)
     with pytest.raises(SnapshotError, match="No space left"):
         find_changes(str(tmp_path / "out"), target=str(tmp_path / "target"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

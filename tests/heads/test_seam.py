@@ -58,10 +58,18 @@ NAMES = {
     "inference/__init__.py": {r"\bTextEmbeddingHandler\b": "a public class for texts"},
     "flags.py": {r"\belse text\b": "the default of --head", r'\(found\), "text"\)': "the default of --head"},
     "cli/command_table.py": {
-        r"\ba text, or a \.npy file\b": "a query of search",
-        r"\bnearest to texts or vectors\b": "search",
+        r"\ba text, a sound file\b": "a query of search",
+        r"\bnearest to texts, sounds, pictures or vectors\b": "search",
+        r'"--text"': "a flag of search",
+        r'"--prompt"': "a flag of classify",
+        r"\btake every query as a text\b": "its help",
+        r"\bfields label and, optionally, text\b": "labels of classify",
     },
-    "cli/commands.py": {r"\bnearest to texts or vectors\b": "search"},
+    "cli/commands.py": {
+        r"\bnearest to texts, sounds, pictures or vectors\b": "search",
+        r"\btext=arguments\.text\b": "a flag of search",
+        r"\bprompts=arguments\.prompt\b": "a flag of classify",
+    },
     "cli/parser.py": {r"\btokens?\b": "the words of a command line"},
     "cli/embed_command.py": {
         r"\btoken\b": "the words of a command line",

@@ -92,7 +92,7 @@ def test_vectors_from_files_need_no_model(output: Path, tmp_path: Path) -> None:
         assert [hits[0].id for hits in found.hits] == ["r2", "r3", "r5", "r0"]
         names = ["one.npy", "three.npy[0]", "three.npy[1]", "three.npy[2]"]
         assert [query.name for query in found.queries] == [str(tmp_path / name) for name in names]
-        assert found.hits[0][0].cosine == pytest.approx(1.0, abs=1e-6)
+        assert found.hits[0][0].score == pytest.approx(1.0, abs=1e-6)
         assert main(["search", str(output), "dog"]) == 2
     finally:
         edit_manifest(output, lambda manifest: manifest["options"].update(checkpoint="untrained"))
@@ -104,14 +104,18 @@ def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.
     query = tmp_path / "sound.npy"
     np.save(query, np.random.default_rng(0).standard_normal(1024))
     cosines = search(str(output), [str(query)])
-    for by, name in (("audio_logits", "logit_scale_at"), ("image_logits", "logit_scale")):
-        logits = search(str(output), [str(query)], by=by)
-        assert logits.scale == min(max(math.exp(float(untrained_state()[name])), 1.0), 100.0)
-        assert logits.hits == cosines.hits
-        scores = [hit["score"] for hit in logits.as_json()["queries"][0]["hits"]]  # type: ignore[index]
-        assert scores == [hit.cosine * logits.scale for hit in cosines.hits[0]]
-    assert main(["search", str(output), "dog", "--by", "audio_logits"]) == 2
-    assert "AudioCLIP has no trained scale for two texts" in capsys.readouterr().err
+    for head, name in (("audio", "logit_scale_at"), ("image", "logit_scale")):
+        logits = search(str(output), [str(query)], by="logits", query_head=head)
+        scale = min(max(math.exp(float(untrained_state()[name])), 1.0), 100.0)
+        assert [hit.id for hit in logits.hits[0]] == [hit.id for hit in cosines.hits[0]]
+        assert [hit.score for hit in logits.hits[0]] == [hit.score * scale for hit in cosines.hits[0]]
+    for arguments, message in (
+        (["dog"], "AudioCLIP has no trained scale for two vectors of the text head"),
+        ([str(query), "--query_head", "text"], "AudioCLIP has no trained scale for two vectors of the text head"),
+        ([str(query)], "name it with --query_head"),
+    ):
+        assert main(["search", str(output), *arguments, "--by", "logits"]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("trained", "scale"), [(math.log(14.3), 14.3), (5.0, 100.0), (1000.0, 100.0), (-3.0, 1.0)])
@@ -297,7 +301,7 @@ def test_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert stream.getvalue().splitlines()[1] == rb"    1  1.000000  \xe9  \u732b"
 
 
-@pytest.mark.parametrize("flag", ["--top=0", "--top=x", "--by=logits"])
+@pytest.mark.parametrize("flag", ["--top=0", "--top=x", "--by=audio_logits"])
 def test_flags_out_of_range(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The usage error names the flag."""
     assert main(["search", "out", "dog", flag]) == 2

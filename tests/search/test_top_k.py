@@ -73,10 +73,10 @@ def test_equal_vectors_have_equal_scores_in_any_batch() -> None:
     equal = [
         hit
         for hit in nearest.hits()[0]
-        if np.isclose(hit.cosine, unit(vector[None])[0] @ unit(query[None])[0], atol=1e-6)
+        if np.isclose(hit.score, unit(vector[None])[0] @ unit(query[None])[0], atol=1e-6)
     ]
     assert len(equal) > 50
-    assert len({hit.cosine for hit in equal}) == 1
+    assert len({hit.score for hit in equal}) == 1
     assert [hit.id for hit in equal] == sorted(hit.id for hit in equal)
 
 
@@ -95,7 +95,7 @@ def test_many_queries_against_many_rows(stored: str) -> None:
     for hits, row in zip(nearest.hits(), scores, strict=True):
         best = np.argsort(-row, kind="stable")[:7]
         assert [hit.id for hit in hits] == [names[place] for place in best]
-        np.testing.assert_allclose([hit.cosine for hit in hits], row[best], rtol=0, atol=1e-12)
+        np.testing.assert_allclose([hit.score for hit in hits], row[best], rtol=0, atol=1e-12)
 
 
 def test_rows_without_a_usable_vector_are_counted() -> None:

@@ -1,0 +1,141 @@
+"""Measure how well a checkpoint labels clips that it was not trained on, and finds clips by captions: zero-shot accuracy.
+
+    python benchmarks/zero_shot.py --checkpoint full --esc50 ESC-50-master
+    python benchmarks/zero_shot.py --checkpoint full --us8k UrbanSound8K
+    python benchmarks/zero_shot.py --checkpoint full --pairs clips.csv
+
+Each clip is compared with the text of each class, by cosine; the label of the nearest one counts. Both variants of the audio
+head are measured. The paper's figures (arXiv 2106.13043, zero-shot) are printed beside them. Its published preprocessing
+stretches each clip in time, which neither variant does, so small differences are expected. A csv of pairs has the columns
+`file`, a path relative to the csv, and `caption`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audioclip_beam.model import AudioEncoder, TextEncoder
+from audioclip_beam.model.media import VARIANTS
+
+CLIPS_AT_A_TIME = 64
+RECALL_AT = (1, 5, 10)
+PAPER = {"ESC-50": 69.40, "UrbanSound8K": 68.78}  # percent
+
+
+class Clip(NamedTuple):
+    """A sound file, and its class or caption."""
+
+    path: Path
+    text: str
+
+
+def read_esc50(folder: Path) -> list[Clip]:
+    """Return the clips of ESC-50, a folder with meta/esc50.csv and audio/."""
+    rows = _rows(folder / "meta" / "esc50.csv")
+    return [Clip(folder / "audio" / row["filename"], row["category"].replace("_", " ")) for row in rows]
+
+
+def read_us8k(folder: Path) -> list[Clip]:
+    """Return the clips of UrbanSound8K, a folder with metadata/UrbanSound8K.csv and audio/fold1 to audio/fold10."""
+    rows = _rows(folder / "metadata" / "UrbanSound8K.csv")
+    return [
+        Clip(folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"], row["class"].replace("_", " "))
+        for row in rows
+    ]
+
+
+def read_pairs(path: Path) -> list[Clip]:
+    """Return the clips of a csv with the columns file and caption."""
+    return [Clip(path.parent / row["file"], row["caption"]) for row in _rows(path)]
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def directions(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return vectors [n, dim] scaled to length 1."""
+    wide = vectors.astype(np.float64)
+    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+
+
+def embed_clips(clips: Sequence[Clip], encoder: AudioEncoder) -> NDArray[np.float64]:
+    """Return the directions [n, dim] of clips."""
+    parts = [
+        encoder.encode([clip.path for clip in clips[start : start + CLIPS_AT_A_TIME]])
+        for start in range(0, len(clips), CLIPS_AT_A_TIME)
+    ]
+    return directions(np.concatenate(parts))
+
+
+def accuracy(sounds: NDArray[np.float64], labels: NDArray[np.float64], places: NDArray[np.int64]) -> float:
+    """Return the percentage of sounds whose nearest label is the one at their place in `places`."""
+    return 100 * float(((sounds @ labels.T).argmax(axis=1) == places).mean())
+
+
+def recall(queries: NDArray[np.float64], others: NDArray[np.float64], k: int) -> float:
+    """Return the percentage of queries whose partner, the other of the same number, is among their k nearest."""
+    cosines = queries @ others.T
+    nearer = (cosines > cosines.diagonal()[:, None]).sum(axis=1)
+    return 100 * float((nearer < k).mean())
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield a line for each figure."""
+    sets: list[tuple[str, list[Clip]]] = []
+    if arguments.esc50:
+        sets.append(("ESC-50", read_esc50(arguments.esc50)))
+    if arguments.us8k:
+        sets.append(("UrbanSound8K", read_us8k(arguments.us8k)))
+    if arguments.pairs:
+        sets.append(("pairs", read_pairs(arguments.pairs)))
+    if not sets:
+        raise SystemExit("nothing to measure: give --esc50, --us8k or --pairs")
+    texts = TextEncoder.load(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path, device=arguments.device)
+    vectors = []
+    for name, clips in sets:
+        words = [clip.text for clip in clips] if name == "pairs" else sorted({clip.text for clip in clips})
+        prompts = [word if name == "pairs" else arguments.prompt.format(word) for word in words]
+        vectors.append((words, directions(texts.encode(prompts))))
+    del texts
+    for variant in VARIANTS:
+        encoder = AudioEncoder.load(arguments.checkpoint, variant=variant, device=arguments.device)
+        for (name, clips), (words, labels) in zip(sets, vectors, strict=True):
+            sounds = embed_clips(clips, encoder)
+            if name == "pairs":
+                for k in RECALL_AT:
+                    both = recall(labels, sounds, k), recall(sounds, labels, k)
+                    found = f"clips {both[0]:.2f} %, captions {both[1]:.2f} %"
+                    yield f"{variant:<10} Recall@{k:<2} of {len(clips):,} pairs: {found}"
+                continue
+            places = np.array([words.index(clip.text) for clip in clips])
+            yield (
+                f"{variant:<10} {name}: {accuracy(sounds, labels, places):.2f} % of {len(clips):,} clips, "
+                f"{len(words)} classes (paper: {PAPER[name]:.2f} %, of clips stretched in time)"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--checkpoint", default="full", help="the checkpoint (default: full)")
+    parser.add_argument("--tokenizer_path", help="the vocabulary (default: as fetched)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--prompt", default="{}", help="template for the classes (default: {})")
+    parser.add_argument("--esc50", type=Path, metavar="DIR", help="the folder of ESC-50")
+    parser.add_argument("--us8k", type=Path, metavar="DIR", help="the folder of UrbanSound8K")
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="a csv with the columns file and caption")
+    for line in measure(parser.parse_args(argv)):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The labels of `classify`: read from a file, and embedded as one vector each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...model.text.texts import PROMPT_RULE, is_prompt
+from ..io.file_io import FileIO
+from ..io.paths import given_path
+from .queries import direction
+
+if TYPE_CHECKING:
+    from ...model.head import Encoder
+
+TEXTS_AT_A_TIME = 4096
+
+
+class LabelError(ValueError):
+    """Error of a file of labels, or of a label, that cannot be used."""
+
+
+class LabelText(NamedTuple):
+    """A label, and a text that describes it."""
+
+    label: str
+    text: str
+
+
+def read_labels(path: str) -> list[LabelText]:
+    """Return the labels of a file in its order: lines of a .txt, or fields `label` and `text` of a .csv or .jsonl.
+
+    Without a field `text` the label is the text. A label may occur several times, with several texts.
+
+    Raises:
+        LabelError: The file does not exist or is another one, or a label is missing.
+    """
+    suffix = path.rpartition(".")[2].lower()
+    if suffix not in ("txt", "csv", "jsonl"):
+        raise LabelError(
+            f"--labels {path} must end in .txt, .csv or .jsonl: a label per line, or fields label and text"
+        )
+    try:
+        with FileIO().open(given_path(path)) as opened:
+            content = opened.read().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise LabelError(f"--labels {path} does not exist: give a file with a label per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"--labels {path} cannot be read: {error}") from None
+    found = []
+    for number, label, text in _records(path, suffix, content):
+        if not isinstance(label, str) or not label.strip():
+            raise LabelError(f"--labels {path}, record {number}: the label is {label!r:.80}, expected a text")
+        if text is not None and not isinstance(text, str):
+            raise LabelError(f"--labels {path}, record {number}: the text is {text!r:.80}, expected a text")
+        found.append(LabelText(label.strip(), text.strip() if text and text.strip() else label.strip()))
+    if not found:
+        raise LabelError(f"--labels {path} has no label: write one per line")
+    return found
+
+
+def _records(path: str, suffix: str, content: str) -> Iterator[tuple[int, object, object]]:
+    """Yield number, label and text of each record; blank lines are left out."""
+    if suffix == "csv":
+        rows = csv.DictReader(io.StringIO(content, newline=""))
+        if "label" not in (rows.fieldnames or []):
+            raise LabelError(
+                f"--labels {path} has no column label, only {', '.join(rows.fieldnames or [])}: name one so"
+            )
+        for number, row in enumerate(rows, 1):
+            yield number, row["label"], row.get("text")
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        if suffix == "txt":
+            yield number, line, None
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise LabelError(f"--labels {path}, line {number} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise LabelError(f"--labels {path}, line {number} is not an object with the field label")
+        yield number, record.get("label"), record.get("text")
+
+
+class LabelVectors(NamedTuple):
+    """Different labels, in the order of their first record, and their vectors float64 [labels, dim] of length 1."""
+
+    labels: list[str]
+    vectors: NDArray[np.float64]
+
+
+def embed_labels(texts: Sequence[LabelText], prompts: Sequence[str], encoder: Encoder) -> LabelVectors:
+    """Return the vector of each label: the direction of the mean of its texts' directions, each text in each prompt.
+
+    Raises LabelError if a prompt has no {} or a text cannot be embedded, and QueryError if a mean is zero.
+    """
+    for prompt in prompts:
+        if not is_prompt(prompt):
+            raise LabelError(f"--prompt {prompt!r:.80} is not a prompt: {PROMPT_RULE}")
+    places = {label: place for place, label in enumerate(dict.fromkeys(each.label for each in texts))}
+    sums = np.zeros((len(places), encoder.info.dim))
+    prompted = [(places[each.label], prompt.format(each.text)) for each in texts for prompt in prompts]
+    for start in range(0, len(prompted), TEXTS_AT_A_TIME):
+        part = prompted[start : start + TEXTS_AT_A_TIME]
+        encoding = encoder.encode_rows([text for _, text in part])
+        for place, error in encoding.errors.items():
+            raise LabelError(f"the text {part[place][1]!r:.80} cannot be embedded: {error.reason}: {error.detail}")
+        for (label, text), vector in zip(part, encoding.vectors, strict=True):
+            sums[label] += direction(vector, f"the text {text!r:.80}")[0]
+    vectors = [direction(total, f"the label {label!r:.80}")[0] for label, total in zip(places, sums, strict=True)]
+    return LabelVectors(list(places), np.stack(vectors))

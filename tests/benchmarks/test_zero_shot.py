@@ -1,0 +1,48 @@
+"""The zero-shot benchmark on tiny synthetic sets in the layouts of ESC-50, UrbanSound8K and a csv of pairs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.support.paths import ROOT
+
+BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "zero_shot.py"), run_name="zero_shot")
+
+
+def test_figures_are_those_of_made_up_vectors() -> None:
+    """Two of three sounds are nearest to their label; one partner of two is first, the other one second."""
+    labels = np.eye(3)
+    sounds = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.8, 0.6]])
+    assert BENCHMARK["accuracy"](sounds, labels, np.array([0, 1, 2])) == pytest.approx(200 / 3)
+    assert BENCHMARK["recall"](labels, sounds, 1) == 100
+    assert BENCHMARK["recall"](sounds, labels, 1) == pytest.approx(200 / 3)
+    assert BENCHMARK["recall"](sounds, labels, 2) == 100
+
+
+@pytest.mark.slow
+def test_sets_are_read_and_measured(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each set has a line per variant, beside the paper's figure."""
+    esc50, us8k = tmp_path / "esc50", tmp_path / "us8k"
+    for folder in (esc50 / "audio", esc50 / "meta", us8k / "audio" / "fold2", us8k / "metadata"):
+        folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).standard_normal((3, 2000)) * 0.1
+    for number, samples in enumerate(noise):
+        soundfile.write(esc50 / "audio" / f"{number}.wav", samples, 8000)
+        soundfile.write(us8k / "audio" / "fold2" / f"{number}.wav", samples, 8000)
+    (esc50 / "meta" / "esc50.csv").write_text("filename,fold,category\n0.wav,1,dog\n1.wav,1,sea_waves\n2.wav,2,dog\n")
+    (us8k / "metadata" / "UrbanSound8K.csv").write_text(
+        "slice_file_name,fold,class\n0.wav,2,siren\n1.wav,2,drilling\n2.wav,2,siren\n"
+    )
+    (tmp_path / "pairs.csv").write_text("file,caption\nesc50/audio/0.wav,a dog barks\nesc50/audio/1.wav,rain\n")
+    command = ["--checkpoint", "untrained", "--tokenizer_path", str(vocabulary), "--device", "cpu"]
+    BENCHMARK["main"]([*command, "--esc50", str(esc50), "--us8k", str(us8k), "--pairs", str(tmp_path / "pairs.csv")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["audioclip"] * 5 + ["jina"] * 5
+    assert " % of 3 clips, 2 classes (paper: 69.40 %, of clips stretched in time)" in lines[0]
+    assert "UrbanSound8K" in lines[1]
+    assert "Recall@10 of 2 pairs: clips 100.00 %, captions 100.00 %" in lines[4]

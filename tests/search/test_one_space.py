@@ -1,0 +1,258 @@
+"""`search`, `classify` and `pairs` between texts, sounds and pictures, with real models and made-up snapshots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from audioclip_beam.model import AudioEncoder, ImageEncoder, TextEncoder
+from audioclip_beam.model.audio.shapes import untrained_state as untrained_audio
+from audioclip_beam.model.checkpoint import extract, load_checkpoint
+from audioclip_beam.model.fingerprint import fingerprint
+from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.search.classify_rows import _labelled
+from audioclip_beam.pipeline.search.exact_search import search
+from audioclip_beam.pipeline.search.labels import LabelVectors
+from audioclip_beam.pipeline.search.pairs import find_pairs
+from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
+from tests.support.plain_image import small_image_state
+from tests.support.plain_tower import small_state
+from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, write_snapshot
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with the audio head's shapes and small heads of texts and pictures, all of 1,024 numbers."""
+    path = tmp_path_factory.mktemp("model") / "all.pt"
+    scales = {"logit_scale": 2.0, "logit_scale_ai": 2.5, "logit_scale_at": 3.0}
+    state = {**untrained_audio(), **small_image_state(1024), **small_state(vocabulary=49_408, dim=1024)}
+    torch.save({**state, **{name: torch.tensor(value) for name, value in scales.items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sounds, one of them of several windows, and pictures."""
+    folder, random = tmp_path_factory.mktemp("media"), np.random.default_rng(0)
+    for name, seconds in (("a", 0.3), ("b", 0.4), ("long", 1.3)):
+        soundfile.write(folder / f"{name}.wav", random.standard_normal(int(8000 * seconds)) * 0.1, 8000)
+    for name in ("x", "y", "z"):
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory, model: Path, media: Path) -> Path:
+    """Snapshots of both, made by the command."""
+    folder = tmp_path_factory.mktemp("out")
+    for kind, suffix, flags in (("sounds", "wav", ["--window", "0.5"]), ("pictures", "png", [])):
+        command = ["embed", "--input", f"{media}/*.{suffix}", "--checkpoint", str(model)]
+        assert main([*command, "--output", str(folder / kind), *flags]) == 0
+    return folder
+
+
+def rows_of(output: Path) -> tuple[list[str], NDArray[np.float64]]:
+    """Return ids and directions of the stored vectors."""
+    rows = pq.read_table(sorted(directory_of(output).glob("part-*")))
+    vectors = np.array(rows["embedding"].to_pylist(), np.float64)
+    return rows["id"].to_pylist(), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def plain(output: Path, query: NDArray[np.floating]) -> list[tuple[str, float]]:
+    ids, vectors = rows_of(output)
+    cosines = vectors @ (query / np.linalg.norm(query))
+    return sorted(zip(ids, cosines.tolist(), strict=True), key=lambda row: -row[1])
+
+
+@pytest.mark.slow
+def test_each_head_finds_the_others(
+    snapshots: Path, media: Path, model: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text and picture over sounds, sound over pictures: the order and the cosines are numpy's on the stored vectors."""
+    audio = AudioEncoder.load(model, device="cpu")
+    expected = {
+        "dog": (snapshots / "sounds", TextEncoder.load(model, device="cpu", tokenizer_path=vocabulary).encode(["dog"])),
+        f"{media}/x.png": (snapshots / "sounds", ImageEncoder.load(model, device="cpu").encode([media / "x.png"])),
+        f"{media}/b.wav": (snapshots / "pictures", audio.encode([media / "b.wav"])),
+    }
+    for query, (output, vectors) in expected.items():
+        command = ["search", str(output), query, "--json", "--tokenizer_path", str(vocabulary)]
+        assert main(command) == 0
+        hits = json.loads(capsys.readouterr().out)["queries"][0]["hits"]
+        ranked = plain(output, vectors[0].astype(np.float64))
+        assert [hit["id"] for hit in hits] == [row_id for row_id, _ in ranked], query
+        assert np.allclose([hit["score"] for hit in hits], [cosine for _, cosine in ranked], atol=1e-5)
+    found = search(str(snapshots / "pictures"), [f"{media}/b.wav"], by="logits")
+    cosines = search(str(snapshots / "pictures"), [f"{media}/b.wav"])
+    assert [hit.score for hit in found.hits[0]] == pytest.approx([hit.score * np.exp(2.5) for hit in cosines.hits[0]])
+    dots = search(str(snapshots / "sounds"), [f"{media}/a.wav"], by="dot")
+    stored = pq.read_table(sorted(directory_of(snapshots / "sounds").glob("part-*")))
+    products = np.array(stored["embedding"].to_pylist()) @ audio.encode([media / "a.wav"])[0]
+    assert [hit.score for hit in dots.hits[0]] == pytest.approx(sorted(products.tolist(), reverse=True), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_windows_are_decoded_as_rows_are(
+    snapshots: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A window finds its row with cosine 1, a long sound its first window; the table names the place in the file."""
+    assert main(["search", str(snapshots / "sounds"), f"{media}/long.wav#t=0.5,1", f"{media}/long.wav", "--top=1"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[1].split()[1:3] == ["1.000000", "long.wav#t=0.5,1"]
+    assert lines[1].endswith("/long.wav#t=0.5,1")
+    assert lines[4].split()[1:3] == ["1.000000", "long.wav#t=0,0.5"]
+    assert "its first window, #t=0,0.5, is searched for" in printed.err
+    target = tmp_path / "hits"
+    command = ["search", str(snapshots / "sounds"), f"{media}/a.wav", "--output", str(target)]
+    assert main(command) == 0
+    hits = pq.read_table(target / "hits-00000.parquet").to_pylist()
+    assert [hit["rank"] for hit in hits] == list(range(1, 6))
+    assert hits[0]["id"] == "a.wav"
+    assert main(command) == 2
+    assert "is not empty: name a new directory" in capsys.readouterr().err
+    for query, message in (
+        (f"{media}/gone.wav", "search for the text with --text"),
+        (f"{media}/a.wav#t=7,8", "it has 0.3 s, and nothing in #t=7,8"),
+        (f"{media}/x.png#t=0,1", "it has no part #t=0,1"),
+    ):
+        assert main(["search", str(snapshots / "sounds"), query]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_other_trainings_are_refused(
+    snapshots: Path, model: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text head of the same file is accepted, one of another file is refused, an unknown file is a warning."""
+    sounds = str(snapshots / "sounds")
+    command = ["search", sounds, "dog", "--tokenizer_path", str(vocabulary), "--checkpoint"]
+    extract(model, tmp_path / "text.safetensors")
+    assert load_checkpoint(tmp_path / "text.safetensors").released == load_checkpoint(model).sha256
+    assert main([*command, str(tmp_path / "text.safetensors")]) == 0
+    assert "WARNING" not in capsys.readouterr().err
+    scales = dict.fromkeys(("logit_scale", "logit_scale_ai", "logit_scale_at"), torch.tensor(1.0))
+    torch.save({**small_state(vocabulary=49_408, dim=1024, seed=1), **scales}, tmp_path / "other.pt")
+    assert main([*command, str(tmp_path / "other.pt")]) == 2
+    printed = capsys.readouterr().err
+    assert "(all.pt) is of the training" in printed
+    assert "(other.pt) of" in printed
+    manifest = json.loads((directory_of(Path(sounds)) / "manifest.json").read_text())
+    edit_manifest(Path(sounds), lambda edited: edited["checkpoint"].pop("released_sha256"))
+    try:
+        assert main([*command, str(tmp_path / "text.safetensors")]) == 0
+        assert "WARNING: it is not known from which released file the model of the snapshot" in capsys.readouterr().err
+    finally:
+        edit_manifest(Path(sounds), lambda edited: edited.update(manifest))
+
+
+@pytest.mark.slow
+def test_rows_are_labelled(
+    snapshots: Path, model: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probabilities are the softmax of the scaled cosines; a label's texts and prompts are averaged."""
+    (tmp_path / "labels.csv").write_text("label,text\ndog,a dog\ndog,a puppy\nrain,\n")
+    command = ["classify", str(snapshots / "sounds"), "--labels", str(tmp_path / "labels.csv"), "--top", "2"]
+    command += ["--tokenizer_path", str(vocabulary), "--prompt", "{}", "--prompt", "the sound of {}"]
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main([*command, "--output", str(tmp_path / "classes")]) == 0
+    found = pq.read_table(tmp_path / "classes" / "classes-00000.parquet").to_pylist()
+    encoder = TextEncoder.load(model, device="cpu", tokenizer_path=vocabulary)
+
+    def of(*texts: str) -> NDArray[np.float64]:
+        each = encoder.encode([prompt.format(text) for text in texts for prompt in ("{}", "the sound of {}")])
+        mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).astype(np.float64).sum(axis=0)
+        return mean / np.linalg.norm(mean)
+
+    ids, vectors = rows_of(snapshots / "sounds")
+    logits = vectors @ np.stack([of("a dog", "a puppy"), of("rain")]).T * np.exp(3.0)
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = {}
+    for row_id, (dog, rain) in zip(ids, chances, strict=True):
+        expected |= {(row_id, "dog"): dog, (row_id, "rain"): rain}
+    assert {(row["id"], row["label"]): row["probability"] for row in found} == pytest.approx(expected, rel=1e-3)
+    assert [row["rank"] for row in found] == [1, 2] * 5
+
+
+def test_texts_have_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_snapshot(tmp_path / "out", [batch_of(["a"], ["one"], np.ones((1, 4), np.float32))], 4)
+    (tmp_path / "labels.txt").write_text("dog\n")
+    assert main(["classify", str(tmp_path / "out"), "--labels", str(tmp_path / "labels.txt")]) == 2
+    assert "is of texts, and AudioCLIP labels pictures and sounds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("top", [1, 5])
+def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> None:
+    """2,000 rows, 50 labels, of which two are equal: the first of them comes first."""
+    write_snapshot(tmp_path / "out", random_batches(2000, 16), 16)
+    labels = np.random.default_rng(5).standard_normal((50, 16))
+    labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+    labels[7] = labels[3]
+    known = LabelVectors([f"label {n}" for n in range(50)], labels)
+    batches = list(_labelled(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.0))
+    found = [
+        (row["id"], row["label"], row["rank"], row["probability"]) for batch in batches for row in batch.to_pylist()
+    ]
+    ids, vectors = rows_of(tmp_path / "out")
+    expected = []
+    for row_id, vector in zip(ids, vectors, strict=True):
+        cosines = [round(float(vector @ label), 9) for label in labels]
+        total = sum(np.exp(20 * cosine) for cosine in cosines)
+        best = sorted(range(50), key=lambda n: (-cosines[n], n))[:top]
+        expected += [(row_id, f"label {n}", rank, np.exp(20 * cosines[n]) / total) for rank, n in enumerate(best, 1)]
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], rel=1e-6)
+    kept = [
+        row
+        for batch in _labelled(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.5)
+        for row in batch.to_pylist()
+    ]
+    assert len(kept) == sum(row[3] >= 0.5 for row in found)
+
+
+def test_pairs_are_those_of_a_naive_computation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2,000 rows with 2,000 others, in several blocks; what is not comparable or new is refused."""
+    monkeypatch.setattr("audioclip_beam.pipeline.search.pairs.BLOCK_ROWS", 1000)
+    write_snapshot(tmp_path / "a", random_batches(2000, 16), 16)
+    write_snapshot(tmp_path / "b", random_batches(2000, 16, seed=1), 16)
+    assert find_pairs(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "pairs"), top=3).pairs == 6000
+    found = pq.read_table(tmp_path / "pairs" / "pairs-00000.parquet").to_pylist()
+    (ids, first), (others, second) = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
+    cosines = first @ second.T
+    places = np.argsort(-cosines, axis=1, kind="stable")[:, :3]
+    expected = [
+        (row_id, others[place], rank, cosines[number, place])
+        for number, row_id in enumerate(ids)
+        for rank, place in enumerate(places[number], 1)
+    ]
+    assert [(row["id_a"], row["id_b"], row["rank"]) for row in found] == [row[:3] for row in expected]
+    assert [row["score"] for row in found] == pytest.approx([row[3] for row in expected], abs=1e-11)
+    command = ["pairs", str(tmp_path / "a"), str(tmp_path / "b"), "--output"]
+    assert main([*command, str(tmp_path / "pairs")]) == 2
+    assert "is not empty: name a new directory" in capsys.readouterr().err
+
+    for name in "ab":
+
+        def change(manifest: Manifest, name: str = name) -> None:
+            parts = {**manifest["fingerprint_parts"], "weights": name}
+            manifest.update(fingerprint_parts=parts, fingerprint=fingerprint(parts))
+            manifest["checkpoint"]["released_sha256"] = name * 64
+
+        edit_manifest(tmp_path / name, change)
+    assert main([*command, str(tmp_path / "others")]) == 2
+    printed = capsys.readouterr().err
+    assert "is of the training aaaaaaaaaaaaaaaa, and" in printed
+    assert "(made.pt) of bbbbbbbbbbbbbbbb" in printed
+    assert not (tmp_path / "others").exists()
