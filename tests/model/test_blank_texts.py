@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,9 +139,18 @@ def test_a_snapshot_of_an_earlier_rule(
     assert "unchanged since" in capsys.readouterr().out
 
 
+class _Found:
+    """The model of a query, found."""
+
+    warning = ""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = lambda: encoder
+
+
 def test_a_blank_query(small_head: str, vocabulary: Path) -> None:
     """`search` refuses it by name."""
     settings = TextSettings(small_head, device="cpu", tokenizer_path=str(vocabulary))
     encoder = TEXT.load(settings, TEXT.read(settings.file_paths()), "cpu")
     with pytest.raises(QueryError, match="the query '&nbsp;' is blank for the model"):
-        read_queries(["&nbsp;"], encoder.info.dim, lambda: encoder)
+        read_queries(["&nbsp;"], encoder.info.dim, lambda name: _Found(encoder))

@@ -20,7 +20,8 @@ from audioclip_beam.pipeline.writers.statistics import FileStats, norm_of
 def batch(tokens: list[int], vectors: np.ndarray) -> pa.RecordBatch:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type(vectors.shape[1]))
     sizes = {"n_tokens": pa.array(tokens, pa.int16()), "truncated": [count > 77 for count in tokens]}
-    return pa.RecordBatch.from_pydict({**sizes, "embedding": column})
+    hashes = pa.array([bytes(16)] * len(tokens), pa.binary(16))
+    return pa.RecordBatch.from_pydict({"content_hash": hashes, **sizes, "embedding": column})
 
 
 @settings(deadline=None, max_examples=30)
