@@ -64,10 +64,9 @@ class ContentReader:
         yield from read_ahead(self._groups(rows))
 
     def _groups(self, rows: pa.RecordBatch) -> Generator[list[Any], None, None]:
-        group, size = list[Any](), 0
-        runs = self._runs(rows)
+        group, size, runs = list[Any](), 0, list(self._runs(rows))
         contents = map_in_order(self._read, runs, self.threads, lambda run: run.size, WAITING_BYTES)
-        for run, read in zip(self._runs(rows), contents, strict=True):
+        for run, read in zip(runs, contents, strict=True):
             for content, part in zip(read, run.parts, strict=True):
                 group.append(content)
                 size += self.head.decoded_bytes(part, run.source.size)
