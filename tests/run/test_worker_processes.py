@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.run.worker_processes import worker_path
+from audioclip_beam.pipeline.run.worker_processes import LOCAL_START, WorkerProcess, worker_path
 from tests.support.corpus import write_jsonl
 from tests.support.program import run_program
 from tests.support.tools import free_port
@@ -92,6 +93,7 @@ def test_the_path_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 START = "a worker process ended before it was connected"
 MUST_WORK = "-P -c 'import apache_beam, audioclip_beam.pipeline'` must work; --direct_running_mode in_memory needs no"
+IF_MEMORY = "fewer --direct_num_workers if memory was short"
 ENDS = {
     "an error of an import": (
         "echo \"ImportError: cannot import name 'x'\" >&2; exit 1",
@@ -100,14 +102,10 @@ ENDS = {
     ),
     "exit 0": ("exit 0", "exit status 0", MUST_WORK),
     "exit 3 without a word": ("exit 3", "exit status 3", MUST_WORK),
-    "after a while": ("sleep 2; exit 9", "exit status 9", MUST_WORK),
-    "killed": (
-        "kill -9 $$",
-        "ended by SIGKILL, as when memory is short",
-        "fewer --direct_num_workers if memory was short",
-    ),
-    "a fault": ("kill -11 $$", "ended by SIGSEGV", "fewer --direct_num_workers if memory was short"),
-    "terminated": ("kill -15 $$", "ended by SIGTERM", "fewer --direct_num_workers if memory was short"),
+    "after a while": ("sleep 0.3; exit 9", "exit status 9", MUST_WORK),
+    "killed": ("kill -9 $$", "ended by SIGKILL, as when memory is short", IF_MEMORY),
+    "a fault": ("kill -11 $$", "ended by SIGSEGV", IF_MEMORY),
+    "terminated": ("kill -15 $$", "ended by SIGTERM", IF_MEMORY),
     "out of memory in Python": ("echo MemoryError >&2; exit 1", "exit status 1, MemoryError", MUST_WORK),
     "bytes that are not text": ("printf 'bad \\377 byte\\n' >&2; exit 1", "exit status 1, bad \ufffd byte", MUST_WORK),
     "no interpreter": (None, "exit status 127, ", MUST_WORK),
@@ -115,10 +113,10 @@ ENDS = {
 }
 
 
-@pytest.fixture(params=ENDS.values(), ids=ENDS)
+@pytest.fixture
 def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Replace the interpreter of workers by a script that ends; return what the error has of it."""
-    script, cause, remedy = request.param
+    script, cause, remedy = ENDS[request.param]
     program = tmp_path / "python of workers"
     if script:
         program.write_text(f"#!/bin/sh\n{script}\n")
@@ -129,11 +127,22 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return cause, remedy
 
 
+@pytest.mark.parametrize("broken", ENDS, indirect=True)
+def test_the_end_of_a_worker_that_is_not_connected_is_described(broken: tuple[str, str]) -> None:
+    """Whatever ended it: one line with the cause and what to do."""
+    errors: queue.Queue[str] = queue.Queue()
+    WorkerProcess(LOCAL_START, {}, lambda _, error: errors.put(error))
+    error = errors.get(timeout=15)
+    assert error.startswith(f"{START} ({broken[0]}")
+    assert broken[1] in error
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("broken", ["an error of an import", "after a while", "killed"], indirect=True)
 def test_a_worker_that_ends_before_it_is_connected(
     broken: tuple[str, str], tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever ended it: the run fails within 15 seconds, in one line with what to do."""
+    """The run fails within 15 seconds, in that one line."""
     began = time.monotonic()
     assert main([*arguments, *WORKERS]) == 1
     assert time.monotonic() - began < 15
@@ -183,11 +192,11 @@ def pool_flags(tmp_path: Path) -> Iterator[list[str]]:
     service.wait()
 
 
-@pytest.fixture(params=["exit 0", "kill -9 $$"])
-def ending(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the interpreter of workers by a script that ends."""
     program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\n{request.param}\n")
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
 
