@@ -58,6 +58,14 @@ def _temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_waits_for_the_disk() -> Iterator[None]:
+    """Skip fsync: processes are killed in the tests, and the machine is not, and a run waits for the disk ten times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _beam_caches() -> Iterator[None]:
     """Let Beam inspect each function and parse the same flags once, not in every run; tests without Beam do not wait.
 
