@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..snapshots.snapshot import Snapshot, iter_rows
+from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
 from ..terminal import printable
 from ..writers.result_directory import check_new_directory, new_directory, write_rows, write_summary
 from .exact_search import open_consistent, weights_notes
@@ -21,6 +21,7 @@ from .spaces import find_query_model
 from .top_k import DECIMALS, usable_vectors
 
 PRINTED_ROWS = 20
+BLOCK_NUMBERS = 1 << 16  # logits at a time: 512 KiB
 SUMMARY = "classes.json"
 
 _SCHEMA = pa.schema(
@@ -85,7 +86,7 @@ def classify(
             f"{snapshot.manifest['dim']}: give the checkpoint of the snapshot's training with --checkpoint"
         )
     notes = ([model.warning] if model.warning else []) + weights_notes(snapshot)
-    batches = _labelled(snapshot, known, scale, top, min_probability)
+    batches = label_rows(snapshot, known, scale, top, min_probability)
     if target is None:
         with closing(batches):
             found = (row for batch in batches for row in batch.to_pylist())
@@ -115,7 +116,7 @@ def _as_line(row_id: str, labelled: list[dict[str, object]]) -> str:
     return f"{printable(row_id, 60)}  {printable(words)}"
 
 
-def _labelled(
+def label_rows(
     snapshot: Snapshot, known: LabelVectors, scale: float, top: int, min_probability: float
 ) -> Generator[pa.RecordBatch, None, None]:
     """Yield id, rank, label and probability of the most probable labels of each row; of equal ones the first comes first.
@@ -123,38 +124,45 @@ def _labelled(
     A row whose vector is zero, infinite or NaN has none.
     """
     directions, labels = np.ascontiguousarray(known.vectors.T), pa.array(known.labels, pa.string())
-    top = min(top, len(known.labels))
+    directions *= scale
+    top, count = min(top, len(known.labels)), len(known.labels)
+    logits = np.empty((BATCH_ROWS, count))
+    step = max(1, BLOCK_NUMBERS // count)
     for batch in iter_rows(snapshot, ("id", "embedding")):
         usable = usable_vectors(batch)
         units = usable.numbers.astype(np.float64)
-        units /= np.sqrt((units * units).sum(axis=1))[:, None]
-        cosines = np.round(units @ directions, DECIMALS)  # [n, labels]; rounded, equal labels are equal in any batch
-        order = _highest(cosines, top)
-        best = np.take_along_axis(cosines, order, axis=1)
-        cosines -= best[:, :1]
-        cosines *= scale
-        sums = np.exp(cosines, out=cosines).sum(axis=1)
-        chances = np.exp((best - best[:, :1]) * scale) / sums[:, None]  # [n, top]
+        units /= np.sqrt(np.einsum("nd,nd->n", units, units))[:, None]
+        np.matmul(units, directions, out=logits[: len(units)])
+        places, chances = np.empty((len(units), top), np.int64), np.empty((len(units), top))
+        for start in range(0, len(units), step):
+            block = logits[start : min(start + step, len(units))]  # stays in the processor's cache
+            places[start : start + step] = chosen = _highest(block, top, scale * 10.0**-DECIMALS)
+            best = np.take_along_axis(block, chosen, axis=1)
+            highest = block.max(axis=1, keepdims=True)
+            block -= highest
+            sums = np.exp(block, out=block).sum(axis=1, keepdims=True)
+            chances[start : start + step] = np.exp(best - highest) / sums
         rows, ranks = np.nonzero(chances >= min_probability)
         yield pa.RecordBatch.from_arrays(
             [
                 batch.column("id").take(pa.array(usable.rows[rows])),
                 pa.array((ranks + 1).astype(np.int32)),
-                labels.take(pa.array(order[rows, ranks])),
+                labels.take(pa.array(places[rows, ranks])),
                 pa.array(chances[rows, ranks]),
             ],
             schema=_SCHEMA,
         )
 
 
-def _highest(scores: NDArray[np.float64], top: int) -> NDArray[np.int64]:
-    """Return the places of the `top` highest scores of each row, int [n, top]; of equal ones the first comes first."""
-    places = np.empty((len(scores), top), np.int64)
-    if top == 1:
-        places[:, 0] = scores.argmax(axis=1)
-        return places
-    floors = np.partition(scores, -top, axis=1)[:, -top]
-    for row, (each, floor) in enumerate(zip(scores, floors, strict=True)):
-        chosen = np.flatnonzero(each >= floor)
-        places[row] = chosen[np.argsort(-each[chosen], kind="stable")[:top]]
-    return places
+def _highest(logits: NDArray[np.float64], top: int, unit: float) -> NDArray[np.int64]:
+    """Return the places of the `top` highest logits of each row, int [n, top]; of equal ones the first comes first.
+
+    Those that are equal when they are rounded to multiples of `unit` count as equal: a product of matrices rounds equal
+    ones differently.
+    """
+    floors = logits.max(axis=1) if top == 1 else np.partition(logits, -top, axis=1)[:, -top]
+    rows, places = np.divmod(np.flatnonzero(logits >= (floors - 2 * unit)[:, None]), logits.shape[1])
+    order = np.lexsort((places, -np.round(logits[rows, places] / unit), rows))
+    starts = np.searchsorted(rows, np.arange(len(logits)))
+    first = (np.arange(len(rows)) - starts[rows]) < top  # rows are sorted, before and after
+    return places[order][first].reshape(-1, top)

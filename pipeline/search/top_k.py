@@ -17,8 +17,8 @@ DECIMALS = 12
 # Squared lengths that float32 computes without overflow and without loss.
 SMALLEST, LARGEST = 1e-20, 1e30
 
-# Hits beyond twice `top` that may wait to be sorted, so that a large `top` is not sorted with every batch.
-SPARE = 16
+# Rows whose score is computed in float64 at a time: 8 MiB of 1024-vectors.
+CANDIDATES = 1024
 
 
 class Hit(NamedTuple):
@@ -140,24 +140,23 @@ class TopK:
             scores = self._narrow[start : start + QUERY_BLOCK] @ vectors.numbers.T  # [block, n]
             scores *= scales
             floors = self._floors[start : start + QUERY_BLOCK] - margin
-            for number in np.flatnonzero(scores.max(axis=1) >= floors):
-                self._keep(start + int(number), scores[number], floors[number], margin, vectors, batch)
+            found = np.flatnonzero(scores.max(axis=1) >= floors)
+            if not len(found):
+                continue
+            scores, floors = scores[found], floors[found]
+            if len(vectors.rows) > self.top:
+                floors = np.maximum(floors, np.partition(scores, -self.top, axis=1)[:, -self.top] - margin)
+            numbers, places = np.nonzero(scores >= floors[:, None])
+            for first in range(0, len(places), CANDIDATES):
+                part = slice(first, first + CANDIDATES)
+                self._keep(start + found[numbers[part]], places[part], vectors, batch)
 
-    def _keep(  # noqa: PLR0917
-        self,
-        number: int,
-        scores: NDArray[np.float32],
-        floor: float,
-        margin: float,
-        vectors: Vectors,
-        batch: pa.RecordBatch,
+    def _keep(
+        self, numbers: NDArray[np.intp], places: NDArray[np.intp], vectors: Vectors, batch: pa.RecordBatch
     ) -> None:
-        """Add the rows to the hits of a query that may be among its `top`."""
-        if len(scores) > self.top:
-            floor = max(floor, np.partition(scores, -self.top)[-self.top] - margin)
-        places = np.flatnonzero(scores >= floor)
+        """Add rows that may be among the `top` of a query: for each the number of the query and the place of the vector."""
         wide = vectors.numbers[places].astype(np.float64)
-        exact = (wide * self.queries[number]).sum(axis=1)
+        exact = (wide * self.queries[numbers]).sum(axis=1)
         if self.by_length:
             exact *= vectors.factors[places]
         else:
@@ -167,12 +166,11 @@ class TopK:
         if "file" in columns:
             columns["file"] = [file["uri"] for file in columns["file"]]
         named = zip(*columns.values(), strict=True)
-        kept = self._kept[number]
-        kept += [
-            Hit(score, **dict(zip(columns, row, strict=True))) for score, row in zip(exact.tolist(), named, strict=True)
-        ]
-        if len(kept) > 2 * self.top + SPARE:
-            self._prune(number)
+        for number, score, row in zip(numbers.tolist(), exact.tolist(), named, strict=True):
+            self._kept[number].append(Hit(score, **dict(zip(columns, row, strict=True))))
+        for number in np.unique(numbers).tolist():
+            if len(self._kept[number]) > 2 * self.top:
+                self._prune(number)
 
     def _prune(self, number: int) -> None:
         kept = sorted(self._kept[number], key=_order)[: self.top]

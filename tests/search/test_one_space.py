@@ -18,7 +18,7 @@ from audioclip_beam.model.audio.shapes import untrained_state as untrained_audio
 from audioclip_beam.model.checkpoint import extract, load_checkpoint
 from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.search.classify_rows import _labelled
+from audioclip_beam.pipeline.search.classify_rows import label_rows
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.search.labels import LabelVectors
 from audioclip_beam.pipeline.search.pairs import find_pairs
@@ -156,7 +156,7 @@ def test_other_trainings_are_refused(
 
 
 @pytest.mark.slow
-def test_rows_are_labelled(
+def test_rows_arelabel_rows(
     snapshots: Path, model: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The probabilities are the softmax of the scaled cosines; a label's texts and prompts are averaged."""
@@ -199,7 +199,7 @@ def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> No
     labels /= np.linalg.norm(labels, axis=1, keepdims=True)
     labels[7] = labels[3]
     known = LabelVectors([f"label {n}" for n in range(50)], labels)
-    batches = list(_labelled(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.0))
+    batches = list(label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.0))
     found = [
         (row["id"], row["label"], row["rank"], row["probability"]) for batch in batches for row in batch.to_pylist()
     ]
@@ -214,7 +214,7 @@ def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> No
     assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], rel=1e-6)
     kept = [
         row
-        for batch in _labelled(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.5)
+        for batch in label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.5)
         for row in batch.to_pylist()
     ]
     assert len(kept) == sum(row[3] >= 0.5 for row in found)
