@@ -84,6 +84,7 @@ class MediaHead:
 
     Attributes:
         max_held: Files of at most so many bytes are read whole before they are decoded.
+        known_columns: The columns of part files that `examined_of` reads.
     """
 
     name: str
@@ -92,6 +93,7 @@ class MediaHead:
     by_reference = True
     types: Mapping[str, str]
     max_held: int
+    known_columns: tuple[str, ...]
     field_flag = f"--{MEDIA_FIELD.name}"
     entry_fields: tuple[str, ...] = ()
     cut_column: str | None = None
@@ -133,6 +135,10 @@ class MediaHead:
 
     def examine(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> Any:
         """Return what `parts_of` must know of a file of `size` bytes, which is small. Raise BadRow as `parts` does."""
+        raise NotImplementedError
+
+    def examined_of(self, row: Mapping[str, Any]) -> Any:
+        """Return what `examine` returned of the file that a row was made of, by the `known_columns` of the row."""
         raise NotImplementedError
 
     def parts_of(

@@ -19,6 +19,8 @@ from .schemas import CONTENT_HASH
 
 DIGEST = "BLAKE2B-128"  # of bytes, as `checksum` names it
 
+NOT_LISTED = -1
+
 
 def content_hash(contents: pa.Array) -> pa.FixedSizeBinaryArray:
     """Return the hash of each content, strings as UTF-8."""
@@ -48,8 +50,9 @@ class Source(NamedTuple):
 
     Attributes:
         path: The file, which may be a spill file of the run.
-        bytes: The size of the whole file; 0 for a spill file of the run.
-        version: Its version when it was listed; "" for a spill file, which is written once.
+        bytes: The size of the whole file; 0 for a spill file of the run, NOT_LISTED if an earlier run has read the bytes and
+            this one has not looked.
+        version: Its version when it was listed; "" if it was not.
         offset: Where the content begins.
         size: The bytes of the content.
         units: What the model reads of it, in the head's unit.
@@ -107,6 +110,11 @@ def file_value(
     """
     checksum = None if digest is None else f"{DIGEST}:{digest.hex()}"
     return {"uri": uri_of(path), "offset": offset, "size": size, "content_type": content_type, "checksum": checksum}
+
+
+def digest_in(checksum: str) -> bytes:
+    """Return the digest in the value of a checksum of file_value."""
+    return bytes.fromhex(checksum.removeprefix(f"{DIGEST}:"))
 
 
 def uri_of(path: str) -> str:

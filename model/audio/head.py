@@ -109,6 +109,7 @@ class AudioHead(MediaHead):
     unit = "frames"
     types = TYPES
     max_held = 64 << 20
+    known_columns = ("duration", "sample_rate", "channels")
     content_columns = (
         Column("start", "float64"),
         Column("end", "float64"),
@@ -181,6 +182,12 @@ class AudioHead(MediaHead):
             return listen(opened)
         except AudioError as error:
             raise BadRow(error.reason, error.detail) from None
+
+    def examined_of(self, row: Mapping[str, Any]) -> Heard:
+        """Return what is known of the recording of a row."""
+        from .parts import Heard
+
+        return Heard(round(row["duration"] * row["sample_rate"]), row["sample_rate"], row["channels"])
 
     def parts_of(
         self, examined: Heard, digest: bytes, settings: EncoderSettings, entry: Entry | None = None

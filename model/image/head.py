@@ -36,6 +36,7 @@ class ImageHead(MediaHead):
 
     name = "image"
     max_held = sys.maxsize
+    known_columns = ("width", "height")
     item = "image"
     items = "images"
     unit = "pixels"
@@ -86,6 +87,10 @@ class ImageHead(MediaHead):
         from .formats import count_pixels
 
         return count_pixels(opened, size, cast(ImageSettings, settings))
+
+    def examined_of(self, row: Mapping[str, Any]) -> int:
+        """Return the pixels of the picture of a row."""
+        return int(row["width"] * row["height"])
 
     def parts_of(
         self, examined: int, digest: bytes, settings: EncoderSettings, entry: Entry | None = None

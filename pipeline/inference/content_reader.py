@@ -10,14 +10,18 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
+from ...model.head import BadRow
 from ...model.media import MediaHead
-from ..content import Source
+from ..content import NOT_LISTED, Source, digest_in
 from ..io.byte_ranges import ByteRange
 from ..io.file_io import FileIO
 from ..io.in_order import map_in_order
+from ..io.locate import locate
 from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
 from ..readers.input_files import reading_errors
+from ..readers.media import hash_content
+from ..readers.shard import InputError
 from ..remote.worker_reports import RunReports
 from ..schemas import SOURCE
 
@@ -32,11 +36,13 @@ class _Run(NamedTuple):
         source: The bytes.
         parts: The values of the head's content columns, of each row.
         size: About how many bytes the contents take in memory, and what they are decoded from.
+        digest: That of the bytes, when they were read first.
     """
 
     source: Source
     parts: list[tuple[Any, ...]]
     size: int
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,20 @@ class ContentReader:
         sources = [Source.of_row({**value, "units": 0}) for value in rows.column(SOURCE.name).to_pylist()]
         columns = [rows.column(column.name).to_pylist() for column in self.head.content_columns]
         parts = list(zip(*columns, strict=True)) if columns else [()] * len(sources)
+        checksums = rows.column(self.head.content.name).field("checksum")
         start = 0
         for end in range(1, len(sources) + 1):
             if end == len(sources) or sources[end] != sources[start]:
                 source = sources[start]
                 decoded = sum(self.head.decoded_bytes(part, source.size) for part in parts[start:end])
-                yield _Run(source, parts[start:end], decoded + min(source.size, self.head.max_held))
+                size = decoded + min(source.size, self.head.max_held)
+                yield _Run(source, parts[start:end], size, digest_in(checksums[start].as_py()))
                 start = end
 
     def _read(self, run: _Run) -> Iterator[Any]:
         """Return the contents of a run: decoded if they are few, else decoded one by one."""
+        if run.source.bytes == NOT_LISTED:
+            run = run._replace(source=self._list(run.source, run.digest))
         source = run.source
         in_memory = source.size <= self.head.max_held
         if not in_memory:
@@ -99,6 +109,28 @@ class ContentReader:
             data = self.file_io.read_range(_listed(source), source.offset, source.size)
         decoded = self.head.decode(io.BytesIO(data), run.parts)
         return decoded if run.size > WAITING_BYTES else iter(list(decoded))
+
+    def _list(self, source: Source, digest: bytes) -> Source:
+        """Return a source that an earlier run has read in the version that its file has now.
+
+        Raises InputError if it does not have the bytes with that digest any more. This is the rare case of an entry of a
+        list whose earlier vectors turn out to be damaged.
+        """
+        with reading_errors(source.path, self.reports):
+            try:
+                _, size, version = locate(source.path, self.file_io.read_timeout)
+                source = source._replace(bytes=size, version=version)
+                with self._open(source) as opened:
+                    if hash_content(opened, source.size, 0)[1] == digest:
+                        return source
+                fault = "has other content"
+            except BadRow as bad:
+                fault = f"cannot be read any more ({bad.detail})"
+        with self.reports.errors():
+            raise InputError(
+                f"{source.path}, which a list names, {fault}, and its earlier vectors are damaged: lists name files that do "
+                f"not change; --force reads all of them again"
+            )
 
     def _decode_from_file(self, run: _Run) -> Iterator[Any]:
         with self._open(run.source) as opened:

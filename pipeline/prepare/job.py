@@ -32,6 +32,7 @@ from ..readers.shard import InputError
 from ..remote.worker_reports import RunReports
 from ..schemas import hashed_schema, part_schema
 from ..snapshots.commit import current_name, require_manifest
+from ..snapshots.earlier_lists import SnapshotLists
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.snapshot import Snapshot, check_not_nested
@@ -256,6 +257,9 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
             encoder=settings,
             threads=options.values["fetch_threads"] if head.by_reference else 1,
             media_root=_media_root(options, head),
+            earlier=SnapshotLists(output, current.name, cast(MediaHead, head), file_io)
+            if current and same_model and not reasons and head.by_reference
+            else None,
         ),
         types=types,
         settled=None if types.open or types.stored in (None, types.final) else settle_types({}, fields, types)[0],

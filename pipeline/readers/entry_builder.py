@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ...model.head import BadRow, EncoderSettings
 from ...model.media import Entry, MediaHead
-from ..content import MediaContent, Source, content_type_of, file_value
+from ..content import NOT_LISTED, MediaContent, Source, content_type_of, file_value
 from ..io.byte_ranges import ByteRange
 from ..io.in_order import map_in_order
 from ..io.locate import locate
@@ -20,9 +20,10 @@ from .arrow_values import binary_paths
 from .batch_builder import BatchBuilder
 from .fields import lookup
 from .input_files import reading_errors
+from .known_entries import KnownEntries
 from .media import HASHED_BYTES, digest_of, hash_content
 from .read_settings import ReadSettings
-from .references import Content, Inline, parse_content, parse_entry
+from .references import Content, Inline, Reference, parse_content, parse_entry
 from .shard import Batches, Record
 from .shard import Part as ShardPart
 
@@ -60,13 +61,15 @@ class _Found(NamedTuple):
 class EntryBuilder(BatchBuilder):
     """Rows and rejected rows of a part of a list, or of Parquet.
 
-    The files that the records of a block name are listed, opened, hashed and examined in threads, each once.
+    The files that the records of a block name are listed, opened, hashed and examined in threads, each once. Those of which
+    `known` has all rows of their entries are not opened.
     """
 
-    def __init__(self, part: ShardPart, settings: ReadSettings) -> None:
+    def __init__(self, part: ShardPart, settings: ReadSettings, known: KnownEntries | None = None) -> None:
         super().__init__(part, settings)
         self.head, self.encoder = cast(MediaHead, settings.head), cast(EncoderSettings, settings.encoder)
         self.root = settings.media_root or part.shard.path.rpartition("/")[0] or "/"
+        self.known = known
         self._pending: list[_Pending] = []
         self._binary = frozenset[str]()
 
@@ -81,8 +84,8 @@ class EntryBuilder(BatchBuilder):
         self._binary = binary_paths(schema, self.fields) if schema else frozenset()
         yield from super().add_records(first, records, kept)
         pending, self._pending = self._pending, []
-        waiting = {_key(each): each.content for each in pending}
-        found = dict[object, _Found]()
+        found = self._find_known(pending)
+        waiting = {key: each.content for each in pending if (key := _key(each)) not in found}
         looked = map_in_order(
             lambda each: (each[0], self._look(each[1], each[2])),
             map_in_order(self._locate, waiting.items(), self.settings.threads, lambda _: 0, READ_BYTES),
@@ -114,6 +117,33 @@ class EntryBuilder(BatchBuilder):
         fields = [None if field is None else lookup(record, field) for field in self.fields.entry]
         entry = parse_entry(*fields) if fields else None
         self._pending.append(_Pending(row, row_id, content, entry, kept))
+
+    def _find_known(self, pending: Sequence[_Pending]) -> dict[object, _Found]:
+        """Return what earlier rows of the list say of references, if there is one for every row of their entries."""
+        found = dict[object, _Found]()
+        if self.known is None:
+            return found
+        # An earlier row that names the shard itself has a content that was in it.
+        references = {each.content: None for each in pending if isinstance(each.content, Reference)}
+        references.pop(Reference(self.shard.path), None)
+        for reference, file in zip(references, self.known.find(self.shard.name, list(references)), strict=True):
+            if file:
+                source = Source(reference.path, NOT_LISTED, "", reference.offset or 0, file.size)
+                found[reference] = _Found(file.size, source, file.digest, file.examined)
+        for each in pending:
+            known = found.get(_key(each))
+            if known and not self._is_known(known, each.entry):
+                del found[_key(each)]
+        return found
+
+    def _is_known(self, found: _Found, entry: Entry | None) -> bool:
+        """Return whether earlier rows have all parts of an entry."""
+        assert self.known is not None
+        assert found.digest is not None
+        try:
+            return self.known.have(self.head.parts_of(found.examined, found.digest, self.encoder, entry))
+        except BadRow:  # the entry is behind the end of its file
+            return True
 
     def _locate(self, waiting: tuple[object, Content]) -> tuple[object, Content, _Found]:
         """Return the size and the source of a content."""

@@ -15,6 +15,7 @@ from ..io.file_io import FileIO
 from ..remote.worker_reports import RunReports
 from ..schemas import UNSETTLED
 from .fields import MISSING, Fields, TextField, excerpt_of
+from .known_entries import EarlierLists
 from .shard import InputError
 
 
@@ -32,6 +33,7 @@ class ReadSettings:
         threads: How many files are opened and read at the same time.
         spill: The directory for copies of contents that cannot be read by themselves; None before the run.
         media_root: The directory that paths in lists are relative to; None for that of each list.
+        earlier: The rows that the previous snapshot has of lists; None if every file is read.
         limit: The most bytes of a content, and of an id.
         file_io: How files are opened.
         reports: Where errors are reported that no retry repairs.
@@ -49,6 +51,7 @@ class ReadSettings:
     headers_only: bool = False
     spill: str | None = None
     media_root: str | None = None
+    earlier: EarlierLists | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # A pickled schema forgets which list elements are not null.

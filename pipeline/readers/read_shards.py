@@ -20,6 +20,7 @@ from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .entry_builder import EntryBuilder
 from .input_files import open_shard
+from .known_entries import KnownEntries
 from .notes import Notice, ShardNotes
 from .parts import split_group
 from .read_settings import ReadSettings
@@ -43,9 +44,12 @@ def read_shard(shard: Shard, settings: ReadSettings, notes: ShardNotes | None = 
         notes.merge(builder.notes)
 
 
-def _builder(part: Part, settings: ReadSettings) -> BatchBuilder:
-    is_list = settings.head.by_reference and part.shard.format in LIST_FORMATS
-    return EntryBuilder(part, settings) if is_list else BatchBuilder(part, settings)
+def _builder(part: Part, settings: ReadSettings, known: KnownEntries | None = None) -> BatchBuilder:
+    return EntryBuilder(part, settings, known) if _is_list(part, settings) else BatchBuilder(part, settings)
+
+
+def _is_list(part: Part, settings: ReadSettings) -> bool:
+    return settings.head.by_reference and part.shard.format in LIST_FORMATS
 
 
 def _read(builder: BatchBuilder) -> Batches:
@@ -175,15 +179,17 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
         Files that are one content each are read at the same time: most of the time is spent on opening them.
         """
-        builders = (_builder(part, self.settings) for part in parts)
-        is_list = any(part.shard.format in LIST_FORMATS for part in parts)  # their files are read at the same time
-        if len(parts) == 1 or is_list or not self.settings.head.by_reference:
+        settings = self.settings
+        lists = [part.shard.name for part in parts if _is_list(part, settings)]
+        known = settings.earlier.load(lists) if lists and settings.earlier else None
+        builders = (_builder(part, settings, known) for part in parts)
+        if len(parts) == 1 or lists or not settings.head.by_reference:  # files of lists are read at the same time
             yield from ((builder, _read(builder)) for builder in builders)
             return
         yield from map_in_order(
             lambda builder: (builder, list(_read(builder))),
             builders,
-            self.settings.threads,
+            settings.threads,
             lambda builder: builder.part.bytes,
             READ_BYTES,
         )

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import gc, rollback
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
+from tests.support.clock import Clock
 from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
 from tests.support.snapshots import directory_of
 from tests.support.stub import ENCODERS, StubEncoder
@@ -94,17 +94,6 @@ def settled(value: object, kind: str | None) -> object:
     if kind != "string" or value is None or isinstance(value, str):
         return value
     return str(int(value)) if value == int(value) else str(value)  # type: ignore[call-overload]
-
-
-class Clock(datetime):
-    """A clock that gives every run a second of its own, so that names do not wait for the real one."""
-
-    present = datetime(2026, 11, 23)
-
-    @classmethod
-    def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-        cls.present += timedelta(seconds=1)
-        return cls.present.replace(tzinfo=tz)  # type: ignore[arg-type]
 
 
 class AnyNights(RuleBasedStateMachine):
