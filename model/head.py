@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")  # types that a model may compute in
 
 
+Preview = Literal["", "picture", "player"]
+
+
 def type_name(value: object) -> str:
     """Return the type of a value in words."""
     if value is None:
@@ -333,6 +336,7 @@ class Head(Protocol):
         model_columns: What the model gives besides the vector.
         size_column: The one of these whose histogram reports show; `max_size` and more are one bar.
         size_unit: What it counts, in the plural: usually the unit.
+        preview: How a page shows a content besides by its name: as a small picture, in a player of its file, or not at all.
         cut_column: The one of these that is true if the model read only the beginning, or None if it always reads all.
         reasons: Reasons of rejected rows that only this head has.
         sort_by: The column by which new rows are sorted, so that contents that are cheap together share a batch, or None.
@@ -357,6 +361,7 @@ class Head(Protocol):
     model_columns: tuple[Column, ...]
     size_column: str
     size_unit: str
+    preview: Preview
     cut_column: str | None
     max_size: int
     reasons: tuple[str, ...]

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from .head import BadRow, Column, EncoderSettings, Flag, type_name
+from .head import BadRow, Column, EncoderSettings, Flag, Preview, type_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .checkpoint import Checkpoint
 
 VARIANTS = ("audioclip", "jina")
@@ -55,11 +58,35 @@ class Part(NamedTuple):
     units: int
 
 
+class RowIdentity(NamedTuple):
+    """What rows are known by, in lists of the same length.
+
+    Attributes:
+        ids: Their ids.
+        hashes: Their content hashes.
+        digests: The digests of the bytes of their contents.
+    """
+
+    ids: Sequence[str]
+    hashes: Sequence[bytes]
+    digests: Sequence[bytes]
+
+
 class Entry(NamedTuple):
     """What an entry of a list is of a recording, in seconds; without a duration it ends with the recording."""
 
     offset: float
     duration: float | None
+
+
+def short_seconds(seconds: float) -> str:
+    """Return seconds with at most three decimals."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def media_fragment(start: float, end: float) -> str:
+    """Return the media fragment of a part of a recording, from and to which second it is."""
+    return f"#t={short_seconds(start)},{short_seconds(end)}"
 
 
 def check_variant(variant: str) -> None:
@@ -88,6 +115,7 @@ class MediaHead:
     """
 
     name: str
+    item: str
     content = Column("file", "file")
     content_columns: tuple[Column, ...] = ()
     by_reference = True
@@ -96,6 +124,7 @@ class MediaHead:
     known_columns: tuple[str, ...]
     field_flag = f"--{MEDIA_FIELD.name}"
     entry_fields: tuple[str, ...] = ()
+    preview: Preview = ""
     cut_column: str | None = None
     sort_by: str | None = None
     keeps_strings = False
@@ -176,6 +205,25 @@ class MediaHead:
 
     def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
         """Return about how much memory the encoder's content takes for a part of a file of `size` bytes."""
+        raise NotImplementedError
+
+    def thumbnail(self, content: bytes, max_bytes: int) -> bytes:
+        """Return the bytes of a content as a small WebP file of at most `max_bytes`, if `preview` is "picture".
+
+        Raises BadRow: The content cannot be decoded, or would take too much memory for that.
+        """
+        raise NotImplementedError
+
+    def row_faults(
+        self, rows: RowIdentity, columns: Mapping[str, NDArray[Any]], options: Mapping[str, Any]
+    ) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        """Yield (the faulty rows, bool [n], what each of them has) for each fault of ids and content hashes.
+
+        Args:
+            rows: The ids and hashes.
+            columns: The head's content columns, each [n].
+            options: Those of the run that wrote the rows.
+        """
         raise NotImplementedError
 
     def fingerprint_faults(self, parts: Mapping[str, str]) -> list[str]:

@@ -108,13 +108,18 @@ def file_value(
         content_type: Its media type, as its name has it.
         digest: That of its bytes, if they were read.
     """
-    checksum = None if digest is None else f"{DIGEST}:{digest.hex()}"
+    checksum = None if digest is None else checksum_of(digest)
     return {"uri": uri_of(path), "offset": offset, "size": size, "content_type": content_type, "checksum": checksum}
 
 
 def digest_in(checksum: str) -> bytes:
     """Return the digest in the value of a checksum of file_value."""
     return bytes.fromhex(checksum.removeprefix(f"{DIGEST}:"))
+
+
+def checksum_of(digest: bytes) -> str:
+    """Return the checksum, as the column FILE has it, of bytes with that digest."""
+    return f"{DIGEST}:{digest.hex()}"
 
 
 def uri_of(path: str) -> str:

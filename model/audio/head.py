@@ -11,7 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
-from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, parse_media
+from ..media import (
+    FETCH_THREADS,
+    MEDIA_FIELD,
+    MEDIA_ROOT,
+    VARIANT,
+    Entry,
+    MediaHead,
+    Part,
+    RowIdentity,
+    media_fragment,
+    parse_media,
+    short_seconds,
+)
 from .settings import (
     DEFAULT_WINDOW,
     FRAME_HOP,
@@ -121,7 +133,8 @@ class AudioHead(MediaHead):
     entry_fields = ("offset_field", "duration_field")
     batch_items = 1000
     size_column = "duration"
-    size_unit = "seconds"
+    size_unit = "seconds of the file"
+    preview = "player"
     max_size = 600
     reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too short")
     provenance = ("variant", "window", "hop")
@@ -205,7 +218,7 @@ class AudioHead(MediaHead):
         key, rate, parts = entry_key(digest, span), heard.rate, list[Part]()
         for number, (first, stop) in enumerate(found):
             start, end = first / rate, stop / rate
-            fragment = f"#t={_short(start)},{_short(end)}" if len(found) > 1 else ""
+            fragment = media_fragment(start, end) if len(found) > 1 else ""
             values = start, end, heard.samples / rate, rate, heard.channels
             units = frame_count(round((stop - first) * RATE / rate))
             parts.append(Part(part_hash(key, number), fragment, values, units))
@@ -232,7 +245,9 @@ class AudioHead(MediaHead):
             raise BadRow(error.reason, error.detail) from None
         first, stop = (min(heard.samples, round(float(seconds) * heard.rate)) for seconds in named.groups())
         if first >= stop:
-            raise BadRow("too short", f"it has {_short(heard.samples / heard.rate)} s, and nothing in {fragment}")
+            raise BadRow(
+                "too short", f"it has {short_seconds(heard.samples / heard.rate)} s, and nothing in {fragment}"
+            )
         duration = heard.samples / heard.rate
         values = first / heard.rate, stop / heard.rate, duration, heard.rate, heard.channels
         return Part(b"", fragment, values, frame_count(round((stop - first) * RATE / heard.rate)))
@@ -248,6 +263,29 @@ class AudioHead(MediaHead):
             if at == len(chosen) or before.first > chosen[at].first:
                 yield from decode_spans(opened, chosen[begin:at])
                 begin = at
+
+    def row_faults(
+        self, rows: RowIdentity, columns: Mapping[str, NDArray[Any]], options: Mapping[str, Any]
+    ) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        """Yield the rows with another hash than that of a part of their recording, and parts whose ids do not name them."""
+        import numpy as np
+
+        from .parts import entry_key, part_number
+
+        start, end, duration = (columns[name] for name in ("start", "end", "duration"))
+        keys = {digest: entry_key(digest, None) for digest in set(rows.digests)}
+        of_entries = [
+            not content.startswith(keys[digest]) for content, digest in zip(rows.hashes, rows.digests, strict=True)
+        ]
+        if all(options.get(name) is None for name in self.entry_fields):  # no row is of an entry of a list
+            yield np.array(of_entries, np.bool_), "has another content hash than that of a part of its recording"
+        numbers = np.array([part_number(content) for content in rows.hashes], np.int64)
+        # An entry that is one row has the id of the entry, whatever part of the recording it is.
+        named = (numbers > 0) | (((start > 0) | (end < duration)) & ~np.array(of_entries, np.bool_))
+        wrong = np.zeros(len(numbers), np.bool_)
+        for place in np.flatnonzero(named).tolist():
+            wrong[place] = not rows.ids[place].endswith(media_fragment(start[place], end[place]))
+        yield wrong, "has an id that does not end with its start and end"
 
     def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
         """Return how many recordings rows have the beginning of, and the milliseconds of all rows."""
@@ -327,11 +365,6 @@ class AudioHead(MediaHead):
     def column_check(self, parts: Mapping[str, str]) -> LengthCheck:
         """Return a new check of lengths, rates and channels."""
         return LengthCheck()
-
-
-def _short(seconds: float) -> str:
-    """Return seconds with at most three decimals."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 class LengthCheck:

@@ -146,6 +146,12 @@ def part_hash(key: bytes, number: int) -> bytes:
     return key + _NUMBER.pack(number)
 
 
+def part_number(content_hash: bytes) -> int:
+    """Return the number of a part by its content hash."""
+    (number,) = _NUMBER.unpack(content_hash[-_NUMBER.size :])
+    return int(number)
+
+
 def decode_spans(opened: BinaryIO, chosen: Sequence[Span]) -> Iterator[Track | ContentError]:
     """Yield each part as a Track of [channels, n], or why it cannot be decoded; parts are in the order of their beginnings.
 

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
-from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, parse_media
+from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, RowIdentity, parse_media
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class ImageHead(MediaHead):
     model_columns = (Column("width", "int32"), Column("height", "int32"))
     size_column = "width"
     size_unit = "pixels of width"
-    max_size = 2048
+    preview = "picture"
+    max_size = 8192
     reasons = ("empty file", "missing file", "duplicate key", "not decodable", "too large")
     provenance = ("variant",)
     flags = FLAGS
@@ -103,6 +104,21 @@ class ImageHead(MediaHead):
         opened.seek(0)
         content = opened.read()
         yield from (content for _ in parts)
+
+    def thumbnail(self, content: bytes, max_bytes: int) -> bytes:
+        """Return a picture as a small WebP file. Raise BadRow if it cannot be decoded in little memory."""
+        from .thumbnail import thumbnail
+
+        return thumbnail(content, max_bytes)
+
+    def row_faults(
+        self, rows: RowIdentity, columns: Mapping[str, NDArray[Any]], options: Mapping[str, Any]
+    ) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        """Yield the rows whose content hash is not the digest of their file."""
+        import numpy as np
+
+        differ = [content != digest for content, digest in zip(rows.hashes, rows.digests, strict=True)]
+        yield np.array(differ, np.bool_), "has another content hash than the checksum of its picture"
 
     def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
         """Return how many pictures rows have, and their pixels."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..head import Column, Flag, Measure, ModelInfo, Work
+from ..head import Column, Flag, Measure, ModelInfo, Preview, Work
 from .settings import ON_LONG, TextSettings, versions
 from .texts import PROMPT_RULE, Text, is_prompt, join, parse_text
 
@@ -98,6 +98,7 @@ class TextHead:
     batch_items = 16_384
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"
+    preview: Preview = ""
     cut_column: str | None = "truncated"
     max_size = 128
     reasons = ("empty text", "null text")

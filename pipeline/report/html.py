@@ -6,14 +6,13 @@ import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
-from numpy.typing import NDArray
 
 from ...model.fingerprint import describe_changes
+from ...model.head import Head, Work
 from ...model.heads import find_head
 from ..errors import SnapshotError
 from ..io.filesystem import write_atomically
@@ -26,7 +25,8 @@ from ..snapshots.snapshot import open_snapshot
 from ..terminal import printable
 from ..writers.statistics import FileStats
 from . import plots
-from .sample import nearest_rows, principal_plane, read_sample, unit_vectors
+from .previews import Preview, make_previews
+from .sample import KEPT, Directions, nearest_rows, principal_plane, read_sample, unit_vectors
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -34,11 +34,17 @@ if TYPE_CHECKING:
 LABEL_CELLS, LABEL_BYTES = 100, 300  # of a row's label
 VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
 
-PROBES, NEIGHBORS = 6, 5  # rows whose nearest rows are listed, and how many of those
+MAP_ROWS = 256  # of the sample, in the map
+
+PROBES, NEIGHBORS = 6, 5  # rows that are shown, and how many of their nearest rows
 
 _CountName = Literal["read", "embedded", "reused", "rejected", "truncated"]
 _FIGURES: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected", "truncated")
 _COMPARED: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected")
+
+
+# What a page may load, by what it shows of contents, besides its own style.
+_POLICIES = {"": "", "picture": "; img-src data:", "player": "; media-src file:"}
 
 
 class _Outcome(NamedTuple):
@@ -46,6 +52,24 @@ class _Outcome(NamedTuple):
     color: str
     rows: str
     share: str
+
+
+class _Row(NamedTuple):
+    """A row of the sample.
+
+    Attributes:
+        label: What it is called.
+        preview: What is shown of its content.
+        size: In words.
+        details: Names and values: its file, its kept fields.
+        nearest: Cosine, label and preview of the rows that are nearest to it.
+    """
+
+    label: str
+    preview: Preview
+    size: str
+    details: list[tuple[str, str]]
+    nearest: list[tuple[str, str, Preview]]
 
 
 def render(
@@ -63,34 +87,42 @@ def render(
     pieces = _outcomes(manifest)
     counted = sum(amount for _, amount, _ in pieces)
     head = find_head(manifest["head"])
-    directions, labels = unit_vectors(rows)
-    labels = [_shorten(label, LABEL_CELLS, LABEL_BYTES) for label in labels]
-    enough = len(labels) >= PROBES
+    sample = unit_vectors(rows)
+    labels = [_shorten(label, LABEL_CELLS, LABEL_BYTES) for label in sample.rows["label"].to_pylist()]
+    mapped = len(labels[:MAP_ROWS])
     charts: dict[str, plots.Chart | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
-        "sizes": plots.size_histogram(stats.sizes, head.size_unit, manifest["limit"], head.max_size)
+        "sizes": plots.size_histogram(
+            stats.sizes, head.size_unit, manifest["limit"], head.max_size, continuous=_is_continuous(head)
+        )
         if stats.sizes
         else None,
         "norms": plots.vector_norms(stats.norm_bins) if stats.norm_bins else None,
         "stages": plots.seconds_by_stage(manifest["seconds"]),
         "pace": plots.rows_per_second(manifest["pace"]) if "pace" in manifest else None,
-        "map": plots.sample_map(principal_plane(directions), labels) if enough else None,
+        "map": plots.sample_map(principal_plane(sample.vectors[:mapped]), labels[:mapped])
+        if mapped >= PROBES
+        else None,
     }
     return _template().render(
         snapshot=manifest["snapshot"],
         tool_version=manifest["tool_version"],
         created=manifest["created"],
+        policy=f"default-src 'none'; style-src 'unsafe-inline'{_POLICIES[head.preview]}",
         untrained=manifest["weights"] == "untrained",
         figures=_figures(manifest),
+        amounts=_amounts(manifest, head),
         outcomes=[_Outcome(name, color, f"{amount:,}", _percent(amount / counted)) for name, amount, color in pieces],
         pace_legend=_pace_legend(manifest),
         unit=head.size_unit,
         item=head.item,
-        max_size=head.max_size,
+        max_size=f"{head.max_size:,}" if head.max_size in stats.sizes else "",
         provenance=_provenance(manifest, files),
         charts=charts,
-        sample_rows=len(labels),
-        neighbors=_neighbors(directions, labels) if enough else [],
+        mapped=mapped,
+        sample_rows=f"{len(labels):,}",
+        vectors=f"{manifest['totals']['vectors']:,}",
+        rows=_rows(head, sample, labels),
         **_changes(manifest, previous),
     )
 
@@ -235,12 +267,55 @@ def _spelled(value: object) -> str:
     return "(not set)" if value is None else str(value) or "(empty)"
 
 
-def _neighbors(directions: NDArray[np.float64], labels: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the labels of PROBES rows of the sample, each with the cosines and labels of its nearest rows."""
+def _is_continuous(head: Head) -> bool:
+    """Return whether sizes are measured, and not counted."""
+    types = {column.name: column.type for column in (*head.content_columns, *head.model_columns)}
+    return types[head.size_column].startswith("float")
+
+
+def _amounts(manifest: Manifest, head: Head) -> list[str]:
+    """Return how much content the snapshot has, and what the model did of it in this run, in the words of the head."""
+    work = Work.of(manifest["counts"]["model"], manifest["seconds"])
+    amounts = []
+    if contents := head.describe_extent(manifest["totals"]["contents"]):
+        amounts.append(f"In the snapshot: {contents}.")
+    if work.items:
+        amounts.append(f"The model's work in this run: {head.describe_work(work)}.")
+    return amounts
+
+
+def _rows(head: Head, sample: Directions, labels: Sequence[str]) -> list[_Row]:
+    """Return PROBES rows of a sample: those with the least and the greatest size, and others; each with its nearest rows."""
+    if not labels:
+        return []
+    sizes = sample.rows["size"].to_numpy()
+    extremes = {int(sizes.argmin()): "the least of the sample", int(sizes.argmax()): "the greatest of the sample"}
+    if sizes.min() == sizes.max():
+        extremes = {}
+    others = [place for place in range(len(labels)) if place not in extremes]
+    left = PROBES - len(extremes)
+    others = others[:: max(1, len(others) // left)][:left]
+    probes = [*others, *extremes]
+    near = [nearest_rows(sample.vectors, probe, NEIGHBORS) for probe in probes]
+    places = list(dict.fromkeys([*probes, *(other for found in near for _, other in found)]))
+    values = sample.rows.take(pa.array(places)).to_pylist()
+    shown = dict(zip(places, zip(values, make_previews(head, values), strict=True), strict=True))
+    rows = []
+    for probe, found in zip(probes, near, strict=True):
+        row, preview = shown[probe]
+        extreme = f", {extremes[probe]}" if probe in extremes else ""
+        nearest = [(f"{cosine:.3f}", labels[other], shown[other][1]) for cosine, other in found]
+        size = f"{row['size']:,.6g} {head.size_unit}{extreme}"
+        rows.append(_Row(labels[probe], preview, size, _details(row), nearest))
+    return rows
+
+
+def _details(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the file of a row of the sample, and its kept fields."""
+    details = [("file", row["file"]["uri"])] if "file" in row else []
+    details += [(name.removeprefix(KEPT), value) for name, value in row.items() if name.startswith(KEPT)]
     return [
-        (
-            labels[probe],
-            [(f"{cosine:.3f}", labels[other]) for cosine, other in nearest_rows(directions, probe, NEIGHBORS)],
-        )
-        for probe in range(0, len(labels), len(labels) // PROBES)[:PROBES]
+        (_shorten(name, LABEL_CELLS, LABEL_BYTES), _shorten(value, LABEL_CELLS, LABEL_BYTES))
+        for name, value in details
+        if value is not None
     ]

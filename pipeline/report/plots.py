@@ -18,6 +18,7 @@ from ..terminal import plural
 from ..writers.statistics import NORM_BINS, norm_of
 
 NORM_BARS = 60  # at most, in the chart of norms
+SIZE_BARS = 140  # the same, in that of sizes
 
 _WIDTH = 340  # of most charts
 _LEAST_PIECE = 1.5  # of an outcome, so that a single row among millions can be seen and pointed at
@@ -108,22 +109,33 @@ def rows_by_outcome(pieces: Sequence[tuple[str, int, str]]) -> Chart:
     return chart
 
 
-def size_histogram(counts: Mapping[int, int], unit: str, limit: int | None, cap: int) -> Chart:
+def size_histogram(
+    counts: Mapping[int, int], unit: str, limit: int | None, cap: int, *, continuous: bool = False
+) -> Chart:
     """Return the rows by the size of what was embedded.
 
     Args:
-        counts: Rows by size, a number of `unit`.
+        counts: Rows by size, a whole number of `unit`.
         unit: What sizes count, in the plural.
         limit: The size up to which the model reads all; None if it has no limit.
         cap: The size under which larger ones are counted, too.
+        continuous: Whether a size is rounded down, and not a count.
     """
-    rows = [counts.get(size, 0) for size in range(max([0 if limit is None else limit + 5, *counts]) + 1)]
-    within = [number if limit is None or size <= limit else 0 for size, number in enumerate(rows)]
+    last = max([0 if limit is None else limit + 5, *counts])
+    step = 1 if last < SIZE_BARS else int(nice_ticks(0, last, SIZE_BARS - 1, whole=True)[1])
+    rows = [0] * (last // step + 1)
+    for size, number in counts.items():
+        rows[size // step] += number
+    firsts = [step * place for place in range(len(rows))]
+    within = [number if limit is None or first <= limit else 0 for first, number in zip(firsts, rows, strict=True)]
     beyond = [number - part for number, part in zip(rows, within, strict=True)]
     chart = Chart(f"Rows by number of {unit}", _WIDTH, 200)
-    columns = _Columns(chart, 20, 172, [size - 0.5 for size in range(len(rows) + 1)])
-    names = [f"{size} or more {unit}" if size == cap else f"{size} {unit}" for size in range(len(rows))]
-    titles = [(f"{name}: {plural(number, 'row')}",) if number else () for name, number in zip(names, rows, strict=True)]
+    shift = 0.0 if continuous or step > 1 else 0.5  # a column of one whole number is around its tick
+    columns = _Columns(chart, 20, 172, [step * place - shift for place in range(len(rows) + 1)])
+    titles = [
+        (f"{_size_range(first, step, cap, continuous=continuous)} {unit}: {plural(number, 'row')}",) if number else ()
+        for first, number in zip(firsts, rows, strict=True)
+    ]
     columns.draw({"embedded": within, "limit": beyond}, titles, whole=True)
     columns.label((tick, f"{tick:,g}") for tick in nice_ticks(columns.first, columns.last, 7, whole=True))
     if limit is not None:
@@ -132,6 +144,15 @@ def size_histogram(counts: Mapping[int, int], unit: str, limit: int | None, cap:
         chart.limit = f"M{x:.5g} 14V172"
         chart.labels.append(Label(f"limit: {limit} {unit}", x, 8, "end" if 2 * x > _WIDTH else "start", "limit"))
     return chart
+
+
+def _size_range(first: int, step: int, cap: int, *, continuous: bool) -> str:
+    """Return the sizes of a column that begins with `first`, in words."""
+    if first >= cap:
+        return f"{first:,} or more"
+    if continuous:
+        return f"{first:,} to {first + step:,}"
+    return f"{first:,}" if step == 1 else f"{first:,} to {first + step - 1:,}"
 
 
 def vector_norms(norm_bins: Mapping[int, int]) -> Chart:

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ...model.media import media_fragment
+
 # Queries that are compared with a batch at a time. It bounds the matrix of scores.
 QUERY_BLOCK = 256
 
@@ -49,8 +51,7 @@ class Hit(NamedTuple):
             return self.text or ""
         if self.start is None or self.end is None or (self.start == 0 and self.end == self.duration):
             return self.file
-        start, end = (f"{seconds:.3f}".rstrip("0").rstrip(".") for seconds in (self.start, self.end))
-        return f"{self.file}#t={start},{end}"
+        return f"{self.file}{media_fragment(self.start, self.end)}"
 
 
 COLUMNS = Hit._fields[1:]

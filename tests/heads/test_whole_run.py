@@ -277,7 +277,7 @@ def test_validate_finds_another_model(corpus: Corpus) -> None:
 def page(corpus: Corpus) -> str:
     """What the report of a second snapshot shows."""
     for name in ("a", "b"):
-        corpus.write({f"{name}{number}": bytes([number + 1, 3]) for number in range(8)}, name)
+        corpus.write({f"{name}{number}": bytes([number + 1, 3]) * (1 + number * 2) for number in range(8)}, name)
         manifest, _ = corpus.embed()
         assert manifest["report"] == "report.html", manifest["notes"]
     return (directory_of(corpus.output) / "report.html").read_text().partition("<body>")[2]

@@ -199,7 +199,7 @@ def test_the_sample_has_the_lowest_hashes(output: Path) -> None:
     manifest = manifest_of(output)
     rows = read_sample(str(output), manifest["snapshot"], TEXT, read_file_list(str(output), manifest))
     assert len(rows) == 56
-    assert rows.column_names == ["label", "embedding"]
+    assert rows.column_names == ["label", "size", "embedding"]
 
 
 def test_a_page_of_no_rows(tmp_path: Path) -> None:
@@ -239,16 +239,12 @@ def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
-    """Files with another type of a column, or without rows in a row group, are named."""
+    """Files with another type of a column are named."""
     write_snapshot(tmp_path, random_batches(20, 4), 4, max_rows=10)
     first, second = sorted(page_of(tmp_path).parent.glob("part-*"))
     table = pq.read_table(first)
     pq.write_table(table.set_column(table.column_names.index("text"), "text", table["text"].cast(pa.binary())), first)
     with pytest.raises(SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip"):
-        ensure_report(str(tmp_path), remake=True)
-    with pq.ParquetWriter(first, table.schema) as writer:
-        writer.write_table(table.slice(0, 0))
-    with pytest.raises(SnapshotError, match=f"{first} cannot be read"):
         ensure_report(str(tmp_path), remake=True)
 
 

@@ -130,6 +130,7 @@ class BeatHead:
     batch_items = 1024
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"
+    preview = ""
     cut_column = None
     max_size = 16
     reasons = ("silence", "broken beat")
