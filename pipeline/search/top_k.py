@@ -32,6 +32,7 @@ class Hit(NamedTuple):
         start: The first second of the row in the file.
         end: The last one.
         duration: The seconds of the whole file.
+        row: The number of the row among all that were compared, from 0.
     """
 
     score: float
@@ -41,6 +42,7 @@ class Hit(NamedTuple):
     start: float | None = None
     end: float | None = None
     duration: float | None = None
+    row: int = -1
 
     @property
     def place(self) -> str:
@@ -53,7 +55,7 @@ class Hit(NamedTuple):
         return f"{self.file}#t={start},{end}"
 
 
-COLUMNS = Hit._fields[1:]
+COLUMNS = ("id", "text", "file", "start", "end", "duration")
 
 
 class Vectors(NamedTuple):
@@ -126,7 +128,11 @@ class TopK:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Compare the rows of a batch with the columns `id`, `embedding` [n, dim] and those of COLUMNS that it has."""
-        vectors = usable_vectors(batch)
+        self.add_vectors(usable_vectors(batch), batch)
+
+    def add_vectors(self, vectors: Vectors, batch: pa.RecordBatch) -> None:
+        """Compare the rows of a batch as `add` does, by vectors that usable_vectors has returned for it."""
+        first = self.rows
         self.rows += batch.num_rows
         self.incomparable += batch.num_rows - len(vectors.rows)
         if not len(vectors.rows):
@@ -141,7 +147,7 @@ class TopK:
             scores *= scales
             floors = self._floors[start : start + QUERY_BLOCK] - margin
             for number in np.flatnonzero(scores.max(axis=1) >= floors):
-                self._keep(start + int(number), scores[number], floors[number], margin, vectors, batch)
+                self._keep(start + int(number), scores[number], floors[number], margin, vectors, batch, first)
 
     def _keep(  # noqa: PLR0917
         self,
@@ -151,8 +157,9 @@ class TopK:
         margin: float,
         vectors: Vectors,
         batch: pa.RecordBatch,
+        first: int,
     ) -> None:
-        """Add the rows to the hits of a query that may be among its `top`."""
+        """Add the rows to the hits of a query that may be among its `top`; `first` is the number of the batch's first row."""
         if len(scores) > self.top:
             floor = max(floor, np.partition(scores, -self.top)[-self.top] - margin)
         places = np.flatnonzero(scores >= floor)
@@ -163,9 +170,11 @@ class TopK:
         else:
             exact = np.round(exact / np.sqrt((wide * wide).sum(axis=1)), DECIMALS)
         names = [name for name in COLUMNS if name in batch.schema.names]
-        columns = batch.select(names).take(pa.array(vectors.rows[places])).to_pydict()
+        rows = vectors.rows[places]
+        columns = batch.select(names).take(pa.array(rows)).to_pydict()
         if "file" in columns:
             columns["file"] = [file["uri"] for file in columns["file"]]
+        columns["row"] = (rows + first).tolist()
         named = zip(*columns.values(), strict=True)
         kept = self._kept[number]
         kept += [
