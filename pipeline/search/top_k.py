@@ -159,7 +159,7 @@ class TopK:
         batch: pa.RecordBatch,
         first: int,
     ) -> None:
-        """Add the rows to the hits of a query that may be among its `top`; `first` is the number of the batch's first row."""
+        """Add the rows to the hits of a query that may be among its `top`; the first row of the batch has number `first`."""
         if len(scores) > self.top:
             floor = max(floor, np.partition(scores, -self.top)[-self.top] - margin)
         places = np.flatnonzero(scores >= floor)
