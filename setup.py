@@ -4,7 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+BROWSE = ["starlette>=0.41", "uvicorn>=0.32"]
 TEST = [
+    *BROWSE,
     "apache-beam[yaml]>=2.77,<2.78",
     "av>=15",
     "boto3",
@@ -14,6 +16,7 @@ TEST = [
     "faiss-cpu",
     "gcp-storage-emulator",
     "google-cloud-storage",
+    "httpx2",
     "hypothesis",
     "ipykernel",
     "lancedb",
@@ -65,6 +68,7 @@ setup(
     package_data={
         "audioclip_beam.model": ["py.typed"],
         "audioclip_beam.pipeline": ["py.typed"],
+        "audioclip_beam.pipeline.browse": ["browse.css", "browse.js", "page.html"],
         "audioclip_beam.pipeline.report": ["template.html.j2"],
     },
     install_requires=[
@@ -92,6 +96,7 @@ setup(
     extras_require={
         "aws": ["apache-beam[aws]>=2.77,<2.78", "boto3>=1.36"],  # 1.36: preconditions on what is written
         "bench": ["onnx", "onnxruntime", "openvino", "psutil", "sentence-transformers", "transformers"],
+        "browse": BROWSE,
         "ffmpeg": [
             "av>=15"
         ],  # sounds in m4a, aac, wma, webm, mka and mp4; its wheels contain x264 and x265, under the GPL

@@ -111,6 +111,13 @@ def share(value: str) -> float:
     return number
 
 
+def port(value: str) -> int:
+    """Return the number of a TCP port, or 0; a type for argparse."""
+    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > 65535:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a port, a number from 0 to 65535")
+    return int(value)
+
+
 def _rows_or_percent(value: str) -> str:
     if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value) or (value.endswith("%") and float(value[:-1]) > 100):
         raise argparse.ArgumentTypeError(f"{value!r} is neither a number of rows (100) nor a percentage (0.5%)")

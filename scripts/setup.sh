@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set the project up in .venv: ./scripts/setup.sh [EXTRA], with EXTRA as in setup.py (test, gcp, aws, yaml, bench).
+# Set the project up in .venv: ./scripts/setup.sh [EXTRA], with EXTRA as in setup.py (test, browse, gcp, aws, yaml, bench).
 # PYTHON names the interpreter (default python3); pip's PIP_* variables apply. Quick if nothing changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -9,7 +9,7 @@ from functools import partial
 
 from ...model.heads import HEADS
 from ...model.release import HEAD_MEGABYTES
-from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type, share
+from ..flags import MODEL_FLAGS, add_flags, at_least, not_empty, one_of, path_type, port, share
 from . import commands
 
 
@@ -127,6 +127,18 @@ def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
     _add_result(parser, "the pairs", required=True)
 
 
+def _browse_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("outputs", nargs="+", type=path_type, metavar="OUT", help="directories of the snapshots")
+    parser.add_argument(
+        "--host",
+        type=not_empty,
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, for this machine alone)",
+    )
+    parser.add_argument("--port", type=port, default=0, help="port to listen on (default: 0, a free one)")
+    _add_model(parser)
+
+
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
     parser.add_argument(
@@ -232,6 +244,12 @@ COMMANDS: dict[str, Command] = {
         _pairs_arguments,
         "object stores",
         True,
+    ),
+    "browse": Command(
+        commands.run_browse,
+        "look at and listen to the rows of current snapshots on a page of this machine, and search them there",
+        _browse_arguments,
+        "object stores",
     ),
     "validate": Command(
         commands.run_validate,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..flags import MODEL_FLAGS
+from ..run.signals import end_at_once
 from ..terminal import print_line, print_note, print_result, printable
 
 if TYPE_CHECKING:
@@ -184,6 +185,16 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print_note(note)
     print_result(f"{found.pairs:,} pairs in {arguments.target}")
+    return EXIT_DONE
+
+
+def run_browse(arguments: argparse.Namespace) -> int:
+    """Serve the page until a signal ends the process; nothing is unfinished then."""
+    with _importing():
+        from ..browse.server import browse
+
+    end_at_once()
+    browse(arguments.outputs, host=arguments.host, port=arguments.port, files=_model_files(arguments))
     return EXIT_DONE
 
 

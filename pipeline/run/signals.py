@@ -101,6 +101,22 @@ def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -
             signal.signal(signum, handler)
 
 
+def end_at_once() -> None:
+    """End the process in the handler of each signal, from now on: SIGINT with status 0, for a server that Ctrl-C ends."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        ignore_signals()
+        if signum == signal.SIGINT:
+            end_process(0)
+        with suppress(OSError):
+            os.write(2, f"audioclip: error: interrupted by {signal.Signals(signum).name}\n".encode())
+        end_process(128 + signum)
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is _interrupt:
+            signal.signal(signum, end)
+
+
 def remove_matches(patterns: Sequence[str]) -> None:
     """Remove what the globs match until they match nothing: threads that still run may create files meanwhile."""
     deadline = time.monotonic() + GRACE_SECONDS / 2

@@ -86,7 +86,7 @@ def _hit_as_json(rank: int, hit: Hit) -> dict[str, object]:
     found = {"rank": rank, **hit._asdict()}
     media = ("file", "start", "end", "duration")
     hidden = media if hit.file is None else ("text", *(name for name in media if found[name] is None))
-    return {name: value for name, value in found.items() if name not in hidden}
+    return {name: value for name, value in found.items() if name not in ("row", *hidden)}
 
 
 def open_consistent(output: str) -> Snapshot:

@@ -52,7 +52,7 @@ def find_pairs(output: str, other: str, target: str, *, top: int = 1) -> Pairs:
     """
     check_new_directory(target, output, other)
     first, second = open_consistent(output), open_consistent(other)
-    warning = _compare_spaces(output, first.manifest, other, second.manifest)
+    warning = compare_spaces(output, first.manifest, other, second.manifest)
     found = Pairs(0, [], ([warning] if warning else []) + weights_notes(first))
     with new_directory(target) as directory:
         found.files = [*write_rows(directory, "pairs", _SCHEMA, _pairs(first, second, top, found))]
@@ -62,7 +62,7 @@ def find_pairs(output: str, other: str, target: str, *, top: int = 1) -> Pairs:
     return found
 
 
-def _compare_spaces(output: str, first: Manifest, other: str, second: Manifest) -> str:
+def compare_spaces(output: str, first: Manifest, other: str, second: Manifest) -> str:
     """Return a warning if it is not known whether two snapshots are of one space. Raise OtherSpaceError if they are not."""
     if first["dim"] != second["dim"]:
         raise OtherSpaceError(

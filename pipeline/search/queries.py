@@ -105,12 +105,7 @@ def read_queries(
         found = model(kind)
         # Contents are read before the model is built: a file that is missing is known at once.
         contents = None if kind == TEXT else [_read_content(query, found) for query in named]
-        encoder = found.encoder()
-        if encoder.info.dim != dim:
-            raise QueryError(
-                f"the model of the query gives vectors of {encoder.info.dim} numbers, and those of this snapshot have "
-                f"{dim}: give the checkpoint of the snapshot's training with --checkpoint"
-            )
+        encoder = _encoder_of(found, dim)
         if contents is None:
             parsed |= {name: [query] for name, query in _vectors_of_texts(named, encoder).items()}
         else:
@@ -156,22 +151,56 @@ def _read_content(query: str, model: SnapshotModel) -> tuple[Any, str]:
             size = opened.seek(0, io.SEEK_END)
             opened.seek(0)
             file = cast(BinaryIO, io.BytesIO(opened.read()) if size <= head.max_held else opened)
-            part = head.find_part(file, size, fragment, model.settings)
-            (content,) = head.decode(file, [part.values])
+            content, first = _decode(query, file, size, fragment, model)
     except FileNotFoundError:
         raise QueryError(
             f"{path} does not exist: a query that ends in .{path.rpartition('.')[2]} is the name of a file; search for the "
             f"text with --text"
         ) from None
-    except BadRow as error:
-        raise QueryError(f"{query} cannot be embedded: {error.reason}: {error.detail}") from None
     except OSError as error:
         raise QueryError(f"{path} cannot be read: {error}") from None
+    note = f"its first window, {first}, is searched for: {path}#t=START,END names another part" if first else ""
+    return content, note
+
+
+def _decode(query: str, file: BinaryIO, size: int, fragment: str, model: SnapshotModel) -> tuple[Any, str]:
+    """Return what an encoder takes of an opened file of `size` bytes, and the fragment that was chosen in place of none."""
+    head = cast(MediaHead, model.head)
+    try:
+        part = head.find_part(file, size, fragment, model.settings)
+        (content,) = head.decode(file, [part.values])
+    except BadRow as error:
+        raise QueryError(f"{query} cannot be embedded: {error.reason}: {error.detail}") from None
     if isinstance(content, ContentError):
         raise QueryError(f"{query} cannot be embedded: {content.reason}: {content.detail}")
-    first = not fragment and part.fragment
-    note = f"its first window, {part.fragment}, is searched for: {path}#t=START,END names another part" if first else ""
-    return content, note
+    return content, "" if fragment else part.fragment
+
+
+def embed_media(name: str, data: bytes, dim: int, model: SnapshotModel) -> Query:
+    """Return the query of a sound or picture in memory, as read_queries does for a file.
+
+    Args:
+        name: What to call it.
+        data: The bytes of its file.
+        dim: The numbers per vector.
+        model: The model of its head.
+
+    Raises:
+        QueryError: It cannot be embedded, or its vector does not have `dim` numbers.
+    """
+    content, first = _decode(name, io.BytesIO(data), len(data), "", model)
+    note = f"its first window, {first}, is searched for" if first else ""
+    return _embed(name, content, note, _encoder_of(model, dim))
+
+
+def _encoder_of(model: SnapshotModel, dim: int) -> Encoder:
+    encoder = model.encoder()
+    if encoder.info.dim != dim:
+        raise QueryError(
+            f"the model of the query gives vectors of {encoder.info.dim} numbers, and those of this snapshot have "
+            f"{dim}: give the checkpoint of the snapshot's training with --checkpoint"
+        )
+    return encoder
 
 
 def _embed(query: str, content: Any, note: str, encoder: Encoder) -> Query:

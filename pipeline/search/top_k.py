@@ -34,6 +34,7 @@ class Hit(NamedTuple):
         start: The first second of the row in the file.
         end: The last one.
         duration: The seconds of the whole file.
+        row: The number of the row among all that were compared, from 0.
     """
 
     score: float
@@ -43,6 +44,7 @@ class Hit(NamedTuple):
     start: float | None = None
     end: float | None = None
     duration: float | None = None
+    row: int = -1
 
     @property
     def place(self) -> str:
@@ -54,7 +56,7 @@ class Hit(NamedTuple):
         return f"{self.file}{media_fragment(self.start, self.end)}"
 
 
-COLUMNS = Hit._fields[1:]
+COLUMNS = ("id", "text", "file", "start", "end", "duration")
 
 
 class Vectors(NamedTuple):
@@ -127,7 +129,11 @@ class TopK:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Compare the rows of a batch with the columns `id`, `embedding` [n, dim] and those of COLUMNS that it has."""
-        vectors = usable_vectors(batch)
+        self.add_vectors(usable_vectors(batch), batch)
+
+    def add_vectors(self, vectors: Vectors, batch: pa.RecordBatch) -> None:
+        """Compare the rows of a batch as `add` does, by vectors that usable_vectors has returned for it."""
+        first_row = self.rows
         self.rows += batch.num_rows
         self.incomparable += batch.num_rows - len(vectors.rows)
         if not len(vectors.rows):
@@ -150,12 +156,25 @@ class TopK:
             numbers, places = np.nonzero(scores >= floors[:, None])
             for first in range(0, len(places), CANDIDATES):
                 part = slice(first, first + CANDIDATES)
-                self._keep(start + found[numbers[part]], places[part], vectors, batch)
+                self._keep(start + found[numbers[part]], places[part], vectors, batch, first_row)
 
     def _keep(
-        self, numbers: NDArray[np.intp], places: NDArray[np.intp], vectors: Vectors, batch: pa.RecordBatch
+        self,
+        numbers: NDArray[np.intp],
+        places: NDArray[np.intp],
+        vectors: Vectors,
+        batch: pa.RecordBatch,
+        first_row: int,
     ) -> None:
-        """Add rows that may be among the `top` of a query: for each the number of the query and the place of the vector."""
+        """Add rows that may be among the `top` of a query.
+
+        Args:
+            numbers: For each row the number of the query.
+            places: The place of its vector in `vectors`.
+            vectors: The usable vectors of `batch`.
+            batch: The rows.
+            first_row: The number of its first row among all that were compared.
+        """
         wide = vectors.numbers[places].astype(np.float64)
         exact = (wide * self.queries[numbers]).sum(axis=1)
         if self.by_length:
@@ -163,9 +182,11 @@ class TopK:
         else:
             exact = np.round(exact / np.sqrt((wide * wide).sum(axis=1)), DECIMALS)
         names = [name for name in COLUMNS if name in batch.schema.names]
-        columns = batch.select(names).take(pa.array(vectors.rows[places])).to_pydict()
+        rows = vectors.rows[places]
+        columns = batch.select(names).take(pa.array(rows)).to_pydict()
         if "file" in columns:
             columns["file"] = [file["uri"] for file in columns["file"]]
+        columns["row"] = (rows + first_row).tolist()
         named = zip(*columns.values(), strict=True)
         for number, score, row in zip(numbers.tolist(), exact.tolist(), named, strict=True):
             self._kept[number].append(Hit(score, **dict(zip(columns, row, strict=True))))

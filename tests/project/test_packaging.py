@@ -64,6 +64,7 @@ def test_the_wheel_contains_every_package_and_nothing_else(built: Path) -> None:
         for path in (ROOT / top).rglob("*.py")
     }
     data = {"model/py.typed", "pipeline/py.typed", "pipeline/report/template.html.j2"}
+    data |= {f"pipeline/browse/{name}" for name in ("browse.css", "browse.js", "page.html")}
     assert inside == expected | {f"audioclip_beam/{name}" for name in data}
     metadata = next(name for name in names if name.endswith("/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()

@@ -103,7 +103,7 @@ def test_rows_without_a_usable_vector_are_counted() -> None:
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3e38, 0], [1e-30, 0]], np.float32)
     nearest = TopK(np.array([[1.0, 0.0]]), 10)
     nearest.add(batch_of(list("abcde"), list("abcde"), vectors))
-    assert nearest.hits() == [[Hit(1.0, "d", "d"), Hit(1.0, "e", "e")]]
+    assert nearest.hits() == [[Hit(1.0, "d", "d", row=3), Hit(1.0, "e", "e", row=4)]]
     assert nearest.incomparable == 3
 
 
