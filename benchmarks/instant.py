@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audioclip_beam.model.head import Encoding, Work
+from audioclip_beam.model.head import EncoderSettings, Encoding, ModelInfo, Work
 from tests.support.stub import StubEncoder, StubHead
+from tests.support.stub_media import DIM as DIGEST_DIM
+from tests.support.stub_media import StubMediaEncoder, StubPictures, StubSounds, vector_of
 
 DIM = 1024
 
@@ -38,3 +42,44 @@ class InstantHead(StubHead):
     def encoder(self) -> StubEncoder:
         """Return a new encoder."""
         return InstantEncoder(self.info(), self.delay)
+
+
+class InstantMediaEncoder(StubMediaEncoder):
+    """An encoder that returns noise for any pictures or sounds; for vectors of 8 numbers, digests of them."""
+
+    def encode_rows(self, contents: Sequence[Any]) -> Encoding:
+        """Return vectors [n, dim] of n contents."""
+        n = len(contents)
+        self.on_progress(n)
+        size = np.full(n, 4, np.int32)
+        vectors = np.stack(list(map(vector_of, contents))) if self.dim == DIGEST_DIM else noise()[:n]
+        return Encoding(vectors, {"width": size, "height": size}, {}, Work(n, n))
+
+
+class _Instant:
+    """What both heads have instead of a model; `dim` numbers per vector."""
+
+    def __init__(self, dim: int = DIM) -> None:
+        self.dim = dim
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.dim))
+
+    def describe(self, settings: EncoderSettings, files: Any) -> ModelInfo:
+        """Return what the encoder is."""
+        return replace(super().describe(settings, files), dim=self.dim)  # type: ignore[misc]
+
+    def load(self, settings: EncoderSettings, files: Any, device: str) -> InstantMediaEncoder:
+        """Return the encoder."""
+        return InstantMediaEncoder(self.describe(settings, files))
+
+
+class InstantPictures(_Instant, StubPictures):
+    """The image head over an InstantMediaEncoder: headers are read, and nothing is decoded."""
+
+
+class InstantSounds(_Instant, StubSounds):
+    """The audio head over an InstantMediaEncoder: sounds are decoded, and not resampled."""
