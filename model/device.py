@@ -1,20 +1,34 @@
-"""Devices and types of torch, by the names that settings have for them."""
+"""Devices and types of torch, by the names that settings have for them, and what is common to all work on a GPU."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OLDEST = (7, 5)  # compute capability: torch's packages contain no kernels for older GPUs
+BFLOAT16 = (8, 0)  # older GPUs have no products in bfloat16: torch emulates them at a small part of float16's speed
+
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def pick_device(device: str, dtype: str) -> torch.device:
     """Return the torch device for "auto", "cpu", "cuda" or "cuda:N"; "auto" is CUDA if available, else the CPU.
 
-    Raises ValueError for another word, or for float16 on a CPU; RuntimeError for a CUDA device that does not exist:
-    CUDA never falls back to a CPU silently.
+    A CUDA device always has a number: "cuda" is the caller's current one, whatever is current later.
+
+    Raises:
+        ValueError: Another word, float16 on a CPU, or bfloat16 on a GPU without products in it.
+        RuntimeError: The CUDA device does not exist, or is too old for torch: CUDA never falls back to a CPU silently.
     """
     kind, _, number = device.partition(":")
     if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
@@ -22,22 +36,42 @@ def pick_device(device: str, dtype: str) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= gpus:
         raise RuntimeError(
-            f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices (it was built for "
-            f"{f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'}; {_nvidia_driver()}): install a torch "
+            f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices ({_versions()}): install a torch "
             f"with CUDA and a driver that is new enough for it, or use device='cpu'"
         )
-    chosen = torch.device("cpu" if kind == "cpu" or not gpus else "cuda" if device == "auto" else device)
-    if chosen.type == "cpu" and dtype == "float16":
-        raise ValueError("dtype='float16' needs a CUDA device, and this is a CPU; use 'bfloat16' or 'float32'")
+    if device == "auto" and not gpus and _DRIVER.exists():
+        warnings.warn(
+            f"this machine has an NVIDIA driver, but torch {torch.__version__} sees no GPU ({_versions()}), so the CPU is "
+            f"used: install a driver that is new enough for this torch, or choose device='cpu'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if kind == "cpu" or not gpus:
+        if dtype == "float16":
+            raise ValueError("dtype='float16' needs a CUDA device, and this is a CPU; use 'bfloat16' or 'float32'")
+        return torch.device("cpu")
+    chosen = torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    _check_capability(chosen, dtype)
     return chosen
 
 
-def _nvidia_driver() -> str:
-    """Return what the kernel says of NVIDIA's driver."""
-    try:
-        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
-    except (OSError, IndexError):
-        return "this machine has no NVIDIA driver"
+def _check_capability(device: torch.device, dtype: str) -> None:
+    capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+    what = f"{device}, {name}, has compute capability {'.'.join(map(str, capability))}"
+    if capability < OLDEST:
+        raise RuntimeError(
+            f"{what}, and torch's packages need {'.'.join(map(str, OLDEST))}: use a newer GPU, or device='cpu'"
+        )
+    if dtype == "bfloat16" and capability < BFLOAT16:
+        raise ValueError(f"dtype='bfloat16': {what}, which has no products in bfloat16; use 'float16'")
+
+
+def _versions() -> str:
+    """Return what torch was built for, and what the kernel reports of NVIDIA's driver."""
+    driver = "this machine has no NVIDIA driver"
+    with suppress(OSError, IndexError):
+        driver = _DRIVER.read_text(encoding="utf-8").splitlines()[0]
+    return f"it was built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'}; {driver}"
 
 
 def current_device(device: torch.device) -> AbstractContextManager[object]:
@@ -47,3 +81,89 @@ def current_device(device: torch.device) -> AbstractContextManager[object]:
     "cuda:1" each process would occupy memory of the first GPU as well.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+_LAUNCHES = threading.Lock()
+
+
+def launching(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which to launch a micro-batch on `device`; nothing on a CPU.
+
+    On CUDA one thread of a process launches at a time: all use one stream, so no speed is lost, and the memory of one
+    micro-batch suffices for them. Products of float32 are exact to their last bits, whatever the process allows elsewhere:
+    TF32 would change vectors without changing the fingerprint.
+    """
+    return _launching() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _launching() -> Iterator[None]:
+    with _LAUNCHES, no_tf32():
+        yield
+
+
+def wait_for_launches(seconds: float = 10.0) -> None:
+    """Wait until the GPU has ended what was launched, as far as a thread that launches ends in that time."""
+    if not _LAUNCHES.acquire(timeout=seconds):
+        return
+    try:
+        with suppress(RuntimeError):
+            torch.cuda.synchronize()
+    finally:
+        _LAUNCHES.release()
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Have products and convolutions of float32 on a GPU keep their last bits, until the block ends."""
+    flags = _tf32_flags()
+    before = [getattr(owner, name) for owner, name, _ in flags]
+    for owner, name, exact in flags:
+        setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(flags, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _tf32_flags() -> list[tuple[Any, str, object]]:
+    """Return (owner, name, value without TF32) of the flags that decide.
+
+    The newer ones come first: reading an older one raises RuntimeError once a newer one was set.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on
+        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return the array as a tensor on `device`.
+
+    It is copied to CUDA through pinned memory: a copy of other memory would wait for all kernels before it, and none could
+    be queued ahead. Torch keeps pinned memory until its copy has ended, and uses it again.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """Tensors on their way from the device: the copy waits for the kernels before it, and no later kernel is waited for."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._event = None
+        if tensors[0].device.type == "cpu":
+            self._copies = list(tensors)
+            return
+        self._copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for copy, tensor in zip(self._copies, tensors, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record()
+
+    def arrays(self) -> list[npt.NDArray[np.generic]]:
+        """Return the tensors as arrays, when they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [copy.numpy() for copy in self._copies]

@@ -59,6 +59,10 @@ class Column(NamedTuple):
     type: str
 
 
+class DeviceError(RuntimeError):
+    """A device that fails at every later call of this process: never the fault of a content. Only a new process helps."""
+
+
 class BadRow(Exception):
     """A row that cannot be embedded.
 
@@ -306,7 +310,10 @@ class Encoder(Protocol):
     run_call: Callable[[Callable[[], Any]], Any] | None
 
     def encode_rows(self, contents: Sequence[Any]) -> Encoding:
-        """Return the vectors of n contents. Raise only for what is not the fault of a content."""
+        """Return the vectors of n contents. Raise only for what is not the fault of a content.
+
+        Raises DeviceError if this process can use its device no more.
+        """
 
 
 class ColumnCheck(Protocol):

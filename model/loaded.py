@@ -11,7 +11,7 @@ import torch
 
 from .device import pick_device
 from .head import EncoderSettings, ModelInfo
-from .memory import is_out_of_memory
+from .memory import device_error, is_broken, is_out_of_memory, loading_errors
 
 Result = TypeVar("Result")
 
@@ -40,6 +40,9 @@ class LoadedEncoder:
     def _start(self, info: ModelInfo, settings: EncoderSettings, device: torch.device) -> None:
         """Set all of these attributes."""
         self.info, self.settings, self.device, self.device_type = info, settings, device, device.type
+        if device.type == "cuda":
+            # Before the first attention: cuDNN's, which torch may prefer, builds a plan for each new shape in 20 to 400 ms.
+            os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
         self.on_progress = lambda contents: None
         self.run_call = None
         self._pid = os.getpid()
@@ -74,7 +77,8 @@ class LoadedEncoder:
         """Return the encoder of these settings, for `load`."""
         settings.check()
         pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
-        encoder = cls._read(settings)
+        with loading_errors(settings.device):
+            encoder = cls._read(settings)
         encoder._mark_loaded()
         return encoder
 
@@ -88,6 +92,7 @@ class LoadedEncoder:
 
         Raises:
             MemoryError: The memory does not suffice.
+            DeviceError: The device is broken for this process.
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
         if self.run_call is not None and self.device.type == "cpu":
@@ -104,6 +109,8 @@ class LoadedEncoder:
         try:
             return compute()
         except Exception as error:
+            if is_broken(error):
+                raise device_error(self.device, error) from error
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
             raise MemoryError(

@@ -1,32 +1,97 @@
-"""The size of micro-batches: halved when memory runs out, and doubled again when it has sufficed for long."""
+"""What failed on a device: its memory, which smaller micro-batches repair, or the device itself, which nothing repairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-from .head import Work
+from .device import launching
+from .head import DeviceError, Work
 
 Result = TypeVar("Result")
 
 BATCHES_TO_GROW = 256  # after this many micro-batches without running out of memory, their size is doubled again
 
-# How torch reports that memory ran out, other than by its own class of error: on a CPU, and in cuBLAS.
+# How torch reports that memory ran out, other than by its own class of error: on a CPU, in CUDA's libraries, and outside of
+# torch's own allocator.
+_NOT_INITIALIZED = "CUBLAS_STATUS_NOT_INITIALIZED"  # on a full GPU, and on one whose context is broken
 _OUT_OF_MEMORY_MESSAGES = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # on a full GPU
-    "CUDA error: out of memory",  # outside of torch's own allocator
+    _NOT_INITIALIZED,
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # with expandable segments
+    "NVML_SUCCESS == r INTERNAL ASSERT",  # instead of the allocator's error, on a part of a GPU and in some containers
 )
+# How torch reports that this process can use its GPU no more: an illegal access, a lost GPU, memory with errors.
+_BROKEN_MESSAGES = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+)
+_BUSY = "devices are busy or unavailable", "device(s) is/are busy or unavailable"  # of a GPU for one process alone
+_ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)  # from torch 2.8 on
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error means that memory ran out, on any device."""
+    if isinstance(error, DeviceError):
+        return False
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_MESSAGES)
+
+
+def is_broken(error: Exception) -> bool:
+    """Return whether an error means that the device fails at every later call of this process."""
+    if is_out_of_memory(error) or isinstance(error, DeviceError) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, _ACCELERATOR_ERROR) or any(words in str(error) for words in _BROKEN_MESSAGES)
+
+
+def device_error(device: torch.device | str, error: Exception) -> DeviceError:
+    """Return the error of a device that is broken for this process."""
+    return DeviceError(
+        f"{device} failed ({_first_line(error)}), and fails at every later call of this process: run again; if it happens "
+        f"again, check the GPU by nvidia-smi and by the kernel's log, and its driver"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def loading_errors(device: torch.device | str) -> Iterator[None]:
+    """Raise errors of a device in the block, which loads a model, with a remedy.
+
+    Raises:
+        MemoryError: The memory of the device does not suffice.
+        DeviceError: Another process has the device for itself, or the device is broken.
+    """
+    try:
+        yield
+    except Exception as error:
+        if any(words in str(error) for words in _BUSY):
+            raise DeviceError(
+                f"{device} is in use by another process, and its compute mode is Exclusive_Process: start one process for "
+                f"each GPU (--direct_num_workers), or set the mode by `nvidia-smi --compute-mode=DEFAULT` ({error})"
+            ) from error
+        if is_broken(error):
+            raise device_error(device, error) from error
+        if isinstance(error, MemoryError) or not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"{device} has too little free memory for the model: let fewer processes share it (--direct_num_workers), or "
+            f"use device='cpu' ({_first_line(error)})"
+        ) from error
 
 
 class BatchSize:
@@ -68,26 +133,32 @@ class BatchSize:
 
         Raises:
             MemoryError: The memory is too small for a single content.
+            DeviceError: The device is broken.
         """
-        start = contents.start
+        start, suspect = contents.start, False
         while start < contents.stop:
-            part = slice(start, min(cut(start, self.now), contents.stop))
-            if work.oom_retries and not self.batches_since_oom and device.type == "cuda":
-                torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
-            try:
-                result = compute(part)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                size, single, remedy = describe(part)
-                if part.stop - start == 1:
-                    raise MemoryError(
-                        f"{device} has too little free memory for {single}: {remedy}, or use device='cpu' ({error})"
-                    ) from error
-                self.shrink(size)
-                work.oom_retries += 1
-                continue
-            work.micro_batches += 1
-            self.grow()
-            start = part.stop
+            with launching(device):
+                part = slice(start, min(cut(start, self.now), contents.stop))
+                if work.oom_retries and not self.batches_since_oom and device.type == "cuda":
+                    torch.cuda.empty_cache()  # for libraries that allocate memory without torch's allocator
+                try:
+                    result = compute(part)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    size, single, remedy = describe(part)
+                    if _NOT_INITIALIZED in str(error):
+                        if suspect:  # memory was freed, and did not help
+                            raise device_error(device, error) from error
+                        suspect = True
+                    elif part.stop - start == 1:
+                        raise MemoryError(
+                            f"{device} has too little free memory for {single}: {remedy}, or use device='cpu' ({error})"
+                        ) from error
+                    self.shrink(size)
+                    work.oom_retries += 1
+                    continue
+                work.micro_batches += 1
+                self.grow()
+            start, suspect = part.stop, False
             yield result

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, current_device, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -176,7 +176,7 @@ class AudioEncoder(LoadedEncoder):
     @torch.inference_mode()
     def _encode_rows(self, tracks: Iterable[Recorded], rate: int | None) -> Encoding:
         began, call = time.perf_counter(), _Call()
-        with current_device(self.device), _exact_products(self.device):
+        with current_device(self.device):
             group, size = list[tuple[int, Prepared]](), 0
             for place, prepared in self._prepared(tracks, rate, call):
                 group.append((place, prepared))
@@ -253,11 +253,9 @@ class AudioEncoder(LoadedEncoder):
         for batch, (vectors, work) in zip(batches, results, strict=True):
             call.work += work
             self.on_progress(len(batch))
-            embedded.append(vectors)
-        for batch, vectors in zip(
-            batches, embedded, strict=True
-        ):  # the first copy from a CUDA device waits for all work
-            call.vectors.update(zip([place for place, _ in batch], vectors.cpu().numpy(), strict=True))
+            embedded.append(HostCopy(vectors))
+        for batch, copied in zip(batches, embedded, strict=True):
+            call.vectors.update(zip([place for place, _ in batch], copied.arrays()[0], strict=True))
         call.work.model_seconds += time.perf_counter() - began
 
     @torch.inference_mode()
@@ -308,20 +306,3 @@ def _single_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # that of threads that start later; see map_in_streams
-
-
-@contextmanager
-def no_tf32() -> Iterator[None]:
-    """Have products of float32 on a GPU keep their last bits."""
-    matmul, allowed = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = allowed
-
-
-def _exact_products(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which products of float32 are exact to its last bits; cuDNN rounds to TF32 by default."""
-    return no_tf32() if device.type == "cuda" else nullcontext()

@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, current_device, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -30,6 +31,7 @@ from .tower import ImageTower
 # Per micro-batch. The CPU's was measured: larger ones have tensors of over 32 MB, which glibc gives back to the kernel after
 # every layer. CUDA's is reasoned: its convolutions have rows for every multiprocessor.
 MAX_PICTURES = {"cpu": 8, "cuda": 64}
+AHEAD = 2  # micro-batches that a CUDA device computes before the vectors of the first one are needed
 WINDOW = 512  # pictures that are prepared for a CUDA device while it computes: 300 MB
 
 
@@ -49,14 +51,14 @@ class _Result:
 
     Attributes:
         places: Of the pictures in the call.
-        vectors: [pictures without an error, dim], on the device.
+        vectors: [pictures without an error, dim], on their way from the device.
         sizes: Width and height of these pictures.
         errors: By place in the call.
         work: The cost.
     """
 
     places: Sequence[int]
-    vectors: Tensor | None = None
+    vectors: HostCopy | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
     errors: dict[int, ContentError] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
@@ -72,6 +74,7 @@ class ImageEncoder(LoadedEncoder):
         self._start(info, settings, pick_device(settings.device, settings.dtype))
         self.tower = ImageTower(checkpoint.state, device=self.device, dtype=TORCH_DTYPES[settings.dtype])
         self.pictures = BatchSize(MAX_PICTURES[self.device.type])  # of a micro-batch
+        self._ahead = 0 if self.device.type == "cpu" else AHEAD
 
     @classmethod
     def load(
@@ -154,17 +157,23 @@ class ImageEncoder(LoadedEncoder):
         vectors = np.full((n, self.dim), np.nan, np.float32)
         sizes = np.zeros((n, 2), np.int32)
         errors: dict[int, ContentError] = {}
+        waiting = deque[_Result]()
+
+        def store(result: _Result) -> None:
+            good = [place for place in result.places if place not in result.errors]
+            if result.vectors is not None:
+                vectors[good], sizes[good] = result.vectors.arrays()[0], result.sizes
+
         with current_device(self.device):
-            results = []
             for result in self._results(pictures, list(distinct.values())):
                 work += result.work
                 errors |= result.errors
                 self.on_progress(result.work.items)
-                results.append(result)
-            for result in results:  # on a CUDA device the first copy waits for all work that is queued
-                good = [place for place in result.places if place not in result.errors]
-                if result.vectors is not None:
-                    vectors[good], sizes[good] = result.vectors.cpu().numpy(), result.sizes
+                waiting.append(result)
+                if len(waiting) > self._ahead:
+                    store(waiting.popleft())
+            while waiting:
+                store(waiting.popleft())
         seconds, busy = time.perf_counter() - began, work.seconds
         work.prepare_seconds *= seconds / busy if busy else 0.0  # streams count their times at the same time
         work.model_seconds = seconds - work.prepare_seconds
@@ -212,7 +221,7 @@ class ImageEncoder(LoadedEncoder):
         }
         result.sizes = [(each.width, each.height) for each in good]
         if good:
-            result.vectors = self._embed_all([each.pixels for each in good], result.work)
+            result.vectors = HostCopy(self._embed_all([each.pixels for each in good], result.work))
         result.work.items = len(good)
         result.work.units = sum(width * height for width, height in result.sizes)
         result.work.extra["animated"] = sum(each.animated for each in good)

@@ -7,7 +7,6 @@ comments: n pictures, c channels, s positions of the last layer, k heads, d = c 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -52,20 +51,13 @@ class ImageTower:
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
-        with self._exact_products():
-            x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
-            for layer in self.stem:
-                x = layer(x, activation="relu")
-            x = F.avg_pool2d(x, 2)
-            for block in self.blocks:
-                x = block(x)
-            return self.pool(x).float()
-
-    def _exact_products(self) -> AbstractContextManager[object]:
-        """Return the context in which float32 products on a GPU are not rounded to TF32, as cuDNN may by default."""
-        if self.device.type != "cuda" or self.dtype != torch.float32:
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+        x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
+        for layer in self.stem:
+            x = layer(x, activation="relu")
+        x = F.avg_pool2d(x, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.pool(x).float()
 
 
 class _Builder:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import time
+import warnings
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,22 +16,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, current_device, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
 from ..streams import map_in_streams
-from .prefix_tree import Ints, SortedRows, to_device
+from .flat_attention import flat_works
+from .prefix_tree import Ints, SortedRows
 from .settings import TextSettings, versions
 from .shapes import check_vocabulary
 from .texts import BLANK, Text, join, list_texts
-from .tokenizer import ClipTokenizer, model_row
+from .tokenizer import ClipTokenizer, model_rows
 from .tower import TextTower
 
 # Per micro-batch. The CPU's was found by measurement (benchmarks/README.md). CUDA's is reasoned: its products have rows for
-# every multiprocessor, and its tensors take some 0.6 GB in float32, so that eight processes fit on a GPU of 16 GB.
+# every multiprocessor, its tensors take some 0.6 GB in float32, so that eight processes fit on a GPU of 16 GB, and a kernel
+# takes at most 65,535 rows.
 MAX_NODES = {"cpu": 1536, "cuda": 32768}
-WINDOW = 65536  # texts sorted together: more would share more prefixes, and start the model later
+# On CUDA also so many slots of attention per node: with a template as prompt there are 32, which would take 11 GB.
+SLOTS_PER_NODE = 2
+# Texts sorted together: more would share more prefixes, and start the model later. A CUDA device computes one window while
+# the next one is tokenized.
+WINDOW = {"cpu": 65536, "cuda": 8192}
 
 Bools = npt.NDArray[np.bool_]
 
@@ -63,6 +71,7 @@ class TextEncoder(LoadedEncoder):
         self.tokenizer = tokenizer
         self.tower = TextTower(checkpoint.state, device=self.device, dtype=TORCH_DTYPES[settings.dtype])
         self.nodes = BatchSize(MAX_NODES[self.device.type])  # of a micro-batch
+        self._flat = self.device.type == "cuda" and _attends_flat(self.device, TORCH_DTYPES[settings.dtype])
 
     @classmethod
     def load(
@@ -163,10 +172,13 @@ class TextEncoder(LoadedEncoder):
         n_tokens, is_blank = np.zeros(len(distinct), np.int64), np.zeros(len(distinct), np.bool_)
         if not blank:
             is_blank[self.tokenizer.blank_places(list(distinct))] = True
-        prompted = [self.settings.prompt.format(text) for text in distinct]
+        prompt = self.settings.prompt
+        prompted = list(distinct) if prompt == "{}" else [prompt.format(text) for text in distinct]
         work.prepare_seconds = time.perf_counter() - began
         with current_device(self.device):
-            vectors = self._finite(prompted, is_blank, n_tokens, work)[inverse]
+            vectors = self._finite(prompted, is_blank, n_tokens, work)
+        if len(distinct) < len(texts):
+            vectors = vectors[inverse]
         counts = n_tokens[inverse]
         truncated = counts > self.tower.context_length
         work.model_seconds = time.perf_counter() - began - work.prepare_seconds
@@ -187,8 +199,8 @@ class TextEncoder(LoadedEncoder):
         computed again in ever smaller parts, until each one at fault is alone.
         """
         skipped = skipped.copy()  # also texts that are too long
-        vectors = self._vectors(texts, skipped, n_tokens, work).cpu().numpy()  # [n, dim]
-        not_finite = np.flatnonzero(~skipped & ~np.isfinite(vectors).all(1))
+        vectors, finite = self._vectors(texts, skipped, n_tokens, work)
+        not_finite = np.flatnonzero(~skipped & ~finite)
         if len(texts) > 1 and len(not_finite):
             for part in np.array_split(not_finite, 2) if len(not_finite) == len(texts) else [not_finite]:
                 again = [texts[index] for index in part]
@@ -196,34 +208,56 @@ class TextEncoder(LoadedEncoder):
         return vectors
 
     @torch.inference_mode()
-    def _vectors(self, texts: list[str], skipped: Bools, n_tokens: Ints, work: Work) -> Tensor:
-        """Return vectors [n, dim] of n distinct texts, on the device; fill in n_tokens and work.
+    def _vectors(
+        self, texts: list[str], skipped: Bools, n_tokens: Ints, work: Work
+    ) -> tuple[npt.NDArray[np.float32], Bools]:
+        """Return vectors [n, dim] of n distinct texts, and which are finite [n]; fill in n_tokens and work.
 
         `skipped` texts have no vector: with on_long="reject" those that are too long are added to them.
 
-        Nothing here waits for a CUDA device, which can compute one window of texts while the next one is tokenized. One
-        stream is enough: a micro-batch fills the GPU, and the next one is queued before it ends.
+        A CUDA device computes one window of texts while the next one is tokenized, and its vectors are copied from it while
+        it computes that one. One stream is enough: a micro-batch fills the GPU, and the next one is queued before it ends.
         """
-        vectors = torch.full((len(texts), self.dim), torch.nan, device=self.device)
-        for start in range(0, len(texts), WINDOW):
+        vectors, finite = np.empty((len(texts), self.dim), np.float32), np.ones(len(texts), np.bool_)
+        on_their_way = deque[tuple[HostCopy, Ints, Ints]]()  # of a window: vectors of its rows, texts, and their rows
+
+        def store(copied: HostCopy, chosen: Ints, inverse: Ints) -> None:
+            embedded, *flags = copied.arrays()
+            is_finite = flags[0] if flags else np.isfinite(embedded).all(1)  # [d]
+            if len(chosen) == int(chosen[-1]) + 1 - int(chosen[0]):
+                np.take(embedded, inverse, 0, vectors[chosen[0] : chosen[-1] + 1])
+            else:
+                vectors[chosen] = embedded[inverse]
+            finite[chosen] = is_finite[inverse]
+
+        size = WINDOW[self.device.type]
+        for start in range(0, len(texts), size):
             began = time.perf_counter()
-            part = slice(start, start + WINDOW)
-            window = [self.tokenizer.encode(text) for text in texts[part]]
-            n_tokens[part] = np.fromiter(map(len, window), np.int64, len(window)) + 2
+            part = slice(start, start + size)
+            tokens, lengths = self.tokenizer.encode_all(texts[part])
+            n_tokens[part] = lengths + 2
             if self.settings.on_long == "reject":
                 skipped[part] |= n_tokens[part] > self.tower.context_length
-            chosen = np.flatnonzero(~skipped[part])
-            rows = SortedRows.of([model_row(window[i], self.tower.context_length) for i in chosen])
+            left_out = skipped[part]
+            if left_out.any():
+                tokens, lengths = tokens[np.repeat(~left_out, lengths)], lengths[~left_out]
+                vectors[part][left_out] = np.nan
+            chosen = np.flatnonzero(~left_out) + start
+            rows = SortedRows.of(*model_rows(tokens, lengths, self.tower.context_length))
             work.prepare_seconds += time.perf_counter() - began
             if len(chosen):
                 embedded = self._embed(rows, work)  # [d, dim]
-                embedded = embedded.index_select(0, to_device(rows.inverse, self.device))  # [chosen, dim]
-                vectors.index_copy_(0, to_device(chosen + start, self.device), embedded)
-        return vectors
+                flags = [] if self.device.type == "cpu" else [embedded.isfinite().all(1)]
+                on_their_way.append((HostCopy(embedded, *flags), chosen, rows.inverse))
+            if len(on_their_way) > (self.device.type != "cpu"):
+                store(*on_their_way.popleft())
+        while on_their_way:
+            store(*on_their_way.popleft())
+        return vectors, finite
 
     def _embed(self, rows: SortedRows, work: Work) -> Tensor:
         """Return vectors [d, dim] of d sorted rows, on the device; add to work."""
-        batches = list(rows.batches(self.nodes.now))
+        batches = list(rows.batches(self.nodes.now, self._slots(self.nodes.now)))
         compute = functools.partial(self._embed_batch, rows)
         # Work for a CUDA device is only queued here, and one thread is enough for that.
         results = map_in_streams(compute, batches) if self.device.type == "cpu" else map(compute, batches)
@@ -242,10 +276,10 @@ class TextEncoder(LoadedEncoder):
 
         def compute(part: slice) -> Tensor:
             nonlocal nodes, slots
-            tree = rows.tree(part, self.device)
+            tree = rows.flat_tree(part, self.device) if self._flat else rows.tree(part, self.device)
             vectors = self.tower(tree)  # [rows of the part, dim]
             nodes += tree.nodes
-            slots += sum(group.paths.numel() for group in tree.groups)
+            slots += tree.slots
             return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
         def describe(part: slice) -> tuple[int, str, str]:
@@ -256,10 +290,27 @@ class TextEncoder(LoadedEncoder):
             range(batch.start, batch.stop),
             self.device,
             work,
-            cut=lambda start, size: rows.batch_from(start, size, batch.stop).stop,
+            cut=lambda start, size: rows.batch_from(start, size, batch.stop, self._slots(size)).stop,
             compute=compute,
             describe=describe,
         )
         embedded = torch.cat(list(parts))
         work.extra = {"nodes": nodes, "slots": slots}
         return embedded, work
+
+    def _slots(self, nodes: int) -> int | None:
+        """Return the most slots of a micro-batch of so many nodes; None if there may be any number."""
+        return None if self.device.type == "cpu" else SLOTS_PER_NODE * nodes
+
+
+def _attends_flat(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether attention takes rows of any length on this GPU; warn if not."""
+    works = flat_works(device, dtype)
+    if not works:
+        warnings.warn(
+            f"torch {torch.__version__} on {device} has no correct attention over rows of any length in {dtype}, so rows "
+            f"are padded, which takes twice as many kernels",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return works

@@ -199,21 +199,22 @@ class TextHead:
         """
         import numpy as np
 
-        from .tokenizer import ClipTokenizer, model_row
+        from .tokenizer import ClipTokenizer, model_rows
 
         tokenizer, context = ClipTokenizer(copy_of(1)), info.limit or 0
 
         def measure(texts: Sequence[Text]) -> Measure:
-            joined, rows = [join(text) for text in texts], set[tuple[int, ...]]()
-            too_long, rejected = np.zeros(len(texts), np.bool_), np.zeros(len(texts), np.bool_)
+            joined = [join(text) for text in texts]
+            tokens, lengths = tokenizer.encode_all([settings.prompt.format(text) for text in joined])
+            too_long = lengths + 2 > context
+            rejected = too_long & (settings.on_long == "reject")
             rejected[tokenizer.blank_places(joined)] = True
-            for index, text in enumerate(joined):
-                tokens = tokenizer.encode(settings.prompt.format(text))
-                too_long[index] = len(tokens) + 2 > context
-                rejected[index] |= too_long[index] and settings.on_long == "reject"
-                if not rejected[index]:
-                    rows.add(tuple(model_row(tokens, context)))
-            return Measure(sum(map(len, rows)), rejected, too_long & (settings.on_long == "error"))
+            rows, lengths = model_rows(tokens, lengths, context)
+            good = zip(
+                np.split(rows, np.cumsum(lengths)), ~rejected, strict=False
+            )  # after the last row there is nothing
+            different = {row.tobytes(): len(row) for row, is_good in good if is_good}
+            return Measure(sum(different.values()), rejected, too_long & (settings.on_long == "error"))
 
         return measure
 

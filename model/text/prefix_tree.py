@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from ..device import to_device
+from .flat_attention import FlatTree
 
 Ints = npt.NDArray[np.int64]
 LENGTH_STEP = 8  # attention runs over rows of similar length, rounded up to a multiple of this: found by measurement
@@ -22,36 +25,39 @@ class SortedRows:
     """Distinct token rows in lexicographic order, so that rows with a common prefix are neighbours.
 
     tokens [d, longest]: token ids, -1 after a row's end. lengths [d]. inverse [n]: given row i is tokens[inverse[i]].
-    nodes [d + 1]: how many nodes the prefix tree of the first 0, 1, ... rows has.
+    nodes [d + 1] and slots [d + 1]: how many nodes the prefix tree of the first 0, 1, ... rows has, and how many slots their
+    attention takes.
     """
 
     tokens: Ints
     lengths: Ints
     inverse: Ints
     nodes: Ints
+    slots: Ints
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> SortedRows:
-        """Sort rows of token ids, each at least one token long."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    def of(cls, flat: npt.NDArray[np.integer], lengths: Ints) -> SortedRows:
+        """Sort n rows of token ids that follow each other in one array; lengths [n], each at least 1."""
         longest = int(lengths.max(initial=1))
         inside = np.arange(longest) < lengths[:, None]  # [n, longest]
-        table = np.zeros((len(rows), longest), ">u4")  # big-endian: compared as bytes, rows sort as their numbers do
-        table[inside] = np.fromiter((token + 1 for row in rows for token in row), np.int64, int(lengths.sum()))
+        table = np.zeros((len(lengths), longest), ">u4")  # big-endian: compared as bytes, rows sort as their numbers do
+        table[inside] = flat.astype(np.int64) + 1
         keys = table.view(f"S{4 * longest}")[:, 0]  # [n], one byte string per row
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         tokens = table[first].astype(np.int64) - 1
         nodes = np.concatenate([[0], np.cumsum(_starts_new_node(tokens).sum(1))])
-        return cls(tokens, lengths[first], inverse.reshape(-1), nodes)
+        lengths = lengths[first]
+        slots = np.concatenate([[0], np.cumsum(-(-lengths // LENGTH_STEP) * LENGTH_STEP)])
+        return cls(tokens, lengths, inverse.reshape(-1), nodes, slots)
 
-    def batches(self, nodes: int) -> Iterator[slice]:
+    def batches(self, nodes: int, slots: int | None = None) -> Iterator[slice]:
         """Yield slices that together are all rows, each as long as `batch_from` makes it."""
         start = 0
         while start < len(self.lengths):
-            yield (batch := self.batch_from(start, nodes))
+            yield (batch := self.batch_from(start, nodes, slots=slots))
             start = batch.stop
 
-    def batch_from(self, start: int, nodes: int, stop: int | None = None) -> slice:
+    def batch_from(self, start: int, nodes: int, stop: int | None = None, slots: int | None = None) -> slice:
         """Return the longest slice of rows from `start`, before `stop`, whose prefix tree has at most `nodes` nodes.
 
         It has at least one row.
@@ -60,16 +66,25 @@ class SortedRows:
             start: The first row.
             nodes: The most nodes of the tree.
             stop: The row before which it ends; by default it may go to the last one.
+            slots: The most slots that the attention of its rows takes, filled up; by default there may be any number.
         """
         # All tokens of the first row are nodes of its tree, and each row below adds as many as in the tree of all rows.
         most = nodes - self.lengths[start] + self.nodes[start + 1]
         end = int(np.searchsorted(self.nodes, most, side="right")) - 1
+        if slots is not None:
+            end = min(end, int(np.searchsorted(self.slots, self.slots[start] + slots, side="right")) - 1)
         return slice(start, max(start + 1, min(end, len(self.lengths) if stop is None else stop)))
 
     def tree(self, rows: slice, device: torch.device) -> PrefixTree:
         """Return the prefix tree of a slice of rows, on `device`."""
         lengths = self.lengths[rows]
         return PrefixTree.of(self.tokens[rows, : int(lengths.max())], lengths, device)
+
+    def flat_tree(self, rows: slice, device: torch.device) -> FlatTree:
+        """Return the same tree for attention over rows of any length."""
+        lengths = self.lengths[rows]
+        tokens = self.tokens[rows, : int(lengths.max())]
+        return FlatTree.of(tokens, lengths, _starts_new_node(tokens), device)
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,11 @@ class PrefixTree:
     ends: Tensor
     inverse: Tensor
 
+    @property
+    def slots(self) -> int:
+        """Slots of all groups."""
+        return sum(group.paths.numel() for group in self.groups)
+
     @classmethod
     def of(cls, tokens: Ints, lengths: Ints, device: torch.device) -> PrefixTree:
         """Return the tree of sorted rows: tokens [n, longest] with -1 after a row's end, lengths [n]."""
@@ -133,16 +153,6 @@ class PrefixTree:
             ends=to_device(_fill_up(node[order, lengths[order] - 1], e), device),
             inverse=to_device(np.argsort(order), device),
         )
-
-
-def to_device(array: Ints | npt.NDArray[np.bool_], device: torch.device) -> Tensor:
-    """Return the array as a tensor on `device`.
-
-    It is copied to CUDA through pinned memory: a copy of other memory would wait for all kernels before it, and none could
-    be queued ahead. Torch keeps pinned memory until its copy has ended, and uses it again.
-    """
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _fill_up(array: Ints, length: int) -> Ints:

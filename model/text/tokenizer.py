@@ -16,13 +16,16 @@ import os
 import re
 import unicodedata
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
 import ftfy
+import numpy as np
 import regex
 from ftfy.fixes import unescape_html
+from numpy.typing import NDArray
 
 SOT, EOT = 49406, 49407
 MERGES = 48894
@@ -72,22 +75,30 @@ class ClipTokenizer:
         self._letters = letters
         self._ids = {word: number for number, word in enumerate(words)}
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
-        self._memo: dict[str, tuple[int, ...]] = {}
+        self._memo: dict[str, bytes] = {}  # ids as uint16
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text` like the original's `encode`: no start, no end, no truncation.
 
         Lone surrogates, which have no UTF-8, count as U+FFFD.
         """
+        return memoryview(self._encode(text)).cast("H").tolist()
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Return the token ids of all texts, one after the other in one array, and their number for each text, [n]."""
+        encoded = list(map(self._encode, texts))
+        return np.frombuffer(b"".join(encoded), np.uint16), np.fromiter(map(len, encoded), np.int64, len(encoded)) // 2
+
+    def _encode(self, text: str) -> bytes:
+        """Return the token ids of a text as uint16."""
         if not _is_plain(text):
             text = _clean(text)
-        ids: list[int] = []
-        memo = self._memo
         # split() folds what the original's \s+ folds, and also 0x1c to 0x1f, which ftfy and unescaping remove.
-        for chunk in text.lower().split():
-            known = memo.get(chunk)
-            ids += self._chunk(chunk) if known is None else known
-        return ids
+        chunks = text.lower().split()
+        try:
+            return b"".join(map(self._memo.__getitem__, chunks))
+        except KeyError:
+            return b"".join([self._chunk(chunk) for chunk in chunks])
 
     def blank_places(self, texts: Sequence[str]) -> list[int]:
         """Return the places of texts without a token: white space, entities of it, control characters, ..."""
@@ -98,9 +109,12 @@ class ClipTokenizer:
             places = range(len(texts))
         return [place for place in places if not _KEPT.match(texts[place]) and not self.encode(texts[place])]
 
-    def _chunk(self, chunk: str) -> tuple[int, ...]:
-        """Return the ids of a chunk without white space, and add them to the memo."""
-        ids: list[int] = []
+    def _chunk(self, chunk: str) -> bytes:
+        """Return the ids of a chunk without white space, from the memo, or add them to it."""
+        known = self._memo.get(chunk)
+        if known is not None:
+            return known
+        ids = array("H")
         for word in _PATTERN.findall(chunk):
             if word in ("<|startoftext|>", "<|endoftext|>"):
                 ids.append(SOT if word[2] == "s" else EOT)
@@ -108,7 +122,7 @@ class ClipTokenizer:
             symbols = [self._letters[byte] for byte in word.encode()]
             symbols[-1] += "</w>"
             ids.extend(self._ids[symbol] for symbol in self._merge(symbols))
-        result = tuple(ids)
+        result = ids.tobytes()
         if len(chunk) <= MEMO_LENGTH:
             if len(self._memo) >= MEMO_CHUNKS:
                 self._memo.clear()
@@ -151,13 +165,30 @@ class ClipTokenizer:
         return filter(None, symbols)
 
 
-def model_row(tokens: Sequence[int], context: int) -> list[int]:
-    """Return the token ids of a text as the model reads them: start, the first context - 2 of `tokens`, end.
+def model_rows(
+    tokens: NDArray[np.uint16], lengths: NDArray[np.int64], context: int
+) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Return the token ids of texts as the model reads them: start, the first context - 2 tokens, end.
 
-    A text may contain <|endoftext|>: the original takes the vector at the first one, so nothing after it counts.
+    Tokens and lengths [n] are in the form of ClipTokenizer.encode_all, and so are those that are returned. A text may
+    contain <|endoftext|>: the original takes the vector at the first one, so nothing after it counts.
     """
-    row = [SOT, *tokens[: context - 2], EOT]
-    return row[: row.index(EOT) + 1]
+    starts = np.cumsum(lengths) - lengths
+    kept = np.minimum(lengths, context - 2)
+    ends = np.flatnonzero(tokens == EOT)
+    if len(ends):
+        owners = np.searchsorted(starts, ends, side="right") - 1
+        np.minimum.at(kept, owners, ends - starts[owners])
+    if (kept < lengths).any():
+        place = np.arange(len(tokens)) - np.repeat(starts, lengths)  # in its text
+        tokens = tokens[place < np.repeat(kept, lengths)]
+    row_lengths = kept + 2
+    last = np.cumsum(row_lengths) - 1
+    rows = np.empty(int(row_lengths.sum()), np.uint16)
+    inside = np.ones(len(rows), np.bool_)
+    inside[last] = inside[last - kept - 1] = False
+    rows[inside], rows[last - kept - 1], rows[last] = tokens, SOT, EOT
+    return rows, row_lengths
 
 
 def _is_plain(text: str) -> bool:

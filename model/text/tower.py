@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..linear import Linear, linear
+from . import flat_attention
+from .flat_attention import FlatTree
 from .prefix_tree import PrefixTree
 
 HEAD_WIDTH = 64  # of every published CLIP text tower; a state dict does not contain it
@@ -51,7 +53,7 @@ class TextTower:
         self.dim = self.text_projection.shape[1]
 
     @torch.inference_mode()
-    def __call__(self, tree: PrefixTree) -> Tensor:
+    def __call__(self, tree: PrefixTree | FlatTree) -> Tensor:
         """Return the float32 vectors [n, dim] of a tree's rows, in row order; a row's vector is that of its last token.
 
         The tree must be on the tower's device.
@@ -61,7 +63,7 @@ class TextTower:
         for block in self.blocks:
             x = block(x, tree)  # [u, w], and [e, w] from the last one
         x = self.ln_final(x) @ self.text_projection  # [e, dim]
-        return x.float().index_select(0, tree.inverse)
+        return x.float() if isinstance(tree, FlatTree) else x.float().index_select(0, tree.inverse)
 
 
 class LayerNorm:
@@ -95,7 +97,7 @@ class Block:
         self.out_proj = layer("attn.out_proj")
         self.c_fc, self.c_proj = layer("mlp.c_fc", QUICK_GELU, QUICK_GELU), layer("mlp.c_proj", 1 / QUICK_GELU)
 
-    def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
+    def __call__(self, x: Tensor, tree: PrefixTree | FlatTree) -> Tensor:
         """Compute every node: [u, w] to [u, w]."""
         qkv = self.in_proj[0](self.ln_1(x))  # [u, 3w]
         return self.finish(attend(qkv, tree, self.heads), x)
@@ -111,23 +113,25 @@ class LastBlock(Block):
 
     PROJECTIONS = (1, 2)
 
-    def __call__(self, x: Tensor, tree: PrefixTree) -> Tensor:
-        """Compute the last node of each row: [u, w] to [e, w], in the order of the tree's groups."""
+    def __call__(self, x: Tensor, tree: PrefixTree | FlatTree) -> Tensor:
+        """Compute the last node of each row: [u, w] to [e, w], in the order of the tree."""
         query, key_value = self.in_proj
         normed = self.ln_1(x)  # [u, w]
         q, kv = query(normed.index_select(0, tree.ends)), key_value(normed)  # [e, w], [u, 2w]
         return self.finish(attend_at_ends(q, kv, tree, self.heads), x.index_select(0, tree.ends))
 
 
-def attend(qkv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
+def attend(qkv: Tensor, tree: PrefixTree | FlatTree, heads: int) -> Tensor:
     """Compute causal attention of every node to its row, up to itself: [u, 3w] to [u, w]."""
+    if isinstance(tree, FlatTree):
+        return flat_attention.attend(qkv, tree, heads)
     # In bfloat16 on a CPU, torch's own attention sets up one oneDNN product per head, which for texts as short as these
     # costs more than the products.
     attention = (
         _attend_in_float32 if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else _attend_in_input_dtype
     )
     width, start = qkv.shape[1] // 3, 0
-    attended = qkv.new_empty(sum(group.paths.numel() for group in tree.groups), width)  # [s, w]
+    attended = qkv.new_empty(tree.slots, width)  # [s, w]
     for group in tree.groups:
         slots = F.embedding(group.paths, qkv).view(*group.paths.shape, 3, heads, -1)  # [rows, slots, 3, h, d]
         y = attention(slots.permute(2, 0, 3, 1, 4))  # [rows, h, slots, d]
@@ -156,8 +160,10 @@ def _causal_mask(slots: int) -> Tensor:
     return torch.full((slots, slots), -torch.inf).triu(1)
 
 
-def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree, heads: int) -> Tensor:
-    """Compute attention of each row's last node to its row: [e, w] and [u, 2w] to [e, w], in the order of the groups."""
+def attend_at_ends(q: Tensor, kv: Tensor, tree: PrefixTree | FlatTree, heads: int) -> Tensor:
+    """Compute attention of each row's last node to its row: [e, w] and [u, 2w] to [e, w], in the order of the tree."""
+    if isinstance(tree, FlatTree):
+        return flat_attention.attend_at_ends(q, kv, tree, heads)
     attended = []
     rows = [len(group.paths) for group in tree.groups]
     *q_of_groups, rest = torch.split(q, [*rows, len(q) - sum(rows)])  # [rows, w] each, and the queries of no row

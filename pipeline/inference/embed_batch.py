@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ...model.head import ContentError, Encoder, EncoderSettings, Head, Work
+from ...model.head import ContentError, DeviceError, Encoder, EncoderSettings, Head, Work
 from ..canary import Canary, make_canary
 from ..embedded_batch import EmbeddedBatch
 from ..errors import SnapshotError
@@ -19,6 +19,8 @@ from ..remote.worker_reports import RunReports
 from ..schemas import CONTENT_HASH, EMBEDDING, arrow_field, vector_type
 from .content_reader import ContentReader
 from .shared_encoder import ModelDescription
+
+MODEL_ERROR = "model error"  # the reason for a content on which the encoder raises an error
 
 
 class ForbiddenRowError(ValueError):
@@ -52,7 +54,8 @@ def embed_batch(
         reader: What reads the contents that rows have references to; None if they have the contents.
 
     Raises:
-        RuntimeError: The model fails on all contents, and on those of the canary too.
+        RuntimeError: The model fails, and on the contents of the canary too.
+        DeviceError: This process can use its device no more.
         MemoryError: The memory is too small for a single content.
         ForbiddenRowError: The settings of the encoder forbid one of the rows.
     """
@@ -72,8 +75,7 @@ def embed_batch(
             overflows = np.isfinite(outcome.vectors[place]).all()
             fault = "does not fit float16" if overflows else "contains NaN or infinity"
             errors[place] = ContentError("non-finite vector", f"the model gave a vector that {fault}")
-    if n_contents and all(is_of_model(errors.get(place)) for place in range(n_contents)):
-        check_encoder(head, encoder, stored, n_contents, outcome.errors)
+    check_encoder(head, encoder, stored, n_contents, errors)
     pairs = [errors.get(place, (None, None)) for place in range(n_contents)]
     indices, dim = dictionary.indices, outcome.vectors.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), type=vector_type(dim, stored))
@@ -130,16 +132,32 @@ def _as_stored(vectors: NDArray[np.float32], stored: str) -> tuple[NDArray[Any],
 
 def is_of_model(error: ContentError | None) -> bool:
     """Return whether a content failed in a way that may be the fault of the model."""
-    return error is not None and error.reason in ("model error", "non-finite vector")
+    return error is not None and error.reason in (MODEL_ERROR, "non-finite vector")
 
 
 def check_encoder(head: Head, encoder: Encoder, stored: str, contents: int, errors: Mapping[int, ContentError]) -> None:
-    """Raise RuntimeError if the canary fails as all `contents` of a batch did: then the encoder is at fault."""
-    first = next((error.detail for error in errors.values()), "no finite vector")
-    what = f"the model failed on all {contents} {head.items} of a batch ({first})"
+    """Raise RuntimeError if the canary fails as contents of a batch did: then the encoder is at fault, not they.
+
+    It is embedded if there is a "model error", or if no content got a finite vector.
+
+    Args:
+        head: The head.
+        encoder: The encoder.
+        stored: The type in which vectors are stored.
+        contents: How many contents the batch has.
+        errors: By place in the batch.
+    """
+    of_model = [error for error in errors.values() if is_of_model(error)]
+    raised = [error.detail for error in of_model if error.reason == MODEL_ERROR]
+    if not raised and (not contents or len(of_model) < contents):
+        return
+    first = raised[0] if raised else "no finite vector"
+    what = f"the model failed on {len(of_model)} of the {contents} {head.items} of a batch ({first})"
     remedy = "check the checkpoint, the device and its driver"
     try:
         vectors = encoder.encode_rows(list(head.canary().values())).vectors
+    except DeviceError:
+        raise
     except Exception as error:
         raise RuntimeError(
             f"{what}, and on the canary {head.items}: {type(error).__name__}: {error}; {remedy}"
@@ -155,13 +173,15 @@ def _encode(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:
         if len(encoding.vectors) != len(contents):
             raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(contents)} {head.items}")
         return _Outcome(encoding.vectors, encoding.columns, encoding.errors, encoding.work)
+    except DeviceError:
+        raise
     except Exception as error:
         if not contents or (len(contents) == 1 and isinstance(error, MemoryError)):  # not the fault of a content
             raise
         if len(contents) == 1:
             nan = np.full((1, encoder.info.dim), np.nan, np.float32)
             columns = {column.name: np.zeros(1, column.type) for column in head.model_columns}
-            failure = ContentError("model error", f"{type(error).__name__}: {error}"[:1000])
+            failure = ContentError(MODEL_ERROR, f"{type(error).__name__}: {error}"[:1000])
             return _Outcome(nan, columns, {0: failure}, Work())
     half = len(contents) // 2
     return _join([_encode(contents[:half], head, encoder), _encode(contents[half:], head, encoder)], head, encoder)

@@ -12,12 +12,12 @@ from PIL import Image
 
 from ...model.audio.recordings import Track, check_rate
 from ...model.audio.settings import AudioSettings
-from ...model.head import ContentError, Encoder, EncoderSettings, is_row
+from ...model.head import ContentError, DeviceError, Encoder, EncoderSettings, is_row
 from ...model.heads import find_head
 from ...model.image.settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 from ..flags import READ_TIMEOUT
 from ..io.file_io import FileIO
-from .embed_batch import check_encoder, is_of_model
+from .embed_batch import MODEL_ERROR, check_encoder
 from .fetch_content import Fetcher, content_bytes, content_name
 from .model_handler import EncoderHandler
 
@@ -29,7 +29,7 @@ _ERRORS: dict[str, type[Exception]] = {
     "wrong type": TypeError,
     "missing file": FileNotFoundError,
     "non-finite vector": RuntimeError,
-    "model error": RuntimeError,
+    MODEL_ERROR: RuntimeError,
 }
 
 Outcome = np.ndarray | ContentError  # a vector, float32 [dim], or the reason for its lack
@@ -129,7 +129,8 @@ class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore
             isolate: Whether contents that the model fails on are halved until each one is alone.
 
         Raises:
-            RuntimeError: With `isolate`, the model fails on all contents, and on those of the canary, too.
+            RuntimeError: With `isolate`, the model fails, and on the contents of the canary, too.
+            DeviceError: This process can use its device no more.
             MemoryError: The memory is too small for a single content.
         """
         found: list[Outcome] = []
@@ -139,7 +140,7 @@ class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore
             good = iter(_encode([each for each in group if not isinstance(each, ContentError)], model, isolate))
             found += [each if isinstance(each, ContentError) else next(good) for each in group]
         errors = {place: each for place, each in enumerate(found) if isinstance(each, ContentError)}
-        if isolate and found and len(errors) == len(found) and all(map(is_of_model, errors.values())):
+        if isolate:
             check_encoder(find_head(self.head_name), model, "float32", len(found), errors)
         return found
 
@@ -275,12 +276,14 @@ def _encode(contents: list[Any], model: Encoder, isolate: bool) -> list[Outcome]
         return []
     try:
         encoding = model.encode_rows(contents)
+    except DeviceError:
+        raise
     except Exception as error:
         # Too little memory for one content is a fault of the machine, not of the content.
         if not isolate or (len(contents) == 1 and isinstance(error, MemoryError)):
             raise
         if len(contents) == 1:
-            return [ContentError("model error", f"{type(error).__name__}: {error}"[:1000])]
+            return [ContentError(MODEL_ERROR, f"{type(error).__name__}: {error}"[:1000])]
         half = len(contents) // 2
         return _encode(contents[:half], model, isolate) + _encode(contents[half:], model, isolate)
     fault = ContentError("non-finite vector", "the model gave a vector that contains NaN or infinity")

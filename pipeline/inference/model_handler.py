@@ -5,8 +5,12 @@ All use the one encoder of the process, however many steps use it.
 
 from __future__ import annotations
 
+import logging
+import os
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +18,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import Encoder, EncoderSettings, describe, is_row
+from ...model.head import DeviceError, Encoder, EncoderSettings, describe, is_row
 from ...model.heads import find_head
 from ...model.text.settings import TextSettings
 from ...model.text.texts import join
@@ -28,6 +32,11 @@ from .shared_encoder import ModelDescription, load_encoder
 
 if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
+
+
+LOG_SECONDS = 3.0  # in which Beam's thread sends what was logged to the runner
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class EncoderHandler:
@@ -158,6 +167,22 @@ def check_element(element: object) -> None:
     raise TypeError(f"TextEmbeddingHandler got {describe(element)}, which is not a text: {remedy}")
 
 
+@contextmanager
+def end_if_broken(reports: RunReports) -> Iterator[None]:
+    """End this process if its device is broken: a remote runner starts another one, whose device works. Else raise.
+
+    Retries go to any process, and one that lives with a broken device would fail them all.
+    """
+    try:
+        yield
+    except DeviceError as error:
+        if not reports.in_worker_process:
+            raise
+        _LOGGER.critical("%s; this worker process ends, and the runner starts another one", error)
+        time.sleep(LOG_SECONDS)
+        os._exit(1)
+
+
 class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
     """RunInference handler of a whole pipeline: its model is the encoder that the launcher described.
 
@@ -174,7 +199,7 @@ class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
     def load_model(self) -> Encoder:
         """Return this process's encoder. Raise ValueError if it is not the one that the launcher described."""
         self.reports.start()
-        with self.reports.errors():
+        with end_if_broken(self.reports), self.reports.errors():
             return self._load_model()
 
     def _load_model(self) -> Encoder:
@@ -221,7 +246,8 @@ class RecordBatchHandler(JobHandler):
         self, batch: Sequence[pa.RecordBatch], model: Encoder, inference_args: dict[str, object] | None = None
     ) -> list[EmbeddedBatch]:
         """Return one embedded batch per row batch, with the same rows in the same order."""
-        return [embed_batch(rows, self.model, model, self.reports, self.reader) for rows in batch]
+        with end_if_broken(self.reports):
+            return [embed_batch(rows, self.model, model, self.reports, self.reader) for rows in batch]
 
     def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
         """Return the size of the batches' columns."""
@@ -235,7 +261,8 @@ class CanaryHandler(JobHandler):
         self, batch: Sequence[object], model: Encoder, inference_args: dict[str, object] | None = None
     ) -> list[Canary]:
         """Return one canary per element."""
-        return [embed_canary(self.model, model) for _ in batch]
+        with end_if_broken(self.reports):
+            return [embed_canary(self.model, model) for _ in batch]
 
     def get_num_bytes(self, batch: Sequence[object]) -> int:
         """Return the number of elements; they have no content."""

@@ -126,7 +126,7 @@ class EncoderThread:
         ):
             self._loaded = None
             read = described or self._read_files(head, settings, contents)
-            encoder = head.load(settings, read.files, self._gpu.choose(settings.device))
+            encoder = _load(head, settings, read.files, self._gpu.choose(settings.device))
             encoder.on_progress, encoder.run_call = self._count_items, self.run
             self._loaded = loaded = _ProcessEncoder(encoder, head, settings, read.source)
         self._files.clear()
@@ -169,7 +169,9 @@ class EncoderThread:
     def _count_items(self, items: int) -> None:
         """Count what was embedded; at the exit of the process, end the thread instead of computing a batch for minutes."""
         if self._exiting.is_set():
-            raise SystemExit
+            if self._thread and threading.current_thread() is self._thread.thread:
+                raise SystemExit
+            raise RuntimeError("this process is about to exit")  # in a thread of Beam's, which computes on a GPU itself
         count_embedded_items(items)
         self.adjust_threads()
 
@@ -179,10 +181,21 @@ class EncoderThread:
             self._threads.adjust()
 
     def _end(self, thread: WorkerThread) -> None:
-        """End `thread` and wait for it: a process that exits while torch computes is aborted."""
+        """End `thread` and wait for it, and for the GPU: a process that exits while torch computes is aborted."""
         self._exiting.set()
         thread.end()
         thread.thread.join()
+        if self._loaded and self._loaded.encoder.device_type == "cuda":
+            from ...model.device import wait_for_launches
+
+            wait_for_launches()
+
+
+def _load(head: Head, settings: EncoderSettings, files: Any, device: str) -> Encoder:
+    from ...model.memory import loading_errors
+
+    with loading_errors(device):
+        return head.load(settings, files, device)
 
 
 _PROCESS_ENCODER = EncoderThread()

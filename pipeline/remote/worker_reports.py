@@ -36,11 +36,25 @@ class WorkerReports:
     errors: list[str] = field(default_factory=list)
 
 
+_PROCESS = uuid.uuid4().hex  # this one
+
+
 @dataclass(frozen=True)
 class RunReports:
-    """Where workers of a job report: the run directory of a remote one; a local one needs no reports."""
+    """Where workers of a job report: the run directory of a remote one; a local one needs no reports.
+
+    Attributes:
+        directory: The run directory.
+        launcher: The process that started the job, in which some runners also run workers.
+    """
 
     directory: str | None = None
+    launcher: str = field(default=_PROCESS, compare=False)
+
+    @property
+    def in_worker_process(self) -> bool:
+        """Whether this process is a worker alone: the remote runner starts another one if it ends."""
+        return self.directory is not None and self.launcher != _PROCESS
 
     def start(self) -> None:
         """Report the counts of this process from now on, until the run has been published or has ended."""

@@ -54,6 +54,7 @@ TORCH_IN_FUNCTIONS = {
     "inference/find_model",
     "inference/gpus",
     "inference/model_threads",
+    "inference/shared_encoder",
 }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from audioclip_beam.model import AudioSettings, load_checkpoint
 from audioclip_beam.model.audio import AudioEncoder
 from audioclip_beam.model.audio import tower as tower_module
-from audioclip_beam.model.audio.encoder import no_tf32
+from audioclip_beam.model.device import no_tf32
 from tests.support.paths import DATA
 from tests.support.plain_audio import difference, encoder, spread
 from tests.support.tracks import TRACKS, track, uniform

@@ -99,7 +99,7 @@ def test_order_and_duplicates(small: TextEncoder) -> None:
 def test_windows_do_not_matter(small: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts in small windows get the same vectors."""
     whole = small.encode(TEXTS)
-    monkeypatch.setattr(encoder_module, "WINDOW", 2)
+    monkeypatch.setitem(encoder_module.WINDOW, "cpu", 2)
     np.testing.assert_allclose(small.encode(TEXTS), whole, rtol=0, atol=1e-5)
 
 

@@ -120,7 +120,9 @@ def test_a_model_that_gives_only_nan_is_broken(tokenizer: ClipTokenizer) -> None
             return tower(tree) * float("nan")
 
     encoder.tower = Broken()  # type: ignore[assignment]
-    found = r"failed on all 9 texts of a batch \(no finite vector\), and gave no finite vectors for the canary texts"
+    found = (
+        r"failed on 9 of the 9 texts of a batch \(no finite vector\), and gave no finite vectors for the canary texts"
+    )
     with pytest.raises(RuntimeError, match=found):
         _embed_batch(texts, encoder)
 

@@ -30,9 +30,14 @@ some_rows = st.lists(families, min_size=1, max_size=4).map(
 )
 
 
+def arrange(rows: list[list[int]]) -> SortedRows:
+    """Sort rows of token ids."""
+    return SortedRows.of(np.array([token for row in rows for token in row]), np.array([len(row) for row in rows]))
+
+
 def embed(tower: TextTower, rows: list[list[int]], nodes: int = 10_000) -> torch.Tensor:
     """Rows through the tower in micro-batches of at most `nodes` nodes, in the order given."""
-    arranged = SortedRows.of(rows)
+    arranged = arrange(rows)
     out = [tower(arranged.tree(batch, CPU)) for batch in arranged.batches(nodes)]
     return torch.cat(out)[torch.from_numpy(arranged.inverse)]
 
@@ -59,7 +64,7 @@ def test_the_rest_of_the_batch_does_not_matter(rows: list[list[int]], which: st.
 @settings(max_examples=60, deadline=None)
 def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
     """A tree has exactly as many nodes as its rows have distinct prefixes."""
-    arranged = SortedRows.of(rows)
+    arranged = arrange(rows)
     tree = arranged.tree(slice(0, len(arranged.lengths)), CPU)
     assert tree.nodes == len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
     assert tree.nodes <= len(tree.tokens) == len(tree.node_slots) < tree.nodes + NODE_STEP
@@ -70,7 +75,7 @@ def test_one_node_for_every_distinct_prefix(rows: list[list[int]]) -> None:
 @settings(max_examples=60, deadline=None)
 def test_micro_batches_keep_to_their_budget(rows: list[list[int]], nodes: int) -> None:
     """Every micro-batch of several rows fits the budget and has no place for one more row, and no row is lost."""
-    arranged, start = SortedRows.of(rows), 0
+    arranged, start = arrange(rows), 0
     for batch in arranged.batches(nodes):
         assert batch.start == start
         assert batch.stop - start == 1 or arranged.tree(batch, CPU).nodes <= nodes
@@ -84,7 +89,7 @@ def test_micro_batches_keep_to_their_budget(rows: list[list[int]], nodes: int) -
 def test_sorting_is_by_token_and_by_length() -> None:
     """Rows sort like lists of numbers; token 0 differs from a missing token."""
     rows = [[2, 0, 0], [2, 0], [1, 300], [1, 2], [1, 65_536], [2, 0]]
-    arranged = SortedRows.of(rows)
+    arranged = arrange(rows)
     actual = [list(row[:length]) for row, length in zip(arranged.tokens, arranged.lengths, strict=True)]
     assert actual == [[1, 2], [1, 300], [1, 65_536], [2, 0], [2, 0, 0]]
     assert [actual[i] for i in arranged.inverse] == rows
