@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -31,7 +31,9 @@ from ..terminal import plural
 from ..writers.kept_files import open_kept
 from .unchanged import deciding_options
 
-ROW_BYTES, MEDIA_ROW_BYTES = 100, 400_000  # of a row of a shard, and of a file that is one content, for estimates
+# Bytes per row, for estimates of shards of which no run has read similar ones: of a text, or of an entry of a list; of a key
+# of a tar, or a record of Parquet, which may contain a picture or name one; and of a file that is one content.
+ROW_BYTES, CONTENT_ROW_BYTES, FILE_ROW_BYTES = 100, 10_000, 400_000
 
 COMPRESSION_RATIO = 4
 
@@ -44,6 +46,7 @@ class CarryOver:
 
     Attributes:
         inputs: All shards, by segment and path, of LISTED_SCHEMA: the rows of those that are read are null.
+        new_rows: About how many rows those that are read have.
         files: The files of the previous snapshot with rows that are kept.
         dropped: The shards whose rows in these files are not, of DROPPED_SCHEMA.
         dropped_rows: How many rows these have in these files.
@@ -53,6 +56,7 @@ class CarryOver:
     """
 
     inputs: pa.Table
+    new_rows: int
     files: list[CarriedFile] = field(default_factory=list)
     dropped: pa.Table = field(default_factory=DROPPED_SCHEMA.empty_table)
     dropped_rows: int = 0
@@ -71,13 +75,35 @@ class CarryOver:
         return pc.sum(self.inputs["rows"]).as_py() or 0
 
 
-def estimate_rows(shards: pa.Table) -> int:
-    """Return about how many rows the shards of a table have."""
-    is_media = pc.equal(shards["format"], "media")
-    media, others = shards.filter(is_media), shards.filter(pc.invert(is_media))
-    ratio = pc.if_else(pc.is_valid(others["compression"]), COMPRESSION_RATIO, 1)
-    rows = (pc.sum(pc.multiply(others["bytes"], ratio)).as_py() or 0) // ROW_BYTES
-    return rows + len(media) + (pc.sum(media["bytes"]).as_py() or 0) // MEDIA_ROW_BYTES
+def estimate_rows(shards: pa.Table, head: Head, before: pa.Table | None = None) -> int:
+    """Return about how many rows the shards of a table have: as many per byte as those of the same form in `before`."""
+    measured = dict[tuple[str, str | None], float]()
+    if before is not None:
+        for form, compression, size, _, rows in _sizes_by_form(before):
+            if size and rows:
+                measured[form, compression] = rows / size
+    total = 0.0
+    for form, compression, size, number, _ in _sizes_by_form(shards):
+        if (form, compression) in measured:
+            total += size * measured[form, compression]
+        elif form == "media":
+            total += number + size / FILE_ROW_BYTES
+        elif head.by_reference and form in ("tar", "parquet"):
+            total += size / CONTENT_ROW_BYTES
+        else:
+            total += size * (COMPRESSION_RATIO if compression else 1) / ROW_BYTES
+    return round(total)
+
+
+def _sizes_by_form(shards: pa.Table) -> Iterator[tuple[str, str | None, int, int, int | None]]:
+    """Yield (format, compression, bytes, number of shards, rows if they are known) for each form of shards."""
+    rows = shards["rows"] if "rows" in shards.column_names else pa.nulls(len(shards), pa.int64())
+    table = pa.table(
+        [shards["format"], shards["compression"], shards["bytes"], rows], ["form", "packing", "bytes", "rows"]
+    )
+    sums = table.group_by(["form", "packing"]).aggregate([("bytes", "sum"), ("bytes", "count"), ("rows", "sum")])
+    columns = ("form", "packing", "bytes_sum", "bytes_count", "rows_sum")
+    yield from zip(*(sums[name].to_pylist() for name in columns), strict=True)
 
 
 def reasons_to_read_all(previous: Manifest, options: Mapping[str, object]) -> list[str]:
@@ -105,8 +131,8 @@ def decide_carry_over(
     `retry_rejected` are the flags of these names.
     """
     if not previous:
-        return _read_all(shards), infer_kept_types(shards, head, fields, file_io)
-    carry_over = _compare(previous, shards, compare, retry_rejected=retry_rejected)
+        return _read_all(shards, head), infer_kept_types(shards, head, fields, file_io)
+    carry_over = _compare(previous, shards, head, compare, retry_rejected=retry_rejected)
     if len(carry_over.read) == len(shards):
         return carry_over, infer_kept_types(shards, head, fields, file_io)
     known = stored_schema(previous.manifest)
@@ -116,7 +142,7 @@ def decide_carry_over(
     if can_widen(known, types.final, without_values):
         return carry_over, replace(types, stored=known)
     note = "every shard is read: new or changed ones give the kept fields types that the current snapshot's cannot get"
-    return _read_all(shards, note), infer_kept_types(shards, head, fields, file_io)
+    return _read_all(shards, head, note), infer_kept_types(shards, head, fields, file_io)
 
 
 def stored_schema(manifest: Mapping[str, object]) -> pa.Schema:
@@ -134,13 +160,14 @@ def stored_schema(manifest: Mapping[str, object]) -> pa.Schema:
         ) from None
 
 
-def _read_all(shards: ShardTable, *notes: str) -> CarryOver:
+def _read_all(shards: ShardTable, head: Head, *notes: str) -> CarryOver:
     """Return that all shards are read, into one segment."""
     nulls = {
         name: pa.nulls(len(shards), LISTED_SCHEMA.field(name).type) for name in ("rows", "without_texts", "damaged")
     }
     segment = pa.array(np.zeros(len(shards), np.int32))
-    return CarryOver(_listed(shards.table, {"segment": segment, **nulls}), notes=list(notes))
+    rows = estimate_rows(shards.table, head)
+    return CarryOver(_listed(shards.table, {"segment": segment, **nulls}), rows, notes=list(notes))
 
 
 def _listed(shards: pa.Table, more: Mapping[str, pa.Array]) -> pa.Table:
@@ -149,7 +176,7 @@ def _listed(shards: pa.Table, more: Mapping[str, pa.Array]) -> pa.Table:
     return table.sort_by([("segment", "ascending"), ("path", "ascending")])
 
 
-def _compare(snapshot: Snapshot, shards: ShardTable, compare: str, *, retry_rejected: bool) -> CarryOver:
+def _compare(snapshot: Snapshot, shards: ShardTable, head: Head, compare: str, *, retry_rejected: bool) -> CarryOver:
     """Return what a run with these shards keeps of a snapshot that was made with equal options.
 
     Raises:
@@ -181,7 +208,8 @@ def _compare(snapshot: Snapshot, shards: ShardTable, compare: str, *, retry_reje
     ]
     read = shards.table.filter(pc.is_null(places))
     lost_rows = int(rows[~kept].sum())
-    numbers = choose_segments(remainders, max(estimate_rows(read), len(read)), max(lost_rows, int((~kept).sum())))
+    new_rows = estimate_rows(read, head, before)
+    numbers = choose_segments(remainders, max(new_rows, len(read)), max(lost_rows, int((~kept).sum())))
     moved = np.full(len(segments), len(numbers), np.int32)  # to the new number of each segment
     moved[numbers] = np.arange(len(numbers))
 
@@ -193,6 +221,7 @@ def _compare(snapshot: Snapshot, shards: ShardTable, compare: str, *, retry_reje
     files = [file for file in snapshot.files if alive[file.segment]]
     return CarryOver(
         inputs=_listed(shards.table, {"segment": segment, **columns}),
+        new_rows=new_rows,
         files=_group([file for file in files if file.name not in lost], moved, len(numbers)),
         dropped=before.filter(is_dropped).select(DROPPED_SCHEMA.names),
         dropped_rows=int(rows[is_dropped.to_numpy(zero_copy_only=False)].sum())

@@ -19,7 +19,7 @@ from ..snapshots.manifest import Lookup, Manifest
 from ..snapshots.run_directory import is_complete, list_runs, read_canary
 from ..snapshots.snapshot import Snapshot
 from ..terminal import plural
-from .carry_over import CarryOver, estimate_rows, files_to_search
+from .carry_over import CarryOver, files_to_search
 
 LOOKUP_BYTES = 64 << 20  # of earlier hashes that are read in any case to look up new contents
 
@@ -62,7 +62,7 @@ def find_earlier_vectors(
     notes += left.notes
     files, lookup, unpublished = list[str](), Lookup(rows=0, bytes=0, left_out=0), left.files
     if reusable:
-        worth = _bytes_worth_reading(output, model.fingerprint, estimate_rows(carry_over.read.table))
+        worth = _bytes_worth_reading(output, model.fingerprint, carry_over.new_rows)
         files, lookup, left_out = files_to_search(carry_over, reusable, worth)
         notes += left_out
         known = {file.name for file in reusable.files}

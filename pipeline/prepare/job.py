@@ -36,7 +36,7 @@ from ..snapshots.earlier_lists import SnapshotLists
 from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA
 from ..snapshots.manifest import Manifest, ModelFile
 from ..snapshots.snapshot import Snapshot, check_not_nested
-from .carry_over import CarryOver, decide_carry_over, estimate_rows, reasons_to_read_all
+from .carry_over import CarryOver, decide_carry_over, reasons_to_read_all
 from .earlier_vectors import EarlierVectors, find_earlier_vectors
 from .unchanged import Listing, deciding_options, list_shards, model_files
 
@@ -240,7 +240,7 @@ def prepare_job(options: EmbedOptions, head: Head | None = None, listing: Listin
     earlier = find_earlier_vectors(output, current, model.info, carry_over, dedupe=not options.no_dedupe)
 
     listed = Listed.of(carry_over)
-    rows = estimate_rows(carry_over.read.table)
+    rows = carry_over.new_rows
     return Job(
         output=output,
         given=options.given,

@@ -20,6 +20,7 @@ from tests.support.paths import ROOT
 
 PRELOAD = [
     "tests.support.slow_run",
+    "tests.support.media_night",
     "tests.support.object_stores",
     "audioclip_beam.model.text.encoder",
     "audioclip_beam.pipeline.cli.commands",

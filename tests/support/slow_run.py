@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     run(EmbedCorpus(options, LoggingHead(log)), options)
 
 
+def killed_at(root: str, nth: int, *, late: bool) -> AbstractContextManager[None]:
+    """Return a block in which this process is killed at the `nth` effect on a file below `root`, or after it with `late`."""
+    end = partial(os.kill, os.getpid(), signal.SIGKILL)
+    return Faults(Path(root)).armed(Fault("any", nth, late=late, meanwhile=end))
+
+
 def crashing_run(root: str, output: str, nth: int, late: bool) -> None:
     """Embed the shards in `root`/in into `root`/`output`; the process is killed at the `nth` effect on a file there.
 
@@ -52,7 +59,5 @@ def crashing_run(root: str, output: str, nth: int, late: bool) -> None:
     options = EmbedOptions(
         [], input=[f"{root}/in/*.jsonl"], output=f"{root}/{output}", id_field="id", max_file_rows=5, unique_ids=True
     )
-    end = partial(os.kill, os.getpid(), signal.SIGKILL)
-    fault = Fault("any", nth, late=late, meanwhile=end)
-    with Faults(Path(root)).armed(fault):
+    with killed_at(root, nth, late=late):
         run(EmbedCorpus(options, StubHead()), options)
