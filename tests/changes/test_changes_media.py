@@ -13,7 +13,7 @@ from tests.support.stub_media import StubSounds, embed_media
 
 
 def test_entries_of_a_list_change_with_their_file_and_their_part_of_it(tmp_path: Path) -> None:
-    """The content, its file or its part, or a kept field: each is a change; a row that moved in the list is none."""
+    """The content, its file or its part, or a kept field: each is a change; a row that moved in the list has none."""
     for name, samples in (("a", 2000), ("b", 1600)):
         (tmp_path / f"{name}.wav").write_bytes(sound_file(samples=samples, rate=8000))
     (tmp_path / "copy.wav").write_bytes((tmp_path / "a.wav").read_bytes())
