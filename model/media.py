@@ -116,6 +116,7 @@ class MediaHead:
 
     name: str
     item: str
+    items: str
     content = Column("file", "file")
     content_columns: tuple[Column, ...] = ()
     by_reference = True

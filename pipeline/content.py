@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -20,6 +21,8 @@ from .schemas import CONTENT_HASH
 DIGEST = "BLAKE2B-128"  # of bytes, as `checksum` names it
 
 NOT_LISTED = -1
+
+_CHECKSUM = re.compile(f"{DIGEST}:([0-9a-f]{{32}})")
 
 
 def content_hash(contents: pa.Array) -> pa.FixedSizeBinaryArray:
@@ -120,6 +123,14 @@ def digest_in(checksum: str) -> bytes:
 def checksum_of(digest: bytes) -> str:
     """Return the checksum, as the column FILE has it, of bytes with that digest."""
     return f"{DIGEST}:{digest.hex()}"
+
+
+def digests_of(checksums: pa.Array) -> list[bytes | None]:
+    """Return the digests in checksums of the column FILE; None for what is not one."""
+    return [
+        bytes.fromhex(found[1]) if value is not None and (found := _CHECKSUM.fullmatch(value)) else None
+        for value in checksums.to_pylist()
+    ]
 
 
 def uri_of(path: str) -> str:

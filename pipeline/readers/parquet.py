@@ -37,7 +37,7 @@ from .parquet_limits import (
     type_can_stay_encoded,
 )
 from .reader import GROUP_BYTES, FieldSummary, too_long
-from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Shard
+from .shard import BATCH_BYTES, RECORD_BYTES, Batches, Part, Record, Shard
 
 MAX_ROWS = 2**62
 
@@ -137,6 +137,27 @@ def row_group_sizes(handle: IO[bytes]) -> list[tuple[int, int, int]]:
             (count, sum(column.length for column in group.columns), group.place)
             for count, group in zip(rows, groups, strict=True)
         ]
+
+
+def read_record(handle: IO[bytes], fields: Fields, shard: Shard, row: int, max_bytes: int) -> Record | None:
+    """Return the fields of a record by its number.
+
+    None: There is no such row, it is too long, or these fields of its row group have more than `max_bytes` in the file.
+    Raises DamagedShard if the file cannot be read up to there.
+    """
+    with arrow_damage():
+        file, groups = open_parquet(handle)
+        leaves = leaves_of(file.schema, needed_columns(file.schema_arrow, fields))
+        ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(len(groups))], dtype=np.int64)
+        number = int(np.searchsorted(ends, row, "right"))
+        if number == len(groups) or sum(groups[number].columns[leaf].length for leaf in leaves) > max_bytes:
+            return None
+        first = int(ends[number]) - file.metadata.row_group(number).num_rows
+    part = Part(shard, shard.bytes, first=number, end=number + 1, row=first, place=groups[number].place)
+    for start, batch in _batches(handle, fields, part):
+        if not isinstance(batch, BadRow) and start <= row < start + batch.num_rows:
+            return next(iter(records_of(batch.slice(row - start, 1))))
+    return None
 
 
 def _batches(handle: IO[bytes], fields: Fields, part: Part) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:

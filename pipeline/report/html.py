@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -122,7 +122,7 @@ def render(
         mapped=mapped,
         sample_rows=f"{len(labels):,}",
         vectors=f"{manifest['totals']['vectors']:,}",
-        rows=_rows(head, sample, labels),
+        rows=_rows(manifest, sample, labels),
         **_changes(manifest, previous),
     )
 
@@ -284,10 +284,12 @@ def _amounts(manifest: Manifest, head: Head) -> list[str]:
     return amounts
 
 
-def _rows(head: Head, sample: Directions, labels: Sequence[str]) -> list[_Row]:
+def _rows(manifest: Manifest, sample: Directions, labels: Sequence[str]) -> list[_Row]:
     """Return PROBES rows of a sample: those with the least and the greatest size, and others; each with its nearest rows."""
     if not labels:
         return []
+    head = find_head(manifest["head"])
+    fields = cast(Sequence[str], manifest["options"].get(head.field_flag.removeprefix("--")) or ())
     sizes = sample.rows["size"].to_numpy()
     extremes = {int(sizes.argmin()): "the least of the sample", int(sizes.argmax()): "the greatest of the sample"}
     if sizes.min() == sizes.max():
@@ -299,7 +301,7 @@ def _rows(head: Head, sample: Directions, labels: Sequence[str]) -> list[_Row]:
     near = [nearest_rows(sample.vectors, probe, NEIGHBORS) for probe in probes]
     places = list(dict.fromkeys([*probes, *(other for found in near for _, other in found)]))
     values = sample.rows.take(pa.array(places)).to_pylist()
-    shown = dict(zip(places, zip(values, make_previews(head, values), strict=True), strict=True))
+    shown = dict(zip(places, zip(values, make_previews(head, values, fields), strict=True), strict=True))
     rows = []
     for probe, found in zip(probes, near, strict=True):
         row, preview = shown[probe]

@@ -148,7 +148,7 @@ def size_histogram(
 
 def _size_range(first: int, step: int, cap: int, *, continuous: bool) -> str:
     """Return the sizes of a column that begins with `first`, in words."""
-    if first >= cap:
+    if first + step > cap:
         return f"{first:,} or more"
     if continuous:
         return f"{first:,} to {first + step:,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,10 @@ from ..io.locate import locate
 from ..io.paths import base_name, given_path, is_local, scheme_of
 from ..io.timeout_reader import NoDataError, call_within
 from ..io.versions import ListedFile
+from ..readers.fields import Fields, lookup
 from ..readers.media import digest_of
+from ..readers.parquet import read_record
+from ..readers.shard import Shard
 from ..terminal import printable
 
 PICTURE_BYTES = 3000  # of a small picture; Base64 makes a third more of it
@@ -31,6 +35,8 @@ ALL_SECONDS = 60  # for all previews of a page
 THREADS = 4
 
 URL_BYTES = 4000  # of a link
+
+CHANGED = "the file has changed since it was embedded"
 
 # Media types of sounds that browsers play.
 PLAYED = frozenset(
@@ -53,12 +59,15 @@ class Preview:
     note: str = ""
 
 
+_ROW = re.compile("#([0-9]{1,18})$")  # at the end of an id
+
+
 class _NoPreview(Exception):
     """Why a content has no preview."""
 
 
-def make_previews(head: Head, rows: Sequence[Mapping[str, Any]]) -> list[Preview]:
-    """Return the previews of rows, which have the columns of a sample.
+def make_previews(head: Head, rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[Preview]:
+    """Return the previews of rows, which have the columns of a sample; `fields` are those of their contents in Parquet.
 
     Of each picture of up to FILE_BYTES all bytes are read, of sounds none. A file that cannot be read costs its preview
     alone, and files that are not read in time cost theirs.
@@ -67,14 +76,9 @@ def make_previews(head: Head, rows: Sequence[Mapping[str, Any]]) -> list[Preview
         return [Preview()] * len(rows)
     make, end = _MAKERS[head.preview], time.monotonic() + ALL_SECONDS
 
-    def preview(row: Mapping[str, Any]) -> Preview:
-        left = end - time.monotonic()
+    def attempt(row: Mapping[str, Any], seconds: float) -> Preview:
         try:
-            if left <= 0:
-                raise _NoPreview("the files of other rows took too long to read")
-            return call_within(row["file"]["uri"], left, lambda: make(cast(MediaHead, head), row, left))
-        except NoDataError:
-            return Preview(note=f"The file could not be read in {left:.0f} s.")
+            return make(cast(MediaHead, head), row, fields, seconds)
         except _NoPreview as error:
             return Preview(note=f"No preview: {error}.")
         except BadRow as bad:
@@ -82,30 +86,42 @@ def make_previews(head: Head, rows: Sequence[Mapping[str, Any]]) -> list[Preview
         except Exception as error:  # whatever happens to a file, the page is written
             return Preview(note=f"The file cannot be read: {getattr(error, 'strerror', None) or error}")
 
+    def preview(row: Mapping[str, Any]) -> Preview:
+        seconds = end - time.monotonic()
+        if seconds <= 0:
+            return Preview(note="No preview: it took too long to read the files of other rows.")
+        try:
+            return call_within(row["file"]["uri"], seconds, lambda: attempt(row, seconds))
+        except NoDataError:
+            return Preview(note=f"The file could not be read in {seconds:.0f} s.")
+
     with ThreadPoolExecutor(THREADS, "previews") as pool:
         return list(pool.map(preview, rows))
 
 
-def _picture(head: MediaHead, row: Mapping[str, Any], seconds: float) -> Preview:
-    file = _locate(head, row, seconds)
+def _picture(head: MediaHead, row: Mapping[str, Any], fields: Sequence[str], seconds: float) -> Preview:
     offset, size = row["file"]["offset"] or 0, row["file"]["size"]
     if size > FILE_BYTES:
-        raise _NoPreview(f"the picture has {size:,} bytes")
-    content = FileIO(seconds).read_range(file, offset, size)
+        raise _NoPreview(f"the {head.item} has {size:,} bytes")
+    file = _locate(head, row, seconds)
+    if _is_inside(head, row, file):
+        content = _read_from_parquet(row, file, fields, seconds)
+    else:
+        content = FileIO(seconds).read_range(file, offset, size)
     if checksum_of(digest_of(content)) != row["file"]["checksum"]:
-        raise _NoPreview("the file has changed since it was embedded")
+        raise _NoPreview(CHANGED)
     data = base64.b64encode(head.thumbnail(content, PICTURE_BYTES)).decode()
     return Preview(picture=f"data:image/webp;base64,{data}")
 
 
-def _player(head: MediaHead, row: Mapping[str, Any], seconds: float) -> Preview:
+def _player(head: MediaHead, row: Mapping[str, Any], fields: Sequence[str], seconds: float) -> Preview:
     value = row["file"]
     path = given_path(value["uri"])
     if not is_local(path):
         raise _NoPreview(f"a browser cannot open {scheme_of(path)}://")
-    _locate(head, row, seconds)
-    if value["offset"] is not None:
-        raise _NoPreview(f"the sound is inside of {_name(path)}")
+    file = _locate(head, row, seconds)
+    if value["offset"] is not None or _is_inside(head, row, file):
+        raise _NoPreview(f"the {head.item} is inside of {_name(path)}")
     if value["content_type"] not in PLAYED:
         raise _NoPreview("browsers do not play files of this kind")
     start, end, duration = (row[name] for name in ("start", "end", "duration"))
@@ -119,16 +135,39 @@ _MAKERS = {"picture": _picture, "player": _player}
 
 
 def _locate(head: MediaHead, row: Mapping[str, Any], seconds: float) -> ListedFile:
-    """Return the file that has the bytes of a row. Raise BadRow if it is gone, _NoPreview if they are not there."""
+    """Return the file that has the bytes of a row. Raise BadRow if it is gone, _NoPreview if it has others."""
     value = row["file"]
-    path = given_path(value["uri"])
-    file = locate(path, seconds)
-    whole = value["offset"] is None
-    if whole and content_type_of(path, head.types) is None and file.size != value["size"]:
-        raise _NoPreview(f"inside of {_name(path)} the {head.item} cannot be read by itself")
-    if (file.size != value["size"]) if whole else (file.size < value["offset"] + value["size"]):
-        raise _NoPreview("the file has changed since it was embedded")
+    file = locate(given_path(value["uri"]), seconds)
+    if value["offset"] is not None:
+        changed = file.size < value["offset"] + value["size"]
+    else:
+        changed = file.size != value["size"] and not _is_inside(head, row, file)
+    if changed:
+        raise _NoPreview(CHANGED)
     return file
+
+
+def _is_inside(head: MediaHead, row: Mapping[str, Any], file: ListedFile) -> bool:
+    """Return whether the bytes of a row are inside of a file of another kind, at a place that is not known."""
+    value = row["file"]
+    return value["offset"] is None and value["size"] != file.size and content_type_of(file.path, head.types) is None
+
+
+def _read_from_parquet(row: Mapping[str, Any], file: ListedFile, fields: Sequence[str], seconds: float) -> bytes:
+    """Return the bytes that one of the fields has in a row of Parquet, whose number is in the row's id."""
+    number = _ROW.search(row["label"])
+    shard = Shard(file.path, "", "parquet", None, file.size, file.version)
+    with FileIO(seconds).open_version(file) as handle:
+        handle.seek(-4, os.SEEK_END)
+        if not number or handle.read(4) != b"PAR1":
+            raise _NoPreview(f"it cannot be read by itself from {_name(file.path)}")
+        for field in fields:
+            record = read_record(handle, Fields(field, by_reference=True), shard, int(number[1]), FILE_BYTES)
+            value = None if record is None else lookup(record, field)
+            content = value.get("bytes") if isinstance(value, Mapping) else value
+            if isinstance(content, bytes) and checksum_of(digest_of(content)) == row["file"]["checksum"]:
+                return content
+    raise _NoPreview(f"it was not found in {_name(file.path)}, or has too large a row group there")
 
 
 def _name(path: str) -> str:

@@ -61,8 +61,8 @@ def read_sample(output: str, snapshot: str, head: Head, files: Sequence[FileInfo
     theirs; among these the lowest hashes do.
 
     Columns: label, size (the head's size column), `file` and the head's content columns if rows refer to their content, the
-    kept fields with KEPT before their names, as far as their values are short, and the vectors. `label` has the beginnings
-    of contents that are strings and are stored, and else the ids.
+    kept fields as strings with KEPT before their names, as far as their values are short, and the vectors. `label` has the
+    beginnings of contents that are strings and are stored, and else the ids.
 
     Raises:
         SnapshotError: One of the files that are read is missing or damaged.
@@ -134,7 +134,7 @@ def _read_hashes(group: _Group, remedy: str) -> pa.FixedSizeBinaryArray:
 def _choose(hashes: pa.FixedSizeBinaryArray) -> NDArray[np.int64]:
     """Return the places of up to SAMPLE_ROWS of n rows, first to last as read_sample orders them.
 
-    The last 32 bits of the hash of a recording's part is its number, which is not random.
+    The last 32 bits of the hash of a recording's part are its number.
     """
     words = hash_words(hashes)  # [n, 4]
     first, second, third, number = (words[:, place].astype(np.uint32) for place in range(4))
@@ -162,25 +162,27 @@ def _read_rows(group: _Group, places: NDArray[np.int64], head: Head, remedy: str
         shown |= {f"{KEPT}{field.name}": field.name for field in kept} | {EMBEDDING: EMBEDDING}
         columns, batches, start = list(dict.fromkeys(shown.values())), list[pa.RecordBatch](), 0
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[group.number], columns=columns, use_threads=False):
-            if not len(places) or start > places[-1]:
-                break
             inside = places[(places >= start) & (places < start + batch.num_rows)] - start
             chosen = batch.take(pa.array(inside))
-            arrays = [_shorten(chosen.column(name)) for name in shown.values()]
-            batches.append(pa.RecordBatch.from_arrays(arrays, list(shown)))
+            batches.append(
+                pa.RecordBatch.from_arrays([_shown(name, chosen[of]) for name, of in shown.items()], list(shown))
+            )
             start += batch.num_rows
-        fields = [pa.field(name, schema.field(column).type) for name, column in shown.items()]
-        return pa.Table.from_batches(batches, None if batches else pa.schema(fields))
+            if not len(places) or start > places[-1]:
+                break
+        return pa.Table.from_batches(batches)
 
 
 def _is_short(kind: pa.DataType) -> bool:
     """Return whether values of a kept field can be shown in a few words."""
-    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind)) or _is_string(kind)
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind)) or kind in (pa.string(), pa.large_string())
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string())
-
-
-def _shorten(column: pa.Array) -> pa.Array:
-    return pc.utf8_slice_codeunits(column, 0, SHOWN_CHARACTERS) if _is_string(column.type) else column
+def _shown(name: str, column: pa.Array) -> pa.Array:
+    """Return the column of this name in a sample; a kept field, whatever its type, as strings."""
+    if not name.startswith(KEPT) and name != "label":
+        return column
+    try:
+        return pc.utf8_slice_codeunits(column.cast(pa.string()), 0, SHOWN_CHARACTERS)
+    except pa.ArrowException:  # of a type that is not made a string, or a time zone that this machine does not know
+        return pa.nulls(len(column), pa.string())

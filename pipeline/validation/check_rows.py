@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...model.fingerprint import PROVENANCE_PARTS
-from ..content import content_hash
+from ...model.media import MediaHead, RowIdentity
+from ..content import content_hash, digests_of
 from ..errors import SnapshotError, convert_temporary_errors, first_line
 from ..io.paths import join
 from ..io.timeout_reader import open_to_read
-from ..schemas import CONTENT_HASH, kept_fields, reasons_of, rejected_schema
+from ..schemas import CONTENT_HASH, FILE, kept_fields, reasons_of, rejected_schema
 from ..search.top_k import vectors_of
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import BATCH_ROWS, UNREADABLE, Snapshot
@@ -72,6 +75,7 @@ class RowChecks:
         self.readable, self.schema, self.ids = Check("readable"), Check("schema"), Check("ids")
         self.vectors, self.hashes = Check("vectors"), Check("hashes")
         self.sizes, self.counts = Check(self.head.unit), Check("counts")
+        self.sources = Check("sources")
         self._ids = DuplicateFinder()
         self._kept: pa.Schema | None = None  # kept fields of the first file
         self._reasons, self._contents = Counter[str](), Counter[str]()
@@ -126,7 +130,11 @@ class RowChecks:
                 self.counts.add_fault(f"the shard {name!r:.80} has {self._of_shards[place]} rows, expected {rows}")
         self.counts.summary = "as in the manifest and in the list of shards"
         self._check_ids()
-        return [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.sizes, self.counts]
+        checks = [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.sizes, self.counts]
+        if self.head.by_reference:
+            self.sources.summary = "references to files, and the ids and hashes that follow from them"
+            checks.insert(-2, self.sources)
+        return checks
 
     def _check_part(self, info: FileInfo, file: pq.ParquetFile) -> None:
         if not self._check_schema(info, file):
@@ -244,6 +252,32 @@ class RowChecks:
         self._contents.update(extent_of(batch, self.head))
         for faulty, what in self._columns.add(columns):
             _add_row_faults(self.sizes, batch, pa.array(faulty), what)
+        if self.head.by_reference:
+            self._check_sources(batch, columns)
+
+    def _check_sources(self, batch: pa.RecordBatch, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Check the column `file`, and that ids and hashes are those of what it names."""
+        head, file = cast(MediaHead, self.head), batch.column(self.head.content.name)
+        uri, offset, size, kind, checksum = (file.field(field.name) for field in FILE)
+        digests = digests_of(checksum)
+        known = pc.is_in(kind, value_set=pa.array(sorted(set(head.types.values())), pa.string()))
+        for faulty, what in (
+            (pc.equal(uri, ""), "names no file"),
+            (pc.less(pc.fill_null(size, 0), 1), "has a file without a size"),
+            (pc.less(pc.fill_null(offset, 0), 0), "has an offset below 0"),
+            (pc.and_(pc.is_valid(kind), pc.invert(known)), f"has a media type that {head.items} do not have"),
+            (pa.array([digest is None for digest in digests]), "has a file without a checksum"),
+        ):
+            _add_row_faults(self.sources, batch, faulty, what)
+        places = pa.array([place for place, digest in enumerate(digests) if digest is not None], pa.int64())
+        rows = RowIdentity(
+            batch.column("id").take(places).to_pylist(),
+            batch.column(CONTENT_HASH.name).take(places).to_pylist(),
+            [digest for digest in digests if digest is not None],
+        )
+        numbers = {name: values[places.to_numpy()] for name, values in columns.items()}
+        for wrong, what in head.row_faults(rows, numbers, self.manifest["options"]):
+            _add_row_faults(self.sources, batch.take(places), pa.array(wrong), what)
 
     def _check_ids(self) -> None:
         count, examples = self._ids.duplicates(MAX_EXAMPLES)

@@ -22,7 +22,7 @@ from audioclip_beam.model.fingerprint import PROVENANCE_PARTS, REQUIRED_PARTS
 from audioclip_beam.model.head import BadRow, Column, Encoder, EncoderSettings, Flag, Head, Measure, ModelInfo
 from audioclip_beam.model.image.head import IMAGE
 from audioclip_beam.model.image.settings import MAX_IMAGE_BYTES, ImageSettings
-from audioclip_beam.model.media import MediaHead
+from audioclip_beam.model.media import MediaHead, RowIdentity
 from audioclip_beam.model.text.head import MAX_TEXT_BYTES, TEXT, TextSettings
 from audioclip_beam.pipeline.flags import defaults, head_flags
 from audioclip_beam.pipeline.schemas import REASONS, part_schema, reasons_of, rejected_schema, row_schema
@@ -548,6 +548,38 @@ def _content_values(case: Case) -> Iterator[tuple[Any, ...]]:
     for content in case.contents:
         (part,) = head.parts(BytesIO(content), len(content), bytes(16), case.settings)
         yield part.values
+
+
+def test_pages_can_show_contents(case: Case) -> None:
+    """By nothing, a player, or a small picture, which is made of every content that can be embedded, and of no other."""
+    assert case.head.preview in ("", "picture", "player")
+    if case.head.preview != "picture":
+        return
+    head = cast(MediaHead, case.head)
+    for content in case.contents:
+        small = head.thumbnail(content, 1000)
+        assert len(small) <= 1000
+        assert small[:4] + small[8:12] == b"RIFFWEBP"
+    for content, reason in case.faulty.items():
+        with pytest.raises(BadRow) as caught:
+            head.thumbnail(content, 1000)
+        assert caught.value.reason == reason
+
+
+def test_hashes_follow_from_the_files_of_rows(case: Case) -> None:
+    """`validate` finds no fault in rows as readers make them, and finds a hash of another file."""
+    if not case.head.by_reference:
+        return
+    head, digest = cast(MediaHead, case.head), bytes(range(16))
+    content = case.contents[0]
+    (part,) = head.parts(BytesIO(content), len(content), digest, case.settings)
+    columns = {
+        column.name: np.array([value], column.type)
+        for column, value in zip(head.content_columns, part.values, strict=True)
+    }
+    for found, faulty in ((digest, False), (bytes(16), True)):
+        rows = RowIdentity([f"id{part.fragment}"], [part.hash], [found])
+        assert any(wrong.any() for wrong, _ in head.row_faults(rows, columns, case.options)) == faulty
 
 
 def test_work_is_described_in_the_words_of_the_head(case: Case, encoder: Encoder) -> None:

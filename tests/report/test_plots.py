@@ -84,6 +84,24 @@ def test_size_histogram() -> None:
     assert_inside(chart)
 
 
+def test_sizes_of_a_wide_range_share_columns() -> None:
+    """So the page stays small; those that are measured are from one size to another."""
+    counts = {100: 1, 4032: 7, 4079: 2, 8192: 5}
+    chart = plots.size_histogram(counts, "pixels", None, 8192)
+    assert titles(chart) == [
+        "100 to 199 pixels: 1 row",
+        "4,000 to 4,099 pixels: 9 rows",
+        "8,100 or more pixels: 5 rows",
+    ]
+    assert len(columns(chart.shapes[0])) == 82
+    assert {"0", "2,000", "8,000"} <= set(labels(chart))
+    assert_inside(chart)
+    chart = plots.size_histogram({0: 3, 12: 1, 600: 2}, "seconds", None, 600, continuous=True)
+    assert titles(chart) == ["0 to 5 seconds: 3 rows", "10 to 15 seconds: 1 row", "600 or more seconds: 2 rows"]
+    assert titles(plots.size_histogram({0: 3}, "seconds", None, 600, continuous=True)) == ["0 to 1 seconds: 3 rows"]
+    assert_inside(chart)
+
+
 def test_the_limit_of_the_model_is_marked() -> None:
     """Also if no text comes near it; a head without a limit has no mark."""
     chart = plots.size_histogram({3: 1}, "tokens", 77, 128)

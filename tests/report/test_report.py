@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,12 +20,11 @@ from audioclip_beam.pipeline.metrics import OUTCOMES
 from audioclip_beam.pipeline.publish import publish_snapshot as publish_module
 from audioclip_beam.pipeline.report.html import ensure_report
 from audioclip_beam.pipeline.report.sample import read_sample
-from audioclip_beam.pipeline.snapshots.commit import current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
-from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.run_directory import run_path
 from tests.support.browser import CHROMIUM, contrast, show_page
 from tests.support.corpus import embed, write_jsonl
+from tests.support.pages_of_reports import Page, manifest_of, page_of
 from tests.support.preloaded import preloaded_programs
 from tests.support.snapshots import edit_manifest, random_batches, write_snapshot
 
@@ -39,34 +37,6 @@ HOSTILE = [
 ]
 
 
-class Page(HTMLParser):
-    """The tags and attributes of a page, and the text of each title in a chart."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: dict[str, set[str]] = {}
-        self.titles: list[str] = []
-        self._path: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._path.append(tag)
-        self.tags.add(tag)
-        for name, value in attrs:
-            self.attributes.setdefault(name, set()).add(value or "")
-        if tag == "title":
-            self.titles.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._path and self._path.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._path and self._path[-1] == "title":
-            self.titles[-1] += data
-
-
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two snapshots of rows with hostile ids and texts."""
@@ -77,16 +47,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "a.jsonl", [*rows[5:], {"id": "<b>x</b>", "text": None}, {"id": "new", "text": "a new text"}])
     embed(folder / "a.jsonl", folder / "out", id_field="id")
     return folder / "out"
-
-
-def page_of(output: Path) -> Path:
-    return Path(run_path(str(output), str(current_name(str(output))))) / "report.html"
-
-
-def manifest_of(output: Path) -> Manifest:
-    manifest = read_manifest(str(output), str(current_name(str(output))))
-    assert manifest is not None
-    return manifest
 
 
 def test_every_snapshot_has_a_page(output: Path) -> None:
