@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -15,9 +16,12 @@ from audioclip_beam.pipeline.changes import find_changes
 from tests.support.corpus import StubHead, embed, read, write_jsonl
 from tests.support.pages import blocks, commands, environment_of_the_tests, read_page, sections
 from tests.support.postgres import postgres_server
+from tests.support.sound_files import sound_file
+from tests.support.stub_media import StubSounds, embed_media
 
 PAGE = read_page("docs/changes.md")
 SECTIONS = sections(PAGE)
+MEDIA = SECTIONS["Sounds and pictures"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,76 @@ def test_pgvector_recipe(folder: Path, postgres: dict[str, str]) -> None:
     assert json.loads(rows) == dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory as that of `folder`, of sounds: one of two windows changes, one is removed, and one is new."""
+    folder = tmp_path_factory.mktemp("sounds")
+    output, clips = folder / "out/sounds", folder / "clips"
+    clips.mkdir()
+    for number, samples in enumerate((8000, 16000, 32000)):
+        (clips / f"it's {number}.wav").write_bytes(sound_file(samples=samples, rate=8000))
+    embed_media(clips / "*.wav", output, StubSounds(1024), window="2")
+    find_changes(str(output), target=str(folder / "first"))
+    (clips / "it's 0.wav").unlink()
+    (clips / "it's 2.wav").write_bytes(sound_file(samples=32000, rate=8000, channels=2))
+    (clips / "new.wav").write_bytes(sound_file(samples=9000, rate=8000))
+    embed_media(clips / "*.wav", output, StubSounds(1024), window="2")
+    find_changes(str(output), target=str(folder / "changes"))
+    return folder
+
+
+def places(rows: list[dict[str, Any]]) -> dict[str, tuple[object, ...]]:
+    """Return what finds the content of each row again, by id."""
+    return {row["id"]: (row["file"]["uri"], row["file"]["checksum"], row["start"], row["end"]) for row in rows}
+
+
+def sounds_in_duckdb(folder: Path) -> list[dict[str, Any]]:
+    with duckdb.connect(str(folder / "sounds.duckdb")) as database:
+        return list(database.sql("SELECT * FROM sounds").to_arrow_table().to_pylist())
+
+
+def sounds_in_qdrant(folder: Path) -> list[dict[str, Any]]:
+    client = QdrantClient(path=str(folder / "captions.qdrant"))
+    payloads = [point.payload for point in client.scroll("captions", limit=100)[0]]
+    client.close()
+    return [payload for payload in payloads if payload]
+
+
+def sounds_in_lancedb(folder: Path) -> list[dict[str, Any]]:
+    import lancedb  # it takes seconds, which other tests need not wait
+
+    return list(lancedb.connect(folder / "captions.lancedb").open_table("captions").to_arrow().to_pylist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows_in"), [("DuckDB", sounds_in_duckdb), ("Qdrant", sounds_in_qdrant), ("LanceDB", sounds_in_lancedb)]
+)
+def test_recipes_for_sounds(
+    name: str, rows_in: Callable[[Path], list[dict[str, Any]]], sounds: Path, tmp_path: Path
+) -> None:
+    """The database has the files and windows of the second snapshot."""
+    code = blocks(MEDIA if name == "DuckDB" else SECTIONS[name], "python")[0]
+    if name == "Qdrant":
+        (columns,) = blocks(MEDIA, "text")
+        assert code.count('columns = ["id", "text"]\n') == 1
+        code = code.replace('columns = ["id", "text"]\n', columns)
+    counts = [run(code, tmp_path, "python", CHANGES=str(sounds / kind)) for kind in ("first", "changes")]
+    assert ["4" in count for count in counts] == [True, True]
+    assert places(rows_in(tmp_path)) == places(read(sounds / "out/sounds").to_pylist())
+
+
+@pytest.mark.slow
+def test_pgvector_recipe_for_sounds(sounds: Path, postgres: dict[str, str]) -> None:
+    """The same for PostgreSQL."""
+    (script,) = blocks(MEDIA, "sh")
+    counts = [run(script, sounds, **postgres, CHANGES=str(sounds / kind)) for kind in ("first", "changes")]
+    assert [int(count.splitlines()[-1]) for count in counts] == [4, 4]
+    query = 'SELECT json_agg(row_to_json(r)) FROM (SELECT id, file, start, "end" FROM sounds) r'
+    rows = json.loads(run(f"psql -At -c '{query}'", sounds, **postgres))
+    assert places(rows) == places(read(sounds / "out/sounds").to_pylist())
+
+
 def test_every_recipe_is_run() -> None:
     """Check that no section was left out."""
-    assert list(SECTIONS) == ["DuckDB", "Qdrant", "LanceDB", "PostgreSQL with pgvector"]
+    assert list(SECTIONS) == ["DuckDB", "Qdrant", "LanceDB", "PostgreSQL with pgvector", "Sounds and pictures"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shlex
 import signal
 import subprocess
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from audioclip_beam.pipeline.cli import main
 from tests.support.environments import create_environment
@@ -27,11 +30,14 @@ from tests.support.output_readers import SPARK
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.postgres import postgres_server
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
+from tests.support.stub_media import StubPictures, StubSounds, embed_media
 from tests.support.tools import free_port, require
 
 PAGE = read_page("docs/reading.md")
 SECTIONS = sections(PAGE)
-SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python") and name != "Spark"]
+MEDIA = SECTIONS["Sounds and pictures"]
+ELSEWHERE = "Spark", "Sounds and pictures"  # these have their own tests
+SNIPPETS = [name for name, text in SECTIONS.items() if blocks(text, "python") and name not in ELSEWHERE]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,42 @@ def test_spark_prints_what_the_page_says(folder: Path, environment: dict[str, st
 def test_every_reader_has_its_snippet() -> None:
     """Check that no snippet was left out by accident."""
     assert SNIPPETS == ["pyarrow", "DuckDB", "Polars", "pandas", "Hugging Face datasets", "LanceDB", "FAISS"]
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with snapshots of the examples, by stubs, and of the pictures in a tar."""
+    folder = tmp_path_factory.mktemp("media")
+    embed_media(ROOT / "examples/sounds/*", folder / "out/sounds", StubSounds(1024))
+    embed_media(ROOT / "examples/pictures/*", folder / "out/pictures", StubPictures(1024))
+    with tarfile.open(folder / "pictures.tar", "w") as tar:
+        tar.add(ROOT / "examples/pictures", ".")
+    embed_media(folder / "pictures.tar", folder / "out/tar", StubPictures(1024))
+    return folder
+
+
+@pytest.mark.slow
+def test_readers_of_sounds_and_pictures(media: Path) -> None:
+    """Run the snippets; the last one writes contents that can be decoded, and the same of pictures in a tar."""
+    variables = {
+        **environment_of_the_tests(),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(media / "hub"),
+        "TQDM_DISABLE": "1",
+    }
+    export, *_ = commands(MEDIA)
+    names = "printenv SOUNDS; printenv PICTURES"
+    (output,) = run_blocks(f"```sh\n{export}; {names}\n```", "sh", media, environment=variables).values()
+    variables |= dict(zip(("SOUNDS", "PICTURES"), output.split(), strict=True))
+    run_blocks(MEDIA, "python", media, environment=variables)
+    clips = pq.read_table(media / "audio.parquet").to_pylist()
+    lengths = {row["id"]: soundfile.info(io.BytesIO(row["audio"]["bytes"])).duration for row in clips}
+    assert lengths == {row["id"]: pytest.approx(row["end"] - row["start"], abs=1e-4) for row in clips}
+    pictures = {row["image"]["bytes"] for row in pq.read_table(media / "image.parquet").to_pylist()}
+    assert pictures == {path.read_bytes() for path in (ROOT / "examples/pictures").iterdir()}
+    variables["PICTURES"] = str(directory_of(media / "out/tar"))
+    run_blocks(f"```python\n{blocks(MEDIA, 'python')[-1]}```", "python", media, environment=variables)
+    assert pictures == {row["image"]["bytes"] for row in pq.read_table(media / "image.parquet").to_pylist()}
 
 
 @pytest.mark.slow

@@ -38,7 +38,9 @@ class StubMediaEncoder:
         self.run_call: Callable[[Callable[[], Any]], Any] | None = None
 
     def encode_rows(self, contents: Sequence[Any]) -> Encoding:
-        vectors = np.stack([vector_of(content) for content in contents]) if contents else np.empty((0, DIM), np.float32)
+        vectors = np.empty((len(contents), self.dim), np.float32)
+        for place, content in enumerate(contents):
+            vectors[place] = np.resize(vector_of(content), self.dim)
         errors = {
             place: ContentError("not decodable", "it is broken")
             for place, content in enumerate(contents)
@@ -64,15 +66,18 @@ def vector_of(content: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.frombuffer(hashlib.blake2b(data, digest_size=DIM).digest(), np.uint8).astype(np.float32) + 1
 
 
-def _info(name: str, settings: EncoderSettings) -> ModelInfo:
+def _info(name: str, settings: EncoderSettings, dim: int) -> ModelInfo:
     parts = {"scheme": SCHEME, "head": name, "weights": "stub", **settings.fingerprint_parts()}
-    return ModelInfo(name, "stub", "0" * 64, True, DIM, parts)
+    return ModelInfo(name, "stub", "0" * 64, True, dim, parts)
 
 
 class _Stub:
     """What both heads have instead of a model."""
 
     name: str
+
+    def __init__(self, dim: int = DIM) -> None:
+        self.dim = dim
 
     def settings(self, options: Any) -> Any:
         return replace(super().settings(options), device="cpu")  # type: ignore[misc]
@@ -84,10 +89,10 @@ class _Stub:
         return None
 
     def describe(self, settings: Any, files: Any) -> ModelInfo:
-        return _info(self.name, settings)
+        return _info(self.name, settings, self.dim)
 
     def load(self, settings: Any, files: Any, device: str) -> Any:
-        return StubMediaEncoder(_info(self.name, settings))
+        return StubMediaEncoder(_info(self.name, settings, self.dim))
 
 
 class StubSounds(_Stub, AudioHead):
