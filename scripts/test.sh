@@ -30,6 +30,12 @@ elif [[ ! -x .venv/bin/pytest ]]; then
 fi
 export PATH="$PWD/.venv/bin:$PATH"
 
+# Engines and environments of the tests take minutes to fetch and little of a core, and only the first time.
+if [[ -z "$fast" && $# == 0 ]]; then
+    python -m tests.support.fetch_all &
+    trap "kill $! 2>/dev/null || true" EXIT
+fi
+
 # The folders are installed under other names than they have here; mypy finds them through two links.
 mkdir -p .typecheck/audioclip_beam
 ln -sfn ../../model .typecheck/audioclip_beam/model
@@ -40,9 +46,11 @@ ruff check .
 python scripts/check_words.py
 MYPYPATH=.typecheck mypy -p audioclip_beam.model -p audioclip_beam.pipeline
 
-# Each of the two workers has a core: the threads of models in both would wait for each other, which takes twice the time.
+# The threads of models in several workers would wait for each other, which takes twice the time. Slow tests often wait for
+# other processes: a third worker has the core meanwhile.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-tests=(-n 2 --dist loadfile --no-loadscope-reorder)
+tests=(-n 3 --dist loadfile --no-loadscope-reorder)
+[[ -z "$fast" ]] || tests=(-n 2 --dist loadfile --no-loadscope-reorder)
 [[ -n "$fast$extra" ]] || tests+=(-m "not extra")
 [[ -z "$fast" ]] || tests+=(-m "not slow and not network and not extra")
 [[ -z "$coverage" ]] || tests+=(--cov --cov-report=)

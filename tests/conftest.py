@@ -23,10 +23,13 @@ from tests.support.released_file import write_released
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with a large share of slow tests first, so that no worker works long after the others have ended."""
-    counts = Counter(item.path for item in items)
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path] / counts[item.path])
+    """Put files that take long first, so that no worker works long after the others have ended."""
+    seconds = Counter[Path]()
+    for item in items:
+        seconds[item.path] += (
+            30 if item.get_closest_marker("network") else 3 if item.get_closest_marker("slow") else 0.1
+        )
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 # Garbage collection takes a fifth of the time of the imports and of small runs, which create many objects in few cycles.

@@ -25,8 +25,8 @@ import pytest
 import soundfile
 
 from audioclip_beam.pipeline.cli import main
+from tests.support.engines import spark_python
 from tests.support.environments import create_environment
-from tests.support.output_readers import SPARK
 from tests.support.pages import ROOT, blocks, commands, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.postgres import postgres_server
 from tests.support.snapshots import directory_of, random_batches, write_snapshot
@@ -72,10 +72,9 @@ def test_every_snippet_prints_what_it_says(section: str, folder: Path, environme
 @pytest.mark.slow
 @pytest.mark.network
 def test_spark_prints_what_the_page_says(folder: Path, environment: dict[str, str]) -> None:
-    """Run the snippet of Spark in an environment with Spark 3.5."""
+    """Run the snippet of Spark with Spark 3.5."""
     require("java")
-    python = create_environment("spark", SPARK) / "python"
-    run_blocks(SECTIONS["Spark"], "python", folder, environment=environment, python=python)
+    run_blocks(SECTIONS["Spark"], "python", folder, environment=environment, python=spark_python())
 
 
 def test_every_reader_has_its_snippet() -> None:

@@ -32,7 +32,7 @@ from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support import object_stores
 from tests.support.corpus import StubHead, write_jsonl
-from tests.support.environments import create_environment
+from tests.support.environments import dataflow_environment
 from tests.support.paths import ROOT
 
 IMAGE = "europe-docker.pkg.dev/project/audioclip/audioclip-beam:1"
@@ -218,7 +218,7 @@ def test_the_real_runner_translates_the_job(flags: list[str], request: pytest.Fi
     the tests' processes.
     """
     if importlib.util.find_spec("google.cloud.dataflow_v1beta3") is None:
-        folder = create_environment("dataflow", "apache-beam[gcp]", see_installed=True)
+        folder = dataflow_environment()
         test = f"{Path(__file__)}::{request.node.name}"
         command = [str(folder / "python"), "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", test]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -17,10 +17,8 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.support.environments import create_environment
+from tests.support.environments import supply_chain_environment
 from tests.support.paths import ROOT
-
-TOOLS = ("cyclonedx-bom==7.5.0", "pip-audit==2.10.1")
 
 
 def requirements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -110,7 +108,7 @@ def test_security_contains_the_limits_of_the_code() -> None:
 @pytest.mark.network
 def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
     """It is CycloneDX in JSON, with a version and a package URL for each dependency."""
-    path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
+    path = f"{supply_chain_environment()}:{os.environ['PATH']}"
     command = [str(ROOT / "scripts/sbom.sh"), str(tmp_path / "a.json"), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
@@ -136,7 +134,7 @@ def test_a_script_without_its_tool_is_an_error(tmp_path: Path, script: str) -> N
 @pytest.mark.network
 def test_an_audit_without_a_connection_fails(tmp_path: Path) -> None:
     """A package that could not be looked up does not pass."""
-    path = f"{create_environment('supply-chain', *TOOLS)}:{os.environ['PATH']}"
+    path = f"{supply_chain_environment()}:{os.environ['PATH']}"
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/audit.sh", tmp_path / "scripts")
     for name in ("constraints.txt", "requirements.lock"):

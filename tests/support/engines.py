@@ -40,12 +40,29 @@ JAVA = (
 
 def flink_jars() -> Path:
     """Return the folder of Flink's own jars."""
-    return _fetch("flink-1.19.0", lambda folder: _unpack("apache-flink-libraries==1.19.0", "deps/lib/", folder))
+    return _fetch("flink-1.19.0", lambda folder: _unpack("apache-flink-libraries==1.19.0", {"deps/lib/": "."}, folder))
 
 
 def spark_jars() -> Path:
     """Return the folder of Spark's own jars."""
-    return _fetch("spark-3.5.0", lambda folder: _unpack("pyspark==3.5.0", "deps/jars/", folder))
+    return _spark_home() / "jars"
+
+
+def spark_python() -> Path:
+    """Return a program that runs this Python with PySpark."""
+    home = _spark_home()
+    (py4j,) = (home / "python").glob("py4j-*.zip")
+    script = f'#!/bin/sh\nexport SPARK_HOME={home} PYTHONPATH={home}/python:{py4j}\nexec {sys.executable} "$@"\n'
+    program = home / "run-python"
+    if not program.exists() or program.read_text() != script:
+        program.write_text(script)
+        program.chmod(0o755)
+    return program
+
+
+def _spark_home() -> Path:
+    parts = {"deps/jars/": "jars", "deps/bin/": "bin", "pyspark/": "python/pyspark", "lib/": "python"}
+    return _fetch("pyspark-3.5.0", lambda folder: _unpack("pyspark==3.5.0", parts, folder))
 
 
 def job_server(runner: str) -> Path:
@@ -125,17 +142,19 @@ def _fetch(name: str, fetch: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _unpack(requirement: str, part: str, folder: Path) -> None:
-    """Put the files below `part` of a source distribution into `folder`."""
+def _unpack(requirement: str, parts: Mapping[str, str], folder: Path) -> None:
+    """Put the files below each part of a source distribution into a directory of `folder`."""
     download = folder / "download"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     run_online([*pip, "--constraint", str(ROOT / "constraints.txt"), "--dest", str(download), requirement])
     (archive,) = download.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        for member in tar:
-            if f"/{part}" in member.name and member.isfile():
-                member.name = os.path.basename(member.name)
-                tar.extract(member, folder, filter="data")
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            path = member.name.partition("/")[2]  # without the name of the distribution
+            for part, target in parts.items():
+                if path.startswith(part):
+                    member.name = f"{target}/{path.removeprefix(part)}"
+                    tar.extract(member, folder, filter="data")
     shutil.rmtree(download)
 
 

@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datasets import load_dataset
 
+from tests.support.engines import spark_python
 from tests.support.environments import create_environment
 from tests.support.paths import ROOT
 from tests.support.tools import require, run_online
 
 Vectors = dict[str, list[float]]
-
-SPARK = "pyspark==3.5.0"
 
 ENGINES = ("daft==0.7.26", "datafusion==55.0.0")
 
@@ -65,7 +64,7 @@ def _program(*command: object) -> list[Vectors | str]:
 def spark(paths: Sequence[Path]) -> list[Vectors | str]:
     """Return what Spark's default reader gives."""
     require("java")
-    return _program(create_environment("spark", SPARK) / "python", "-c", _SPARK + _PRINT, *paths)
+    return _program(spark_python(), "-c", _SPARK + _PRINT, *paths)
 
 
 def daft(paths: Sequence[Path]) -> list[Vectors | str]:
