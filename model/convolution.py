@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from .linear import as_tensor
 
 NORM_EPSILON = 1e-5
+TILE = 32  # numbers in bfloat16 of a row of a tile of AMX
 
 
 @dataclass(eq=False)
@@ -58,12 +60,16 @@ class FusedConvolution(Convolution):
 
     def __call__(self, x: Tensor, packed: Packed | None = None, activation: str = "none") -> Tensor:
         """Return the convolution of x [n, in, h, w], followed by "relu", "sigmoid" or "none"."""
+        narrow = self.stride == 2 and x.shape[3] < 3 and x.dtype == torch.bfloat16
+        if narrow:  # oneDNN 3.12 with AMX returns memory that it did not write if the result is one column wide
+            x = F.pad(x, (0, 3 - x.shape[3])).contiguous(memory_format=torch.channels_last)
         weight = self._weight_for(x, packed)
-        return as_tensor(
+        y = as_tensor(
             torch.ops.mkldnn._convolution_pointwise.default(
                 x, weight, self.bias, self.padding, [self.stride] * 2, [1, 1], self.groups, activation, [], ""
             )
         )
+        return y[..., :1].contiguous(memory_format=torch.channels_last) if narrow else y
 
     def add(self, x: Tensor, residual: Tensor, packed: Packed | None = None) -> Tensor:
         """Return relu(residual + convolution of x); residual may be overwritten."""
@@ -113,10 +119,38 @@ def convolution(  # noqa: PLR0917
     weight = weight.contiguous(memory_format=torch.channels_last)
     if weight.device.type != "cpu" or not fused_works(weight.dtype):
         return Convolution(weight, bias, stride, padding, groups)
+    if weight.dtype == torch.bfloat16 and groups > 1 and weight.shape[1] > 1 and has_tiles():
+        weight, groups = merge_groups(weight, groups, TILE // weight.shape[1])
     fused = FusedConvolution(weight, bias, stride, padding, groups)
     if shape is not None:
         fused.weight = fused.reordered(shape)
     return fused
+
+
+def merge_groups(weight: Tensor, groups: int, count: int) -> tuple[Tensor, int]:
+    """Return the same convolution with groups that are `count` times as wide, as far as that divides their number.
+
+    The new weights are zeros. AMX takes up to twice as long for groups narrower than a tile as for groups that fill one.
+
+    Args:
+        weight: [out, in / groups, height, width].
+        groups: Groups of channels.
+        count: How many of them become one.
+    """
+    count = math.gcd(max(1, count), groups)
+    out, inputs, height, width = weight.shape
+    narrow = weight.view(groups // count, count, out // groups, inputs, height, width)
+    wide = weight.new_zeros(groups // count, count, out // groups, count, inputs, height, width)
+    for each in range(count):
+        wide[:, each, :, each] = narrow[:, each]
+    merged = wide.view(out, count * inputs, height, width)
+    return merged.contiguous(memory_format=torch.channels_last), groups // count
+
+
+def has_tiles() -> bool:
+    """Return whether the CPU has AMX, whose products in bfloat16 are those of whole tiles."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 @functools.cache

@@ -214,22 +214,26 @@ def cut_windows(recording: Recording, window: float = DEFAULT_WINDOW, hop: float
     check_window(window, hop)
     rate, step = recording.rate, Fraction(str(window if hop is None else hop))
     length = max(1, round(Fraction(str(window)) * rate))
-    kept, first, k = np.empty((0, recording.channels), np.float32), 0, 0  # first: the number of the first sample kept
+    first, end, k = 0, 0, 0  # of the samples that are kept: the number of the first one, and of the one behind the last
+    kept = np.empty((0, recording.channels), np.float32)
+    new: list[Samples] = []  # behind those that are kept
 
     def window_from(start: int, stop: int) -> Track:
         return Track(np.ascontiguousarray(kept[start - first : stop - first].T), rate, start)
 
     for block in blocks(recording):
-        kept = np.concatenate([kept, block])
-        end, emitted = first + len(kept), None
+        new.append(block)
+        end += len(block)
         start = round(k * step * rate)
-        while end > start + length and (k or 10 * end > 11 * length):
+        if not (end > start + length and (k or 10 * end > 11 * length)):
+            continue
+        kept, new = np.concatenate([kept, *new]), []
+        while end > start + length:
             yield window_from(start, start + length)
             emitted, k = start, k + 1
             start = round(k * step * rate)
-        if emitted is not None:  # the last window may begin right behind the last one that was emitted
-            kept, first = kept[emitted - first :].copy(), emitted
-    end = first + len(kept)
+        kept, first = kept[emitted - first :].copy(), emitted  # the last window may begin right behind the last one here
     if not end:
         raise AudioError("too short", "it has no sample")
+    kept = np.concatenate([kept, *new])
     yield window_from(max(0, end - length) if k else 0, end)

@@ -1,7 +1,7 @@
 """Spectrograms by AudioCLIP's learnt filter bank: frequency B-spline wavelets (fbsp), in decibels.
 
 A quiet bin holds rounding errors, which the logarithm makes visible. So the rows are built as the original builds them, in
-float32 on the CPU; products are float32 in blocks of fixed shape, without TF32, for each track by itself.
+float32 on the CPU; products are float32 in blocks of few shapes, without TF32, for each track by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from .shapes import BINS
 
 POINTS = 2048  # samples of a row of the filter bank; a frame is in its middle
 BANDS, BAND = 3, 341  # the first 1,023 bins are the network's three input channels
-BLOCK_FRAMES = {"cpu": 80, "cuda": 512}  # per product
+# Per product: the frames of the last one are filled up to a multiple of the first number, those of others are the second one.
+# A product reads all 14 MB of the filter bank, which takes a CPU as long as computing some 10 frames.
+BLOCK_FRAMES = {"cpu": (80, 400), "cuda": (512, 512)}
 SILENCE = 1e-18  # the power of a bin that has none
 
 
@@ -33,7 +35,7 @@ class Spectrogram:
         rows = filter_rows(*(state[name].detach().float().cpu().numpy().tobytes() for name in names)).to(device)
         self.rows = linear(rows, rows.new_zeros(len(rows)))
         self.window = state["audio.window"].detach().float().to(device)
-        self.block = BLOCK_FRAMES[device.type]
+        self.multiple, self.largest = BLOCK_FRAMES[device.type]
 
     @torch.inference_mode()
     def __call__(self, samples: Tensor) -> Tensor:
@@ -43,9 +45,9 @@ class Spectrogram:
         x = (samples + 32768.0) * 2.0 / 65535.0 - 1.0  # in this order, as the original
         x = F.pad(x, (padding // 2, padding - padding // 2))
         power = x.new_empty(frames, BANDS * BAND)
-        block = x.new_zeros(self.block, FRAME)
-        for start in range(0, frames, self.block):
-            part = x[start * FRAME_HOP : (start + self.block - 1) * FRAME_HOP + FRAME].unfold(0, FRAME, FRAME_HOP)
+        for start in range(0, frames, self.largest):
+            part = x[start * FRAME_HOP : (start + self.largest - 1) * FRAME_HOP + FRAME].unfold(0, FRAME, FRAME_HOP)
+            block = x.new_zeros(-(-len(part) // self.multiple) * self.multiple, FRAME)
             torch.mul(part, self.window, out=block[: len(part)])
             real, imaginary = torch.split(self.rows(block)[: len(part)], BANDS * BAND, 1)
             torch.addcmul(real.square(), imaginary, imaginary, out=power[start : start + len(part)])

@@ -75,3 +75,30 @@ def test_without_products_in_bfloat16_rounded_weights_are_used(monkeypatch: pyte
     tower = ImageTower(small_image_state(), device=CPU, dtype=torch.bfloat16)
     assert tower.dtype == torch.float32
     assert 1e-5 < difference(tower(picture()).numpy(), exact) < 0.02
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(1, 3), (2, 3), (1, 7), (2, 1), (3, 3)])
+def test_narrow_inputs_in_bfloat16(width: int, kernel: int) -> None:
+    """oneDNN with AMX returned unwritten memory for results that are one column wide: sounds of under 0.4 seconds."""
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randn(1, 128, 22, width, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(128, 4, kernel, kernel, generator=generator).bfloat16() / 8
+    geometry = 2, (kernel // 2, kernel // 2), 32
+    fused = convolution.convolution(weight, torch.zeros(128).bfloat16(), *geometry)
+    expected = convolution.Convolution(weight.float(), torch.zeros(128), *geometry)(x.float())
+    packed = fused(x, {})
+    assert packed.is_contiguous(memory_format=torch.channels_last)
+    for actual in (fused(x), packed):
+        torch.testing.assert_close(actual.float(), expected, rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize(("count", "groups"), [(1, 16), (2, 8), (8, 2), (5, 16), (64, 1)])
+def test_merged_groups_are_the_same_convolution(count: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    x, weight = torch.randn(1, 64, 9, 7, generator=generator), torch.randn(32, 4, 3, 3, generator=generator)
+    merged, fewer = convolution.merge_groups(weight, 16, count)
+    assert fewer == groups
+    plain, actual = (
+        convolution.Convolution(w, torch.zeros(32), groups=g)(x) for w, g in ((weight, 16), (merged, groups))
+    )
+    torch.testing.assert_close(actual, plain, rtol=1e-5, atol=2e-5)

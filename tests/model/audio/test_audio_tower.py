@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from audioclip_beam.model import load_checkpoint
-from audioclip_beam.model.audio.tower import MAX_PACKED, AudioTower
+from audioclip_beam.model.audio.tower import MAX_PACKED, AudioTower, max_pool
 
 CPU = torch.device("cpu")
 
@@ -49,3 +50,12 @@ def test_few_lengths_keep_packed_weights() -> None:
         for frames, vectors in plain.items():
             tower.expect(frames, 2)
             np.testing.assert_array_equal(tower(_spectrogram(frames)).numpy(), vectors)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 8), (8, 9), (6, 4), (5, 1), (1, 1)])
+@pytest.mark.parametrize("overlapping", [True, False])
+def test_maxima_in_bfloat16_are_torchs(height: int, width: int, overlapping: bool) -> None:
+    x = torch.randn(2, 16, height, width, generator=torch.Generator().manual_seed(height)).relu().bfloat16()
+    kernel = [3, 3] if overlapping else [2 + height % 2, 2 + width % 2]
+    pooled = max_pool(x.contiguous(memory_format=torch.channels_last), kernel)
+    assert torch.equal(pooled, F.max_pool2d(x, kernel, 2, [size - 2 for size in kernel]))
