@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 OLDEST = (7, 5)  # compute capability: torch's packages contain no kernels for older GPUs
 BFLOAT16 = (8, 0)  # older GPUs have no products in bfloat16: torch emulates them at a small part of float16's speed
 
-_DRIVER = Path("/proc/driver/nvidia/version")
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def pick_device(device: str, dtype: str) -> torch.device:
@@ -38,13 +37,6 @@ def pick_device(device: str, dtype: str) -> torch.device:
         raise RuntimeError(
             f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices ({_versions()}): install a torch "
             f"with CUDA and a driver that is new enough for it, or use device='cpu'"
-        )
-    if device == "auto" and not gpus and _DRIVER.exists():
-        warnings.warn(
-            f"this machine has an NVIDIA driver, but torch {torch.__version__} sees no GPU ({_versions()}), so the CPU is "
-            f"used: install a driver that is new enough for this torch, or choose device='cpu'",
-            RuntimeWarning,
-            stacklevel=2,
         )
     if kind == "cpu" or not gpus:
         if dtype == "float16":
@@ -66,11 +58,21 @@ def _check_capability(device: torch.device, dtype: str) -> None:
         raise ValueError(f"dtype='bfloat16': {what}, which has no products in bfloat16; use 'float16'")
 
 
+def unseen_gpu(device: str) -> str:
+    """Return a note if `device` is "auto" and torch sees no GPU on a machine that has a driver for one; else ""."""
+    if device != "auto" or not DRIVER.exists() or torch.cuda.is_available():
+        return ""
+    return (
+        f"this machine has an NVIDIA driver, but torch {torch.__version__} sees no GPU ({_versions()}), so the CPU is used: "
+        f"install a driver that is new enough for this torch, or choose the device cpu"
+    )
+
+
 def _versions() -> str:
     """Return what torch was built for, and what the kernel reports of NVIDIA's driver."""
     driver = "this machine has no NVIDIA driver"
     with suppress(OSError, IndexError):
-        driver = _DRIVER.read_text(encoding="utf-8").splitlines()[0]
+        driver = DRIVER.read_text(encoding="utf-8").splitlines()[0]
     return f"it was built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'}; {driver}"
 
 

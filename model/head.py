@@ -340,6 +340,7 @@ class Head(Protocol):
         entry_fields: The flags that name fields of lists with the offset and the duration of an entry in a recording.
         by_reference: Whether rows have a reference to their content instead of it: the step of the model reads it.
         batch_items: The most contents per call of the encoder.
+        gpu_memory: Bytes of a GPU that a process takes, about: CUDA itself, the weights and a micro-batch in float32.
         model_columns: What the model gives besides the vector.
         size_column: The one of these whose histogram reports show; `max_size` and more are one bar.
         size_unit: What it counts, in the plural: usually the unit.
@@ -365,6 +366,7 @@ class Head(Protocol):
     by_reference: bool
     entry_fields: tuple[str, ...]
     batch_items: int
+    gpu_memory: int
     model_columns: tuple[Column, ...]
     size_column: str
     size_unit: str

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from .device import pick_device
+from .device import pick_device, unseen_gpu
 from .head import EncoderSettings, ModelInfo
 from .memory import device_error, is_broken, is_out_of_memory, loading_errors
 
@@ -77,6 +77,8 @@ class LoadedEncoder:
         """Return the encoder of these settings, for `load`."""
         settings.check()
         pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
+        if note := unseen_gpu(settings.device):
+            warnings.warn(note, RuntimeWarning, stacklevel=3)
         with loading_errors(settings.device):
             encoder = cls._read(settings)
         encoder._mark_loaded()

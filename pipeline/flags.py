@@ -132,8 +132,12 @@ def _device(value: str) -> str:
 
 
 def _accelerator(value: str) -> str:
-    """Return Dataflow's full form: "nvidia-l4" stands for one L4 with the driver that Dataflow installs."""
-    full = value if ":" in value else f"type:{value};count:1;install-nvidia-driver"
+    """Return Dataflow's full form: "nvidia-l4" stands for one L4 with the driver that Dataflow installs.
+
+    For older GPUs, whose names contain "tesla", that may be one that is too old for the image's torch: they get a 5xx.
+    """
+    driver = "install-nvidia-driver:5xx" if "tesla" in value else "install-nvidia-driver"
+    full = value if ":" in value else f"type:{value};count:1;{driver}"
     if not re.fullmatch(
         r"type:[a-z0-9-]+;count:[1-9][0-9]*(;machine_type:[a-z0-9-]+)?(;install-nvidia-driver(:[a-z0-9]+)?)?", full
     ):

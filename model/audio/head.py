@@ -132,6 +132,7 @@ class AudioHead(MediaHead):
     model_columns = ()
     entry_fields = ("offset_field", "duration_field")
     batch_items = 1000
+    gpu_memory = 4 << 30
     size_column = "duration"
     size_unit = "seconds of the file"
     preview = "player"

@@ -50,6 +50,7 @@ class ImageHead(MediaHead):
         ".avif": "image/avif",
     }
     batch_items = 512
+    gpu_memory = 2 << 30
     model_columns = (Column("width", "int32"), Column("height", "int32"))
     size_column = "width"
     size_unit = "pixels of width"

@@ -37,7 +37,7 @@ MAX_NODES = {"cpu": 1536, "cuda": 32768}
 SLOTS_PER_NODE = 2
 # Texts sorted together: more would share more prefixes, and start the model later. A CUDA device computes one window while
 # the next one is tokenized.
-WINDOW = {"cpu": 65536, "cuda": 8192}
+WINDOW = {"cpu": 65536, "cuda": 4096}
 
 Bools = npt.NDArray[np.bool_]
 

@@ -96,6 +96,7 @@ class TextHead:
     by_reference = False
     entry_fields = ()
     batch_items = 16_384
+    gpu_memory = 2 << 30
     model_columns = (Column("n_tokens", "int16"), Column("truncated", "bool"))
     size_column = "n_tokens"
     preview: Preview = ""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions
 
-from ...model.head import Work
+from ...model.head import Head, Work
 from ...model.heads import find_head
 from ..embed import EmbedCorpus
-from ..inference.gpus import count_gpus, processes_for, usable_gpus
+from ..inference.gpus import HOST_MEMORY, gpu_memory, host_memory, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
 from ..options import EmbedOptions, is_local_run, reject_unknown_flags
@@ -46,7 +46,7 @@ def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
             print_note(note)
         if job.model.info.untrained:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
-        share_gpus(options, argv, job.rows)
+        share_gpus(options, argv, job.head, job.rows)
         total = job.listed.read_bytes
         with show_progress(total_bytes=total, canary_items=len(job.head.canary())):
             finished = _run(corpus, options)
@@ -86,20 +86,28 @@ def with_outcome(message: str, corpus: EmbedCorpus) -> str:
 
 
 def check_device(options: EmbedOptions) -> None:
-    """Raise ValueError or RuntimeError if a local run lacks the device; on a remote runner the workers look for it."""
-    from ...model.device import pick_device
+    """Raise ValueError or RuntimeError if a local run lacks the device; on a remote runner the workers look for it.
+
+    Print a note if the machine has a GPU that torch does not see.
+    """
+    from ...model.device import pick_device, unseen_gpu
 
     if is_local_run(options):
         pick_device(options.device, options.dtype)
+        if note := unseen_gpu(options.device):
+            print_note(note)
 
 
-def share_gpus(options: EmbedOptions, argv: Sequence[str], rows: int) -> None:
+def share_gpus(options: EmbedOptions, argv: Sequence[str], head: Head, rows: int) -> None:
     """Have a local run over about `rows` rows start as many processes as its GPUs need, unless flags of Beam's decide it."""
     flags = {token.partition("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
     if any(flag.startswith("__direct_") for flag in flags) or not is_local_run(options):
         return
-    gpus = len(usable_gpus(options.device, count_gpus()))
-    processes = processes_for(gpus, available_cores(), rows)
+    memory = gpu_memory()
+    usable = [memory[number] for number in usable_gpus(options.device, len(memory))]
+    gpus, per_process = len(usable), head.gpu_memory
+    cores = min(available_cores(), host_memory() // HOST_MEMORY)
+    processes = processes_for(usable, per_process, cores, rows)
     if processes > 1:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = processes, "multi_processing"

@@ -11,26 +11,37 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # Beam and Arrow take 16 us of CPU time per new row (docs/scaling.md), so that one process gives a GPU some 60,000 rows per
 # second; a large GPU may embed seven times as many. By reasoning: benchmarks/gpu.py measures it if there is a GPU.
 PROCESSES_PER_GPU = 8
+HOST_MEMORY = 2 << 30  # of the machine, of a process that uses CUDA, about
 # A process starts in some seconds, in which another one embeds as many rows.
 ROWS_PER_PROCESS = 131_072
 
 
-def count_gpus() -> int:
-    """Return how many GPUs torch sees."""
+def _properties() -> list[Any]:
+    """Return the properties of the GPUs that torch sees; none of their memory is taken for that."""
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return [torch.cuda.get_device_properties(number) for number in numbers]
+
+
+def gpu_memory() -> list[int]:
+    """Return the bytes of memory of each GPU that torch sees."""
+    return [properties.total_memory for properties in _properties()]
 
 
 def list_gpus() -> list[str]:
     """Return the ids of these GPUs, in torch's order; whatever GPUs a process sees, an id means the same one."""
-    import torch
+    return [str(properties.uuid) for properties in _properties()]
 
-    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count_gpus())]
+
+def host_memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def usable_gpus(device: str, gpus: int) -> list[int]:
@@ -39,9 +50,17 @@ def usable_gpus(device: str, gpus: int) -> list[int]:
     return [] if kind == "cpu" else [each for each in range(gpus) if not number or each == int(number)]
 
 
-def processes_for(gpus: int, cores: int, rows: int) -> int:
-    """Return how many processes a local run over about `rows` rows starts: at least 1, and at most one for each core."""
-    return max(1, min(gpus * PROCESSES_PER_GPU, cores, rows // ROWS_PER_PROCESS))
+def processes_for(memory: Sequence[int], per_process: int, cores: int, rows: int) -> int:
+    """Return how many processes a local run over about `rows` rows starts: at least 1, and at most one for each core.
+
+    Args:
+        memory: The size of each GPU, in bytes.
+        per_process: Bytes of a GPU that a process takes.
+        cores: Of the machine.
+        rows: Of the run.
+    """
+    on_gpus = sum(min(PROCESSES_PER_GPU, size // per_process) for size in memory)
+    return max(1, min(on_gpus, cores, rows // ROWS_PER_PROCESS))
 
 
 class GpuPlace:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from audioclip_beam.model.audio.head import AudioHead
+from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.cli import embed_command as embed_module
 from audioclip_beam.pipeline.cli.embed_command import parse_options, share_gpus
 from audioclip_beam.pipeline.embed import EmbedCorpus
@@ -29,6 +31,8 @@ place = GpuPlace(name, lambda: gpus)
 print(place.choose(device), flush=True)
 sys.stdin.read()
 """
+
+GIB = 1 << 30
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 
@@ -100,13 +104,21 @@ def test_a_process_stays_on_its_gpu(tmp_path: Path) -> None:
     assert GpuPlace("test", list).choose("auto") == "auto"
 
 
+def test_processes_fit_into_the_memory_of_a_gpu() -> None:
+    """A T4 and an 8 GB GPU get fewer than a large one; a GPU that is too small gets one, which names the remedy itself."""
+    t4, small = 15_360 << 20, 8 * GIB
+    assert [processes_for([size], TEXT.gpu_memory, 64, 10**9) for size in (80 * GIB, t4, small, GIB)] == [8, 7, 4, 1]
+    assert processes_for([t4, small], TEXT.gpu_memory, 64, 10**9) == 11
+    assert processes_for([t4], AudioHead().gpu_memory, 64, 10**9) == 3, "recordings take more"
+
+
 def test_the_number_of_processes() -> None:
     """As many as the GPUs need, at most one for each core, and one for a corpus that ends before a second one starts."""
-    assert processes_for(gpus=0, cores=64, rows=10**9) == 1
-    assert processes_for(gpus=1, cores=64, rows=10**9) == PROCESSES_PER_GPU
-    assert processes_for(gpus=4, cores=12, rows=10**9) == 12
-    assert processes_for(gpus=4, cores=12, rows=600_000) == 4
-    assert processes_for(gpus=4, cores=12, rows=1000) == 1
+    assert processes_for([], GIB, cores=64, rows=10**9) == 1
+    assert processes_for([80 * GIB], GIB, cores=64, rows=10**9) == PROCESSES_PER_GPU
+    assert processes_for([80 * GIB] * 4, GIB, cores=12, rows=10**9) == 12
+    assert processes_for([80 * GIB] * 4, GIB, cores=12, rows=600_000) == 4
+    assert processes_for([80 * GIB] * 4, GIB, cores=12, rows=1000) == 1
     assert [usable_gpus(device, 2) for device in ("auto", "cuda", "cuda:1", "cuda:2", "cpu")] == [
         *[[0, 1]] * 2,
         [1],
@@ -131,13 +143,25 @@ def test_embed_starts_the_processes(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], gpus: int, workers: int, mode: str
 ) -> None:
     """In a local run, unless a flag of Beam's says how many."""
-    monkeypatch.setattr(embed_module, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(embed_module, "gpu_memory", lambda: [80 * GIB] * gpus)
     monkeypatch.setattr(embed_module, "available_cores", lambda: 12)
+    monkeypatch.setattr(embed_module, "host_memory", lambda: 64 * GIB)
     argv = ["--input=a.txt", "--output=out", *flags]
     options = parse_options(argv)
-    share_gpus(options, argv, 10**9)
+    share_gpus(options, argv, TEXT, 10**9)
     given = options.get_all_options()
     assert (given["direct_num_workers"], given["direct_running_mode"]) == (workers, mode)
+
+
+def test_processes_fit_into_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has CUDA's libraries and buffers of its own."""
+    monkeypatch.setattr(embed_module, "gpu_memory", lambda: [80 * GIB])
+    monkeypatch.setattr(embed_module, "available_cores", lambda: 12)
+    monkeypatch.setattr(embed_module, "host_memory", lambda: 7 * GIB)
+    argv = ["--input=a.txt", "--output=out"]
+    options = parse_options(argv)
+    share_gpus(options, argv, TEXT, 10**9)
+    assert options.get_all_options()["direct_num_workers"] == 3
 
 
 @pytest.mark.slow
@@ -147,7 +171,8 @@ def test_the_workers_of_a_run_are_spread_over_all_gpus(
     """Four processes of Beam's on two GPUs that do not exist: two on each, and no row is lost."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(sys, "executable", str(preloaded_programs() / "python"))  # with which Beam starts them
-    monkeypatch.setattr(embed_module, "count_gpus", lambda: 2)
+    monkeypatch.setattr(embed_module, "gpu_memory", lambda: [80 * GIB] * 2)
+    monkeypatch.setattr(embed_module, "host_memory", lambda: 64 * GIB)
     monkeypatch.setattr(embed_module, "available_cores", lambda: 4)
     for shard in range(4):
         write_jsonl(
@@ -155,7 +180,7 @@ def test_the_workers_of_a_run_are_spread_over_all_gpus(
         )
     argv = [f"--input={tmp_path}/in/*.jsonl", f"--output={tmp_path}/out", "--id_field=id", "--no_dedupe"]
     options = parse_options(argv)
-    share_gpus(options, argv, 10**9)
+    share_gpus(options, argv, TEXT, 10**9)
     assert "4 processes share 2 GPUs" in capsys.readouterr().err
     corpus = EmbedCorpus(options, FakeGpuHead(str(tmp_path / "chosen"), f"test-{os.getpid()}", ["a", "b"]))
     run(corpus, options)

@@ -118,6 +118,8 @@ def test_forms_of_an_accelerator(flags: list[str]) -> None:
     full = "type:nvidia-l4;count:2;machine_type:g2-standard-24;install-nvidia-driver:5xx"
     assert parse_options([*flags[:-1], f"--accelerator={full}"]).accelerator == full
     assert parse_options(flags).accelerator == GPU.decode()
+    t4 = parse_options([*flags[:-1], "--accelerator=nvidia-tesla-t4"]).accelerator
+    assert t4 == "type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx", "the default driver may be too old for torch"
     for bad in ("L4 GPU", "type:nvidia-l4", "type:nvidia-l4;count:0", "nvidia-l4;count:1"):
         with pytest.raises(UsageError, match="is neither the name of a GPU"):
             parse_command_line(["embed", *flags[:4], "--accelerator", bad])

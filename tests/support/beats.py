@@ -128,6 +128,7 @@ class BeatHead:
     by_reference = False
     entry_fields = ()
     batch_items = 1024
+    gpu_memory = 1 << 30
     model_columns = (Column("n_beats", "int32"), Column("loudness", "float32"))
     size_column = "n_beats"
     preview = ""

@@ -217,7 +217,7 @@ def test_devices() -> None:
     with pytest.raises(ValueError, match="device='gpu': choose one of auto, cpu, cuda, cuda:N"):
         pick_device("gpu", "float32")
     if torch.cuda.is_available():
-        assert pick_device("auto", "float16") == torch.device("cuda")
+        assert pick_device("auto", "float16") == torch.device("cuda", torch.cuda.current_device())
     else:
         assert pick_device("auto", "float32") == torch.device("cpu")
         with pytest.raises(RuntimeError, match=r"device='cuda': torch .* sees 0 CUDA devices"):
@@ -299,16 +299,16 @@ def test_versions_of_the_tokenizer_change_the_fingerprint(
 
 @pytest.mark.gpu
 def test_goldens_on_a_gpu(tokenizer: ClipTokenizer, goldens: tuple[list[str], npt.NDArray[np.float32]]) -> None:
-    """On a CUDA device float32 equals the original within 1e-3, float16 and bfloat16 have a cosine of at least 0.9995."""
+    """On a CUDA device vectors equal the original's within the tolerances that docs/data-format.md promises."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     texts, expected = goldens
-    for dtype in ("float32", "float16", "bfloat16"):
+    for dtype, cosine in (("float32", 0.999999), ("float16", 0.99999), ("bfloat16", 0.9995)):
         vectors = TextEncoder(
             load_checkpoint("untrained"), tokenizer, TextSettings("small", device="cuda", dtype=dtype)
         ).encode(texts)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
-        assert ((vectors * expected).sum(1) / lengths).min() >= 0.9995
+        assert ((vectors * expected).sum(1) / lengths).min() >= cosine
         assert dtype != "float32" or np.abs(vectors - expected).max() <= 1e-3
 
 

@@ -1,0 +1,124 @@
+"""CUDA devices that are too old, without a number, or not seen; and TF32. What torch reports of GPUs is patched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audioclip_beam.model import TextEncoder
+from audioclip_beam.model import device as device_module
+from audioclip_beam.model.device import HostCopy, launching, pick_device, unseen_gpu
+from audioclip_beam.pipeline.cli.embed_command import check_device, parse_options
+from audioclip_beam.pipeline.inference import shared_encoder
+
+
+def _see_gpus(patch: pytest.MonkeyPatch, *gpus: tuple[str, tuple[int, int]], current: int = 0) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    patch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    patch.setattr(torch.cuda, "current_device", lambda: current)
+    patch.setattr(torch.cuda, "get_device_name", lambda device: gpus[device.index][0])
+    patch.setattr(torch.cuda, "get_device_capability", lambda device: gpus[device.index][1])
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+def test_a_cuda_device_has_a_number_from_the_start(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Without one it is the caller's current one: in another thread another GPU may be current."""
+    _see_gpus(monkeypatch, ("NVIDIA L4", (8, 9)), ("NVIDIA L4", (8, 9)), current=1)
+    assert pick_device(device, "bfloat16") == torch.device("cuda", 1)
+    assert pick_device("cuda:0", "bfloat16") == torch.device("cuda", 0)
+
+
+def test_types_and_gpus_that_torch_cannot_use_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU without kernels in torch's packages; and bfloat16 if torch would only emulate it."""
+    _see_gpus(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla V100", (7, 0)), ("Tesla T4", (7, 5)))
+    for number, name in enumerate(("P100-PCIE-16GB, has compute capability 6.0", "V100, has compute capability 7.0")):
+        with pytest.raises(RuntimeError, match=rf"^cuda:{number}, Tesla {name}, and torch's packages need 7\.5: "):
+            pick_device(f"cuda:{number}", "float32")
+    with pytest.raises(ValueError, match=r"^dtype='bfloat16': cuda:2, Tesla T4, has .* 7\.5, .*; use 'float16'$"):
+        pick_device("cuda:2", "bfloat16")
+    assert pick_device("cuda:2", "float16") == torch.device("cuda", 2)
+
+
+def test_a_gpu_that_torch_does_not_see_is_noted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With "auto", which then takes the CPU: by `embed`, and as a warning by `load`."""
+    driver = tmp_path / "version"
+    monkeypatch.setattr(device_module, "DRIVER", driver)
+    _see_gpus(monkeypatch)
+    assert not unseen_gpu("auto")
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.42\n")
+    assert not unseen_gpu("cpu")
+    check_device(parse_options(["--input=a.txt", "--output=out"]))
+    found = capsys.readouterr().err
+    assert "this machine has an NVIDIA driver, but torch" in found
+    assert "470.42" in found
+    with pytest.warns(RuntimeWarning, match="sees no GPU"), pytest.raises(FileNotFoundError):
+        TextEncoder.load("untrained", tokenizer_path=tmp_path / "missing")
+
+
+@pytest.fixture
+def flags() -> Iterator[Any]:
+    """The flags of products on CUDA, which are as before afterwards."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    yield matmul
+    matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32")])
+def test_float32_is_never_tf32(flags: Any, name: str, value: object) -> None:
+    """Whatever the program allows, by the older interface or by the newer one; then its settings are as before."""
+    conv = torch.backends.cudnn.conv
+    setattr(flags, name, value)
+    before = conv.fp32_precision
+    with launching(torch.device("cuda", 0)):
+        assert (flags.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+    assert (getattr(flags, name), conv.fp32_precision) == (value, before)
+
+
+def test_vectors_on_a_cpu_are_not_copied() -> None:
+    """Only those of another device are on their way."""
+    tensor = torch.arange(4.0)
+    assert np.shares_memory(HostCopy(tensor).arrays()[0], tensor.numpy())
+
+
+def test_a_thread_of_another_library_ends_with_an_error_at_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA calls run in Beam's threads, which SystemExit would end silently; the model's own thread ends by it."""
+    encoder = shared_encoder.EncoderThread()
+    monkeypatch.setattr(shared_encoder.atexit, "register", lambda *call: None)
+    encoder.run(encoder._exiting.set)
+    with pytest.raises(RuntimeError, match="about to exit"):
+        encoder._count_items(1)
+    thread = encoder._thread
+    assert thread
+    thread.submit(lambda: encoder._count_items(1))
+    thread.thread.join(5)
+    assert not thread.thread.is_alive()
+
+
+def test_the_exit_waits_for_a_launch_and_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that exits during a kernel is aborted."""
+    ended: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: ended.append("gpu"))
+    entered, go_on = threading.Event(), threading.Event()
+
+    def launch() -> None:
+        with launching(torch.device("cuda", 0)):
+            entered.set()
+            go_on.wait(5)
+            ended.append("launch")
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    entered.wait(5)
+    threading.Timer(0.05, go_on.set).start()
+    device_module.wait_for_launches()
+    thread.join()
+    assert ended == ["launch", "gpu"]
