@@ -30,7 +30,7 @@ PICTURE_BYTES = 3000  # of a small picture; Base64 makes a third more of it
 
 FILE_BYTES = 32 << 20  # of the largest picture that is read
 
-ALL_SECONDS = 60  # for all previews of a page
+ALL_SECONDS = 20  # for all previews of a page
 
 THREADS = 4
 

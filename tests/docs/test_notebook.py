@@ -28,7 +28,10 @@ def test_from_shards_to_search(tmp_path: Path, vocabulary: Path) -> None:
     ).execute()
     assert outputs(notebook) == saved, f"run {NOTEBOOK.name} again and save it"
     assert "298, 'embedded': 296, 'reused': 0, 'rejected': 2" in " ".join(saved)
-    assert list((tmp_path / "out" / "notebook" / "snapshots").glob("*/manifest.json"))
+    assert "7 read = 7 embedded + 0 reused + 0 rejected" in " ".join(saved)
+    assert "sounds/bell.ogg\n  1.00  bell.ogg\n" in " ".join(saved), "a sound is nearest to itself"
+    for name in ("notebook", "notebook-sounds"):
+        assert list((tmp_path / "out" / name / "snapshots").glob("*/manifest.json"))
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[str]:
