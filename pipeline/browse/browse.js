@@ -134,7 +134,7 @@ function showAnswers(answers) {
     const about = snapshots[place];
     const section = element("section", { className: "snapshot" },
       element("h2", { textContent: about.name }),
-      element("p", { className: "about", textContent: `${about.rows.toLocaleString("en")} ${about.items}, ${about.snapshot}` }));
+      element("p", { className: "about", textContent: `${plural(about.rows, "row")} of ${about.items}, ${about.snapshot}` }));
     for (const note of [...about.notes, ...answer.notes]) {
       section.append(element("p", { className: "warning", textContent: note }));
     }
@@ -234,7 +234,7 @@ function player(source, { id, start, end, duration }) {
     if (audio.readyState && (audio.currentTime < start - 0.01 || audio.currentTime >= end - 0.01)) audio.currentTime = start;
   });
   audio.addEventListener("timeupdate", () => {
-    if (end < duration && audio.currentTime >= end && !audio.paused) {
+    if (end < duration && audio.currentTime >= end - 0.01) {
       audio.pause();
       audio.currentTime = start;
     }
@@ -318,6 +318,9 @@ addEventListener("keydown", event => {
     current.querySelector(".like").click();
   }
 });
+
+// A focus on a phone would open its keyboard.
+if (!matchMedia("(pointer: coarse)").matches) $("text").focus({ preventScroll: true });
 
 addEventListener("popstate", () => start(queryOfAddress(), false));
 

@@ -82,7 +82,7 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, script: str, seconds: float = 20) -> Any:
-        """Return the value of a JavaScript expression as soon as it is true."""
+        """Return the value of a JavaScript expression as soon as it is true; an element has no value."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
