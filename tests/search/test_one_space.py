@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from audioclip_beam.model import AudioEncoder, ImageEncoder, TextEncoder
 from audioclip_beam.model.audio.shapes import untrained_state as untrained_audio
-from audioclip_beam.model.checkpoint import extract, load_checkpoint
+from audioclip_beam.model.checkpoint import load_checkpoint
 from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.search.classify_rows import label_rows
@@ -24,40 +25,70 @@ from audioclip_beam.pipeline.search.labels import LabelVectors
 from audioclip_beam.pipeline.search.pairs import find_pairs
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
+from tests.support.pages import blocks, environment_of_the_tests, read_page, run_blocks, sections
 from tests.support.plain_image import small_image_state
 from tests.support.plain_tower import small_state
 from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, write_snapshot
 
+PAGE = read_page("docs/one-space.md")
+SECTIONS = sections(PAGE)
+
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with the audio head's shapes and small heads of texts and pictures, all of 1,024 numbers."""
-    path = tmp_path_factory.mktemp("model") / "all.pt"
+def folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
+    """Return a directory with the files that the page names; .cache has the vocabulary and, as `full`, a checkpoint.
+
+    It has the audio head's shapes and small heads of texts and pictures, all of 1,024 numbers.
+    """
+    folder, random = tmp_path_factory.mktemp("space"), np.random.default_rng(0)
+    for name in ("sounds", "pictures", ".cache"):
+        (folder / name).mkdir()
+    for path, seconds in (("sounds/a", 0.3), ("sounds/b", 0.4), ("sounds/long", 1.3), ("walk", 11)):
+        soundfile.write(folder / f"{path}.wav", random.standard_normal(int(8000 * seconds)) * 0.1, 8000)
+    for path in ("pictures/x", "pictures/y", "pictures/z", "dog"):
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{path}.jpg")
+    (folder / "labels.txt").write_text("dog\nrain\nsiren\n")
+    (folder / "labels.csv").write_text("label,text\ndog,a dog\ndog,a puppy\nrain,\n")
+    (folder / ".cache" / vocabulary.name).symlink_to(vocabulary)
     scales = {"logit_scale": 2.0, "logit_scale_ai": 2.5, "logit_scale_at": 3.0}
     state = {**untrained_audio(), **small_image_state(1024), **small_state(vocabulary=49_408, dim=1024)}
-    torch.save({**state, **{name: torch.tensor(value) for name, value in scales.items()}}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sounds, one of them of several windows, and pictures."""
-    folder, random = tmp_path_factory.mktemp("media"), np.random.default_rng(0)
-    for name, seconds in (("a", 0.3), ("b", 0.4), ("long", 1.3)):
-        soundfile.write(folder / f"{name}.wav", random.standard_normal(int(8000 * seconds)) * 0.1, 8000)
-    for name in ("x", "y", "z"):
-        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{name}.png")
+    state |= {name: torch.tensor(value) for name, value in scales.items()}
+    torch.save(state, folder / ".cache" / "AudioCLIP-Full-Training.pt")
     return folder
 
 
 @pytest.fixture(scope="module")
-def snapshots(tmp_path_factory: pytest.TempPathFactory, model: Path, media: Path) -> Path:
-    """Snapshots of both, made by the command."""
-    folder = tmp_path_factory.mktemp("out")
-    for kind, suffix, flags in (("sounds", "wav", ["--window", "0.5"]), ("pictures", "png", [])):
-        command = ["embed", "--input", f"{media}/*.{suffix}", "--checkpoint", str(model)]
-        assert main([*command, "--output", str(folder / kind), *flags]) == 0
-    return folder
+def model(folder: Path) -> Path:
+    """The checkpoint."""
+    return folder / ".cache" / "AudioCLIP-Full-Training.pt"
+
+
+@pytest.fixture(scope="module")
+def media(folder: Path) -> Path:
+    """The sounds, one of which has several windows; the pictures are beside them."""
+    return folder / "sounds"
+
+
+@pytest.fixture(scope="module")
+def snapshots(folder: Path) -> Path:
+    """Snapshots of both, made by the page's commands, of short windows."""
+    (block,) = blocks(PAGE.partition("\n## ")[0], "sh")
+    sounds, pictures = block.splitlines()
+    run_blocks(f"```sh\n{sounds} --window 0.5\n{pictures}\n```", "sh", folder)
+    return folder / "out"
+
+
+def run_program(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `audioclip` in a process of its own."""
+    return subprocess.run(
+        ["audioclip", *map(str, arguments)],
+        cwd=folder,
+        env=environment_of_the_tests(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def rows_of(output: Path) -> tuple[list[str], NDArray[np.float64]]:
@@ -74,23 +105,38 @@ def plain(output: Path, query: NDArray[np.floating]) -> list[tuple[str, float]]:
 
 
 @pytest.mark.slow
-def test_each_head_finds_the_others(
-    snapshots: Path, media: Path, model: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_of_the_page(folder: Path, snapshots: Path) -> None:
+    """Run searches, labels and pairs as the page shows them."""
+    search_names = "Search with a text, a sound or a picture"
+    tables = list(run_blocks(SECTIONS[search_names], "sh", folder).values())
+    assert [len(table.splitlines()) for table in tables[:2]] == [13, 4]
+    assert tables[0].splitlines()[7] == "dog.jpg"
+    assert pq.read_table(folder / "out/hits/hits-00000.parquet").num_rows == 5
+    printed, _ = run_blocks(SECTIONS["Label sounds or pictures"], "sh", folder).values()
+    assert len(printed.splitlines()) == 5
+    assert set(pq.read_table(folder / "out/classes/classes-00000.parquet")["label"].to_pylist()) <= {"dog", "rain"}
+    run_blocks(SECTIONS["Pairs of two snapshots"], "sh", folder)
+    assert pq.read_table(folder / "out/pairs/pairs-00000.parquet")["rank"].to_pylist() == [1, 2, 3] * 5
+
+
+@pytest.mark.slow
+def test_each_head_finds_the_others(snapshots: Path, folder: Path, model: Path, vocabulary: Path, media: Path) -> None:
     """Text and picture over sounds, sound over pictures: the order and the cosines are numpy's on the stored vectors."""
     audio = AudioEncoder.load(model, device="cpu")
+    texts = TextEncoder.load(model, device="cpu", tokenizer_path=vocabulary)
+    pictures = ImageEncoder.load(model, device="cpu")
     expected = {
-        "dog": (snapshots / "sounds", TextEncoder.load(model, device="cpu", tokenizer_path=vocabulary).encode(["dog"])),
-        f"{media}/x.png": (snapshots / "sounds", ImageEncoder.load(model, device="cpu").encode([media / "x.png"])),
-        f"{media}/b.wav": (snapshots / "pictures", audio.encode([media / "b.wav"])),
+        "sounds": {"dog": texts.encode(["dog"]), "dog.jpg": pictures.encode([folder / "dog.jpg"])},
+        "pictures": {"sounds/b.wav": audio.encode([media / "b.wav"])},
     }
-    for query, (output, vectors) in expected.items():
-        command = ["search", str(output), query, "--json", "--tokenizer_path", str(vocabulary)]
-        assert main(command) == 0
-        hits = json.loads(capsys.readouterr().out)["queries"][0]["hits"]
-        ranked = plain(output, vectors[0].astype(np.float64))
-        assert [hit["id"] for hit in hits] == [row_id for row_id, _ in ranked], query
-        assert np.allclose([hit["score"] for hit in hits], [cosine for _, cosine in ranked], atol=1e-5)
+    for kind, queries in expected.items():
+        process = run_program(folder, "search", f"out/{kind}", *queries, "--json")
+        assert process.returncode == 0, process.stderr
+        found = {query["query"]: query["hits"] for query in json.loads(process.stdout)["queries"]}
+        for query, vectors in queries.items():
+            ranked = plain(snapshots / kind, vectors[0].astype(np.float64))
+            assert [hit["id"] for hit in found[query]] == [row_id for row_id, _ in ranked], query
+            assert np.allclose([hit["score"] for hit in found[query]], [cosine for _, cosine in ranked], atol=1e-5)
     found = search(str(snapshots / "pictures"), [f"{media}/b.wav"], by="logits")
     cosines = search(str(snapshots / "pictures"), [f"{media}/b.wav"])
     assert [hit.score for hit in found.hits[0]] == pytest.approx([hit.score * np.exp(2.5) for hit in cosines.hits[0]])
@@ -123,40 +169,42 @@ def test_windows_are_decoded_as_rows_are(
     for query, message in (
         (f"{media}/gone.wav", "search for the text with --text"),
         (f"{media}/a.wav#t=7,8", "it has 0.3 s, and nothing in #t=7,8"),
-        (f"{media}/x.png#t=0,1", "it has no part #t=0,1"),
+        (f"{media}/../pictures/x.jpg#t=0,1", "it has no part #t=0,1"),
     ):
         assert main(["search", str(snapshots / "sounds"), query]) == 2
         assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_other_trainings_are_refused(
-    snapshots: Path, model: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_trainings_are_refused(snapshots: Path, folder: Path, model: Path, tmp_path: Path) -> None:
     """A text head of the same file is accepted, one of another file is refused, an unknown file is a warning."""
-    sounds = str(snapshots / "sounds")
-    command = ["search", sounds, "dog", "--tokenizer_path", str(vocabulary), "--checkpoint"]
-    extract(model, tmp_path / "text.safetensors")
-    assert load_checkpoint(tmp_path / "text.safetensors").released == load_checkpoint(model).sha256
-    assert main([*command, str(tmp_path / "text.safetensors")]) == 0
-    assert "WARNING" not in capsys.readouterr().err
+    sounds = snapshots / "sounds"
+    command = "search", sounds, "dog", "--checkpoint"
+    text = tmp_path / "text.safetensors"
+    assert run_program(folder, "extract", model, text, "--head", "text").returncode == 0
+    assert load_checkpoint(text).released == load_checkpoint(model).sha256
+    accepted = run_program(folder, *command, text)
+    assert accepted.returncode == 0
+    assert "WARNING: it is not known" not in accepted.stderr
+    assert accepted.stdout == run_program(folder, "search", sounds, "dog").stdout
     scales = dict.fromkeys(("logit_scale", "logit_scale_ai", "logit_scale_at"), torch.tensor(1.0))
     torch.save({**small_state(vocabulary=49_408, dim=1024, seed=1), **scales}, tmp_path / "other.pt")
-    assert main([*command, str(tmp_path / "other.pt")]) == 2
-    printed = capsys.readouterr().err
-    assert "(all.pt) is of the training" in printed
-    assert "(other.pt) of" in printed
-    manifest = json.loads((directory_of(Path(sounds)) / "manifest.json").read_text())
-    edit_manifest(Path(sounds), lambda edited: edited["checkpoint"].pop("released_sha256"))
+    refused = run_program(folder, *command, tmp_path / "other.pt")
+    assert refused.returncode == 2
+    assert "(AudioCLIP-Full-Training.pt) is of the training" in refused.stderr
+    assert "(other.pt) of" in refused.stderr
+    manifest = json.loads((directory_of(sounds) / "manifest.json").read_text())
+    edit_manifest(sounds, lambda edited: edited["checkpoint"].pop("released_sha256"))
     try:
-        assert main([*command, str(tmp_path / "text.safetensors")]) == 0
-        assert "WARNING: it is not known from which released file the model of the snapshot" in capsys.readouterr().err
+        unknown = run_program(folder, *command, text)
+        assert unknown.returncode == 0
+        assert "WARNING: it is not known from which released file the model of the snapshot" in unknown.stderr
     finally:
-        edit_manifest(Path(sounds), lambda edited: edited.update(manifest))
+        edit_manifest(sounds, lambda edited: edited.update(manifest))
 
 
 @pytest.mark.slow
-def test_rows_arelabel_rows(
+def test_rows_are_labelled(
     snapshots: Path, model: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The probabilities are the softmax of the scaled cosines; a label's texts and prompts are averaged."""
