@@ -42,7 +42,7 @@ def create_environment(name: str, *packages: str, see_installed: bool = False, p
 
 
 def dataflow_environment() -> Path:
-    """Return the environment in which Beam has Google's client for Dataflow; other packages of its extra `gcp` are not used."""
+    """Return the environment in which Beam has Google's client for Dataflow, of all packages of its extra `gcp`."""
     return create_environment("dataflow", "google-cloud-dataflow-client", see_installed=True)
 
 
