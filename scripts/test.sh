@@ -61,6 +61,6 @@ pytest "${tests[@]}" "$@"
 # A sample of the tests that run jobs in their own process; not if arguments choose other tests.
 if [[ -z "$fast" && $# == 0 ]]; then
     printf '\ntest: all passed; now a sample of them without the caches of Beam (BEAM_CACHES=off)\n'
-    sample=(tests/changes/test_changes.py tests/dedup/test_reuse.py tests/pipeline/test_{embed,graph,metrics}.py)
+    sample=(tests/dedup/test_reuse.py tests/pipeline/test_{embed,graph,metrics}.py)
     BEAM_CACHES=off pytest -q -n 2 --dist loadfile -m "not slow" "${sample[@]}"
 fi

@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from qdrant_client import QdrantClient
 
 from audioclip_beam.pipeline.changes import find_changes
 from tests.support.corpus import StubHead, embed, read, write_jsonl
@@ -69,6 +68,8 @@ def rows_in_duckdb(folder: Path) -> dict[str, str]:
 
 
 def rows_in_qdrant(folder: Path) -> dict[str, str]:
+    from qdrant_client import QdrantClient  # it takes a second, which other tests need not wait
+
     client = QdrantClient(path=str(folder / "captions.qdrant"))
     payloads = [point.payload for point in client.scroll("captions", limit=100)[0]]
     client.close()

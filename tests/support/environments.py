@@ -42,8 +42,8 @@ def create_environment(name: str, *packages: str, see_installed: bool = False, p
 
 
 def dataflow_environment() -> Path:
-    """Return the environment in which Beam has the packages of Google's client for Dataflow."""
-    return create_environment("dataflow", "apache-beam[gcp]", see_installed=True)
+    """Return the environment in which Beam has Google's client for Dataflow, of all packages of its extra `gcp`."""
+    return create_environment("dataflow", "google-cloud-dataflow-client", see_installed=True)
 
 
 def supply_chain_environment() -> Path:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datasets import load_dataset
 
 from tests.support.engines import spark_python
 from tests.support.environments import create_environment
@@ -128,6 +126,8 @@ def _duckdb(path: str) -> tuple[object, object]:
 
 
 def _polars(path: str) -> tuple[object, object]:
+    import polars as pl
+
     frame = pl.read_parquet(path)
     return frame["id"].to_list(), frame["embedding"].to_list()
 
@@ -138,12 +138,14 @@ def _pandas(path: str) -> tuple[object, object]:
 
 
 def _datasets(path: str) -> tuple[object, object]:
+    from datasets import load_dataset
+
     rows = load_dataset("parquet", data_files=path, split="train", cache_dir=f"{path}.cache")
     return rows["id"], rows["embedding"]
 
 
 def _lancedb(path: str) -> tuple[object, object]:
-    import lancedb  # it takes seconds, which tests that do not use it need not wait
+    import lancedb  # it and the two above take seconds, for which each process of the tests would wait
 
     rows = ds.dataset(path).scanner(columns=["id", "embedding"]).to_reader()
     table: pa.Table = lancedb.connect(f"{path}.lancedb").create_table("rows", rows).to_arrow()
@@ -153,6 +155,8 @@ def _lancedb(path: str) -> tuple[object, object]:
 def refuses(name: str, path: Path) -> bool:
     """Return whether an engine that runs in this process cannot read all columns of a file."""
     import lancedb
+    import polars as pl
+    from datasets import load_dataset
 
     read: dict[str, Callable[[], object]] = {
         "DuckDB": lambda: duckdb.sql(f"SELECT * FROM '{path}'").fetchall(),
