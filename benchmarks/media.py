@@ -183,9 +183,10 @@ def ours(head: str, dtype: str) -> Encode:
     @torch.inference_mode()
     def encode(some: Sequence[Item]) -> np.ndarray:
         parts = list(batches(some, BATCH[head]))
-        if head == "audio":
-            tower.expect(parts[0].shape[3], len(parts))
-        return torch.cat(list(map_in_streams(tower, parts))).numpy()
+        if head == "image":
+            return torch.cat(list(map_in_streams(tower, parts))).numpy()
+        tower.expect(parts[0].shape[3], len(parts))
+        return tower.project(torch.cat(list(map_in_streams(tower.features, parts)))).numpy()
 
     return encode
 

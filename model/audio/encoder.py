@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
+from ..device import TORCH_DTYPES, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -249,26 +249,29 @@ class AudioEncoder(LoadedEncoder):
         results = (
             map_in_streams(self._embed_batch, batches) if self.device.type == "cpu" else map(self._embed_batch, batches)
         )
-        embedded = []
-        for batch, (vectors, work) in zip(batches, results, strict=True):
+        features = dict[int, list[Tensor]]()  # by channels
+        for batch, (computed, work) in zip(batches, results, strict=True):
             call.work += work
             self.on_progress(len(batch))
-            embedded.append(HostCopy(vectors))
-        for batch, copied in zip(batches, embedded, strict=True):
-            call.vectors.update(zip([place for place, _ in batch], copied.arrays()[0], strict=True))
+            features.setdefault(batch[0][1].channels, []).append(computed)
+        for channels, parts in features.items():
+            vectors = self.tower.project(torch.cat(parts), channels)
+            if self.settings.normalize:
+                vectors = F.normalize(vectors, dim=-1)
+            places = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
+            call.vectors.update(zip(places, vectors.cpu().numpy(), strict=True))
         call.work.model_seconds += time.perf_counter() - began
 
     @torch.inference_mode()
     def _embed_batch(self, batch: list[tuple[int, Prepared]]) -> tuple[Tensor, Work]:
-        """Return vectors [n, dim] of n tracks of equal length, on the device; in parts if memory runs out."""
+        """Return the features of n tracks of equal length, on the device, computed in parts if memory runs out."""
         frames, channels = _length(batch[0])
         work = Work(items=len(batch), units=frames * len(batch))
 
         def compute(part: slice) -> Tensor:
             tracks = [prepared for _, prepared in batch[part]]
             inputs = [self._spectrograms(each) if each.spectrograms is None else each.spectrograms for each in tracks]
-            vectors = self.tower(torch.cat(inputs).permute(0, 3, 1, 2), channels)
-            return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+            return self.tower.features(torch.cat(inputs).permute(0, 3, 1, 2))
 
         def describe(part: slice) -> tuple[int, str, str]:
             seconds = f"a single recording of {batch[part.start][1].duration:,.1f} seconds"

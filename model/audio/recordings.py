@@ -232,7 +232,10 @@ def cut_windows(recording: Recording, window: float = DEFAULT_WINDOW, hop: float
             yield window_from(start, start + length)
             emitted, k = start, k + 1
             start = round(k * step * rate)
-        kept, first = kept[emitted - first :].copy(), emitted  # the last window may begin right behind the last one here
+        kept, first = (
+            kept[emitted - first :].copy(),
+            emitted,
+        )  # the last window may begin right behind the last one here
     if not end:
         raise AudioError("too short", "it has no sample")
     kept = np.concatenate([kept, *new])

@@ -21,7 +21,7 @@ from .shapes import BINS
 
 POINTS = 2048  # samples of a row of the filter bank; a frame is in its middle
 BANDS, BAND = 3, 341  # the first 1,023 bins are the network's three input channels
-# Per product: the frames of the last one are filled up to a multiple of the first number, those of others are the second one.
+# Frames per product: the last one is filled up to a multiple of the first number, the others have the second one.
 # A product reads all 14 MB of the filter bank, which takes a CPU as long as computing some 10 frames.
 BLOCK_FRAMES = {"cpu": (80, 400), "cuda": (512, 512)}
 SILENCE = 1e-18  # the power of a bin that has none

@@ -18,10 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..convolution import NORM_EPSILON, Convolution, Packed, computed_dtype, convolution, fold_norm
-from ..linear import linear
+from ..linear import Linear, linear
 from .shapes import BLOCKS, GROUPS, KERNELS
 
 PACK_AT = 4  # micro-batches of one length: packing the weights for it takes as long as four micro-batches save
+ROWS = (
+    16  # of a product with the weights behind the network: these are 24 MB, which a product reads for one row as for 16
+)
 MAX_PACKED = 2  # lengths whose weights are kept packed: 128 MB each in float32
 
 
@@ -67,6 +70,11 @@ class AudioTower:
     @torch.inference_mode()
     def __call__(self, spectrograms: Tensor, channels: int = 1) -> Tensor:
         """Return float32 vectors [n, dim] of spectrograms [n * c, 3, 341, t] of n tracks of so many channels."""
+        return self.project(self.features(spectrograms), channels)
+
+    @torch.inference_mode()
+    def features(self, spectrograms: Tensor) -> Tensor:
+        """Return means and maxima, float32 [n * c, 2, 2048], of spectrograms [n * c, 3, 341, t]: what `project` takes."""
         packed = self._packed.get(spectrograms.shape[3])
         x = spectrograms.to(self.dtype).contiguous(memory_format=torch.channels_last)
         x = max_pool(self.stem(x, packed, "relu"), [3, 3])
@@ -75,8 +83,19 @@ class AudioTower:
             for block in blocks:
                 x = block(x, packed)
             x = x.mul_(gate(z, packed))  # [n * c, 256 << stage, h, w]
-        pooled = x.mean((2, 3), dtype=torch.float32) * self.last_gate(x.amax((2, 3)).float())  # [n * c, 2048]
-        return self.fc(pooled.view(-1, channels, pooled.shape[1]).sum(1))
+        return torch.stack([x.mean((2, 3), dtype=torch.float32), x.amax((2, 3)).float()], 1)
+
+    @torch.inference_mode()
+    def project(self, features: Tensor, channels: int = 1) -> Tensor:
+        """Return float32 vectors [n, dim] of features [n * c, 2, 2048] of n tracks of so many channels."""
+        pooled = features[:, 0] * self.last_gate(features[:, 1])  # [n * c, 2048]
+        return _in_blocks(self.fc, pooled.view(-1, channels, pooled.shape[1]).sum(1))
+
+
+def _in_blocks(layer: Linear, x: Tensor) -> Tensor:
+    """Return the layer's results for x [n, in] by products of always as many rows, so that none depends on the others."""
+    padded = F.pad(x, (0, 0, 0, -len(x) % ROWS))
+    return torch.cat([layer(block) for block in padded.split(ROWS)])[: len(x)]
 
 
 def _halve(x: Tensor) -> Tensor:
@@ -220,4 +239,4 @@ class _LastGate:
         """Return factors for z [n * c, 2048], between 0 and 1: [n * c, 2048] or [2048]."""
         if self.constant is not None:
             return self.constant
-        return self.point(z * self.depth + self.depth_bias).sigmoid_()
+        return _in_blocks(self.point, z * self.depth + self.depth_bias).sigmoid_()

@@ -44,6 +44,14 @@ class Band(NamedTuple):
         return slice(int(self.first[start:stop].min()), int(self.last[start:stop].max()))
 
 
+class Part(NamedTuple):
+    """Some source pixels of an axis and the output pixels that they are part of, with their weights, [outputs, sources]."""
+
+    sources: slice
+    outputs: slice
+    weights: Tensor
+
+
 class Axis:
     """How the crop's pixels along one axis are made of source pixels.
 
@@ -58,6 +66,31 @@ class Axis:
         self.start, self.stop = start, start + weights.shape[1]
         self.weights = torch.from_numpy(weights)
         self.sources, self.outputs = Band.of(weights), Band.of(weights.T)
+        self._strips: dict[int, list[Part]] = {}
+        self._groups: list[Part] = []
+
+    def strips(self, size: int) -> list[Part]:
+        """Return the axis in parts of `size` source pixels."""
+        if size not in self._strips:
+            self._strips[size] = [
+                self._part(
+                    slice(start, min(start + size, self.stop - self.start)), self.outputs.span(start, start + size)
+                )
+                for start in range(0, self.stop - self.start, size)
+            ]
+        return self._strips[size]
+
+    def groups(self) -> list[Part]:
+        """Return the axis in parts of COLUMN_GROUP output pixels."""
+        if not self._groups:
+            self._groups = [
+                self._part(self.sources.span(start, start + COLUMN_GROUP), slice(start, start + COLUMN_GROUP))
+                for start in range(0, SIDE, COLUMN_GROUP)
+            ]
+        return self._groups
+
+    def _part(self, sources: slice, outputs: slice) -> Part:
+        return Part(sources, outputs, self.weights[outputs, sources].contiguous())
 
     def reverse(self, size: int) -> Axis:
         """Return the axis for `size` source pixels that are stored in reverse order."""
@@ -91,22 +124,18 @@ def _multiply(read: Read, rows: Axis, columns: Axis) -> Tensor:
     height, width = rows.stop - rows.start, columns.stop - columns.start
     size = max(MIN_STRIP, min(STRIP_TAPS * height // SIDE, STRIP_BYTES // (12 * width)))
     half_done = None  # [m, c * channels]
-    for start in range(0, height, size):
-        stop = min(start + size, height)
-        strip = read(columns.start, rows.start + start, columns.stop, rows.start + stop)
-        block = torch.from_numpy(strip.reshape(stop - start, -1))  # [rows of the strip, c * channels]
+    for sources, outputs, weights in rows.strips(size):
+        strip = read(columns.start, rows.start + sources.start, columns.stop, rows.start + sources.stop)
+        block = torch.from_numpy(strip.reshape(len(strip), -1))  # [rows of the strip, c * channels]
         if half_done is None:
             half_done, channels = torch.zeros(SIDE, block.shape[1]), strip.shape[2]
-        made = rows.outputs.span(start, stop)
-        if made.start < made.stop:
-            half_done[made].addmm_(rows.weights[made, start:stop], block)
+        if outputs.start < outputs.stop:
+            half_done[outputs].addmm_(weights, block)
     assert half_done is not None  # a picture has a row
     half_done = half_done.view(SIDE, width, channels).permute(2, 0, 1).reshape(channels * SIDE, width)
     done = torch.empty(channels * SIDE, SIDE)
-    for left in range(0, SIDE, COLUMN_GROUP):
-        right = left + COLUMN_GROUP
-        needed = columns.sources.span(left, right)
-        done[:, left:right] = half_done[:, needed] @ columns.weights[left:right, needed].T
+    for sources, outputs, weights in columns.groups():
+        done[:, outputs] = half_done[:, sources] @ weights.T
     return done.view(channels, SIDE, SIDE)
 
 

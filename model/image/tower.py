@@ -18,7 +18,9 @@ from .shapes import PREFIX, blocks_of
 
 SIDE = 224  # pixels of a picture's width and height
 HEAD_WIDTH = 64  # of every published CLIP; a state dict does not contain it
-PACKED_FOR = 8  # pictures; the batch size hardly matters for the layout of the weights
+# Pictures that convolutions on a CPU compute at a time, measured: more have tensors of over 32 MB, which glibc gives back to
+# the kernel after every layer, fewer make small products. The batch size hardly matters for the layout of the weights.
+TOGETHER = 8
 
 
 class ImageTower:
@@ -52,12 +54,17 @@ class ImageTower:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
         x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
+        parts = x.split(TOGETHER) if self.device.type == "cpu" else [x]
+        return self.pool(torch.cat([self._convolve(part) for part in parts])).float()
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return the features [n, c, 7, 7] of pictures [n, 3, 224, 224]."""
         for layer in self.stem:
             x = layer(x, activation="relu")
         x = F.avg_pool2d(x, 2)
         for block in self.blocks:
             x = block(x)
-        return self.pool(x).float()
+        return x
 
 
 class _Builder:
@@ -76,7 +83,7 @@ class _Builder:
     def __call__(self, name: str, norm: str, side: int, stride: int = 1, padding: int = 0) -> Convolution:
         """Return the convolution `name`, followed by the batch norm `norm`, for inputs of `side` x `side`."""
         weight, bias = map(self.round, fold_norm(self.state, f"{PREFIX}{name}", f"{PREFIX}{norm}"))
-        return convolution(weight, bias, stride, (padding, padding), shape=(PACKED_FOR, weight.shape[1], side, side))
+        return convolution(weight, bias, stride, (padding, padding), shape=(TOGETHER, weight.shape[1], side, side))
 
 
 class Block:

@@ -195,12 +195,12 @@ def test_out_of_memory_halves_the_micro_batch(loaded: AudioEncoder, monkeypatch:
     whole, tower = loaded.encode(TRACKS), loaded.tower
 
     class LowMemory:
-        limit, dim, expect = fits, tower.dim, tower.expect
+        limit, dim, expect, project = fits, tower.dim, tower.expect, tower.project
 
-        def __call__(self, x: torch.Tensor, channels: int) -> torch.Tensor:
+        def features(self, x: torch.Tensor) -> torch.Tensor:
             if len(x) > self.limit:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-            return tower(x, channels)
+            return tower.features(x)
 
     monkeypatch.setattr(loaded, "tower", LowMemory())
     encoding = loaded.encode_rows(TRACKS)
