@@ -167,6 +167,10 @@ class MediaHead:
         """Return what `parts_of` must know of a file of `size` bytes, which is small. Raise BadRow as `parts` does."""
         raise NotImplementedError
 
+    def glance(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> Any:
+        """Return about what `examine` does, by headers alone: what these claim is not checked."""
+        return self.examine(opened, size, settings)
+
     def examined_of(self, row: Mapping[str, Any]) -> Any:
         """Return what `examine` returned of the file that a row was made of, by the `known_columns` of the row."""
         raise NotImplementedError
@@ -185,6 +189,12 @@ class MediaHead:
         Raises:
             BadRow: It cannot be embedded.
         """
+        raise NotImplementedError
+
+    def planned_extent(
+        self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer], units: NDArray[np.integer]
+    ) -> dict[str, int]:
+        """Return what `extent` does, of rows that are not embedded: by the content columns, and the units of each row."""
         raise NotImplementedError
 
     def find_part(self, opened: BinaryIO, size: int, fragment: str, settings: EncoderSettings) -> Part:

@@ -92,7 +92,7 @@ class EmbedCorpus(beam.PTransform):  # type: ignore[misc]
         write_listings(directory, carry_over.inputs, job.earlier.files, carry_over.files, carry_over.dropped)
         reports = RunReports(None if self.local else directory)
         of_model = (job.model, _model_threads(self.options), reports)
-        publisher = PublishSnapshot(job, self.snapshot, started)
+        publisher = PublishSnapshot(job, self.snapshot, started, local=self.local)
         write = WriteFiles(
             directory,
             job.head,

@@ -90,7 +90,8 @@ class ReadAndJoin(beam.PTransform):  # type: ignore[misc]
         entries = pbegin | "ListFiles" >> ReadListings(self.listings, file_io)
         carried = entries.carried if listed.groups or not self.carry_over else None
         merged = entries.merged if self.carry_over and listed.merged_rows else None
-        reading = replace(job.reading, reports=self.reports, spill=self.spill or self.listings)
+        spill = (self.spill or self.listings) if self.carry_over else None  # a dry run does not read contents again
+        reading = replace(job.reading, reports=self.reports, spill=spill)
         read = entries.shards | "ReadShards" >> ReadShards(reading, spread_parts=job.has_large_shards)
         rows = read.rows | "AddContentHash" >> beam.ParDo(AddContentHash(job.head, self.reports))
         known, new, types = None, rows, None

@@ -197,6 +197,18 @@ class AudioHead(MediaHead):
         except AudioError as error:
             raise BadRow(error.reason, error.detail) from None
 
+    def glance(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> Heard:
+        """Return what the header says of a recording. Raise BadRow if it is not one."""
+        from .parts import glance
+        from .sndfile import AudioError
+
+        if not size:
+            raise BadRow("empty file", "it has 0 bytes")
+        try:
+            return glance(opened, size)
+        except AudioError as error:
+            raise BadRow(error.reason, error.detail) from None
+
     def examined_of(self, row: Mapping[str, Any]) -> Heard:
         """Return what is known of the recording of a row."""
         from .parts import Heard
@@ -292,6 +304,12 @@ class AudioHead(MediaHead):
         """Return how many recordings rows have the beginning of, and the milliseconds of all rows."""
         milliseconds = ((columns["end"] - columns["start"]) * 1000).round()
         return {"files": int((parts == 0).sum()), "milliseconds": int(milliseconds.sum())}
+
+    def planned_extent(
+        self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer], units: NDArray[np.integer]
+    ) -> dict[str, int]:
+        """Return what `extent` does."""
+        return self.extent(columns, parts)
 
     def describe_extent(self, extent: Mapping[str, int]) -> str:
         """Return the recordings and the hours."""

@@ -24,6 +24,8 @@ SHORTEST_WHOLE = Fraction(11, 10)  # windows: up to so long a recording is one r
 
 END_TOLERANCE = 0.1  # seconds by which an entry may end behind its recording: lists have rounded durations
 
+LOWEST_BYTE_RATE = 60  # bytes per second: no format has fewer
+
 
 class Span(NamedTuple):
     """Samples of a recording, in its own rate: from `first` to before `stop`."""
@@ -60,6 +62,22 @@ def listen(opened: BinaryIO) -> Heard:
     if not samples:
         samples = _count(opened)
     heard = Heard(samples, recording.rate, recording.channels)
+    _check_length(heard.samples, heard.rate)
+    return heard
+
+
+def glance(opened: BinaryIO, size: int) -> Heard:
+    """Return what the header of a recording of `size` bytes says. Raise AudioError as `listen` does.
+
+    A header that says nothing, or more than that many bytes could contain, is not believed.
+    """
+    recording = open_recording(opened)
+    try:
+        heard = Heard(recording.promised or 0, recording.rate, recording.channels)
+    finally:
+        recording.close()
+    if not 0 < heard.samples * LOWEST_BYTE_RATE <= size * heard.rate:
+        return listen(opened)
     _check_length(heard.samples, heard.rate)
     return heard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import IO
 
@@ -29,6 +30,8 @@ FORMATS = {
     "TIFF": TiffImagePlugin,
     "AVIF": AvifImagePlugin,
 }
+
+AVIF_HEADER_BYTES = 64 << 10  # in which its properties are
 
 
 def open_header(stream: IO[bytes]) -> Image.Image:
@@ -82,6 +85,44 @@ def count_pixels(stream: IO[bytes], size: int, settings: ImageSettings) -> int:
         raise
     except Exception as error:  # damaged bytes lead Pillow anywhere: OSError, ValueError, KeyError, ...
         raise not_decodable(error) from error
+
+
+def count_pixels_in_header(stream: IO[bytes], size: int, settings: ImageSettings) -> int:
+    """Return what count_pixels does; of WebP and AVIF, too, no more than the beginning is read.
+
+    Pillow reads files of these formats to their end.
+    """
+    check_size(size, settings)
+    stream.seek(0)
+    head = stream.read(AVIF_HEADER_BYTES) if stream.read(12)[4:8] == b"ftyp" else b""
+    stream.seek(0)
+    found = _avif_size(head) if head else _webp_size(stream.read(30))
+    if found is None:
+        return count_pixels(stream, size, settings)
+    check_pixels(*found, settings)
+    return found[0] * found[1]
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Return the width and height in the first 30 bytes of a WebP file; None if they are not such a file's."""
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L" and head[20] == 0x2F:
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if head[12:16] == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _avif_size(head: bytes) -> tuple[int, int] | None:
+    """Return the width and height of the largest image that the header of an AVIF file has; None if it has none."""
+    places = [match.end() for match in re.finditer(rb"\0\0\0\x14ispe\0\0\0\0", head) if match.end() + 8 <= len(head)]
+    sizes = [struct.unpack_from(">II", head, place) for place in places]
+    return max(sizes, key=lambda found: found[0] * found[1], default=None)
 
 
 def not_decodable(error: Exception) -> BadRow:

@@ -90,6 +90,12 @@ class ImageHead(MediaHead):
 
         return count_pixels(opened, size, cast(ImageSettings, settings))
 
+    def glance(self, opened: BinaryIO, size: int, settings: EncoderSettings) -> int:
+        """Return the pixels of the picture, of which no more than its header is read. Raise BadRow as `examine` does."""
+        from .formats import count_pixels_in_header
+
+        return count_pixels_in_header(opened, size, cast(ImageSettings, settings))
+
     def examined_of(self, row: Mapping[str, Any]) -> int:
         """Return the pixels of the picture of a row."""
         return int(row["width"] * row["height"])
@@ -124,6 +130,12 @@ class ImageHead(MediaHead):
     def extent(self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer]) -> dict[str, int]:
         """Return how many pictures rows have, and their pixels."""
         return {"files": len(parts), "pixels": int((columns["width"].astype("int64") * columns["height"]).sum())}
+
+    def planned_extent(
+        self, columns: Mapping[str, NDArray[Any]], parts: NDArray[np.integer], units: NDArray[np.integer]
+    ) -> dict[str, int]:
+        """Return how many pictures rows have, and their pixels."""
+        return {"files": len(parts), "pixels": int(units.sum())}
 
     def describe_extent(self, extent: Mapping[str, int]) -> str:
         """Return the pictures and the megapixels."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 
 from ...model.head import Head, Work
+from ..io.paths import is_local
 from ..options import OptionsError, is_local_run
 from ..prepare.earlier_vectors import measured_work
 from ..prepare.job import Job, prepare_job
@@ -36,12 +39,19 @@ def plan(argv: Sequence[str], head: Head | None = None, listing: Listing | None 
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as spill:
         spill_or_none = spill if is_local_run(options) else None
         counts = count_changes(job, options, spill_or_none, headers_only=headers_only)
-        print_line(plan_summary(job, counts, headers_only=headers_only))
+        print_line(plan_summary(job, counts, headers_only=headers_only, local=is_local_run(options)))
     return 0
 
 
-def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False) -> str:
-    """Return the plan as lines for a terminal; with `headers_only` no content was read."""
+def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False, local: bool = True) -> str:
+    """Return the plan as lines for a terminal.
+
+    Args:
+        job: The run.
+        counts: What it would do.
+        headers_only: Whether no more than the headers of files was read.
+        local: Whether the run is one on this machine.
+    """
     carry_over, head = job.carry_over, job.head
     listed, carried = job.listed, counts.kept
     carried_bytes = sum(each.file.bytes for each in carry_over.files)
@@ -53,7 +63,9 @@ def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False) ->
         f"rows      {counts.new:,} new, {counts.changed:,} with "
         f"{'a file that is new or changed' if headers_only else f'another {head.item}'}, {counts.same + carried:,} with the "
         f"same {head.item}, {counts.removed:,} removed; {counts.rejected:,} rejected",
-        f"vectors   at most {counts.embed:,} rows to embed: --read finds those whose {head.items} are known"
+        *([f"content   {head.describe_extent(counts.extent)} in what is read"] if counts.extent else []),
+        f"vectors   {f'{counts.reused:,} rows reused, ' if counts.reused else ''}at most {counts.embed:,} rows to embed: "
+        f"--read finds those whose {head.items} are known"
         if headers_only
         else f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
         f"model     {head.describe_work(Work(items=counts.items, units=counts.units))}",
@@ -67,9 +79,28 @@ def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False) ->
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")
+    place, free = _space_for_copies(job.output, local=local)
+    if counts.copied:
+        lines.append(
+            f"copies    {counts.copied:,} bytes of {head.items} that cannot be read by themselves, in {place}"
+            + (f", which has {free:,} free" if free is not None else "")
+        )
     lines += [f"note      {note}" for note in counts.notes]
     lines += [f"limits    embed would publish nothing: {excess}" for excess in _exceeded_limits(job, counts)]
+    if free is not None and free < counts.copied:
+        lines.append(f"limits    embed would publish nothing: {place} has too little space for the copies")
     return "\n".join(map(printable, lines))
+
+
+def _space_for_copies(output: str, *, local: bool) -> tuple[str, int | None]:
+    """Return the place in which a run keeps copies of contents, and the bytes that are free there, if that can be known."""
+    if not local:
+        return "the run directory", None
+    place = output if is_local(output) else tempfile.gettempdir()
+    existing = place
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    return place, shutil.disk_usage(existing).free
 
 
 def _exceeded_limits(job: Job, counts: PlanCounts) -> Iterator[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from ..flags import READ_TIMEOUT
 from . import beam_files
+from .byte_ranges import BlockFile
 from .paths import is_local
 from .timeout_reader import call_within, open_to_read, open_version
 from .versions import ListedFile, read_range
@@ -61,6 +62,10 @@ class FileIO:
         """Return a part of a file that memory takes, as open_version reads it."""
         self.set_options(file.path)
         return call_within(file.path, self.read_timeout, lambda: read_range(file, offset, size, self.compare))
+
+    def open_headers(self, file: ListedFile) -> BinaryIO:
+        """Return a file of which a header is read: only blocks of it that are needed are, each as read_range reads it."""
+        return cast(BinaryIO, BlockFile(file.size, lambda offset, size: self.read_range(file, offset, size)))
 
     def set_options(self, path: str) -> None:
         """Give Beam's file systems the job's options for `path`, if no one has: a runner does so in its own processes."""

@@ -9,6 +9,7 @@ from functools import partial
 import apache_beam as beam
 
 from ..errors import SnapshotError
+from ..io.paths import is_local
 from ..layout import REPORT
 from ..prepare.job import Job
 from ..report.html import write_report
@@ -34,10 +35,12 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         job: The run.
         snapshot: The name of its snapshot.
         started: When the run started, in seconds since 1970.
+        local: Whether no step of the run can be started again, so that nothing needs its copies of contents any more.
     """
 
-    def __init__(self, job: Job, snapshot: str, started: float) -> None:
+    def __init__(self, job: Job, snapshot: str, started: float, *, local: bool = False) -> None:
         self.job, self.snapshot, self.started = job.without_files(), snapshot, started
+        self.spills_contents = local and is_local(job.output) and job.head.by_reference
         self.directory = run_path(job.output, snapshot)
 
     def process(self, element: tuple[None, Iterable[RunReport]]) -> Iterator[Manifest]:
@@ -48,7 +51,7 @@ class PublishSnapshot(beam.DoFn):  # type: ignore[misc]
         """
         output, totals = self.job.output, RunTotals.of(element[1])
         # First: a process that is killed when it has published would leave them in the snapshot.
-        _try_to_remove({f"spill files of {self.snapshot}": lambda: remove_spills(output, self.snapshot)})
+        remove_spills(output, self.snapshot, contents=self.spills_contents)
         published = read_manifest(output, self.snapshot)
         if published is None:
             corpus = make_corpus(self.job, self.snapshot, self.directory, totals, self.job.reading.file_io)

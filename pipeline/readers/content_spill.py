@@ -33,17 +33,22 @@ class ContentSpill:
     another one is begun, or when the part was read; on an object store it is uploaded then.
 
     Args:
-        directory: Where the files are; None if no content is copied.
+        directory: Where the files are; None if contents are only counted: only the last one that `copy` got can be read.
+
+    Attributes:
+        bytes: The bytes of all contents.
     """
 
     def __init__(self, directory: str | None) -> None:
-        self.directory = directory
+        self.directory, self.bytes = directory, 0
         self._begun = self._complete = self._contents = self._size = 0
         self._path = ""
         self._handle: IO[bytes] | None = None
 
     def add(self, data: bytes) -> Source:
         """Copy a content."""
+        if self.directory is None:
+            return self._end_content(len(data))
         self._begin_content()
         self._write(data)
         return self._end_content(len(data))
@@ -81,12 +86,14 @@ class ContentSpill:
     @property
     def _local(self) -> str:
         """The local directory that is written to."""
-        assert self.directory is not None
-        return self.directory if is_local(self.directory) else tempfile.gettempdir()
+        return self.directory if self.directory and is_local(self.directory) else tempfile.gettempdir()
 
     def _begin_content(self) -> None:
         """Go to the end of the file, or of another one."""
-        if self._size >= FILE_BYTES or self._contents >= FILE_CONTENTS:
+        if self.directory is None:
+            self._discard()
+            self._size = 0
+        elif self._size >= FILE_BYTES or self._contents >= FILE_CONTENTS:
             self._end_file()
         with convert_write_errors(self._local):
             if self._handle is None:
@@ -107,11 +114,13 @@ class ContentSpill:
 
     def _end_content(self, size: int) -> Source:
         source = Source(self._path, 0, "", self._size, size)
-        self._size, self._contents = self._size + size, self._contents + 1
+        self._size, self._contents, self.bytes = self._size + size, self._contents + 1, self.bytes + size
         return source
 
     def _begin_file(self) -> IO[bytes]:
-        directory = str(self.directory)
+        directory = self.directory
+        if directory is None:
+            return tempfile.TemporaryFile()
         self._path = join(directory, f"{CONTENT_SPILL}{uuid.uuid4().hex}.tmp")
         self._begun, self._size, self._contents = self._begun + 1, 0, 0
         if not is_local(directory):
@@ -121,7 +130,7 @@ class ContentSpill:
 
     def _end_file(self) -> None:
         """Complete the file that was begun, if there is one."""
-        if self._handle is None:
+        if self._handle is None or self.directory is None:
             return
         with convert_write_errors(self._local):
             self._handle.flush()

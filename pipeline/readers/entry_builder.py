@@ -170,6 +170,8 @@ class EntryBuilder(BatchBuilder):
     def _weight(self, found: _Found) -> int:
         """Return about how much memory it takes to look at a content."""
         size = found.size or 0
+        if self.settings.headers_only and found.source:
+            return HASHED_BYTES
         return size if size <= min(self.head.max_held, self.limit) else HASHED_BYTES
 
     def _look(self, content: Content, found: _Found) -> _Found:
@@ -182,6 +184,10 @@ class EntryBuilder(BatchBuilder):
         assert source is not None
         file, file_io = ListedFile(source.path, source.bytes, source.version), self.settings.file_io
         with reading_errors(source.path, self.settings.reports):
+            if self.settings.headers_only:
+                header = file_io.open_headers(file)
+                part = header if source.is_whole else ByteRange(header, source.offset, source.size)
+                return self._examine(cast(BinaryIO, part), found)
             if not source.is_whole and source.size <= min(self.head.max_held, self.limit):
                 return self._examine(io.BytesIO(file_io.read_range(file, source.offset, source.size)), found)
             with file_io.open_version(file) as whole:
@@ -194,10 +200,11 @@ class EntryBuilder(BatchBuilder):
             if size > self.limit:
                 self.head.examine(opened, size, self.encoder)  # raises the rejection
             if self.settings.headers_only and found.source:
-                in_memory, digest = None, digest_of(repr(found.source).encode())
+                digest = digest_of(repr(found.source).encode())
+                examined = self.head.glance(opened, size, self.encoder)
             else:
                 in_memory, digest = hash_content(opened, size, self.head.max_held)
-            examined = self.head.examine(in_memory or opened, size, self.encoder)
+                examined = self.head.examine(in_memory or opened, size, self.encoder)
         except BadRow as bad:
             return found._replace(digest=digest, bad=bad)
         return found._replace(digest=digest, examined=examined)
@@ -225,8 +232,7 @@ class EntryBuilder(BatchBuilder):
         source = found.source
         if source is None:
             assert isinstance(content, Inline)
-            nowhere = self.settings.headers_only  # contents are not read again
-            source = Source("", 0, "", 0, len(content.data)) if nowhere else self.spill.add(content.data)
+            source = self.spill.add(content.data)
         for part in parts:
             row = MediaContent(file, part.values, source._replace(units=part.units), part.hash)
             yield from self.add_content(f"{pending.id}{part.fragment}", row, pending.kept, row=pending.row)

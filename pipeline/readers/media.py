@@ -91,18 +91,19 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
     source, digest = item.source, None
     try:
         if size > builder.limit:
-            head.parts(opened, size, b"", settings)  # raises the rejection
+            head.examine(opened, size, settings)  # raises the rejection
         if source is None and size > head.max_held:
             source = builder.spill.copy(opened, size)
             opened = cast(BinaryIO, builder.spill.open(source))
         if builder.settings.headers_only and item.source:
             in_memory, digest = None, digest_of(repr(item.source).encode())
+            examined = head.glance(opened, size, settings)
         else:
             in_memory, digest = hash_content(opened, size, head.max_held)
-        parts = head.parts(in_memory or opened, size, digest, settings)
+            examined = head.examine(in_memory or opened, size, settings)
+        parts = head.parts_of(examined, digest, settings)
         if source is None and in_memory:
-            nowhere = builder.settings.headers_only  # contents are not read again
-            source = Source("", 0, "", 0, size) if nowhere else builder.spill.add(in_memory.getvalue())
+            source = builder.spill.add(in_memory.getvalue())
     except BadRow as bad:
         return Found(_file(item, head, digest), fault=bad)
     return Found(_file(item, head, digest), source, parts)

@@ -29,9 +29,9 @@ class ReadSettings:
         kept: The schema of the kept fields, while rows are read and shuffled.
         open: The names of the kept fields whose type may still widen.
         encoder: What the encoder is loaded from: its settings decide what is a row of a file. None if there are no files.
-        headers_only: Whether files are not read to their end: what is hashed is then their version.
+        headers_only: Whether no more than the header of a file is read: what is hashed is then its version.
         threads: How many files are opened and read at the same time.
-        spill: The directory for copies of contents that cannot be read by themselves; None before the run.
+        spill: The directory for copies of contents that cannot be read by themselves; None if nothing is copied.
         media_root: The directory that paths in lists are relative to; None for that of each list.
         earlier: The rows that the previous snapshot has of lists; None if every file is read.
         limit: The most bytes of a content, and of an id.

@@ -6,8 +6,9 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import apache_beam as beam
 import pyarrow as pa
@@ -19,7 +20,7 @@ from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
 from .compression import BLOCK_ROWS, DamagedShard
 from .entry_builder import EntryBuilder
-from .input_files import open_shard
+from .input_files import open_shard, reading_errors
 from .known_entries import KnownEntries
 from .notes import Notice, ShardNotes
 from .parts import split_group
@@ -58,7 +59,7 @@ def _read(builder: BatchBuilder) -> Batches:
 
 def _read_part(builder: BatchBuilder) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
-    with open_shard(shard, builder.settings.file_io, builder.settings.reports) as handle:
+    with _open(builder) as handle:
         try:
             for batches in READERS[shard.format].read(handle, builder):
                 if builder.part.parts == 1:
@@ -73,6 +74,18 @@ def _read_part(builder: BatchBuilder) -> Batches:
     yield builder.flush()
 
 
+@contextmanager
+def _open(builder: BatchBuilder) -> Iterator[IO[bytes]]:
+    """Open the shard of a builder, as open_shard does; a file of which a header is read is not opened as a whole."""
+    shard, settings = builder.shard, builder.settings
+    if settings.headers_only and shard.format == "media":
+        with reading_errors(shard.path, settings.reports):
+            yield settings.file_io.open_headers(shard.listed)
+    else:
+        with open_shard(shard, settings.file_io, settings.reports) as handle:
+            yield handle
+
+
 @dataclass
 class ShardsRead:
     """Result of reading parts of shards.
@@ -82,6 +95,7 @@ class ShardsRead:
             rejected ones included, and the documents whose list of contents is missing or empty.
         damaged: Those that were not read to their end, each (number and name of the shard, number of the part, reason).
         rows: All rows.
+        copied: The bytes of contents that cannot be read by themselves.
         seconds: The time that it took.
         by_second: The rows that were read in each second.
         notes: What readers noticed.
@@ -91,6 +105,7 @@ class ShardsRead:
     parts: array[int] = field(default_factory=lambda: array("q"))
     damaged: list[tuple[int, str, int, str]] = field(default_factory=list)
     rows: int = 0
+    copied: int = 0
     seconds: float = 0.0
     by_second: Counter[int] = field(default_factory=Counter)
     notes: ShardNotes = field(default_factory=ShardNotes)
@@ -101,6 +116,7 @@ class ShardsRead:
         part, number = builder.part, builder.shard.number
         self.parts.extend((number, part.number, part.parts, rows, builder.without_texts))
         self.notes.merge(builder.notes)
+        self.copied += builder.spill.bytes
         for kind, row in builder.kinds.items():
             self.kinds.setdefault(kind, f"{builder.shard.path}, row {row}")
         if builder.damage is not None:
@@ -190,7 +206,7 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
             lambda builder: (builder, list(_read(builder))),
             builders,
             settings.threads,
-            lambda builder: builder.part.bytes,
+            lambda builder: 0 if settings.headers_only else builder.part.bytes,
             READ_BYTES,
         )
 

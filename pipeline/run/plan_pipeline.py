@@ -6,9 +6,10 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from glob import escape
+from typing import cast
 
 import apache_beam as beam
 import numpy as np
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics, MetricsFilter
 
+from ...model.head import Head
+from ...model.media import MediaHead
 from ..dedup.buckets import Buckets, bucket_bits, read_rows
 from ..dedup.spill import PieceCodec
 from ..embedded_batch import EmbeddedBatch
@@ -39,10 +42,13 @@ from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
 from ..writers.kept_files import DroppedShards
+from ..writers.statistics import planned_extent
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_beam.plan"
+
+_EXTENT = "extent_"  # begins the names of the counters of an extent
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,6 +71,8 @@ class PlanCounts:
         damaged: Shards that cannot be read to their end.
         duplicate_ids: Ids that occur more than once.
         kept: Rows with vectors of the current snapshot that are not read again.
+        copied: The bytes of contents that are copied while they are read.
+        extent: How much content the rows that are read have, as the head's `extent` returns it, if it is in files.
         notes: What readers noticed, and what users should know of the kept fields.
     """
 
@@ -81,13 +89,15 @@ class PlanCounts:
     damaged: int = 0
     duplicate_ids: int = 0
     kept: int = 0
+    copied: int = 0
+    extent: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def count_changes(job: Job, options: EmbedOptions, spill: str | None, *, headers_only: bool = False) -> PlanCounts:
     """Return what a run would do; a local run writes shuffled rows to the directory `spill`.
 
-    With `headers_only` the contents that rows refer to are not read, so that none of them is known.
+    With `headers_only` no more than the headers of files are read, so that none of their contents is known.
     """
     job = replace(job, reading=replace(job.reading, headers_only=headers_only))
     # The workers of a remote run read the listings from the output's file system.
@@ -133,9 +143,12 @@ def _run_and_count(
     counts = Counter[str]()
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
+    extent = {name: counts.pop(f"{_EXTENT}{name}") for name in _names(counts, _EXTENT)}
     notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}
     counts["kept"] = files - counts.pop("dropped", 0)
-    return PlanCounts(**counts, notes=(*sorted(notes), *([] if job.types.open else kept_notes(job, job.settled))))
+    return PlanCounts(
+        **counts, extent=extent, notes=(*sorted(notes), *([] if job.types.open else kept_notes(job, job.settled)))
+    )
 
 
 def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | None, listings: str) -> None:
@@ -145,13 +158,17 @@ def _build(pipeline: beam.Pipeline, job: Job, batch_items: int, *, spill: str | 
     joined = pipeline | ReadAndJoin(
         job, listings, batch_items, spill, columns=(forbidden,) if forbidden else (), carry_over=False
     )
-    known = joined.known | "CountReused" >> beam.Map(_count_reused, forbidden).with_output_types(pa.RecordBatch)
+    known = joined.known | "CountReused" >> beam.Map(_count_reused, job.head, forbidden).with_output_types(
+        pa.RecordBatch
+    )
     new = joined.new | "CountNew" >> beam.ParDo(_CountNew(job.model)).with_output_types(pa.RecordBatch)
     _ = joined.rejected | "CountRejected" >> beam.Map(lambda batch: _add("rejected", batch.num_rows))
     damaged = joined.read | "ListDamaged" >> beam.FlatMap(lambda shards: {number for number, *_ in shards.damaged})
     if job.has_large_shards:  # a shard that is read in parts may be damaged in several
         damaged = damaged | "KeepOnePerShard" >> beam.Distinct()
     _ = damaged | "CountDamaged" >> beam.Map(lambda _: _add("damaged", 1))
+    if job.head.by_reference:
+        _ = joined.read | "CountCopies" >> beam.Map(lambda read: _add("copied", read.copied))
     notes = joined.read | "SelectNotes" >> beam.Map(_notes) | "MergeNotes" >> beam.CombineGlobally(merge_notes)
     _ = notes | "ListNotes" >> beam.Map(lambda found: _add_notes(found.describe()))
     if joined.types is not None:
@@ -215,9 +232,21 @@ def _add_notes(notes: Iterable[str]) -> None:
         found.add(note)
 
 
-def _count_reused(batch: EmbeddedBatch, forbidden: str | None) -> pa.RecordBatch:
+def _names(counts: Iterable[str], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in counts if name.startswith(prefix)]
+
+
+def _count_extent(rows: pa.RecordBatch, head: Head) -> None:
+    """Count how much content rows have that refer to files."""
+    if head.by_reference:
+        for name, amount in planned_extent(rows, cast(MediaHead, head)).items():
+            _add(f"{_EXTENT}{name}", amount)
+
+
+def _count_reused(batch: EmbeddedBatch, head: Head, forbidden: str | None) -> pa.RecordBatch:
     """Count rows with an earlier vector, and return them."""
     _add("reused", batch.rows.num_rows)
+    _count_extent(batch.rows, head)
     if forbidden:
         _add("forbidden", pc.sum(batch.rows.column(forbidden)).as_py())
     return batch.rows
@@ -243,6 +272,7 @@ class _CountNew(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Count, and yield the rows."""
         if self.model.head.by_reference:
+            _count_extent(batch, self.model.head)
             _, first = np.unique(batch.column(CONTENT_HASH.name).dictionary_encode().indices, return_index=True)
             _add("embed", batch.num_rows)
             _add("items", len(first))

@@ -25,6 +25,6 @@ def prepare_night(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
             rows |= {f"{name}{row}": f"text {row} of {name}" for row in range(number)}
         embed(folder / "in" / "*.jsonl", folder / "out", **OPTIONS)
     (folder / "in" / "b.jsonl").unlink()
-    write_shard(folder, "e", 2, padding=800)  # as many bytes as let the run merge the segment of d, and no other
+    write_shard(folder, "e", 2, padding=350)  # as many bytes as let the run merge the segment of d, and no other
     kept = {name: text for name, text in rows.items() if not name.startswith("b")}
     return rows, kept | {f"e{row}": text for row, text in enumerate(NEW)}

@@ -51,10 +51,10 @@ def prepare_media_night(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes
     return rows, kept | pack(folder, "e.tar.gz", [*pictures[56:62], *NEW])
 
 
-def crashing_media_run(root: str, output: str, nth: int, late: bool) -> None:
+def crashing_media_run(root: str, output: str, nth: int, late: bool, effect: str) -> None:
     """Embed `root`/in into `root`/`output`; the process is killed as killed_at has it."""
     options = EmbedOptions(
         [], input=[f"{root}/in/*"], output=f"{root}/{output}", head="image", checkpoint="untrained", **OPTIONS
     )
-    with killed_at(root, nth, late=late), closing(EmbedCorpus(options, StubPictures())) as corpus:
+    with killed_at(root, nth, late=late, effect=effect), closing(EmbedCorpus(options, StubPictures())) as corpus:
         run(corpus, options)

@@ -45,10 +45,10 @@ def slow_run(shards: str, output: str, log: str, *flags: str) -> None:
     run(EmbedCorpus(options, LoggingHead(log)), options)
 
 
-def killed_at(root: str, nth: int, *, late: bool) -> AbstractContextManager[None]:
+def killed_at(root: str, nth: int, *, late: bool, effect: str = "any") -> AbstractContextManager[None]:
     """Return a block in which this process is killed at the `nth` effect on a file below `root`, or after it with `late`."""
     end = partial(os.kill, os.getpid(), signal.SIGKILL)
-    return Faults(Path(root)).armed(Fault("any", nth, late=late, meanwhile=end))
+    return Faults(Path(root)).armed(Fault(effect, nth, late=late, meanwhile=end))
 
 
 def crashing_run(root: str, output: str, nth: int, late: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from audioclip_beam.model.audio.head import AudioHead
 from audioclip_beam.model.audio.recordings import Track
@@ -18,6 +19,7 @@ from audioclip_beam.model.fingerprint import SCHEME
 from audioclip_beam.model.head import ContentError, EncoderSettings, Encoding, ModelInfo, Work
 from audioclip_beam.model.image.head import ImageHead
 from audioclip_beam.pipeline.embed import EmbedCorpus
+from audioclip_beam.pipeline.inference import find_model
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
@@ -101,6 +103,13 @@ class StubSounds(_Stub, AudioHead):
 
 class StubPictures(_Stub, ImageHead):
     """The image head over a StubMediaEncoder."""
+
+
+@pytest.fixture
+def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `validate` embed the canary with the stubs, not with random weights of the real heads."""
+    heads = {head.name: head for head in (StubSounds(), StubPictures())}
+    monkeypatch.setattr(find_model, "find_head", heads.__getitem__)
 
 
 def embed_media(source: Path | str, output: Path, head: Any = None, **options: object) -> tuple[Manifest, list[Any]]:
