@@ -314,10 +314,9 @@ def _rows(manifest: Manifest, sample: Directions, labels: Sequence[str]) -> list
 
 def _details(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the file of a row of the sample, and its kept fields."""
-    details = [("file", row["file"]["uri"])] if "file" in row else []
-    details += [(name.removeprefix(KEPT), value) for name, value in row.items() if name.startswith(KEPT)]
-    return [
-        (_shorten(name, LABEL_CELLS, LABEL_BYTES), _shorten(value, LABEL_CELLS, LABEL_BYTES))
-        for name, value in details
-        if value is not None
-    ]
+    kept = {name.removeprefix(KEPT): value for name, value in row.items() if name.startswith(KEPT)}
+    details = [(name, _shorten(value, LABEL_CELLS, LABEL_BYTES)) for name, value in kept.items() if value is not None]
+    if "file" in row:
+        uri = printable(row["file"]["uri"])[::-1]  # of a long path the end is what tells files apart
+        details.insert(0, ("file", _shorten(uri, LABEL_CELLS, LABEL_BYTES)[::-1]))
+    return [(_shorten(name, LABEL_CELLS, LABEL_BYTES), value) for name, value in details]

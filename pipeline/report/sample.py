@@ -180,7 +180,7 @@ def _is_short(kind: pa.DataType) -> bool:
 
 def _shown(name: str, column: pa.Array) -> pa.Array:
     """Return the column of this name in a sample; a kept field, whatever its type, as strings."""
-    if not name.startswith(KEPT) and name != "label":
+    if not name.startswith(KEPT) and not (name == "label" and column.type == pa.string()):
         return column
     try:
         return pc.utf8_slice_codeunits(column.cast(pa.string()), 0, SHOWN_CHARACTERS)
