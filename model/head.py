@@ -344,7 +344,8 @@ class Head(Protocol):
         model_columns: What the model gives besides the vector.
         size_column: The one of these whose histogram reports show; `max_size` and more are one bar.
         size_unit: What it counts, in the plural: usually the unit.
-        preview: How a page shows a content besides by its name: as a small picture, in a player of its file, or not at all.
+        preview: How a page shows a content besides by its name: as a small picture, in a player of its file, which the
+            columns start, end and duration then give the part of, or not at all.
         cut_column: The one of these that is true if the model read only the beginning, or None if it always reads all.
         reasons: Reasons of rejected rows that only this head has.
         sort_by: The column by which new rows are sorted, so that contents that are cheap together share a batch, or None.

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -25,23 +25,19 @@ from ..snapshots.snapshot import open_snapshot
 from ..terminal import printable
 from ..writers.statistics import FileStats
 from . import plots
-from .previews import Preview, make_previews
-from .sample import KEPT, Directions, nearest_rows, principal_plane, read_sample, unit_vectors
+from .sample import principal_plane, read_sample, unit_vectors
+from .sample_rows import PROBES, sample_rows, shorten
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-LABEL_CELLS, LABEL_BYTES = 100, 300  # of a row's label
 VALUE_CELLS, VALUE_BYTES = 1000, 4000  # of an option, a note and the like
 
 MAP_ROWS = 256  # of the sample, in the map
 
-PROBES, NEIGHBORS = 6, 5  # rows that are shown, and how many of their nearest rows
-
 _CountName = Literal["read", "embedded", "reused", "rejected", "truncated"]
 _FIGURES: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected", "truncated")
 _COMPARED: tuple[_CountName, ...] = ("read", "embedded", "reused", "rejected")
-
 
 # What a page may load, by what it shows of contents, besides its own style.
 _POLICIES = {"": "", "picture": "; img-src data:", "player": "; media-src file:"}
@@ -52,24 +48,6 @@ class _Outcome(NamedTuple):
     color: str
     rows: str
     share: str
-
-
-class _Row(NamedTuple):
-    """A row of the sample.
-
-    Attributes:
-        label: What it is called.
-        preview: What is shown of its content.
-        size: In words.
-        details: Names and values: its file, its kept fields.
-        nearest: Cosine, label and preview of the rows that are nearest to it.
-    """
-
-    label: str
-    preview: Preview
-    size: str
-    details: list[tuple[str, str]]
-    nearest: list[tuple[str, str, Preview]]
 
 
 def render(
@@ -88,7 +66,7 @@ def render(
     counted = sum(amount for _, amount, _ in pieces)
     head = find_head(manifest["head"])
     sample = unit_vectors(rows)
-    labels = [_shorten(label, LABEL_CELLS, LABEL_BYTES) for label in sample.rows["label"].to_pylist()]
+    labels = [shorten(label) for label in sample.rows["label"].to_pylist()]
     mapped = len(labels[:MAP_ROWS])
     charts: dict[str, plots.Chart | None] = {
         "outcomes": plots.rows_by_outcome(pieces) if pieces else None,
@@ -122,7 +100,7 @@ def render(
         mapped=mapped,
         sample_rows=f"{len(labels):,}",
         vectors=f"{manifest['totals']['vectors']:,}",
-        rows=_rows(manifest, sample, labels),
+        rows=sample_rows(manifest, sample, labels),
         **_changes(manifest, previous),
     )
 
@@ -172,19 +150,6 @@ def _finalize(value: object) -> object:
     from markupsafe import Markup
 
     return value if isinstance(value, Markup) else printable(str(value))
-
-
-def _shorten(value: object, cells: int, size: int) -> str:
-    """Return a value without control characters.
-
-    Args:
-        value: The value.
-        cells: The most terminal cells that it may take.
-        size: The most bytes of UTF-8.
-    """
-    shown = printable(str(value), cells)
-    # Characters without a width can follow each other in any number, so cells alone do not bound the page.
-    return shown if len(shown.encode()) <= size else shown.encode()[: size - 3].decode(errors="ignore") + "…"
 
 
 def _figures(manifest: Manifest) -> list[tuple[str, str]]:
@@ -257,7 +222,7 @@ def _provenance(manifest: Manifest, files: Sequence[FileInfo]) -> list[tuple[str
         ("files", f"{len(files):,}, {sum(file.bytes for file in files):,} bytes"),
         *(("note", note) for note in manifest["notes"]),
     ]
-    return [(name, _shorten(_spelled(value), VALUE_CELLS, VALUE_BYTES)) for name, value in rows]
+    return [(name, shorten(_spelled(value), VALUE_CELLS, VALUE_BYTES)) for name, value in rows]
 
 
 def _spelled(value: object) -> str:
@@ -282,42 +247,3 @@ def _amounts(manifest: Manifest, head: Head) -> list[str]:
     if work.items:
         amounts.append(f"The model's work in this run: {head.describe_work(work)}.")
     return amounts
-
-
-def _rows(manifest: Manifest, sample: Directions, labels: Sequence[str]) -> list[_Row]:
-    """Return PROBES rows of a sample: those with the least and the greatest size, and others; each with its nearest rows."""
-    if not labels:
-        return []
-    head = find_head(manifest["head"])
-    fields = cast(Sequence[str], manifest["options"].get(head.field_flag.removeprefix("--")) or ())
-    sizes = sample.rows["size"].to_numpy()
-    extremes = {int(sizes.argmin()): "the least of the sample", int(sizes.argmax()): "the greatest of the sample"}
-    if sizes.min() == sizes.max():
-        extremes = {}
-    others = [place for place in range(len(labels)) if place not in extremes]
-    left = PROBES - len(extremes)
-    others = others[:: max(1, len(others) // left)][:left]
-    probes = [*others, *extremes]
-    near = [nearest_rows(sample.vectors, probe, NEIGHBORS) for probe in probes]
-    places = list(dict.fromkeys([*probes, *(other for found in near for _, other in found)]))
-    values = sample.rows.take(pa.array(places)).to_pylist()
-    shown = dict(zip(places, zip(values, make_previews(head, values, fields), strict=True), strict=True))
-    rows = []
-    for probe, found in zip(probes, near, strict=True):
-        row, preview = shown[probe]
-        extreme = f", {extremes[probe]}" if probe in extremes else ""
-        nearest = [(f"{cosine:.3f}", labels[other], shown[other][1]) for cosine, other in found]
-        size = f"{row['size']:,.6g} {head.size_unit}{extreme}"
-        rows.append(_Row(labels[probe], preview, size, _details(row), nearest))
-    return rows
-
-
-def _details(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the file of a row of the sample, and its kept fields."""
-    details = [("file", row["file"]["uri"])] if "file" in row else []
-    details += [(name.removeprefix(KEPT), value) for name, value in row.items() if name.startswith(KEPT)]
-    return [
-        (_shorten(name, LABEL_CELLS, LABEL_BYTES), _shorten(value, LABEL_CELLS, LABEL_BYTES))
-        for name, value in details
-        if value is not None
-    ]

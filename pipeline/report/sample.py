@@ -92,7 +92,8 @@ def unit_vectors(rows: pa.Table) -> Directions:
     """Return the directions of a sample's rows; those whose vector has none (zero, infinite or NaN) are left out."""
     if not len(rows):
         return Directions(np.zeros((0, 1)), rows)
-    vectors = np.stack(rows[EMBEDDING].to_numpy(zero_copy_only=False)).astype(np.float64)  # [rows, dim]
+    numbers = rows[EMBEDDING].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    vectors = numbers.reshape(len(rows), -1).astype(np.float64)  # [rows, dim]
     good = np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1) > 0)  # [rows]
     vectors = vectors[good]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -180,7 +181,7 @@ def _is_short(kind: pa.DataType) -> bool:
 
 def _shown(name: str, column: pa.Array) -> pa.Array:
     """Return the column of this name in a sample; a kept field, whatever its type, as strings."""
-    if not name.startswith(KEPT) and name != "label":
+    if not name.startswith(KEPT) and not (name == "label" and column.type == pa.string()):
         return column
     try:
         return pc.utf8_slice_codeunits(column.cast(pa.string()), 0, SHOWN_CHARACTERS)

@@ -553,6 +553,8 @@ def _content_values(case: Case) -> Iterator[tuple[Any, ...]]:
 def test_pages_can_show_contents(case: Case) -> None:
     """By nothing, a player, or a small picture, which is made of every content that can be embedded, and of no other."""
     assert case.head.preview in ("", "picture", "player")
+    if case.head.preview == "player":
+        assert {"start", "end", "duration"} <= {column.name for column in case.head.content_columns}
     if case.head.preview != "picture":
         return
     head = cast(MediaHead, case.head)

@@ -138,6 +138,13 @@ def test_names_that_are_allowed_are_needed(module: str, name: str) -> None:
     assert all(map(_named, matches)), "it allows more than names of texts"
 
 
+def test_the_report_names_no_head() -> None:
+    """What it shows of contents is declared by the heads."""
+    for module, content in _modules():
+        if module.startswith("report/"):
+            assert not re.search(r"""["'](text|image|audio)["']""", content), module
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

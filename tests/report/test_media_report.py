@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shutil
 import tarfile
 import threading
@@ -26,7 +27,7 @@ from audioclip_beam.pipeline.report.sample import read_sample
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
 from tests.support import object_stores
 from tests.support.browser import CHROMIUM, contrast, show_page
-from tests.support.corpus import read
+from tests.support.corpus import read, write_jsonl
 from tests.support.object_stores import Store
 from tests.support.pages_of_reports import Page, manifest_of, page_of
 from tests.support.picture_files import encoded, picture
@@ -351,6 +352,18 @@ def test_kept_fields_of_any_type_are_shown_if_they_are_short(tmp_path: Path) -> 
     assert "t" * 200 not in text
     assert "<dt>inner</dt>" not in text
     assert "<dt>nothing</dt>" not in text
+
+
+def test_of_a_long_path_the_end_is_shown(tmp_path: Path) -> None:
+    """The label may be an id that does not name the file."""
+    folder = tmp_path / ("a" * 200)
+    folder.mkdir()
+    (folder / "<b>.png").write_bytes(encoded(picture(1, 8, 6)))
+    source = write_jsonl(tmp_path / "list.jsonl", [{"id": "one", "path": f"{folder}/<b>.png"}])
+    embed_media(source, tmp_path / "out", StubPictures(), media_field=["path"], id_field="id")
+    text = page_of(tmp_path / "out").read_text(encoding="utf-8")
+    assert "<h3>one</h3>" in text
+    assert re.search("<dt>file</dt><dd>…a{91}/&lt;b&gt;.png</dd>", text)
 
 
 @pytest.mark.slow

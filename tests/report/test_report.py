@@ -199,12 +199,16 @@ def test_a_histogram_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_part_files_that_do_not_fit_together(tmp_path: Path) -> None:
-    """Files with another type of a column are named."""
+    """Files with another type of a column, or without rows in a row group, are named."""
     write_snapshot(tmp_path, random_batches(20, 4), 4, max_rows=10)
     first, second = sorted(page_of(tmp_path).parent.glob("part-*"))
     table = pq.read_table(first)
     pq.write_table(table.set_column(table.column_names.index("text"), "text", table["text"].cast(pa.binary())), first)
     with pytest.raises(SnapshotError, match=f"one of {first}, {second} has other columns than the others: audioclip"):
+        ensure_report(str(tmp_path), remake=True)
+    with pq.ParquetWriter(first, table.schema) as writer:
+        writer.write_table(table.slice(0, 0))
+    with pytest.raises(SnapshotError, match=f"{first} cannot be read"):
         ensure_report(str(tmp_path), remake=True)
 
 
