@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystems import FileSystems
 from starlette.testclient import TestClient
 
 from audioclip_beam.pipeline.browse import app as app_module
@@ -22,6 +23,7 @@ from audioclip_beam.pipeline.browse.snapshot_rows import SnapshotRows
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
+from tests.support import object_stores
 from tests.support.browsing import (
     TEXTS,
     TOKEN,
@@ -34,8 +36,11 @@ from tests.support.browsing import (
     use_stub_models,
     write_tar,
 )
+from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of, edit_manifest, random_batches, rewrite, write_snapshot
 from tests.support.stub_media import StubPictures, embed_media
+
+store = object_stores.store
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +446,24 @@ def _name_in_all_rows(output: Path, file: dict[str, Any]) -> None:
         )
 
     rewrite(output, change)
+
+
+def test_contents_on_an_object_store(store: Store) -> None:
+    """A range is asked for of the version that was embedded; another one has changed."""
+    for number in range(2):
+        store.put(f"in/{number}.wav", sound(number))
+    embed_media(f"{store.url}/in/*", f"{store.url}/out", window="1")  # type: ignore[arg-type]
+    client = client_of([f"{store.url}/out"])  # type: ignore[list-item]
+    address = f"/content/0/{rows_of(client)['1.wav']}"
+    store.seen.clear()
+    assert client.get(address, headers={"range": "bytes=100-299"}).content == sound(1)[100:300]
+    (read,) = [request for request in store.seen if "range" in {name.lower() for name in request.headers}]
+    assert "bytes=100-299" in {value for name, value in read.headers.items() if name.lower() == "range"}
+    assert client.head(address).headers["content-length"] == str(len(sound(1)))
+    store.put("in/1.wav", sound(5))
+    assert client.get(address).json()["error"] == "its file changed since it was embedded"
+    FileSystems.delete([f"{store.url}/in/1.wav"])
+    assert "its file is missing" in client.get(address).json()["error"]
 
 
 def test_a_snapshot_that_is_published_meanwhile(sounds: Path) -> None:
