@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import sys
@@ -34,11 +35,11 @@ from tests.support.browsing import (
     picture,
     sound,
     use_stub_models,
-    write_tar,
 )
 from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of, edit_manifest, random_batches, rewrite, write_snapshot
 from tests.support.stub_media import StubPictures, embed_media
+from tests.support.tars import tar_of
 
 store = object_stores.store
 
@@ -298,8 +299,8 @@ def test_contents_come_by_ranges(client: TestClient, folder: Path) -> None:
 def test_members_of_tars_are_ranges_of_them(tmp_path: Path) -> None:
     """What can be read in its file is served from there; what was copied out of it says that it cannot be played."""
     members = {f"{n}.wav": sound(n) for n in range(3)}
-    write_tar(tmp_path / "a.tar", members)
-    write_tar(tmp_path / "b.tar.gz", members, "w:gz")
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(tar_of(members)))
     rows = pa.table({"audio": list(members.values())})
     pq.write_table(rows, tmp_path / "c.parquet")
     (tmp_path / "d.jsonl").write_text('{"audio": "e.wav"}\n')
