@@ -439,6 +439,22 @@ def test_places_that_hostile_snapshots_name(edited: Path, change: dict[str, Any]
     assert message in answer.json()["error"]
 
 
+def test_columns_of_hostile_snapshots(sounds: Path) -> None:
+    """What is not a number or is missing is left out, and control characters are spelled out."""
+
+    def change(table: pa.Table) -> pa.Table:
+        for name, value in (("start", float("nan")), ("end", float("inf"))):
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array([value] * len(table)))
+        ids = [f"{n}\x00\x1b[31m\u202e<b>" for n in range(len(table))]
+        return table.set_column(0, table.schema.field("id"), pa.array(ids)).drop_columns(["file"])
+
+    rewrite(sounds / "out", change)
+    client = client_of([sounds / "out"])
+    (first, *_) = client.get("/first").json()["answers"][0]["hits"]
+    assert first == {"row": 0, "score": None, "id": r"0\x00\x1b[31m\u202e<b>", "kept": []}
+    assert client.get("/content/0/0/state").json()["error"] == "the snapshot names no file"
+
+
 def _name_in_all_rows(output: Path, file: dict[str, Any]) -> None:
     def change(table: pa.Table) -> pa.Table:
         place = table.schema.get_field_index("file")
