@@ -64,7 +64,9 @@ class Contents:
         Contents of up to CHECKED_BYTES in a file of another version are compared by their digest. Of a larger content the
         size and time of change must be those of the shard; of one that a list names, only its size is known.
         """
-        file, head = row["file"], cast(MediaHead, self.snapshot.head)
+        file, head = row.get("file"), cast(MediaHead, self.snapshot.head)
+        if not isinstance(file, dict) or file["uri"] is None:
+            raise NotAvailable("the snapshot names no file")
         shard = self._shard(row["shard"], file["uri"])
         if shard and file["offset"] is None and shard["format"] != "media":
             raise NotAvailable(

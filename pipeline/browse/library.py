@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,14 +170,21 @@ class Library:
             "score": hit.score if hit else None,
             "id": printable(row["id"], NAME_CELLS),
         }
-        content = rows.snapshot.head.content
-        if rows.snapshot.head.by_reference:
-            found["file"] = printable(row["file"]["uri"], NAME_CELLS)
-            found |= {name: row[name] for name in ("start", "end", "duration", "width", "height") if name in row}
-        elif content.name in row:
-            found["text"] = printable(row[content.name], TEXT_CELLS)
+        content = row.get(rows.snapshot.head.content.name)
+        if isinstance(content, dict):
+            found["file"] = printable(str(content["uri"]), NAME_CELLS)
+            found |= _numbers(row, ("start", "end", "duration")) | _numbers(row, ("width", "height"))
+        elif content is not None:
+            found["text"] = printable(str(content), TEXT_CELLS)
         found["kept"] = list(_kept_values(row, rows.kept))
         return found
+
+
+def _numbers(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Return columns of a row, or none of them if one is not a number that JSON has."""
+    values = {name: row.get(name) for name in names}
+    found = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return found if len(found) == len(values) else {}
 
 
 def _kept_values(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:

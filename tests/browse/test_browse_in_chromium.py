@@ -25,7 +25,7 @@ from tests.support.program import start_program
 from tests.support.snapshots import write_snapshot
 from tests.support.stub_media import embed_media
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 HOURS, RATE = 24, 8000
 IDLE = "!document.querySelector('[aria-busy]')"
@@ -86,17 +86,24 @@ def address(folder: Path) -> Iterator[str]:
         thread.join(20)
 
 
-@pytest.fixture
-def browser(tmp_path: Path, address: str) -> Iterator[Browser]:
-    """A browser that shows the page."""
-    with Browser(tmp_path) as browser:
-        browser.show(1280)
-        browser.open(address)
-        browser.wait("document.querySelectorAll('.hit').length == 15")
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests: it takes seconds to start."""
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
-        port = address.partition("/?")[0]
-        asked_elsewhere = [url for url in browser.requests if not url.startswith((port, "blob:", "data:", "about:"))]
-        assert asked_elsewhere == []
+
+
+@pytest.fixture
+def browser(chromium: Browser, address: str) -> Iterator[Browser]:
+    """A browser that shows the page, which asks no other server for anything."""
+    chromium.open("about:blank")
+    chromium.errors, chromium.requests = [], []
+    chromium.show(1280)
+    chromium.open(address)
+    chromium.wait("document.querySelectorAll('.hit').length == 15")
+    yield chromium
+    server = address.partition("/?")[0]
+    assert [url for url in chromium.requests if not url.startswith((server, "blob:", "data:", "about:"))] == []
 
 
 def snapshot(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystems import FileSystems
 from starlette.testclient import TestClient
 
 from audioclip_beam.pipeline.browse import app as app_module
@@ -22,6 +24,7 @@ from audioclip_beam.pipeline.browse.snapshot_rows import SnapshotRows
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
+from tests.support import object_stores
 from tests.support.browsing import (
     TEXTS,
     TOKEN,
@@ -32,10 +35,13 @@ from tests.support.browsing import (
     picture,
     sound,
     use_stub_models,
-    write_tar,
 )
+from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of, edit_manifest, random_batches, rewrite, write_snapshot
 from tests.support.stub_media import StubPictures, embed_media
+from tests.support.tars import tar_of
+
+store = object_stores.store
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +299,8 @@ def test_contents_come_by_ranges(client: TestClient, folder: Path) -> None:
 def test_members_of_tars_are_ranges_of_them(tmp_path: Path) -> None:
     """What can be read in its file is served from there; what was copied out of it says that it cannot be played."""
     members = {f"{n}.wav": sound(n) for n in range(3)}
-    write_tar(tmp_path / "a.tar", members)
-    write_tar(tmp_path / "b.tar.gz", members, "w:gz")
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(tar_of(members)))
     rows = pa.table({"audio": list(members.values())})
     pq.write_table(rows, tmp_path / "c.parquet")
     (tmp_path / "d.jsonl").write_text('{"audio": "e.wav"}\n')
@@ -433,6 +439,22 @@ def test_places_that_hostile_snapshots_name(edited: Path, change: dict[str, Any]
     assert message in answer.json()["error"]
 
 
+def test_columns_of_hostile_snapshots(sounds: Path) -> None:
+    """What is not a number or is missing is left out, and control characters are spelled out."""
+
+    def change(table: pa.Table) -> pa.Table:
+        for name, value in (("start", float("nan")), ("end", float("inf"))):
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array([value] * len(table)))
+        ids = [f"{n}\x00\x1b[31m\u202e<b>" for n in range(len(table))]
+        return table.set_column(0, table.schema.field("id"), pa.array(ids)).drop_columns(["file"])
+
+    rewrite(sounds / "out", change)
+    client = client_of([sounds / "out"])
+    (first, *_) = client.get("/first").json()["answers"][0]["hits"]
+    assert first == {"row": 0, "score": None, "id": r"0\x00\x1b[31m\u202e<b>", "kept": []}
+    assert client.get("/content/0/0/state").json()["error"] == "the snapshot names no file"
+
+
 def _name_in_all_rows(output: Path, file: dict[str, Any]) -> None:
     def change(table: pa.Table) -> pa.Table:
         place = table.schema.get_field_index("file")
@@ -441,6 +463,24 @@ def _name_in_all_rows(output: Path, file: dict[str, Any]) -> None:
         )
 
     rewrite(output, change)
+
+
+def test_contents_on_an_object_store(store: Store) -> None:
+    """A range is asked for of the version that was embedded; another one has changed."""
+    for number in range(2):
+        store.put(f"in/{number}.wav", sound(number))
+    embed_media(f"{store.url}/in/*", f"{store.url}/out", window="1")  # type: ignore[arg-type]
+    client = client_of([f"{store.url}/out"])  # type: ignore[list-item]
+    address = f"/content/0/{rows_of(client)['1.wav']}"
+    store.seen.clear()
+    assert client.get(address, headers={"range": "bytes=100-299"}).content == sound(1)[100:300]
+    (read,) = [request for request in store.seen if "range" in {name.lower() for name in request.headers}]
+    assert "bytes=100-299" in {value for name, value in read.headers.items() if name.lower() == "range"}
+    assert client.head(address).headers["content-length"] == str(len(sound(1)))
+    store.put("in/1.wav", sound(5))
+    assert client.get(address).json()["error"] == "its file changed since it was embedded"
+    FileSystems.delete([f"{store.url}/in/1.wav"])
+    assert "its file is missing" in client.get(address).json()["error"]
 
 
 def test_a_snapshot_that_is_published_meanwhile(sounds: Path) -> None:

@@ -22,6 +22,7 @@ FOR_TEXTS = {
     "yaml_embed.py": "Beam YAML of texts",
     "inference/model_handler.py": "has TextEmbeddingHandler, for pipelines of users",
     "search/*.py": "queries are texts",
+    "browse/*.py": "queries are texts",
     "readers/text.py": "a text format",
     "readers/jsonl.py": "a text format",
     "readers/csv.py": "a text format",

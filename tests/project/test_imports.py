@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"inference"},
     {"writers"},
     {"search"},
-    {"dedup", "report", "validation"},
+    {"dedup", "report", "validation", "browse"},
     {"changes"},
     {"prepare"},
     {"publish", "read_and_join"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,15 +44,6 @@ def picture(number: int, kind: str = "PNG", size: tuple[int, int] = (60, 40)) ->
     file = io.BytesIO()
     Image.new("RGB", size, (40 * number % 256, 90, 200 - 20 * number)).save(file, kind)
     return file.getvalue()
-
-
-def write_tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> None:
-    """Write a tar of these members."""
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def make_media(folder: Path) -> None:
