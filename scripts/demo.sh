@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set the project up, embed the texts, sounds and pictures in examples/ below out/demo, and show the result.
+# Set the project up, embed the texts, sounds and pictures in examples/ into out/, show the texts, and search one with another.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./scripts/setup.sh
@@ -16,3 +16,10 @@ fi
 .venv/bin/audioclip embed --input 'examples/pictures/*' --head image --output out/demo-pictures --checkpoint "$checkpoint"
 echo
 .venv/bin/python scripts/show.py out/demo
+
+echo
+echo "sounds for a text and for a picture (checkpoint: $checkpoint)"
+.venv/bin/audioclip search out/demo-sounds "rain on a roof" examples/pictures/sun.jpg --top 3
+echo
+echo "pictures for a sound (checkpoint: $checkpoint)"
+.venv/bin/audioclip search out/demo-pictures examples/sounds/surf.mp3 --top 3

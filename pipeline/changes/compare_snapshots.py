@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..canary import canaries_agree
 from ..errors import SnapshotError, convert_temporary_errors
+from ..io.paths import given_path
 from ..schemas import CONTENT_HASH, content_fields, kept_fields
 from ..snapshots.commit import read_manifest, require_current, require_manifest
 from ..snapshots.manifest import FileInfo, Manifest, is_run_name
@@ -58,8 +59,9 @@ def find_changes(
         SnapshotError: A snapshot does not exist or is damaged, or an id occurs more than once in one.
         ValueError: `target` is not a new or empty directory, or is among the snapshots of `output`.
     """
+    output = given_path(output)
     if target is not None:
-        check_new_directory(target, output)
+        target = check_new_directory(target, output)
     newer = _open(output, now or require_current(output))
     older = _open(output, before) if before else _open_previous(output, newer)
     with tempfile.TemporaryDirectory(prefix="audioclip-beam-") as scratch:

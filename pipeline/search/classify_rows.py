@@ -69,7 +69,7 @@ def classify(
         SnapshotError: The snapshot cannot be read.
     """
     if target is not None:
-        check_new_directory(target, output)
+        target = check_new_directory(target, output)
     snapshot = open_consistent(output)
     head = snapshot.manifest["head"]
     if head == TEXT:

@@ -133,7 +133,7 @@ def search(
         raise QueryError(f"by={by!r:.80}: choose one of {', '.join(BY)}")
     queries = list_queries(queries)
     if target is not None:
-        check_new_directory(target, output)
+        target = check_new_directory(target, output)
     snapshot = open_consistent(output)
     manifest = snapshot.manifest
     models: dict[str, SnapshotModel] = {}

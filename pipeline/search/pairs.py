@@ -50,7 +50,7 @@ def find_pairs(output: str, other: str, target: str, *, top: int = 1) -> Pairs:
         ValueError: The snapshots are of different trainings (OtherSpaceError), or `target` is not new.
         SnapshotError: A snapshot cannot be read.
     """
-    check_new_directory(target, output, other)
+    target = check_new_directory(target, output, other)
     first, second = open_consistent(output), open_consistent(other)
     warning = compare_spaces(output, first.manifest, other, second.manifest)
     found = Pairs(0, [], ([warning] if warning else []) + weights_notes(first))

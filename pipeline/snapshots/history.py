@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...model.release import UNTRAINED
 from ..errors import SnapshotError
+from ..io.paths import given_path
 from ..terminal import plural
 from .commit import (
     OF_AN_ENDED_RUN,
@@ -34,6 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def current_path(output: str) -> str:
     """Return the path of the current snapshot's directory; raise SnapshotError if it does not exist."""
+    output = given_path(output)
     return run_path(output, require_current(output))
 
 
@@ -85,6 +87,7 @@ def log(output: str) -> list[LogEntry]:
     Raises:
         SnapshotError: `output` has no current snapshot, or its manifest is damaged.
     """
+    output = given_path(output)
     current, entries = require_current(output), list[LogEntry]()
     for name in finished_runs(output):
         try:
@@ -123,6 +126,7 @@ def rollback(output: str, snapshot: str | None = None) -> str:
     Raises:
         SnapshotError: The snapshot does not exist, a file of it is missing, or its manifest is not valid.
     """
+    output = given_path(output)
     current, finished = require_current(output), finished_runs(output)
     if snapshot is None:
         # The snapshot that the current one followed. Those between the two by name were rolled back.
@@ -189,6 +193,7 @@ def gc(output: str, keep: int, *, dry_run: bool = False) -> list[str]:
     """
     if keep < 1:
         raise ValueError(f"--keep {keep} would remove the current snapshot: give at least 1")
+    output = given_path(output)
     current = require_current(output)
     require_manifest(output, current, reads=())  # a directory of another format may follow other rules
     runs = list_runs(output)

@@ -8,7 +8,7 @@ from ..canary import canaries_agree, canary_fault, make_canary
 from ..errors import SnapshotError
 from ..inference.find_model import ModelNotFound, find_model
 from ..io.json_file import read_json
-from ..io.paths import join
+from ..io.paths import given_path, join
 from ..layout import POINTER, manifest_place
 from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import Manifest, check_file_list, check_manifest
@@ -33,6 +33,7 @@ def validate(output: str, snapshot: str | None = None, **files: str | None) -> V
     Raises:
         ModelNotFound: A file of the model is given and is not that of the snapshot.
     """
+    output = given_path(output)
     pointer, manifest = _check_pointer(output, snapshot)
     if manifest is None:
         return ValidationResult(output, [pointer])

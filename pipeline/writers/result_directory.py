@@ -12,17 +12,21 @@ import pyarrow as pa
 
 from ..errors import WRITE_REMEDY, convert_write_errors
 from ..io.filesystem import list_directory, temporary_name, write_atomically
-from ..io.paths import check_directory, is_local, join, real_path
+from ..io.paths import check_directory, given_path, is_local, join, real_path
 from ..layout import SNAPSHOTS
 from .parquet_file import ParquetFileWriter
 
 RESULT_OPTIONS: dict[str, object] = {"compression": "zstd"}
 
 
-def check_new_directory(target: str, *outputs: str) -> None:
-    """Raise ValueError unless a directory of results can be written to `target`, outside of the snapshots of `outputs`."""
+def check_new_directory(target: str, *outputs: str) -> str:
+    """Return the path of a new or empty directory of results, as given_path does.
+
+    Raises ValueError if none can be written to `target`, or if it is among the snapshots of `outputs`.
+    """
+    target = given_path(target)
     path = real_path(target)
-    for output in outputs:
+    for output in map(given_path, outputs):
         if f"{path}/".startswith(f"{real_path(join(output, SNAPSHOTS))}/"):
             raise ValueError(f"--output {target} is among the snapshots of {output}: name a directory outside of them")
     check_directory(target)
@@ -37,6 +41,7 @@ def check_new_directory(target: str, *outputs: str) -> None:
             f"--output {target} is the current directory or a mount point, which cannot be replaced by the finished "
             f"directory: name a new directory in it"
         )
+    return target
 
 
 @contextmanager

@@ -12,14 +12,33 @@ import pytest
 
 from audioclip_beam.pipeline.cli import main
 from tests.support.corpus import read
-from tests.support.pages import command_line, read_page, sections
+from tests.support.pages import ROOT, command_line, commands, read_page, sections
 from tests.support.picture_files import encoded, picture
 from tests.support.plain_image import save_small_head
+
+SECTIONS = sections(read_page("docs/input.md"))
+
+
+def test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_head: str, vocabulary: Path) -> None:
+    """The commands embed the examples of all text formats, and documents with their chunks."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--checkpoint", small_head, "--tokenizer_path", str(vocabulary)]
+    assert main([*shlex.split(command_line(SECTIONS["Formats"], "embed", {}))[1:], *flags]) == 0
+    assert read(tmp_path / "out/texts").num_rows == 296
+    subprocess.run(["sh", "-c", command_line(SECTIONS["Fields"], "printf", {})], check=True, timeout=60)
+    assert main([*shlex.split(command_line(SECTIONS["Fields"], "embed", {}))[1:], *flags]) == 0
+    assert sorted(read(tmp_path / "out/pages")["id"].to_pylist()) == ["d", "d1", "e"]
+
+
+def test_files_of_sounds_and_pictures() -> None:
+    """The commands are those of the README, whose test runs them."""
+    assert set(commands(SECTIONS["Sounds and pictures"])) <= set(commands(read_page("README.md")))
 
 
 def test_tars_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands pack a folder and embed it, with the ids and kept fields that the section names."""
-    section = sections(read_page("docs/input.md"))["Tars of pictures and sounds"]
+    section = SECTIONS["Tars of pictures and sounds"]
     folder = tmp_path / "photos/cats"
     folder.mkdir(parents=True)
     (folder / "7.jpg").write_bytes(encoded(picture(7), "JPEG"))
@@ -36,7 +55,7 @@ def test_tars_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_lists_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands write a list and embed what it names; one that does not exist costs its row."""
-    section = sections(read_page("docs/input.md"))["Lists of files"].replace("s3://bucket/8.jpg", "none.jpg")
+    section = SECTIONS["Lists of files"].replace("s3://bucket/8.jpg", "none.jpg")
     (tmp_path / "photos/cats").mkdir(parents=True)
     (tmp_path / "photos/cats/7.jpg").write_bytes(encoded(picture(7), "JPEG"))
     monkeypatch.chdir(tmp_path)
@@ -50,7 +69,7 @@ def test_lists_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_columns_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command embeds a file as datasets writes it, which is not installed here."""
-    section = sections(read_page("docs/input.md"))["Pictures and sounds in Parquet"]
+    section = SECTIONS["Pictures and sounds in Parquet"]
     column = [{"bytes": encoded(picture(n), "JPEG"), "path": None} for n in range(2)]
     pq.write_table(pa.table({"image": column, "labels": [0, 1]}), tmp_path / "beans.parquet")
     monkeypatch.chdir(tmp_path)

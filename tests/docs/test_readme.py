@@ -103,6 +103,14 @@ def test_the_output_is_that_of_the_demo(checkout: Path) -> None:
     for command, rows in ((sounds, "7 read = 7 embedded"), (pictures, "6 read = 6 embedded")):
         (output,) = run_blocks(f"```sh\ncheckpoint=untrained; {command}\n```", "sh", checkout).values()
         assert rows in output
+    searches = "\n".join(line.removeprefix(".venv/bin/") for line in demo.partition(show)[2].splitlines() if line)
+    outputs = run_blocks(f"```sh\n{searches}\n```".replace("$checkpoint", "untrained"), "sh", checkout)
+    printed = [line for output in outputs.values() for line in output.splitlines() if line]
+    titles = "sounds for a text and for a picture", "pictures for a sound"
+    assert printed[::9] == [f"{title} (checkpoint: untrained)" for title in titles]
+    queries = "rain on a roof", "examples/pictures/sun.jpg", "examples/sounds/surf.mp3"
+    assert (printed[1], printed[5], printed[10]) == queries
+    assert "/examples/pictures/" in printed[-1]
 
 
 def comparable(output: str) -> list[str]:
@@ -114,7 +122,7 @@ def comparable(output: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_snippet_prints_what_it_says(checkout: Path) -> None:
-    """Run the five lines of Python as a program."""
+    """Run the five lines of Python as a program, with texts, sounds and pictures."""
     (snippet,) = blocks(README, "python")
     assert len([line for line in snippet.splitlines() if line]) <= 5
     run_blocks(README, "python", checkout)

@@ -11,10 +11,15 @@ import pytest
 from audioclip_beam.model import TextEncoder
 from audioclip_beam.model import paths as model_paths
 from audioclip_beam.pipeline import AudioCLIPTextEmbeddings, EmbedOptions, TextEmbeddingHandler
+from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.parser import parse
 from audioclip_beam.pipeline.io.paths import absolute_path, given_path
 from audioclip_beam.pipeline.options import OptionsError
+from audioclip_beam.pipeline.search import find_pairs
+from audioclip_beam.pipeline.snapshots.history import current_path, gc, log, rollback
+from audioclip_beam.pipeline.validation import validate
+from tests.support.snapshots import directory_of, random_batches, write_snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +184,18 @@ def test_the_paths_of_options(home: Path) -> None:
     for name, value in (("output", Path("s3://b/out")), ("input", ["a.txt", "gs:/b/a"]), ("tokenizer_path", "s3:b/v")):
         with pytest.raises(OptionsError, match=rf"^--{name} .*: write (s3|gs)://b/"):
             EmbedOptions(**{name: value})
+
+
+def test_the_paths_of_functions(home: Path) -> None:
+    """Those of the commands take a path as the commands do."""
+    write_snapshot(home / "out", random_batches(3, 4), 4)
+    directory = str(directory_of(home / "out"))
+    assert current_path("~/out") == rollback("~/out", Path(directory).name) == validate("~/out").path == directory
+    assert [entry.snapshot for entry in log("~/out")] == [Path(directory).name]
+    assert gc("~/out", 1) == []
+    find_changes("~/out", target="~/changes")
+    assert find_pairs("~/out", "~/out", "~/pairs").pairs == 3
+    assert {path.name for path in home.iterdir()} == {"out", "changes", "pairs"}
 
 
 def test_the_paths_of_encoders_and_handlers(home: Path) -> None:
