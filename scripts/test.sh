@@ -18,12 +18,14 @@ while [[ "${1:-}" == --fast || "${1:-}" == --extra || "${1:-}" == --coverage ]];
     shift
 done
 
+browser=""
 if [[ -z "$fast" ]]; then
-    ./scripts/setup.sh test
-    # A browser for the test that looks at report.html; without one that test is skipped.
+    # A browser for the tests that look at pages; without one they are skipped. It is installed while other things run.
     if ! command -v chromium >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
-        { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "test: Chromium is not available" >&2
+        { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 &
+        browser=$!
     fi
+    ./scripts/setup.sh test
 elif [[ ! -x .venv/bin/pytest ]]; then
     echo "test: the tests' packages are not installed: run ./scripts/setup.sh test" >&2
     exit 1
@@ -55,6 +57,7 @@ tests=(-n 3 --dist loadfile --no-loadscope-reorder)
 [[ -z "$fast" ]] || tests+=(-m "not slow and not network and not extra")
 [[ -z "$coverage" ]] || tests+=(--cov --cov-report=)
 [[ -n "$fast" ]] || tests+=(--durations=25)
+[[ -z "$browser" ]] || wait "$browser" || echo "test: Chromium is not available" >&2
 pytest "${tests[@]}" "$@"
 [[ -z "$coverage" ]] || python scripts/show_coverage.py
 

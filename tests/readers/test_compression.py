@@ -105,7 +105,7 @@ def test_a_shard_cut_short_anywhere_gives_its_complete_rows(tmp_path: Path, form
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_damage_in_the_middle_keeps_the_rows_before_it(tmp_path: Path, suffix: str) -> None:
     """The rows of the blocks before the damage are read, then one rejected row reports it."""
-    data = "".join(f"{zlib.crc32(str(n).encode())} {zlib.adler32(str(n).encode())}\n" for n in range(200_000)).encode()
+    data = "".join(f"{zlib.crc32(str(n).encode())} {zlib.adler32(str(n).encode())}\n" for n in range(100_000)).encode()
     packed = bytearray(COMPRESS[suffix](data))
     middle = len(packed) // 2
     packed[middle : middle + 64] = bytes(64)
@@ -115,7 +115,7 @@ def test_damage_in_the_middle_keeps_the_rows_before_it(tmp_path: Path, suffix: s
     assert rejected[-1]["reason"] == "damaged shard"
     lines = data.decode().splitlines()
     same = sum(row["text"] == line for row, line in zip(rows, lines, strict=False))
-    assert len(rows) >= same > 40_000
+    assert len(rows) >= same > 20_000
 
 
 def test_a_wrong_suffix_gives_rejected_rows(tmp_path: Path) -> None:

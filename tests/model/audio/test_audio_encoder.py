@@ -53,7 +53,7 @@ def _close(actual: Any, expected: Any, tolerance: float = 5e-6) -> None:
     ("variant", "n", "threads"),
     [
         ("audioclip", 4, 1),
-        pytest.param("audioclip", 4, 2, marks=pytest.mark.slow),
+        pytest.param("audioclip", 3, 2, marks=pytest.mark.slow),
         pytest.param("jina", 12, 1, marks=pytest.mark.slow),
     ],
 )
