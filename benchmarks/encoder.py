@@ -2,7 +2,7 @@
 
     python benchmarks/encoder.py [--head text] [--texts 2048] [--rounds 3] [--dtypes float32,bfloat16]
                                    [--corpora glosses,captions] [--clock wall|cpu] [--without PART_OF_A_NAME,...]
-    python benchmarks/encoder.py --head image|audio [--items 64] [--smoke] [--rounds 3] ...
+    python benchmarks/encoder.py --head image|audio [--items 64] [--batch 8] [--smoke] [--rounds 3] ...
 
 All get the same seeded weights, tokenizer and texts; tokenizing is included. With `--head image` and `--head audio` all get
 the same prepared inputs of the network, and ours is also measured with decoding. In every round each contender embeds the
@@ -128,7 +128,8 @@ def print_rates(title: str, unit: str, measured: dict[tuple[str, str], list[floa
 
 def measure_media(args: argparse.Namespace, clock: Callable[[], float]) -> None:
     """Measure the image head or the audio head."""
-    seconds = 0.1 if args.smoke else media.SECONDS
+    seconds = 0.1 if args.smoke else args.seconds
+    media.BATCH[args.head] = args.batch or media.BATCH[args.head]
     contents = media.items(args.head, args.items, seconds)
     example = next(media.batches(contents, media.BATCH[args.head]))
     encoders = [
@@ -148,6 +149,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--head", choices=["text", "image", "audio"], default="text")
     parser.add_argument("--items", type=int, default=64, help="pictures or recordings per round")
+    parser.add_argument("--batch", type=int, help="pictures (8) or recordings (1) per batch of the others")
+    parser.add_argument("--seconds", type=float, default=media.SECONDS, help="of each recording")
     parser.add_argument("--smoke", action="store_true", help="two pictures or recordings, one round, in float32")
     parser.add_argument("--texts", type=int, default=2048, help="texts per round")
     parser.add_argument("--rounds", type=int, default=3)

@@ -28,7 +28,8 @@ from audioclip_beam.model.image.settings import ImageSettings
 from audioclip_beam.model.streams import map_in_streams
 
 State = Mapping[str, Tensor]
-BATCH = {"image": 8, "audio": 1}  # of all: with more, tensors of over 32 MB are allocated again for each layer
+BATCH = {"image": 8, "audio": 1}  # with more, tensors of over 32 MB are allocated again for each layer
+OUR_BATCH = {"image": 16, "audio": 1}  # as the encoder has it
 SECONDS = 5.0  # of a recording
 
 
@@ -40,6 +41,7 @@ class Item(NamedTuple):
 
 
 Encode = Callable[[Sequence[Item]], np.ndarray]
+Run = Callable[[Iterable[Tensor]], np.ndarray]  # inputs of the network in batches to vectors
 
 
 class Network(nn.Module):
@@ -182,7 +184,7 @@ def ours(head: str, dtype: str) -> Encode:
 
     @torch.inference_mode()
     def encode(some: Sequence[Item]) -> np.ndarray:
-        parts = list(batches(some, BATCH[head]))
+        parts = list(batches(some, OUR_BATCH[head]))
         if head == "image":
             return torch.cat(list(map_in_streams(tower, parts))).numpy()
         tower.expect(parts[0].shape[3], len(parts))
@@ -191,19 +193,18 @@ def ours(head: str, dtype: str) -> Encode:
     return encode
 
 
-def eager(head: str, dtype: str) -> Encode:
-    """Run the network as it is written, channels last."""
+def eager(head: str, dtype: str) -> Run:
+    """Run the network as it is written."""
     network = NETWORKS[head](load_checkpoint("untrained", head).state, getattr(torch, dtype))
 
     @torch.inference_mode()
-    def encode(some: Sequence[Item]) -> np.ndarray:
-        parts = [network(x.to(getattr(torch, dtype))).float() for x in batches(some, BATCH[head])]
-        return torch.cat(parts).numpy()
+    def run(inputs: Iterable[Tensor]) -> np.ndarray:
+        return torch.cat([network(x.to(getattr(torch, dtype))).float() for x in inputs]).numpy()
 
-    return encode
+    return run
 
 
-def onnxruntime(head: str, dtype: str, example: Tensor) -> Encode:
+def onnxruntime(head: str, dtype: str, example: Tensor) -> Run:
     """Run torch's export of the network by onnxruntime."""
     import onnx  # noqa: F401, the export needs it
     import onnxruntime as runtime
@@ -215,13 +216,13 @@ def onnxruntime(head: str, dtype: str, example: Tensor) -> Encode:
         torch.onnx.export(network, (example,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
         session = runtime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
 
-    def encode(some: Sequence[Item]) -> np.ndarray:
-        return np.concatenate([session.run(None, {"x": x.numpy()})[0] for x in batches(some, BATCH[head])])
+    def run(inputs: Iterable[Tensor]) -> np.ndarray:
+        return np.concatenate([session.run(None, {"x": x.numpy()})[0] for x in inputs])
 
-    return encode
+    return run
 
 
-def openvino(head: str, dtype: str, example: Tensor, streams: int | None = 1) -> Encode:
+def openvino(head: str, dtype: str, example: Tensor, streams: int | None = 1) -> Run:
     """Run OpenVINO's conversion of the network; `streams` is None for one stream for each core."""
     import openvino as runtime
 
@@ -235,16 +236,21 @@ def openvino(head: str, dtype: str, example: Tensor, streams: int | None = 1) ->
     }
     compiled = runtime.Core().compile_model(model, "CPU", settings)
 
-    def encode(some: Sequence[Item]) -> np.ndarray:
+    def run(inputs: Iterable[Tensor]) -> np.ndarray:
         vectors: dict[int, np.ndarray] = {}
         queue = runtime.AsyncInferQueue(compiled, streams or threads)
         queue.set_callback(lambda request, i: vectors.__setitem__(i, request.get_output_tensor(0).data.copy()))
-        for i, x in enumerate(batches(some, BATCH[head])):
+        for i, x in enumerate(inputs):
             queue.start_async({0: x.numpy()}, i)
         queue.wait_all()
         return np.concatenate([vectors[i] for i in range(len(vectors))])
 
-    return encode
+    return run
+
+
+def with_prepared(run: Run, head: str) -> Encode:
+    """Encode inputs that are prepared."""
+    return lambda some: run(batches(some, BATCH[head]))
 
 
 def build(head: str, dtypes: Iterable[str], example: Tensor) -> Iterator[tuple[str, str, Encode]]:
@@ -253,12 +259,12 @@ def build(head: str, dtypes: Iterable[str], example: Tensor) -> Iterator[tuple[s
     for dtype in dtypes:
         yield "audioclip-beam", dtype, ours(head, dtype)
         yield "audioclip-beam, with decoding", dtype, ours_whole(head, dtype)
-        yield "torch", dtype, eager(head, dtype)
+        yield "torch", dtype, with_prepared(eager(head, dtype), head)
         others = {"OpenVINO, one stream": openvino, "OpenVINO, a stream for each core": streams}
         if dtype == "float32":
             others = {"onnxruntime": onnxruntime, **others}
         for name, make in others.items():
             try:
-                yield name, dtype, make(head, dtype, example)
+                yield name, dtype, with_prepared(make(head, dtype, example), head)
             except ImportError as error:
                 print(f"left out: {name} {dtype} ({error})")
