@@ -36,8 +36,11 @@ RUN if [ -n "$CHECKPOINT" ]; then \
 # run --user names another user; with USER and HOME it needs no entry in /etc/passwd.
 #
 # Dataflow puts NVIDIA's driver into /usr/local/nvidia.
+# PYTORCH_CUDA_ALLOC_CONF: the sizes of micro-batches vary, and several processes share a GPU.
+# TORCH_CUDNN_SDPA_DEPRIORITIZED: cuDNN's attention would build a plan for each of their shapes.
 # RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT: Beam would make a virtual environment for each worker process, which takes seconds.
 ENV USER=audioclip HOME=/tmp LD_LIBRARY_PATH=/usr/local/nvidia/lib64 RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
+    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True TORCH_CUDNN_SDPA_DEPRIORITIZED=1 \
     FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/audioclip-beam/flex_launcher.py
 WORKDIR /tmp
 ENTRYPOINT ["/opt/apache/beam/boot"]

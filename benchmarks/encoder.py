@@ -21,7 +21,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import contenders
 import corpora
 import media
 import numpy as np
-import torch
+from machines import machine, package_version
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
@@ -94,25 +93,6 @@ def print_lengths(name: str, texts: list[str], tokenizer: ClipTokenizer) -> None
     quantiles = np.percentile(lengths, [5, 25, 50, 75, 95]).astype(int).tolist()
     mean = np.mean(lengths)
     print(f"\n{name}: {len(texts)} texts, tokens with start and end: mean {mean:.1f}, 5/25/50/75/95 % {quantiles}")
-
-
-def package_version(package: str) -> str:
-    """Return name and version of a package, or that it is not installed."""
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"no {package}"
-
-
-def machine() -> str:
-    """Return the machine's processor, threads, instruction sets and operating system."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-    instruction_sets = " ".join(
-        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if any(flag in x for x in lines)
-    )
-    return f"{model}, {torch.get_num_threads()} threads, {instruction_sets}; {platform.platform()}"
 
 
 def print_rates(title: str, unit: str, measured: dict[tuple[str, str], list[float]]) -> None:

@@ -18,7 +18,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # "accelerator" out of the file, and name the GPU for the whole pool (the two are not combined):
 #   --machine_type g2-standard-8
 #   --dataflow_service_options "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver;use_nvidia_mps"
-# A T4 (n1-standard-8, type:nvidia-tesla-t4) has no bfloat16: "dtype" is float16 there.
+# A T4 (n1-standard-8, type:nvidia-tesla-t4) has no bfloat16: "dtype" is float16 there. Its driver is named as
+# install-nvidia-driver:5xx, because the default one may be too old for the image's torch. Older GPUs (P4, P100, V100) cannot
+# be used.
 mapfile -t parameters < <(
     sed -e "s|BUCKET|$BUCKET|g" schedule/flex_launch.json | python3 -c '
 import json, sys
