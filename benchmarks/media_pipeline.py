@@ -137,7 +137,7 @@ def stub_run(head: str, pattern: str, output: str, dim: str = "1024") -> dict[st
     wall, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
     with closing(EmbedCorpus(options, stub)) as corpus:
         run(corpus, options)
-    figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "read": bytes_read() - read}
+    figures = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "bytes_read": bytes_read() - read}
     publish_snapshot.write_report = write_report
     manifest = read_manifest(output, str(corpus.snapshot))
     assert manifest is not None
@@ -173,8 +173,8 @@ def plumbing(folder: Path, sizes: Sizes) -> None:
             shares.append(seconds["bare"] / seconds["ours"])
             rates.append((many - few) / seconds["ours"])
         print(
-            f"plumbing    {head}: {statistics.median(rates):,.0f} files per CPU second, {statistics.median(shares):.2f} of a "
-            f"loop that hashes and reads them twice",
+            f"plumbing    {head}: {statistics.median(rates):,.0f} files per CPU second, {statistics.median(shares):.2f} of "
+            f"those of a loop that hashes and reads them twice",
             flush=True,
         )
 
@@ -191,8 +191,8 @@ def many(folder: Path, sizes: Sizes) -> None:
 
         large = run(1024, f"{folder}/{head}-large")
         print(
-            f"many        {head}: {sizes.many:,} files {large['peak'] / 1e6:,.0f} MB, {large['peak'] / small['peak']:.2f} times "
-            f"that of {small['rows']:,}"
+            f"many        {head}: {sizes.many:,} files {large['peak'] / 1e6:,.0f} MB, {large['peak'] / small['peak']:.2f} "
+            f"times that of {small['rows']:,}"
         )
         output = f"{folder}/{head}-read"  # with vectors of 8 numbers: reading those of known contents is little
         for what in ("first run", "retouched", "unchanged"):
@@ -201,7 +201,7 @@ def many(folder: Path, sizes: Sizes) -> None:
                     path.touch()
             done = run(8, output)
             print(
-                f"many        {head}, {what}: {done['read'] / size:.3f} bytes read per byte of the files, "
+                f"many        {head}, {what}: {done['bytes_read'] / size:.3f} bytes read per byte of the files, "
                 f"{done['embedded']:,} embedded, {done['reused']:,} reused",
                 flush=True,
             )
@@ -223,7 +223,11 @@ def requests_run(scheme: str, head: str, count: str) -> dict[str, Any]:
 
     from tests.support.object_stores import connected
 
-    with pytest.MonkeyPatch.context() as patch, connected(scheme, patch) as store, tempfile.TemporaryDirectory() as folder:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        connected(scheme, patch) as store,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         paths = [Path(folder, f"{number:06}.{SUFFIXES[head]}") for number in range(int(count))]
         write_files(Path(folder), head, 0, int(count))
         found = dict[str, Any]()
@@ -234,7 +238,9 @@ def requests_run(scheme: str, head: str, count: str) -> dict[str, Any]:
                     store.put(path.name, data if what == "first run" else data + b"again")
             store.seen.clear()
             stub_run(head, f"{store.url}/*.{SUFFIXES[head]}", f"{folder}/out", "8")
-            seen = Counter(f"{request.method} of files" if _is_file(request.path) else "others" for request in store.seen)
+            seen = Counter(
+                f"{request.method} of files" if _is_file(request.path) else "others" for request in store.seen
+            )
             found[what] = dict(sorted(seen.items()))
         return found
 
@@ -269,11 +275,13 @@ def long(folder: Path, sizes: Sizes) -> None:
             done[seconds] = child("stub_run", "audio", path, f"{folder}/out{kind}{seconds:.0f}", 8, smoke=sizes.smoke)
         base, third, whole = (done[seconds] for seconds in lengths)
         costs = [(each["cpu"] - base["cpu"]) / (each["rows"] - 1) * 1000 for each in (third, whole)]
-        different = child("compare_windows", path, f"{folder}/out{kind}{lengths[-1]:.0f}", smoke=sizes.smoke)["different"]
+        different = child("compare_windows", path, f"{folder}/out{kind}{lengths[-1]:.0f}", smoke=sizes.smoke)[
+            "different"
+        ]
         print(
-            f"long        {kind}: {sizes.hours:g} hours, {whole['rows']:,} windows, {(whole['peak'] - base['peak']) / 1e6:,.0f} MB "
-            f"more than for ten seconds, {costs[1]:.2f} ms of CPU time per window, {costs[1] / costs[0]:.2f} times that of a third; "
-            f"{different} windows are others than those cut by hand",
+            f"long        {kind}: {sizes.hours:g} hours, {whole['rows']:,} windows, "
+            f"{(whole['peak'] - base['peak']) / 1e6:,.0f} MB more than for ten seconds, {costs[1]:.2f} ms of CPU time per "
+            f"window, {costs[1] / costs[0]:.2f} times that of a third; {different} windows differ from those cut by hand",
             flush=True,
         )
         path.unlink()
@@ -288,7 +296,9 @@ def compare_windows(path: str, output: str) -> dict[str, Any]:
     rows = read(Path(output)).sort_by("start")
     cut = [(track.start, track.end, vector_of(track).tolist()) for track in AudioEncoder.windows(path)]
     found = list(zip(*(rows[name].to_pylist() for name in ("start", "end", "embedding")), strict=True))
-    return {"different": abs(len(cut) - len(found)) + sum(ours != theirs for ours, theirs in zip(found, cut, strict=False))}
+    return {
+        "different": abs(len(cut) - len(found)) + sum(ours != theirs for ours, theirs in zip(found, cut, strict=False))
+    }
 
 
 class _Watch:
@@ -345,7 +355,10 @@ def first(folder: Path, sizes: Sizes) -> None:
         for turn in range(sizes.rounds):
             found.append(child("first_run", head, time.time(), folder / name, folder / f"{head}{turn}"))
         best = min(found, key=lambda each: each["vector"])
-        print(f"first       {head}: {best['vector']:.2f} s to the first vector, {best['end']:.2f} s to the end", flush=True)
+        print(
+            f"first       {head}: {best['vector']:.2f} s to the first vector, {best['end']:.2f} s to the end",
+            flush=True,
+        )
 
 
 def measured(call: Callable[[], object], clock: str) -> dict[str, Any]:
@@ -427,17 +440,17 @@ def decode_run(smoke: str = "") -> dict[str, Any]:
     settings, found = ImageSettings("untrained"), dict[str, Any]()
     for name, head, data, times in contents_to_decode(bool(smoke)):
 
-        def once(head: str = head, data: bytes = data) -> None:
+        def decode_it(head: str = head, data: bytes = data) -> None:
             if head == "image":
                 prepare_picture(data, settings)
                 return
             for track in AudioEncoder.windows(data):
                 prepare_track(track, None, False)
 
-        once()
+        decode_it()
         began = time.process_time()
         for _ in range(times):
-            once()
+            decode_it()
         found[name] = (time.process_time() - began) / times * 1000
     return found
 

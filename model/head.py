@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -302,12 +303,14 @@ class Encoder(Protocol):
         device_type: The kind of device that it computes on: "cpu" or "cuda"; "" for an encoder that does not use torch.
         on_progress: Called with the number of contents that went through the model since the last call.
         run_call: If set, it runs calls that compute, in one thread of the process.
+        decoding: Called with each content that is decoded; returns a context manager for that.
     """
 
     info: ModelInfo
     device_type: str
     on_progress: Callable[[int], object]
     run_call: Callable[[Callable[[], Any]], Any] | None
+    decoding: Callable[[object], AbstractContextManager[object]]
 
     def encode_rows(self, contents: Sequence[Any]) -> Encoding:
         """Return the vectors of n contents. Raise only for what is not the fault of a content.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypeVar
 
 import torch
@@ -27,6 +28,7 @@ class LoadedEncoder:
         device: The device that it computes on.
         on_progress: Called with the number of contents that went through the model since the last call.
         run_call: If set, it runs calls that compute on a CPU, in one thread of the process.
+        decoding: Called with each content that is decoded; returns a context manager for that.
     """
 
     info: ModelInfo
@@ -34,6 +36,7 @@ class LoadedEncoder:
     device: torch.device
     on_progress: Callable[[int], object]
     run_call: Callable[[Callable[[], Any]], Any] | None
+    decoding: Callable[[object], AbstractContextManager[object]]
     _pid: int
     _loaded: bool
 
@@ -45,6 +48,7 @@ class LoadedEncoder:
             os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
         self.on_progress = lambda contents: None
         self.run_call = None
+        self.decoding = nullcontext
         self._pid = os.getpid()
         self._loaded = False
 

@@ -26,7 +26,8 @@ COPY = "-copy"  # ends the names, before the suffix, of files with rows that wer
 LOCK = "run.lock"  # on a local disk: locked by the run's launcher
 MARKER = "run.json"  # exists while a run that no lock shows may be running
 CANARY = "_canary.json"  # of a run that has not published: later runs compare it with their own
-WORKER_COUNTS, WORKER_ERROR = "_worker-", "_error-"  # begin the names of what workers of a remote run report
+# These begin the names of what workers of a remote run report.
+WORKER_COUNTS, WORKER_ERROR, WORKER_END = "_worker-", "_error-", "_end-"
 SPILL = "spill-"  # begins the name of a file of shuffled rows
 CONTENT_SPILL = "content-"  # begins the name of a file with contents that cannot be read by themselves
 

@@ -208,7 +208,8 @@ class ImageEncoder(LoadedEncoder):
         began = time.perf_counter()
         prepared: Prepared | ContentError
         try:
-            prepared = prepare(picture, self.settings)
+            with self.decoding(picture):
+                prepared = prepare(picture, self.settings)
         except BadRow as error:
             prepared = ContentError(error.reason, error.detail)
         return prepared, time.perf_counter() - began

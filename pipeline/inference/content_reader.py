@@ -6,22 +6,25 @@ import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...model.head import BadRow
 from ...model.media import MediaHead
 from ..content import NOT_LISTED, Source, digest_in
 from ..io.byte_ranges import ByteRange
 from ..io.file_io import FileIO
-from ..io.in_order import map_in_order
+from ..io.in_order import group_calls, map_in_order
 from ..io.locate import locate
 from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
 from ..readers.input_files import reading_errors
 from ..readers.media import hash_content
 from ..readers.shard import InputError
+from ..remote.decoder_watch import decoding, named
 from ..remote.worker_reports import RunReports
 from ..schemas import SOURCE
 
@@ -34,12 +37,14 @@ class _Run(NamedTuple):
 
     Attributes:
         source: The bytes.
+        name: Their file, as users know it, with the row's id if it has other contents.
         parts: The values of the head's content columns, of each row.
         size: About how many bytes the contents take in memory, and what they are decoded from.
         digest: That of the bytes, when they were read first.
     """
 
     source: Source
+    name: str
     parts: list[tuple[Any, ...]]
     size: int
     digest: bytes
@@ -67,34 +72,47 @@ class ContentReader:
         The next group is read and decoded while the caller works with one. Raises InputError or OSError as open_shard does:
         a file that changed since it was listed ends the run.
         """
-        yield from read_ahead(self._groups(rows))
+        for group, names in read_ahead(self._groups(rows)):
+            with named({id(content): name for content, name in zip(group, names, strict=True)}, self.reports):
+                yield group
 
-    def _groups(self, rows: pa.RecordBatch) -> Generator[list[Any], None, None]:
-        group, size, runs = list[Any](), 0, list(self._runs(rows))
-        contents = map_in_order(self._read, runs, self.threads, lambda run: run.size, WAITING_BYTES)
-        for run, read in zip(runs, contents, strict=True):
+    def _groups(self, rows: pa.RecordBatch) -> Generator[tuple[list[Any], list[str]], None, None]:
+        """Yield groups of contents, with the name of each."""
+        group, names, size, runs = list[Any](), list[str](), 0, list(self._runs(rows))
+        contents = map_in_order(
+            lambda some: [self._read(run) for run in some],
+            group_calls(runs, lambda run: run.source.path, lambda run: run.size),
+            self.threads,
+            lambda some: sum(run.size for run in some),
+            WAITING_BYTES,
+        )
+        for run, read in zip(runs, chain.from_iterable(contents), strict=True):
             for content, part in zip(read, run.parts, strict=True):
                 group.append(content)
+                names.append(run.name)
                 size += self.head.decoded_bytes(part, run.source.size)
                 del content
                 if size >= GROUP_BYTES:
-                    yield group
-                    group, size = [], 0
+                    yield group, names
+                    group, names, size = [], [], 0
         if group:
-            yield group
+            yield group, names
 
     def _runs(self, rows: pa.RecordBatch) -> Iterator[_Run]:
         sources = [Source.of_row({**value, "units": 0}) for value in rows.column(SOURCE.name).to_pylist()]
         columns = [rows.column(column.name).to_pylist() for column in self.head.content_columns]
         parts = list(zip(*columns, strict=True)) if columns else [()] * len(sources)
-        checksums = rows.column(self.head.content.name).field("checksum")
+        file = rows.column(self.head.content.name)
+        uris, checksums = (pc.struct_field(file, name).to_pylist() for name in ("uri", "checksum"))
+        ids = rows.column("id").to_pylist()
         start = 0
         for end in range(1, len(sources) + 1):
             if end == len(sources) or sources[end] != sources[start]:
                 source = sources[start]
                 decoded = sum(self.head.decoded_bytes(part, source.size) for part in parts[start:end])
                 size = decoded + min(source.size, self.head.max_held)
-                yield _Run(source, parts[start:end], size, digest_in(checksums[start].as_py()))
+                name = uris[start] if source.is_whole else f"{uris[start]} (id {ids[start]})"
+                yield _Run(source, name, parts[start:end], size, digest_in(checksums[start]))
                 start = end
 
     def _read(self, run: _Run) -> Iterator[Any]:
@@ -107,7 +125,7 @@ class ContentReader:
             return self._decode_from_file(run)
         with reading_errors(source.path, self.reports):
             data = self.file_io.read_range(_listed(source), source.offset, source.size)
-        decoded = self.head.decode(io.BytesIO(data), run.parts)
+        decoded = self._decode(io.BytesIO(data), run)
         return decoded if run.size > WAITING_BYTES else iter(list(decoded))
 
     def _list(self, source: Source, digest: bytes) -> Source:
@@ -134,7 +152,16 @@ class ContentReader:
 
     def _decode_from_file(self, run: _Run) -> Iterator[Any]:
         with self._open(run.source) as opened:
-            yield from self.head.decode(opened, run.parts)
+            yield from self._decode(opened, run)
+
+    def _decode(self, opened: BinaryIO, run: _Run) -> Iterator[Any]:
+        contents, end = self.head.decode(opened, run.parts), object()
+        while True:
+            with decoding(run.name, self.reports):
+                content = next(contents, end)
+            if content is end:
+                return
+            yield content
 
     @contextmanager
     def _open(self, source: Source) -> Iterator[BinaryIO]:

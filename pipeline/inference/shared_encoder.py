@@ -19,6 +19,7 @@ from ..io.paths import is_local
 from ..io.versions import local_version
 from ..io.worker_thread import WorkerThread
 from ..metrics import count_embedded_items
+from ..remote.decoder_watch import decoding_content
 from .gpus import GpuPlace
 from .model_threads import ModelThreads
 
@@ -128,6 +129,7 @@ class EncoderThread:
             read = described or self._read_files(head, settings, contents)
             encoder = _load(head, settings, read.files, self._gpu.choose(settings.device))
             encoder.on_progress, encoder.run_call = self._count_items, self.run
+            encoder.decoding = decoding_content
             self._loaded = loaded = _ProcessEncoder(encoder, head, settings, read.source)
         self._files.clear()
         self._threads.fix(threads)

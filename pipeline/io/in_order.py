@@ -1,4 +1,4 @@
-"""map_in_order: calls in threads, whose results come in order, with a bound on what waits."""
+"""Calls in threads: map_in_order, whose results come in order, with a bound on what waits; and what one call reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,34 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from .paths import is_local
+
+CALL_BYTES = (
+    256 << 10
+)  # of local files that one call reads: to hand a small one to a thread takes longer than to read it
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+def group_calls(items: Iterable[_T], path_of: Callable[[_T], str], size_of: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Yield the items in order, in lists of those that one call reads: small local files together, any other one alone.
+
+    Args:
+        items: The items.
+        path_of: Returns the file of an item.
+        size_of: Returns how much memory an item takes.
+    """
+    group, total = list[_T](), 0
+    for item in items:
+        size = size_of(item) if is_local(path_of(item)) else CALL_BYTES
+        if group and total + size > CALL_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size
+    if group:
+        yield group
 
 
 def map_in_order(

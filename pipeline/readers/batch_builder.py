@@ -66,11 +66,16 @@ class BatchBuilder:
 
     def _clear(self) -> None:
         self.rows: list[int] = []
+        self.shards: list[str] = []
         self.ids: list[str] = []
         self.contents: list[object] = []
         self.kept_columns: list[list[object]] = [[] for _ in self.settings.columns]
         self.rejected: list[tuple[object, ...]] = []
         self.bytes = 0
+
+    def turn_to(self, part: Part) -> None:
+        """Add rows of another shard from now on, by `add_content` and `reject_next`; batches may have rows of several."""
+        self.part, self.shard, self.next_row = part, part.shard, part.row
 
     def add_block(self, first: int, block: list[Record | BadRow]) -> Batches:
         """Add the records from row `first` on; yield the batches that this completes."""
@@ -123,6 +128,7 @@ class BatchBuilder:
         if row is None:
             row, self.next_row = self.next_row, self.next_row + 1
         self.rows.append(row)
+        self.shards.append(self.shard.name)
         self.ids.append(row_id)
         self.contents.append(content)
         self.bytes += REFERENCE_BYTES + len(row_id) + sum(map(_bytes_of, kept))
@@ -297,6 +303,8 @@ class BatchBuilder:
         return [*arrays, pa.array([content.source.as_row() for content in contents], SOURCE.type)]
 
     def _shard_column(self, size: int) -> pa.DictionaryArray:
+        if self.shards:
+            return pa.array(self.shards, pa.string()).dictionary_encode()
         return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), size), pa.array([self.shard.name]))
 
     def _rows_of_block(self, first: int, block: list[Record | BadRow]) -> pa.RecordBatch | None:

@@ -16,6 +16,7 @@ from ..io.in_order import map_in_order
 from ..io.locate import locate
 from ..io.retries import StoreError
 from ..io.versions import ListedFile
+from ..remote.decoder_watch import decoding
 from .arrow_values import binary_paths
 from .batch_builder import BatchBuilder
 from .fields import lookup
@@ -204,7 +205,8 @@ class EntryBuilder(BatchBuilder):
                 examined = self.head.glance(opened, size, self.encoder)
             else:
                 in_memory, digest = hash_content(opened, size, self.head.max_held)
-                examined = self.head.examine(in_memory or opened, size, self.encoder)
+                with decoding(found.source.path if found.source else self.shard.path, self.settings.reports):
+                    examined = self.head.examine(in_memory or opened, size, self.encoder)
         except BadRow as bad:
             return found._replace(digest=digest, bad=bad)
         return found._replace(digest=digest, examined=examined)

@@ -11,6 +11,7 @@ from ...model.head import BadRow
 from ...model.media import DIGEST_BYTES, MediaHead, Part
 from ..content import MediaContent, Source, content_type_of, file_value
 from ..io.byte_ranges import read_exactly
+from ..remote.decoder_watch import decoding
 from .batch_builder import BatchBuilder
 from .fields import Fields
 from .reader import FieldSummary
@@ -46,13 +47,15 @@ class MediaReader:
 
     def read(self, handle: IO[bytes], builder: BatchBuilder) -> Batches:
         """Add the rows of the file to `builder`, and yield its batches as they fill up."""
-        shard = builder.shard
-        source = Source(shard.path, shard.bytes, shard.version, 0, shard.bytes)
-        item = Item(shard.path, shard.path, shard.bytes, source=source)
-        yield from add_item(builder, shard.name, item, cast(BinaryIO, handle))
+        yield from add_item(builder, builder.shard.name, item_of(builder.shard), cast(BinaryIO, handle))
 
     def describe_fields(self, handle: IO[bytes], shard: Shard, fields: Fields, summary: FieldSummary) -> None:
         """Add nothing: a file has no fields."""
+
+
+def item_of(shard: Shard) -> Item:
+    """Return the picture or sound that a shard is."""
+    return Item(shard.path, shard.path, shard.bytes, source=Source(*shard.listed, 0, shard.bytes))
 
 
 class Found(NamedTuple):
@@ -88,10 +91,11 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
     """Return what a picture or recording is, whose bytes are read for that; arguments as add_item has them."""
     head, settings, size = cast(MediaHead, builder.settings.head), builder.settings.encoder, item.size
     assert settings is not None
-    source, digest = item.source, None
+    source, digest, reports = item.source, None, builder.settings.reports
     try:
         if size > builder.limit:
-            head.examine(opened, size, settings)  # raises the rejection
+            with decoding(item.path, reports):
+                head.examine(opened, size, settings)  # raises the rejection
         if source is None and size > head.max_held:
             source = builder.spill.copy(opened, size)
             opened = cast(BinaryIO, builder.spill.open(source))
@@ -100,7 +104,8 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
             examined = head.glance(opened, size, settings)
         else:
             in_memory, digest = hash_content(opened, size, head.max_held)
-            examined = head.examine(in_memory or opened, size, settings)
+            with decoding(item.path, reports):
+                examined = head.examine(in_memory or opened, size, settings)
         parts = head.parts_of(examined, digest, settings)
         if source is None and in_memory:
             source = builder.spill.add(in_memory.getvalue())

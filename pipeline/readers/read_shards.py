@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeAlias
+from itertools import chain
+from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import apache_beam as beam
 import pyarrow as pa
 
 from ...model.head import BadRow
-from ..io.in_order import map_in_order
+from ..io.in_order import group_calls, map_in_order
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
@@ -22,6 +23,7 @@ from .compression import BLOCK_ROWS, DamagedShard
 from .entry_builder import EntryBuilder
 from .input_files import open_shard, reading_errors
 from .known_entries import KnownEntries
+from .media import HASHED_BYTES, Found, add_found, item_of, look_at
 from .notes import Notice, ShardNotes
 from .parts import split_group
 from .read_settings import ReadSettings
@@ -59,7 +61,7 @@ def _read(builder: BatchBuilder) -> Batches:
 
 def _read_part(builder: BatchBuilder) -> Batches:
     shard, bytes_read = builder.shard, BytesRead(builder.part.bytes)
-    with _open(builder) as handle:
+    with _open(shard, builder.settings) as handle:
         try:
             for batches in READERS[shard.format].read(handle, builder):
                 if builder.part.parts == 1:
@@ -75,9 +77,8 @@ def _read_part(builder: BatchBuilder) -> Batches:
 
 
 @contextmanager
-def _open(builder: BatchBuilder) -> Iterator[IO[bytes]]:
-    """Open the shard of a builder, as open_shard does; a file of which a header is read is not opened as a whole."""
-    shard, settings = builder.shard, builder.settings
+def _open(shard: Shard, settings: ReadSettings) -> Iterator[IO[bytes]]:
+    """Open a shard, as open_shard does; a file of which a header is read is not opened as a whole."""
     if settings.headers_only and shard.format == "media":
         with reading_errors(shard.path, settings.reports):
             yield settings.file_io.open_headers(shard.listed)
@@ -176,25 +177,29 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
     def _read(self, parts: list[Part], read: ShardsRead) -> Outputs:
         rows, rejected = _BatchCombiner(), _BatchCombiner()
-        for builder, batches in self._read_parts(parts):
-            before = read.rows
-            for row_batch, rejected_batch in batches:
-                size = row_batch.num_rows + rejected_batch.num_rows
-                read.rows += size
-                read.by_second.update(rows_by_second(size))
-                yield from rows.add(row_batch)
-                for batch in rejected.add(rejected_batch):
-                    yield beam.pvalue.TaggedOutput("rejected", batch)
-            read.add(builder, read.rows - before)
+        is_files = len(parts) > 1 and all(part.shard.format == "media" for part in parts)
+        for row_batch, rejected_batch in self._read_files(parts, read) if is_files else self._read_each(parts, read):
+            size = row_batch.num_rows + rejected_batch.num_rows
+            read.rows += size
+            read.by_second.update(rows_by_second(size))
+            yield from rows.add(row_batch)
+            for batch in rejected.add(rejected_batch):
+                yield beam.pvalue.TaggedOutput("rejected", batch)
         yield from rows.flush()
         for batch in rejected.flush():
             yield beam.pvalue.TaggedOutput("rejected", batch)
 
-    def _read_parts(self, parts: list[Part]) -> Iterator[tuple[BatchBuilder, Iterable[tuple[Any, Any]]]]:
-        """Yield a builder for each part, with the batches that it gives.
+    def _read_each(self, parts: list[Part], read: ShardsRead) -> Batches:
+        """Yield the batches of parts; add these to `read`."""
+        for builder, batches in self._read_parts(parts):
+            rows = 0
+            for pair in batches:
+                rows += pair[0].num_rows + pair[1].num_rows
+                yield pair
+            read.add(builder, rows)
 
-        Files that are one content each are read at the same time: most of the time is spent on opening them.
-        """
+    def _read_parts(self, parts: list[Part]) -> Iterator[tuple[BatchBuilder, Iterable[tuple[Any, Any]]]]:
+        """Yield a builder for each part, with the batches that it gives; tars are read at the same time."""
         settings = self.settings
         lists = [part.shard.name for part in parts if _is_list(part, settings)]
         known = settings.earlier.load(lists) if lists and settings.earlier else None
@@ -209,6 +214,38 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
             lambda builder: 0 if settings.headers_only else builder.part.bytes,
             READ_BYTES,
         )
+
+    def _read_files(self, parts: list[Part], read: ShardsRead) -> Batches:
+        """Yield the batches of files that are one content each, as _read_each does.
+
+        They are read at the same time: most of the time is spent on opening them. Their rows have one builder: a batch for
+        each would take longer than reading it.
+        """
+        builder = BatchBuilder(parts[0], self.settings)
+
+        def size_of(part: Part) -> int:
+            return min(part.bytes, HASHED_BYTES) if self.settings.headers_only else part.bytes
+
+        groups = list(group_calls(parts, lambda part: part.shard.path, size_of))
+        looked = map_in_order(
+            lambda group: [self._look(builder, part.shard) for part in group],
+            groups,
+            self.settings.threads,
+            lambda group: sum(map(size_of, group)),
+            READ_BYTES,
+        )
+        for part, found in zip(parts, chain.from_iterable(looked), strict=True):
+            builder.turn_to(part)
+            yield from add_found(builder, part.shard.name, found)
+            read.add(builder, builder.next_row)
+        yield builder.flush()
+
+    def _look(self, builder: BatchBuilder, shard: Shard) -> Found:
+        """Return what a file is; `builder` has the settings of the job."""
+        with _open(shard, self.settings) as handle:
+            found = look_at(builder, item_of(shard), cast(BinaryIO, handle))
+        BytesRead(shard.bytes).reach(shard.bytes)
+        return found
 
 
 class ReadShards(beam.PTransform):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from ..errors import SnapshotError
 from ..io.filesystem import is_locked, list_directory, read, remove
 from ..io.json_file import read_json, write_json
 from ..io.paths import base_name, is_local, join
-from ..layout import LOCK, MANIFEST, MARKER, WORKER_COUNTS, WORKER_ERROR
+from ..layout import LOCK, MANIFEST, MARKER, WORKER_COUNTS, WORKER_END, WORKER_ERROR
 from ..metrics import TALLY
 
 REPORT_SECONDS, STORE_SECONDS = 5.0, 30.0  # between two reports of a worker: on a disk, on an object store
@@ -29,11 +29,14 @@ _PERMANENT = (ValueError, SnapshotError, FileNotFoundError, PermissionError)
 
 @dataclass
 class WorkerReports:
-    """The reports of all workers of a job: how many there are, the sums of their counts, and their errors."""
+    """The reports of all workers of a job: how many there are, the sums of their counts, their errors, and files that some
+    decoded when they ended.
+    """
 
     workers: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
 
 
 _PROCESS = uuid.uuid4().hex  # this one
@@ -79,6 +82,11 @@ class RunReports:
                     path = join(self.directory, f"{WORKER_ERROR}{uuid.uuid4().hex[:16]}.json")
                     write_json(path, {"error": message})
             raise
+
+    def report_end(self, decoded: str) -> None:
+        """Report that a worker process has ended, and which files it decoded."""
+        if self.directory is not None:
+            write_json(join(self.directory, f"{WORKER_END}{uuid.uuid4().hex[:16]}.json"), {"decoded": decoded})
 
     def call(self, element: Any, call: Callable[[Any], Any]) -> list[Any]:
         """Return what `call` yields for an element; its errors are reported."""
@@ -141,6 +149,8 @@ def read_reports(directory: str) -> WorkerReports:
         return reports
     errors = [_read(path).get("error") for path in paths if base_name(path).startswith(WORKER_ERROR)]
     reports.errors = [error for error in errors if isinstance(error, str)]
+    ends = [_read(path).get("decoded") for path in paths if base_name(path).startswith(WORKER_END)]
+    reports.ends = [end for end in ends if isinstance(end, str)]
     return reports
 
 
@@ -154,4 +164,4 @@ def remove_reports(directory: str) -> None:
     """Remove all reports; no error is raised."""
     with suppress(Exception):  # a snapshot does not name them
         paths = [file.path for file in list_directory(directory)]
-        remove([path for path in paths if base_name(path).startswith((WORKER_COUNTS, WORKER_ERROR))])
+        remove([path for path in paths if base_name(path).startswith((WORKER_COUNTS, WORKER_END, WORKER_ERROR))])

@@ -29,6 +29,7 @@ from ..io.filesystem import temporary_names
 from ..io.paths import is_local
 from ..layout import SNAPSHOTS
 from ..options import is_local_run
+from ..remote.decoder_watch import REMEDY
 from ..remote.job_service import ANSWER_SECONDS, ENDED, RemoteJob, within
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
@@ -36,7 +37,7 @@ from ..terminal import print_note
 from .flink_job import FlinkJob
 from .signals import end_on_signal, remove_matches
 from .watch_job import JobWatch
-from .worker_processes import WORKER_PROCESS, watch_pool
+from .worker_processes import WORKER_PROCESS, forget_ends, watch_pool, why_worker_ended
 
 
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
@@ -84,6 +85,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                     )
                     message = f"the job service does not answer any more ({error.details()}){still_running}"
                     raise RuntimeError(message) from error
+                _check_decoders(watch, error)
                 raise
             corpus.may_go_on = False
             if watch.error:
@@ -96,6 +98,12 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
             raise
         raise RuntimeError(message) from error
     return True
+
+
+def _check_decoders(watch: JobWatch, error: Exception) -> None:
+    """Raise RuntimeError for a remote job that failed with `error`, if workers have ended while they decoded a file."""
+    if decoded := watch.decoded_at_end():
+        raise RuntimeError(f"a worker ended while it decoded {decoded}: {REMEDY} ({error_message(error)})") from error
 
 
 def remote_job(result: PipelineResult, options: PipelineOptions) -> RemoteJob | None:
@@ -160,6 +168,7 @@ class _LocalRunner(FnApiRunner):  # type: ignore[misc]
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == SUBPROCESS_SDK:
                 environment.urn = WORKER_PROCESS
+        forget_ends()
         return super().run_via_runner_api(pipeline_proto, options)
 
 
@@ -167,7 +176,7 @@ def error_message(error: BaseException) -> str:
     """Return the message of one of this project's errors, or else of the last error, in a runner's traceback."""
     message = str(error.details() if isinstance(error, grpc.RpcError) else error)
     if "Channel closed prematurely" in message:  # with --direct_running_mode multi_processing
-        return (
+        return why_worker_ended() or (
             "a worker process ended before its work did (killed, or out of memory?): run again, "
             "which reuses what is finished, with fewer --direct_num_workers if memory was short"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
@@ -55,6 +56,14 @@ class JobWatch:
                 self.error = next(iter(within(ANSWER_SECONDS, lambda: read_reports(str(self._directory))).errors), None)
         if self.error is not None:
             self._thread.join(CANCEL_SECONDS)
+
+    def decoded_at_end(self) -> str:
+        """Return the files that a worker decoded when it ended, those of most workers, or ""."""
+        with suppress(Exception):  # the object store may not answer now
+            if self._directory:
+                ends = Counter(within(ANSWER_SECONDS, lambda: read_reports(str(self._directory))).ends)
+                return ends.most_common(1)[0][0] if ends else ""
+        return ""
 
     def _watch(self) -> None:
         started, explained = time.monotonic(), False

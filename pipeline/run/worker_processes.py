@@ -6,6 +6,7 @@ Beam starts them with the current folder first on their path, and waits for ever
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -29,7 +30,11 @@ from apache_beam.transforms.environments import ExternalEnvironment
 from apache_beam.utils import thread_pool_executor
 from google.protobuf import json_format
 
+from ..remote.decoder_watch import BEGINNING
+
 WORKER_PROCESS = "audioclip_beam:env:worker_process:v1"  # the environment whose workers LocalWorker starts
+
+STDERR_SECONDS = 3  # for the rest of what a worker that has ended wrote
 
 END_SECONDS = 30  # for a worker to end when its work is done
 
@@ -74,13 +79,22 @@ def _folders_of_modules() -> set[str]:
     return found
 
 
-def describe_end(status: int, last_line: str, connected: bool) -> str:
-    """Return the error of a run whose worker ended with `status`, -N for signal N, and this last line of its stderr."""
+def describe_end(status: int, last_line: str, connected: bool, decoded: str = "") -> str:
+    """Return the error of a run whose worker ended.
+
+    Args:
+        status: Its exit status, -N for signal N.
+        last_line: The last line of its stderr, if it was not connected.
+        connected: Whether it was.
+        decoded: What its decoders' watch has printed.
+    """
     if status < 0:
         name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
         cause = f"ended by {name}" + (", as when memory is short" if name == "SIGKILL" else "")
     else:
         cause = f"exit status {status}" + (f", {last_line}" if last_line else "")
+    if decoded:
+        return f"a worker process ended while it decoded {decoded} ({cause})"
     if connected:
         return (
             f"a worker process ended before its work did ({cause}): run again, which reuses what is finished, with fewer "
@@ -115,7 +129,7 @@ class WorkerProcess:
         command = ["/bin/sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", str(sys.executable), "-P", "-c", program]
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.connected = self.may_end = False
-        self._last_line = ""
+        self._last_line = self._decoded = ""
         self._on_end = on_end
         self.process = subprocess.Popen(command, env={**variables, **environment}, stderr=subprocess.PIPE)
         self._reader = threading.Thread(target=self._read, name="worker-stderr", daemon=True)
@@ -141,6 +155,8 @@ class WorkerProcess:
         for line in self.process.stderr:
             if line == _CONNECTED:
                 self.connected = True
+            elif line.startswith(BEGINNING.encode()):
+                self._decoded = line.decode("utf-8", "replace").strip().removeprefix(BEGINNING)
             elif self.connected:
                 with suppress(OSError):
                     os.write(2, line)
@@ -149,9 +165,28 @@ class WorkerProcess:
 
     def _watch(self) -> None:
         status = self.process.wait()
-        self._reader.join(1)  # a child of the worker may keep stderr open
-        if not self.may_end:
-            self._on_end(self, describe_end(status, self._last_line, self.connected))
+        may_end = self.may_end  # Beam, too, sees the end, and closes the worker while the rest of its stderr is read
+        self._reader.join(STDERR_SECONDS)  # a child of the worker may keep stderr open
+        if not may_end:
+            self._on_end(self, describe_end(status, self._last_line, self.connected, self._decoded))
+
+
+# Why workers of this process's run have ended: Beam may see the end first, and fail the run with an error of its own.
+_ENDS = queue.SimpleQueue[str]()
+
+
+def forget_ends() -> None:
+    """Forget the workers of an earlier run."""
+    with suppress(queue.Empty):
+        while True:
+            _ENDS.get_nowait()
+
+
+def why_worker_ended() -> str | None:
+    """Return the error of a worker that has ended, once, if there is one or comes within some seconds."""
+    with suppress(queue.Empty):
+        return _ENDS.get(timeout=2 * STDERR_SECONDS)
+    return None
 
 
 _WORKERS: WeakKeyDictionary[GrpcServer, list[LocalWorker]] = WeakKeyDictionary()  # of each run, by its server
@@ -202,6 +237,7 @@ class LocalWorker(GrpcWorkerHandler):  # type: ignore[misc]
 
     def _fail_run(self, _: WorkerProcess, error: str) -> None:
         """Fail all requests to all workers of the run, and end their processes: a batch of another one may take minutes."""
+        _ENDS.put(error)
         for worker in list(self._workers):
             worker._fail(error)
 

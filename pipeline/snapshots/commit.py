@@ -26,6 +26,7 @@ from ..layout import (
     REJECTED,
     SHARD_LIST,
     WORKER_COUNTS,
+    WORKER_END,
     WORKER_ERROR,
     manifest_place,
 )
@@ -50,6 +51,7 @@ _OF_A_RUN: tuple[str, ...] = (
     f".{REJECTED}",
     WORKER_COUNTS,
     WORKER_ERROR,
+    WORKER_END,
 )
 
 OF_AN_ENDED_RUN = (*_OF_A_RUN, CONTENT_SPILL)  # which also needs no copies of contents

@@ -139,6 +139,8 @@ def sounds_in_duckdb(folder: Path) -> list[dict[str, Any]]:
 
 
 def sounds_in_qdrant(folder: Path) -> list[dict[str, Any]]:
+    from qdrant_client import QdrantClient
+
     client = QdrantClient(path=str(folder / "captions.qdrant"))
     payloads = [point.payload for point in client.scroll("captions", limit=100)[0]]
     client.close()

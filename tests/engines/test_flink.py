@@ -29,12 +29,22 @@ from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from audioclip_beam.pipeline.validation import validate
 from tests.support.commands import run_command
 from tests.support.corpus import StubHead, embed, read, vectors, write_jsonl
-from tests.support.engine_jobs import ElsewhereHead, KeepThenDie, PublishThenDie, WorkerHead, results, write_corpus
+from tests.support.engine_jobs import (
+    ElsewhereHead,
+    KeepThenDie,
+    PublishThenDie,
+    WorkerHead,
+    WorkerSounds,
+    results,
+    write_corpus,
+    write_media,
+)
 from tests.support.engines import page_command, wait_until
 from tests.support.flink import Flink
 from tests.support.kept_night import NEW, OPTIONS, prepare_night
 from tests.support.processes import start_process
 from tests.support.remote_jobs import remote_run
+from tests.support.stub_media import embed_media
 from tests.support.tools import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
@@ -206,6 +216,22 @@ def test_a_worker_in_the_model_a_task_manager_and_a_worker_that_has_published_ar
     assert manifest["counts"]["read"] == 2_000
     assert results(tmp_path / "out") == results(tmp_path / "local")
     assert list(list_runs(str(tmp_path / "out"))) == [current_name(str(tmp_path / "out"))]
+
+
+def test_a_worker_that_embeds_sounds_is_killed(flink: Flink, tmp_path: Path) -> None:
+    """Rows, vectors in every bit and rejected rows are a local run's."""
+    sounds = write_media(tmp_path / "media", 40) / "*.[wf]*"
+    options = {"window": "0.25", "hop": "0.1", "batch_size": 20}
+    embed_media(sounds, tmp_path / "local", **options)
+    known, head = set(flink.jobs()), WorkerSounds(tmp_path / "log", delay=0.01)
+    run = ThreadPoolExecutor(1).submit(embed_media, sounds, tmp_path / "out", head, **options, **flink.options())
+    wait_until(lambda: run.done() or head.embedded() > 60, "the model runs", 120)
+    assert not run.done(), run.exception()
+    flink.workers("tm")[0].kill()
+    run.result(240)
+    (job,) = set(flink.jobs()) - known
+    assert flink.restarts(job) >= 1
+    assert results(tmp_path / "out") == results(tmp_path / "local")
 
 
 def test_a_worker_that_copies_rows_is_killed(flink: Flink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

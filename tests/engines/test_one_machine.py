@@ -12,7 +12,7 @@ import pytest
 
 from audioclip_beam.pipeline.snapshots.run_directory import list_runs
 from tests.support.corpus import embed
-from tests.support.engine_jobs import WorkerHead, results, write_corpus
+from tests.support.engine_jobs import WorkerHead, assert_real_heads, results, write_corpus
 from tests.support.engines import local_job_server, page_command, prism
 from tests.support.pages import blocks, expected_output, read_page, sections
 from tests.support.paths import ROOT
@@ -59,6 +59,12 @@ def test_rows_are_equal_to_a_local_runs(program: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "remote", WorkerHead(tmp_path / "log"), **options)
     embed(shards, tmp_path / "local")
     assert results(tmp_path / "remote") == results(tmp_path / "local")
+
+
+def test_sounds_and_pictures_are_those_of_a_local_run(program: Path, tmp_path: Path) -> None:
+    """By the real encoders: rows are equal, vectors within the heads' tolerance."""
+    options = {"runner": "PrismRunner", "prism_location": str(program), "environment_type": "LOOPBACK"}
+    assert_real_heads(tmp_path, options)
 
 
 @pytest.mark.parametrize("section", ["RunInference", "Pictures and sounds"])

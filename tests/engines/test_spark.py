@@ -13,7 +13,7 @@ from audioclip_beam.pipeline import read_and_join
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from tests.support.commands import run_command
 from tests.support.corpus import embed, write_jsonl
-from tests.support.engine_jobs import WorkerHead, results, write_corpus
+from tests.support.engine_jobs import WorkerHead, assert_real_heads, results, write_corpus
 from tests.support.engines import job_server, page_command, wait_until
 from tests.support.spark import Spark
 from tests.support.tools import require
@@ -51,6 +51,11 @@ def test_a_worker_is_killed_and_the_next_run_reuses_every_text(spark: Spark, tmp
     manifest, _ = embed(shards, output, WorkerHead(tmp_path / "second"), **spark.options())
     assert manifest["counts"]["embedded"] == 0
     assert results(output) == expected
+
+
+def test_sounds_and_pictures_are_those_of_a_local_run(spark: Spark, tmp_path: Path) -> None:
+    """By the real encoders: rows are equal, vectors within the heads' tolerance."""
+    assert_real_heads(tmp_path, spark.options())
 
 
 def test_the_command_of_the_page(spark: Spark, tmp_path: Path, small_head: str, vocabulary: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,8 @@ from audioclip_beam.model.image import ImageEncoder
 from audioclip_beam.pipeline.changes.compare_snapshots import find_changes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.io.file_io import FileIO
-from audioclip_beam.pipeline.readers import media
-from audioclip_beam.pipeline.readers.shard import InputError
+from audioclip_beam.pipeline.readers import read_shards
+from audioclip_beam.pipeline.readers.shard import InputError, Shard
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import read, vectors
 from tests.support.picture_files import encoded, picture
@@ -144,13 +145,13 @@ def test_bad_pictures_are_rejected_rows(tmp_path: Path) -> None:
 def test_nights_cost_what_changed(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renamed or copied file costs no model time, a removed one opens nothing, a new one is the only one that is read."""
     opened = list[str]()
-    add_item = media.add_item
+    open_shard = read_shards.open_shard
 
-    def watched(builder: object, name: str, *rest: object) -> object:
-        opened.append(name)
-        return add_item(builder, name, *rest)  # type: ignore[arg-type]
+    def watched(shard: Shard, *rest: Any) -> Any:
+        opened.append(shard.name)
+        return open_shard(shard, *rest)
 
-    monkeypatch.setattr(media, "add_item", watched)
+    monkeypatch.setattr(read_shards, "open_shard", watched)
 
     def night() -> tuple[list[str], int, int]:
         opened.clear()

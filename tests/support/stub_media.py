@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class StubMediaEncoder:
         self.info, self.dim = info, info.dim
         self.on_progress: Callable[[int], object] = lambda items: None
         self.run_call: Callable[[Callable[[], Any]], Any] | None = None
+        self.decoding: Callable[[object], AbstractContextManager[object]] = nullcontext
 
     def encode_rows(self, contents: Sequence[Any]) -> Encoding:
         vectors = np.empty((len(contents), self.dim), np.float32)
