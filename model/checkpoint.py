@@ -23,6 +23,7 @@ from torch import Tensor
 from .files import replace_file, sha256_of_file
 from .fingerprint import SCHEME
 from .head import ModelInfo
+from .paths import given_path
 from .release import UNTRAINED, fetch_command, resolve_checkpoint
 from .tensors import number_fault, weights_digest
 
@@ -303,7 +304,7 @@ def extract(source: str | os.PathLike[str], target: str | os.PathLike[str], head
 
     Raises CheckpointError as load_checkpoint does, and if the name of `target` does not end in .safetensors.
     """
-    target = Path(target)
+    target = Path(given_path(target))
     if target.suffix != ".safetensors":
         raise CheckpointError(f"{target} must end in .safetensors, the format that is written")
     checkpoint = load_checkpoint(source, head)

@@ -16,6 +16,7 @@ import requests
 from tqdm import tqdm
 
 from .files import locked, sha256_of_file
+from .paths import given_path
 from .release import RELEASED, released_word, resolve_checkpoint
 
 RELEASE_URL = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1"
@@ -67,7 +68,7 @@ def fetch(
     if what not in FILES:
         raise ValueError(f"{what!r} is not one of the released files: {', '.join(FILES)}")
     files = [FILES[name] for name in dict.fromkeys((what, "vocabulary"))]
-    return [fetch_file(file, Path(directory, file.name), base_url, progress) for file in files]
+    return [fetch_file(file, Path(given_path(directory), file.name), base_url, progress) for file in files]
 
 
 def fetch_missing(

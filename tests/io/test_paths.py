@@ -10,6 +10,7 @@ import pytest
 
 from audioclip_beam.model import TextEncoder
 from audioclip_beam.model import paths as model_paths
+from audioclip_beam.model.checkpoint import CheckpointError, extract
 from audioclip_beam.pipeline import AudioCLIPTextEmbeddings, EmbedOptions, TextEmbeddingHandler
 from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.cli import main
@@ -195,6 +196,8 @@ def test_the_paths_of_functions(home: Path) -> None:
     assert gc("~/out", 1) == []
     find_changes("~/out", target="~/changes")
     assert find_pairs("~/out", "~/out", "~/pairs").pairs == 3
+    with pytest.raises(CheckpointError, match=f"^{home}/head.pt must end in .safetensors"):
+        extract("untrained", "~/head.pt")
     assert {path.name for path in home.iterdir()} == {"out", "changes", "pairs"}
 
 
