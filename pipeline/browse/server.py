@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..terminal import plural, print_line, print_note
+from ..terminal import print_line, print_note
 from .snapshot_rows import SnapshotRows
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def browse(outputs: Sequence[str], *, host: str, port: int, files: Mapping[str, 
     with listening:
         snapshots = list[SnapshotRows]()
         for output in outputs:
-            rows = SnapshotRows.read(output)
-            print_note(f"read {plural(len(rows), 'row')} of {rows.snapshot.path}")
-            snapshots.append(rows)
+            print_note(f"reading the rows of {output}")
+            snapshots.append(SnapshotRows.read(output))
         token, address = secrets.token_urlsafe(24), listening.getsockname()
         name = socket.gethostname() if _is_any(address[0]) else address[0]
         if not ipaddress.ip_address(address[0]).is_loopback:
