@@ -25,7 +25,7 @@ from typing import Any
 
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.filesystem import write_atomically
-from audioclip_beam.pipeline.io.ranges import RangeRequest, read_ranges
+from audioclip_beam.pipeline.io.in_order import map_in_order
 from audioclip_beam.pipeline.io.versions import ListedFile, list_remote
 
 OBJECT_BYTES = 2000
@@ -79,11 +79,10 @@ class Ours:
 
     def read(self, listed: list[Any]) -> Iterable[bytes]:
         """Yield the contents of the objects."""
-        requests = (RangeRequest(file, 0, file.size) for file in listed)
-        for result in read_ranges(requests, file_io=FileIO(), threads=self.threads):
-            if result.error:
-                raise result.error
-            yield result.data
+        file_io = FileIO()
+        yield from map_in_order(
+            lambda file: file_io.read_range(file, 0, file.size), listed, self.threads, lambda file: file.size, 256 << 20
+        )
 
 
 class Boto3:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .schemas import CONTENT_HASH
+from ..model.head import Head
+from ..model.media import MediaHead
+from .schemas import CONTENT_HASH, SOURCE
 
 DIGEST = "BLAKE2B-128"  # of bytes, as `checksum` names it
 
 NOT_LISTED = -1
 
+EXTENT = "extent_"  # begins the names of counts of content
 _CHECKSUM = re.compile(f"{DIGEST}:([0-9a-f]{{32}})")
 
 
@@ -46,6 +49,21 @@ def hash_words(hashes: pa.FixedSizeBinaryArray) -> NDArray[np.uint32]:
     """Return each content hash as four numbers of 32 bits, [n, 4], that sort as the hashes do."""
     words = np.frombuffer(hashes.buffers()[1], ">u4").reshape(-1, 4)
     return words[hashes.offset : hashes.offset + len(hashes)]
+
+
+def count_extent(rows: pa.RecordBatch, head: Head, count: Callable[[str, int], object]) -> None:
+    """Count how much content rows have that refer to files: what `extent` of the head has, under EXTENT and its name."""
+    if head.by_reference:
+        columns = {each.name: rows.column(each.name).to_numpy(zero_copy_only=False) for each in head.content_columns}
+        numbers = hash_words(rows.column(CONTENT_HASH.name))[:, 3]  # of parts in their recordings
+        units = rows.column(SOURCE.name).field("units").to_numpy(zero_copy_only=False)
+        for name, amount in cast(MediaHead, head).planned_extent(columns, numbers, units).items():
+            count(f"{EXTENT}{name}", amount)
+
+
+def extent_in(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the extent among other counts."""
+    return {name.removeprefix(EXTENT): amount for name, amount in counts.items() if name.startswith(EXTENT)}
 
 
 class Source(NamedTuple):

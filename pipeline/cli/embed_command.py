@@ -48,7 +48,7 @@ def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
             print_note("WARNING: the weights are untrained: random weights, for testing only")
         share_gpus(options, argv, job.head, job.rows)
         total = job.listed.read_bytes
-        with show_progress(total_bytes=total, canary_items=len(job.head.canary())):
+        with show_progress(total_bytes=total, head=job.head):
             finished = _run(corpus, options)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(with_outcome(str(error), corpus)) from error

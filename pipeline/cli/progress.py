@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
+from ...model.head import Head
+from ..content import extent_in
 from ..metrics import TALLY
 from ..terminal import print_note
 
@@ -23,8 +25,8 @@ class Estimate:
     read. Before the first row is finished, as in a run that shuffles, the estimate is that of reading alone.
     """
 
-    def __init__(self, total_bytes: int, canary_items: int) -> None:
-        self.total_bytes, self.canary_items = total_bytes, canary_items
+    def __init__(self, total_bytes: int, head: Head) -> None:
+        self.total_bytes, self.head, self.canary_items = total_bytes, head, len(head.canary())
         self.started = time.monotonic()
         self.first_row: float | None = None
         self.update(0.0)
@@ -32,6 +34,7 @@ class Estimate:
     def update(self, elapsed: float) -> None:
         """Read the tally of this process, `elapsed` seconds after the start."""
         self.elapsed = elapsed
+        self.content = self.head.describe_extent(extent_in(TALLY))
         self.read, self.rejected = TALLY["rows_read"], TALLY["rows_rejected"]
         # Contents are counted long before the rows of their batch; those of the canary are among them.
         embedded = max(TALLY["rows_embedded"], TALLY["items_embedded"] - self.canary_items)
@@ -58,15 +61,15 @@ class Estimate:
 
 
 @contextmanager
-def show_progress(*, total_bytes: int, canary_items: int) -> Iterator[None]:
+def show_progress(*, total_bytes: int, head: Head) -> Iterator[None]:
     """Show rows, rows per second, rejected rows and the time left of a run over shards of `total_bytes` bytes.
 
-    The run also embeds a canary of `canary_items` contents.
+    Of a head of sounds or pictures also show how many were read, and their hours or pixels.
     """
     TALLY.clear()
     finished, terminal = threading.Event(), sys.stderr.isatty()
     bar = tqdm(total=None, unit=" rows", unit_scale=True, disable=not terminal, dynamic_ncols=True, leave=False)
-    estimate, started = Estimate(total_bytes, canary_items), time.monotonic()
+    estimate, started = Estimate(total_bytes, head), time.monotonic()
 
     def watch() -> None:
         printed = 0.0
@@ -80,12 +83,14 @@ def show_progress(*, total_bytes: int, canary_items: int) -> Iterator[None]:
                 continue
             if not terminal:
                 rate = estimate.rows / estimate.elapsed
-                done = f"read {estimate.read:,}, done {estimate.rows:,} ({rate:,.0f}/s), rejected {estimate.rejected:,}"
-                print_note(f"{done}; {estimate}")
+                content = f" ({estimate.content})" if estimate.content else ""
+                done = f"done {estimate.rows:,} ({rate:,.0f}/s), rejected {estimate.rejected:,}"
+                print_note(f"read {estimate.read:,}{content}, {done}; {estimate}")
                 continue
             with suppress(OSError):  # a terminal that is gone
                 bar.total = max(estimate.total_rows, estimate.rows) or None
-                bar.set_postfix_str(f"{estimate.rejected:,} rejected, {estimate}", refresh=False)
+                content = f"{estimate.content}, " if estimate.content else ""
+                bar.set_postfix_str(f"{content}{estimate.rejected:,} rejected, {estimate}", refresh=False)
                 bar.update(estimate.rows - bar.n)
                 bar.refresh()
 

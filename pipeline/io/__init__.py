@@ -7,18 +7,16 @@ import lazy_loader
 if TYPE_CHECKING:
     from .file_io import FileIO
     from .local_cache import local_copy
-    from .ranges import RangeRequest, RangeResult, read_ranges
     from .retries import StoreError
     from .timeout_reader import open_to_read
 
-__all__ = ["FileIO", "RangeRequest", "RangeResult", "StoreError", "local_copy", "open_to_read", "read_ranges"]
+__all__ = ["FileIO", "StoreError", "local_copy", "open_to_read"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "file_io": ["FileIO"],
         "local_cache": ["local_copy"],
-        "ranges": ["RangeRequest", "RangeResult", "read_ranges"],
         "retries": ["StoreError"],
         "timeout_reader": ["open_to_read"],
     },

@@ -31,7 +31,7 @@ from ..terminal import plural
 from ..writers.kept_files import open_kept
 from .unchanged import deciding_options
 
-# Bytes per row, for estimates of shards of which no run has read similar ones: of a text, or of an entry of a list; of a key
+# Bytes per row, for estimates of shards of which no run has read similar ones: of a line or record; of a key
 # of a tar, or a record of Parquet, which may contain a picture or name one; and of a file that is one content.
 ROW_BYTES, CONTENT_ROW_BYTES, FILE_ROW_BYTES = 100, 10_000, 400_000
 

@@ -15,6 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from ...model.head import BadRow
+from ..content import count_extent
 from ..io.in_order import group_calls, map_in_order
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
@@ -162,6 +163,8 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
             rows = read.rows
             count("rows_read", rows - counted)  # here: Beam's metrics are those of this thread
             counted = rows
+            if isinstance(output, pa.RecordBatch):
+                count_extent(output, self.settings.head, count)
             yield output
         count("rows_read", read.rows - counted)
         count("read_msecs", round(1000 * read.seconds))

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from glob import escape
-from typing import cast
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from ...model.head import Head
-from ...model.media import MediaHead
+from ..content import EXTENT, count_extent, extent_in
 from ..dedup.buckets import Buckets, bucket_bits, read_rows
 from ..dedup.spill import PieceCodec
 from ..embedded_batch import EmbeddedBatch
@@ -42,13 +41,10 @@ from ..snapshots.listing import CarriedFile, write_listings
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import UNREADABLE, Snapshot
 from ..writers.kept_files import DroppedShards
-from ..writers.statistics import planned_extent
 from .runner import choose_runner, error_message
 from .signals import end_on_signal, remove_matches
 
 NAMESPACE = "audioclip_beam.plan"
-
-_EXTENT = "extent_"  # begins the names of the counters of an extent
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -143,7 +139,8 @@ def _run_and_count(
     counts = Counter[str]()
     for counter in metrics["counters"]:  # one for each step that counts under a name
         counts[counter.key.metric.name] += counter.committed
-    extent = {name: counts.pop(f"{_EXTENT}{name}") for name in _names(counts, _EXTENT)}
+    extent = extent_in(counts)
+    counts = Counter({name: number for name, number in counts.items() if not name.startswith(EXTENT)})
     notes = {note for found in metrics.get("string_sets", ()) for note in found.committed or ()}
     counts["kept"] = files - counts.pop("dropped", 0)
     return PlanCounts(
@@ -232,21 +229,10 @@ def _add_notes(notes: Iterable[str]) -> None:
         found.add(note)
 
 
-def _names(counts: Iterable[str], prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name in counts if name.startswith(prefix)]
-
-
-def _count_extent(rows: pa.RecordBatch, head: Head) -> None:
-    """Count how much content rows have that refer to files."""
-    if head.by_reference:
-        for name, amount in planned_extent(rows, cast(MediaHead, head)).items():
-            _add(f"{_EXTENT}{name}", amount)
-
-
 def _count_reused(batch: EmbeddedBatch, head: Head, forbidden: str | None) -> pa.RecordBatch:
     """Count rows with an earlier vector, and return them."""
     _add("reused", batch.rows.num_rows)
-    _count_extent(batch.rows, head)
+    count_extent(batch.rows, head, _add)
     if forbidden:
         _add("forbidden", pc.sum(batch.rows.column(forbidden)).as_py())
     return batch.rows
@@ -272,7 +258,7 @@ class _CountNew(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Count, and yield the rows."""
         if self.model.head.by_reference:
-            _count_extent(batch, self.model.head)
+            count_extent(batch, self.model.head, _add)
             _, first = np.unique(batch.column(CONTENT_HASH.name).dictionary_encode().indices, return_index=True)
             _add("embed", batch.num_rows)
             _add("items", len(first))

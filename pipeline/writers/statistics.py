@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...model.head import Head, Work
-from ...model.media import MediaHead
 from ..content import hash_words
 from ..metrics import count
-from ..schemas import CONTENT_HASH, EMBEDDING, SOURCE
+from ..schemas import CONTENT_HASH, EMBEDDING
 from ..snapshots.manifest import FileInfo
 
 NORM_BINS = 64  # per doubling of the norm
@@ -138,23 +136,8 @@ class WrittenFile:
 def extent_of(part: pa.RecordBatch, head: Head) -> dict[str, int]:
     """Return how much content rows of a part file have, as the head's `extent` returns it."""
     columns = [column.name for column in (*head.content_columns, *head.model_columns)]
-    return head.extent(_arrays(part, columns), _part_numbers(part))
-
-
-def planned_extent(rows: pa.RecordBatch, head: MediaHead) -> dict[str, int]:
-    """Return how much content rows have that refer to files and may have no vectors, as the head's `extent` returns it."""
-    columns = _arrays(rows, [column.name for column in head.content_columns])
-    units = rows.column(SOURCE.name).field("units").to_numpy(zero_copy_only=False)
-    return head.planned_extent(columns, _part_numbers(rows), units)
-
-
-def _arrays(rows: pa.RecordBatch, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    return {name: rows.column(name).to_numpy(zero_copy_only=False) for name in names}
-
-
-def _part_numbers(rows: pa.RecordBatch) -> NDArray[np.uint32]:
-    """Return the number of each part in its file, as the hashes of parts of recordings end."""
-    return hash_words(rows.column(CONTENT_HASH.name))[:, 3]
+    numbers = hash_words(part.column(CONTENT_HASH.name))[:, 3]
+    return head.extent({name: part.column(name).to_numpy(zero_copy_only=False) for name in columns}, numbers)
 
 
 def norm_of(bins: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from audioclip_beam.model.text.head import CANARY_TEXTS
+from audioclip_beam.model.text.head import CANARY_TEXTS, TEXT
 from audioclip_beam.pipeline import metrics
 from audioclip_beam.pipeline.cli import progress
 from audioclip_beam.pipeline.cli.progress import Estimate
 from tests.support.corpus import embed, write_jsonl
+from tests.support.sound_files import sound_file
+from tests.support.stub_media import StubSounds, embed_media
 
 
 def estimate(total_bytes: int, elapsed: float, **tally: int) -> Estimate:
     """Return the estimate after `elapsed` seconds, with these counts."""
     metrics.TALLY.clear()
     metrics.TALLY.update(tally)
-    now = Estimate(total_bytes, len(CANARY_TEXTS))
+    now = Estimate(total_bytes, TEXT)
     now.update(elapsed)
     return now
 
@@ -75,7 +77,7 @@ def test_a_run_counts_every_byte_once(tmp_path: Path, suffix: str) -> None:
 def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal a line is printed at intervals."""
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.05)
-    with progress.show_progress(total_bytes=1000, canary_items=len(CANARY_TEXTS)):
+    with progress.show_progress(total_bytes=1000, head=TEXT):
         metrics.TALLY.update(bytes_read=500, rows_read=10, rows_embedded=5)
         time.sleep(0.3)
     line = capsys.readouterr().err.splitlines()[-1]
@@ -89,9 +91,20 @@ def test_the_time_left_counts_from_the_first_row_and_not_from_the_line_before(
 ) -> None:
     """Lines are 30 seconds apart: the first one may have the time left, too."""
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.6)
-    with progress.show_progress(total_bytes=1000, canary_items=len(CANARY_TEXTS)):
+    with progress.show_progress(total_bytes=1000, head=TEXT):
         metrics.TALLY.update(bytes_read=1000, rows_read=100, rows_embedded=5)
         time.sleep(1.3)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"100% of the input read, 00:\d\d left$", line)
     assert not line.endswith("00:00 left")
+
+
+def test_hours_of_sounds(tmp_path: Path) -> None:
+    """A run counts the recordings that it reads, and their hours; of texts there is nothing to add."""
+    (tmp_path / "a.wav").write_bytes(sound_file(samples=36_000 * 4, rate=4000))
+    (tmp_path / "b.wav").write_bytes(sound_file(samples=4000, rate=4000))
+    metrics.TALLY.clear()
+    embed_media(tmp_path / "*.wav", tmp_path / "out")
+    now = Estimate(1, StubSounds())
+    assert now.content == "2 recordings, 0.01 hours"
+    assert estimate(1000, 1.0, rows_read=5).content == ""
