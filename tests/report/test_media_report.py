@@ -184,6 +184,10 @@ def test_pictures_that_have_changed_or_are_large_are_not_shown(
     assert note_of(head, row, uri=str(tmp_path / "a.jpg")) == "No preview: the file has changed since it was embedded."
     monkeypatch.setattr(previews, "FILE_BYTES", 100)
     assert note_of(head, row) == f"No preview: the image has {len(data):,} bytes."
+    monkeypatch.undo()
+    monkeypatch.setattr(previews, "ALL_BYTES", 2 * len(data))
+    notes = [preview.note for preview in make_previews(head, [row] * 3, [])]
+    assert sorted(notes) == ["", "", "No preview: the images of other rows have many bytes."]
 
 
 def test_a_file_system_that_hangs_costs_its_previews(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +259,7 @@ def test_a_bomb_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "The file cannot be shown: too large: 200 x 100 pixels are too many for a small picture" in text
 
 
-def test_members_of_tars_and_rows_of_parquet(tmp_path: Path) -> None:
+def test_members_of_tars_and_rows_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are read from their place in a tar, or by their row in Parquet; what has no place of its own is named."""
     data = [encoded(picture(number, 9, 7)) for number in range(3)]
     tar = tar_of({f"{number}.png": each for number, each in enumerate(data)})
@@ -280,6 +284,10 @@ def test_members_of_tars_and_rows_of_parquet(tmp_path: Path) -> None:
     for values in ({"label": "an id of another field"}, {"label": "c.parquet#3"}, {"label": "c.parquet#1"}):
         (preview,) = make_previews(StubPictures(), [{**row, **values}], ["image"])
         assert preview.note.startswith("No preview: it ")
+    with monkeypatch.context() as patch:
+        patch.setattr(previews, "FILE_BYTES", row["file"]["size"])
+        (preview,) = make_previews(StubPictures(), [row], ["image"])
+        assert preview.note == "No preview: it was not found in c.parquet, or has too large a row group there."
     values = {"offset": 512, "uri": str(tmp_path / "a.tar")}
     sound = {**row, "file": {**row["file"], **values}, "start": 0.0, "end": 1.0, "duration": 1.0}
     assert make_previews(StubSounds(), [sound], [])[0].note == "No preview: the sound is inside of a.tar."

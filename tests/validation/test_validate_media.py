@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
@@ -17,11 +18,12 @@ from tests.support.picture_files import encoded, picture
 from tests.support.snapshots import rewrite
 from tests.support.sound_files import sound_file
 from tests.support.stub_media import StubPictures, StubSounds, embed_media
+from tests.support.tars import tar_of
 
 
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Snapshots of two sounds, one of them in three windows; of entries of a list of them; and of two pictures."""
+    """Snapshots of two sounds, one of them in three windows; of entries of a list of them; and of pictures."""
     folder = tmp_path_factory.mktemp("media")
     for name, samples in (("a", 2000), ("b", 800)):
         (folder / f"{name}.wav").write_bytes(sound_file(samples=samples, rate=8000))
@@ -35,6 +37,11 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = {"media_field": ["path"], "id_field": "id", "offset_field": "begin", "duration_field": "length"}
     embed_media(write_jsonl(folder / "list.jsonl", entries), folder / "entries", StubSounds(), window="0.1", **fields)
     embed_media(f"{folder}/*.png", folder / "pictures", StubPictures())
+    data = [(folder / f"{name}.png").read_bytes() for name in "ab"]
+    (folder / "a.tar").write_bytes(tar_of({f"{number}.png": each for number, each in enumerate(data)}))
+    embed_media(folder / "a.tar", folder / "tar", StubPictures())
+    pq.write_table(pa.table({"image": data}), folder / "a.parquet")
+    embed_media(folder / "a.parquet", folder / "parquet", StubPictures(), media_field=["image"])
     return folder
 
 
@@ -46,7 +53,7 @@ def faults(output: Path) -> dict[str, list[str]]:
     return {check.name: check.examples for check in checks.finish() if check.faults}
 
 
-@pytest.mark.parametrize("name", ["sounds", "entries", "pictures"])
+@pytest.mark.parametrize("name", ["sounds", "entries", "pictures", "tar", "parquet"])
 def test_snapshots_as_they_were_written_are_valid(snapshots: Path, name: str) -> None:
     assert faults(snapshots / name) == {}
 
