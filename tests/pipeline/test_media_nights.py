@@ -22,6 +22,8 @@ from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.layout import CONTENT_SPILL, has_rows
+from audioclip_beam.pipeline.report import sample_rows
+from audioclip_beam.pipeline.report.previews import Preview
 from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import gc, rollback
@@ -520,8 +522,9 @@ class ListsOfSounds(Lists):
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every run have a second of its own, and note the files of the pool that it opens."""
+    """Let every run have a second of its own, and note the files of the pool that it opens, but not those for the page."""
     monkeypatch.setattr(run_directory, "datetime", Clock)
+    monkeypatch.setattr(sample_rows, "make_previews", lambda head, rows, fields: [Preview()] * len(rows))
     read_range, open_version = FileIO.read_range, FileIO.open_version
 
     def note(file: ListedFile) -> None:
