@@ -103,10 +103,10 @@ def test_logits_are_scaled_cosines(output: Path, tmp_path: Path, capsys: pytest.
     """The scale is that of the checkpoint, e to the parameter, clamped as in the original; the order is the cosine's."""
     query = tmp_path / "sound.npy"
     np.save(query, np.random.default_rng(0).standard_normal(1024))
-    cosines = search(str(output), [str(query)])
+    cosines, state = search(str(output), [str(query)]), untrained_state()
     for head, name in (("audio", "logit_scale_at"), ("image", "logit_scale")):
         logits = search(str(output), [str(query)], by="logits", query_head=head)
-        scale = min(max(math.exp(float(untrained_state()[name])), 1.0), 100.0)
+        scale = min(max(math.exp(float(state[name])), 1.0), 100.0)
         assert [hit.id for hit in logits.hits[0]] == [hit.id for hit in cosines.hits[0]]
         assert [hit.score for hit in logits.hits[0]] == [hit.score * scale for hit in cosines.hits[0]]
     for arguments, message in (

@@ -173,12 +173,11 @@ def test_other_errors_of_locks_stay_errors(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
-def test_the_command_line_without_locks(tmp_path: Path, vocabulary: Path, small_head: str, error: str) -> None:
+def test_the_command_line_without_locks(tmp_path: Path, vocabulary: Path, small_head: str) -> None:
     """A run prints the note once and no warning, and leaves no lock."""
     (tmp_path / "more.jsonl").write_text('{"text": "a dog"}\n')
     (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), **preload(tmp_path, getattr(errno, error))}
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), **preload(tmp_path, errno.ENOLCK)}
     command = f"-m audioclip_beam.pipeline embed --checkpoint {small_head} --tokenizer_path {vocabulary} --output out"
     done = subprocess.run(
         [sys.executable, *command.split(), "--input", "more.jsonl"],
