@@ -3,17 +3,17 @@
     python benchmarks/files.py [--kinds small,large,flac,mp3] [--items N] [--rounds 3] [--dtypes float32,bfloat16]
                                [--clock wall|cpu] [--without PART_OF_A_NAME,...] [--smoke]
 
-Kinds: JPEG of 640 x 480 (small) and of 4000 x 3000 pixels (large), FLAC of 5 seconds at 44.1 kHz, and MP3 of a minute at 48 kHz
-in two channels, embedded by windows of 10 seconds. All compute the same seeded weights. The others decode and prepare in as many
-threads as there are cores, while OpenVINO or onnxruntime computes what is prepared:
+Kinds: JPEG of 640 x 480 (small) and of 4000 x 3000 pixels (large), FLAC of 5 seconds at 44.1 kHz, and MP3 of a minute at
+48 kHz in two channels, embedded by windows of 10 seconds. All compute the same seeded weights. The others decode and prepare
+in as many threads as there are cores, while OpenVINO or onnxruntime computes what is prepared:
 
 - "Pillow": Pillow decodes and resizes 8-bit pixels, as CLIP's own transform does; "Pillow's draft" has the JPEG decoder make
   a smaller picture first; "torchvision": Pillow decodes, torchvision resizes 8-bit tensors with antialiasing.
 - "soundfile, soxr": decoded and resampled by these, then the learnt filter bank as one product of torch.
-- "original's way": AudioCLIP's demo: simplejpeg and torchvision's transforms of float32 tensors, or librosa and the filter bank
-  as two products of 2,048 samples; then the network as it is written, all with torch's own threads.
+- "original's way": AudioCLIP's demo: simplejpeg and torchvision's transforms of float32 tensors, or librosa and the filter
+  bank as two products of 2,048 samples; then the network as it is written, all with torch's own threads.
 
-8-bit pixels and smaller pictures have other vectors: the last column is the lowest cosine with ours.
+8-bit pixels and smaller pictures have other vectors: below each table are the lowest cosines with ours.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def ours(kind: str, dtype: str) -> Encode:
     """Encode paths; MP3 by windows."""
     encoder = media.our_encoder(head_of(kind), dtype)
     if kind != "mp3":
-        return lambda paths: encoder.encode(paths)
+        return encoder.encode
     return lambda paths: encoder.encode(window for path in paths for window in AudioEncoder.windows(path, WINDOW))
 
 
@@ -164,7 +164,7 @@ def filter_bank() -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def spectrogram(samples: np.ndarray, points: int = FRAME) -> Tensor:
-    """Return the network's input [3, 341, frames] of samples of full scale 1; frames are filled up to `points` with zeros."""
+    """Return the network's input [3, 341, frames] of samples of full scale 1; frames have `points`, zeros at both ends."""
     rows, window = filter_bank()
     x = torch.from_numpy(samples) * 32768
     frames = frame_count(len(x))
