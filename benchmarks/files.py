@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import os
 import platform
 import statistics
@@ -44,6 +45,7 @@ from audioclip_beam.model.audio.spectrogram import BAND, BANDS, filter_rows
 from audioclip_beam.model.image.pictures import DEVIATION, MEAN
 
 COUNTS = {"small": 64, "large": 16, "flac": 16, "mp3": 2}  # files per round
+NEEDED = {"image": ["torchvision"], "audio": ["librosa"]}  # packages that the project does not need itself
 WINDOW, POINTS = 10.0, 2048
 Encode = Callable[[list[Path]], np.ndarray]
 Prepare = Callable[[Path], list[Tensor]]  # a file to inputs of the network, [3, height, width] each
@@ -222,8 +224,11 @@ def build(kind: str, dtypes: list[str], without: list[str]) -> Iterator[tuple[st
     """Yield (name, dtype, encode) of every contender that is installed and not in `without`, ours first."""
     head = head_of(kind)
     names: dict[str, Prepare] = {"soundfile, soxr": with_soundfile}
+    missing = [name for name in NEEDED[head] if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"left out: what needs {', '.join(missing)}, which is not installed")
     if head == "image":
-        names = {"Pillow": with_pillow, "torchvision": with_torchvision}
+        names = {"Pillow": with_pillow} | ({} if missing else {"torchvision": with_torchvision})
         names |= {"Pillow's draft": functools.partial(with_pillow, draft=True)} if kind == "large" else {}
     frames = {"flac": frame_count(5 * RATE), "mp3": frame_count(int(WINDOW * RATE))}
     example = torch.zeros(media.BATCH[head], 3, *((224, 224) if head == "image" else (BAND, frames[kind])))
@@ -242,7 +247,7 @@ def build(kind: str, dtypes: list[str], without: list[str]) -> Iterator[tuple[st
             for name, prepare in chosen.items():
                 assert run is not None
                 yield f"{library}, {name}", dtype, piped(run, prepare, media.BATCH[head])
-        if dtype == "float32" and is_chosen("original's way", without):
+        if dtype == "float32" and not missing and is_chosen("original's way", without):
             yield "original's way", dtype, original(kind)
 
 
