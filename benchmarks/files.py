@@ -3,23 +3,24 @@
     python benchmarks/files.py [--kinds small,large,flac,mp3] [--items N] [--rounds 3] [--dtypes float32,bfloat16]
                                [--clock wall|cpu] [--without PART_OF_A_NAME,...] [--smoke]
 
-Kinds: JPEG of 640 x 480 (small) and of 4000 x 3000 pixels (large), FLAC of 5 seconds at 44.1 kHz, and MP3 of a minute at 48 kHz
-in two channels, embedded by windows of 10 seconds. All compute the same seeded weights. The others decode and prepare in as many
-threads as there are cores, while OpenVINO or onnxruntime computes what is prepared:
+Kinds: JPEG of 640 x 480 (small) and of 4000 x 3000 pixels (large), FLAC of 5 seconds at 44.1 kHz, and MP3 of a minute at
+48 kHz in two channels, embedded by windows of 10 seconds. All compute the same seeded weights. The others decode and prepare
+in as many threads as there are cores, while OpenVINO or onnxruntime computes what is prepared:
 
 - "Pillow": Pillow decodes and resizes 8-bit pixels, as CLIP's own transform does; "Pillow's draft" has the JPEG decoder make
   a smaller picture first; "torchvision": Pillow decodes, torchvision resizes 8-bit tensors with antialiasing.
 - "soundfile, soxr": decoded and resampled by these, then the learnt filter bank as one product of torch.
-- "original's way": AudioCLIP's demo: simplejpeg and torchvision's transforms of float32 tensors, or librosa and the filter bank
-  as two products of 2,048 samples; then the network as it is written, all with torch's own threads.
+- "original's way": AudioCLIP's demo: simplejpeg and torchvision's transforms of float32 tensors, or librosa and the filter
+  bank as two products of 2,048 samples; then the network as it is written, all with torch's own threads.
 
-8-bit pixels and smaller pictures have other vectors: the last column is the lowest cosine with ours.
+8-bit pixels and smaller pictures have other vectors: below each table are the lowest cosines with ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import os
 import platform
 import statistics
@@ -44,6 +45,7 @@ from audioclip_beam.model.audio.spectrogram import BAND, BANDS, filter_rows
 from audioclip_beam.model.image.pictures import DEVIATION, MEAN
 
 COUNTS = {"small": 64, "large": 16, "flac": 16, "mp3": 2}  # files per round
+NEEDED = {"image": ["torchvision"], "audio": ["librosa"]}  # packages that the project does not need itself
 WINDOW, POINTS = 10.0, 2048
 Encode = Callable[[list[Path]], np.ndarray]
 Prepare = Callable[[Path], list[Tensor]]  # a file to inputs of the network, [3, height, width] each
@@ -82,7 +84,7 @@ def ours(kind: str, dtype: str) -> Encode:
     """Encode paths; MP3 by windows."""
     encoder = media.our_encoder(head_of(kind), dtype)
     if kind != "mp3":
-        return lambda paths: encoder.encode(paths)
+        return encoder.encode
     return lambda paths: encoder.encode(window for path in paths for window in AudioEncoder.windows(path, WINDOW))
 
 
@@ -164,7 +166,7 @@ def filter_bank() -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def spectrogram(samples: np.ndarray, points: int = FRAME) -> Tensor:
-    """Return the network's input [3, 341, frames] of samples of full scale 1; frames are filled up to `points` with zeros."""
+    """Return the network's input [3, 341, frames] of samples of full scale 1; frames have `points`, zeros at both ends."""
     rows, window = filter_bank()
     x = torch.from_numpy(samples) * 32768
     frames = frame_count(len(x))
@@ -222,8 +224,11 @@ def build(kind: str, dtypes: list[str], without: list[str]) -> Iterator[tuple[st
     """Yield (name, dtype, encode) of every contender that is installed and not in `without`, ours first."""
     head = head_of(kind)
     names: dict[str, Prepare] = {"soundfile, soxr": with_soundfile}
+    missing = [name for name in NEEDED[head] if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"left out: what needs {', '.join(missing)}, which is not installed")
     if head == "image":
-        names = {"Pillow": with_pillow, "torchvision": with_torchvision}
+        names = {"Pillow": with_pillow} | ({} if missing else {"torchvision": with_torchvision})
         names |= {"Pillow's draft": functools.partial(with_pillow, draft=True)} if kind == "large" else {}
     frames = {"flac": frame_count(5 * RATE), "mp3": frame_count(int(WINDOW * RATE))}
     example = torch.zeros(media.BATCH[head], 3, *((224, 224) if head == "image" else (BAND, frames[kind])))
@@ -242,7 +247,7 @@ def build(kind: str, dtypes: list[str], without: list[str]) -> Iterator[tuple[st
             for name, prepare in chosen.items():
                 assert run is not None
                 yield f"{library}, {name}", dtype, piped(run, prepare, media.BATCH[head])
-        if dtype == "float32" and is_chosen("original's way", without):
+        if dtype == "float32" and not missing and is_chosen("original's way", without):
             yield "original's way", dtype, original(kind)
 
 

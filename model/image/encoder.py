@@ -26,7 +26,7 @@ from .pictures import Picture, Prepared, list_pictures, prepare
 from .probes import decoder_parts
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 from .shapes import sizes_of
-from .tower import ImageTower
+from .tower import TOGETHER, ImageTower
 
 # Per micro-batch. The CPU's was measured: attention pooling reads 28 MB of weights, whatever the number of pictures. CUDA's
 # is reasoned: its convolutions have rows for every multiprocessor.
@@ -185,9 +185,8 @@ class ImageEncoder(LoadedEncoder):
     def _results(self, pictures: list[Picture], places: list[int]) -> Iterator[_Result]:
         """Yield the results of micro-batches of the pictures at `places`; they do not depend on the number of cores."""
         if self.device.type == "cpu":  # each core decodes, resizes and embeds micro-batches of its own
-            parts = max(
-                -(-len(places) // self.pictures.now), min(2, len(places))
-            )  # few pictures have two streams as well
+            size = min(self.pictures.now, max(TOGETHER, len(places) // 2))  # two cores share out few pictures as well
+            parts = -(-len(places) // size)
             batches = [batch.tolist() for batch in np.array_split(places, parts)] if parts else []
             yield from map_in_streams(functools.partial(self._prepare_and_embed, pictures), batches)
             return

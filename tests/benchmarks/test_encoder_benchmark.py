@@ -1,4 +1,4 @@
-"""benchmarks/encoder.py measures the image head and the audio head beside other software on the same weights."""
+"""The benchmarks measure the image head and the audio head beside other software on the same weights."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ def test_a_head_beside_others(head: str) -> None:
     speeds = {row[0]: float(row[2]) for row in rows if row[1] == "float32"}
     assert {"audioclip-beam", "audioclip-beam, with decoding", "torch"} <= set(speeds)
     assert min(speeds.values()) > 0
+
+
+@pytest.mark.slow
+def test_files_to_vectors() -> None:
+    """Of two small files: ours, with the vectors of AudioCLIP's demo if torchvision is installed."""
+    done = subprocess.run(
+        ["python", "benchmarks/files.py", "--smoke", "--kinds", "small"],
+        cwd=ROOT,
+        env=environment_of_the_tests() | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| audioclip-beam | float32 |" in done.stdout
+    assert "left out" in done.stdout or "original's way float32 1.0000" in done.stdout
