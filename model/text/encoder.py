@@ -225,7 +225,8 @@ class TextEncoder(LoadedEncoder):
             embedded, *flags = copied.arrays()
             is_finite = flags[0] if flags else np.isfinite(embedded).all(1)  # [d]
             if len(chosen) == int(chosen[-1]) + 1 - int(chosen[0]):
-                np.take(embedded, inverse, 0, vectors[chosen[0] : chosen[-1] + 1])
+                # Any other mode than "clip" would write into a buffer first.
+                np.take(embedded, inverse, 0, vectors[chosen[0] : chosen[-1] + 1], mode="clip")
             else:
                 vectors[chosen] = embedded[inverse]
             finite[chosen] = is_finite[inverse]
