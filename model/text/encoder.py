@@ -306,7 +306,8 @@ class TextEncoder(LoadedEncoder):
 
 def _attends_flat(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether attention takes rows of any length on this GPU; warn if not."""
-    works = flat_works(device, dtype)
+    with current_device(device):
+        works = flat_works(device, dtype)
     if not works:
         warnings.warn(
             f"torch {torch.__version__} on {device} has no correct attention over rows of any length in {dtype}, so rows "
