@@ -84,18 +84,20 @@ class Sizes:
     rows: int  # for each process
     run_dtype: str  # of the runs of `processes`
     contents: int  # pictures and recordings of `heads`
+    recording: float  # seconds of each
 
 
 GPU = Sizes(
     device="cuda:0", dtypes=("float32", "bfloat16", "float16"), goldens=1, matrix=8192, texts=49_152, seconds=2.5, rounds=3,
     batch=1024, nodes=(1024, 2048, 4096, 8192, 16_384, 32_768, 65_535), processes=(1, 2, 4, 8), rows=200_000,
-    run_dtype="bfloat16", contents=256,
+    run_dtype="bfloat16", contents=256, recording=5.0,
 )  # fmt: skip
 QUICK = replace(GPU, matrix=4096, texts=8192, seconds=0.3, rounds=1, nodes=(4096, 32_768), processes=(1,), rows=20_000,
                 contents=64)  # fmt: skip
 SMOKE = Sizes(
     device="cpu", dtypes=("float32",), goldens=40, matrix=64, texts=8, seconds=0.1, rounds=1, batch=4, nodes=(64, 256),
-    processes=(1,), rows=8, run_dtype="float32", contents=2,
+    processes=(1,), rows=8, run_dtype="float32", contents=1,
+    recording=0.1,
 )  # fmt: skip
 
 
@@ -441,7 +443,7 @@ def heads(sizes: Sizes, clock: Clock) -> bool:
     import media_gpu
 
     for head in ("image", "audio"):
-        contents = media_gpu.items(head, sizes.contents)
+        contents = media_gpu.items(head, sizes.contents, sizes.recording)
         print(
             f"\n| {head}, {len(contents)} contents | dtype | per second | ours is | share of the matrix peak |", end=""
         )
@@ -461,7 +463,7 @@ def heads(sizes: Sizes, clock: Clock) -> bool:
                     continue
                 seconds, cpu = min(measure(functools.partial(encode, contents)) for _ in range(sizes.rounds))
                 speeds[name] = len(contents) / seconds
-                flop = media_gpu.flop(head) * speeds[name]
+                flop = media_gpu.flop(head, sizes.recording) * speeds[name]
                 share = "" if name == media_gpu.WHOLE else f"{flop / peak(sizes, dtype):.1%}"
                 ratio = speeds[media_gpu.OURS] / speeds[name] if media_gpu.OURS in speeds else float("nan")
                 cells = f"{speeds[name]:,.1f} | {ratio:.2f} x | {share} | {cpu / seconds:.1f}"

@@ -42,9 +42,9 @@ def contenders(head: str, dtype: str, device: str) -> Iterator[tuple[str, Callab
 
 
 @functools.cache
-def flop(head: str) -> int:
-    """Return the FLOP of the network as it is written, for one content."""
-    network, x = _eager(head, "float32", "cpu"), next(media.batches(items(head, 1), 1))
+def flop(head: str, recording: float) -> int:
+    """Return the FLOP of the network as it is written, for one content; a recording has so many seconds."""
+    network, x = _eager(head, "float32", "cpu"), next(media.batches(items(head, 1, recording), 1))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(x)
     return counter.get_total_flops()

@@ -52,8 +52,8 @@ NIGHTS = {
 ASSUMED = {
     "storage_gb": 0.020,  # US dollars per GB and month in an object store
     "copies": 0.005,  # US dollars per 1,000 copies in an object store
-    # Of the GPU's matrix peak, on real tokens, not a measurement: by the bytes that the network reads and writes, some 20 GB for
-    # the 2.5 TFLOP of 32,768 nodes, it is 20 to 25 % on most GPUs.
+    # Of the GPU's matrix peak, on real tokens, not a measurement: by the bytes that the network reads and writes, some 20 GB
+    # for the 2.5 TFLOP of 32,768 nodes, it is 20 to 25 % on most GPUs.
     "peak_share": 0.22,
     "shuffle_gb": 0.011,  # US dollars per GB that a managed shuffle processes
 }

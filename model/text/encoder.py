@@ -225,7 +225,8 @@ class TextEncoder(LoadedEncoder):
             embedded, *flags = copied.arrays()
             is_finite = flags[0] if flags else np.isfinite(embedded).all(1)  # [d]
             if len(chosen) == int(chosen[-1]) + 1 - int(chosen[0]):
-                np.take(embedded, inverse, 0, vectors[chosen[0] : chosen[-1] + 1])
+                # Any other mode than "clip" would write into a buffer first.
+                np.take(embedded, inverse, 0, vectors[chosen[0] : chosen[-1] + 1], mode="clip")
             else:
                 vectors[chosen] = embedded[inverse]
             finite[chosen] = is_finite[inverse]
@@ -305,7 +306,8 @@ class TextEncoder(LoadedEncoder):
 
 def _attends_flat(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether attention takes rows of any length on this GPU; warn if not."""
-    works = flat_works(device, dtype)
+    with current_device(device):
+        works = flat_works(device, dtype)
     if not works:
         warnings.warn(
             f"torch {torch.__version__} on {device} has no correct attention over rows of any length in {dtype}, so rows "

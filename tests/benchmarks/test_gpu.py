@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
 import corpora, gpu
 corpora.WORDNET, gpu.COMMAND = Path("nowhere"), ["audioclip"]
-sys.argv[1:] = ["--smoke", "--minutes", "4"]
+sys.argv[1:] = ["--smoke", "--minutes", "9"]
 sys.exit(gpu.main())
 """
 
@@ -34,11 +34,14 @@ def test_every_part_runs_on_a_cpu() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    parity, ours, nodes, processes = (
-        next(row for row in rows if row[0] == f"| {name}") for name in ("float32", "audioclip-beam", "256 nodes", "1")
+    parity, network, ours, nodes, picture, processes = (
+        next(row for row in rows if row[0] == f"| {name}")
+        for name in ("float32", "251 nodes", "audioclip-beam", "256 nodes", "audioclip-beam, with decoding", "1")
     )
     assert float(parity[1]) < 2e-5
     assert float(ours[2].replace(",", "")) > 0
+    assert float(network[2]) > 0
+    assert float(picture[2].replace(",", "")) > 0
     assert float(nodes[2].replace(",", "")) > 0
     assert float(processes[2].removesuffix(" s")) > 0
     assert "left out, no time" not in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from audioclip_beam.model import TextEncoder
+from audioclip_beam.model import ImageEncoder, ImageSettings, TextEncoder
 from audioclip_beam.model import device as device_module
 from audioclip_beam.model.device import HostCopy, launching, pick_device, unseen_gpu
+from audioclip_beam.model.head import ModelInfo
+from audioclip_beam.model.image import encoder as image_module
+from audioclip_beam.model.memory import BatchSize
 from audioclip_beam.pipeline.cli.embed_command import check_device, parse_options
 from audioclip_beam.pipeline.inference import shared_encoder
 
@@ -87,6 +91,36 @@ def test_vectors_on_a_cpu_are_not_copied() -> None:
     """Only those of another device are on their way."""
     tensor = torch.arange(4.0)
     assert np.shares_memory(HostCopy(tensor).arrays()[0], tensor.numpy())
+
+
+def test_vectors_of_pictures_leave_the_gpu_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pictures a call has, those of a few micro-batches are on the GPU, and no order is lost."""
+    on_their_way: list[object] = []
+    most = 0
+
+    class Copy(HostCopy):
+        def __init__(self, *tensors: torch.Tensor) -> None:
+            nonlocal most
+            super().__init__(*tensors)
+            on_their_way.append(self)
+            most = max(most, len(on_their_way))
+
+        def arrays(self) -> list[Any]:
+            on_their_way.remove(self)
+            return super().arrays()
+
+    monkeypatch.setattr(image_module, "HostCopy", Copy)
+    monkeypatch.setattr(image_module, "current_device", lambda device: contextlib.nullcontext())
+    encoder = object.__new__(ImageEncoder)
+    info = ModelInfo("image", "stub", "0" * 64, True, 3, {})
+    encoder._start(info, ImageSettings("untrained", device="cpu"), torch.device("cpu"))
+    encoder.device = torch.device("cuda", 0)
+    encoder.tower = lambda x: x.mean((2, 3))  # type: ignore[assignment]
+    encoder.pictures, encoder._ahead = BatchSize(2), image_module.AHEAD
+    pictures = [np.full((8, 8, 3), 5 * number, np.uint8) for number in range(21)]
+    vectors = encoder.encode(pictures)
+    assert (np.diff(vectors, axis=0) > 0).all()
+    assert (most, on_their_way) == (image_module.AHEAD + 1, [])
 
 
 def test_a_thread_of_another_library_ends_with_an_error_at_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -195,3 +196,39 @@ def test_a_micro_batch_is_bounded_in_slots_too(tokenizer: ClipTokenizer) -> None
 def test_a_gpu_kernel_takes_every_row_of_a_micro_batch() -> None:
     """Its grid has at most 65,535, and every row has a node of its own."""
     assert encoder_module.MAX_NODES["cuda"] <= 65_535
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_window_is_prepared_while_the_one_before_is_computed(
+    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA, where vectors come back window by window: no text is lost, and those that are not finite fail alone."""
+    state = oracle.small_state(vocabulary=49408)
+    state["token_embedding.weight"][tokenizer.encode("zebra")[0]] = torch.nan
+    checkpoint = Checkpoint(state, "small", "0" * 64, True)
+    encoder = TextEncoder(checkpoint, tokenizer, TextSettings("small", device="cpu", on_long="reject"))
+    texts = [f"text {n} of many" for n in range(20)] + ["a zebra", "", "long " * 100, "a dog", "text 3 of many"]
+    expected = encoder.encode_rows(texts)
+    events: list[str] = []
+
+    class Copy:
+        """The copy of a window from the device."""
+
+        def __init__(self, vectors: torch.Tensor, finite: torch.Tensor) -> None:
+            events.append("launched")
+            self.tensors = vectors, finite
+
+        def arrays(self) -> list[np.ndarray]:
+            events.append("arrived")
+            return [tensor.numpy() for tensor in self.tensors]
+
+    monkeypatch.setattr(encoder_module, "HostCopy", Copy)
+    monkeypatch.setattr(encoder_module, "current_device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(flat_attention, "to_device", lambda array, device: torch.from_numpy(array))
+    monkeypatch.setitem(encoder_module.WINDOW, "cuda", 6)
+    encoder.device, encoder._flat = GPU, True
+    found = encoder.encode_rows(texts)
+    np.testing.assert_allclose(found.vectors, expected.vectors, rtol=0, atol=2e-5)
+    assert found.errors == expected.errors
+    assert found.columns["n_tokens"].tolist() == expected.columns["n_tokens"].tolist()
+    assert events[:8] == ["launched", *["launched", "arrived"] * 3, "arrived"], "one window is on its way"
