@@ -223,6 +223,7 @@ def requests_run(scheme: str, head: str, count: str) -> dict[str, Any]:
 
     from tests.support.object_stores import connected
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with (
         pytest.MonkeyPatch.context() as patch,
         connected(scheme, patch) as store,
