@@ -1,4 +1,4 @@
-"""Run all benchmarks in turn, on a quiet machine: python benchmarks [tokenizer] [encoder] [shuffle] [pipeline] [gpu]
+"""Run all benchmarks in turn, on a quiet machine: python benchmarks [NAME...], names as in ALL.
 
 The one of a GPU runs by default only if there is a GPU.
 """
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ALL = ("tokenizer", "encoder", "shuffle", "pipeline", "gpu")
+ALL = ("tokenizer", "encoder", "shuffle", "pipeline", "media_pipeline", "gpu")
 
 
 def default() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ end_to_end  files per second of a whole run, the start not counted, divided by t
 decode      CPU milliseconds to decode and prepare a picture or sound, in one thread
 
 Every measurement is a separate process; pairs run in alternation, and ratios are medians. --smoke runs everything with a few
-small files, in this process.
+small files of one kind, in this process.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Sizes(argparse.Namespace):
     many: int = 10_000
     requests: int = 200
     hours: float = 3
+    heads: tuple[str, ...] = HEADS
+    kinds: tuple[str, ...] = tuple(LONG)
     end_to_end: dict[str, tuple[int, int]]
     rounds: int = 3
     clock: str = "wall"
@@ -159,7 +161,7 @@ def bare_run(pattern: str) -> dict[str, Any]:
 
 def plumbing(folder: Path, sizes: Sizes) -> None:
     few, many = sizes.plumbing
-    for head in HEADS:
+    for head in sizes.heads:
         write_files(folder / head / "few", head, 0, few)
         write_files(folder / head / "many", head, 0, many)
         shares, rates = [], []
@@ -180,7 +182,7 @@ def plumbing(folder: Path, sizes: Sizes) -> None:
 
 
 def many(folder: Path, sizes: Sizes) -> None:
-    for head in HEADS:
+    for head in sizes.heads:
         source, pattern = folder / head, f"{folder}/{head}/**/*.{SUFFIXES[head]}"
         size = write_files(source, head, 0, min(MEMORY_FILES, sizes.many))
         small = child("stub_run", head, pattern, f"{folder}/{head}-small", smoke=sizes.smoke)
@@ -209,7 +211,7 @@ def many(folder: Path, sizes: Sizes) -> None:
 
 def requests(folder: Path, sizes: Sizes) -> None:
     for scheme in ("gs", "s3"):
-        for head in HEADS:
+        for head in sizes.heads:
             for what, figures in child("requests_run", scheme, head, sizes.requests, smoke=sizes.smoke).items():
                 methods = ", ".join(f"{number / sizes.requests:.2f} {method}" for method, number in figures.items())
                 print(f"requests    {scheme}://, {head}, {what}: per file {methods or 'none'}", flush=True)
@@ -223,6 +225,7 @@ def requests_run(scheme: str, head: str, count: str) -> dict[str, Any]:
 
     from tests.support.object_stores import connected
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with (
         pytest.MonkeyPatch.context() as patch,
         connected(scheme, patch) as store,
@@ -265,7 +268,7 @@ def write_long(path: Path, seconds: float) -> None:
 
 
 def long(folder: Path, sizes: Sizes) -> None:
-    for kind in LONG:
+    for kind in sizes.kinds:
         done = dict[float, dict[str, Any]]()
         lengths = (10.0, sizes.hours * 1200, sizes.hours * 3600)
         for seconds in lengths:
@@ -475,6 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = parser.parse_args(arguments, Sizes())
     sizes.end_to_end = {"image": (64, 448), "audio": (16, 112)}
     if sizes.smoke:
+        sizes.heads, sizes.kinds = HEADS[:1], ("mp3",)
         sizes.plumbing, sizes.many, sizes.requests, sizes.rounds = (2, 6), 8, 3, 1
         sizes.hours, sizes.end_to_end = 0.01, dict.fromkeys(HEADS, (1, 2))
     for name in sizes.what or ALL:

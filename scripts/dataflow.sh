@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Embed a corpus on Dataflow, with an L4 for the model's steps: ./scripts/dataflow.sh [FLAG...]
 # Needs the extra gcp (./scripts/setup.sh gcp), and the environment variables PROJECT, REGION, BUCKET (without gs://) and
-# IMAGE, which is the Dockerfile's image, pushed. What is embedded, and how, is in schedule/flex_launch.json, which the Flex
+# IMAGE, which is the Dockerfile's image, pushed. HEAD=image and HEAD=audio embed pictures and sounds instead of texts. What
+# is embedded, and how, is in schedule/flex_launch.json, flex_launch_image.json and flex_launch_audio.json, which the Flex
 # Template is launched with, too: so all of them give the same vectors, and each reuses those of the others. Flags on the
 # command line replace those of the same name. Not tested on Dataflow; in a test its runner translates the job graph.
 set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
 cd "$(dirname "${BASH_SOURCE[0]}")"
+launch="flex_launch${HEAD:+_$HEAD}.json"
 
 # The checkpoint is in the bucket, because this machine reads it too, to compute the fingerprint; each worker machine copies
 # it once:
 #   audioclip fetch full && audioclip extract full text-head.safetensors
 #   gcloud storage cp text-head.safetensors .cache/bpe_simple_vocab_16e6.txt.gz gs://BUCKET/model/
+# and for the other heads: audioclip extract full image-head.safetensors --head image, without the vocabulary.
 #
 # --accelerator puts a resource hint on the model's steps alone, and any hint turns Dataflow's right fitting on: only their
 # workers get a GPU. Prime is not needed. For a GPU in every worker, which several processes share by NVIDIA's MPS, leave
@@ -22,7 +25,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # install-nvidia-driver:5xx, because the default one may be too old for the image's torch. Older GPUs (P4, P100, V100) cannot
 # be used.
 mapfile -t parameters < <(
-    sed -e "s|BUCKET|$BUCKET|g" schedule/flex_launch.json | python3 -c '
+    sed -e "s|BUCKET|$BUCKET|g" "schedule/$launch" | python3 -c '
 import json, sys
 for name, value in json.load(sys.stdin)["launchParameter"]["parameters"].items():
     print(f"--{name}={value}")'

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import WorkerOptions
 
+from audioclip_beam.model.heads import find_head
 from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.pipeline.cli import parser as command_line
 from audioclip_beam.pipeline.flags import add_flags
@@ -31,6 +32,7 @@ from tests.support.environments import create_environment
 from tests.support.pages import ROOT, commands, read_page
 
 RECIPES = ROOT / "scripts" / "schedule"
+LAUNCHES = {"text": "flex_launch.json", "image": "flex_launch_image.json", "audio": "flex_launch_audio.json"}
 
 
 def parse(flags: list[str]) -> argparse.Namespace:
@@ -49,14 +51,18 @@ def flags_of(command: list[str]) -> list[str]:
     return flags[: ends[0]] if ends else flags
 
 
-def check(flags: list[str]) -> argparse.Namespace:
-    """Check a nightly command: it has shards, an output, a checkpoint, stable ids, and a limit on rejected rows."""
+def check(flags: list[str], head: str = "text") -> argparse.Namespace:
+    """Check a nightly command: its head, and that it has shards, an output, a checkpoint, stable ids, and --max_rejected."""
     arguments = parse(flags)
     assert arguments.input
     assert arguments.output
-    assert arguments.checkpoint.endswith(("AudioCLIP-Full-Training.pt", "text-head.safetensors"))
-    assert arguments.id_field == ["id"]
+    assert arguments.checkpoint.endswith(("AudioCLIP-Full-Training.pt", f"{head}-head.safetensors"))
+    assert arguments.id_field == (["id"] if head == "text" else None), "files have their paths as ids"
     assert arguments.max_rejected == "1%"
+    options = EmbedOptions(flags)
+    if not options.accelerator:  # which is for remote runners
+        options.check()
+    assert (options.head or "text") == head
     return arguments
 
 
@@ -72,14 +78,14 @@ def test_crontab() -> None:
     """Check the line for /etc/cron.d: a time, a user and a command without a percent sign (a newline to cron)."""
     lines = [line for line in (RECIPES / "crontab").read_text().splitlines() if line and not line.startswith("#")]
     settings = [line for line in lines if re.fullmatch(r"[A-Z]+=\S+", line)]
-    (line,) = [line for line in lines if line not in settings]
-    *schedule, user, command = line.split(maxsplit=6)
-    assert_cron(" ".join(schedule))
-    assert user == "audioclip"
-    assert not re.search(r"(?<!\\)%", command)
-    command = command.replace(r"\%", "%")
-    assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
-    check(flags_of(shlex.split(command)))
+    for line, head in zip([line for line in lines if line not in settings], ("text", "image"), strict=True):
+        *schedule, user, command = line.split(maxsplit=6)
+        assert_cron(" ".join(schedule))
+        assert user == "audioclip"
+        assert not re.search(r"(?<!\\)%", command)
+        command = command.replace(r"\%", "%")
+        assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
+        check(flags_of(shlex.split(command)), head)
 
 
 def unit(name: str) -> configparser.ConfigParser:
@@ -90,22 +96,23 @@ def unit(name: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_systemd_units() -> None:
+@pytest.mark.parametrize(("name", "head"), [("audioclip-beam", "text"), ("audioclip-photos", "image")])
+def test_systemd_units(name: str, head: str) -> None:
     """Check that the timer starts the service of its name, and that systemd passes the service's command on unchanged."""
-    timer, service = unit("audioclip-beam.timer"), unit("audioclip-beam.service")
+    timer, service = unit(f"{name}.timer"), unit(f"{name}.service")
     assert timer["Install"]["WantedBy"] == "timers.target"
     assert re.fullmatch(r"\*-\*-\* \d\d:\d\d:\d\d", timer["Timer"]["OnCalendar"])
     assert service["Service"]["Type"] == "oneshot"
     command = service["Service"]["ExecStart"]
     assert command.startswith("/"), "systemd requires an absolute path"
     assert "%" not in command.replace("%%", "")
-    check(flags_of(shlex.split(command.replace("%%", "%"))))
+    check(flags_of(shlex.split(command.replace("%%", "%"))), head)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     """Run systemd's own check of the units, with a program that exists."""
-    for name in ("audioclip-beam.timer", "audioclip-beam.service"):
+    for name in (path.name for path in RECIPES.glob("*.[ts]*") if path.suffix in (".timer", ".service")):
         text = (RECIPES / name).read_text().replace("/srv/audioclip/.venv/bin/audioclip", "/bin/true")
         (tmp_path / name).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))]
@@ -115,19 +122,21 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def test_kubernetes_cronjob() -> None:
     """Check that the CronJob runs one job at a time, retries it, is not root, and mounts the volumes that it names."""
-    job = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
-    assert_cron(job["spec"]["schedule"])
-    assert job["spec"]["concurrencyPolicy"] == "Forbid"
-    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert pod["restartPolicy"] in ("Never", "OnFailure")
-    assert pod["securityContext"]["runAsNonRoot"]
-    (container,) = pod["containers"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    arguments = check(flags_of(["audioclip", *container["args"]]))
-    mounted = tuple(mount["mountPath"] + "/" for mount in container["volumeMounts"])
-    for path in (*arguments.input, arguments.output + "/", arguments.checkpoint, arguments.tokenizer_path):
-        assert path.startswith(mounted)
+    jobs = list(yaml.safe_load_all((RECIPES / "cronjob.yaml").read_text()))
+    for job, head in zip(jobs, ("text", "audio"), strict=True):
+        assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+        assert_cron(job["spec"]["schedule"])
+        assert job["spec"]["concurrencyPolicy"] == "Forbid"
+        pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        assert pod["restartPolicy"] in ("Never", "OnFailure")
+        assert pod["securityContext"]["runAsNonRoot"]
+        (container,) = pod["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        arguments = check(flags_of(["audioclip", *container["args"]]), head)
+        mounted = tuple(mount["mountPath"] + "/" for mount in container["volumeMounts"])
+        for path in (*arguments.input, arguments.output + "/", arguments.checkpoint, arguments.tokenizer_path):
+            assert path is None or path.startswith(mounted)
+    assert len({job["metadata"]["name"] for job in jobs}) == len(jobs)
 
 
 def test_flex_template() -> None:
@@ -137,17 +146,20 @@ def test_flex_template() -> None:
     known = {"name", "label", "helpText", "isOptional", "regexes"}
     assert all({"name", "label", "helpText"} <= set(parameter) <= known for parameter in declared.values())
     assert set(declared) <= set(vars(parse([])))
-    launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
-    assert set(launch) == {"jobName", "containerSpecGcsPath", "parameters", "environment"}
-    parameters = launch["parameters"]
-    assert (
-        {name for name, parameter in declared.items() if not parameter.get("isOptional")}
-        <= set(parameters)
-        <= set(declared)
-    )
-    for name, value in parameters.items():
-        assert all(re.fullmatch(pattern, value) for pattern in declared[name].get("regexes", []))
-    check([f"--{name}={value}" for name, value in parameters.items()])
+    of_media = {flag.name for name in ("image", "audio") for flag in find_head(name).flags}
+    assert {"head", *of_media} <= set(declared)
+    for head, file in LAUNCHES.items():
+        launch = json.loads((RECIPES / file).read_text())["launchParameter"]
+        assert set(launch) == {"jobName", "containerSpecGcsPath", "parameters", "environment"}
+        parameters = launch["parameters"]
+        assert (
+            {name for name, parameter in declared.items() if not parameter.get("isOptional")}
+            <= set(parameters)
+            <= set(declared)
+        )
+        for name, value in parameters.items():
+            assert all(re.fullmatch(pattern, value) for pattern in declared[name].get("regexes", []))
+        check([f"--{name}={value}" for name, value in parameters.items()], head)
 
 
 def test_cloud_scheduler_script(tmp_path: Path) -> None:
@@ -164,7 +176,7 @@ def test_cloud_scheduler_script(tmp_path: Path) -> None:
     assert "BUCKET" not in json.dumps(body)
 
 
-def calls_of(script: str, fake: str, folder: Path, *arguments: str) -> list[list[str]]:
+def calls_of(script: str, fake: str, folder: Path, *arguments: str, head: str = "") -> list[list[str]]:
     """Return the command lines with which a script calls the programs named in `fake`, which are replaced by a log."""
     tools, log = folder / "tools", folder / "log"
     tools.mkdir()
@@ -173,21 +185,30 @@ def calls_of(script: str, fake: str, folder: Path, *arguments: str) -> list[list
         text = f'#!/bin/sh\n{{ printf "%s\\n" "{name}" "$@"; {body}; printf "%s\\n" "--end--"; }} >>{log}\n'
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    settings = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/a/i:1", "SCHEDULER": "s"}
+    settings = {
+        "PROJECT": "p",
+        "REGION": "r",
+        "BUCKET": "b",
+        "IMAGE": "r-docker.pkg.dev/p/a/i:1",
+        "SCHEDULER": "s",
+        "HEAD": head,
+    }
     path = f"{tools}:{os.environ['PATH']}"
     subprocess.run([ROOT / "scripts" / script, *arguments], env={**os.environ, **settings, "PATH": path}, check=True)
     return [part.strip("\n").split("\n") for part in log.read_text().split("--end--\n") if part]
 
 
-def test_dataflow_script(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["", "image", "audio"])
+def test_dataflow_script(head: str, tmp_path: Path) -> None:
     """Check that the script runs one command with known flags, and with paths that launcher and workers can read."""
-    (command,) = calls_of("dataflow.sh", "audioclip", tmp_path)
+    (command,) = calls_of("dataflow.sh", "audioclip", tmp_path, head=head)
     options = EmbedOptions(flags_of(command))
     options.check()
     reject_unknown_flags(options)
     assert options.accelerator == "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver"
     paths = [*(options.input or []), options.output, options.checkpoint, options.tokenizer_path]
-    assert all(str(path).startswith("gs://b/") for path in paths), (
+    assert options.head == (head or "text")
+    assert all(path is None or str(path).startswith("gs://b/") for path in paths), (
         "the launcher reads them too, to compute the fingerprint"
     )
     assert "save_main_session" not in " ".join(command)
@@ -224,12 +245,11 @@ def test_all_recipes_of_a_kind_give_one_fingerprint(tmp_path: Path, small_head: 
     (tmp_path / "script").mkdir()
     (script,) = calls_of("dataflow.sh", "audioclip", tmp_path / "script")
     launch = json.loads((RECIPES / "flex_launch.json").read_text())["launchParameter"]
-    container = yaml.safe_load((RECIPES / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"][
-        "spec"
-    ]
-    crontab = (RECIPES / "crontab").read_text().splitlines()[-1].split(maxsplit=6)[6]
+    job = next(yaml.safe_load_all((RECIPES / "cronjob.yaml").read_text()))
+    container = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    crontab = (RECIPES / "crontab").read_text().splitlines()[-2].split(maxsplit=6)[6]
     service = unit("audioclip-beam.service")["Service"]["ExecStart"].replace("%%", "%")
-    dag = re.findall(r'"(cd .+?)"\n    "(.+?)"\n', (RECIPES / "airflow_dag.py").read_text())
+    dag = re.findall(r'"(cd .+?)"\n +"(.+?)"\n', (RECIPES / "airflow_dag.py").read_text())
     kinds = {
         "Dataflow": [
             flags_of(script),
@@ -286,10 +306,10 @@ def test_airflow_dag() -> None:
     operator = {keyword.arg: keyword.value for keyword in calls["BashOperator"].keywords}
     assert set(operator) == {"task_id", "bash_command"}
     (assigned,) = [node.value for node in tree.body if isinstance(node, ast.Assign)]
-    command = ast.literal_eval(assigned)
-    assert "{{" not in command, "Airflow would expand it as a template"
-    assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
-    check(flags_of(shlex.split(command)))
+    for command, head in zip(ast.literal_eval(assigned).values(), ("text", "image"), strict=True):
+        assert "{{" not in command, "Airflow would expand it as a template"
+        assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
+        check(flags_of(shlex.split(command)), head)
 
 
 LOAD = """
@@ -298,10 +318,11 @@ from airflow.dag_processing.dagbag import DagBag
 
 bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors
-(dag,) = bag.dags.values()
-(task,) = dag.tasks
-assert (dag.dag_id, dag.max_active_runs, dag.catchup) == ("audioclip_beam", 1, False)
-assert (task.task_type, task.retries) == ("BashOperator", 2)
+assert set(bag.dags) == {"audioclip_beam", "audioclip_photos"}
+for dag in bag.dags.values():
+    (task,) = dag.tasks
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert (task.task_type, task.retries) == ("BashOperator", 2)
 """
 
 
