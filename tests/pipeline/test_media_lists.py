@@ -28,7 +28,7 @@ from tests.support.object_stores import Store
 from tests.support.picture_files import encoded, picture
 from tests.support.plain_image import relative, save_small_head
 from tests.support.snapshots import directory_of
-from tests.support.stub_media import StubPictures, embed_media, vector_of
+from tests.support.stub_media import StubPictures, embed_media, show_no_previews, vector_of
 
 store = object_stores.store
 
@@ -72,7 +72,8 @@ def test_manifests_of_nemo(tmp_path: Path) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the media files that are opened, in order, each time that they are."""
+    """The names of the media files that are opened, in order, each time that they are, but for the page."""
+    show_no_previews(monkeypatch)
     names = list[str]()
     read_range, open_version = FileIO.read_range, FileIO.open_version
 
@@ -219,8 +220,9 @@ def test_parquet_of_hugging_face(tmp_path: Path) -> None:
     assert main(["plan", *command[1:], *places]) == 0
 
 
-def test_lists_of_objects(store: Store, tmp_path: Path) -> None:
+def test_lists_of_objects(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list here names objects there; a night asks the object store for new entries alone."""
+    show_no_previews(monkeypatch)
     for n in range(4):
         store.put(f"pictures/{n}.png", encoded(picture(n)))
     (tmp_path / "a.csv").write_text("\n".join(["path", *(f"{n}.png" for n in range(5))]) + "\n")

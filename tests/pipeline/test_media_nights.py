@@ -22,8 +22,6 @@ from audioclip_beam.pipeline.changes import find_changes
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.layout import CONTENT_SPILL, has_rows
-from audioclip_beam.pipeline.report import sample_rows
-from audioclip_beam.pipeline.report.previews import Preview
 from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import current_name
 from audioclip_beam.pipeline.snapshots.history import gc, rollback
@@ -34,7 +32,7 @@ from tests.support.corpus import read
 from tests.support.media_corpus import Content, Entry, Key, PictureFiles, Piece, SoundFiles
 from tests.support.shards import COMPRESS
 from tests.support.snapshots import directory_of
-from tests.support.stub_media import embed_media, vector_of
+from tests.support.stub_media import embed_media, show_no_previews, vector_of
 from tests.support.tars import tar_of
 
 stub_models = stub_media.stub_models
@@ -524,7 +522,7 @@ class ListsOfSounds(Lists):
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every run have a second of its own, and note the files of the pool that it opens, but not those for the page."""
     monkeypatch.setattr(run_directory, "datetime", Clock)
-    monkeypatch.setattr(sample_rows, "make_previews", lambda head, rows, fields: [Preview()] * len(rows))
+    show_no_previews(monkeypatch)
     read_range, open_version = FileIO.read_range, FileIO.open_version
 
     def note(file: ListedFile) -> None:

@@ -16,8 +16,6 @@ from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.layout import CONTENT_SPILL
 from audioclip_beam.pipeline.readers import content_spill
 from audioclip_beam.pipeline.readers.shard import InputError
-from audioclip_beam.pipeline.report import sample_rows
-from audioclip_beam.pipeline.report.previews import Preview
 from audioclip_beam.pipeline.run import runner
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support import object_stores
@@ -27,7 +25,7 @@ from tests.support.picture_files import encoded, picture
 from tests.support.plain_image import relative, save_small_head
 from tests.support.shards import COMPRESS
 from tests.support.sound_files import sound_file
-from tests.support.stub_media import StubPictures, embed_media, vector_of
+from tests.support.stub_media import StubPictures, embed_media, show_no_previews, vector_of
 from tests.support.tars import tar_of
 
 store = object_stores.store
@@ -159,8 +157,7 @@ def test_tars_on_an_object_store(store: Store, remote: bool, monkeypatch: pytest
         return read_range(self, file, offset, size)
 
     monkeypatch.setattr(FileIO, "read_range", spy)
-    # The page reads some of the pictures again.
-    monkeypatch.setattr(sample_rows, "make_previews", lambda head, rows, fields: [Preview()] * len(rows))
+    show_no_previews(monkeypatch)
     if remote:
         monkeypatch.setattr(EmbedCorpus, "_spill_path", lambda self, directory: None)
     folder = {"a.tar": tar_of({f"{key}.png": data for key, data in PICTURES.items()})}

@@ -21,6 +21,8 @@ from audioclip_beam.model.image.head import ImageHead
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import find_model
 from audioclip_beam.pipeline.options import EmbedOptions
+from audioclip_beam.pipeline.report import sample_rows
+from audioclip_beam.pipeline.report.previews import Preview
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
@@ -111,6 +113,11 @@ def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `validate` embed the canary with the stubs, not with random weights of the real heads."""
     heads = {head.name: head for head in (StubSounds(), StubPictures())}
     monkeypatch.setattr(find_model, "find_head", heads.__getitem__)
+
+
+def show_no_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no page read pictures again: a test counts what a run reads besides."""
+    monkeypatch.setattr(sample_rows, "make_previews", lambda head, rows, fields: [Preview()] * len(rows))
 
 
 def embed_media(source: Path | str, output: Path, head: Any = None, **options: object) -> tuple[Manifest, list[Any]]:
