@@ -254,12 +254,12 @@ class AudioEncoder(LoadedEncoder):
             call.work += work
             self.on_progress(len(batch))
             features.setdefault(batch[0][1].channels, []).append(computed)
-        for channels, parts in features.items():
-            vectors = self.tower.project(torch.cat(parts), channels)
+        for channels, computed_parts in features.items():
+            vectors = self.tower.project(torch.cat(computed_parts), channels)
             if self.settings.normalize:
                 vectors = F.normalize(vectors, dim=-1)
-            places = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
-            call.vectors.update(zip(places, vectors.cpu().numpy(), strict=True))
+            embedded = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
+            call.vectors.update(zip(embedded, vectors.cpu().numpy(), strict=True))
         call.work.model_seconds += time.perf_counter() - began
 
     @torch.inference_mode()

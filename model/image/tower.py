@@ -56,7 +56,7 @@ class ImageTower:
         """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
         with self._exact_products():
             x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
-            parts = x.split(TOGETHER) if self.device.type == "cpu" else [x]
+            parts = torch.split(x, TOGETHER) if self.device.type == "cpu" else [x]
             return self.pool(torch.cat([self._convolve(part) for part in parts])).float()
 
     def _convolve(self, x: Tensor) -> Tensor:
