@@ -10,7 +10,19 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ALL = ("tokenizer", "encoder", "shuffle", "pipeline", "media_pipeline", "gpu")
+ALL = (
+    "tokenizer",
+    "encoder",
+    "image",
+    "audio",
+    "files",
+    "shares",
+    "shuffle",
+    "pipeline",
+    "media_pipeline",
+    "gpu",
+)
+HEADS = {name: ["encoder.py", "--head", name] for name in ("image", "audio")}
 
 
 def default() -> tuple[str, ...]:
@@ -29,6 +41,7 @@ if __name__ == "__main__":
         )
     for name in chosen:
         print(f"\n== {name} ==", flush=True)
-        done = subprocess.run([sys.executable, FOLDER / f"{name}.py"], cwd=FOLDER.parent, check=False)
+        script, *flags = HEADS.get(name, [f"{name}.py"])
+        done = subprocess.run([sys.executable, FOLDER / script, *flags], cwd=FOLDER.parent, check=False)
         if done.returncode:
             raise SystemExit(done.returncode)

@@ -258,8 +258,8 @@ class AudioEncoder(LoadedEncoder):
             vectors = self.tower.project(torch.cat(computed_parts), channels)
             if self.settings.normalize:
                 vectors = F.normalize(vectors, dim=-1)
-            numbers = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
-            call.vectors.update(zip(numbers, vectors.cpu().numpy(), strict=True))
+            embedded = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
+            call.vectors.update(zip(embedded, vectors.cpu().numpy(), strict=True))
         call.work.model_seconds += time.perf_counter() - began
 
     @torch.inference_mode()

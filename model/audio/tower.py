@@ -95,7 +95,7 @@ class AudioTower:
 def _in_blocks(layer: Linear, x: Tensor) -> Tensor:
     """Return the layer's results for x [n, in] by products of always as many rows, so that none depends on the others."""
     padded = F.pad(x, (0, 0, 0, -len(x) % ROWS))
-    return torch.cat([layer(padded[start : start + ROWS]) for start in range(0, len(x), ROWS)])[: len(x)]
+    return torch.cat([layer(block) for block in torch.split(padded, ROWS)])[: len(x)]
 
 
 def _halve(x: Tensor) -> Tensor:

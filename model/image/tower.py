@@ -54,10 +54,8 @@ class ImageTower:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
         x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
-        size = TOGETHER if self.device.type == "cpu" else len(x)
-        return self.pool(
-            torch.cat([self._convolve(x[start : start + size]) for start in range(0, len(x), size)])
-        ).float()
+        parts = torch.split(x, TOGETHER) if self.device.type == "cpu" else [x]
+        return self.pool(torch.cat([self._convolve(part) for part in parts])).float()
 
     def _convolve(self, x: Tensor) -> Tensor:
         """Return the features [n, c, 7, 7] of pictures [n, 3, 224, 224]."""
