@@ -91,7 +91,7 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
     source, digest = item.source, None
     try:
         if size > builder.limit:
-            head.examine(opened, size, settings)  # raises the rejection
+            head.parts(opened, size, b"", settings)  # raises the rejection
         if source is None and size > head.max_held:
             source = builder.spill.copy(opened, size)
             opened = cast(BinaryIO, builder.spill.open(source))
