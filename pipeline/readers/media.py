@@ -101,12 +101,11 @@ def look_at(builder: BatchBuilder, item: Item, opened: BinaryIO) -> Found:
             opened = cast(BinaryIO, builder.spill.open(source))
         if builder.settings.headers_only and item.source:
             in_memory, digest = None, digest_of(repr(item.source).encode())
-            examined = head.glance(opened, size, settings)
+            parts = head.parts_of(head.glance(opened, size, settings), digest, settings)
         else:
             in_memory, digest = hash_content(opened, size, head.max_held)
             with decoding(item.path, reports):
-                examined = head.examine(in_memory or opened, size, settings)
-        parts = head.parts_of(examined, digest, settings)
+                parts = head.parts(in_memory or opened, size, digest, settings)
         if source is None and in_memory:
             source = builder.spill.add(in_memory.getvalue())
     except BadRow as bad:

@@ -549,7 +549,7 @@ def test_any_nights_of_media(nights: type[MediaNights]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         nights,
         settings=settings(
-            max_examples=int(os.environ.get("NIGHTS", "1")),
+            max_examples=int(os.environ.get("NIGHTS", "2")),
             stateful_step_count=14,
             derandomize=True,
             database=None,

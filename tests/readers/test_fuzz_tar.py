@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.shards import COMPRESS
@@ -46,10 +46,12 @@ def test_the_seed_is_whole() -> None:
 @pytest.mark.slow
 @given(place=st.integers(0, 8 * len(WHOLE) - 1), suffix=SUFFIXES)
 @settings(max_examples=150, deadline=None)
+@example(place=4120, suffix="")
 def test_a_bit_flips(place: int, suffix: str) -> None:
+    """Pax records have no checksum: without its name there, the first member has none with a suffix, and is passed over."""
     data = bytearray(WHOLE)
     data[place // 8] ^= 1 << place % 8
-    check(bytes(data), suffix)
+    check(bytes(data), suffix, count=None if 512 <= place // 8 < 1024 else COUNT)
 
 
 @pytest.mark.slow

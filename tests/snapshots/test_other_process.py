@@ -14,6 +14,7 @@ import pytest
 
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.errors import SnapshotError
+from audioclip_beam.pipeline.layout import CONTENT_SPILL
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.run.runner import run
 from audioclip_beam.pipeline.snapshots import commit, history
@@ -21,8 +22,15 @@ from audioclip_beam.pipeline.snapshots.commit import current_name, point_to, req
 from audioclip_beam.pipeline.snapshots.dead_runs import dead_runs
 from audioclip_beam.pipeline.snapshots.snapshot import Snapshot
 from audioclip_beam.pipeline.validation import validate
+from tests.support import stub_media
 from tests.support.corpus import embed, read, write_jsonl
+from tests.support.picture_files import encoded, picture
+from tests.support.shards import COMPRESS
 from tests.support.stub import StubHead
+from tests.support.stub_media import StubPictures, vector_of
+from tests.support.tars import tar_of
+
+stub_models = stub_media.stub_models
 
 OTHER = """
 import random, sys, time
@@ -127,26 +135,52 @@ def test_a_run_publishes_while_another_one_writes_its_manifest(tmp_path: Path, m
     assert [path.parent.name for path in output.glob("snapshots/*/manifest.json")] == others
 
 
+def write_texts(folder: Path, number: int) -> dict[str, object]:
+    """Write a shard of texts; return {id: text}."""
+    new: dict[str, object] = {f"{number}-{n}": f"text {n} of {number}" for n in range(5)}
+    write_jsonl(folder / f"{number}.jsonl", [{"id": name, "text": text} for name, text in new.items()])
+    return new
+
+
+def write_pictures(folder: Path, number: int) -> dict[str, object]:
+    """Write a compressed tar of pictures, which a run copies, and a picture as a file; return {id: vector}."""
+    folder.mkdir(exist_ok=True)
+    pictures = [encoded(picture(6 * number + n, 8, 6)) for n in range(5)]
+    members = {f"{n}.png": data for n, data in enumerate(pictures[:4])}
+    (folder / f"{number}.tar.gz").write_bytes(COMPRESS[".gz"](tar_of(members)))
+    (folder / f"{number}.png").write_bytes(pictures[4])
+    names = [*(f"{number}.tar.gz#{n}" for n in range(4)), f"{number}.png"]
+    return {name: vector_of(data).tolist() for name, data in zip(names, pictures, strict=True)}
+
+
 @pytest.mark.slow
-def test_twenty_nights_beside_another_process(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stub_models")
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_twenty_nights_beside_another_process(tmp_path: Path, kind: str) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
-    rows: dict[str, str] = {}
-    corpora: dict[str, dict[str, str]] = {}
+    rows: dict[str, object] = {}
+    corpora: dict[str, dict[str, object]] = {}
     errors: list[str] = []
+    write, head = (write_texts, StubHead()) if kind == "text" else (write_pictures, StubPictures())
+    given = {"id_field": "id"} if kind == "text" else {"head": "image", "checkpoint": "untrained"}
 
     def night(number: int) -> None:
-        new = {f"{number}-{n}": f"text {n} of {number}" for n in range(5)}
-        write_jsonl(folder / f"{number}.jsonl", [{"id": name, "text": text} for name, text in new.items()])
-        rows.update(new)
-        options = EmbedOptions(input=[f"{folder}/*.jsonl"], output=str(output), id_field="id", max_shrink=0.0)
+        rows.update(write(folder, number))
+        options = EmbedOptions(input=[f"{folder}/*"], output=str(output), max_shrink=0.0, **given)
         try:
-            with closing(EmbedCorpus(options, StubHead())) as corpus:
+            with closing(EmbedCorpus(options, head)) as corpus:  # type: ignore[arg-type]
                 try:
                     run(corpus, options)
                 finally:  # a night that fails may have been published
                     corpora[str(corpus.snapshot)] = dict(rows)
         except (RuntimeError, OSError) as error:
             errors.append(str(error))
+
+    def check(expected: dict[str, object]) -> None:
+        table = read(output)
+        column = table["text" if kind == "text" else "embedding"]
+        assert dict(zip(table["id"].to_pylist(), column.to_pylist(), strict=True)) == expected
+        assert validate(str(output)).valid
 
     night(0)
     night(1)
@@ -164,10 +198,7 @@ def test_twenty_nights_beside_another_process(tmp_path: Path) -> None:
     name = str(current_name(str(output)))
     snapshot = Snapshot(str(output), name, require_manifest(str(output), name))
     assert all(Path(path).exists() for path in snapshot.part_paths())
-    assert validate(str(output)).valid
-    table = read(output)
-    assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == corpora[name]
+    check(corpora[name])
     night(20)
-    table = read(output)
-    assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == rows
-    assert validate(str(output)).valid
+    check(rows)
+    assert not list(output.rglob(f"{CONTENT_SPILL}*"))

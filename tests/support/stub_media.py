@@ -17,6 +17,7 @@ from audioclip_beam.model.audio.head import AudioHead
 from audioclip_beam.model.audio.recordings import Track
 from audioclip_beam.model.fingerprint import SCHEME
 from audioclip_beam.model.head import ContentError, EncoderSettings, Encoding, ModelInfo, Work
+from audioclip_beam.model.heads import find_head
 from audioclip_beam.model.image.head import ImageHead
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import find_model
@@ -112,7 +113,7 @@ class StubPictures(_Stub, ImageHead):
 def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `validate` embed the canary with the stubs, not with random weights of the real heads."""
     heads = {head.name: head for head in (StubSounds(), StubPictures())}
-    monkeypatch.setattr(find_model, "find_head", heads.__getitem__)
+    monkeypatch.setattr(find_model, "find_head", lambda name: heads.get(name) or find_head(name))
 
 
 def show_no_previews(monkeypatch: pytest.MonkeyPatch) -> None:
