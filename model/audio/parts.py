@@ -244,6 +244,8 @@ class _SpanReader:
         elif error is not None:  # decoding from the start would meet the same damage
             self.error = error
             raise error
+        else:  # all that is kept is before the part
+            self.kept, self.first = self.kept[:0], self.first + len(self.kept)
         return self.recording
 
     def close(self) -> None:

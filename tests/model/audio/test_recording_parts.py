@@ -130,3 +130,13 @@ def test_hashes_of_parts_are_neighbours() -> None:
     whole, entry = entry_key(bytes(16), None), entry_key(bytes(16), Span(0, 100))
     assert len({whole, entry, entry_key(bytes(15) + b"1", None), entry_key(bytes(16), Span(1, 100))}) == 4
     assert [part_hash(whole, number)[12:] for number in (0, 1, 256)] == [b"\0\0\0\0", b"\0\0\0\1", b"\0\0\1\0"]
+
+
+def test_windows_of_a_format_without_seeking_keep_nothing_of_each_other() -> None:
+    """Each has its own samples: else the memory of a long MP3 would grow with the square of its length."""
+    data = sound_file("MP3", samples=8000 * 20, rate=8000)
+    chosen = [Span(first, first + 4000) for first in range(0, 8000 * 20, 4000)]
+    tracks = [track for track in decode_spans(io.BytesIO(data), chosen) if isinstance(track, Track)]
+    assert len(tracks) == 40
+    sizes = [track.samples.base.nbytes if track.samples.base is not None else 0 for track in tracks]
+    assert max(sizes) <= 2 * 4 * 4000
