@@ -167,6 +167,7 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
 
     def _check_head(self) -> None:
         """Choose the head, if none is given. Raise OptionsError for a flag that only other heads have."""
+        is_given = bool(self.head)
         try:
             self.head = self.head or head_of(self.input or [])
         except ValueError as error:
@@ -175,7 +176,12 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         for name, (_, heads) in head_flags().items():
             if name in given and self.head not in heads:
                 words = " and ".join(heads)
-                raise OptionsError(f"--{name} is a flag of --head {words}, and --head is {self.head}: leave it out")
+                if is_given:
+                    raise OptionsError(f"--{name} is a flag of --head {words}, and --head is {self.head}: leave it out")
+                raise OptionsError(
+                    f"--{name} is a flag of --head {words}, and --input has {find_head(self.head).items}: give --head, "
+                    "or leave it out"
+                )
 
     def _check_encoding(self) -> None:
         """Raise OptionsError for a value that the job graph contains and that is not UTF-8."""

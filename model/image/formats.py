@@ -52,6 +52,8 @@ def open_header(stream: IO[bytes]) -> Image.Image:
                 return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 reasons.append(f"damaged {name}: {error}")
+    if beginning[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        reasons = reasons or ["HEIC is not read: convert it to JPEG, as with heif-convert"]
     detail = "; ".join(reasons) or f"it is not one of {', '.join(FORMATS)}; it begins with {beginning[:8]!r}"
     raise BadRow("not decodable", detail)
 

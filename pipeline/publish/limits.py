@@ -119,10 +119,8 @@ def _explain(limit: str, head: Head, totals: RunTotals, corpus: Corpus, director
         if not rows["read"]:
             return f": no row was read from {len(corpus.shards):,} shards; check --input"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(rows["rejected_by_reason"]).most_common())
-        return (
-            f": all {rows['read']:,} rows were rejected ({reasons}); check {head.field_flag} and "
-            f"{directory}/rejected-*.parquet"
-        )
+        check = "" if head.by_reference else f"{head.field_flag} and "  # files and tars have no field
+        return f": all {rows['read']:,} rows were rejected ({reasons}); check {check}{directory}/rejected-*.parquet"
     if limit == "max_rejected":
         return f"; the reasons are in {directory}/rejected-*.parquet"
     if limit == "unique_ids":

@@ -189,6 +189,8 @@ def _check_no_fields(head: Head, fields: Fields) -> None:
     }
     flags = ", ".join(f"{flag} {value}" for flag, value in chosen.items() if value)
     if flags:
+        if head.by_reference:
+            raise InputError(f"{flags}: files of {head.items} have no fields: leave the flag out")
         raise InputError(
             f"{flags}: no shard has fields, since each line of txt is a {head.item}: leave the flag out, or give "
             f"another --input_format"

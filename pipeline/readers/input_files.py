@@ -98,7 +98,7 @@ def find_shards(
         if notes is not None:
             files = plural(len(set(others)), "file was", "files were")
             items = "lists" if lists else head.items
-            notes.append(f"{files} left out, which have no suffix of {items}; the first is {min(others)}")
+            notes.append(f"{files} left out for lack of a suffix of {items}; the first is {min(others)}")
     if left_out and notes is not None:
         files = plural(len(set(left_out)), "file was", "files were")
         notes.append(f"{files} left out as metadata of macOS (._*), the first is {min(left_out)}")
@@ -320,6 +320,8 @@ def _format_of(path: str, input_format: str | None, head: Head | None, lists: bo
     compression = SUFFIXES.get(suffix.lower())
     if compression:
         suffix = os.path.splitext(stem)[1]
+    if suffix.lower() in (".heic", ".heif") and not input_format:
+        raise InputError(f"{path}: HEIC is not read: convert it to JPEG, as with heif-convert")
     is_content = head is not None and suffix.lower() in head.types
     form = input_format or ("media" if is_content else FORMAT_SUFFIXES.get(suffix.lower(), ""))
     if head and head.by_reference and (form not in READERS or (form in LIST_FORMATS) != lists or form == "txt"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from audioclip_beam.pipeline.cli import main
@@ -21,7 +23,10 @@ def test_flags_of_other_heads_are_refused(
 ) -> None:
     """A flag that two heads share names both."""
     assert main(["embed", "--input", "a.txt", "--output", "out", flag, value]) == 2
-    assert f"{flag} is a flag of --head {heads}, and --head is text: leave it out" in capsys.readouterr().err
+    assert (
+        f"{flag} is a flag of --head {heads}, and --input has texts: give --head, or leave it out"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,3 +54,11 @@ def test_inputs_of_several_heads_need_one(capsys: pytest.CaptureFixture[str]) ->
     assert "--input names files of several heads: a.wav (sounds), *.JPG (images): choose one with --head" in (
         capsys.readouterr().err
     )
+
+
+def test_files_of_pictures_have_no_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message does not speak of lines of txt."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    embed = ["embed", "--input", f"{tmp_path}/a.jpg", "--head", "image", "--output", f"{tmp_path}/out"]
+    assert main([*embed, "--checkpoint", "untrained", "--id_field", "name"]) == 2
+    assert "--id_field name: files of images have no fields: leave the flag out" in capsys.readouterr().err

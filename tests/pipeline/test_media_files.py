@@ -46,7 +46,7 @@ def test_rows_of_sounds(sounds: Path, tmp_path: Path) -> None:
     """One row per window, with its part of the file in id and columns; the vectors are those of the windows."""
     output = tmp_path / "out"
     manifest, _ = embed_media(f"{sounds}/**/*", output, **WINDOW)
-    assert manifest["notes"][0].startswith("1 file was left out, which have no suffix of sounds; the first is ")
+    assert manifest["notes"][0].startswith("1 file was left out for lack of a suffix of sounds; the first is ")
     assert manifest["totals"]["contents"] == {"files": 12, "milliseconds": 6 * 1000 + 6 * 250 + 15}
     rows = {row["id"]: row for row in read(output).to_pylist()}
     assert len(rows) == 6 * 4 + 6 == manifest["totals"]["vectors"]

@@ -423,8 +423,8 @@ def test_lists_and_files_in_one_directory(tmp_path: Path, pictures: list[bytes])
         f"{n}.png" for n in range(3)
     ]
     assert [note.partition(";")[0] for note in notes] == [
-        "3 files were left out, which have no suffix of lists",
-        "1 file was left out, which have no suffix of images",
+        "3 files were left out for lack of a suffix of lists",
+        "1 file was left out for lack of a suffix of images",
     ]
 
 

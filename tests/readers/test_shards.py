@@ -103,6 +103,8 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
         f"{tree}/c/notes.doc: .doc is not a known format; known are .txt, .jsonl, .csv, .tsv, .parquet, .tar, .ndjson, "
         "most also compressed as .gz, .bz2, .zst, .xz, .gzip: name it with --input_format"
     )
+    (tree / "c/1.HEIC").write_text("x")
+    assert "HEIC is not read: convert it" in refusal(lambda: names(tree / "c/1.HEIC"))
     assert "no suffix is not a known format" in refusal(lambda: names(tree / "README"))
     assert "compressed inside only" in refusal(lambda: names(tree / "a.parquet.gz"))
     # As root, permissions forbid nothing.

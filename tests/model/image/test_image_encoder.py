@@ -196,6 +196,7 @@ def hostile(folder: Path) -> list[tuple[Any, str, str]]:
         (b"", "empty file", "0 bytes"),
         (folder / "empty.jpg", "empty file", "0 bytes"),
         (folder / "text.jpg", "not decodable", "not one of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF; it begins with b'not "),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "not decodable", "HEIC is not read: convert it"),
         (folder / "pipe.jpg", "missing file", "not a regular file"),
         (folder, "missing file", "not a regular file"),
         (folder / "missing.jpg", "missing file", "No such file"),
