@@ -73,10 +73,13 @@ def _records(path: str, suffix: str, content: str) -> Iterator[tuple[int, object
             raise LabelError(
                 f"--labels {path} has no column label, only {', '.join(rows.fieldnames or [])}: name one so"
             )
-        for number, row in enumerate(rows, 1):
-            yield number, row["label"], row.get("text")
+        try:
+            for number, row in enumerate(rows, 1):
+                yield number, row["label"], row.get("text")
+        except csv.Error as error:
+            raise LabelError(f"--labels {path}, line {rows.line_num} is not CSV: {error}") from None
         return
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(content, newline=None), 1):  # splitlines would split at U+2028, too
         if not line.strip():
             continue
         if suffix == "txt":
