@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.publish import publish_snapshot
 from audioclip_beam.pipeline.run.runner import run
+from audioclip_beam.pipeline.snapshots import run_directory
 from audioclip_beam.pipeline.snapshots.commit import SnapshotError, current_name, read_manifest
 from audioclip_beam.pipeline.snapshots.history import gc, log, rollback
 from audioclip_beam.pipeline.snapshots.listing import read_file_list
@@ -48,14 +50,20 @@ def test_every_row_ends_in_a_part_file_with_its_own_vector(tmp_path: Path) -> No
     assert list((tmp_path / "out").rglob("spill-*")) == []
 
 
-@pytest.mark.parametrize("cleaning", ["remove_strays", "remove_spills"])
+@pytest.mark.parametrize(
+    ("module", "cleaning"), [(publish_snapshot, "remove_strays"), (run_directory, "remove")], ids=["strays", "spills"]
+)
 def test_a_snapshot_is_published_though_what_it_does_not_need_stays(
-    tmp_path: Path, cleaning: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, module: ModuleType, cleaning: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    clean, failures = getattr(module, cleaning), [PermissionError(1, "Operation not permitted")]
 
-    monkeypatch.setattr(publish_snapshot, cleaning, fail)
+    def fail_first(*args: object) -> object:
+        if failures:
+            raise failures.pop()
+        return clean(*args)
+
+    monkeypatch.setattr(module, cleaning, fail_first)
     write_jsonl(tmp_path / "a.jsonl", _rows(3))
     manifest, _ = embed(tmp_path / "a.jsonl", tmp_path / "out")
     assert current_name(str(tmp_path / "out")) == manifest["snapshot"]

@@ -127,6 +127,7 @@ class WorkerSounds(StubSounds):
     """StubSounds that takes `delay` seconds for each sound, and notes it in a file below `log` for each process."""
 
     def __init__(self, log: Path, delay: float) -> None:
+        super().__init__()
         self.log, self.delay = log, delay
         log.mkdir(exist_ok=True)
 
