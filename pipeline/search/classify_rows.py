@@ -22,7 +22,7 @@ from .top_k import DECIMALS, usable_vectors
 
 PRINTED_ROWS = 20
 BLOCK_NUMBERS = 1 << 16  # logits at a time: 512 KiB
-SUMMARY = "classes.json"
+SUMMARY = "_classes.json"  # readers of a directory of Parquet files skip what begins with _
 
 _SCHEMA = pa.schema(
     [

@@ -21,7 +21,7 @@ from .top_k import COLUMNS, Hit, TopK
 
 BY = ("cosine", "dot", "logits")
 ID_CELLS, PLACE_CELLS, SCORE_CELLS = 40, 200, 10
-SUMMARY = "search.json"
+SUMMARY = "_search.json"  # readers of a directory of Parquet files skip what begins with _
 
 _SCHEMA = pa.schema(
     [

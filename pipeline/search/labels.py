@@ -69,11 +69,10 @@ def _records(path: str, suffix: str, content: str) -> Iterator[tuple[int, object
     """Yield number, label and text of each record; blank lines are left out."""
     if suffix == "csv":
         rows = csv.DictReader(io.StringIO(content, newline=""))
-        if "label" not in (rows.fieldnames or []):
-            raise LabelError(
-                f"--labels {path} has no column label, only {', '.join(rows.fieldnames or [])}: name one so"
-            )
         try:
+            names = rows.fieldnames or []
+            if "label" not in names:
+                raise LabelError(f"--labels {path} has no column label, only {', '.join(names)}: name one so")
             for number, row in enumerate(rows, 1):
                 yield number, row["label"], row.get("text")
         except csv.Error as error:

@@ -16,7 +16,7 @@ from .spaces import OtherSpaceError, compare_releases, released_of
 from .top_k import TopK, usable_vectors
 
 BLOCK_ROWS = 8192  # of the first snapshot, for each of which the second one is read once
-SUMMARY = "pairs.json"
+SUMMARY = "_pairs.json"  # readers of a directory of Parquet files skip what begins with _
 
 _SCHEMA = pa.schema(
     [

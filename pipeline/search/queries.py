@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from ...model.heads import HEADS, find_head
 from ...model.media import MediaHead
 from ...model.text.texts import list_texts
 from ..io.file_io import FileIO
-from ..io.paths import given_path
+from ..io.paths import given_path, is_local
 
 if TYPE_CHECKING:
     from ...model.head import Encoder, Encoding
@@ -75,8 +76,8 @@ def kind_of(query: str, *, text: bool = False) -> str:
     """Return the head that embeds a query, or ".npy" for a file of vectors; with `text` every query is a text."""
     if text or not query:
         return TEXT
-    path, fragment = _path_and_fragment(query)
-    if path.endswith(VECTORS) and not fragment:
+    path, _ = _path_and_fragment(query)
+    if path.lower().endswith(VECTORS):
         return VECTORS
     return _heads_by_suffix().get(f".{path.rpartition('.')[2].lower()}", TEXT)
 
@@ -99,7 +100,7 @@ def read_queries(
     for query in dict.fromkeys(queries):
         by_kind.setdefault(kind_of(query, text=text), []).append(query)
     for query in by_kind.get(TEXT, []):
-        _check_text(query)
+        _check_text(query, is_text=text)
     parsed = {query: _vectors_of_file(query, dim) for query in by_kind.pop(VECTORS, [])}
     for kind, named in by_kind.items():
         found = model(kind)
@@ -113,7 +114,7 @@ def read_queries(
     return [one for query in queries for one in parsed[query]]
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: str, *, is_text: bool) -> None:
     if not text or text.isspace():
         raise QueryError("an empty text cannot be searched for: give a text or a .npy file of vectors")
     try:
@@ -122,6 +123,11 @@ def _check_text(text: str) -> None:
         raise QueryError(
             f"the query {text!r:.80} is not UTF-8 (character {error.start}): check the terminal's encoding"
         ) from None
+    if not is_text and os.path.splitext(text)[1] and os.path.isfile(given_path(text)):
+        raise QueryError(
+            f"{text} is a file whose suffix is neither of sounds or pictures nor .npy: convert it, or search for the text "
+            f"with --text"
+        )
 
 
 def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
@@ -214,9 +220,12 @@ def _embed(query: str, content: Any, note: str, encoder: Encoder) -> Query:
 
 def _vectors_of_file(path: str, dim: int) -> list[Query]:
     try:
-        array = np.load(
-            given_path(path), mmap_mode="r", allow_pickle=False
-        )  # a header with a false size costs no memory
+        file: Any = given_path(path)
+        if not is_local(file):
+            with FileIO().open(file) as opened:
+                file = io.BytesIO(opened.read())
+        # From a local file by mmap: a header with a false size costs no memory.
+        array = np.load(file, mmap_mode=None if isinstance(file, io.BytesIO) else "r", allow_pickle=False)
     except FileNotFoundError:
         raise QueryError(f"{path} does not exist: a query that ends in .npy is the name of a file of vectors") from None
     except Exception as error:  # damaged bytes lead numpy anywhere: BadZipFile, TypeError, MemoryError, ...

@@ -21,7 +21,7 @@ from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.search.classify_rows import label_rows
 from audioclip_beam.pipeline.search.exact_search import search
-from audioclip_beam.pipeline.search.labels import LabelVectors
+from audioclip_beam.pipeline.search.labels import LabelError, LabelVectors, read_labels
 from audioclip_beam.pipeline.search.pairs import find_pairs
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
@@ -237,6 +237,16 @@ def test_texts_have_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "labels.txt").write_text("dog\n")
     assert main(["classify", str(tmp_path / "out"), "--labels", str(tmp_path / "labels.txt")]) == 2
     assert "is of texts, and AudioCLIP labels pictures and sounds" in capsys.readouterr().err
+
+
+def test_labels_of_odd_files(tmp_path: Path) -> None:
+    """A label keeps separators that do not end a line, and a damaged csv is named."""
+    (tmp_path / "a.jsonl").write_text('{"label": "dog\u2028barking"}\r\n\n{"label": "rain"}\n', encoding="utf-8")
+    assert [each.label for each in read_labels(str(tmp_path / "a.jsonl"))] == ["dog\u2028barking", "rain"]
+    for content in ("label\n" + "a" * 200_000, "label," + "a" * 200_000):
+        (tmp_path / "a.csv").write_text(content)
+        with pytest.raises(LabelError, match="line . is not CSV: field larger than field limit"):
+            read_labels(str(tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize("top", [1, 5])

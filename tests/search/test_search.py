@@ -26,11 +26,16 @@ from audioclip_beam.model.text.shapes import untrained_state
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.inference.find_model import find_model
 from audioclip_beam.pipeline.search.exact_search import search
+from audioclip_beam.pipeline.search.queries import QueryError
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
+from tests.support import object_stores
 from tests.support.corpus import embed as embed_with_stub
 from tests.support.corpus import write_jsonl
+from tests.support.object_stores import Store
 from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
+
+store = object_stores.store
 
 TEXTS = ["dog barking", "a dog barks", "rain on a tin roof", "glass breaking", "dog barking", "slow piano music"]
 
@@ -217,6 +222,16 @@ def save(path: Path, array: object) -> str:
     return str(path)
 
 
+def test_vectors_of_an_object(output: Path, tmp_path: Path, store: Store) -> None:
+    """A .npy file may be on an object store, as sounds and pictures may."""
+    rows = pq.read_table(sorted(directory_of(output).glob("part-*"))).sort_by("id")
+    store.put("query.npy", Path(save(tmp_path / "query.npy", np.array(rows["embedding"].to_pylist()[2]))).read_bytes())
+    found = search(str(output), [f"{store.url}/query.npy"], top=1)
+    assert [hits[0].id for hits in found.hits] == ["r2"]
+    with pytest.raises(QueryError, match="does not exist"):
+        search(str(output), [f"{store.url}/gone.npy"])
+
+
 def npy(header: str) -> bytes:
     """A .npy file with any header."""
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + bytes(8192)
@@ -235,6 +250,9 @@ def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.Capture
         " \t": "an empty text cannot be searched for",
         "dog \udcff": "is not UTF-8 (character 4)",
         str(tmp_path / "gone.npy"): "does not exist: a query that ends in .npy is the name of a file of vectors",
+        str(tmp_path / "gone.NPY"): "does not exist: a query that ends in .npy is the name of a file of vectors",
+        f"{tmp_path}/text.npy#t=1,2": "does not exist: a query that ends in .npy is the name of a file of vectors",
+        __file__: "is a file whose suffix is neither of sounds or pictures nor .npy",
         str(tmp_path / "text.npy"): "cannot be read as a .npy file",
         str(tmp_path / "lying.npy"): "cannot be read as a .npy file",
         str(tmp_path / "archive.npy"): "is an archive of arrays (.npz)",
