@@ -228,7 +228,7 @@ def test_vectors_of_an_object(output: Path, tmp_path: Path, store: Store) -> Non
     store.put("query.npy", Path(save(tmp_path / "query.npy", np.array(rows["embedding"].to_pylist()[2]))).read_bytes())
     found = search(str(output), [f"{store.url}/query.npy"], top=1)
     assert [hits[0].id for hits in found.hits] == ["r2"]
-    with pytest.raises(QueryError, match="does not exist"):
+    with pytest.raises(QueryError, match="gone.npy cannot be read"):
         search(str(output), [f"{store.url}/gone.npy"])
 
 
