@@ -86,6 +86,7 @@ def current_device(device: torch.device) -> AbstractContextManager[object]:
 
 
 _LAUNCHES = threading.Lock()
+_launched_on = set[torch.device]()
 
 
 def launching(device: torch.device) -> AbstractContextManager[object]:
@@ -95,12 +96,13 @@ def launching(device: torch.device) -> AbstractContextManager[object]:
     micro-batch suffices for them. Products of float32 are exact to their last bits, whatever the process allows elsewhere:
     TF32 would change vectors without changing the fingerprint.
     """
-    return _launching() if device.type == "cuda" else nullcontext()
+    return _launching(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
-def _launching() -> Iterator[None]:
+def _launching(device: torch.device) -> Iterator[None]:
     with _LAUNCHES, no_tf32():
+        _launched_on.add(device)
         yield
 
 
@@ -110,7 +112,8 @@ def wait_for_launches(seconds: float = 10.0) -> None:
         return
     try:
         with suppress(RuntimeError):
-            torch.cuda.synchronize()
+            for device in _launched_on:  # not the current one of this thread, which may be another GPU
+                torch.cuda.synchronize(device)
     finally:
         _LAUNCHES.release()
 

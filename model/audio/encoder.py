@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, current_device, pick_device
+from ..device import TORCH_DTYPES, current_device, launching, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -229,11 +229,12 @@ class AudioEncoder(LoadedEncoder):
         prepared = prepare(track, rate, self.jina)
         if self.device.type == "cpu":
             prepared.spectrograms = self._spectrograms(prepared)
+            prepared.samples = prepared.samples[:, :0]
         return prepared
 
     def _spectrograms(self, prepared: Prepared) -> Tensor:
-        """Return the spectrograms of a track, [c, 341, t, 3], and let its samples go."""
-        samples, prepared.samples = torch.from_numpy(prepared.samples).to(self.device), prepared.samples[:, :0]
+        """Return the spectrograms of a track, [c, 341, t, 3]; it keeps its samples, for when memory runs out behind them."""
+        samples = torch.from_numpy(prepared.samples).to(self.device)
         return torch.stack([self.spectrogram(channel) for channel in samples])
 
     def _embed(self, group: list[tuple[int, Prepared]], call: _Call) -> None:
@@ -255,7 +256,8 @@ class AudioEncoder(LoadedEncoder):
             self.on_progress(len(batch))
             features.setdefault(batch[0][1].channels, []).append(computed)
         for channels, computed_parts in features.items():
-            vectors = self.tower.project(torch.cat(computed_parts), channels)
+            with launching(self.device):
+                vectors = self.tower.project(torch.cat(computed_parts), channels)
             if self.settings.normalize:
                 vectors = F.normalize(vectors, dim=-1)
             embedded = [place for batch in batches for place, prepared in batch if prepared.channels == channels]

@@ -139,12 +139,13 @@ def test_a_thread_of_another_library_ends_with_an_error_at_the_exit(monkeypatch:
 
 def test_the_exit_waits_for_a_launch_and_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that exits during a kernel is aborted."""
-    ended: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: ended.append("gpu"))
+    ended: list[object] = []
+    monkeypatch.setattr(device_module, "_launched_on", set())
+    monkeypatch.setattr(torch.cuda, "synchronize", ended.append)
     entered, go_on = threading.Event(), threading.Event()
 
     def launch() -> None:
-        with launching(torch.device("cuda", 0)):
+        with launching(torch.device("cuda", 1)):
             entered.set()
             go_on.wait(5)
             ended.append("launch")
@@ -155,4 +156,4 @@ def test_the_exit_waits_for_a_launch_and_for_the_gpu(monkeypatch: pytest.MonkeyP
     threading.Timer(0.05, go_on.set).start()
     device_module.wait_for_launches()
     thread.join()
-    assert ended == ["launch", "gpu"]
+    assert ended == ["launch", torch.device("cuda", 1)]

@@ -22,6 +22,7 @@ from audioclip_beam.model import load_checkpoint
 from audioclip_beam.model.audio import AudioEncoder, AudioError, Track, shapes
 from audioclip_beam.model.audio import encoder as encoder_module
 from audioclip_beam.model.audio.head import AUDIO
+from audioclip_beam.model.audio.prepare import prepare
 from audioclip_beam.model.audio.probes import decoder_parts
 from audioclip_beam.model.audio.settings import AudioSettings
 from audioclip_beam.model.checkpoint import CheckpointError
@@ -189,8 +190,10 @@ def test_windows_are_embedded_as_they_are_read(loaded: AudioEncoder, monkeypatch
     _close(vectors, loaded.encode(list(AudioEncoder.windows(samples, 0.02, sample_rate=44100))))
 
 
-@pytest.mark.parametrize("fits", [1, 3])
-def test_out_of_memory_halves_the_micro_batch(loaded: AudioEncoder, monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
+@pytest.mark.parametrize(("fits", "on_the_device"), [(1, False), (3, False), (1, True)])
+def test_out_of_memory_halves_the_micro_batch(
+    loaded: AudioEncoder, monkeypatch: pytest.MonkeyPatch, fits: int, on_the_device: bool
+) -> None:
     """Nothing is lost, and the size is remembered; a single track that does not fit is a MemoryError."""
     whole, tower = loaded.encode(TRACKS), loaded.tower
 
@@ -203,6 +206,8 @@ def test_out_of_memory_halves_the_micro_batch(loaded: AudioEncoder, monkeypatch:
             return tower.features(x)
 
     monkeypatch.setattr(loaded, "tower", LowMemory())
+    if on_the_device:  # as on CUDA: spectrograms are computed with each micro-batch, and again if it did not fit
+        monkeypatch.setattr(loaded, "_prepare", lambda track, rate: prepare(track, rate, loaded.jina))
     encoding = loaded.encode_rows(TRACKS)
     _close(encoding.vectors, whole)
     assert encoding.work.oom_retries > 0
