@@ -210,9 +210,11 @@ def test_inputs_without_a_head(tmp_path: Path) -> None:
     """Errors name what the files are for, and files that nothing reads."""
     (tmp_path / "a.wav").write_bytes(b"x")
     (tmp_path / "b.heic").write_bytes(b"x")
+    (tmp_path / "c.psd").write_bytes(b"x")
     for source, head, message in (
         ("*", None, r"a\.wav: \.wav is for --head audio: give that head, or leave the file out"),
-        ("b.heic", "image", r"b\.heic: \.heic is not an image by its suffix \(\.jpg, "),
+        ("b.heic", "image", r"b\.heic: HEIC is not read: convert it to JPEG, as with heif-convert"),
+        ("c.psd", "image", r"c\.psd: \.psd is not an image by its suffix \(\.jpg, "),
         ("*.heic", "image", r"none of the 1 files is an image by its suffix"),
     ):
         with pytest.raises(InputError, match=message):
