@@ -1,6 +1,6 @@
 """Run all benchmarks in turn, on a quiet machine: python benchmarks [NAME...], names as in ALL.
 
-The one of a GPU runs by default only if there is a GPU.
+The one of a GPU runs by default only if there is a GPU. zero_shot.py is not among them: it needs a checkpoint and data.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ ALL = (
     "audio",
     "files",
     "shares",
+    "search",
     "shuffle",
+    "scaling",
     "pipeline",
     "media_pipeline",
+    "nights",
+    "compaction",
+    "object_store",
     "gpu",
 )
 HEADS = {name: ["encoder.py", "--head", name] for name in ("image", "audio")}
