@@ -120,7 +120,7 @@ class AudioHead(MediaHead):
     items = "sounds"
     unit = "frames"
     types = TYPES
-    max_held = 64 << 20
+    max_held = 32 << 20
     known_columns = ("duration", "sample_rate", "channels")
     content_columns = (
         Column("start", "float64"),

@@ -28,7 +28,8 @@ from ..remote.decoder_watch import decoding, named
 from ..remote.worker_reports import RunReports
 from ..schemas import SOURCE
 
-GROUP_BYTES = 128 << 20  # of decoded contents that go to the model together
+GROUP_BYTES = 96 << 20  # of decoded contents that go to the model together
+BUFFER_BYTES = 256 << 10  # of a file that is decoded while it is read: decoders ask for a few kB at a time
 WAITING_BYTES = 256 << 20  # of contents that wait for it
 
 
@@ -166,7 +167,8 @@ class ContentReader:
     @contextmanager
     def _open(self, source: Source) -> Iterator[BinaryIO]:
         """Open the bytes of a content, for a block."""
-        with reading_errors(source.path, self.reports), self.file_io.open_version(_listed(source)) as whole:
+        with reading_errors(source.path, self.reports), self.file_io.open_version(_listed(source)) as raw:
+            whole = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw), BUFFER_BYTES))
             yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))
 
 

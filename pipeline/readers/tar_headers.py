@@ -10,6 +10,7 @@ from .compression import DamagedShard
 from .shard import RECORD_BYTES
 
 BLOCK = 512
+MAX_NUMBER = 1 << 60  # of bytes: more are damage, and would not fit into the columns of a row
 
 _CHECKSUM = slice(148, 156)
 _OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
@@ -193,13 +194,13 @@ def _name(block: bytes) -> bytes:
 def _number(digits: bytes, start: int) -> int:
     """Return the number in a field of a header: octal digits, or binary ones behind a byte of 128."""
     if digits[0] == 0x80:
-        return int.from_bytes(digits[1:], "big")
+        return _bounded(int.from_bytes(digits[1:], "big"), start)
     found = _OCTAL.fullmatch(digits)
     if not found:
         raise DamagedShard(
             f"the header at byte {start:,} has a number with other characters than digits: copy the tar again"
         )
-    return int(found[1] or b"0", 8)
+    return _bounded(int(found[1] or b"0", 8), start)
 
 
 def _decimal(digits: bytes, start: int) -> int:
@@ -207,7 +208,15 @@ def _decimal(digits: bytes, start: int) -> int:
         raise DamagedShard(
             f"the header at byte {start:,} has a number with other characters than digits: copy the tar again"
         )
-    return int(digits)
+    return _bounded(int(digits), start)
+
+
+def _bounded(number: int, start: int) -> int:
+    if number > MAX_NUMBER:
+        raise DamagedShard(
+            f"the header at byte {start:,} has the number {number:,}, of too many bytes: copy the tar again"
+        )
+    return number
 
 
 def _pax_pairs(data: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:

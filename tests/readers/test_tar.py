@@ -213,6 +213,19 @@ def test_names_may_have_any_characters(tmp_path: Path) -> None:
     assert {content_of(row) for row in rows} == {PNG[0]}
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("number", [b"\x80" + bytes(3) + b"\xff" * 8, b"\x80" + b"\xff" * 11, None])
+def test_sizes_that_no_column_takes_are_damage(tmp_path: Path, suffix: str, number: bytes | None) -> None:
+    """Of a header or of pax, whatever the rows before it are."""
+    huge = header(b"2.png", 0, at_124=number) if number else pax(size=b"9" * 19) + header(b"2.png", 0)
+    path = tmp_path / f"a.tar{suffix}"
+    path.write_bytes(COMPRESS[suffix](header(b"1.png", len(PNG[1])) + padded(PNG[1]) + huge + padded(PNG[2]) + END))
+    rows, rejected, _ = read_tar(path)
+    assert [row["id"] for row in rows] == [f"a.tar{suffix}#1"]
+    assert [row["reason"] for row in rejected] == ["damaged shard"]
+    assert "of too many bytes: copy the tar again" in rejected[0]["detail"]
+
+
 def test_sizes_may_be_binary_or_of_pax(tmp_path: Path) -> None:
     """Members over 8 GiB have such sizes; here the file is one with a hole."""
     size = 9 << 30
