@@ -6,8 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..model.messages import OneLineError
 
-class SnapshotError(RuntimeError):
+
+class SnapshotError(OneLineError, RuntimeError):
     """Error of a snapshot that cannot be read, written or published; the message says why and gives a remedy."""
 
 

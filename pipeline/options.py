@@ -24,12 +24,13 @@ from apache_beam.options.pipeline_options import (
 
 from ..model.head import describe
 from ..model.heads import find_head
+from ..model.messages import OneLineError
 from .flags import MODEL_FLAGS, add_flags, defaults, head_flags, head_of, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
 
-class OptionsError(ValueError):
+class OptionsError(OneLineError, ValueError):
     """Error for an option that is missing, unknown or wrong; the message names it and a remedy."""
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from ...model.fingerprint import changed_parts, describe_changes
 from ...model.head import Encoder, EncoderSettings, Head
 from ...model.heads import find_head
+from ...model.messages import OneLineError
 from ...model.release import UNTRAINED
 from ..io.paths import is_local
 from ..snapshots.manifest import Manifest
 from .shared_encoder import describe_model, load_encoder, logit_scale
 
 
-class ModelNotFound(ValueError):
+class ModelNotFound(OneLineError, ValueError):
     """Error of a snapshot of whose model a file is missing or is another one; the message gives a remedy."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..terminal import plural
+from ...model.messages import plural
 
 _MAX_PLACES = 5  # named in a note
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...model.heads import find_head
+from ...model.messages import OneLineError
 from ...model.release import UNTRAINED
 from ..inference.find_model import ModelNotFound, SnapshotModel, find_model, recorded_files
 from ..inference.shared_encoder import describe_model
 from ..snapshots.manifest import Manifest
 
 
-class OtherSpaceError(ValueError):
+class OtherSpaceError(OneLineError, ValueError):
     """Error of vectors that cannot be compared, because they are from different trainings; the message names both."""
 
 

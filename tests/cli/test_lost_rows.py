@@ -77,5 +77,5 @@ def test_a_run_that_reads_no_row_publishes_nothing(
     """Empty files are not a corpus, unless --allow_empty accepts that."""
     (tmp_path / "in/a.txt").write_text("")
     assert main(embed) == 1
-    assert "no row was read from 1 shards; check --input" in capsys.readouterr().err
+    assert "no row was read from 1 shard; check --input" in capsys.readouterr().err
     assert main([*embed, "--allow_empty"]) == 0

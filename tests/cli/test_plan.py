@@ -188,7 +188,7 @@ def test_texts_that_are_too_long(tmp_path: Path, flags: list[str], capsys: pytes
     assert "0 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
     write_jsonl(tmp_path / "a.jsonl", rows)
     assert "1 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
-    assert "0 rows reused, 1 rows to embed\nmodel     2 texts, 3 tokens" in plan("reject")
+    assert "0 rows reused, 1 row to embed\nmodel     2 texts, 3 tokens" in plan("reject")
     assert main(["embed", *flags, "--on_long", "reject"]) == 0
     counts = _counts(tmp_path / "out")
     assert (counts["embedded"], counts["rejected"]) == (1, 2)
@@ -255,7 +255,7 @@ def test_a_shard_that_is_damaged_in_two_parts_counts_once(tmp_path: Path, monkey
     shard.write_bytes(data)
     monkeypatch.setattr(parts, "PART_BYTES", len(data) // 5)
     summary = _summary([str(shard)], tmp_path / "out")
-    assert "1 of 1 shards cannot be read to the end, more than --allow_damaged 0" in summary
+    assert "1 of 1 shard cannot be read to the end, more than --allow_damaged 0" in summary
 
 
 @pytest.mark.slow

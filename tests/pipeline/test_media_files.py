@@ -212,10 +212,18 @@ def test_inputs_without_a_head(tmp_path: Path) -> None:
     (tmp_path / "b.heic").write_bytes(b"x")
     (tmp_path / "c.psd").write_bytes(b"x")
     for source, head, message in (
-        ("*", None, r"a\.wav: \.wav is for --head audio: give that head, or leave the file out"),
+        (
+            "*",
+            None,
+            r"\* matches 1 sound and 2 other files, and sounds and pictures are not texts: give --head audio, which leaves",
+        ),
         ("b.heic", "image", r"b\.heic: HEIC is not read: convert it to JPEG, as with heif-convert"),
         ("c.psd", "image", r"c\.psd: \.psd is not an image by its suffix \(\.jpg, "),
-        ("*.heic", "image", r"none of the 1 files is an image by its suffix"),
+        (
+            "*.heic",
+            "image",
+            r"no file of --input is an image by its suffix \(.*\); the first of 1 file is .*b\.heic: correct --input",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             embed_media(tmp_path / source, tmp_path / "out", StubPictures() if head else _NoHead())

@@ -245,7 +245,7 @@ def test_normalize() -> None:
         ({"variant": "evil"}, "variant='evil': choose one of audioclip, jina"),
         ({"dtype": "int8"}, "dtype='int8'"),
         ({"device": "tpu"}, "device='tpu'"),
-        ({"device": "cpu", "dtype": "float16"}, "dtype='float16' needs a CUDA device"),
+        ({"device": "cpu", "dtype": "float16"}, "dtype='float16': it needs a CUDA device"),
     ],
 )
 def test_settings_that_are_unknown(change: dict[str, Any], words: str) -> None:

@@ -344,7 +344,7 @@ def test_out_of_memory_for_one_picture(encoder: ImageEncoder, monkeypatch: pytes
     [
         ("variant", "clip", "variant='clip': choose one of audioclip, jina"),
         ("dtype", "float64", "dtype='float64': choose one of float32, bfloat16, float16"),
-        ("dtype", "float16", "dtype='float16' needs a CUDA device"),
+        ("dtype", "float16", "dtype='float16': it needs a CUDA device"),
         ("device", "gpu", "device='gpu': choose one of auto, cpu, cuda, cuda:N"),
         ("max_pixels", 0, "max_pixels=0: give a number of at least 1"),
         ("max_image_bytes", -1, "max_image_bytes=-1: give a number of at least 1"),
