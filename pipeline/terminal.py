@@ -12,6 +12,7 @@ from wcwidth import wcwidth
 
 from ..model.messages import printable as one_line
 from ..model.messages import printable_character
+from .errors import message_of
 
 # Characters without width can be repeated without limit: a line has at most this many characters per cell.
 _CHARACTERS_PER_CELL = 4
@@ -60,7 +61,8 @@ def print_error(error: object, *hints: str) -> None:
 
     Of errors only a RuntimeError may have several lines: a runner's may contain a traceback.
     """
-    message = printable_lines(str(error)) if isinstance(error, RuntimeError) else printable(str(error))
+    text = message_of(error)
+    message = printable_lines(text) if isinstance(error, RuntimeError) else printable(text)
     _print("\n".join([f"audioclip: error: {message}", *hints]), sys.stderr)
 
 

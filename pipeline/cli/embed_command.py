@@ -11,6 +11,7 @@ from ...model.head import Head, Work
 from ...model.heads import find_head
 from ...model.messages import plural
 from ..embed import EmbedCorpus
+from ..errors import message_of
 from ..inference.gpus import HOST_MEMORY, gpu_memory, host_memory, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
@@ -52,7 +53,7 @@ def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
         with show_progress(total_bytes=total, head=job.head):
             finished = _run(corpus, options)
     except (RuntimeError, OSError) as error:
-        raise RuntimeError(with_outcome(str(error), corpus)) from error
+        raise RuntimeError(with_outcome(message_of(error), corpus)) from error
     finally:
         corpus.close()
     if not finished:
@@ -144,7 +145,7 @@ def run_summary(output: str, manifest: Manifest) -> str:
         ),
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
         f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
-        *([f"content   {extent}"] if extent else []),
+        *([f"content   {extent}{' in the snapshot' if carried else ''}"] if extent else []),
         f"model     {head.describe_work(work)}"
         + (f"; {plural(counts['truncated'], 'row')} truncated" if counts["truncated"] else "")
         + (

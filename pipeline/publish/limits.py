@@ -110,10 +110,10 @@ def _explain(limit: str, head: Head, totals: RunTotals, corpus: Corpus, director
     if limit == "allow_damaged":
         damaged = corpus.damaged
         more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
-        return (
-            f": {'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their other "
-            f"rows with --allow_damaged {len(damaged)}"
-        )
+        words = "repair them or leave them out, or accept the loss of their"
+        if len(damaged) == 1:
+            words = "repair it or leave it out, or accept the loss of its"
+        return f": {'; '.join(damaged[:_MAX_NAMED])}{more}; {words} other rows with --allow_damaged {len(damaged)}"
     if limit == "allow_empty":
         rows = add_rows(segment["rows"] for segment in corpus.segments)
         if not rows["read"]:

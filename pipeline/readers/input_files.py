@@ -333,17 +333,20 @@ def _format_of(path: str, input_format: str | None, head: Head | None, lists: bo
     if suffix.lower() in (".heic", ".heif") and not input_format:
         raise InputError(f"{path}: HEIC is not read: convert it to JPEG, as with heif-convert")
     is_content = head is not None and suffix.lower() in head.types
+    unnamed = "a name without suffix"
     form = input_format or ("media" if is_content else FORMAT_SUFFIXES.get(suffix.lower(), ""))
     if head and head.by_reference and (form not in READERS or (form in LIST_FORMATS) != lists or form == "txt"):
         if lists or form in LIST_FORMATS:
             remedy = (
-                f"{head.field_flag} is for lists: leave it out" if lists else f"name its field with {head.field_flag}"
+                f"leave {head.field_flag} out, which is for lists"
+                if lists
+                else f"name its field with {head.field_flag}"
             )
             raise InputError(
-                f"{path}: {suffix or form or 'no suffix'} is {'not ' if lists else ''}{_one_of(head, True)}: {remedy}"
+                f"{path}: {suffix or form or unnamed} is {'not ' if lists else ''}{_one_of(head, True)}: {remedy}"
             )
         raise InputError(
-            f"{path}: {suffix or 'no suffix'} is not {_one_of(head, lists)}: leave it out, or give --input_format media"
+            f"{path}: {suffix or unnamed} is not {_one_of(head, lists)}: leave it out, or give --input_format media"
         )
     if form not in READERS:
         if other := next((name for name in HEADS if suffix.lower() in find_head(name).types), None):
@@ -351,11 +354,12 @@ def _format_of(path: str, input_format: str | None, head: Head | None, lists: bo
         known = ", ".join(known for known, name in FORMAT_SUFFIXES.items() if name != "tar")
         others = " and ".join(find_head(name).items for name in HEADS if find_head(name).by_reference)
         raise _UnknownForm(
-            f"{path}: {suffix or 'no suffix'} is not a known format; known are {known}, most also compressed as "
+            f"{path}: {suffix or unnamed} is not a known format; known are {known}, most also compressed as "
             f"{', '.join(SUFFIXES)}, and with --head those of {others}: name it with --input_format, or leave the file out"
         )
-    if form == "tar" and not (head and head.by_reference):
-        raise InputError(f"{path}: a tar has pictures or sounds: give --head image or --head audio, or unpack it")
+    if form in ("tar", "media") and not (head and head.by_reference):
+        what, remedy = ("a tar has", ", or unpack it") if form == "tar" else ("--input_format media is for", "")
+        raise InputError(f"{path}: {what} pictures or sounds: give --head image or --head audio{remedy}")
     if compression and not READERS[form].compressible:
         raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression

@@ -95,13 +95,15 @@ def test_details_of_rejected_rows_are_one_line() -> None:
 def test_what_is_printed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Errors of a runner alone keep their lines."""
     print_error(OSError(5, "a\nb"), "See this.")
+    print_error(PermissionError(13, "Permission denied", "x\ny"))
     print_error(ValueError("a\nb"))
     print_error(RuntimeError("a\nb\r"))
     print_result("removed a\nb")
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
-        r"audioclip: error: [Errno 5] a\nb",
+        r"audioclip: error: a\nb",
         "See this.",
+        r"audioclip: error: x\ny: Permission denied",
         r"audioclip: error: a\nb",
         "audioclip: error: a",
         r"b\r",

@@ -104,9 +104,12 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
         "also compressed as .gz, .bz2, .zst, .xz, .gzip, and with --head those of images and sounds: name it with "
         "--input_format, or leave the file out"
     )
+    for form, words in (("media", "--input_format media is for"), ("tar", "a tar has")):
+        message = refusal(lambda form=form: find_shards([str(tree / "top.txt")], form))  # type: ignore[misc]
+        assert message.startswith(f"{tree}/top.txt: {words} pictures or sounds: give --head image or --head audio")
     (tree / "c/1.HEIC").write_text("x")
     assert "HEIC is not read: convert it" in refusal(lambda: names(tree / "c/1.HEIC"))
-    assert "no suffix is not a known format" in refusal(lambda: names(tree / "README"))
+    assert "README: a name without suffix is not a known format" in refusal(lambda: names(tree / "README"))
     assert "compressed inside only" in refusal(lambda: names(tree / "a.parquet.gz"))
     # As root, permissions forbid nothing.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
