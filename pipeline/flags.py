@@ -439,6 +439,14 @@ def defaults() -> Mapping[str, Any]:
 
 
 @functools.cache
+def parsers() -> Mapping[str, Callable[[str], Any]]:
+    """Return by name what parses the value of each flag of `embed` that has one word, and refuses wrong ones."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return MappingProxyType({action.dest: action.type for action in parser._actions if callable(action.type)})
+
+
+@functools.cache
 def types() -> Mapping[str, type]:
     """Return the type of the value of every flag of `embed`, by name: bool, int, float, str, or list of str."""
     parser = argparse.ArgumentParser(add_help=False)

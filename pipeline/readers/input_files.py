@@ -387,10 +387,10 @@ def _several_heads(globs: Sequence[str]) -> str:
     if others := len(suffixes) - sum(found.values()):
         counts.append(plural(others, "other file"))
     choices = " or ".join(f"--head {head.name}" for head, number in found.items() if number)
-    reason = "and a snapshot has one head" if " or " in choices else "and sounds and pictures are not texts"
+    reason = ", and a snapshot has one head" if " or " in choices else ""
     rest = ", which leaves the other files out," if len(counts) > 1 else ","
     return (
-        f"--input {' '.join(globs)} matches {', '.join(counts[:-1])}{' and ' if counts[1:] else ''}{counts[-1]}, "
+        f"--input {' '.join(globs)} matches {', '.join(counts[:-1])}{' and ' if counts[1:] else ''}{counts[-1]}"
         f"{reason}: give {choices}{rest} or narrow the glob"
     )
 

@@ -10,7 +10,7 @@ import pytest
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.options import EmbedOptions, OptionsError
-from audioclip_beam.pipeline.run.runner import run
+from audioclip_beam.pipeline.run.runner import error_message, run
 from tests.support.corpus import embed, write_jsonl
 from tests.support.stub import StubHead
 
@@ -39,3 +39,12 @@ def test_errors_of_the_job_are_runtime_errors(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^1 of 2 rows are rejected, more than --max_rejected 0") as caught:
         embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected="0")
     assert type(caught.value) is RuntimeError
+
+
+def test_errors_of_the_operating_system_have_no_number() -> None:
+    """Of a job's traceback the words remain that name the file."""
+    trace = (
+        "Traceback (most recent call last):\n  x\nPermissionError: [Errno 13] a.wav cannot be read: Permission denied\n"
+    )
+    assert error_message(RuntimeError(trace)) == "a.wav cannot be read: Permission denied"
+    assert error_message(RuntimeError(trace.replace("[Errno 13] ", ""))).startswith("PermissionError: a.wav")
