@@ -59,6 +59,11 @@ def recorded_files(manifest: Manifest, head: Head) -> dict[str, str]:
     }
 
 
+def file_flags(head: Head) -> str:
+    """Return the flags that name the files of a head's model, as messages have them."""
+    return " or ".join(["--checkpoint", *(f"--{flag.name}" for flag in head.flags if flag.is_file)])
+
+
 def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotModel:
     """Return the model of a snapshot; by default its files are those that its run read.
 
@@ -78,7 +83,7 @@ def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotM
         raise TypeError(f"the files of this model are {', '.join(sorted(names))}, got {', '.join(sorted(given))}")
     options = {**manifest["options"], **recorded_files(manifest, head)}
     settings = head.settings_of(parts, {**options, **given})
-    remedy = f"with {' or '.join(['--checkpoint', *(f'--{flag.name}' for flag in head.flags if flag.is_file)])}"
+    remedy = f"with {file_flags(head)}"
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"
     try:
         model = describe_model(head, settings, parts["stored"]).info
