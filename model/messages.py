@@ -38,11 +38,11 @@ class SettingError(Exception):
     """
 
     def __init__(self, name: str, value: object, advice: str) -> None:
-        super().__init__(name, value, advice)
+        super().__init__(f"{name}={value!r}: {advice}")
         self.name, self.value, self.advice = name, value, advice
 
-    def __str__(self) -> str:
-        return f"{self.name}={self.value!r}: {self.advice}"
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.value, self.advice)
 
     def as_flag(self) -> str:
         """Return the message for people who gave the setting as a flag."""
