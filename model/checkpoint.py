@@ -23,6 +23,7 @@ from torch import Tensor
 from .files import replace_file, sha256_of_file
 from .fingerprint import SCHEME
 from .head import ModelInfo
+from .messages import OneLineError
 from .paths import given_path
 from .release import UNTRAINED, fetch_command, resolve_checkpoint
 from .tensors import number_fault, weights_digest
@@ -31,7 +32,7 @@ MAX_NAMED_FAULTS = 10  # further faults are only counted
 MAX_PICKLE_PROTOCOL = 3  # torch writes protocol 2; its weights_only reader knows the operations of 3, but not of 4
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OneLineError, ValueError):
     """A checkpoint that is missing, damaged, or without the head that is needed; the message names the remedy."""
 
 

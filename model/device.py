@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .messages import UnavailableSettingError, WrongSettingError
+
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OLDEST = (7, 5)  # compute capability: torch's packages contain no kernels for older GPUs
 BFLOAT16 = (8, 0)  # older GPUs have no products in bfloat16: torch emulates them at a small part of float16's speed
@@ -31,16 +33,20 @@ def pick_device(device: str, dtype: str) -> torch.device:
     """
     kind, _, number = device.partition(":")
     if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
-        raise ValueError(f"device={device!r}: choose one of auto, cpu, cuda, cuda:N")
+        raise WrongSettingError("device", device, "choose one of auto, cpu, cuda, cuda:N")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= gpus:
-        raise RuntimeError(
-            f"device={device!r}: torch {torch.__version__} sees {gpus} CUDA devices ({_versions()}): install a torch "
-            f"with CUDA and a driver that is new enough for it, or use device='cpu'"
+        raise UnavailableSettingError(
+            "device",
+            device,
+            f"torch {torch.__version__} sees {gpus} CUDA devices ({_versions()}): install a torch with CUDA and a driver "
+            f"that is new enough for it, or use the device cpu",
         )
     if kind == "cpu" or not gpus:
         if dtype == "float16":
-            raise ValueError("dtype='float16' needs a CUDA device, and this is a CPU; use 'bfloat16' or 'float32'")
+            raise WrongSettingError(
+                "dtype", dtype, "it needs a CUDA device, and this is a CPU; use bfloat16 or float32"
+            )
         return torch.device("cpu")
     chosen = torch.device("cuda", int(number) if number else torch.cuda.current_device())
     _check_capability(chosen, dtype)
@@ -52,10 +58,10 @@ def _check_capability(device: torch.device, dtype: str) -> None:
     what = f"{device}, {name}, has compute capability {'.'.join(map(str, capability))}"
     if capability < OLDEST:
         raise RuntimeError(
-            f"{what}, and torch's packages need {'.'.join(map(str, OLDEST))}: use a newer GPU, or device='cpu'"
+            f"{what}, and torch's packages need {'.'.join(map(str, OLDEST))}: use a newer GPU, or the device cpu"
         )
     if dtype == "bfloat16" and capability < BFLOAT16:
-        raise ValueError(f"dtype='bfloat16': {what}, which has no products in bfloat16; use 'float16'")
+        raise WrongSettingError("dtype", dtype, f"{what}, which has no products in bfloat16; use float16")
 
 
 def unseen_gpu(device: str) -> str:

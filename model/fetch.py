@@ -16,6 +16,7 @@ import requests
 from tqdm import tqdm
 
 from .files import locked, sha256_of_file
+from .messages import OneLineError
 from .paths import given_path
 from .release import RELEASED, released_word, resolve_checkpoint
 
@@ -49,7 +50,7 @@ FILES = {
 }
 
 
-class FetchError(RuntimeError):
+class FetchError(OneLineError, RuntimeError):
     """A file that could not be fetched or is not the released one; the message names the failure and the remedy."""
 
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .fingerprint import fingerprint
+from .messages import WrongSettingError, printable
 from .paths import absolute, given_path
 from .release import UNTRAINED, resolve_checkpoint
 
@@ -75,8 +76,8 @@ class BadRow(Exception):
     """
 
     def __init__(self, reason: str, detail: str, *, excerpt: str | None = None, id: str | None = None) -> None:
-        super().__init__(detail)
-        self.reason, self.detail, self.excerpt, self.id = reason, detail, excerpt, id
+        self.reason, self.detail, self.excerpt, self.id = reason, printable(detail), excerpt, id
+        super().__init__(self.detail)
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class EncoderSettings:
     def check(self) -> None:
         """Raise ValueError for a value that the encoder does not know; the message names the known ones."""
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}")
+            raise WrongSettingError("dtype", self.dtype, f"choose one of {', '.join(DTYPES)}")
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Return what these settings decide of a vector, by name."""

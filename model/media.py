@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from .head import BadRow, Column, EncoderSettings, Flag, Preview, type_name
+from .messages import WrongSettingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,7 @@ def media_fragment(start: float, end: float) -> str:
 def check_variant(variant: str) -> None:
     """Raise ValueError for a variant that is not known."""
     if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
+        raise WrongSettingError("variant", variant, f"choose one of {', '.join(VARIANTS)}")
 
 
 def parse_media(value: object, field: str) -> bytes:

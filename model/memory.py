@@ -90,7 +90,7 @@ def loading_errors(device: torch.device | str) -> Iterator[None]:
             raise
         raise MemoryError(
             f"{device} has too little free memory for the model: let fewer processes share it (--direct_num_workers), or "
-            f"use device='cpu' ({_first_line(error)})"
+            f"use the device cpu ({_first_line(error)})"
         ) from error
 
 
@@ -153,7 +153,7 @@ class BatchSize:
                         suspect = True
                     elif part.stop - start == 1:
                         raise MemoryError(
-                            f"{device} has too little free memory for {single}: {remedy}, or use device='cpu' ({error})"
+                            f"{device} has too little free memory for {single}: {remedy}, or use the device cpu ({error})"
                         ) from error
                     self.shrink(size)
                     work.oom_retries += 1

@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from urllib.parse import unquote_to_bytes
 
+from .messages import OneLineError
+
 # Schemes of Beam's file systems: the client that each needs, and the extra that installs it.
 _CLIENTS = {
     "gs": ("google.cloud.storage", "audioclip-beam[gcp]"),
@@ -20,6 +22,10 @@ _SCHEMES = ("file", "http", "https", *_CLIENTS, *_OTHER_NAMES)
 
 # A known scheme with any number of slashes, of which `//` is right; its colon may be missing if there are two.
 _URL = re.compile(rf"(?s)({'|'.join(_SCHEMES)})(:[/\\]*|[/\\]{{2,}})(.*)", re.IGNORECASE)
+
+
+class PathError(OneLineError, ValueError):
+    """A path or glob that cannot be used as it is written; the message gives a remedy."""
 
 
 def absolute(path: str) -> str:
@@ -36,7 +42,7 @@ def given_path(given: str | os.PathLike[str]) -> str:
     result of this function stays as it is.
 
     Raises:
-        ValueError: A URL has another number of slashes, an unknown scheme, or one whose client is not installed; or the
+        PathError: A URL has another number of slashes, an unknown scheme, or one whose client is not installed; or the
             home directory is not known.
     """
     path = os.fspath(given)
@@ -46,7 +52,7 @@ def given_path(given: str | os.PathLike[str]) -> str:
         return _check_url(path, *found.groups())
     scheme, separator, _ = path.partition("://")
     if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) and not _is_registered(scheme):
-        raise ValueError(
+        raise PathError(
             f"{path}: {scheme}:// is not known: paths are local, file:///path, gs://bucket/path or s3://bucket/path"
         )
     return path
@@ -57,14 +63,14 @@ def _expand_home(path: str) -> str:
     if expanded != path:
         return expanded
     if name == "~":
-        raise ValueError(f"{path}: the home directory is not known: set HOME, or write the whole path")
+        raise PathError(f"{path}: the home directory is not known: set HOME, or write the whole path")
     if re.search(r"[*?\[]", name) or os.path.lexists(name):
         return path
-    raise ValueError(f"{path}: there is no user {name[1:]!r}: write ./{path} for a name that begins with a tilde")
+    raise PathError(f"{path}: there is no user {name[1:]!r}: write ./{path} for a name that begins with a tilde")
 
 
 def _check_url(path: str, scheme: str, separator: str, rest: str) -> str:
-    """Return a URL of a known scheme, or the local path that it names. Raise ValueError if it is not written rightly."""
+    """Return a URL of a known scheme, or the local path that it names. Raise PathError if it is not written rightly."""
     known = _OTHER_NAMES.get(scheme.lower(), scheme.lower())
     if not separator.startswith(":") and os.path.isdir(scheme):
         return path
@@ -74,20 +80,20 @@ def _check_url(path: str, scheme: str, separator: str, rest: str) -> str:
             place = f"/{rest}" if slashes != "//" else place
             return os.fsdecode(unquote_to_bytes(os.fsencode(place)))
         if slashes == "//" and separator.startswith(":"):
-            raise ValueError(f"{path}: a file URL names no host: write file:///path, or the path alone")
-        raise ValueError(f"{path}: a file URL has three slashes: write file:///path, or the path alone")
+            raise PathError(f"{path}: a file URL names no host: write file:///path, or the path alone")
+        raise PathError(f"{path}: a file URL has three slashes: write file:///path, or the path alone")
     right = f"{known}://{rest}"
     if right != path or not rest:
         example = right if rest else f"{known}://bucket/path"
-        raise ValueError(f"{path} is not a URL with a scheme in lower case, two slashes and a name: write {example}")
+        raise PathError(f"{path} is not a URL with a scheme in lower case, two slashes and a name: write {example}")
     if known in ("http", "https"):
-        raise ValueError(
+        raise PathError(
             f"{path} cannot be used: files are on a disk or in an object store (gs://, s3://); download it first, as in "
             f"curl -O {path}"
         )
     client, extra = _CLIENTS[known]
     if not _is_installed(client):
-        raise ValueError(f"{path}: {known}:// needs a client that is not installed: run pip install '{extra}'")
+        raise PathError(f"{path}: {known}:// needs a client that is not installed: run pip install '{extra}'")
     return path
 
 

@@ -6,9 +6,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..model.messages import OneLineError
 
-class SnapshotError(RuntimeError):
+
+class SnapshotError(OneLineError, RuntimeError):
     """Error of a snapshot that cannot be read, written or published; the message says why and gives a remedy."""
+
+
+def message_of(error: object) -> str:
+    """Return an error's message; of one of the operating system, the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
 
 
 def first_line(error: BaseException) -> str:

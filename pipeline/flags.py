@@ -397,7 +397,8 @@ def head_of(patterns: Sequence[str]) -> str:
         found.update({name: pattern for name in HEADS if suffix in find_head(name).types})
     if len(found) > 1:
         globs = ", ".join(f"{pattern} ({find_head(name).items})" for name, pattern in found.items())
-        raise ValueError(f"--input names files of several heads: {globs}: choose one with --head")
+        choices = " or ".join(f"--head {name}" for name in found)
+        raise ValueError(f"--input names files of several heads: {globs}: give {choices}, or run once for each")
     return next(iter(found), "text")
 
 
@@ -436,6 +437,14 @@ def defaults() -> Mapping[str, Any]:
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     return MappingProxyType({action.dest: action.default for action in parser._actions})
+
+
+@functools.cache
+def parsers() -> Mapping[str, Callable[[str], Any]]:
+    """Return by name what parses the value of each flag of `embed` that has one word, and refuses wrong ones."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return MappingProxyType({action.dest: action.type for action in parser._actions if callable(action.type)})
 
 
 @functools.cache

@@ -24,12 +24,13 @@ from apache_beam.options.pipeline_options import (
 
 from ..model.head import describe
 from ..model.heads import find_head
-from .flags import MODEL_FLAGS, add_flags, defaults, head_flags, head_of, store_once, types, underscore_flags
+from ..model.messages import OneLineError
+from .flags import MODEL_FLAGS, add_flags, defaults, head_flags, head_of, parsers, store_once, types, underscore_flags
 from .io.paths import absolute_path, check_directory, given_path
 from .terminal import did_you_mean
 
 
-class OptionsError(ValueError):
+class OptionsError(OneLineError, ValueError):
     """Error for an option that is missing, unknown or wrong; the message names it and a remedy."""
 
 
@@ -72,11 +73,26 @@ def _check_type(name: str, value: object) -> None:
         raise TypeError(f"{name}={describe(value)}: give {expected}")
 
 
+def _as_flag(name: str, value: object) -> object:
+    """Return an option's value as its flag gives it. Raise OptionsError for a value that the flag refuses."""
+    is_path = name in ("input", "output", *MODEL_FLAGS)  # which _given_paths checks
+    if value is None or isinstance(value, list) or is_path or name not in parsers():
+        return value
+    try:
+        str(value).encode()
+        parsed = parsers()[name](str(value))
+    except UnicodeEncodeError:  # which `check` reports, if the job graph would contain it
+        return value
+    except argparse.ArgumentTypeError as error:
+        raise OptionsError(f"{name}: {error}") from None
+    return parsed if isinstance(value, str) else value
+
+
 class EmbedOptions(PipelineOptions):  # type: ignore[misc]
     """Options of one embedding job: `EmbedOptions(["--input", "a.txt"])` or `EmbedOptions(input=["a.txt"])`.
 
     Paths may be strings or pathlib's, and a single input or field need not be a list. Raises TypeError for a value of
-    another type than its flag's.
+    another type than its flag's, and OptionsError for one that the flag refuses.
     """
 
     # Types for readers and type checkers; PipelineOptions holds the values. Those of one head alone are in `values`.
@@ -116,6 +132,8 @@ class EmbedOptions(PipelineOptions):  # type: ignore[misc]
         values = {name: _without_paths(value) for name, value in options.items()}
         for name in values.keys() & defaults().keys():
             _check_type(name, values[name])
+            if name != "keep_fields":  # a string is one field, which may have commas
+                values[name] = _as_flag(name, values[name])
         values = {name: _given_paths(name, value) for name, value in values.items()}
         of_lists = {name for name, kind in types().items() if kind is list}
         values = {

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import difflib
 import sys
-import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
 from wcwidth import wcwidth
 
+from ..model.messages import printable as one_line
+from ..model.messages import printable_character
+from .errors import message_of
+
 # Characters without width can be repeated without limit: a line has at most this many characters per cell.
 _CHARACTERS_PER_CELL = 4
 
 
 def printable(text: str, width: int | None = None) -> str:
-    """Return `text` as one harmless line, cut to `width` terminal cells with an ellipsis.
-
-    Control characters (line ends, ANSI sequences), format characters (right-to-left overrides, byte order marks), lone
-    surrogates and unassigned characters are written as Python escapes: "\\n", "\\x1b", "\\u202e". Spaces of every
-    width stay, and so do the two joiners that Persian, Hindi and many emoji need.
-    """
-    if width is None and text.isprintable():
-        return text
+    """Return `text` as one harmless line, as errors have it, cut to `width` terminal cells with an ellipsis."""
+    if width is None:
+        return one_line(text)
     pieces: list[str] = []
     cells = 0
     for count, character in enumerate(text):
-        piece = character if _harmless(character) else character.encode("unicode_escape").decode("ascii")
+        piece = printable_character(character)
         size = len(piece) if piece is not character else max(0, wcwidth(character))
-        if width is not None and (cells + size > width or count >= _CHARACTERS_PER_CELL * width):
+        if cells + size > width or count >= _CHARACTERS_PER_CELL * width:
             return _cut(pieces, width)
         pieces.append(piece)
         cells += size
@@ -39,10 +37,6 @@ def printable(text: str, width: int | None = None) -> str:
 def count_cells(line: str) -> int:
     """Return the number of terminal cells that a printable string takes."""
     return sum(max(0, wcwidth(character)) for character in line)
-
-
-def _harmless(character: str) -> bool:
-    return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
 def _cut(pieces: list[str], width: int) -> str:
@@ -62,9 +56,14 @@ def print_note(text: str) -> None:
     _print(f"audioclip: {printable(text)}", sys.stderr)
 
 
-def print_error(error: object) -> None:
-    """Print an error to stderr; a stderr that cannot be written is ignored."""
-    _print(f"audioclip: error: {printable_lines(str(error))}", sys.stderr)
+def print_error(error: object, *hints: str) -> None:
+    """Print an error to stderr, and a line for each hint; a stderr that cannot be written is ignored.
+
+    Of errors only a RuntimeError may have several lines: a runner's may contain a traceback.
+    """
+    text = message_of(error)
+    message = printable_lines(text) if isinstance(error, RuntimeError) else printable(text)
+    _print("\n".join([f"audioclip: error: {message}", *hints]), sys.stderr)
 
 
 def print_line(text: str) -> None:
@@ -78,18 +77,13 @@ def print_line(text: str) -> None:
 
 
 def print_result(text: str) -> None:
-    """Print what a command has done to stdout; it is done, so a stdout that cannot be written is ignored."""
-    _print(printable_lines(text), sys.stdout)
+    """Print a line on what a command has done to stdout; it is done, so a stdout that cannot be written is ignored."""
+    _print(printable(text), sys.stdout)
 
 
 def _print(text: str, stream: TextIO) -> None:
     with suppress(OSError, ValueError):  # closed, full, or a pipe without a reader
         print(text, file=stream, flush=True)
-
-
-def plural(number: int, one: str, many: str = "") -> str:
-    """Return a number with what it counts, as in "1 row" and "2 rows"; `many` is by default `one` with an s."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from ..media import (
     parse_media,
     short_seconds,
 )
+from ..messages import WrongSettingError, duration, plural
 from .settings import (
     DEFAULT_WINDOW,
     FRAME_HOP,
@@ -146,7 +147,7 @@ class AudioHead(MediaHead):
         window, hop, variant = options["window"], options["hop"], options["variant"]
         for name, value, fault in (("window", window, _window_fault), ("hop", hop, _hop_fault)):
             if value is not None and fault(value):
-                raise ValueError(f"{name}={value!r} {fault(value)}")
+                raise WrongSettingError(name, value, f"it {fault(value)}")
         if window is None:
             window = WHOLE if variant == "jina" else str(DEFAULT_WINDOW)
         return AudioSettings(
@@ -312,8 +313,8 @@ class AudioHead(MediaHead):
         return self.extent(columns, parts)
 
     def describe_extent(self, extent: Mapping[str, int]) -> str:
-        """Return the recordings and the hours."""
-        return f"{extent.get('files', 0):,} recordings, {extent.get('milliseconds', 0) / 3_600_000:,.2f} hours"
+        """Return the recordings, and how long they are."""
+        return f"{plural(extent.get('files', 0), 'recording')}, {duration(extent.get('milliseconds', 0) / 1000)}"
 
     def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
         """Return the bytes of a part's samples, decoded."""
@@ -376,8 +377,8 @@ class AudioHead(MediaHead):
         """Return the work of a run as a phrase."""
         seconds = work.units * FRAME_HOP / RATE
         return (
-            f"{work.items:,} sounds, {work.units:,} frames ({seconds:,.0f} s)"
-            + (f", {work.micro_batches:,} micro-batches" if work.micro_batches else "")
+            f"{plural(work.items, 'sound')}, {plural(work.units, 'frame')} ({duration(seconds)})"
+            + (f", {plural(work.micro_batches, 'micro-batch', 'micro-batches')}" if work.micro_batches else "")
             + (f", {seconds / work.seconds:,.0f} x real time" if work.seconds else "")
         )
 

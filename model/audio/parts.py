@@ -145,8 +145,14 @@ def entry_span(heard: Heard, entry: Entry) -> Span | None:
     (offset, duration), rate = entry, heard.rate
     seconds = heard.samples / rate
     if offset >= seconds or (duration is not None and offset + duration > seconds + END_TOLERANCE):
-        length = "" if duration is None else f", of {duration:g} s"
-        raise AudioError("too short", f"it has {seconds:g} s, and the entry is from {offset:g} s on{length}")
+        what = (
+            f"begins at {offset:g} s" if offset >= seconds or duration is None else f"ends at {offset + duration:g} s"
+        )
+        raise AudioError(
+            "too short",
+            f"the recording has {seconds:g} s, and the entry {what} (offset {offset:g}, duration "
+            f"{'up to the end' if duration is None else f'{duration:g}'}): correct the list",
+        )
     first = round(offset * rate)
     stop = heard.samples if duration is None else min(heard.samples, round((offset + duration) * rate))
     _check_length(max(0, stop - first), rate, "the entry")

@@ -162,8 +162,9 @@ def _open_file(path: str | bytes) -> BinaryIO:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character
         if isinstance(error, IsADirectoryError):
-            raise AudioError("not decodable", "it is a directory, not a file") from None
-        raise AudioError("missing file", getattr(error, "strerror", None) or str(error)) from None
+            raise AudioError("not decodable", f"{os.fsdecode(path)} is a directory, not a file") from None
+        words = getattr(error, "strerror", None) or error
+        raise AudioError("missing file", f"{os.fsdecode(path)} cannot be opened: {words}") from None
     found = os.fstat(file.fileno())
     if stat.S_ISREG(found.st_mode) and found.st_size:
         return file

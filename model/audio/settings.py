@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..head import EncoderSettings
 from ..media import check_variant
+from ..messages import WrongSettingError
 
 RATE = 44_100  # samples per second that the head reads
 FRAME, FRAME_HOP = 1654, 561  # samples of a frame of the spectrogram, and from one frame to the next
@@ -36,7 +37,9 @@ class AudioSettings(EncoderSettings):
         check_variant(self.variant)
         check_window(self.window, self.hop)
         if self.variant == "jina" and self.window is not None:
-            raise ValueError(f"window={self.window!r}: variant='jina' embeds whole recordings; leave the window out")
+            raise WrongSettingError(
+                "window", self.window, "the variant jina embeds whole recordings; leave the window out"
+            )
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Return what these settings decide of a vector, by name."""
@@ -62,9 +65,9 @@ def check_window(window: float | None, hop: float | None) -> None:
     """Raise ValueError for a window or hop, in seconds, that recordings cannot be cut by."""
     if window is None:
         if hop is not None:
-            raise ValueError(f"hop={hop!r}: whole recordings have no hop; give a window as well")
+            raise WrongSettingError("hop", hop, "whole recordings have no hop; give a window as well")
         return
     if not MIN_WINDOW <= window <= MAX_SECONDS:
-        raise ValueError(f"window={window!r}: choose {MIN_WINDOW} to {MAX_SECONDS} seconds")
+        raise WrongSettingError("window", window, f"choose {MIN_WINDOW} to {MAX_SECONDS} seconds")
     if hop is not None and not MIN_WINDOW <= hop <= window:
-        raise ValueError(f"hop={hop!r}: choose {MIN_WINDOW} to {window:g} seconds, the window")
+        raise WrongSettingError("hop", hop, f"choose {MIN_WINDOW} to {window:g} seconds, the window")

@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ..head import ContentError
+from ..messages import printable
 
 Samples = NDArray[np.float32]
 
@@ -28,8 +29,8 @@ class AudioError(ValueError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, printable(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.reason, self.detail)

@@ -21,6 +21,7 @@ from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
+from ..messages import plural
 from ..streams import map_in_streams
 from .pictures import Picture, Prepared, list_pictures, prepare
 from .probes import decoder_parts
@@ -146,7 +147,7 @@ class ImageEncoder(LoadedEncoder):
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
         pictures = list_pictures(images)
-        return self._run(lambda: self._encode_rows(pictures), f"{len(pictures)} pictures")
+        return self._run(lambda: self._encode_rows(pictures), plural(len(pictures), "picture"))
 
     @torch.inference_mode()
     def _encode_rows(self, pictures: list[Picture]) -> Encoding:

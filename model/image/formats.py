@@ -63,7 +63,7 @@ def check_size(size: int, settings: ImageSettings) -> None:
     if not size:
         raise BadRow("empty file", "it has 0 bytes")
     if size > settings.max_image_bytes:
-        raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (--max_image_bytes)")
+        raise BadRow("too large", f"{size:,} bytes, over {settings.max_image_bytes:,} (max_image_bytes)")
 
 
 def check_pixels(width: int, height: int, settings: ImageSettings) -> None:
@@ -71,7 +71,7 @@ def check_pixels(width: int, height: int, settings: ImageSettings) -> None:
     if width * height > settings.max_pixels:
         raise BadRow(
             "too large",
-            f"{width:,} x {height:,} pixels are {width * height:,}, over {settings.max_pixels:,} (--max_pixels)",
+            f"{width:,} x {height:,} pixels are {width * height:,}, over {settings.max_pixels:,} (max_pixels)",
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..head import BadRow, Column, EncoderSettings, Flag, Measure, ModelInfo, Work
 from ..media import FETCH_THREADS, MEDIA_FIELD, MEDIA_ROOT, VARIANT, Entry, MediaHead, Part, RowIdentity, parse_media
+from ..messages import plural
 from .settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
 
 if TYPE_CHECKING:
@@ -138,8 +139,10 @@ class ImageHead(MediaHead):
         return {"files": len(parts), "pixels": int(units.sum())}
 
     def describe_extent(self, extent: Mapping[str, int]) -> str:
-        """Return the pictures and the megapixels."""
-        return f"{extent.get('files', 0):,} images, {extent.get('pixels', 0) / 1e6:,.1f} megapixels"
+        """Return the pictures and their pixels."""
+        pixels = extent.get("pixels", 0)
+        size = f"{pixels / 1e6:,.1f} megapixels" if pixels >= 1e6 else plural(pixels, "pixel")
+        return f"{plural(extent.get('files', 0), 'image')}, {size}"
 
     def decoded_bytes(self, values: tuple[Any, ...], size: int) -> int:
         """Return the bytes of the file."""
@@ -191,9 +194,9 @@ class ImageHead(MediaHead):
         """Return the work of a run as a phrase."""
         animated = work.extra.get("animated", 0)
         return (
-            f"{work.items:,} images, {work.units:,} pixels"
+            f"{plural(work.items, 'image')}, {plural(work.units, 'pixel')}"
             + (f", {animated:,} of them with more frames than the first, which is embedded" if animated else "")
-            + (f", {work.micro_batches:,} micro-batches" if work.micro_batches else "")
+            + (f", {plural(work.micro_batches, 'micro-batch', 'micro-batches')}" if work.micro_batches else "")
             + (f", {work.items / work.seconds:,.0f} images/s" if work.seconds else "")
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..head import EncoderSettings
 from ..media import check_variant
+from ..messages import WrongSettingError
 
 MAX_IMAGE_BYTES = 256 << 20
 MAX_PIXELS = 178_956_970  # above this Pillow itself opens no file
@@ -32,7 +33,7 @@ class ImageSettings(EncoderSettings):
         check_variant(self.variant)
         for name in ("max_image_bytes", "max_pixels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a number of at least 1")
+                raise WrongSettingError(name, getattr(self, name), "give a number of at least 1")
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Return what these settings decide of a vector, by name."""

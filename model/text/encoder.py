@@ -20,6 +20,7 @@ from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
+from ..messages import plural
 from ..streams import map_in_streams
 from .flat_attention import flat_works
 from .prefix_tree import Ints, SortedRows
@@ -135,7 +136,7 @@ class TextEncoder(LoadedEncoder):
         blank = [place for place, error in encoding.errors.items() if error is BLANK]
         if blank:
             of_blank = functools.partial(self._encode_rows, [texts[place] for place in blank], blank=True)
-            encoding.vectors[blank] = self._run(of_blank, f"{len(blank)} texts").vectors
+            encoding.vectors[blank] = self._run(of_blank, plural(len(blank), "text")).vectors
         truncated = encoding.columns["truncated"]
         if self.settings.on_long != "truncate" and truncated.any():
             first = int(truncated.argmax())
@@ -160,7 +161,7 @@ class TextEncoder(LoadedEncoder):
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
         listed = list_texts(texts)
-        return self._run(lambda: self._encode_rows(listed), f"{len(listed)} texts")
+        return self._run(lambda: self._encode_rows(listed), plural(len(listed), "text"))
 
     def _encode_rows(self, texts: list[Text], *, blank: bool = False) -> Encoding:
         """Return what encode_rows does; with `blank` blank texts have vectors too."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..head import Column, Flag, Measure, ModelInfo, Preview, Work
+from ..messages import plural
 from .settings import ON_LONG, TextSettings, versions
 from .texts import PROMPT_RULE, Text, is_prompt, join, parse_text
 
@@ -230,9 +231,9 @@ class TextHead:
         """Return the work of a run as a phrase."""
         nodes, slots = work.extra.get("nodes", 0), work.extra.get("slots", 0)
         return (
-            f"{work.items:,} texts, {work.units:,} tokens"
+            f"{plural(work.items, 'text')}, {plural(work.units, 'token')}"
             + (f", {1 - nodes / work.units:.0%} of them shared" if nodes else "")
-            + (f", {work.micro_batches:,} micro-batches" if work.micro_batches else "")
+            + (f", {plural(work.micro_batches, 'micro-batch', 'micro-batches')}" if work.micro_batches else "")
             + (f" with {1 - work.units / slots:.0%} padding in attention" if slots else "")
             + (f", {work.items / work.seconds:,.0f} texts/s" if work.seconds else "")
         )
@@ -269,8 +270,10 @@ class TokenCheck:
                 f"{self.longest_whole:.0f} is not"
             )
         if self.on_long == "reject" and self.truncated:
-            faults.append(f"{self.truncated:,} rows are truncated, expected none with --on_long reject")
-        return faults, f"{self.truncated:,} rows truncated"
+            faults.append(
+                f"{plural(self.truncated, 'row is', 'rows are')} truncated, expected none with --on_long reject"
+            )
+        return faults, f"{plural(self.truncated, 'row')} truncated"
 
 
 TEXT = TextHead()

@@ -10,6 +10,7 @@ from os import fspath
 from typing import TypeVar
 
 from ..head import EncoderSettings
+from ..messages import WrongSettingError, plural
 from ..paths import absolute, given_path
 from ..release import VOCABULARY
 from .texts import PROMPT_RULE, is_prompt
@@ -54,10 +55,10 @@ class TextSettings(EncoderSettings):
     def check(self) -> None:
         """Raise ValueError for a value that the encoder does not know; the message names the known ones."""
         if self.on_long not in ON_LONG:
-            raise ValueError(f"on_long={self.on_long!r}: choose one of {', '.join(ON_LONG)}")
+            raise WrongSettingError("on_long", self.on_long, f"choose one of {', '.join(ON_LONG)}")
         super().check()
         if not is_prompt(self.prompt):
-            raise ValueError(f"prompt={self.prompt!r}: {PROMPT_RULE}")
+            raise WrongSettingError("prompt", self.prompt, PROMPT_RULE)
 
     @property
     def forbidden(self) -> str | None:
@@ -73,7 +74,9 @@ class TextSettings(EncoderSettings):
 
     def describe_forbidden_rows(self, rows: int) -> str:
         """Return why a run must not have so many rows whose texts would be truncated."""
-        return f"{rows:,} rows have more tokens than the model reads, and --on_long error forbids that"
+        return (
+            f"{plural(rows, 'row has', 'rows have')} more tokens than the model reads, and --on_long error forbids that"
+        )
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Return what these settings decide of a vector, by name."""

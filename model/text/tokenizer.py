@@ -27,6 +27,8 @@ import regex
 from ftfy.fixes import unescape_html
 from numpy.typing import NDArray
 
+from ..messages import OneLineError
+
 SOT, EOT = 49406, 49407
 MERGES = 48894
 VOCABULARY_BYTES = 16 << 20
@@ -56,7 +58,7 @@ _FIRST, _FIRST_OTHER = itemgetter(slice(1)), re.compile("[^A-Za-z0-9]")
 _KEPT = re.compile(r"[A-Za-z0-9]|[а-я]{2}|[α-ω]{2}|[\u3041-\u30fa\u4e00-\u9fff\uac00-\ud7a3]")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(OneLineError, ValueError):
     """A vocabulary file that is missing or is not CLIP's."""
 
 

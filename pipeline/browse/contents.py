@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from ...model.head import BadRow
 from ...model.media import MediaHead
+from ...model.messages import OneLineError
 from ..content import DIGEST, content_type_of, uri_of
 from ..io.file_io import FileIO
 from ..io.locate import locate
@@ -27,7 +28,7 @@ PIECE_BYTES = 1 << 20  # that are read at a time
 VERDICTS = 4096  # that are remembered
 
 
-class NotAvailable(Exception):
+class NotAvailable(OneLineError):
     """Why the content of a row cannot be played or shown, for users."""
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from ...model.messages import SettingError
 from ..run.signals import Interrupted, end_process, handle_signals, ignore_signals
-from ..terminal import print_error, printable_lines
+from ..terminal import print_error, printable, printable_lines
 from .commands import EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from .parser import PROGRAM, UsageError, parse
 
@@ -53,8 +54,11 @@ def _run(argv: list[str]) -> int:
         status = int(arguments.run(arguments))
         return _flush(status, strict=not arguments.writes)
     except UsageError as error:
-        print_error(f"{error}\nSee `{' '.join(filter(None, (PROGRAM, error.command)))} --help`.")
+        print_error(error, f"See `{' '.join(filter(None, (PROGRAM, error.command)))} --help`.")
         return EXIT_USAGE
+    except SettingError as error:
+        print_error(error.as_flag())
+        return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED
     except ValueError as error:  # InputError, OptionsError, CheckpointError, ...: found before anything started
         print_error(error)
         return EXIT_USAGE
@@ -112,6 +116,9 @@ def _discard_output(stream: TextIO) -> None:
 
 
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 

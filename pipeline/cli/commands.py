@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...model.messages import plural
 from ..flags import MODEL_FLAGS
 from ..run.signals import end_at_once
 from ..terminal import print_line, print_note, print_result, printable
@@ -148,7 +149,7 @@ def run_search(arguments: argparse.Namespace) -> int:
     for note in result.notes:
         print_note(note)
     if arguments.target:
-        print_result(f"{sum(map(len, result.hits)):,} hits in {arguments.target}")
+        print_result(f"{plural(sum(map(len, result.hits)), 'hit')} in {arguments.target}")
         return EXIT_DONE
     for line in result.as_table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         print_line(line)
@@ -173,7 +174,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     for line in classes.lines:
         print_line(line)
     if arguments.target:
-        print_result(f"{len(classes.files):,} files in {arguments.target}")
+        print_result(f"{plural(len(classes.files), 'file')} in {arguments.target}")
     return EXIT_DONE
 
 
@@ -184,7 +185,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     found = find_pairs(arguments.output, arguments.other, arguments.target, top=arguments.top)
     for note in found.notes:
         print_note(note)
-    print_result(f"{found.pairs:,} pairs in {arguments.target}")
+    print_result(f"{plural(found.pairs, 'pair')} in {arguments.target}")
     return EXIT_DONE
 
 
@@ -251,7 +252,7 @@ def run_changes(arguments: argparse.Namespace) -> int:
         f"{changes.removed:,} removed"
     )
     if arguments.target:
-        print_result(f"{len(changes.files):,} files in {arguments.target}")
+        print_result(f"{plural(len(changes.files), 'file')} in {arguments.target}")
     return EXIT_DONE
 
 

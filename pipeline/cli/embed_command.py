@@ -9,7 +9,9 @@ from apache_beam.options.pipeline_options import DirectOptions
 
 from ...model.head import Head, Work
 from ...model.heads import find_head
+from ...model.messages import plural
 from ..embed import EmbedCorpus
+from ..errors import message_of
 from ..inference.gpus import HOST_MEMORY, gpu_memory, host_memory, processes_for, usable_gpus
 from ..inference.model_threads import available_cores
 from ..metrics import SECONDS
@@ -20,7 +22,7 @@ from ..run.runner import run
 from ..snapshots.commit import read_manifest
 from ..snapshots.manifest import Manifest
 from ..snapshots.run_directory import run_path
-from ..terminal import plural, print_note, print_result, printable
+from ..terminal import print_note, print_result, printable
 from .progress import show_progress
 
 
@@ -51,7 +53,7 @@ def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
         with show_progress(total_bytes=total, head=job.head):
             finished = _run(corpus, options)
     except (RuntimeError, OSError) as error:
-        raise RuntimeError(with_outcome(str(error), corpus)) from error
+        raise RuntimeError(with_outcome(message_of(error), corpus)) from error
     finally:
         corpus.close()
     if not finished:
@@ -62,7 +64,8 @@ def embed(argv: Sequence[str], listing: Listing | None = None) -> int:
         raise RuntimeError(
             f"the run ended, but {job.output} contains no manifest of {corpus.snapshot}: run the same command again"
         )
-    print_result(run_summary(job.output, manifest))
+    for line in run_summary(job.output, manifest).split("\n"):
+        print_result(line)
     return 0
 
 
@@ -134,18 +137,22 @@ def run_summary(output: str, manifest: Manifest) -> str:
         f"snapshot  {path}",
         *(
             [
-                f"corpus    {totals['read']:,} rows = {totals['vectors']:,} with vectors + {totals['rejected']:,} rejected; "
-                f"{carried:,} carried over unread"
+                f"corpus    {plural(totals['read'], 'row')} = {totals['vectors']:,} with vectors + "
+                f"{totals['rejected']:,} rejected; {carried:,} carried over unread"
             ]
             if carried
             else []
         ),
         f"rows      {counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
         f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''}",
-        *([f"content   {extent}"] if extent else []),
+        *([f"content   {extent}{' in the snapshot' if carried else ''}"] if extent else []),
         f"model     {head.describe_work(work)}"
-        + (f"; {counts['truncated']:,} rows truncated" if counts["truncated"] else "")
-        + (f"; out of memory {work.oom_retries:,} times, repeated in smaller pieces" if work.oom_retries else ""),
+        + (f"; {plural(counts['truncated'], 'row')} truncated" if counts["truncated"] else "")
+        + (
+            f"; out of memory {plural(work.oom_retries, 'time')}, repeated in smaller pieces"
+            if work.oom_retries
+            else ""
+        ),
         f"time      {seconds['total']:,.1f} s, {counts['read'] / max(seconds['total'], 1e-9):,.0f} rows/s; of all workers "
         + ", ".join(f"{name.removesuffix('_seconds')} {seconds.get(name, 0):,.1f} s" for name in SECONDS),
     ]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from ...model.head import Head, Work
+from ...model.messages import duration, plural
 from ..io.paths import is_local
 from ..options import OptionsError, is_local_run
 from ..prepare.earlier_vectors import measured_work
@@ -56,26 +57,27 @@ def plan_summary(job: Job, counts: PlanCounts, *, headers_only: bool = False, lo
     listed, carried = job.listed, counts.kept
     carried_bytes = sum(each.file.bytes for each in carry_over.files)
     against = job.previous["snapshot"] if job.previous else "nothing (the first run)"
+    reused, to_embed = f"{plural(counts.reused, 'row')} reused", f"{plural(counts.embed, 'row')} to embed"
     lines = [
         f"against   {against}",
-        f"shards    {listed.shards - listed.read:,} carried over ({carried:,} rows, {carried_bytes:,} bytes of files), "
-        f"{listed.read:,} read ({listed.read_bytes:,} bytes)",
+        f"shards    {listed.shards - listed.read:,} carried over ({plural(carried, 'row')}, {carried_bytes:,} bytes of "
+        f"files), {listed.read:,} read ({listed.read_bytes:,} bytes)",
         f"rows      {counts.new:,} new, {counts.changed:,} with "
         f"{'a file that is new or changed' if headers_only else f'another {head.item}'}, {counts.same + carried:,} with the "
         f"same {head.item}, {counts.removed:,} removed; {counts.rejected:,} rejected",
         *([f"content   {head.describe_extent(counts.extent)} in what is read"] if counts.extent else []),
-        f"vectors   {f'{counts.reused:,} rows reused, ' if counts.reused else ''}at most {counts.embed:,} rows to embed: "
-        f"--read finds those whose {head.items} are known"
+        f"vectors   {f'{reused}, ' if counts.reused else ''}at most {to_embed}: --read finds those whose "
+        f"{head.items} are known"
         if headers_only
-        else f"vectors   {counts.reused:,} rows reused, {counts.embed:,} rows to embed",
+        else f"vectors   {reused}, {to_embed}",
         f"model     {head.describe_work(Work(items=counts.items, units=counts.units))}",
     ]
     measured = measured_work(job.output, job.model.info.fingerprint)
     if measured:
         rate = measured.units / measured.model_seconds
         lines.append(
-            f"estimate  {counts.units / rate:,.0f} s of model time, at the {rate:,.0f} {head.unit}/s of earlier runs with "
-            f"this fingerprint"
+            f"estimate  {duration(counts.units / rate)} of model time, at the {rate:,.0f} {head.unit}/s of earlier runs "
+            f"with this fingerprint"
         )
     else:
         lines.append("estimate  none: no model time was measured in an earlier run with this fingerprint")

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...model.head import ContentError, DeviceError, Encoder, EncoderSettings, Head, Work
+from ...model.messages import OneLineError, plural
 from ..canary import Canary, make_canary
 from ..embedded_batch import EmbeddedBatch
 from ..errors import SnapshotError
@@ -23,7 +24,7 @@ from .shared_encoder import ModelDescription
 MODEL_ERROR = "model error"  # the reason for a content on which the encoder raises an error
 
 
-class ForbiddenRowError(ValueError):
+class ForbiddenRowError(OneLineError, ValueError):
     """A row that a setting of the encoder forbids, as a truncated one with --on_long error."""
 
 
@@ -171,7 +172,8 @@ def _encode(contents: Sequence[Any], head: Head, encoder: Encoder) -> _Outcome:
     try:
         encoding = encoder.encode_rows(contents)
         if len(encoding.vectors) != len(contents):
-            raise RuntimeError(f"the encoder gave {len(encoding.vectors)} vectors for {len(contents)} {head.items}")
+            given = plural(len(contents), head.item, head.items)
+            raise RuntimeError(f"the encoder gave {plural(len(encoding.vectors), 'vector')} for {given}")
         return _Outcome(encoding.vectors, encoding.columns, encoding.errors, encoding.work)
     except DeviceError:
         raise

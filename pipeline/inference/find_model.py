@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from ...model.fingerprint import changed_parts, describe_changes
 from ...model.head import Encoder, EncoderSettings, Head
 from ...model.heads import find_head
+from ...model.messages import OneLineError
 from ...model.release import UNTRAINED
 from ..io.paths import is_local
 from ..snapshots.manifest import Manifest
 from .shared_encoder import describe_model, load_encoder, logit_scale
 
 
-class ModelNotFound(ValueError):
+class ModelNotFound(OneLineError, ValueError):
     """Error of a snapshot of whose model a file is missing or is another one; the message gives a remedy."""
 
 
@@ -58,6 +59,11 @@ def recorded_files(manifest: Manifest, head: Head) -> dict[str, str]:
     }
 
 
+def file_flags(head: Head) -> str:
+    """Return the flags that name the files of a head's model, as messages have them."""
+    return " or ".join(["--checkpoint", *(f"--{flag.name}" for flag in head.flags if flag.is_file)])
+
+
 def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotModel:
     """Return the model of a snapshot; by default its files are those that its run read.
 
@@ -77,7 +83,7 @@ def find_model(manifest: Manifest, files: Mapping[str, str | None]) -> SnapshotM
         raise TypeError(f"the files of this model are {', '.join(sorted(names))}, got {', '.join(sorted(given))}")
     options = {**manifest["options"], **recorded_files(manifest, head)}
     settings = head.settings_of(parts, {**options, **given})
-    remedy = f"with {' or '.join(['--checkpoint', *(f'--{flag.name}' for flag in head.flags if flag.is_file)])}"
+    remedy = f"with {file_flags(head)}"
     name = f"{manifest['snapshot']} was embedded with the checkpoint {manifest['checkpoint']['name']}"
     try:
         model = describe_model(head, settings, parts["stored"]).info

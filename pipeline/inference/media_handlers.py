@@ -15,6 +15,7 @@ from ...model.audio.settings import AudioSettings
 from ...model.head import ContentError, DeviceError, Encoder, EncoderSettings, is_row
 from ...model.heads import find_head
 from ...model.image.settings import MAX_IMAGE_BYTES, MAX_PIXELS, ImageSettings
+from ...model.messages import printable
 from ..flags import READ_TIMEOUT
 from ..io.file_io import FileIO
 from .embed_batch import MODEL_ERROR, check_encoder
@@ -267,7 +268,7 @@ def error_of(content: object, outcome: Outcome) -> Exception | None:
     if not isinstance(outcome, ContentError):
         return None
     kind = _ERRORS.get(outcome.reason, ValueError)
-    return kind(f"{content_name(content)}: {outcome.reason}: {outcome.detail}")
+    return kind(printable(f"{content_name(content)}: {outcome.reason}: {outcome.detail}"))
 
 
 def _encode(contents: list[Any], model: Encoder, isolate: bool) -> list[Outcome]:

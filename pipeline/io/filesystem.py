@@ -20,6 +20,7 @@ from glob import escape
 from typing import IO, Any, NamedTuple
 
 from ...model.files import NO_LOCKS
+from ...model.messages import plural
 from ..errors import convert_write_errors
 from . import beam_files
 from .object_store import FOLDERS, SAME_CONTENT, UPLOADERS, conditional_access, delete_objects
@@ -321,6 +322,6 @@ def remove_below(directory: str) -> None:
     left = list_directory(directory, recursive=True)
     if left:  # on gs:// Beam only logs what could not be deleted
         raise StoreError(
-            f"{directory} cannot be removed: {len(left)} files are left, for example {left[0].path}; check the "
-            f"permission to delete"
+            f"{directory} cannot be removed: {plural(len(left), 'file is', 'files are')} left, for example "
+            f"{left[0].path}; check the permission to delete"
         )

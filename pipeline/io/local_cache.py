@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...model.files import locked
+from ...model.messages import OneLineError
 from . import beam_files
 from .filesystem import AtomicFile, sha256_of
 from .paths import is_local
@@ -35,7 +36,7 @@ class Content:
     sha256: str
 
 
-class ReplacedError(ValueError):
+class ReplacedError(OneLineError, ValueError):
     """Error of a file that was replaced since the job was started."""
 
 

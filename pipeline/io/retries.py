@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ...model.messages import OneLineError
 from . import beam_files
 from .object_store import s3_object
 from .paths import is_local
@@ -48,7 +49,7 @@ _NO_ANSWER = frozenset(
 )
 
 
-class StoreError(OSError):
+class StoreError(OneLineError, OSError):
     """Error of a file system or object store; the message names the file and contains the answer."""
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...model.head import Head
+from ...model.messages import plural
 from ..errors import SnapshotError, first_line
 from ..flags import MAX_FILE_ROWS
 from ..io.file_io import FileIO
@@ -27,7 +28,6 @@ from ..snapshots.listing import DROPPED_SCHEMA, LISTED_SCHEMA, CarriedFile
 from ..snapshots.manifest import FileInfo, Lookup, Manifest
 from ..snapshots.segments import Remainder, choose_segments
 from ..snapshots.snapshot import Snapshot
-from ..terminal import plural
 from ..writers.kept_files import open_kept
 from .unchanged import deciding_options
 
@@ -318,7 +318,7 @@ def files_to_search(carry_over: CarryOver, snapshot: Snapshot, max_bytes: float)
     notes = []
     if skipped and reads:
         notes.append(
-            f"what is read is not looked up in {skipped:,} rows that are carried over: reading their hashes, "
-            f"{HASH_BYTES * skipped:,} bytes, would take longer than embedding it again"
+            f"what is read is not looked up in {plural(skipped, 'row that is', 'rows that are')} carried over: reading "
+            f"their hashes, {HASH_BYTES * skipped:,} bytes, would take longer than embedding it again"
         )
     return [join(snapshot.path, file.name) for file in searched], lookup, notes

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ...model.fingerprint import describe_changes
 from ...model.head import ModelInfo, Work
+from ...model.messages import plural
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..io.paths import base_name
@@ -18,7 +19,6 @@ from ..snapshots.history import finished_runs
 from ..snapshots.manifest import Lookup, Manifest
 from ..snapshots.run_directory import is_complete, list_runs, read_canary
 from ..snapshots.snapshot import Snapshot
-from ..terminal import plural
 from .carry_over import CarryOver, files_to_search
 
 LOOKUP_BYTES = 64 << 20  # of earlier hashes that are read in any case to look up new contents

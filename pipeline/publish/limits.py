@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...model.head import Head
+from ...model.messages import plural
 from ..canary import Canary, canaries_agree
 from ..errors import SnapshotError
 from ..options import rejected_limit
 from ..prepare.job import Job, Limits
 from ..snapshots.manifest import Manifest
 from ..snapshots.segments import add_rows
-from ..terminal import plural
 from .corpus import Corpus
 from .run_totals import RunTotals
 
@@ -85,13 +85,13 @@ def exceeded_limits(
         duplicate_ids: Ids that occur more than once in that snapshot.
     """
     if damaged > limits.allow_damaged:
-        excess = f"{damaged:,} of {shards:,} shards cannot be read to the end"
+        excess = f"{damaged:,} of {plural(shards, 'shard')} cannot be read to the end"
         yield "allow_damaged", f"{excess}, more than --allow_damaged {limits.allow_damaged}"
     if not total.vectors and not limits.allow_empty:
         yield "allow_empty", "no row can be embedded, which only --allow_empty permits"
     for which, rows in (("", new), (", with those carried over,", total)):
         if rows.rejected > rejected_limit(limits.max_rejected, rows.read):
-            excess = f"{rows.rejected:,} of {rows.read:,} rows{which} are rejected"
+            excess = f"{rows.rejected:,} of {plural(rows.read, 'row')}{which} are rejected"
             yield "max_rejected", f"{excess}, more than --max_rejected {limits.max_rejected}"
             break
     if limits.unique_ids and duplicate_ids:
@@ -101,7 +101,7 @@ def exceeded_limits(
         )
     before = previous["totals"]["vectors"] if previous else 0
     if total.vectors < before * limits.max_shrink:
-        excess = f"the corpus shrinks from {before:,} rows with vectors to {total.vectors:,}"
+        excess = f"the corpus shrinks from {plural(before, 'row')} with vectors to {total.vectors:,}"
         yield "max_shrink", f"{excess}, below --max_shrink {limits.max_shrink}"
 
 
@@ -110,17 +110,18 @@ def _explain(limit: str, head: Head, totals: RunTotals, corpus: Corpus, director
     if limit == "allow_damaged":
         damaged = corpus.damaged
         more = f", and {len(damaged) - _MAX_NAMED} more" if len(damaged) > _MAX_NAMED else ""
-        return (
-            f": {'; '.join(damaged[:_MAX_NAMED])}{more}; repair or leave them out, or accept the loss of their other "
-            f"rows with --allow_damaged {len(damaged)}"
-        )
+        words = "repair them or leave them out, or accept the loss of their"
+        if len(damaged) == 1:
+            words = "repair it or leave it out, or accept the loss of its"
+        return f": {'; '.join(damaged[:_MAX_NAMED])}{more}; {words} other rows with --allow_damaged {len(damaged)}"
     if limit == "allow_empty":
         rows = add_rows(segment["rows"] for segment in corpus.segments)
         if not rows["read"]:
-            return f": no row was read from {len(corpus.shards):,} shards; check --input"
+            return f": no row was read from {plural(len(corpus.shards), 'shard')}; check --input"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(rows["rejected_by_reason"]).most_common())
         check = "" if head.by_reference else f"{head.field_flag} and "  # files and tars have no field
-        return f": all {rows['read']:,} rows were rejected ({reasons}); check {check}{directory}/rejected-*.parquet"
+        every = "the only row was" if rows["read"] == 1 else f"all {rows['read']:,} rows were"
+        return f": {every} rejected ({reasons}); check {check}{directory}/rejected-*.parquet"
     if limit == "max_rejected":
         return f"; the reasons are in {directory}/rejected-*.parquet"
     if limit == "unique_ids":
@@ -138,7 +139,7 @@ def check_same_rows(published: Manifest, totals: RunTotals) -> None:
     now = totals.read, stats.embedded + stats.reused, stats.rejected
     if before != now:
         raise SnapshotError(
-            f"{published['snapshot']} is already published, with {before[0]} rows read, {before[1]} with vectors and "
-            f"{before[2]} rejected, and this execution of the same job has {now[0]}, {now[1]} and {now[2]}; what is "
-            f"published was not changed: start a new run to embed the corpus as it is now"
+            f"{published['snapshot']} is already published, with {plural(before[0], 'row')} read, {before[1]} "
+            f"with vectors and {before[2]} rejected, and this execution of the same job has {now[0]}, {now[1]} and "
+            f"{now[2]}; what is published was not changed: start a new run to embed the corpus as it is now"
         )

@@ -8,6 +8,7 @@ from functools import partial
 
 import apache_beam as beam
 
+from ...model.messages import plural
 from ..errors import SnapshotError
 from ..io.paths import is_local
 from ..layout import REPORT
@@ -18,7 +19,6 @@ from ..snapshots.history import remove_late_files
 from ..snapshots.listing import read_file_list, write_file_list, write_shard_list
 from ..snapshots.manifest import FileInfo, Manifest
 from ..snapshots.run_directory import remove_dead_run, remove_spills, run_path
-from ..terminal import plural
 from .corpus import Corpus, make_corpus
 from .kept_notes import kept_notes
 from .limits import check_canary, check_limits, check_same_rows

@@ -12,6 +12,7 @@ from typing import IO, Protocol
 import numpy as np
 import zstandard
 
+from ...model.messages import OneLineError
 from .notes import Notice, ShardNotes
 from .recognize import HEAD_BYTES, find_compression_fault, find_encoding, find_fault, is_page
 from .shard import Shard
@@ -33,7 +34,7 @@ SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".tzst": ".tar.zst", "
 _BOM = b"\xef\xbb\xbf"
 
 
-class DamagedShard(Exception):
+class DamagedShard(OneLineError):
     """A shard whose rest cannot be read; the message says why."""
 
 

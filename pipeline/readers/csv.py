@@ -9,6 +9,7 @@ from collections import Counter
 from typing import IO
 
 from ...model.head import BadRow
+from ...model.messages import plural
 from .compression import BadHeader, DamagedShard, line_blocks
 from .csv_records import RecordParser, Syntax
 from .fields import Fields
@@ -98,7 +99,7 @@ def _check_delimiter(name: str, shard: Shard, delimiter: str, *, is_csv: bool) -
 
 def _named(names: list[str], values: list[str], syntax: Syntax) -> Record | BadRow:
     if len(values) != len(names):
-        detail = f"{len(values)} fields, the header has {len(names)}{_cause(values, syntax)}"
+        detail = f"{plural(len(values), 'field')}, the header has {len(names)}{_cause(values, syntax)}"
         return BadRow("malformed record", detail, excerpt=_printable(syntax.delimiter.join(values)[:1000])[0])
     if not all(map(str.isascii, values)):
         for name, value in zip(names, values, strict=True):

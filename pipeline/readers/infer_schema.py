@@ -172,9 +172,11 @@ def _check_names(head: Head, fields: Fields) -> None:
     clash = [field for field in fields.kept if field.name in output_columns(head)]
     if clash:
         form = ",".join(f"NAME={field.path}{f':{field.type}' if field.type else ''}" for field in clash)
+        names = ",".join(field.name for field in clash)
+        what, them = ("a column of that name", "it") if len(clash) == 1 else ("columns of these names", "them")
         raise InputError(
-            f"--keep_fields {','.join(field.name for field in clash)}: the output has columns of that name already; give "
-            f"the fields other names, as in --keep_fields {form}, or leave them out"
+            f"--keep_fields {names}: the output has {what} already; rename {them}, as in --keep_fields {form}, or leave "
+            f"{them} out"
         )
 
 

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 
 from ...model.head import Head
 from ...model.heads import HEADS, find_head
+from ...model.messages import plural
 from ..io.file_io import FileIO
 from ..io.paths import absolute_path, given_path, is_local, join, real_path
 from ..io.retries import StoreError
 from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
-from ..terminal import plural
+from ..terminal import printable
 from .compression import SHORT_SUFFIXES, SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, LIST_FORMATS, READERS
@@ -87,14 +88,18 @@ def find_shards(
             found = found.where(known_forms)
         if len(globs) > 1:
             seen.update(found.real_paths)
-        tables.append(_list(number, pattern, found, forms))
+        with _naming_heads(globs):
+            tables.append(_list(number, pattern, found, forms))
         del found  # its lists take more memory than the table
     table = pa.concat_tables(tables)
     if left_out and not len(table):
-        raise InputError(f"all {len(left_out)} files are metadata of macOS (._*), as {left_out[0]}: name the shards")
+        raise InputError(f"every file is metadata of macOS (._*), as {left_out[0]}: name the shards")
     if others and head:
         if not len(table):
-            raise InputError(f"none of the {len(others):,} files is {_one_of(head, lists)}; the first is {min(others)}")
+            raise InputError(
+                f"no file of --input is {_one_of(head, lists)}; the first of {plural(len(set(others)), 'file')} is "
+                f"{min(others)}: correct --input or --head"
+            )
         if notes is not None:
             files = plural(len(set(others)), "file was", "files were")
             items = "lists" if lists else head.items
@@ -116,6 +121,10 @@ def find_shards(
     }
     arrays = [columns[name] if name in columns else table[name] for name in SHARD_SCHEMA.names]
     return ShardTable(pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA)).sorted()
+
+
+class _UnknownForm(InputError):
+    """A file whose suffixes name no format that the head reads."""
 
 
 _LIST_SUFFIXES = [suffix for suffix, form in FORMAT_SUFFIXES.items() if form in LIST_FORMATS]
@@ -287,7 +296,8 @@ def reading_errors(path: str, reports: RunReports) -> Iterator[None]:
         raise
     except OSError as error:
         with reports.errors():
-            raise OSError(error.errno or errno.EIO, f"{path} cannot be read: {error.strerror or error}") from error
+            message = f"{printable(path)} cannot be read: {error.strerror or error}"
+            raise OSError(error.errno or errno.EIO, message) from error
 
 
 def _shard_changed(error: FileChanged) -> InputError:
@@ -323,30 +333,66 @@ def _format_of(path: str, input_format: str | None, head: Head | None, lists: bo
     if suffix.lower() in (".heic", ".heif") and not input_format:
         raise InputError(f"{path}: HEIC is not read: convert it to JPEG, as with heif-convert")
     is_content = head is not None and suffix.lower() in head.types
+    unnamed = "a name without suffix"
     form = input_format or ("media" if is_content else FORMAT_SUFFIXES.get(suffix.lower(), ""))
     if head and head.by_reference and (form not in READERS or (form in LIST_FORMATS) != lists or form == "txt"):
         if lists or form in LIST_FORMATS:
             remedy = (
-                f"{head.field_flag} is for lists: leave it out" if lists else f"name its field with {head.field_flag}"
+                f"leave {head.field_flag} out, which is for lists"
+                if lists
+                else f"name its field with {head.field_flag}"
             )
             raise InputError(
-                f"{path}: {suffix or form or 'no suffix'} is {'not ' if lists else ''}{_one_of(head, True)}: {remedy}"
+                f"{path}: {suffix or form or unnamed} is {'not ' if lists else ''}{_one_of(head, True)}: {remedy}"
             )
         raise InputError(
-            f"{path}: {suffix or 'no suffix'} is not {_one_of(head, lists)}: leave it out, or give --input_format media"
+            f"{path}: {suffix or unnamed} is not {_one_of(head, lists)}: leave it out, or give --input_format media"
         )
     if form not in READERS:
         if other := next((name for name in HEADS if suffix.lower() in find_head(name).types), None):
-            raise InputError(f"{path}: {suffix} is for --head {other}: give that head, or leave the file out")
-        raise InputError(
-            f"{path}: {suffix or 'no suffix'} is not a known format; known are {', '.join(FORMAT_SUFFIXES)}, most also "
-            f"compressed as {', '.join(SUFFIXES)}: name it with --input_format"
+            raise _UnknownForm(f"{path}: {suffix} is for --head {other}: give that head, or leave the file out")
+        known = ", ".join(known for known, name in FORMAT_SUFFIXES.items() if name != "tar")
+        others = " and ".join(find_head(name).items for name in HEADS if find_head(name).by_reference)
+        raise _UnknownForm(
+            f"{path}: {suffix or unnamed} is not a known format; known are {known}, most also compressed as "
+            f"{', '.join(SUFFIXES)}, and with --head those of {others}: name it with --input_format, or leave the file out"
         )
-    if form == "tar" and not (head and head.by_reference):
-        raise InputError(f"{path}: a tar has pictures or sounds: give --head image or --head audio, or unpack it")
+    if form in ("tar", "media") and not (head and head.by_reference):
+        what, remedy = ("a tar has", ", or unpack it") if form == "tar" else ("--input_format media is for", "")
+        raise InputError(f"{path}: {what} pictures or sounds: give --head image or --head audio{remedy}")
     if compression and not READERS[form].compressible:
         raise InputError(f"{path}: {form} is compressed inside only; decompress the file, or rename it if it is not")
     return form, compression
+
+
+@contextmanager
+def _naming_heads(globs: Sequence[str]) -> Iterator[None]:
+    """Have the error of a file of unknown form say how many files of which head the globs match, if there are several."""
+    try:
+        yield
+    except _UnknownForm:
+        if message := _several_heads(globs):
+            raise InputError(message) from None
+        raise
+
+
+def _several_heads(globs: Sequence[str]) -> str:
+    """Return how many files of which head globs match, and what to give; "" if it is one file, or no sound or picture."""
+    suffixes = [os.path.splitext(path)[1].lower() for pattern in globs for path in _match(pattern).paths]
+    heads = [find_head(name) for name in HEADS if find_head(name).by_reference]
+    found = {head: sum(suffix in head.types for suffix in suffixes) for head in heads}
+    counts = [plural(number, head.item, head.items) for head, number in found.items() if number]
+    if not counts or len(suffixes) == 1:
+        return ""
+    if others := len(suffixes) - sum(found.values()):
+        counts.append(plural(others, "other file"))
+    choices = " or ".join(f"--head {head.name}" for head, number in found.items() if number)
+    reason = ", and a snapshot has one head" if " or " in choices else ""
+    rest = ", which leaves the other files out," if len(counts) > 1 else ","
+    return (
+        f"--input {' '.join(globs)} matches {', '.join(counts[:-1])}{' and ' if counts[1:] else ''}{counts[-1]}"
+        f"{reason}: give {choices}{rest} or narrow the glob"
+    )
 
 
 def _given_glob(given: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..terminal import plural
+from ...model.messages import plural
 
 _MAX_PLACES = 5  # named in a note
 
@@ -73,8 +73,8 @@ _MESSAGES: dict[Notice, Callable[[_Finding], str]] = {
         f"which is text and ends no line: {found}"
     ),
     Notice.PASSED: lambda found: (
-        f"{plural(found.times, 'member')} of {plural(found.shards, 'tar')} passed over as a directory, a link, a device, or "
-        f"without a suffix: {found}"
+        f"{plural(found.times, 'member')} of {plural(found.shards, 'tar')} {'was' if found.times == 1 else 'were'} passed "
+        f"over as a directory, a link, a device, or without a suffix: {found}"
     ),
     Notice.CONCATENATED: lambda found: (
         f"{plural(found.shards, 'tar goes', 'tars go')} on behind end blocks, as concatenated ones do: {found}"

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...model.head import BadRow, EncoderSettings, Head
+from ...model.messages import plural
 from ..io.file_io import FileIO
 from ..remote.worker_reports import RunReports
 from ..schemas import UNSETTLED
@@ -89,8 +90,8 @@ def fields_of(options: Mapping[str, Any], head: Head) -> Fields:
     contents = contents or [head.content.name]
     if ids and len(ids) != len(contents):
         raise InputError(
-            f"--id_field is given {len(ids)} times ({', '.join(ids)}) for {len(contents)} {head.item} fields "
-            f"({', '.join(contents)}): "
+            f"--id_field is given {plural(len(ids), 'time')} ({', '.join(ids)}) for "
+            f"{plural(len(contents), f'{head.item} field')} ({', '.join(contents)}): "
             f"give one id field for each {head.item} field, in the same order, or none"
         )
     pairs = [TextField(*pair) for pair in zip_longest(contents, ids)]

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from ...model.head import BadRow
+from ...model.messages import OneLineError
 from ..io.versions import ListedFile
 
 # A record is a dict of fields; a line of txt is a str.
@@ -28,7 +29,7 @@ RECORD_BYTES = 16 << 20
 BATCH_BYTES = 16 << 20
 
 
-class InputError(ValueError):
+class InputError(OneLineError, ValueError):
     """An input that cannot be read as it was given; the message says why and names a remedy."""
 
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ...model.messages import plural
 from ..metrics import SECONDS, Pace
-from ..terminal import plural
 from ..writers.statistics import NORM_BINS, norm_of
 
 NORM_BARS = 60  # at most, in the chart of norms
@@ -215,7 +215,7 @@ def seconds_by_stage(seconds: Mapping[str, float]) -> Chart:
 
 def sample_map(places: NDArray[np.float64], labels: Sequence[str]) -> Chart:
     """Return a dot at each of `places` [n, 2], which shows its label on hover."""
-    chart = Chart(f"Map of {len(labels)} rows", 480, 365)
+    chart = Chart(f"Map of {plural(len(labels), 'row')}", 480, 365)
     low = places.min(axis=0)
     spread = places.max(axis=0) - low
     shares = np.divide(places - low, spread, out=np.full(places.shape, 0.5), where=spread > 0)

@@ -184,6 +184,7 @@ def error_message(error: BaseException) -> str:
     ours = re.findall(r"^audioclip_beam\.[\w.]+(?:Error|Exception): (.+)$", message, re.MULTILINE)
     if not ours and "Traceback (most recent call last)" in message:
         ours = re.findall(r"^((?:\w+\.)*\w+: .+)$", message, re.MULTILINE)
+        ours = [re.sub(r"^\w+: \[Errno \d+\] ", "", each) for each in ours]  # the words say what it is
     return ours[-1] if ours else message
 
 

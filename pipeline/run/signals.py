@@ -15,7 +15,7 @@ from glob import glob
 from types import FrameType
 from typing import NoReturn
 
-from ..terminal import printable_lines
+from ..terminal import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -80,7 +80,7 @@ def end_on_signal(message: Callable[[str], str], clean_up: Callable[[], None]) -
         _run_for(MESSAGE_SECONDS, lambda: lines.append(message(name)))
         with suppress(OSError):  # not by print, which this signal may have interrupted
             clear = "\r\x1b[K" if os.isatty(2) else ""  # a progress bar
-            os.write(2, f"{clear}audioclip: error: {printable_lines(lines[-1])}\n".encode())
+            os.write(2, f"{clear}audioclip: error: {printable(lines[-1])}\n".encode())
             # Beam's threads print tracebacks when their workers end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _run_for(deadline - time.monotonic(), lambda: _finish(clean_up))

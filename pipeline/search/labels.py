@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...model.messages import OneLineError
 from ...model.text.texts import PROMPT_RULE, is_prompt
 from ..io.file_io import FileIO
 from ..io.paths import given_path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 TEXTS_AT_A_TIME = 4096
 
 
-class LabelError(ValueError):
+class LabelError(OneLineError, ValueError):
     """Error of a file of labels, or of a label, that cannot be used."""
 
 

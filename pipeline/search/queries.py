@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...model.head import BadRow, ContentError, describe
 from ...model.heads import HEADS, find_head
 from ...model.media import MediaHead
+from ...model.messages import OneLineError
 from ...model.text.texts import list_texts
 from ..io.file_io import FileIO
 from ..io.paths import given_path, is_local
@@ -30,7 +31,7 @@ TEXT = "text"
 _FRAGMENT = re.compile(r"(.+?)(#t=[^#/]*)?", re.DOTALL)
 
 
-class QueryError(ValueError):
+class QueryError(OneLineError, ValueError):
     """Error of a query that cannot be used; the message says why."""
 
 

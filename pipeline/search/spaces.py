@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...model.heads import find_head
+from ...model.messages import OneLineError
 from ...model.release import UNTRAINED
-from ..inference.find_model import ModelNotFound, SnapshotModel, find_model, recorded_files
+from ..inference.find_model import ModelNotFound, SnapshotModel, file_flags, find_model, recorded_files
 from ..inference.shared_encoder import describe_model
 from ..snapshots.manifest import Manifest
 
 
-class OtherSpaceError(ValueError):
+class OtherSpaceError(OneLineError, ValueError):
     """Error of vectors that cannot be compared, because they are from different trainings; the message names both."""
 
 
@@ -74,7 +75,7 @@ def find_query_model(manifest: Manifest, head_name: str, files: Mapping[str, str
     except (ValueError, OSError) as error:
         raise ModelNotFound(
             f"{manifest['snapshot']} has vectors of the {manifest['head']} head, and for {head.items} the {head_name} head "
-            f"is needed, which cannot be read: {error}; or name a file that has it with --checkpoint"
+            f"is needed, which cannot be read: {error}; or name its files with {file_flags(head)}"
         ) from None
     warning = compare_releases(
         f"the snapshot {manifest['snapshot']} ({manifest['checkpoint']['name']})",

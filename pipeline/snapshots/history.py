@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...model.messages import plural
 from ...model.release import UNTRAINED
 from ..errors import SnapshotError
 from ..io.paths import given_path
-from ..terminal import plural
 from .commit import (
     OF_AN_ENDED_RUN,
     missing_files,

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
+from ...model.messages import plural
 from ..errors import SnapshotError
 from ..io.filesystem import list_directory, read, sha256_of
 from ..io.paths import base_name, join
@@ -14,7 +15,6 @@ from ..io.timeout_reader import open_to_read
 from ..layout import CARRIED, DROPPED, EARLIER, INPUTS, LOCK, MANIFEST, MARKER, REPORT, has_rows
 from ..snapshots.manifest import FileInfo
 from ..snapshots.snapshot import Snapshot
-from ..terminal import plural
 from .checks import MAX_EXAMPLES, Check
 
 # Files of a snapshot's directory that are not in its list of files.
@@ -42,7 +42,7 @@ def check_files(snapshot: Snapshot) -> tuple[Check, list[FileInfo]]:
         else:
             harmless.append(name)
     size = sum(file.bytes for file in snapshot.files)
-    check.summary = f"{len(named):,} files, {size:,} bytes, with the sha256 in the list of files"
+    check.summary = f"{plural(len(named), 'file')}, {size:,} bytes, with the sha256 in the list of files"
     if harmless:
         check.summary += f"; the directory also contains {', '.join(harmless[:MAX_EXAMPLES])}"
     return check, intact

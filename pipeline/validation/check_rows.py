@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...model.fingerprint import PROVENANCE_PARTS
 from ...model.media import MediaHead, RowIdentity
+from ...model.messages import plural
 from ..content import content_hash, digests_of
 from ..errors import SnapshotError, convert_temporary_errors, first_line
 from ..io.paths import join
@@ -105,7 +106,7 @@ class RowChecks:
     def finish(self) -> list[Check]:
         """Return all checks; to be called after the last file."""
         totals = self.manifest["totals"]
-        self.readable.summary = f"{self._rows:,} rows"
+        self.readable.summary = plural(self._rows, "row")
         runs = {file.made_by.run for file in self.snapshot.files}
         self.schema.summary = "columns and provenance as in the list of files"
         if len(runs) > 1:
@@ -127,7 +128,9 @@ class RowChecks:
             differ = np.flatnonzero(self._of_shards != self._listed["rows"].to_numpy())
             for place in differ[:MAX_EXAMPLES].tolist():
                 name, rows = (self._listed[column][place].as_py() for column in ("name", "rows"))
-                self.counts.add_fault(f"the shard {name!r:.80} has {self._of_shards[place]} rows, expected {rows}")
+                self.counts.add_fault(
+                    f"the shard {name!r:.80} has {plural(self._of_shards[place], 'row')}, expected {rows}"
+                )
         self.counts.summary = "as in the manifest and in the list of shards"
         self._check_ids()
         checks = [self.readable, self.schema, self.ids, self.vectors, self.hashes, self.sizes, self.counts]

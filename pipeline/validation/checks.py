@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..terminal import plural
+from ...model.messages import plural
 
 MAX_EXAMPLES = 5  # faults that a check describes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...model.messages import plural
 from ..canary import canaries_agree, canary_fault, make_canary
 from ..errors import SnapshotError
 from ..inference.find_model import ModelNotFound, find_model
@@ -14,7 +15,6 @@ from ..snapshots.commit import require_current, require_manifest
 from ..snapshots.manifest import Manifest, check_file_list, check_manifest
 from ..snapshots.run_directory import run_path
 from ..snapshots.snapshot import Snapshot
-from ..terminal import plural
 from .check_files import check_files
 from .check_rows import RowChecks
 from .checks import Check, ValidationResult

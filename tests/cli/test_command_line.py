@@ -403,8 +403,8 @@ def test_an_unquoted_glob_in_a_shell(folder: Path, small_head: str, vocabulary: 
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        ("--device cuda:99", 1, "device='cuda:99'"),
-        ("--device cpu --dtype float16", 2, "dtype='float16' needs a CUDA device"),
+        ("--device cuda:99", 1, "--device cuda:99: torch "),
+        ("--device cpu --dtype float16", 2, "--dtype float16: it needs a CUDA device"),
     ],
 )
 def test_device_is_checked_first(
@@ -414,6 +414,29 @@ def test_device_is_checked_first(
     assert main([*IN.split(), "--checkpoint=gone.pt", *flags.split()]) == status
     assert message in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--head audio --window 2.50 --hop 20", "--hop 20: choose 0.001 to 2.5 seconds, the window\n"),
+        ("--head audio --window whole --hop 2", "--hop 2: whole recordings have no hop; give a window as well\n"),
+        (
+            "--head audio --variant jina --window 4",
+            "--window 4: the variant jina embeds whole recordings; leave the window",
+        ),
+        ("--head audio --window nan", "--window: 'nan' is neither whole nor 0.001 to 300 seconds\n"),
+        ("--head audio --hop -1", "--hop: '-1' is not 0.001 to 300 seconds\n"),
+    ],
+)
+def test_settings_have_the_names_of_their_flags(
+    folder: Path, flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors of settings that are found later than flags are parsed, too, as in Python by the parameter's name."""
+    (folder / "a.wav").touch()
+    for command in ("embed", "plan"):
+        assert main([command, "--input=a.wav", "--output=out", "--checkpoint=untrained", *flags.split()]) == 2
+        assert f"audioclip: error: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

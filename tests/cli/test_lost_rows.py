@@ -77,5 +77,16 @@ def test_a_run_that_reads_no_row_publishes_nothing(
     """Empty files are not a corpus, unless --allow_empty accepts that."""
     (tmp_path / "in/a.txt").write_text("")
     assert main(embed) == 1
-    assert "no row was read from 1 shards; check --input" in capsys.readouterr().err
+    assert "no row was read from 1 shard; check --input" in capsys.readouterr().err
     assert main([*embed, "--allow_empty"]) == 0
+
+
+def test_one_shard_that_breaks_off_is_not_several(
+    embed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error and its remedy agree with the number."""
+    (tmp_path / "in/a.txt.gz").write_bytes(gzip.compress(b"a dog\n" * 100)[:-12])
+    assert main(embed) == 1
+    error = capsys.readouterr().err
+    assert "1 of 1 shard cannot be read to the end, more than --allow_damaged 0: a.txt.gz (" in error
+    assert "repair it or leave it out, or accept the loss of its other rows with --allow_damaged 1;" in error

@@ -145,7 +145,7 @@ def test_the_estimate_counts_several_runs(tmp_path: Path) -> None:
 def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
     """The plan names each of them as embed does, which fails with the first; with other limits it names none."""
     shard, output, damaged = tmp_path / "a.jsonl", tmp_path / "out", tmp_path / "b.txt.gz"
-    embed(write_jsonl(shard, [{"id": f"r{n}", "text": "dog"} for n in range(10)]), output)
+    embed(write_jsonl(shard, [{"id": f"r{n}", "text": "dog"} for n in range(2000)]), output)
     inputs = [str(shard), str(damaged)]
 
     def exceeded(inputs: list[str], **limits: object) -> list[str]:
@@ -157,10 +157,10 @@ def test_limits_that_embed_would_exceed(tmp_path: Path) -> None:
 
     write_jsonl(shard, [{"text": None}, {"text": "cat"}])
     damaged.write_bytes(gzip.compress(b"dog\n" * 1000)[:-30])
-    one, two, three = exceeded(inputs, max_rejected="0", max_shrink=5.0)
+    one, two, three = exceeded(inputs, max_rejected="0", max_shrink=1.0)
     assert one == "1 of 2 shards cannot be read to the end, more than --allow_damaged 0"
     assert re.fullmatch(r"2 of \d+ rows are rejected, more than --max_rejected 0", two)
-    assert re.fullmatch(r"the corpus shrinks from 10 rows with vectors to \d+, below --max_shrink 5.0", three)
+    assert re.fullmatch(r"the corpus shrinks from 2,000 rows with vectors to \d+, below --max_shrink 1.0", three)
     write_jsonl(shard, [{"text": None}])
     empty, *_ = exceeded(inputs[:1])
     assert empty == "no row can be embedded, which only --allow_empty permits"
@@ -188,7 +188,7 @@ def test_texts_that_are_too_long(tmp_path: Path, flags: list[str], capsys: pytes
     assert "0 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
     write_jsonl(tmp_path / "a.jsonl", rows)
     assert "1 new, 0 with another text, 0 with the same text, 0 removed; 2 rejected" in plan("reject")
-    assert "0 rows reused, 1 rows to embed\nmodel     2 texts, 3 tokens" in plan("reject")
+    assert "0 rows reused, 1 row to embed\nmodel     2 texts, 3 tokens" in plan("reject")
     assert main(["embed", *flags, "--on_long", "reject"]) == 0
     counts = _counts(tmp_path / "out")
     assert (counts["embedded"], counts["rejected"]) == (1, 2)
@@ -255,7 +255,7 @@ def test_a_shard_that_is_damaged_in_two_parts_counts_once(tmp_path: Path, monkey
     shard.write_bytes(data)
     monkeypatch.setattr(parts, "PART_BYTES", len(data) // 5)
     summary = _summary([str(shard)], tmp_path / "out")
-    assert "1 of 1 shards cannot be read to the end, more than --allow_damaged 0" in summary
+    assert "1 of 1 shard cannot be read to the end, more than --allow_damaged 0" in summary
 
 
 @pytest.mark.slow

@@ -106,5 +106,5 @@ def test_hours_of_sounds(tmp_path: Path) -> None:
     metrics.TALLY.clear()
     embed_media(tmp_path / "*.wav", tmp_path / "out")
     now = Estimate(1, StubSounds())
-    assert now.content == "2 recordings, 0.01 hours"
+    assert now.content == "2 recordings, 41 s"
     assert estimate(1000, 1.0, rows_read=5).content == ""

@@ -361,7 +361,7 @@ def test_the_head_s_flags_are_checked(corpus: Corpus, capsys: pytest.CaptureFixt
     assert main(corpus.flags("embed", "--rhythm_field", "drums")) == 2
     assert "no record has the field 'drums'; the fields are 'id', 'rhythm', 'n'" in capsys.readouterr().err
     assert main(corpus.flags("embed", "--rhythm_field", "rhythm", "--rhythm_field", "drums")) == 2
-    assert "--id_field is given 1 times (id) for 2 rhythm fields (rhythm, drums)" in capsys.readouterr().err
+    assert "--id_field is given 1 time (id) for 2 rhythm fields (rhythm, drums)" in capsys.readouterr().err
     (corpus.folder / "lines.txt").write_text("a line\n")
     lines = ["embed", "--head", "beats", "--checkpoint", corpus.weights, "--output", str(corpus.output), "--input"]
     assert main([*lines, f"{corpus.folder}/lines.txt", "--rhythm_field", "drums"]) == 2

@@ -130,6 +130,7 @@ def test_objects_are_read_from_a_store(store: Store, handler: ImageEmbeddingHand
         ("none.png", FileNotFoundError, r"^none.png: missing file: No such file"),
         ("/", FileNotFoundError, "^/: missing file: it is not a regular file"),
         ("a\0b", FileNotFoundError, "missing file: .*null"),
+        ("a\nb\x1b[2J.png", FileNotFoundError, r"^a\\nb\\x1b\[2J.png: missing file: No such file"),
         ("http://x/a.png", TypeError, "^http://x/a.png: wrong type: .* download it first"),
         ("gs:/x/a.png", TypeError, "wrong type: .* write gs://x/a.png"),
     ],

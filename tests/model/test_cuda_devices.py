@@ -44,7 +44,7 @@ def test_types_and_gpus_that_torch_cannot_use_are_refused_by_name(monkeypatch: p
     for number, name in enumerate(("P100-PCIE-16GB, has compute capability 6.0", "V100, has compute capability 7.0")):
         with pytest.raises(RuntimeError, match=rf"^cuda:{number}, Tesla {name}, and torch's packages need 7\.5: "):
             pick_device(f"cuda:{number}", "float32")
-    with pytest.raises(ValueError, match=r"^dtype='bfloat16': cuda:2, Tesla T4, has .* 7\.5, .*; use 'float16'$"):
+    with pytest.raises(ValueError, match=r"^dtype='bfloat16': cuda:2, Tesla T4, has .* 7\.5, .*; use float16$"):
         pick_device("cuda:2", "bfloat16")
     assert pick_device("cuda:2", "float16") == torch.device("cuda", 2)
 

@@ -212,6 +212,27 @@ def test_options_of_wrong_types(options: dict[str, Any], message: str) -> None:
         EmbedOptions(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fetch_threads": 0}, r"^fetch_threads: '0' is not a whole number of at least 1$"),
+        ({"allow_damaged": -1}, r"^allow_damaged: '-1' is not a whole number of at least 0$"),
+        ({"max_shrink": float("nan")}, r"^max_shrink: 'nan' is not a number from 0 to 1$"),
+        ({"max_rejected": "few"}, r"^max_rejected: 'few' is neither a number of rows"),
+        ({"window": "nan"}, r"^window: 'nan' is neither whole nor 0.001 to 300 seconds$"),
+        ({"device": "gpu"}, r"^device: 'gpu' is not auto, cpu, cuda or cuda:N; did you mean cuda\?$"),
+        ({"input_format": "mp3"}, r"^input_format: 'mp3' is not one of txt, "),
+        ({"delimiter": "ab"}, r"^delimiter: 'ab' is not one character"),
+    ],
+)
+def test_options_of_wrong_values(options: dict[str, Any], message: str) -> None:
+    """What a flag refuses, an option refuses too, when it is given; the rest is as the flag has it."""
+    with pytest.raises(ValueError, match=message):
+        EmbedOptions(**options)
+    assert EmbedOptions(delimiter="\\t").delimiter == "\t"
+    assert EmbedOptions(accelerator="nvidia-l4").accelerator == EmbedOptions(["--accelerator=nvidia-l4"]).accelerator
+
+
 def test_options_of_right_types() -> None:
     """Paths, tuples, single fields and numbers of numpy."""
     options = EmbedOptions(

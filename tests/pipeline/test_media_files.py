@@ -16,6 +16,7 @@ from audioclip_beam.model.audio import AudioEncoder
 from audioclip_beam.model.image import ImageEncoder
 from audioclip_beam.pipeline.changes.compare_snapshots import find_changes
 from audioclip_beam.pipeline.cli import main
+from audioclip_beam.pipeline.cli.embed_command import run_summary
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.readers import read_shards
 from audioclip_beam.pipeline.readers.shard import InputError, Shard
@@ -212,13 +213,31 @@ def test_inputs_without_a_head(tmp_path: Path) -> None:
     (tmp_path / "b.heic").write_bytes(b"x")
     (tmp_path / "c.psd").write_bytes(b"x")
     for source, head, message in (
-        ("*", None, r"a\.wav: \.wav is for --head audio: give that head, or leave the file out"),
+        (
+            "*",
+            None,
+            r"\* matches 1 sound and 2 other files: give --head audio, which leaves",
+        ),
         ("b.heic", "image", r"b\.heic: HEIC is not read: convert it to JPEG, as with heif-convert"),
         ("c.psd", "image", r"c\.psd: \.psd is not an image by its suffix \(\.jpg, "),
-        ("*.heic", "image", r"none of the 1 files is an image by its suffix"),
+        (
+            "*.heic",
+            "image",
+            r"no file of --input is an image by its suffix \(.*\); the first of 1 file is .*b\.heic: correct --input",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             embed_media(tmp_path / source, tmp_path / "out", StubPictures() if head else _NoHead())
+
+
+def test_the_summary_says_of_what_the_content_is(tmp_path: Path) -> None:
+    """Of the run if it has read all, else of the snapshot; one of a thing is not several."""
+    for number, expected in enumerate(("1 recording, 1 s", "2 recordings, 2 s in the snapshot")):
+        soundfile.write(tmp_path / f"{number}.wav", np.full(8000, 0.1 * number), 8000)
+        manifest, _ = embed_media(f"{tmp_path}/*.wav", tmp_path / "out")
+        lines = run_summary(str(tmp_path / "out"), manifest).splitlines()
+        assert f"content   {expected}" in lines
+        assert any(line.startswith("model     1 sound, ") for line in lines)
 
 
 class _NoHead(StubPictures):

@@ -122,7 +122,7 @@ def test_only_headers_are_read_from_an_object_store(store: Store, tmp_path: Path
     for n in range(3):
         store.put(f"in/{n}.wav", sound_file(samples=400_000 - n, rate=8000))
     counts, summary = plan(f"{store.url}/in/*.wav", tmp_path / "out", StubSounds(), tmp_path / "spill")
-    assert "content   3 recordings, 0.04 hours in what is read" in summary
+    assert "content   3 recordings, 2.5 minutes in what is read" in summary
     assert "vectors   at most 15 rows to embed: --read finds those whose sounds are known" in summary
     assert counts.extent == {"files": 3, "milliseconds": 150_000}
     (tmp_path / "a.csv").write_text("path\n0.wav\n1.wav\n")
@@ -131,7 +131,7 @@ def test_only_headers_are_read_from_an_object_store(store: Store, tmp_path: Path
     (tmp_path / "a.csv").write_text("path\n0.wav\n1.wav\n2.wav\n")
     before = len(store.seen)
     counts, summary = plan(str(tmp_path / "a.csv"), tmp_path / "listed", StubSounds(), tmp_path / "spill", **given)
-    assert "vectors   2 rows reused, at most 1 rows to embed" in summary
+    assert "vectors   2 rows reused, at most 1 row to embed" in summary
     assert not [each for each in store.seen[before:] if re.search(r"[01]\.wav", each.path)]
     reads = [each.headers["Range"] for each in store.seen if each.headers.get("Range") and ".wav" in each.path]
     sizes = [int(end) - int(start) + 1 for start, end in (re.findall("[0-9]+", each) for each in reads)]

@@ -105,7 +105,7 @@ def test_every_command_on_an_object_store(
     store.put("texts/b.jsonl", shard(40, 61))
     capsys.readouterr()
     assert main(["plan", "--input", texts, "--output", output, *model]) == 0
-    assert "20 rows reused, 1 rows to embed" in capsys.readouterr().out
+    assert "20 rows reused, 1 row to embed" in capsys.readouterr().out
     assert main(["embed", "--input", texts, "--output", output, *model]) == 0
     assert "21 read = 1 embedded + 20 reused + 0 rejected" in capsys.readouterr().out
     second = current_name(output)

@@ -398,7 +398,7 @@ def test_lists_in_object_stores(store: Store) -> None:
     ("names", "chosen", "message"),
     [
         (["a.jsonl"], {"media_field": None}, r"a.jsonl: .jsonl is a list .*: name its field with --media_field"),
-        (["a.png"], {}, r"a.png: .png is not a list by its suffix .*: --media_field is for lists: leave it out"),
+        (["a.png"], {}, r"a.png: .png is not a list by its suffix .*: leave --media_field out, which is for lists"),
         (["a.txt"], {}, r"a.txt: .txt is not a list by its suffix"),
         (["a.txt"], {"media_field": None}, r"a.txt: .txt is not an image by its suffix"),
     ],

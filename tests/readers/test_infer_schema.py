@@ -192,6 +192,11 @@ def test_fields_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     )
     for name in columns:
         assert refusal(lambda name=name: kept(tmp_path, name)).startswith(f"--keep_fields {name}: the output has")
+    one, two = refusal(lambda: kept(tmp_path, "id")), refusal(lambda: kept(tmp_path, "id", "shard"))
+    assert "a column of that name already; rename it, as in --keep_fields NAME=id, or leave it out" in one
+    assert (
+        "columns of these names already; rename them, as in --keep_fields NAME=id,NAME=shard, or leave them out" in two
+    )
     assert refusal(lambda: kept(tmp_path, "c", "c")) == "--keep_fields c,c: c occurs twice: name each field once"
     assert refusal(lambda: kept(tmp_path, "c[].t")) == (
         "--keep_fields c[].t: only --text_field and --id_field may contain []; keep the list itself"

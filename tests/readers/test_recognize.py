@@ -241,7 +241,7 @@ def test_metadata_of_macos_below_a_wildcard_is_left_out(tmp_path: Path) -> None:
     assert [shard.name for shard in find_shards([f"{tmp_path}/in/._*l"])] == ["._a.jsonl"]
     (tmp_path / "only").mkdir()
     (tmp_path / "only/._a.jsonl").write_bytes(b"\0\5\x16\7")
-    with pytest.raises(InputError, match="files are metadata of macOS"):
+    with pytest.raises(InputError, match="every file is metadata of macOS"):
         find_shards([f"{tmp_path}/only/*"])
     manifest, _ = embed(f"{tmp_path}/in/*.jsonl", tmp_path / "out")
     assert json.dumps(manifest["notes"]).count("1 file was left out as metadata of macOS") == 1

@@ -100,12 +100,16 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
     assert message == f"--input {tree}/a matches no file; it is a directory: name its files, as in '{tree}/a/*'"
     message = refusal(lambda: names(tree / "c/notes.doc"))
     assert message == (
-        f"{tree}/c/notes.doc: .doc is not a known format; known are .txt, .jsonl, .csv, .tsv, .parquet, .tar, .ndjson, "
-        "most also compressed as .gz, .bz2, .zst, .xz, .gzip: name it with --input_format"
+        f"{tree}/c/notes.doc: .doc is not a known format; known are .txt, .jsonl, .csv, .tsv, .parquet, .ndjson, most "
+        "also compressed as .gz, .bz2, .zst, .xz, .gzip, and with --head those of images and sounds: name it with "
+        "--input_format, or leave the file out"
     )
+    for form, words in (("media", "--input_format media is for"), ("tar", "a tar has")):
+        message = refusal(lambda form=form: find_shards([str(tree / "top.txt")], form))  # type: ignore[misc]
+        assert message.startswith(f"{tree}/top.txt: {words} pictures or sounds: give --head image or --head audio")
     (tree / "c/1.HEIC").write_text("x")
     assert "HEIC is not read: convert it" in refusal(lambda: names(tree / "c/1.HEIC"))
-    assert "no suffix is not a known format" in refusal(lambda: names(tree / "README"))
+    assert "README: a name without suffix is not a known format" in refusal(lambda: names(tree / "README"))
     assert "compressed inside only" in refusal(lambda: names(tree / "a.parquet.gz"))
     # As root, permissions forbid nothing.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -113,6 +117,30 @@ def test_inputs_that_cannot_be_found_or_read(tree: Path, monkeypatch: pytest.Mon
         refusal(lambda: names(tree / "top.txt"))
         == f"{tree}/top.txt cannot be read: give read permission, or leave it out"
     )
+
+
+def test_files_of_several_heads_are_counted(tmp_path: Path) -> None:
+    """The error says how many files of which head all globs match, and the flags to choose from."""
+    for name in ("a.wav", "b.WAV", "c.png", "d.txt"):
+        (tmp_path / name).touch()
+    choice = "give --head image or --head audio, which leaves the other files out, or narrow the glob"
+    message = refusal(lambda: names(tmp_path / "*"))
+    counts = "1 image, 2 sounds and 1 other file"
+    assert message == f"--input {tmp_path}/* matches {counts}, and a snapshot has one head: {choice}"
+    message = refusal(lambda: names(tmp_path / "*.[tw]*", tmp_path / "*.p*"))
+    assert message.startswith(f"--input {tmp_path}/*.[tw]* {tmp_path}/*.p* matches 1 image, 1 sound and 1 other file, ")
+    message = refusal(lambda: names(tmp_path / "*.[wW]*"))
+    assert message.endswith("matches 2 sounds: give --head audio, or narrow the glob")
+    message = refusal(lambda: names(tmp_path / "a.wav"))
+    assert message == f"{tmp_path}/a.wav: .wav is for --head audio: give that head, or leave the file out"
+
+
+def test_names_in_errors_are_one_harmless_line(tmp_path: Path) -> None:
+    """Line ends and terminal sequences in a name are spelled out, and the rest of the message follows."""
+    (tmp_path / "a\nb\x1b[31m.doc").touch()
+    message = refusal(lambda: names(tmp_path / "*"))
+    assert message.startswith(rf"{tmp_path}/a\nb\x1b[31m.doc: .doc is not a known format; ")
+    assert "\n" not in message
 
 
 def test_a_known_shard_keeps_its_name(tmp_path: Path) -> None:

@@ -188,7 +188,9 @@ def test_what_is_not_a_file_is_passed_over_and_counted(tmp_path: Path) -> None:
     rows, rejected, notes = read_tar(write(tmp_path, out.getvalue()))
     assert ids(rows) == [f"a.tar#../../{number}" for number in range(4)]
     assert not rejected
-    assert notes == ["12 members of 1 tar passed over as a directory, a link, a device, or without a suffix: a.tar"]
+    assert notes == [
+        "12 members of 1 tar were passed over as a directory, a link, a device, or without a suffix: a.tar"
+    ]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "a.tar"]
 
 

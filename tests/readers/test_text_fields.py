@@ -94,4 +94,4 @@ def test_a_wrong_number_of_id_fields_is_a_usage_error(tmp_path: Path, capsys: py
     write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
     command = ["embed", "--input", f"{tmp_path}/a.jsonl", "--output", f"{tmp_path}/out", "--text_field", "text"]
     assert main([*command, "--text_field", "chunks[].text", "--id_field", "id"]) == 2
-    assert "--id_field is given 1 times (id) for 2 text fields (text, chunks[].text)" in capsys.readouterr().err
+    assert "--id_field is given 1 time (id) for 2 text fields (text, chunks[].text)" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_the_page_of_pictures_contains_them_small(pictures: Path) -> None:
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page.attributes["content"]
     text = page_of(pictures / "out").read_text(encoding="utf-8")
     assert len(text) < 400_000
-    assert "In the snapshot: 6 images, 0.0 megapixels." in text
+    assert "In the snapshot: 6 images, 96 pixels." in text
     assert " images/s." in text
     assert "Pixels of width per image" in text
     assert "Nearest by cosine among 6 of the 6 rows with a vector." in text
@@ -117,7 +117,7 @@ def test_the_page_of_sounds_has_players_that_link_to_their_files(sounds: Path) -
     assert page.attributes["preload"] == {"none"}
     assert "default-src 'none'; style-src 'unsafe-inline'; media-src file:" in page.attributes["content"]
     text = page_of(sounds / "out").read_text(encoding="utf-8")
-    assert "In the snapshot: 6 recordings, 0.00 hours." in text
+    assert "In the snapshot: 6 recordings, 1.63 s." in text
     assert " x real time." in text
     assert "Seconds of the file per sound" in text
     assert "0.125 seconds of the file, the least of the sample" in text

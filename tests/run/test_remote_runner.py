@@ -294,7 +294,7 @@ def test_a_flag_of_beams_with_a_wrong_value_beside_one_of_the_job_servers(
         ("/published/a.txt cannot be read", True, "; nothing was published"),
         ("/published/a.txt cannot be read", False, "; `audioclip log out` shows whether run-1 was published"),
         ("run-1 may have been published or not: run again", True, ""),
-        ("run-1 is already published, with 1 rows read", False, ""),
+        ("run-1 is already published, with 1 row read", False, ""),
     ],
 )
 def test_an_error_says_once_what_was_published(message: str, local: bool, end: str) -> None:

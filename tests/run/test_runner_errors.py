@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import closing
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
+from audioclip_beam.model.messages import UnavailableSettingError, WrongSettingError
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.options import EmbedOptions, OptionsError
-from audioclip_beam.pipeline.run.runner import run
+from audioclip_beam.pipeline.run.runner import choose_runner, error_message, run
 from tests.support.corpus import embed, write_jsonl
 from tests.support.stub import StubHead
 
@@ -39,3 +42,27 @@ def test_errors_of_the_job_are_runtime_errors(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^1 of 2 rows are rejected, more than --max_rejected 0") as caught:
         embed(tmp_path / "a.jsonl", tmp_path / "out", max_rejected="0")
     assert type(caught.value) is RuntimeError
+
+
+def test_an_error_of_a_setting_is_whole_in_a_job() -> None:
+    """Beam writes the step behind the message of a worker's error, or else makes another error of it."""
+    pipeline = beam.Pipeline(runner=choose_runner(EmbedOptions([])))
+    _ = pipeline | beam.Create([1]) | "Fail" >> beam.Map(_fail)
+    with pytest.raises(RuntimeError) as caught:
+        pipeline.run()
+    assert error_message(caught.value) == "device='cuda': torch sees no GPU"
+    error = pickle.loads(pickle.dumps(WrongSettingError("hop", 20.0, "choose less")))
+    assert (str(error), error.as_flag()) == ("hop=20.0: choose less", "--hop 20: choose less")
+
+
+def _fail(_: int) -> None:
+    raise UnavailableSettingError("device", "cuda", "torch sees no GPU")
+
+
+def test_errors_of_the_operating_system_have_no_number() -> None:
+    """Of a job's traceback the words remain that name the file."""
+    trace = (
+        "Traceback (most recent call last):\n  x\nPermissionError: [Errno 13] a.wav cannot be read: Permission denied\n"
+    )
+    assert error_message(RuntimeError(trace)) == "a.wav cannot be read: Permission denied"
+    assert error_message(RuntimeError(trace.replace("[Errno 13] ", ""))).startswith("PermissionError: a.wav")

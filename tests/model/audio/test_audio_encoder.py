@@ -132,7 +132,7 @@ def test_encode_raises_the_first_error(loaded: AudioEncoder) -> None:
         loaded.encode([TRACKS[0], b"", None])
     with pytest.raises(TypeError, match=r"^track 1: wrong type: it is null, not a path, bytes, an array or a Track$"):
         loaded.encode([TRACKS[0], None])  # type: ignore[list-item]
-    with pytest.raises(FileNotFoundError, match="track 0: missing file: No such file"):
+    with pytest.raises(FileNotFoundError, match=r"track 0: missing file: .+ cannot be opened: No such file"):
         loaded.encode(["none.wav"])
     with pytest.raises(TypeError, match="an array without a sample rate: pass sample_rate, or a Track"):
         loaded.encode([np.zeros(99)])
@@ -245,7 +245,7 @@ def test_normalize() -> None:
         ({"variant": "evil"}, "variant='evil': choose one of audioclip, jina"),
         ({"dtype": "int8"}, "dtype='int8'"),
         ({"device": "tpu"}, "device='tpu'"),
-        ({"device": "cpu", "dtype": "float16"}, "dtype='float16' needs a CUDA device"),
+        ({"device": "cpu", "dtype": "float16"}, "dtype='float16': it needs a CUDA device"),
     ],
 )
 def test_settings_that_are_unknown(change: dict[str, Any], words: str) -> None:

@@ -42,11 +42,11 @@ def test_windows(options: dict[str, Any], window: float | None, hop: float | Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "jina", "window": "10"}, "variant='jina' embeds whole recordings; leave the window out"),
+        ({"variant": "jina", "window": "10"}, "the variant jina embeds whole recordings; leave the window out"),
         ({"variant": "jina", "hop": "5"}, "hop=5.0: whole recordings have no hop; give a window as well"),
         ({"window": "whole", "hop": "5"}, "hop=5.0: whole recordings have no hop; give a window as well"),
         ({"hop": "10.5"}, "hop=10.5: choose 0.001 to 10 seconds, the window"),
-        ({"window": "ten"}, "window='ten' is neither whole nor 0.001 to 300 seconds"),
+        ({"window": "ten"}, "window='ten': it is neither whole nor 0.001 to 300 seconds"),
     ],
 )
 def test_windows_that_cannot_be_cut(options: dict[str, Any], message: str) -> None:

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from audioclip_beam.model.audio import AudioEncoder, Track
-from audioclip_beam.model.audio.parts import Span, decode_spans, entry_key, listen, part_hash, spans
+from audioclip_beam.model.audio.parts import Heard, Span, decode_spans, entry_key, entry_span, listen, part_hash, spans
 from audioclip_beam.model.audio.settings import AudioSettings
 from audioclip_beam.model.audio.sndfile import AudioError
 from audioclip_beam.model.head import ContentError
+from audioclip_beam.model.media import Entry
 from tests.support.sound_files import endless_flac, sound_file, with_wav_lengths
 
 FORMATS = [
@@ -72,6 +73,22 @@ def test_what_is_not_a_recording_is_an_error(data: bytes, reason: str) -> None:
     with pytest.raises(AudioError) as caught:
         listen(io.BytesIO(data))
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (Entry(3.5, None), "begins at 3.5 s (offset 3.5, duration up to the end)"),
+        (Entry(2, 1.5), "begins at 2 s (offset 2, duration 1.5)"),
+        (Entry(0.5, 2), "ends at 2.5 s (offset 0.5, duration 2)"),
+    ],
+)
+def test_an_entry_behind_the_end_of_its_recording(entry: Entry, message: str) -> None:
+    """The error says where which of them ends, with both fields as the list has them."""
+    with pytest.raises(AudioError) as caught:
+        entry_span(Heard(16_000, 8000, 1), entry)
+    expected = f"the recording has 2 s, and the entry {message}: correct the list"
+    assert (caught.value.reason, caught.value.detail) == ("too short", expected)
 
 
 @pytest.mark.parametrize(("window", "hop"), [(0.25, None), (0.25, 0.1), (0.1, 0.03), (3.0, None)])

@@ -72,7 +72,11 @@ def test_files_that_cannot_be_embedded_say_why(tmp_path: Path, data: bytes, reas
 def test_paths_that_are_not_sound_files(tmp_path: Path) -> None:
     """A pipe does not make the reader wait."""
     os.mkfifo(tmp_path / "pipe")
-    assert _reason(tmp_path / "nothing.wav") == ("missing file", "No such file or directory")
+    assert _reason(tmp_path / "nothing.wav") == (
+        "missing file",
+        f"{tmp_path}/nothing.wav cannot be opened: No such file or directory",
+    )
+    assert _reason(tmp_path / "a\nb.wav")[1].startswith(rf"{tmp_path}/a\nb.wav cannot be opened: ")
     assert _reason(tmp_path)[0] == _reason(tmp_path / "pipe")[0] == _reason("/dev/zero")[0] == "not decodable"
     assert _reason("a\0b")[0] == "missing file"
     assert _reason("gs://bucket/a.wav") == ("wrong type", "gs://bucket/a.wav is a URL: read it, and pass its bytes")

@@ -259,7 +259,7 @@ def test_limits(checkpoint: Checkpoint) -> None:
     """Bytes and pixels are limited before anything is decoded, and limits above Pillow's are allowed."""
     content = CONTENTS[3]
     strict = ImageEncoder(checkpoint, ImageSettings("small", device="cpu", max_image_bytes=len(content) - 1))
-    assert strict.encode_rows([content]).errors[0].detail.endswith(f"over {len(content) - 1:,} (--max_image_bytes)")
+    assert strict.encode_rows([content]).errors[0].detail.endswith(f"over {len(content) - 1:,} (max_image_bytes)")
     strict = ImageEncoder(checkpoint, ImageSettings("small", device="cpu", max_pixels=90 * 90 - 1))
     errors = strict.encode_rows([content, CONTENTS[2], picture(1, 91, 91)]).errors
     assert {place: error.reason for place, error in errors.items()} == {0: "too large", 2: "too large"}
@@ -344,7 +344,7 @@ def test_out_of_memory_for_one_picture(encoder: ImageEncoder, monkeypatch: pytes
     [
         ("variant", "clip", "variant='clip': choose one of audioclip, jina"),
         ("dtype", "float64", "dtype='float64': choose one of float32, bfloat16, float16"),
-        ("dtype", "float16", "dtype='float16' needs a CUDA device"),
+        ("dtype", "float16", "dtype='float16': it needs a CUDA device"),
         ("device", "gpu", "device='gpu': choose one of auto, cpu, cuda, cuda:N"),
         ("max_pixels", 0, "max_pixels=0: give a number of at least 1"),
         ("max_image_bytes", -1, "max_image_bytes=-1: give a number of at least 1"),

@@ -229,7 +229,7 @@ def test_devices() -> None:
     [
         ("on_long", "cut", "on_long='cut': choose one of truncate, reject, error"),
         ("dtype", "float64", "dtype='float64': choose one of float32, bfloat16, float16"),
-        ("dtype", "float16", "dtype='float16' needs a CUDA device"),
+        ("dtype", "float16", "dtype='float16': it needs a CUDA device"),
         ("prompt", "a photo", "prompt='a photo': it must contain {} once"),
         ("prompt", "{} {}", "prompt='{} {}': it must contain {} once"),
         ("prompt", "{text}", "prompt='{text}': it must contain {} once"),

@@ -101,7 +101,7 @@ def test_a_text_that_gets_no_vector_fails_alone() -> None:
 
     batch = _embed_batch([*GOOD[:5], "zebra", *GOOD[5:]], Forgetful(StubHead().info()))
     assert batch.column("reason").to_pylist() == [None] * 5 + ["model error"] + [None] * (len(GOOD) - 5)
-    assert batch.column("detail")[5].as_py() == "RuntimeError: the encoder gave 0 vectors for 1 texts"
+    assert batch.column("detail")[5].as_py() == "RuntimeError: the encoder gave 0 vectors for 1 text"
     vectors = np.array(batch.column("embedding").to_pylist())
     np.testing.assert_array_equal(np.delete(vectors, 5, 0), StubHead().make_encoder().encode_rows(GOOD).vectors)
 
