@@ -64,6 +64,10 @@ class DeviceError(RuntimeError):
     """A device that fails at every later call of this process: never the fault of a content. Only a new process helps."""
 
 
+class InstallationError(DeviceError):
+    """A GPU, its driver, torch and their settings that do not fit together: a new process fails, too."""
+
+
 class BadRow(Exception):
     """A row that cannot be embedded.
 
