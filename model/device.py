@@ -233,8 +233,23 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
+def stack_on_device(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return tensors of a CPU, all of one shape and type, as one on `device`.
+
+    They are copied on the CPU once: for CUDA into pinned memory, from which their type is kept, because torch would convert
+    them into other memory first.
+    """
+    if device.type == "cpu":
+        return torch.stack(list(tensors))
+    whole = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype, pin_memory=True)
+    return torch.stack(list(tensors), out=whole).to(device, non_blocking=True)
+
+
 class HostCopy:
-    """Tensors on their way from the device: the copy waits for the kernels before it, and no later kernel is waited for."""
+    """Tensors on their way from the device: the copy waits for the kernels before it, and no later kernel is waited for.
+
+    It belongs into the block of `launching`: it queues copies, and an exit waits for what was queued there.
+    """
 
     def __init__(self, *tensors: Tensor) -> None:
         self._event = None
