@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import DeviceError, Encoder, EncoderSettings, describe, is_row
+from ...model.head import DeviceError, Encoder, EncoderSettings, InstallationError, describe, is_row
 from ...model.heads import find_head
 from ...model.text.settings import TextSettings
 from ...model.text.texts import join
 from ..canary import Canary
 from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE
+from ..remote.decoder_watch import end_watch
 from ..remote.worker_reports import RunReports
 from .content_reader import ContentReader
 from .embed_batch import embed_batch, embed_canary
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
 
 
-LOG_SECONDS = 3.0  # in which Beam's thread sends what was logged to the runner
+LOG_SECONDS = 5.0  # in which what was logged reaches the runner, at most
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -171,16 +173,33 @@ def check_element(element: object) -> None:
 def end_if_broken(reports: RunReports) -> Iterator[None]:
     """End this process if its device is broken: a remote runner starts another one, whose device works. Else raise.
 
-    Retries go to any process, and one that lives with a broken device would fail them all.
+    Retries go to any process, and one that lives with a broken device would fail them all. With an InstallationError each
+    new one would fail, too.
     """
     try:
         yield
     except DeviceError as error:
-        if not reports.in_worker_process:
+        if isinstance(error, InstallationError) or not reports.in_worker_process:
             raise
-        _LOGGER.critical("%s; this worker process ends, and the runner starts another one", error)
-        time.sleep(LOG_SECONDS)
-        os._exit(1)
+        _end_process(error, reports)
+
+
+def _end_process(error: DeviceError, reports: RunReports) -> NoReturn:
+    """End this process, with the reason in the runner's log, on stderr, and for the launcher."""
+    message = f"{error}; this worker process ends, and the runner starts another one"
+
+    def send() -> None:
+        _LOGGER.critical(message)
+        logging.shutdown()  # Beam's handler sends what it has
+        reports.report_end(f"a worker ended: {error}")
+
+    thread = threading.Thread(target=send, daemon=True)  # the network may be at fault
+    thread.start()
+    with suppress(Exception):
+        print(f"audioclip: error: {message}", file=sys.stderr, flush=True)  # to which Beam's workers do not log
+    thread.join(LOG_SECONDS)
+    end_watch()  # no file that is decoded now is at fault
+    os._exit(1)
 
 
 class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
