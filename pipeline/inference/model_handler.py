@@ -30,7 +30,7 @@ from ..remote.decoder_watch import end_watch
 from ..remote.worker_reports import RunReports
 from .content_reader import ContentReader
 from .embed_batch import embed_batch, embed_canary
-from .shared_encoder import ModelDescription, load_encoder
+from .shared_encoder import ModelDescription, load_encoder, note_on_gpu
 
 if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
@@ -53,10 +53,10 @@ class EncoderHandler:
             self._settings = replace(self._settings, path=model_path)
 
     def load_model(self) -> Encoder:
-        """Return this process's encoder. Warn about a head that is not AudioCLIP's."""
+        """Return this process's encoder. Warn about a head that is not AudioCLIP's, and a GPU that torch does not see."""
         encoder = load_encoder(find_head(self.head_name), self._settings)
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=2)
+        for note in filter(None, (encoder.info.notice, note_on_gpu(self._settings))):
+            warnings.warn(note, stacklevel=2)
         return encoder
 
     def get_metrics_namespace(self) -> str:
@@ -219,7 +219,10 @@ class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         """Return this process's encoder. Raise ValueError if it is not the one that the launcher described."""
         self.reports.start()
         with end_if_broken(self.reports), self.reports.errors():
-            return self._load_model()
+            encoder = self._load_model()
+        if self.reports.in_worker_process and (note := note_on_gpu(self.model.settings)):
+            _LOGGER.warning(note)  # of a local run the launcher has printed it
+        return encoder
 
     def _load_model(self) -> Encoder:
         described, settings = self.model, self.model.settings

@@ -20,8 +20,14 @@ from audioclip_beam.model.device import HostCopy, launching, pick_device, stack_
 from audioclip_beam.model.head import InstallationError, ModelInfo
 from audioclip_beam.model.image import encoder as image_module
 from audioclip_beam.model.memory import BatchSize
+from audioclip_beam.model.text.head import TEXT
+from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.pipeline.cli.embed_command import check_device, parse_options
-from audioclip_beam.pipeline.inference import shared_encoder
+from audioclip_beam.pipeline.inference import model_handler, shared_encoder
+from audioclip_beam.pipeline.inference.model_handler import CanaryHandler, TextEmbeddingHandler
+from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
+from audioclip_beam.pipeline.remote.worker_reports import RunReports
+from tests.support.stub import StubHead
 
 
 def _see_gpus(patch: pytest.MonkeyPatch, *gpus: tuple[str, tuple[int, int]], current: int = 0) -> None:
@@ -106,6 +112,24 @@ def test_a_gpu_that_torch_does_not_see_is_noted(
     assert "470.42" in found
     with pytest.warns(RuntimeWarning, match="sees no GPU"), pytest.raises(FileNotFoundError):
         TextEncoder.load("untrained", tokenizer_path=tmp_path / "missing")
+
+
+def test_workers_and_handlers_note_a_gpu_that_torch_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A worker of a remote runner in its log, as the launcher has another machine; a handler of a user by a warning."""
+    info, encoder = StubHead().info(), StubHead().encoder()
+    model = ModelDescription(TEXT, TextSettings("untrained"), info.storing("float32"), ())
+    encoder.info = info
+    monkeypatch.setattr(device_module, "DRIVER", tmp_path)
+    monkeypatch.setattr(model_handler, "load_encoder", lambda *arguments: encoder)
+    _see_gpus(monkeypatch)
+    monkeypatch.setattr(RunReports, "start", lambda reports: None)
+    for launcher, notes in ((model_handler.RunReports().launcher, 0), ("another process", 1)):
+        CanaryHandler(model, reports=RunReports("/run", launcher)).load_model()
+        assert caplog.text.count("so the CPU is used") == notes
+    with pytest.warns(UserWarning, match="so the CPU is used"):
+        TextEmbeddingHandler("untrained").load_model()
 
 
 @pytest.fixture
