@@ -41,11 +41,56 @@ LOG_SECONDS = 5.0  # in which what was logged reaches the runner, at most
 _LOGGER = logging.getLogger(__name__)
 
 
-class EncoderHandler:
-    """What the RunInference handlers for pipelines of users share: the encoder of a head, by its settings."""
+class EncoderHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
+    """What the RunInference handlers for pipelines of users share: the encoder of a head, by its settings, and batches.
+
+    `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
+    to a transform that takes neither.
+
+    Args:
+        settings: What the encoder is loaded from.
+        min_batch_size: The fewest elements of a batch.
+        max_batch_size: The most elements of a batch.
+        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
+        batch_length_fn: The length of an element, for batches of elements of similar length.
+        batch_bucket_boundaries: The lengths at which these batches are cut.
+        large_model: Whether the worker processes of a machine share one model.
+        model_copies: How many models they share.
+        env_vars: Environment variables that are set before the model is loaded.
+    """
 
     head_name = ""
-    _settings: EncoderSettings
+
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        *,
+        min_batch_size: int,
+        max_batch_size: int,
+        max_batch_duration_secs: int | None = None,
+        batch_length_fn: Callable[[Any], int] | None = None,
+        batch_bucket_boundaries: list[int] | None = None,
+        large_model: bool = False,
+        model_copies: int | None = None,
+        env_vars: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            min_batch_size=min_batch_size,
+            max_batch_size=max_batch_size,
+            max_batch_duration_secs=max_batch_duration_secs,
+            batch_length_fn=batch_length_fn,
+            batch_bucket_boundaries=batch_bucket_boundaries,
+            large_model=large_model,
+            model_copies=model_copies,
+            env_vars=dict(env_vars or {}),
+        )
+        settings.check()
+        self._settings = settings
+
+    @property
+    def model_path(self) -> str:
+        """Path of the checkpoint, the `model_id` of predictions."""
+        return self._settings.path
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
@@ -64,13 +109,10 @@ class EncoderHandler:
         return NAMESPACE
 
 
-class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], PredictionResult, Any]):  # type: ignore[misc]
+class TextEmbeddingHandler(EncoderHandler):
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
     An element is a str, or a list[str], which is one text; anything else is a TypeError before the model runs.
-
-    `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
-    to a transform that takes neither.
 
     Args:
         path: A released .pt, a text-only .safetensors, "full", "partial" or "untrained".
@@ -82,12 +124,8 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         normalize: Whether to scale vectors to length 1.
         min_batch_size: The fewest texts of a batch.
         max_batch_size: The most texts of a batch.
-        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
-        batch_length_fn: The length of a text, for batches of texts of similar length.
-        batch_bucket_boundaries: The lengths at which these batches are cut.
-        large_model: Whether the worker processes of a machine share one model.
-        model_copies: How many models they share.
-        env_vars: Environment variables that are set before the model is loaded.
+        batching: Arguments of EncoderHandler: max_batch_duration_secs, batch_length_fn, batch_bucket_boundaries,
+            large_model, model_copies, env_vars.
     """
 
     head_name = "text"
@@ -104,24 +142,9 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         normalize: bool = False,
         min_batch_size: int = 64,
         max_batch_size: int = 4096,
-        max_batch_duration_secs: int | None = None,
-        batch_length_fn: Callable[[str], int] | None = None,
-        batch_bucket_boundaries: list[int] | None = None,
-        large_model: bool = False,
-        model_copies: int | None = None,
-        env_vars: Mapping[str, str] | None = None,
+        **batching: Any,
     ) -> None:
-        super().__init__(
-            min_batch_size=min_batch_size,
-            max_batch_size=max_batch_size,
-            max_batch_duration_secs=max_batch_duration_secs,
-            batch_length_fn=batch_length_fn,
-            batch_bucket_boundaries=batch_bucket_boundaries,
-            large_model=large_model,
-            model_copies=model_copies,
-            env_vars=dict(env_vars or {}),
-        )
-        self._settings = TextSettings(
+        settings = TextSettings(
             path,
             device=device,
             dtype=dtype,
@@ -130,7 +153,7 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
             prompt=prompt,
             on_long=on_long,
         )
-        self._settings.check()
+        super().__init__(settings, min_batch_size=min_batch_size, max_batch_size=max_batch_size, **batching)
 
     def run_inference(
         self, batch: Sequence[str | list[str]], model: TextEncoder, inference_args: dict[str, object] | None = None
@@ -140,9 +163,7 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         for element in batch:
             check_element(element)
         vectors = model.encode(batch)  # [len(batch), dim]
-        return [
-            PredictionResult(text, vector, self._settings.path) for text, vector in zip(batch, vectors, strict=True)
-        ]
+        return [PredictionResult(text, vector, self.model_path) for text, vector in zip(batch, vectors, strict=True)]
 
     def get_num_bytes(self, batch: Sequence[str | list[str]]) -> int:
         """Return the size of the texts in UTF-8."""
