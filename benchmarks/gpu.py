@@ -53,7 +53,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.device import BFLOAT16, TORCH_DTYPES, no_tf32
+from audioclip_beam.model.device import BFLOAT16, TORCH_DTYPES, no_tf32, pick_device
 from audioclip_beam.model.text import encoder as encoder_module
 from audioclip_beam.model.text.prefix_tree import SortedRows
 from audioclip_beam.model.text.settings import TextSettings
@@ -630,8 +630,11 @@ def main() -> int:
     unknown = sorted(set(args.parts) - set(PARTS))
     if unknown:
         parser.error(f"no part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
-    if not args.smoke and not torch.cuda.is_available():
-        parser.error(f"torch {torch.__version__} sees no CUDA device: --smoke runs every part on the CPU")
+    if not args.smoke:
+        try:
+            pick_device(GPU.device, "float32")
+        except RuntimeError as error:
+            parser.error(f"{error}; --smoke runs every part on the CPU")
     sizes = on_this_gpu(SMOKE if args.smoke else QUICK if args.quick else GPU)
     minutes = args.minutes or (1.0 if args.quick else 8.0)
     end_in(60 * minutes)

@@ -53,18 +53,19 @@ def pick_device(device: str, dtype: str) -> torch.device:
 
     Raises:
         ValueError: Another word, float16 on a CPU, or bfloat16 on a GPU without products in it.
-        RuntimeError: The CUDA device does not exist, or is too old for torch: CUDA never falls back to a CPU silently.
+        InstallationError: The CUDA device does not exist, or torch has no kernels for it: CUDA never falls back to a CPU
+            silently.
     """
     kind, _, number = device.partition(":")
     if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
         raise ValueError(f"device={device!r}: choose one of auto, cpu, cuda, cuda:N")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = count_gpus()
     if kind == "cuda" and gpus and int(number or 0) >= gpus:
         listed = "cuda:0 alone" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
-        raise RuntimeError(f"device={device!r}: torch sees {listed}{_visible()}: choose one that it sees")
+        raise InstallationError(f"device={device!r}: torch sees {listed}{_visible()}: choose one that it sees")
     if kind == "cuda" and not gpus:
         reason, remedy = _why_unseen()
-        raise RuntimeError(
+        raise InstallationError(
             f"device={device!r}: torch {torch.__version__} sees no GPU ({reason}): {remedy}, or use device='cpu'"
         )
     if kind == "cpu" or not gpus:
@@ -74,6 +75,17 @@ def pick_device(device: str, dtype: str) -> torch.device:
     chosen = torch.device("cuda", int(number) if number else torch.cuda.current_device())
     _check_capability(chosen, dtype)
     return chosen
+
+
+def count_gpus() -> int:
+    """Return how many GPUs torch can use; none of their memory is taken for that.
+
+    Before CUDA is initialised torch counts whole GPUs, although a process sees one part alone of GPUs in parts (MIG).
+    """
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    return torch.cuda.device_count()
 
 
 def _check_capability(device: torch.device, dtype: str) -> None:
@@ -94,12 +106,10 @@ def _check_capability(device: torch.device, dtype: str) -> None:
 
 def _has_kernels(capability: tuple[int, int]) -> bool:
     """Return whether torch has kernels for a GPU: for its major version and no later minor one, or as drivers compile."""
-    built = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
+    found = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
+    built = [(one[1], int(one[2]), int(one[3])) for one in found if one]
     return not built or any(
-        found is not None
-        and (int(found[2]), int(found[3])) <= capability
-        and (found[1] == "compute" or int(found[2]) == capability[0])
-        for found in built
+        (major, minor) <= capability and (kind == "compute" or major == capability[0]) for kind, major, minor in built
     )
 
 

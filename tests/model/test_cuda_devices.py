@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.settings import TextSettings
 from audioclip_beam.pipeline.cli.embed_command import check_device, parse_options
 from audioclip_beam.pipeline.inference import model_handler, shared_encoder
+from audioclip_beam.pipeline.inference.gpus import gpu_memory
 from audioclip_beam.pipeline.inference.model_handler import CanaryHandler, TextEmbeddingHandler
 from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.remote.worker_reports import RunReports
@@ -33,6 +35,8 @@ from tests.support.stub import StubHead
 def _see_gpus(patch: pytest.MonkeyPatch, *gpus: tuple[str, tuple[int, int]], current: int = 0) -> None:
     patch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
     patch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    if gpus:
+        patch.setattr(torch.cuda, "init", lambda: None)
     patch.setattr(torch.cuda, "current_device", lambda: current)
     patch.setattr(torch.cuda, "get_device_name", lambda device: gpus[device.index][0])
     patch.setattr(torch.cuda, "get_device_capability", lambda device: gpus[device.index][1])
@@ -70,6 +74,24 @@ def test_a_gpu_that_torch_was_not_built_for_is_refused(monkeypatch: pytest.Monke
         pick_device("cuda:4", "float32")
     built.append("compute_90")
     assert pick_device("cuda:4", "float32").index == 4
+    built[:] = ["gfx942"]  # names that say nothing of a capability
+    assert pick_device("cuda:4", "float32").index == 4
+
+
+def test_parts_of_gpus_are_counted_as_cuda_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of eight GPUs in parts (MIG) a process sees one part; until CUDA is initialised torch counts eight."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=10 << 30))
+
+    def see_eight() -> None:
+        _see_gpus(monkeypatch, *[("NVIDIA H100 MIG 1g.10gb", (9, 0))] * 8)
+        monkeypatch.setattr(torch.cuda, "init", lambda: monkeypatch.setattr(torch.cuda, "device_count", lambda: 1))
+
+    see_eight()
+    assert gpu_memory() == [10 << 30]
+    see_eight()
+    with pytest.raises(InstallationError, match="torch sees cuda:0 alone: choose one that it sees"):
+        pick_device("cuda:1", "float32")
 
 
 def test_a_gpu_that_is_hidden_is_not_blamed_on_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
