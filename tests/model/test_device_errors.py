@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ from audioclip_beam.model.loaded import LoadedEncoder
 from audioclip_beam.model.memory import BatchSize, device_error, is_out_of_memory, loading_errors
 from audioclip_beam.model.text.head import TEXT
 from audioclip_beam.model.text.settings import TextSettings
+from audioclip_beam.pipeline.inference import model_handler
 from audioclip_beam.pipeline.inference.embed_batch import embed_batch
 from audioclip_beam.pipeline.inference.media_handlers import ImageEmbeddingHandler
 from audioclip_beam.pipeline.inference.model_handler import RecordBatchHandler
 from audioclip_beam.pipeline.inference.shared_encoder import ModelDescription
 from audioclip_beam.pipeline.ml_transform import AudioCLIPTextEmbeddings
-from audioclip_beam.pipeline.remote.decoder_watch import decoding
+from audioclip_beam.pipeline.remote import decoder_watch
 from audioclip_beam.pipeline.remote.worker_reports import RunReports, read_reports
 from tests.support.processes import start_process
 from tests.support.shards import ROW
@@ -262,9 +264,16 @@ def _embed_on_a_broken_device(directory: str, launcher: str) -> None:
             Path(directory, "log").write_text("\n".join(self.lines))
             super().close()
 
+    def end(status: int, end_now: Any = os._exit) -> None:
+        watch = decoder_watch._STATE.watch
+        assert watch
+        Path(directory, "watch").write_text(str(watch._process.poll()))
+        end_now(status)
+
+    model_handler.os._exit = end  # type: ignore[assignment]
     logging.getLogger().addHandler(Remote())
     encoder, reports = FailingEncoder(BROKEN[0]), RunReports(directory, launcher=launcher)
-    with decoding("innocent.jpg", reports):
+    with decoder_watch.decoding("innocent.jpg", reports):
         RecordBatchHandler(_model(encoder.info), reports=reports).run_inference([_rows(1)], encoder)
 
 
@@ -278,7 +287,7 @@ def test_a_worker_process_of_a_remote_runner_ends_with_its_device(tmp_path: Path
         found = (tmp_path / name).read_text()
         assert reason in found
         assert "this worker process ends, and the runner starts another one" in found
-        assert "innocent.jpg" not in found
+    assert (tmp_path / "watch").read_text() == "0", "the watch of decoders has ended, and names no file"
     (end,) = read_reports(str(tmp_path)).ends
     assert end.startswith(f"a worker ended: {reason}")
 
