@@ -211,25 +211,43 @@ def wait_for_launches(seconds: float = 10.0) -> None:
 @contextmanager
 def no_tf32() -> Iterator[None]:
     """Have products and convolutions of float32 on a GPU keep their last bits, until the block ends."""
-    flags = _tf32_flags()
+    older = _older_precision()
+    flags = _tf32_flags(with_cpu=older != "highest")  # the older interface sets that of a CPU, too
     before = [getattr(owner, name) for owner, name, _ in flags]
+    if older != "highest":
+        torch.set_float32_matmul_precision("highest")
     for owner, name, exact in flags:
         setattr(owner, name, exact)
     try:
         yield
     finally:
+        if older != "highest":
+            torch.set_float32_matmul_precision(older)
         for (owner, name, _), value in zip(flags, before, strict=True):
             setattr(owner, name, value)
 
 
-def _tf32_flags() -> list[tuple[Any, str, object]]:
+def _older_precision() -> str:
+    """Return the precision of float32 products by the older interface, which NVIDIA's images set to "high".
+
+    If it differed from the newer one, some functions of torch would raise RuntimeError. It is not readable if it is
+    "highest" and the newer one allows TF32.
+    """
+    with suppress(RuntimeError):
+        return torch.get_float32_matmul_precision()
+    return "highest"
+
+
+def _tf32_flags(*, with_cpu: bool) -> list[tuple[Any, str, object]]:
     """Return (owner, name, value without TF32) of the flags that decide.
 
     The newer ones come first: reading an older one raises RuntimeError once a newer one was set.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(cudnn, "conv"):  # from torch 2.9 on
-        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+        mkldnn: Any = torch.backends.mkldnn
+        cpu = [(mkldnn.matmul, "fp32_precision", "ieee")] if with_cpu else []
+        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee"), *cpu]
     return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 

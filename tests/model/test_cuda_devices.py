@@ -160,18 +160,22 @@ def flags() -> Iterator[Any]:
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     yield matmul
+    torch.set_float32_matmul_precision("highest")
     matmul.fp32_precision = before
 
 
-@pytest.mark.parametrize(("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32"), ("fp32_precision", "ieee")]
+)
 def test_float32_is_never_tf32(flags: Any, name: str, value: object) -> None:
     """Whatever the program allows, by the older interface or by the newer one; then its settings are as before."""
-    conv = torch.backends.cudnn.conv
+    conv, cpu = torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
     setattr(flags, name, value)
-    before = conv.fp32_precision
+    before = conv.fp32_precision, cpu.fp32_precision
     with launching(torch.device("cuda", 0)):
         assert (flags.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
-    assert (getattr(flags, name), conv.fp32_precision) == (value, before)
+        assert not flags.allow_tf32, "torch raises an error if the two interfaces differ"
+    assert (getattr(flags, name), (conv.fp32_precision, cpu.fp32_precision)) == (value, before)
 
 
 def test_vectors_on_a_cpu_are_not_copied() -> None:
