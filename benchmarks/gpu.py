@@ -53,7 +53,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder, load_checkpoint
 from audioclip_beam.model.checkpoint import Checkpoint
-from audioclip_beam.model.device import TORCH_DTYPES, no_tf32
+from audioclip_beam.model.device import BFLOAT16, TORCH_DTYPES, no_tf32, pick_device
 from audioclip_beam.model.text import encoder as encoder_module
 from audioclip_beam.model.text.prefix_tree import SortedRows
 from audioclip_beam.model.text.settings import TextSettings
@@ -99,6 +99,13 @@ SMOKE = Sizes(
     processes=(1,), rows=8, run_dtype="float32", contents=1,
     recording=0.1,
 )  # fmt: skip
+
+
+def on_this_gpu(sizes: Sizes) -> Sizes:
+    """Return the sizes without bfloat16 if the GPU has no products in it, as a T4."""
+    if sizes.device == "cpu" or torch.cuda.get_device_capability() >= BFLOAT16:
+        return sizes
+    return replace(sizes, dtypes=tuple(dtype for dtype in sizes.dtypes if dtype != "bfloat16"), run_dtype="float16")
 
 
 class Clock:
@@ -490,15 +497,18 @@ class Watch:
                 if int(fields[3]) == self.session:
                     self.cpu[int(folder.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         if gpu:
-            figures = nvidia_smi("utilization.gpu,memory.used").split(",")
-            for seen, figure in zip((self.busy, self.memory), figures, strict=True):
+            figures: list[str] = []
+            with suppress(OSError, subprocess.SubprocessError):  # it may not know a part of a GPU, nor answer in time
+                figures = nvidia_smi("utilization.gpu,memory.used").split(",")
+            for seen, figure in zip((self.busy, self.memory), figures, strict=False):
                 with suppress(ValueError):  # "[N/A]" of a part of a GPU
                     seen.append(float(figure))
 
 
 def nvidia_smi(fields: str) -> str:
-    """Return what nvidia-smi says of the first GPU, without units."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
+    """Return what nvidia-smi says of the first GPU that torch sees, without units."""
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"  # CUDA_VISIBLE_DEVICES numbers GPUs again
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", gpu]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
@@ -572,7 +582,8 @@ def print_machine(sizes: Sizes) -> None:
         with suppress(OSError, subprocess.SubprocessError):
             driver = nvidia_smi("driver_version")
         print(
-            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, driver {driver}, CUDA {torch.version.cuda}"
+            f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
+            f"{properties.total_memory / 2**30:.0f} GiB, driver {driver}, CUDA {torch.version.cuda}"
         )
         matmul = torch.backends.cuda.matmul
         allowed = matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
@@ -619,9 +630,12 @@ def main() -> int:
     unknown = sorted(set(args.parts) - set(PARTS))
     if unknown:
         parser.error(f"no part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
-    if not args.smoke and not torch.cuda.is_available():
-        parser.error(f"torch {torch.__version__} sees no CUDA device: --smoke runs every part on the CPU")
-    sizes = SMOKE if args.smoke else QUICK if args.quick else GPU
+    if not args.smoke:
+        try:
+            pick_device(GPU.device, "float32")
+        except RuntimeError as error:
+            parser.error(f"{error}; --smoke runs every part on the CPU")
+    sizes = on_this_gpu(SMOKE if args.smoke else QUICK if args.quick else GPU)
     minutes = args.minutes or (1.0 if args.quick else 8.0)
     end_in(60 * minutes)
     whole = Clock(60 * minutes - (3 if args.quick else 10))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .audio.settings import AudioSettings
     from .audio.sndfile import AudioError
     from .checkpoint import load_checkpoint
+    from .head import DeviceError, InstallationError
     from .image.encoder import ImageEncoder
     from .image.settings import ImageSettings
     from .text.encoder import TextEncoder
@@ -24,8 +25,10 @@ __all__ = [
     "AudioError",
     "AudioSettings",
     "ClipTokenizer",
+    "DeviceError",
     "ImageEncoder",
     "ImageSettings",
+    "InstallationError",
     "TextEncoder",
     "TextSettings",
     "Track",
@@ -40,6 +43,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "audio.settings": ["AudioSettings"],
         "audio.sndfile": ["AudioError"],
         "checkpoint": ["load_checkpoint"],
+        "head": ["DeviceError", "InstallationError"],
         "image.encoder": ["ImageEncoder"],
         "image.settings": ["ImageSettings"],
         "text.encoder": ["TextEncoder"],

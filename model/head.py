@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .fingerprint import fingerprint
-from .messages import WrongSettingError, printable
+from .messages import SettingError, WrongSettingError, printable
 from .paths import absolute, given_path
 from .release import UNTRAINED, resolve_checkpoint
 
@@ -63,6 +63,14 @@ class Column(NamedTuple):
 
 class DeviceError(RuntimeError):
     """A device that fails at every later call of this process: never the fault of a content. Only a new process helps."""
+
+
+class InstallationError(DeviceError):
+    """A GPU, its driver, torch and their settings that do not fit together: a new process fails, too."""
+
+
+class UnavailableSettingError(SettingError, InstallationError):
+    """A setting with a value that this machine cannot use."""
 
 
 class BadRow(Exception):

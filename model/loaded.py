@@ -12,7 +12,7 @@ import torch
 
 from .device import pick_device, unseen_gpu
 from .head import EncoderSettings, ModelInfo
-from .memory import device_error, is_broken, is_out_of_memory, loading_errors
+from .memory import device_error, is_out_of_memory, loading_errors
 
 Result = TypeVar("Result")
 
@@ -80,10 +80,10 @@ class LoadedEncoder:
     def _load(cls, settings: Any) -> Self:
         """Return the encoder of these settings, for `load`."""
         settings.check()
-        pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
+        device = pick_device(settings.device, settings.dtype)  # fails before a checkpoint of half a gigabyte is read
         if note := unseen_gpu(settings.device):
             warnings.warn(note, RuntimeWarning, stacklevel=3)
-        with loading_errors(settings.device):
+        with loading_errors(device):
             encoder = cls._read(settings)
         encoder._mark_loaded()
         return encoder
@@ -98,7 +98,7 @@ class LoadedEncoder:
 
         Raises:
             MemoryError: The memory does not suffice.
-            DeviceError: The device is broken for this process.
+            DeviceError: The device is broken for this process, or an InstallationError: torch does not fit it.
             RuntimeError: This process was forked from the encoder's, and torch would wait for threads that do not exist.
         """
         if self.run_call is not None and self.device.type == "cpu":
@@ -115,8 +115,8 @@ class LoadedEncoder:
         try:
             return compute()
         except Exception as error:
-            if is_broken(error):
-                raise device_error(self.device, error) from error
+            if failed := device_error(self.device, error):
+                raise failed from error
             if isinstance(error, MemoryError) or not is_out_of_memory(error):
                 raise
             raise MemoryError(

@@ -1,15 +1,19 @@
-"""What failed on a device: its memory, which smaller micro-batches repair, or the device itself, which nothing repairs."""
+"""What failed on a device: its memory, which smaller micro-batches repair, or the device itself.
+
+A device that is broken for a process works in a new one; one that torch or its settings do not fit does not.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-from .device import launching
-from .head import DeviceError, Work
+from .device import installation_fault, launching
+from .head import DeviceError, InstallationError, Work
 
 Result = TypeVar("Result")
 
@@ -26,6 +30,7 @@ _OUT_OF_MEMORY_MESSAGES = (
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",  # with expandable segments
     "NVML_SUCCESS == r INTERNAL ASSERT",  # instead of the allocator's error, on a part of a GPU and in some containers
+    "unable to find an engine to execute",  # of cuDNN, after every engine for a convolution ran out of memory
 )
 # How torch reports that this process can use its GPU no more: an illegal access, a lost GPU, memory with errors.
 _BROKEN_MESSAGES = (
@@ -36,7 +41,8 @@ _BROKEN_MESSAGES = (
     "CUDNN_STATUS_EXECUTION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR",
 )
-_BUSY = "devices are busy or unavailable", "device(s) is/are busy or unavailable"  # of a GPU for one process alone
+# How it reports that one call was wrong, after which others work: a smaller one may be right.
+_WRONG_CALL = re.compile("invalid (configuration )?argument|too many resources requested for launch")
 _ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)  # from torch 2.8 on
 
 
@@ -49,14 +55,22 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_MESSAGES)
 
 
-def is_broken(error: Exception) -> bool:
-    """Return whether an error means that the device fails at every later call of this process."""
+def device_error(device: torch.device | str, error: Exception) -> DeviceError | None:
+    """Return what to raise for an error that is the fault of the device, not of its memory or of one call; else None.
+
+    Whatever CUDA reports that is not known here counts as a broken device: no content must be rejected for it.
+    """
     if is_out_of_memory(error) or isinstance(error, DeviceError) or not isinstance(error, RuntimeError):
-        return False
-    return isinstance(error, _ACCELERATOR_ERROR) or any(words in str(error) for words in _BROKEN_MESSAGES)
+        return None
+    message = _first_line(error)
+    of_cuda = isinstance(error, _ACCELERATOR_ERROR) or re.search("CUDA|CUBLAS|CUDNN|cuDNN", message)
+    if of_cuda and (fault := installation_fault(device, message)):
+        return InstallationError(fault)
+    is_known = isinstance(error, _ACCELERATOR_ERROR) or any(words in message for words in _BROKEN_MESSAGES)
+    return _broken(device, error) if is_known and not _WRONG_CALL.search(message) else None
 
 
-def device_error(device: torch.device | str, error: Exception) -> DeviceError:
+def _broken(device: torch.device | str, error: Exception) -> DeviceError:
     """Return the error of a device that is broken for this process."""
     return DeviceError(
         f"{device} failed ({_first_line(error)}), and fails at every later call of this process: run again; if it happens "
@@ -74,18 +88,14 @@ def loading_errors(device: torch.device | str) -> Iterator[None]:
 
     Raises:
         MemoryError: The memory of the device does not suffice.
-        DeviceError: Another process has the device for itself, or the device is broken.
+        DeviceError: The device is broken.
+        InstallationError: This process cannot use the device; another process has it for itself, for example.
     """
     try:
         yield
     except Exception as error:
-        if any(words in str(error) for words in _BUSY):
-            raise DeviceError(
-                f"{device} is in use by another process, and its compute mode is Exclusive_Process: start one process for "
-                f"each GPU (--direct_num_workers), or set the mode by `nvidia-smi --compute-mode=DEFAULT` ({error})"
-            ) from error
-        if is_broken(error):
-            raise device_error(device, error) from error
+        if failed := device_error(device, error):
+            raise failed from error
         if isinstance(error, MemoryError) or not is_out_of_memory(error):
             raise
         raise MemoryError(
@@ -149,7 +159,7 @@ class BatchSize:
                     size, single, remedy = describe(part)
                     if _NOT_INITIALIZED in str(error):
                         if suspect:  # memory was freed, and did not help
-                            raise device_error(device, error) from error
+                            raise _broken(device, error) from error
                         suspect = True
                     elif part.stop - start == 1:
                         raise MemoryError(

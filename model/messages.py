@@ -54,10 +54,6 @@ class WrongSettingError(SettingError, ValueError):
     """A setting with a value that no machine can use."""
 
 
-class UnavailableSettingError(SettingError, RuntimeError):
-    """A setting with a value that this machine cannot use."""
-
-
 def plural(number: int, one: str, many: str = "") -> str:
     """Return a number with what it counts, as in "1 row" and "2 rows"; `many` is by default `one` with an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -22,6 +22,7 @@ from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.types import EmbeddableItem
 from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapter
 
+from ..model.head import DeviceError
 from ..model.text.settings import TextSettings
 from .inference.item_handlers import ARTIFACT_FORMAT, Failure, ImageItemHandler, contents_of, with_vectors
 from .inference.model_handler import TextEmbeddingHandler
@@ -138,6 +139,8 @@ class ItemHandler(TextEmbeddingHandler):
         self.validate_inference_args(inference_args)
         try:
             return self._embed(batch, model)
+        except DeviceError:  # never the fault of an element
+            raise
         except Exception as error:
             # Too little memory for one element is a fault of the machine, not of the element.
             if not self._isolates_failures or not batch or (len(batch) == 1 and isinstance(error, MemoryError)):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, current_device, launching, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, launching, pick_device, to_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -234,7 +234,7 @@ class AudioEncoder(LoadedEncoder):
 
     def _spectrograms(self, prepared: Prepared) -> Tensor:
         """Return the spectrograms of a track, [c, 341, t, 3]; it keeps its samples, for when memory runs out behind them."""
-        samples = torch.from_numpy(prepared.samples).to(self.device)
+        samples = to_device(prepared.samples, self.device)
         return torch.stack([self.spectrogram(channel) for channel in samples])
 
     def _embed(self, group: list[tuple[int, Prepared]], call: _Call) -> None:
@@ -258,10 +258,11 @@ class AudioEncoder(LoadedEncoder):
         for channels, computed_parts in features.items():
             with launching(self.device):
                 vectors = self.tower.project(torch.cat(computed_parts), channels)
-            if self.settings.normalize:
-                vectors = F.normalize(vectors, dim=-1)
+                if self.settings.normalize:
+                    vectors = F.normalize(vectors, dim=-1)
+                copied = HostCopy(vectors)
             embedded = [place for batch in batches for place, prepared in batch if prepared.channels == channels]
-            call.vectors.update(zip(embedded, vectors.cpu().numpy(), strict=True))
+            call.vectors.update(zip(embedded, copied.arrays()[0], strict=True))
         call.work.model_seconds += time.perf_counter() - began
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, launching, pick_device, stack_on_device
 from ..head import BadRow, ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -224,7 +224,9 @@ class ImageEncoder(LoadedEncoder):
         }
         result.sizes = [(each.width, each.height) for each in good]
         if good:
-            result.vectors = HostCopy(self._embed_all([each.pixels for each in good], result.work))
+            parts = self._embed_all([each.pixels for each in good], result.work)
+            with launching(self.device):
+                result.vectors = HostCopy(torch.cat(parts))
         result.work.items = len(good)
         result.work.units = sum(width * height for width, height in result.sizes)
         result.work.extra["animated"] = sum(each.animated for each in good)
@@ -232,11 +234,12 @@ class ImageEncoder(LoadedEncoder):
         result.work.model_seconds = time.perf_counter() - began
         return result
 
-    def _embed_all(self, pixels: list[Tensor], work: Work) -> Tensor:
-        """Return vectors [n, dim] of n inputs [3, 224, 224]; add micro-batches to work."""
+    def _embed_all(self, pixels: list[Tensor], work: Work) -> list[Tensor]:
+        """Return vectors [n, dim] of n inputs [3, 224, 224], in parts, on the device; add micro-batches to work."""
 
         def compute(part: slice) -> Tensor:
-            vectors = self.tower(torch.stack(pixels[part]).contiguous(memory_format=torch.channels_last))
+            whole = stack_on_device(pixels[part], self.device)
+            vectors = self.tower(whole.contiguous(memory_format=torch.channels_last))
             return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
         parts = self.pictures.in_parts(
@@ -247,7 +250,7 @@ class ImageEncoder(LoadedEncoder):
             compute=compute,
             describe=lambda part: (part.stop - part.start, "a single picture", "free some"),
         )
-        return torch.cat(list(parts))
+        return list(parts)
 
 
 def _key(picture: object, place: int) -> object:

@@ -53,7 +53,7 @@ class ImageTower:
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """Return the float32 vectors [n, dim] of n normalised pictures, channels_last [n, 3, 224, 224]."""
-        x = x.to(device=self.device, dtype=self.dtype, non_blocking=True)
+        x = x.to(self.device, self.dtype)
         parts = torch.split(x, TOGETHER) if self.device.type == "cpu" else [x]
         return self.pool(torch.cat([self._convolve(part) for part in parts])).float()
 

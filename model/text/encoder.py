@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_checkpoint
-from ..device import TORCH_DTYPES, HostCopy, current_device, pick_device
+from ..device import TORCH_DTYPES, HostCopy, current_device, launching, pick_device
 from ..head import ContentError, Encoding, ModelInfo, Work
 from ..loaded import LoadedEncoder
 from ..memory import BatchSize
@@ -248,17 +248,20 @@ class TextEncoder(LoadedEncoder):
             rows = SortedRows.of(*model_rows(tokens, lengths, self.tower.context_length))
             work.prepare_seconds += time.perf_counter() - began
             if len(chosen):
-                embedded = self._embed(rows, work)  # [d, dim]
-                flags = [] if self.device.type == "cpu" else [embedded.isfinite().all(1)]
-                on_their_way.append((HostCopy(embedded, *flags), chosen, rows.inverse))
+                parts = self._embed(rows, work)
+                with launching(self.device):
+                    embedded = torch.cat(parts)  # [d, dim]
+                    flags = [] if self.device.type == "cpu" else [embedded.isfinite().all(1)]
+                    copied = HostCopy(embedded, *flags)
+                on_their_way.append((copied, chosen, rows.inverse))
             if len(on_their_way) > (self.device.type != "cpu"):
                 store(*on_their_way.popleft())
         while on_their_way:
             store(*on_their_way.popleft())
         return vectors, finite
 
-    def _embed(self, rows: SortedRows, work: Work) -> Tensor:
-        """Return vectors [d, dim] of d sorted rows, on the device; add to work."""
+    def _embed(self, rows: SortedRows, work: Work) -> list[Tensor]:
+        """Return vectors [d, dim] of d sorted rows, in parts, on the device; add to work."""
         batches = list(rows.batches(self.nodes.now, self._slots(self.nodes.now)))
         compute = functools.partial(self._embed_batch, rows)
         # Work for a CUDA device is only queued here, and one thread is enough for that.
@@ -268,7 +271,7 @@ class TextEncoder(LoadedEncoder):
             embedded.append(vectors)
             work += cost
             self.on_progress(len(vectors))
-        return torch.cat(embedded)
+        return embedded
 
     @torch.inference_mode()
     def _embed_batch(self, rows: SortedRows, batch: slice) -> tuple[Tensor, Work]:

@@ -25,8 +25,9 @@ def _properties() -> list[Any]:
     """Return the properties of the GPUs that torch sees; none of their memory is taken for that."""
     import torch
 
-    numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    return [torch.cuda.get_device_properties(number) for number in numbers]
+    from ...model.device import count_gpus
+
+    return [torch.cuda.get_device_properties(number) for number in range(count_gpus())]
 
 
 def gpu_memory() -> list[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from apache_beam.ml.inference.base import PredictionResult
 from PIL import Image
 
 from ...model.audio.recordings import Track, check_rate
@@ -36,7 +36,7 @@ _ERRORS: dict[str, type[Exception]] = {
 Outcome = np.ndarray | ContentError  # a vector, float32 [dim], or the reason for its lack
 
 
-class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore[misc]
+class MediaHandler(EncoderHandler):
     """What the handlers of pictures and of recordings have in common.
 
     Args:
@@ -45,12 +45,7 @@ class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore
         read_timeout: Seconds to wait for data of a read.
         min_batch_size: The fewest elements of a batch.
         max_batch_size: The most elements of a batch.
-        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
-        batch_length_fn: The length of an element, for batches of elements of similar length.
-        batch_bucket_boundaries: The lengths at which these batches are cut.
-        large_model: Whether the worker processes of a machine share one model.
-        model_copies: How many models they share.
-        env_vars: Environment variables that are set before the model is loaded.
+        batching: Other arguments of EncoderHandler.
     """
 
     item = ""  # what a content is, as messages name it
@@ -65,25 +60,10 @@ class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore
         *,
         min_batch_size: int = 8,
         max_batch_size: int = 64,
-        max_batch_duration_secs: int | None = None,
-        batch_length_fn: Callable[[Any], int] | None = None,
-        batch_bucket_boundaries: list[int] | None = None,
-        large_model: bool = False,
-        model_copies: int | None = None,
-        env_vars: Mapping[str, str] | None = None,
+        **batching: Any,
     ) -> None:
-        super().__init__(
-            min_batch_size=min_batch_size,
-            max_batch_size=max_batch_size,
-            max_batch_duration_secs=max_batch_duration_secs,
-            batch_length_fn=batch_length_fn,
-            batch_bucket_boundaries=batch_bucket_boundaries,
-            large_model=large_model,
-            model_copies=model_copies,
-            env_vars=dict(env_vars or {}),
-        )
-        settings.check()
-        self._settings, self._max_bytes, self._read_timeout = settings, max_bytes, read_timeout
+        super().__init__(settings, min_batch_size=min_batch_size, max_batch_size=max_batch_size, **batching)
+        self._max_bytes, self._read_timeout = max_bytes, read_timeout
         self._largest, self._share = min_batch_size, max(1, BATCH_BYTES // max(1, max_batch_size))
 
     def run_inference(
@@ -99,8 +79,7 @@ class MediaHandler(EncoderHandler, ModelHandler[Any, Any, Any]):  # type: ignore
             if error := error_of(element, outcome):
                 raise error
         return [
-            PredictionResult(element, vector, self._settings.path)
-            for element, vector in zip(batch, outcomes, strict=True)
+            PredictionResult(element, vector, self.model_path) for element, vector in zip(batch, outcomes, strict=True)
         ]
 
     def fault(self, content: object) -> str:
@@ -184,7 +163,7 @@ class ImageEmbeddingHandler(MediaHandler):
         max_image_bytes: Larger files are not read.
         max_pixels: Pictures of more pixels are not decoded.
         read_timeout: Seconds to wait for data of a read.
-        batching: Arguments of MediaHandler: min_batch_size, max_batch_size, max_batch_duration_secs, batch_length_fn,
+        batching: Arguments of EncoderHandler: min_batch_size, max_batch_size, max_batch_duration_secs, batch_length_fn,
             batch_bucket_boundaries, large_model, model_copies, env_vars.
     """
 
@@ -226,7 +205,7 @@ class AudioEmbeddingHandler(MediaHandler):
         sample_rate: Samples per second of arrays; files and Tracks have their own.
         max_audio_bytes: Larger files are not read.
         read_timeout: Seconds to wait for data of a read.
-        batching: Arguments of MediaHandler: min_batch_size, max_batch_size, max_batch_duration_secs, batch_length_fn,
+        batching: Arguments of EncoderHandler: min_batch_size, max_batch_size, max_batch_duration_secs, batch_length_fn,
             batch_bucket_boundaries, large_model, model_copies, env_vars.
     """
 

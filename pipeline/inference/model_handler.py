@@ -7,43 +7,90 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from ...model.fingerprint import describe_changes
-from ...model.head import DeviceError, Encoder, EncoderSettings, describe, is_row
+from ...model.head import DeviceError, Encoder, EncoderSettings, InstallationError, describe, is_row
 from ...model.heads import find_head
 from ...model.text.settings import TextSettings
 from ...model.text.texts import join
 from ..canary import Canary
 from ..embedded_batch import EmbeddedBatch
 from ..metrics import NAMESPACE
+from ..remote.decoder_watch import end_watch
 from ..remote.worker_reports import RunReports
 from .content_reader import ContentReader
 from .embed_batch import embed_batch, embed_canary
-from .shared_encoder import ModelDescription, load_encoder
+from .shared_encoder import ModelDescription, load_encoder, note_on_gpu
 
 if TYPE_CHECKING:
     from ...model.text.encoder import TextEncoder
 
 
-LOG_SECONDS = 3.0  # in which Beam's thread sends what was logged to the runner
+LOG_SECONDS = 5.0  # in which what was logged reaches the runner, at most
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class EncoderHandler:
-    """What the RunInference handlers for pipelines of users share: the encoder of a head, by its settings."""
+class EncoderHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
+    """What the RunInference handlers for pipelines of users share: the encoder of a head, by its settings, and batches.
+
+    `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
+    to a transform that takes neither.
+
+    Args:
+        settings: What the encoder is loaded from.
+        min_batch_size: The fewest elements of a batch.
+        max_batch_size: The most elements of a batch.
+        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
+        batch_length_fn: The length of an element, for batches of elements of similar length.
+        batch_bucket_boundaries: The lengths at which these batches are cut.
+        large_model: Whether the worker processes of a machine share one model.
+        model_copies: How many models they share.
+        env_vars: Environment variables that are set before the model is loaded.
+    """
 
     head_name = ""
-    _settings: EncoderSettings
+
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        *,
+        min_batch_size: int,
+        max_batch_size: int,
+        max_batch_duration_secs: int | None = None,
+        batch_length_fn: Callable[[Any], int] | None = None,
+        batch_bucket_boundaries: list[int] | None = None,
+        large_model: bool = False,
+        model_copies: int | None = None,
+        env_vars: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            min_batch_size=min_batch_size,
+            max_batch_size=max_batch_size,
+            max_batch_duration_secs=max_batch_duration_secs,
+            batch_length_fn=batch_length_fn,
+            batch_bucket_boundaries=batch_bucket_boundaries,
+            large_model=large_model,
+            model_copies=model_copies,
+            env_vars=dict(env_vars or {}),
+        )
+        settings.check()
+        self._settings = settings
+
+    @property
+    def model_path(self) -> str:
+        """Path of the checkpoint, the `model_id` of predictions."""
+        return self._settings.path
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Use the checkpoint at `model_path` from now on; RunInference calls this when a model is updated."""
@@ -51,10 +98,10 @@ class EncoderHandler:
             self._settings = replace(self._settings, path=model_path)
 
     def load_model(self) -> Encoder:
-        """Return this process's encoder. Warn about a head that is not AudioCLIP's."""
+        """Return this process's encoder. Warn about a head that is not AudioCLIP's, and a GPU that torch does not see."""
         encoder = load_encoder(find_head(self.head_name), self._settings)
-        if encoder.info.notice:
-            warnings.warn(encoder.info.notice, stacklevel=2)
+        for note in filter(None, (encoder.info.notice, note_on_gpu(self._settings))):
+            warnings.warn(note, stacklevel=2)
         return encoder
 
     def get_metrics_namespace(self) -> str:
@@ -62,13 +109,10 @@ class EncoderHandler:
         return NAMESPACE
 
 
-class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], PredictionResult, Any]):  # type: ignore[misc]
+class TextEmbeddingHandler(EncoderHandler):
     """RunInference handler from texts to PredictionResults, whose `inference` is a float32 [dim] vector.
 
     An element is a str, or a list[str], which is one text; anything else is a TypeError before the model runs.
-
-    `max_batch_weight` and `element_size_fn` of Beam's ModelHandler are not among the arguments: RunInference passes them on
-    to a transform that takes neither.
 
     Args:
         path: A released .pt, a text-only .safetensors, "full", "partial" or "untrained".
@@ -80,12 +124,8 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         normalize: Whether to scale vectors to length 1.
         min_batch_size: The fewest texts of a batch.
         max_batch_size: The most texts of a batch.
-        max_batch_duration_secs: How long a streaming pipeline waits for a batch.
-        batch_length_fn: The length of a text, for batches of texts of similar length.
-        batch_bucket_boundaries: The lengths at which these batches are cut.
-        large_model: Whether the worker processes of a machine share one model.
-        model_copies: How many models they share.
-        env_vars: Environment variables that are set before the model is loaded.
+        batching: Arguments of EncoderHandler: max_batch_duration_secs, batch_length_fn, batch_bucket_boundaries,
+            large_model, model_copies, env_vars.
     """
 
     head_name = "text"
@@ -102,24 +142,9 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         normalize: bool = False,
         min_batch_size: int = 64,
         max_batch_size: int = 4096,
-        max_batch_duration_secs: int | None = None,
-        batch_length_fn: Callable[[str], int] | None = None,
-        batch_bucket_boundaries: list[int] | None = None,
-        large_model: bool = False,
-        model_copies: int | None = None,
-        env_vars: Mapping[str, str] | None = None,
+        **batching: Any,
     ) -> None:
-        super().__init__(
-            min_batch_size=min_batch_size,
-            max_batch_size=max_batch_size,
-            max_batch_duration_secs=max_batch_duration_secs,
-            batch_length_fn=batch_length_fn,
-            batch_bucket_boundaries=batch_bucket_boundaries,
-            large_model=large_model,
-            model_copies=model_copies,
-            env_vars=dict(env_vars or {}),
-        )
-        self._settings = TextSettings(
+        settings = TextSettings(
             path,
             device=device,
             dtype=dtype,
@@ -128,7 +153,7 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
             prompt=prompt,
             on_long=on_long,
         )
-        self._settings.check()
+        super().__init__(settings, min_batch_size=min_batch_size, max_batch_size=max_batch_size, **batching)
 
     def run_inference(
         self, batch: Sequence[str | list[str]], model: TextEncoder, inference_args: dict[str, object] | None = None
@@ -138,9 +163,7 @@ class TextEmbeddingHandler(EncoderHandler, ModelHandler[str | list[str], Predict
         for element in batch:
             check_element(element)
         vectors = model.encode(batch)  # [len(batch), dim]
-        return [
-            PredictionResult(text, vector, self._settings.path) for text, vector in zip(batch, vectors, strict=True)
-        ]
+        return [PredictionResult(text, vector, self.model_path) for text, vector in zip(batch, vectors, strict=True)]
 
     def get_num_bytes(self, batch: Sequence[str | list[str]]) -> int:
         """Return the size of the texts in UTF-8."""
@@ -171,16 +194,33 @@ def check_element(element: object) -> None:
 def end_if_broken(reports: RunReports) -> Iterator[None]:
     """End this process if its device is broken: a remote runner starts another one, whose device works. Else raise.
 
-    Retries go to any process, and one that lives with a broken device would fail them all.
+    Retries go to any process, and one that lives with a broken device would fail them all. With an InstallationError each
+    new one would fail, too.
     """
     try:
         yield
     except DeviceError as error:
-        if not reports.in_worker_process:
+        if isinstance(error, InstallationError) or not reports.in_worker_process:
             raise
-        _LOGGER.critical("%s; this worker process ends, and the runner starts another one", error)
-        time.sleep(LOG_SECONDS)
-        os._exit(1)
+        _end_process(error, reports)
+
+
+def _end_process(error: DeviceError, reports: RunReports) -> NoReturn:
+    """End this process, with the reason in the runner's log, on stderr, and for the launcher."""
+    message = f"{error}; this worker process ends, and the runner starts another one"
+
+    def send() -> None:
+        _LOGGER.critical(message)
+        logging.shutdown()  # Beam's handler sends what it has
+        reports.report_end(f"a worker ended: {error}")
+
+    thread = threading.Thread(target=send, daemon=True)  # the network may be at fault
+    thread.start()
+    with suppress(Exception):
+        print(f"audioclip: error: {message}", file=sys.stderr, flush=True)  # to which Beam's workers do not log
+    thread.join(LOG_SECONDS)
+    end_watch()  # no file that is decoded now is at fault
+    os._exit(1)
 
 
 class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
@@ -200,7 +240,10 @@ class JobHandler(ModelHandler[Any, Any, Any]):  # type: ignore[misc]
         """Return this process's encoder. Raise ValueError if it is not the one that the launcher described."""
         self.reports.start()
         with end_if_broken(self.reports), self.reports.errors():
-            return self._load_model()
+            encoder = self._load_model()
+        if self.reports.in_worker_process and (note := note_on_gpu(self.model.settings)):
+            _LOGGER.warning(note)  # of a local run the launcher has printed it
+        return encoder
 
     def _load_model(self) -> Encoder:
         described, settings = self.model, self.model.settings

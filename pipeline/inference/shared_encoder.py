@@ -218,6 +218,13 @@ def load_encoder(head: Head, settings: EncoderSettings, contents: Contents = (),
     return _PROCESS_ENCODER.run(lambda: _PROCESS_ENCODER.load(head, settings, contents, threads))
 
 
+def note_on_gpu(settings: EncoderSettings) -> str:
+    """Return a note if settings use the CPU of a machine whose GPU torch does not see; else ""."""
+    from ...model.device import unseen_gpu
+
+    return unseen_gpu(settings.device)
+
+
 def start_reading(head: Head, settings: EncoderSettings) -> None:
     """Have local files of `settings` read while the caller goes on; the first one that uses them gets their faults."""
     if all(map(is_local, settings.files)):

@@ -37,7 +37,7 @@ if not sys.stdin.buffer.read(1):
         sys.path[:] = json.loads(sys.argv[3])
         if sys.argv[2]:
             from audioclip_beam.pipeline.remote.worker_reports import RunReports
-            RunReports(sys.argv[2]).report_end(names)
+            RunReports(sys.argv[2]).report_end(f"a worker ended while it decoded {{names}}: {REMEDY}")
 """
 
 
@@ -118,7 +118,8 @@ class _State:
 
 _STATE = _State()
 os.register_at_fork(after_in_child=_STATE.clear)
-atexit.register(_STATE.end)
+end_watch = _STATE.end
+atexit.register(end_watch)
 
 
 @contextmanager

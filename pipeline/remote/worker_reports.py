@@ -29,9 +29,7 @@ _PERMANENT = (ValueError, SnapshotError, FileNotFoundError, PermissionError)
 
 @dataclass
 class WorkerReports:
-    """The reports of all workers of a job: how many there are, the sums of their counts, their errors, and files that some
-    decoded when they ended.
-    """
+    """The reports of all workers of a job: how many there are, the sums of their counts, errors, and why some ended."""
 
     workers: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -83,10 +81,10 @@ class RunReports:
                     write_json(path, {"error": message})
             raise
 
-    def report_end(self, decoded: str) -> None:
-        """Report that a worker process has ended, and which files it decoded."""
+    def report_end(self, reason: str) -> None:
+        """Report why a worker process has ended: it explains a job that fails, which the runner's own error does not."""
         if self.directory is not None:
-            write_json(join(self.directory, f"{WORKER_END}{uuid.uuid4().hex[:16]}.json"), {"decoded": decoded})
+            write_json(join(self.directory, f"{WORKER_END}{uuid.uuid4().hex[:16]}.json"), {"reason": reason})
 
     def call(self, element: Any, call: Callable[[Any], Any]) -> list[Any]:
         """Return what `call` yields for an element; its errors are reported."""
@@ -149,7 +147,7 @@ def read_reports(directory: str) -> WorkerReports:
         return reports
     errors = [_read(path).get("error") for path in paths if base_name(path).startswith(WORKER_ERROR)]
     reports.errors = [error for error in errors if isinstance(error, str)]
-    ends = [_read(path).get("decoded") for path in paths if base_name(path).startswith(WORKER_END)]
+    ends = [_read(path).get("reason") for path in paths if base_name(path).startswith(WORKER_END)]
     reports.ends = [end for end in ends if isinstance(end, str)]
     return reports
 

@@ -29,7 +29,6 @@ from ..io.filesystem import temporary_names
 from ..io.paths import is_local
 from ..layout import SNAPSHOTS
 from ..options import is_local_run
-from ..remote.decoder_watch import REMEDY
 from ..remote.job_service import ANSWER_SECONDS, ENDED, RemoteJob, within
 from ..snapshots.commit import current_name
 from ..snapshots.run_directory import run_path
@@ -85,7 +84,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
                     )
                     message = f"the job service does not answer any more ({error.details()}){still_running}"
                     raise RuntimeError(message) from error
-                _check_decoders(watch, error)
+                _check_ends(watch, error)
                 raise
             corpus.may_go_on = False
             if watch.error:
@@ -100,10 +99,10 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> bool:
     return True
 
 
-def _check_decoders(watch: JobWatch, error: Exception) -> None:
-    """Raise RuntimeError for a remote job that failed with `error`, if workers have ended while they decoded a file."""
-    if decoded := watch.decoded_at_end():
-        raise RuntimeError(f"a worker ended while it decoded {decoded}: {REMEDY} ({error_message(error)})") from error
+def _check_ends(watch: JobWatch, error: Exception) -> None:
+    """Raise RuntimeError for a remote job that failed with `error`, if workers have reported why they ended."""
+    if reason := watch.worker_end():
+        raise RuntimeError(f"{reason} ({error_message(error)})") from error
 
 
 def remote_job(result: PipelineResult, options: PipelineOptions) -> RemoteJob | None:

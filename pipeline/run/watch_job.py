@@ -57,8 +57,8 @@ class JobWatch:
         if self.error is not None:
             self._thread.join(CANCEL_SECONDS)
 
-    def decoded_at_end(self) -> str:
-        """Return the files that a worker decoded when it ended, those of most workers, or ""."""
+    def worker_end(self) -> str:
+        """Return why a worker has ended, for the reason of most workers, or ""."""
         with suppress(Exception):  # the object store may not answer now
             if self._directory:
                 ends = Counter(within(ANSWER_SECONDS, lambda: read_reports(str(self._directory))).ends)

@@ -45,3 +45,20 @@ def test_every_part_runs_on_a_cpu() -> None:
     assert float(nodes[2].replace(",", "")) > 0
     assert float(processes[2].removesuffix(" s")) > 0
     assert "left out, no time" not in done.stdout
+
+
+def test_a_gpu_without_bfloat16_is_measured_in_the_other_types() -> None:
+    """A T4 refuses it, which would end each part there."""
+    program = f"""
+import sys
+sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
+import gpu, torch
+for capability in ((7, 5), (8, 0)):
+    torch.cuda.get_device_capability = lambda device=None: capability
+    sizes = gpu.on_this_gpu(gpu.GPU)
+    print(*sizes.dtypes, sizes.run_dtype)
+"""
+    done = subprocess.run(
+        ["python", "-c", program], cwd=ROOT, env=environment_of_the_tests(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["float32 float16 float16", "float32 bfloat16 float16 bfloat16"]

@@ -33,7 +33,16 @@ def test_every_snippet_prints_what_it_says(
 
 def test_every_section_has_its_snippet() -> None:
     """Check that no snippet was left out by accident; Beam YAML's example has its own test."""
-    assert SNIPPETS == ["A whole run", "RunInference", "Keys", "Errors", "Pictures and sounds", "MLTransform", "RAG"]
+    assert SNIPPETS == [
+        "A whole run",
+        "RunInference",
+        "Keys",
+        "Errors",
+        "GPUs that fail",
+        "Pictures and sounds",
+        "MLTransform",
+        "RAG",
+    ]
 
 
 def test_the_provider_is_that_of_the_example() -> None:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from audioclip_beam.model.head import EncoderSettings, Encoding
-from audioclip_beam.pipeline.remote.decoder_watch import decoding
+from audioclip_beam.pipeline.remote.decoder_watch import REMEDY, decoding
 from audioclip_beam.pipeline.remote.worker_reports import RunReports, read_reports, remove_reports
 from tests.support.engines import wait_until
 from tests.support.picture_files import encoded, picture
@@ -107,7 +107,11 @@ def test_the_launcher_of_a_remote_job_learns_of_the_file(tmp_path: Path) -> None
     start_process(decode_and_die, str(tmp_path)).join(30)
     wait_until(lambda: read_reports(str(tmp_path)).ends, "the report", 30)
     reports = read_reports(str(tmp_path))
-    assert (reports.ends, reports.errors, reports.workers) == (["bad?.jpg"], [], 0)
+    assert (reports.ends, reports.errors, reports.workers) == (
+        [f"a worker ended while it decoded bad?.jpg: {REMEDY}"],
+        [],
+        0,
+    )
     remove_reports(str(tmp_path))
     assert not list(tmp_path.iterdir())
 

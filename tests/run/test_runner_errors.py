@@ -9,7 +9,8 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from audioclip_beam.model.messages import UnavailableSettingError, WrongSettingError
+from audioclip_beam.model.head import UnavailableSettingError
+from audioclip_beam.model.messages import WrongSettingError
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.errors import SnapshotError
 from audioclip_beam.pipeline.options import EmbedOptions, OptionsError

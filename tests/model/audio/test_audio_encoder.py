@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pickle
@@ -18,6 +19,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from audioclip_beam.model import device as device_module
 from audioclip_beam.model import load_checkpoint
 from audioclip_beam.model.audio import AudioEncoder, AudioError, Track, shapes
 from audioclip_beam.model.audio import encoder as encoder_module
@@ -26,6 +28,7 @@ from audioclip_beam.model.audio.prepare import prepare
 from audioclip_beam.model.audio.probes import decoder_parts
 from audioclip_beam.model.audio.settings import AudioSettings
 from audioclip_beam.model.checkpoint import CheckpointError
+from audioclip_beam.model.device import HostCopy
 from tests.support.paths import DATA
 from tests.support.plain_audio import difference, encoder, plain_vector, rounding, spread
 from tests.support.preloaded import preloaded_programs
@@ -214,6 +217,32 @@ def test_out_of_memory_halves_the_micro_batch(
     monkeypatch.setattr(LowMemory, "limit", 0)
     with pytest.raises(MemoryError, match=r"too little free memory for a single recording of 0\.0 seconds"):
         loaded.encode(TRACKS[:1])
+
+
+def test_samples_and_vectors_do_not_wait_on_cuda(loaded: AudioEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples go there through pinned memory, and vectors come back by a copy that is queued like a launch."""
+    whole, pinned = loaded.encode(TRACKS), 0
+
+    def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+        nonlocal pinned
+        pinned += 1
+        return torch.from_numpy(array)
+
+    class Copy(HostCopy):
+        def __init__(self, *tensors: torch.Tensor) -> None:
+            assert device_module._LAUNCHES.locked(), "an exit waits for it"
+            super().__init__(*tensors)
+
+        def arrays(self) -> list[Any]:
+            assert not device_module._LAUNCHES.locked(), "another thread can launch meanwhile"
+            return super().arrays()
+
+    monkeypatch.setattr(encoder_module, "to_device", to_device)
+    monkeypatch.setattr(encoder_module, "HostCopy", Copy)
+    monkeypatch.setattr(encoder_module, "current_device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(loaded, "device", torch.device("cuda", 0))
+    _close(loaded.encode(TRACKS), whole)
+    assert pinned >= len(TRACKS)
 
 
 def test_threads_share_an_encoder(loaded: AudioEncoder) -> None:

@@ -220,7 +220,7 @@ def test_devices() -> None:
         assert pick_device("auto", "float16") == torch.device("cuda", torch.cuda.current_device())
     else:
         assert pick_device("auto", "float32") == torch.device("cpu")
-        with pytest.raises(RuntimeError, match=r"device='cuda': torch .* sees 0 CUDA devices"):
+        with pytest.raises(RuntimeError, match=r"device='cuda': torch .* sees no GPU \("):
             pick_device("cuda", "float32")
 
 

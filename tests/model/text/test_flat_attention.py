@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audioclip_beam.model import ClipTokenizer, TextEncoder
+from audioclip_beam.model import device as device_module
 from audioclip_beam.model.checkpoint import Checkpoint
 from audioclip_beam.model.text import encoder as encoder_module
 from audioclip_beam.model.text import flat_attention
@@ -110,7 +111,10 @@ def test_kernels_are_checked_before_they_are_used(monkeypatch: pytest.MonkeyPatc
     def wrong_numbers(*arguments: Any) -> Kernel:
         return (torch.zeros_like(arguments[0]),)
 
-    for wrong in (unknown, wrong_numbers):
+    def missing(*arguments: Any) -> Kernel:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
+    for wrong in (unknown, missing, wrong_numbers):
         for name in ("_flash_attention_forward", "_efficient_attention_forward"):
             monkeypatch.setattr(torch.ops.aten, name, wrong)
         flat_works.cache_clear()
@@ -215,6 +219,7 @@ def test_a_window_is_prepared_while_the_one_before_is_computed(
         """The copy of a window from the device."""
 
         def __init__(self, vectors: torch.Tensor, finite: torch.Tensor) -> None:
+            assert device_module._LAUNCHES.locked(), "an exit waits for it"
             events.append("launched")
             self.tensors = vectors, finite
 
