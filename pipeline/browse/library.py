@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...model.heads import HEADS
 from ..inference.find_model import SnapshotModel
-from ..search.exact_search import weights_notes
+from ..search.exact_search import rows_notes, weights_notes
 from ..search.pairs import compare_spaces
 from ..search.queries import TEXT, Query, QueryError, direction, embed_media, kind_of, read_queries
 from ..search.spaces import OtherSpaceError, find_query_model
@@ -68,7 +68,7 @@ class Library:
                 "head": rows.snapshot.head.name,
                 "items": rows.snapshot.head.items,
                 "rows": len(rows),
-                "notes": weights_notes(rows.snapshot) + _unusable_notes(rows),
+                "notes": weights_notes(rows.snapshot) + (rows_notes(len(rows), rows.unusable) if len(rows) else []),
             }
             for rows in self.snapshots
         ]
@@ -196,12 +196,3 @@ def _kept_values(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple
                 json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
             )
             yield printable(name, NAME_CELLS), printable(spelled, VALUE_CELLS)
-
-
-def _unusable_notes(rows: SnapshotRows) -> list[str]:
-    if not rows.unusable:
-        return []
-    return [
-        f"WARNING: {rows.unusable:,} of {len(rows):,} rows cannot be found, because their vectors are zero or not finite: "
-        f"audioclip validate names them"
-    ]

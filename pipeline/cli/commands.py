@@ -173,7 +173,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     for line in classes.lines:
         print_line(line)
     if arguments.target:
-        print_result(f"{len(classes.files):,} files in {arguments.target}")
+        print_result(f"{classes.labels:,} labels in {arguments.target}")
     return EXIT_DONE
 
 

@@ -250,7 +250,7 @@ def test_blocks_are_searched_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [rows.row(hit.row)["id"] for hit in hits] == [hit.id for hit in hits]
         assert (len(rows), rows.unusable) == (2502, 2)
         client = client_of([tmp_path / "out"])
-        assert "2 of 2,502 rows cannot be found" in client.get("/snapshots").json()["snapshots"][0]["notes"][0]
+        assert "2 of 2,502 rows cannot be compared" in client.get("/snapshots").json()["snapshots"][0]["notes"][0]
         assert client.get("/near/0/2499").json()["answers"][0]["hits"][0]["row"] == 2499
         assert "zero or not finite" in client.get("/near/0/2500").json()["error"]
 
