@@ -409,6 +409,17 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "has no current snapshot" in capsys.readouterr().err
 
 
+def test_columns_of_other_types_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are named before a row is shown."""
+    write_snapshot(tmp_path / "out", random_batches(3, 4), 4)
+    rewrite(
+        tmp_path / "out",
+        lambda table: table.set_column(table.schema.get_field_index("text"), "text", pa.array([1] * 3)),
+    )
+    assert main(["search", str(tmp_path / "out"), save(tmp_path / "q.npy", np.ones(4))]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+
+
 def test_snapshot_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A search over a snapshot of rejected rows alone has no hits, and a note says why."""
     shard = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": "poison"}])
