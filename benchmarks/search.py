@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclip_beam.pipeline.search.classify_rows import label_rows
+from audioclip_beam.pipeline.search.classify_rows import Labelled, label_rows
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.search.labels import LabelVectors
 from audioclip_beam.pipeline.search.pairs import find_pairs
@@ -101,7 +101,7 @@ def classify(folder: Path, labels: int, top: int) -> None:
     vectors = np.random.default_rng(3).standard_normal((labels, DIM))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     known = LabelVectors([f"label {n}" for n in range(labels)], vectors)
-    batches = label_rows(open_snapshot(str(folder / "rows")), known, 20.0, top, 0.0)
+    batches = label_rows(open_snapshot(str(folder / "rows")), known, 20.0, top, 0.0, labelled=Labelled())
     first = next(batches)
     with pq.ParquetWriter(folder / "classes.parquet", first.schema, compression="zstd") as writer:
         writer.write_batch(first)

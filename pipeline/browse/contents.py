@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
@@ -47,17 +46,25 @@ class Contents:
 
     Attributes:
         snapshot: The snapshot.
+        shards: Its shards, or None if its rows do not refer to files.
         file_io: How files are opened.
     """
 
     snapshot: Snapshot
+    shards: pa.Table | None
     file_io: FileIO = FileIO()
     _verdicts: dict[tuple[ListedFile, int, int], bool] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def _shards(self) -> pa.Table:
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Contents:
+        """Return the contents of a snapshot, whose list of shards is read: it may be removed while a page shows it.
+
+        Raises SnapshotError if the list is missing or damaged.
+        """
+        if not snapshot.head.by_reference:
+            return cls(snapshot, None)
         names = ("path", "name", "format", "bytes", "version")
-        return read_shard_list(self.snapshot.output, self.snapshot.manifest, names)
+        return cls(snapshot, read_shard_list(snapshot.output, snapshot.manifest, names))
 
     def find(self, row: Mapping[str, Any]) -> Content:
         """Return where the bytes of a row are now. Raise NotAvailable if they are not those that were embedded.
@@ -68,7 +75,7 @@ class Contents:
         file, head = row.get("file"), cast(MediaHead, self.snapshot.head)
         if not isinstance(file, dict) or file["uri"] is None:
             raise NotAvailable("the snapshot names no file")
-        shard = self._shard(row["shard"], file["uri"])
+        shard = self._shard(row.get("shard"), file["uri"])
         if shard and file["offset"] is None and shard["format"] != "media":
             raise NotAvailable(
                 "it is copied out of its file when it is embedded, and cannot be played or shown by itself"
@@ -80,11 +87,12 @@ class Contents:
         if not inside or (file["offset"] is None and size != listed.size):
             raise NotAvailable(f"its file changed since it was embedded: it has {listed.size:,} bytes now")
         key = listed, offset, size
-        if key not in self._verdicts:
+        verdict = self._verdicts.get(key)  # other threads may clear them
+        if verdict is None:
             if len(self._verdicts) >= VERDICTS:
                 self._verdicts.clear()
-            self._verdicts[key] = self._is_same(shard, listed, offset, size, file["checksum"])
-        if not self._verdicts[key]:
+            verdict = self._verdicts[key] = self._is_same(shard, listed, offset, size, file["checksum"])
+        if not verdict:
             raise NotAvailable("its file changed since it was embedded")
         known = file["content_type"] if file["content_type"] in head.types.values() else None
         return Content(
@@ -96,9 +104,11 @@ class Contents:
         for at in range(start, end, PIECE_BYTES):
             yield self.file_io.read_range(content.file, content.offset + at, min(PIECE_BYTES, end - at))
 
-    def _shard(self, name: str, uri: str) -> dict[str, Any] | None:
+    def _shard(self, name: str | None, uri: str) -> dict[str, Any] | None:
         """Return the shard of that name if it is the file itself that has the content."""
-        for shard in self._shards.filter(pc.equal(self._shards["name"], name)).to_pylist():
+        if self.shards is None or name is None:
+            return None
+        for shard in self.shards.filter(pc.equal(self.shards["name"], name)).to_pylist():
             if uri_of(os.fsdecode(shard["path"])) == uri:
                 found: dict[str, Any] = shard
                 return found

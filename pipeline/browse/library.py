@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...model.heads import HEADS
 from ..inference.find_model import SnapshotModel
-from ..search.exact_search import weights_notes
+from ..search.exact_search import rows_notes, weights_notes
 from ..search.pairs import compare_spaces
 from ..search.queries import TEXT, Query, QueryError, direction, embed_media, kind_of, read_queries
 from ..search.spaces import OtherSpaceError, find_query_model
@@ -54,7 +53,7 @@ class Library:
 
     def __init__(self, snapshots: Sequence[SnapshotRows], files: Mapping[str, str | None]) -> None:
         self.snapshots, self.files = list(snapshots), files
-        self.contents = [Contents(rows.snapshot) for rows in snapshots]
+        self.contents = [Contents.of(rows.snapshot) for rows in snapshots]
         self._models: dict[tuple[int, str], SnapshotModel | OtherSpaceError] = {}
         self._encoders: dict[Any, Encoder] = {}
         self._lock = threading.Lock()
@@ -68,7 +67,7 @@ class Library:
                 "head": rows.snapshot.head.name,
                 "items": rows.snapshot.head.items,
                 "rows": len(rows),
-                "notes": weights_notes(rows.snapshot) + _unusable_notes(rows),
+                "notes": weights_notes(rows.snapshot) + (rows_notes(len(rows), rows.unusable) if len(rows) else []),
             }
             for rows in self.snapshots
         ]
@@ -176,7 +175,9 @@ class Library:
             found |= _numbers(row, ("start", "end", "duration")) | _numbers(row, ("width", "height"))
         elif content is not None:
             found["text"] = printable(str(content), TEXT_CELLS)
-        found["kept"] = list(_kept_values(row, rows.kept))
+        found["kept"] = [
+            (printable(name, NAME_CELLS), printable(value, VALUE_CELLS)) for name, value in rows.kept_values(number)
+        ]
         return found
 
 
@@ -185,23 +186,3 @@ def _numbers(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     values = {name: row.get(name) for name in names}
     found = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     return found if len(found) == len(values) else {}
-
-
-def _kept_values(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the kept fields of a row that have a value."""
-    for name in names:
-        value = row[name]
-        if value is not None:
-            spelled = (
-                json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-            )
-            yield printable(name, NAME_CELLS), printable(spelled, VALUE_CELLS)
-
-
-def _unusable_notes(rows: SnapshotRows) -> list[str]:
-    if not rows.unusable:
-        return []
-    return [
-        f"WARNING: {rows.unusable:,} of {len(rows):,} rows cannot be found, because their vectors are zero or not finite: "
-        f"audioclip validate names them"
-    ]

@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..io.paths import given_path, real_path
 from ..terminal import print_line, print_note
 from .snapshot_rows import SnapshotRows
 
@@ -45,9 +46,12 @@ def browse(outputs: Sequence[str], *, host: str, port: int, files: Mapping[str, 
         ) from None
     from .library import Library
 
-    for number, output in enumerate(outputs):
-        if output in outputs[:number]:
+    seen = set[str]()
+    for output in outputs:
+        path = real_path(given_path(output)).rstrip("/")
+        if path in seen:
             raise ValueError(f"{output} is given twice: name each directory of snapshots once")
+        seen.add(path)
     listening = _listen(host, port)
     with listening:
         snapshots = list[SnapshotRows]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,10 +73,19 @@ class SnapshotRows:
         return nearest.hits()[0]
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return the columns of a row but its vector and hash. Raise IndexError if there is no such row."""
+        """Return the columns of a row, but its vector, hash and kept fields. Raise IndexError if there is no such row."""
         block, place = self._place(number)
-        row: dict[str, Any] = block.columns.slice(place, 1).to_pylist()[0]
+        names = [name for name in block.columns.schema.names if name not in self.kept]
+        row: dict[str, Any] = block.columns.select(names).slice(place, 1).to_pylist()[0]
         return row
+
+    def kept_values(self, number: int) -> Iterator[tuple[str, str]]:
+        """Yield name and value of the kept fields of a row that have one. Raise IndexError if there is no such row."""
+        block, place = self._place(number)
+        for name in self.kept:
+            value = block.columns.column(name).slice(place, 1)
+            if value.null_count == 0:
+                yield name, _spell(value)
 
     def vector(self, number: int) -> NDArray[np.float32]:
         """Return the vector [dim] of a row, or one of its direction.
@@ -95,6 +106,17 @@ class SnapshotRows:
         if not 0 <= number < len(self):
             raise IndexError(f"{self.snapshot.path} has no row {number}")
         return self.blocks[number // BLOCK_ROWS], number % BLOCK_ROWS
+
+
+def _spell(value: pa.Array) -> str:
+    """Return the only value of an array as a string. Not every value is an object of Python: dates after 9999 are not."""
+    with suppress(pa.ArrowException):  # of lists, structs, bytes that are not UTF-8 and unknown time zones
+        return str(value.cast(pa.string())[0])
+    try:
+        found = value[0].as_py()
+    except Exception:  # of many kinds, some of them only if pandas is missing
+        return f"a value of the type {value.type}"
+    return json.dumps(found, default=str, ensure_ascii=False) if isinstance(found, dict | list) else str(found)
 
 
 def _blocks(snapshot: Snapshot) -> Iterator[pa.RecordBatch]:

@@ -174,7 +174,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     for line in classes.lines:
         print_line(line)
     if arguments.target:
-        print_result(f"{plural(len(classes.files), 'file')} in {arguments.target}")
+        print_result(f"{plural(classes.labels, 'label')} in {arguments.target}")
     return EXIT_DONE
 
 

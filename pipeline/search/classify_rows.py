@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from ..snapshots.snapshot import BATCH_ROWS, Snapshot, iter_rows
 from ..terminal import printable
 from ..writers.result_directory import check_new_directory, new_directory, write_rows, write_summary
-from .exact_search import open_consistent, weights_notes
-from .labels import LabelVectors, embed_labels, read_labels
+from .exact_search import open_consistent, rows_notes, weights_notes
+from .labels import LabelVectors, check_prompts, embed_labels, read_labels
 from .queries import TEXT, QueryError
 from .spaces import find_query_model
 from .top_k import DECIMALS, usable_vectors
@@ -35,11 +36,28 @@ _SCHEMA = pa.schema(
 
 
 class Classes(NamedTuple):
-    """What `classify` found: the first rows as lines, or the files that it wrote, and what users must know."""
+    """What `classify` found.
+
+    Attributes:
+        lines: The first rows, or none if files were written.
+        files: The files that were written.
+        labels: How many labels of rows they have.
+        notes: What users must know.
+    """
 
     lines: list[str]
     files: list[str]
+    labels: int
     notes: list[str]
+
+
+@dataclass
+class Labelled:
+    """Counts of label_rows: rows that were read, those without a usable vector, and labels of the others."""
+
+    rows: int = 0
+    incomparable: int = 0
+    labels: int = 0
 
 
 def classify(
@@ -68,6 +86,7 @@ def classify(
             `target` is not new.
         SnapshotError: The snapshot cannot be read.
     """
+    check_prompts(prompts)
     if target is not None:
         target = check_new_directory(target, output)
     snapshot = open_consistent(output)
@@ -85,18 +104,23 @@ def classify(
             f"the text head gives vectors of {known.vectors.shape[1]} numbers, and those of the snapshot have "
             f"{snapshot.manifest['dim']}: give the checkpoint of the snapshot's training with --checkpoint"
         )
-    notes = ([model.warning] if model.warning else []) + weights_notes(snapshot)
-    batches = label_rows(snapshot, known, scale, top, min_probability)
+    notes = [note for note in (model.warning, known.note, *weights_notes(snapshot)) if note]
+    labelled = Labelled()
+    batches = label_rows(snapshot, known, scale, top, min_probability, labelled=labelled)
     if target is None:
         with closing(batches):
             found = (row for batch in batches for row in batch.to_pylist())
-            shown = islice(_rows_of(found), PRINTED_ROWS)
-            return Classes([_as_line(row_id, labelled) for row_id, labelled in shown], [], notes)
+            lines = [_as_line(*row) for row in islice(_rows_of(found), PRINTED_ROWS + 1)]
+        if len(lines) > PRINTED_ROWS:
+            notes.append(f"the first {PRINTED_ROWS} rows are printed; --output DIR writes all of them")
+        elif not lines and labelled.rows > labelled.incomparable:
+            notes.append(f"no row has a label with a probability of at least {min_probability:g}")
+        return Classes(lines[:PRINTED_ROWS], [], 0, notes + rows_notes(labelled.rows, labelled.incomparable))
     with new_directory(target) as directory:
         names = [*write_rows(directory, "classes", _SCHEMA, batches)]
         summary = {"snapshot": snapshot.name, "labels": len(known.labels), "prompts": list(prompts), "files": names}
         write_summary(directory, SUMMARY, summary)
-    return Classes([], names, notes)
+    return Classes([], names, labelled.labels, notes + rows_notes(labelled.rows, labelled.incomparable))
 
 
 def _rows_of(found: Iterator[dict[str, object]]) -> Iterator[tuple[str, list[dict[str, object]]]]:
@@ -117,11 +141,11 @@ def _as_line(row_id: str, labelled: list[dict[str, object]]) -> str:
 
 
 def label_rows(
-    snapshot: Snapshot, known: LabelVectors, scale: float, top: int, min_probability: float
+    snapshot: Snapshot, known: LabelVectors, scale: float, top: int, min_probability: float, *, labelled: Labelled
 ) -> Generator[pa.RecordBatch, None, None]:
     """Yield id, rank, label and probability of the most probable labels of each row; of equal ones the first comes first.
 
-    A row whose vector is zero, infinite or NaN has none.
+    A row whose vector is zero, infinite or NaN has none. `labelled` counts what was done.
     """
     directions, labels = np.ascontiguousarray(known.vectors.T), pa.array(known.labels, pa.string())
     directions *= scale
@@ -143,6 +167,9 @@ def label_rows(
             sums = np.exp(block, out=block).sum(axis=1, keepdims=True)
             chances[start : start + step] = np.exp(best - highest) / sums
         rows, ranks = np.nonzero(chances >= min_probability)
+        labelled.rows += batch.num_rows
+        labelled.incomparable += batch.num_rows - len(units)
+        labelled.labels += len(rows)
         yield pa.RecordBatch.from_arrays(
             [
                 batch.column("id").take(pa.array(usable.rows[rows])),

@@ -185,15 +185,19 @@ def _check_pairs(kinds: Sequence[str], head: str, query_head: str | None) -> Non
 
 def _notes(snapshot: Snapshot, queries: Sequence[Query], nearest: TopK) -> list[str]:
     notes = [f"{query.name:.80}: {query.note}" for query in queries if query.note]
-    notes += weights_notes(snapshot)
-    if nearest.incomparable:
-        notes.append(
-            f"WARNING: {nearest.incomparable:,} of {nearest.rows:,} rows cannot be found, because their vectors are zero "
-            f"or not finite: audioclip validate names them"
-        )
-    if not nearest.rows:
-        notes.append("the snapshot has no rows")
-    return notes
+    return notes + weights_notes(snapshot) + rows_notes(nearest.rows, nearest.incomparable)
+
+
+def rows_notes(rows: int, incomparable: int) -> list[str]:
+    """Return what a user must know of so many rows, of which some have a vector that is zero or not finite."""
+    if not rows:
+        return ["the snapshot has no rows"]
+    if not incomparable:
+        return []
+    return [
+        f"WARNING: {incomparable:,} of {rows:,} rows cannot be compared, because their vectors are zero or not finite: "
+        f"audioclip validate names them"
+    ]
 
 
 def weights_notes(snapshot: Snapshot) -> list[str]:

@@ -54,6 +54,9 @@ def find_pairs(output: str, other: str, target: str, *, top: int = 1) -> Pairs:
     first, second = open_consistent(output), open_consistent(other)
     warning = compare_spaces(output, first.manifest, other, second.manifest)
     found = Pairs(0, [], ([warning] if warning else []) + weights_notes(first))
+    for snapshot in (first, second):
+        if not any(file.rows for file in snapshot.files if file.is_part):
+            found.notes.append(f"{snapshot.path} has no rows")
     with new_directory(target) as directory:
         found.files = [*write_rows(directory, "pairs", _SCHEMA, _pairs(first, second, top, found))]
         write_summary(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 VECTORS = ".npy"
 TEXT = "text"
 
-_FRAGMENT = re.compile(r"(.+?)(#t=[^#/]*)?", re.DOTALL)
+HELD_BYTES = 64 << 20  # of a file that is read whole before it is decoded
 
 
 class QueryError(OneLineError, ValueError):
@@ -68,19 +67,24 @@ def _heads_by_suffix() -> dict[str, str]:
     return {suffix: name for name in HEADS for suffix in find_head(name).types}
 
 
+def _kind_of_path(path: str) -> str:
+    """Return the head of a path by its suffix, ".npy", or TEXT for any other path."""
+    suffix = f".{path.rpartition('.')[2].lower()}"
+    return VECTORS if suffix == VECTORS else _heads_by_suffix().get(suffix, TEXT)
+
+
 def _path_and_fragment(query: str) -> tuple[str, str]:
-    path, fragment = cast(re.Match[str], _FRAGMENT.fullmatch(query)).groups("")
-    return path, fragment
+    """Return the path of a query, and its media fragment or "": what follows the last # behind a suffix, even if wrong."""
+    path, mark, fragment = query.rpartition("#")
+    is_named = fragment.startswith("t=") or _kind_of_path(query) == TEXT
+    if mark and "/" not in fragment and is_named and _kind_of_path(path) != TEXT:
+        return path, f"#{fragment}"
+    return query, ""
 
 
 def kind_of(query: str, *, text: bool = False) -> str:
     """Return the head that embeds a query, or ".npy" for a file of vectors; with `text` every query is a text."""
-    if text or not query:
-        return TEXT
-    path, _ = _path_and_fragment(query)
-    if path.lower().endswith(VECTORS):
-        return VECTORS
-    return _heads_by_suffix().get(f".{path.rpartition('.')[2].lower()}", TEXT)
+    return TEXT if text or not query else _kind_of_path(_path_and_fragment(query)[0])
 
 
 def read_queries(
@@ -117,18 +121,31 @@ def read_queries(
 
 def _check_text(text: str, *, is_text: bool) -> None:
     if not text or text.isspace():
-        raise QueryError("an empty text cannot be searched for: give a text or a .npy file of vectors")
+        raise QueryError("an empty text cannot be searched for: give a text or a file")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise QueryError(
             f"the query {text!r:.80} is not UTF-8 (character {error.start}): check the terminal's encoding"
         ) from None
+    remedy = "search for the text with --text"
+    if not is_text and "/" in text and os.path.exists(text) and not os.path.isfile(text):
+        raise QueryError(f"{text} is not a file: name files, or {remedy}")
     if not is_text and os.path.splitext(text)[1] and os.path.isfile(given_path(text)):
         raise QueryError(
-            f"{text} is a file whose suffix is neither of sounds or pictures nor .npy: convert it, or search for the text "
-            f"with --text"
+            f"{text} is a file whose suffix is neither of sounds or pictures nor .npy: convert it, or {remedy}"
         )
+
+
+def check_regular(path: str, name: str) -> None:
+    """Raise QueryError if a path is local and no file: a pipe would be waited for, and a device may never end.
+
+    Args:
+        path: The path, as given_path returns it.
+        name: What to call it.
+    """
+    if is_local(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise QueryError(f"{name} is not a regular file: name a file")
 
 
 def _vectors_of_texts(texts: list[str], encoder: Encoder) -> dict[str, Query]:
@@ -153,11 +170,13 @@ def _read_content(query: str, model: SnapshotModel) -> tuple[Any, str]:
     """Return what an encoder takes of a media file, decoded as rows are, and a note or ""."""
     path, fragment = _path_and_fragment(query)
     head = cast(MediaHead, model.head)
+    check_regular(given_path(path), path)
     try:
         with FileIO().open(given_path(path)) as opened:
             size = opened.seek(0, io.SEEK_END)
             opened.seek(0)
-            file = cast(BinaryIO, io.BytesIO(opened.read()) if size <= head.max_held else opened)
+            small = size <= min(head.max_held, HELD_BYTES)  # a larger picture is refused by its size
+            file = cast(BinaryIO, io.BytesIO(opened.read()) if small else opened)
             content, first = _decode(query, file, size, fragment, model)
     except FileNotFoundError:
         raise QueryError(
@@ -177,7 +196,8 @@ def _decode(query: str, file: BinaryIO, size: int, fragment: str, model: Snapsho
         part = head.find_part(file, size, fragment, model.settings)
         (content,) = head.decode(file, [part.values])
     except BadRow as error:
-        raise QueryError(f"{query} cannot be embedded: {error.reason}: {error.detail}") from None
+        reason = "" if error.reason == "missing field" else f"{error.reason}: "  # of a fragment, not of a field
+        raise QueryError(f"{query} cannot be embedded: {reason}{error.detail}") from None
     if isinstance(content, ContentError):
         raise QueryError(f"{query} cannot be embedded: {content.reason}: {content.detail}")
     return content, "" if fragment else part.fragment
@@ -220,8 +240,9 @@ def _embed(query: str, content: Any, note: str, encoder: Encoder) -> Query:
 
 
 def _vectors_of_file(path: str, dim: int) -> list[Query]:
+    file: Any = given_path(path)
+    check_regular(file, path)
     try:
-        file: Any = given_path(path)
         if not is_local(file):
             with FileIO().open(file) as opened:
                 file = io.BytesIO(opened.read())

@@ -185,7 +185,7 @@ class TopK:
         rows = vectors.rows[places]
         columns = batch.select(names).take(pa.array(rows)).to_pydict()
         if "file" in columns:
-            columns["file"] = [file["uri"] for file in columns["file"]]
+            columns["file"] = [file and file["uri"] for file in columns["file"]]
         columns["row"] = (rows + first_row).tolist()
         named = zip(*columns.values(), strict=True)
         for number, score, row in zip(numbers.tolist(), exact.tolist(), named, strict=True):

@@ -156,11 +156,12 @@ def open_pages(handle: IO[bytes]) -> pq.ParquetFile:
 
 
 def _is_described(snapshot: Snapshot, info: FileInfo, file: pq.ParquetFile) -> bool:
-    """Return whether a part file has the fingerprint, the rows and the required columns that the manifest says."""
+    """Return whether a part file has the fingerprint, the rows, the columns and their types that the manifest says."""
     fingerprint = (file.metadata.metadata or {}).get(b"fingerprint", b"").decode("utf-8", "replace")
-    expected, fields = (
-        [field for field in each if field.name in _REQUIRED_COLUMNS] for each in (snapshot.schema(), file.schema_arrow)
-    )
+    expected, found = ({field.name: field for field in each} for each in (snapshot.schema(), file.schema_arrow))
     return (
-        fingerprint == snapshot.manifest["fingerprint"] and file.metadata.num_rows == info.rows and fields == expected
+        fingerprint == snapshot.manifest["fingerprint"]
+        and file.metadata.num_rows == info.rows
+        and all(name in found and found[name] == expected[name] for name in _REQUIRED_COLUMNS)
+        and all(found[name].type == field.type for name, field in expected.items() if name in found)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ from tests.support.browsing import (
     sound,
     use_stub_models,
 )
+from tests.support.corpus import embed
 from tests.support.object_stores import Store
-from tests.support.snapshots import batch_of, edit_manifest, random_batches, rewrite, write_snapshot
+from tests.support.snapshots import batch_of, directory_of, edit_manifest, random_batches, rewrite, write_snapshot
 from tests.support.stub_media import StubPictures, embed_media
 from tests.support.tars import tar_of
 
@@ -250,7 +252,7 @@ def test_blocks_are_searched_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [rows.row(hit.row)["id"] for hit in hits] == [hit.id for hit in hits]
         assert (len(rows), rows.unusable) == (2502, 2)
         client = client_of([tmp_path / "out"])
-        assert "2 of 2,502 rows cannot be found" in client.get("/snapshots").json()["snapshots"][0]["notes"][0]
+        assert "2 of 2,502 rows cannot be compared" in client.get("/snapshots").json()["snapshots"][0]["notes"][0]
         assert client.get("/near/0/2499").json()["answers"][0]["hits"][0]["row"] == 2499
         assert "zero or not finite" in client.get("/near/0/2500").json()["error"]
 
@@ -465,6 +467,43 @@ def _name_in_all_rows(output: Path, file: dict[str, Any]) -> None:
     rewrite(output, change)
 
 
+def test_kept_values_that_python_cannot_have(tmp_path: Path) -> None:
+    """Each is shown as Arrow has it, and does not cost the page."""
+    values = {
+        "nanoseconds": (pa.array([10**18 + 1], pa.timestamp("ns")), "2001-09-09 01:46:40.000000001"),
+        "time": (pa.array([1], pa.time64("ns")), "00:00:00.000000001"),
+        "far": (pa.array([10**17], pa.timestamp("ms")), "<value out of range: 100000000000000000>"),
+        "date": (pa.array([10**8], pa.date32()), "<value out of range: 100000000>"),
+        "zone": (pa.array([1], pa.timestamp("us", tz="Nowhere/X")), "a value of the type timestamp[us, tz=Nowhere/X]"),
+        "bytes": (pa.array([b"\xff"]), "b'\\xff'"),
+        "list": (pa.array([[10**8]], pa.list_(pa.date32())), "a value of the type list<element: date32[day]>"),
+        "nan": (pa.array([float("nan")]), "nan"),
+    }
+    pq.write_table(
+        pa.table({"text": ["rain"], **{name: column for name, (column, _) in values.items()}}), tmp_path / "a.parquet"
+    )
+    embed(tmp_path / "a.parquet", tmp_path / "out", keep_fields=[*values])
+    (hit,) = client_of([tmp_path / "out"]).get("/first").json()["answers"][0]["hits"]
+    assert hit["kept"] == [[name, shown] for name, (_, shown) in values.items()]
+
+
+def test_a_damaged_snapshot_is_an_error_at_the_start(sounds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column of another type, and a list of shards that is missing."""
+
+    def change(table: pa.Table) -> pa.Table:
+        return table.set_column(table.schema.get_field_index("start"), "start", pa.array(["0"] * len(table)))
+
+    (shards,) = directory_of(sounds / "out").glob("_shards-*")
+    data = shards.read_bytes()
+    shards.unlink()
+    assert main(["browse", str(sounds / "out")]) == 1
+    assert f"{shards} is missing" in capsys.readouterr().err
+    shards.write_bytes(data)
+    rewrite(sounds / "out", change)
+    assert main(["browse", str(sounds / "out")]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
+
+
 def test_contents_on_an_object_store(store: Store) -> None:
     """A range is asked for of the version that was embedded; another one has changed."""
     for number in range(2):
@@ -492,6 +531,8 @@ def test_a_snapshot_that_is_published_meanwhile(sounds: Path) -> None:
     assert rows_of(client) == before
     assert len(client.get("/near/0/0").json()["answers"][0]["hits"]) == 6
     assert len(rows_of(client_of([sounds / "out"]))) == 7
+    shutil.rmtree(sounds / "out")  # as gc removes the snapshot
+    assert client.get(f"/content/0/{before['bark.wav']}").content == sound(0)
 
 
 def test_mistakes_on_the_command_line(
@@ -505,6 +546,8 @@ def test_mistakes_on_the_command_line(
     monkeypatch.setattr("uvicorn.Server.run", lambda *values, **named: None)
     for arguments, status, message in (
         ([str(outputs[0]), str(outputs[0])], 2, "is given twice"),
+        ([str(outputs[0]), f"{outputs[0]}/"], 2, "is given twice"),
+        ([str(outputs[0]), os.path.relpath(outputs[0])], 2, "is given twice"),
         ([str(tmp_path)], 1, "has no current snapshot"),
         ([str(outputs[0]), "--port", "70000"], 2, "'70000' is not a port"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from audioclip_beam.model.audio.shapes import untrained_state as untrained_audio
 from audioclip_beam.model.checkpoint import load_checkpoint
 from audioclip_beam.model.fingerprint import fingerprint
 from audioclip_beam.pipeline.cli import main
-from audioclip_beam.pipeline.search.classify_rows import label_rows
+from audioclip_beam.pipeline.search.classify_rows import Labelled, label_rows
 from audioclip_beam.pipeline.search.exact_search import search
 from audioclip_beam.pipeline.search.labels import LabelError, LabelVectors, read_labels
 from audioclip_beam.pipeline.search.pairs import find_pairs
+from audioclip_beam.pipeline.search.queries import QueryError
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from audioclip_beam.pipeline.snapshots.snapshot import open_snapshot
 from tests.support.pages import blocks, environment_of_the_tests, read_page, run_blocks, sections
@@ -213,8 +215,11 @@ def test_rows_are_labelled(
     command = ["classify", str(snapshots / "sounds"), "--labels", str(tmp_path / "labels.csv"), "--top", "2"]
     command += ["--tokenizer_path", str(vocabulary), "--prompt", "{}", "--prompt", "the sound of {}"]
     assert main(command) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 5
+    assert "rows are printed" not in printed.err
     assert main([*command, "--output", str(tmp_path / "classes")]) == 0
+    assert "10 labels in" in capsys.readouterr().out
     found = pq.read_table(tmp_path / "classes" / "classes-00000.parquet").to_pylist()
     encoder = TextEncoder.load(model, device="cpu", tokenizer_path=vocabulary)
 
@@ -231,6 +236,17 @@ def test_rows_are_labelled(
         expected |= {(row_id, "dog"): dog, (row_id, "rain"): rain}
     assert {(row["id"], row["label"]): row["probability"] for row in found} == pytest.approx(expected, rel=1e-3)
     assert [row["rank"] for row in found] == [1, 2] * 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("audioclip_beam.pipeline.search.classify_rows.PRINTED_ROWS", 3)
+        assert main(command) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert "the first 3 rows are printed; --output DIR writes all of them" in printed.err
+    (tmp_path / "labels.csv").write_text("label\n" + "word " * 100 + "\nrain\n")
+    assert main([*command, "--min_probability", "1"]) == 0
+    printed = capsys.readouterr().err
+    assert "2 of 4 texts of labels are cut to the 77 tokens that the model reads" in printed
+    assert "no row has a label with a probability of at least 1" in printed
 
 
 def test_texts_have_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +270,36 @@ def test_labels_of_odd_files(tmp_path: Path) -> None:
         csv.field_size_limit(limit)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "has no label"),
+        ("a.csv", "label,text\n", "has no label"),
+        ("a.csv", "label\ndog, barking\n", "record 1 has 2 values for 1 columns"),
+        ("a.csv", "label,label\na,b\n", "has 2 columns label"),
+        ("a.csv", 'label,text\n"a,b\nc\n', "is not CSV: unexpected end of data"),
+        ("a.csv", "text,label\na\n", "the label is None"),
+        ("a.jsonl", '{"label": "a\\ud800"}\n', "record 1: .* has an incomplete character"),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("a.txt", "\ufeff\r\n \t\r\n", "has no label"),
+    ],
+)
+def test_labels_that_cannot_be_used(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """Nothing of a label is left out without an error."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(LabelError, match=message):
+        read_labels(str(tmp_path / name))
+
+
+def test_labels_of_a_csv_with_spaces_and_of_a_pipe(tmp_path: Path) -> None:
+    """Spaces around names and values are left out; what is not a file is not waited for."""
+    (tmp_path / "a.csv").write_text("label, text\r\ndog, a dog\r\nrain\r\n")
+    assert read_labels(str(tmp_path / "a.csv")) == [("dog", "a dog"), ("rain", "rain")]
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(QueryError, match="a.txt is not a regular file"):
+        read_labels(str(tmp_path / "a.txt"))
+
+
 @pytest.mark.parametrize("top", [1, 5])
 def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> None:
     """2,000 rows, 50 labels, of which two are equal: the first of them comes first."""
@@ -262,7 +308,9 @@ def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> No
     labels /= np.linalg.norm(labels, axis=1, keepdims=True)
     labels[7] = labels[3]
     known = LabelVectors([f"label {n}" for n in range(50)], labels)
-    batches = list(label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.0))
+    labelled = Labelled()
+    batches = list(label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.0, labelled=labelled))
+    assert labelled == Labelled(2000, 0, 2000 * top)
     found = [
         (row["id"], row["label"], row["rank"], row["probability"]) for batch in batches for row in batch.to_pylist()
     ]
@@ -277,7 +325,7 @@ def test_labels_are_those_of_a_naive_computation(tmp_path: Path, top: int) -> No
     assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], rel=1e-6)
     kept = [
         row
-        for batch in label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.5)
+        for batch in label_rows(open_snapshot(str(tmp_path / "out")), known, 20.0, top, 0.5, labelled=Labelled())
         for row in batch.to_pylist()
     ]
     assert len(kept) == sum(row[3] >= 0.5 for row in found)
@@ -302,6 +350,11 @@ def test_pairs_are_those_of_a_naive_computation(
     ]
     assert [(row["id_a"], row["id_b"], row["rank"]) for row in found] == [row[:3] for row in expected]
     assert [row["score"] for row in found] == pytest.approx([row[3] for row in expected], abs=1e-11)
+    write_snapshot(tmp_path / "empty", [], 16)
+    assert (
+        f"{directory_of(tmp_path / 'empty')} has no rows"
+        in find_pairs(str(tmp_path / "a"), str(tmp_path / "empty"), str(tmp_path / "none")).notes
+    )
     command = ["pairs", str(tmp_path / "a"), str(tmp_path / "b"), "--output"]
     assert main([*command, str(tmp_path / "pairs")]) == 2
     assert "is not empty: name a new directory" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from audioclip_beam.model.text.shapes import untrained_state
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.inference.find_model import find_model
 from audioclip_beam.pipeline.search.exact_search import search
-from audioclip_beam.pipeline.search.queries import QueryError
+from audioclip_beam.pipeline.search.queries import QueryError, _path_and_fragment, kind_of
 from audioclip_beam.pipeline.snapshots.commit import read_manifest
 from audioclip_beam.pipeline.snapshots.manifest import Manifest
 from tests.support import object_stores
@@ -283,6 +283,44 @@ def test_impossible_queries(output: Path, tmp_path: Path, capsys: pytest.Capture
         assert printed.count("\n") == 1
 
 
+def test_queries_that_are_no_media_files(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe or a device is not waited for, a picture of a terabyte is not read, and a wrong fragment is not a text."""
+    for kind in ("npy", "wav"):
+        os.mkfifo(tmp_path / f"pipe.{kind}")
+        (tmp_path / f"folder.{kind}").mkdir()
+        (tmp_path / f"zero.{kind}").symlink_to("/dev/zero")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    sound = Path("examples/sounds/siren.ogg").resolve()
+    cases = {
+        f"{tmp_path}/{name}.{kind}": "is not a regular file"
+        for name in ("pipe", "folder", "zero")
+        for kind in ("npy", "wav")
+    }
+    cases |= {
+        f"{sound}#{each}": f"#{each} is not #t=START,END in seconds" for each in ("", "t=", "t=5", "x=1,2", "1,2")
+    }
+    cases |= {f"{tmp_path}/": "is not a file: name files", f"{tmp_path}/huge.jpg": "too large: 1,099,511,627,776 bytes"}
+    for query, message in cases.items():
+        assert main(["search", str(output), query]) == 2, query
+        assert message in capsys.readouterr().err, query
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "path"),
+    [
+        ("a.wav#t=1,2", "audio", "a.wav"), ("a.wav#t=1.wav", "audio", "a.wav"), ("a#b.wav", "audio", "a#b.wav"),
+        ("a#t=0,1.ogg", "audio", "a#t=0,1.ogg"), ("a#b.wav#t=0,1", "audio", "a#b.wav"), ("a.wav#", "audio", "a.wav"),
+        ("a.jpg#xywh=1,2", "image", "a.jpg"), ("a.wav#b/c", "text", "a.wav#b/c"), ("C# and F#", "text", "C# and F#"),
+        ("#1.wav", "audio", "#1.wav"), ("a\n.wav#t=1,2", "audio", "a\n.wav"),
+    ],
+)  # fmt: skip
+def test_names_with_fragments(query: str, kind: str, path: str) -> None:
+    """A fragment is what follows the last # behind a suffix; a name may have others."""
+    assert kind_of(query) == kind
+    assert _path_and_fragment(query)[0] == path
+
+
 @pytest.mark.slow
 def test_long_text_is_truncated_with_a_note(output: Path) -> None:
     """A query is truncated like the texts of the corpus, with a note."""
@@ -333,7 +371,7 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "out"
     write_snapshot(out, [rows], 4)
     assert main(["search", str(out), query]) == 0
-    assert "1 of 2 rows cannot be found, because their vectors are zero or not finite" in capsys.readouterr().err
+    assert "1 of 2 rows cannot be compared, because their vectors are zero or not finite" in capsys.readouterr().err
     rewrite(out, lambda table: table.drop_columns(["embedding"]))
     assert main(["search", str(out), query]) == 1
     assert "is not the file that the manifest describes" in capsys.readouterr().err
@@ -369,6 +407,17 @@ def test_damaged_snapshot_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "does not name a snapshot" in capsys.readouterr().err
     assert main(["search", str(tmp_path), query]) == 1
     assert "has no current snapshot" in capsys.readouterr().err
+
+
+def test_columns_of_other_types_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are named before a row is shown."""
+    write_snapshot(tmp_path / "out", random_batches(3, 4), 4)
+    rewrite(
+        tmp_path / "out",
+        lambda table: table.set_column(table.schema.get_field_index("text"), "text", pa.array([1] * 3)),
+    )
+    assert main(["search", str(tmp_path / "out"), save(tmp_path / "q.npy", np.ones(4))]) == 1
+    assert "is not the file that the manifest describes" in capsys.readouterr().err
 
 
 def test_snapshot_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
