@@ -17,7 +17,7 @@ from ...model.media import MediaHead
 from ..content import NOT_LISTED, Source, digest_in
 from ..io.byte_ranges import ByteRange
 from ..io.file_io import FileIO
-from ..io.in_order import group_calls, map_in_order
+from ..io.in_order import TURNS, group_calls, map_in_order
 from ..io.locate import locate
 from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
@@ -81,7 +81,7 @@ class ContentReader:
         """Yield groups of contents, with the name of each."""
         group, names, size, runs = list[Any](), list[str](), 0, list(self._runs(rows))
         contents = map_in_order(
-            lambda some: [self._read(run) for run in some],
+            self._read_some,
             group_calls(runs, lambda run: run.source.path, lambda run: run.size),
             self.threads,
             lambda some: sum(run.size for run in some),
@@ -116,17 +116,34 @@ class ContentReader:
                 yield _Run(source, name, parts[start:end], size, digest_in(checksums[start]))
                 start = end
 
-    def _read(self, run: _Run) -> Iterator[Any]:
-        """Return the contents of a run: decoded if they are few, else decoded one by one."""
-        if run.source.bytes == NOT_LISTED:
-            run = run._replace(source=self._list(run.source, run.digest))
+    def _read_some(self, runs: list[_Run]) -> list[Iterator[Any]]:
+        """Return the contents of runs, of which several have small and local sources."""
+        runs = [run._replace(source=self._list(run.source, run.digest)) if _is_unlisted(run) else run for run in runs]
+        if len(runs) == 1:
+            return [self._read(runs[0])]
+        ranges = [(_listed(run.source), run.source.offset, run.source.size) for run in runs]
+        return TURNS.run(
+            len(runs),
+            lambda: self.file_io.read_ranges(ranges),
+            lambda contents: [self._read(*each) for each in zip(runs, contents, strict=True)],
+        )
+
+    def _read(self, run: _Run, content: bytes | Exception | None = None) -> Iterator[Any]:
+        """Return the contents of a run: decoded if they are few, else decoded one by one.
+
+        Args:
+            run: The run.
+            content: Its bytes, or the error of reading them; None if they are not yet read.
+        """
         source = run.source
-        in_memory = source.size <= self.head.max_held
-        if not in_memory:
+        if source.size > self.head.max_held:
             return self._decode_from_file(run)
         with reading_errors(source.path, self.reports):
-            data = self.file_io.read_range(_listed(source), source.offset, source.size)
-        decoded = self._decode(io.BytesIO(data), run)
+            if content is None:
+                content = self.file_io.read_range(_listed(source), source.offset, source.size)
+            if isinstance(content, Exception):
+                raise content
+        decoded = self._decode(io.BytesIO(content), run)
         return decoded if run.size > WAITING_BYTES else iter(list(decoded))
 
     def _list(self, source: Source, digest: bytes) -> Source:
@@ -170,6 +187,10 @@ class ContentReader:
         with reading_errors(source.path, self.reports), self.file_io.open_version(_listed(source)) as raw:
             whole = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw), BUFFER_BYTES))
             yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))
+
+
+def _is_unlisted(run: _Run) -> bool:
+    return run.source.bytes == NOT_LISTED
 
 
 def _listed(source: Source) -> ListedFile:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
@@ -11,7 +12,7 @@ from ..flags import READ_TIMEOUT
 from . import beam_files
 from .byte_ranges import BlockFile
 from .paths import is_local
-from .timeout_reader import call_within, open_to_read, open_version
+from .timeout_reader import call_within, calls_within, open_to_read, open_version
 from .versions import ListedFile, read_range
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class FileIO:
         """Return a part of a file that memory takes, as open_version reads it."""
         self.set_options(file.path)
         return call_within(file.path, self.read_timeout, lambda: read_range(file, offset, size, self.compare))
+
+    def read_ranges(self, ranges: Sequence[tuple[ListedFile, int, int]]) -> list[bytes | Exception]:
+        """Return parts of small local files, (file, offset, size), as read_range returns each, or its error."""
+        return calls_within(
+            [(each[0].path, functools.partial(read_range, *each, self.compare)) for each in ranges], self.read_timeout
+        )
 
     def open_headers(self, file: ListedFile) -> BinaryIO:
         """Return a file of which a header is read: only blocks of it that are needed are, each as read_range reads it."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,9 +12,9 @@ from typing import TypeVar
 
 from .paths import is_local
 
-CALL_BYTES = (
-    256 << 10
-)  # of local files that one call reads: to hand a small one to a thread takes longer than to read it
+# Of local files that one call reads: to hand a small one to a thread takes longer than to read it.
+CALL_BYTES = 256 << 10
+SLOW_SECONDS = 0.0003  # for reading a small file: it is not in the memory of the operating system
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -35,6 +38,40 @@ def group_calls(items: Iterable[_T], path_of: Callable[[_T], str], size_of: Call
         total += size
     if group:
         yield group
+
+
+class _Turns:
+    """Small local files are read by one thread of the process at a time, unless their storage is slow.
+
+    Their reading is short calls between which threads would wait for Python's lock: two take longer than one. Threads that
+    wait for slow storage wait at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the threads of the process that this one is a fork of."""
+        self._lock, self._is_slow = threading.Lock(), False
+
+    def run(self, count: int, read: Callable[[], _T], use: Callable[[_T], _R]) -> _R:
+        """Return use(read()); `read` reads so many files, and `use` takes little time."""
+        if self._is_slow:
+            contents = self._timed(count, read)
+            with self._lock:
+                return use(contents)
+        with self._lock:
+            return use(self._timed(count, read))
+
+    def _timed(self, count: int, read: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        contents = read()
+        self._is_slow = time.perf_counter() - start > count * SLOW_SECONDS
+        return contents
+
+
+TURNS = _Turns()
+os.register_at_fork(after_in_child=TURNS.clear)
 
 
 def map_in_order(

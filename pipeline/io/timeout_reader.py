@@ -11,10 +11,10 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from ..flags import READ_TIMEOUT
@@ -71,13 +71,41 @@ os.register_at_fork(after_in_child=_IDLE.clear)
 
 def call_within(path: str, timeout: float, call: Callable[[], _T]) -> _T:
     """Return the result of a short call that reads `path`, in another thread. Raises NoDataError if it takes too long."""
+    [outcome] = calls_within([(path, call)], timeout)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def calls_within(calls: Sequence[tuple[str, Callable[[], _T]]], timeout: float) -> list[_T | Exception]:
+    """Return the results or errors of short calls, one after another in one other thread: to change threads takes longer.
+
+    Args:
+        calls: The path that each reads, and the call.
+        timeout: Seconds that one may take. One that takes longer, and those after it, have a NoDataError.
+    """
+    outcomes = list[_T | Exception]()
+
+    def run() -> None:
+        for path, call in calls:
+            try:
+                outcome: _T | Exception = call()
+            except Exception as error:
+                outcome = store_error(path, error)
+            outcomes.append(outcome)
+
     try:
         thread = _IDLE.pop()
     except IndexError:
         thread = WorkerThread("read small files")
-    future = thread.submit(call)
+    future, done = thread.submit(run), -1
     try:
-        return _result(path, future, timeout)
+        while len(outcomes) > done:  # the last wait was long enough for one at least
+            done = len(outcomes)
+            with suppress(FutureTimeout):
+                future.result(timeout)
+                return outcomes
+        return [*outcomes[:done], *(NoDataError(path, timeout) for path, _ in calls[done:])]
     finally:
         if future.done():
             _IDLE.append(thread)

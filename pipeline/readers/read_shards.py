@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import time
 from array import array
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from ...model.head import BadRow
 from ..content import count_extent
-from ..io.in_order import group_calls, map_in_order
+from ..io.in_order import TURNS, group_calls, map_in_order
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
@@ -86,6 +87,15 @@ def _open(shard: Shard, settings: ReadSettings) -> Iterator[IO[bytes]]:
     else:
         with open_shard(shard, settings.file_io, settings.reports) as handle:
             yield handle
+
+
+@contextmanager
+def _read_already(shard: Shard, content: bytes | Exception, settings: ReadSettings) -> Iterator[IO[bytes]]:
+    """Open what was read of a file, with the errors of open_shard."""
+    with reading_errors(shard.path, settings.reports):
+        if isinstance(content, Exception):
+            raise content
+        yield io.BytesIO(content)
 
 
 @dataclass
@@ -231,7 +241,7 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
 
         groups = list(group_calls(parts, lambda part: part.shard.path, size_of))
         looked = map_in_order(
-            lambda group: [self._look(builder, part.shard) for part in group],
+            lambda group: self._look_at(builder, [part.shard for part in group]),
             groups,
             self.settings.threads,
             lambda group: sum(map(size_of, group)),
@@ -243,9 +253,20 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
             read.add(builder, builder.next_row)
         yield builder.flush()
 
-    def _look(self, builder: BatchBuilder, shard: Shard) -> Found:
-        """Return what a file is; `builder` has the settings of the job."""
-        with _open(shard, self.settings) as handle:
+    def _look_at(self, builder: BatchBuilder, shards: Sequence[Shard]) -> list[Found]:
+        """Return what files are, of which several are small and local; `builder` has the settings of the job."""
+        if len(shards) == 1 or self.settings.headers_only:
+            return [self._look(builder, shard) for shard in shards]
+        ranges = [(shard.listed, 0, shard.bytes) for shard in shards]
+        return TURNS.run(
+            len(shards),
+            lambda: self.settings.file_io.read_ranges(ranges),
+            lambda contents: [self._look(builder, *each) for each in zip(shards, contents, strict=True)],
+        )
+
+    def _look(self, builder: BatchBuilder, shard: Shard, content: bytes | Exception | None = None) -> Found:
+        """Return what a file is, of which the content was read, or with this error, or is read now."""
+        with _open(shard, self.settings) if content is None else _read_already(shard, content, self.settings) as handle:
             found = look_at(builder, item_of(shard), cast(BinaryIO, handle))
         BytesRead(shard.bytes).reach(shard.bytes)
         return found

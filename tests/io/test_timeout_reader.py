@@ -16,7 +16,7 @@ import pytest
 
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.retries import StoreError
-from audioclip_beam.pipeline.io.timeout_reader import open_to_read
+from audioclip_beam.pipeline.io.timeout_reader import NoDataError, calls_within, open_to_read
 from audioclip_beam.pipeline.io.versions import FileChanged, ListedFile
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
@@ -127,6 +127,33 @@ def test_small_files_are_read_in_one_thread(tmp_path: Path) -> None:
         FileIO(0.3).open_version(ListedFile(f"{tmp_path}/pipe", 5, "1-5-1-1")).__enter__()
     assert read_all() == expected
     (tmp_path / "pipe").write_bytes(b"")
+
+
+def test_calls_share_a_thread_and_each_has_its_time(tmp_path: Path) -> None:
+    """Errors have their places; all together may take longer than one."""
+
+    def slow(number: int) -> tuple[int, str]:
+        time.sleep(0.15)
+        return number, threading.current_thread().name
+
+    def fail() -> tuple[int, str]:
+        raise TimeoutError("the call's own")
+
+    calls = [("a", lambda: slow(0)), ("b", fail), ("c", lambda: slow(2)), ("d", lambda: slow(3))]
+    first, error, third, last = calls_within(calls, 0.3)
+    assert (first, third, last) == tuple((number, "read small files") for number in (0, 2, 3))
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_call_that_hangs_ends_the_calls_behind_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "b").write_bytes(b"b")
+    files = [ListedFile(str(tmp_path / name), size, "") for name, size in (("b", 1), ("pipe", 1), ("b", 1))]
+    content, *errors = FileIO(0.3).read_ranges([(file, 0, 1) for file in files])
+    assert content == b"b"
+    assert [type(error) for error in errors] == [NoDataError, NoDataError]
+    assert "pipe gave no data for 0.3 s" in str(errors[0])
+    os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.mark.parametrize("suffix", ["txt", "txt.gz"])

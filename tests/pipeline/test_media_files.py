@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +17,13 @@ from audioclip_beam.pipeline.changes.compare_snapshots import find_changes
 from audioclip_beam.pipeline.cli import main
 from audioclip_beam.pipeline.cli.embed_command import run_summary
 from audioclip_beam.pipeline.io.file_io import FileIO
-from audioclip_beam.pipeline.readers import read_shards
-from audioclip_beam.pipeline.readers.shard import InputError, Shard
+from audioclip_beam.pipeline.readers.shard import InputError
 from audioclip_beam.pipeline.validation.validate_snapshot import validate
 from tests.support.corpus import read, vectors
 from tests.support.picture_files import encoded, picture
 from tests.support.plain_image import relative, save_small_head
 from tests.support.sound_files import endless_flac, sound_file, with_wav_lengths
-from tests.support.stub_media import StubPictures, embed_media, vector_of
+from tests.support.stub_media import StubPictures, embed_media, vector_of, watch_opened
 
 WINDOW = {"window": "0.25"}
 
@@ -145,19 +143,13 @@ def test_bad_pictures_are_rejected_rows(tmp_path: Path) -> None:
 
 def test_nights_cost_what_changed(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renamed or copied file costs no model time, a removed one opens nothing, a new one is the only one that is read."""
-    opened = list[str]()
-    open_shard = read_shards.open_shard
-
-    def watched(shard: Shard, *rest: Any) -> Any:
-        opened.append(shard.name)
-        return open_shard(shard, *rest)
-
-    monkeypatch.setattr(read_shards, "open_shard", watched)
+    opened = watch_opened(monkeypatch)
 
     def night() -> tuple[list[str], int, int]:
         opened.clear()
         manifest, embedded = embed_media(f"{sounds}/**/*", tmp_path / "out", **WINDOW)
-        return sorted(opened), len(embedded), manifest["totals"]["vectors"]
+        names = sorted({os.path.relpath(path, sounds) for path in opened})
+        return names, len(embedded), manifest["totals"]["vectors"]
 
     assert night()[1:] == (30, 30)
     os.rename(sounds / "0.wav", sounds / "renamed.wav")

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,7 +27,7 @@ from tests.support.object_stores import Store
 from tests.support.picture_files import encoded, picture
 from tests.support.plain_image import relative, save_small_head
 from tests.support.snapshots import directory_of
-from tests.support.stub_media import StubPictures, embed_media, show_no_previews, vector_of
+from tests.support.stub_media import StubPictures, embed_media, show_no_previews, vector_of, watch_opened
 
 store = object_stores.store
 
@@ -72,26 +71,13 @@ def test_manifests_of_nemo(tmp_path: Path) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the media files that are opened, in order, each time that they are, but for the page."""
-    show_no_previews(monkeypatch)
-    names = list[str]()
-    read_range, open_version = FileIO.read_range, FileIO.open_version
+    """The paths of the media files that are opened, in order, each time that they are."""
+    return watch_opened(monkeypatch)
 
-    def note(file: ListedFile) -> None:
-        if file.path.endswith((".png", ".wav")):
-            names.append(file.path.rpartition("/")[2])
 
-    def watched_range(self: FileIO, file: ListedFile, offset: int, size: int) -> bytes:
-        note(file)
-        return read_range(self, file, offset, size)
-
-    def watched_open(self: FileIO, file: ListedFile) -> Any:
-        note(file)
-        return open_version(self, file)
-
-    monkeypatch.setattr(FileIO, "read_range", watched_range)
-    monkeypatch.setattr(FileIO, "open_version", watched_open)
-    return names
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Return the names of files, sorted."""
+    return sorted(path.rpartition("/")[2] for path in paths)
 
 
 def write_list(path: Path, records: Sequence[Mapping[str, object]]) -> None:
@@ -129,7 +115,7 @@ def test_a_changed_list_costs_its_new_and_changed_entries(tmp_path: Path, suffix
                 assert row["label"] == record["label"]
         assert not by_id
         assert manifest["counts"]["read"] == len(records)
-        return sorted(opened), len(calls)
+        return names_of(opened), len(calls)
 
     assert night(entries) == (sorted(f"{n}.png" for n in [*range(50)] * 2), 50)
     entries[7] |= {"path": "50.png"}
@@ -158,7 +144,7 @@ def test_entries_of_known_recordings(tmp_path: Path, opened: list[str]) -> None:
         (tmp_path / "a.jsonl").write_text(lines(entries))
         opened.clear()
         manifest, calls = embed_media(tmp_path / "a.jsonl", tmp_path / "out", **NEMO, max_shrink=0.5)
-        return sorted(opened), len(calls), manifest["totals"]["rejected_by_reason"]
+        return names_of(opened), len(calls), manifest["totals"]["rejected_by_reason"]
 
     assert night()[1:] == (21, {})
     del entries[4]
@@ -195,7 +181,7 @@ def test_earlier_vectors_that_are_damaged(tmp_path: Path, opened: list[str]) -> 
     assert night(2) == 2
     damage()
     assert night(3) == 3
-    assert sorted(opened) == ["0.png", "0.png", "1.png", "1.png", "2.png", "2.png"]
+    assert names_of(opened) == ["0.png", "0.png", "1.png", "1.png", "2.png", "2.png"]
     assert read(tmp_path / "out").num_rows == 3
     damage()
     (tmp_path / "1.png").write_bytes(encoded(picture(9)))
@@ -237,8 +223,8 @@ def test_lists_of_objects(store: Store, tmp_path: Path, monkeypatch: pytest.Monk
         file.write("5.png\n")
     store.seen.clear()
     assert embed_media(tmp_path / "a.csv", tmp_path / "out", StubPictures(), **given)[1] == [encoded(picture(5))]
-    names = {name for request in store.seen for name in re.findall(r"[0-9]\.png", unquote(request.path))}
-    assert names == {"4.png", "5.png"}
+    found = {name for request in store.seen for name in re.findall(r"[0-9]\.png", unquote(request.path))}
+    assert found == {"4.png", "5.png"}
 
 
 def test_a_file_that_changes_during_the_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ from audioclip_beam.model.heads import find_head
 from audioclip_beam.model.image.head import ImageHead
 from audioclip_beam.pipeline.embed import EmbedCorpus
 from audioclip_beam.pipeline.inference import find_model
+from audioclip_beam.pipeline.io import file_io
+from audioclip_beam.pipeline.io.file_io import FileIO
+from audioclip_beam.pipeline.io.versions import ListedFile
 from audioclip_beam.pipeline.options import EmbedOptions
 from audioclip_beam.pipeline.report import sample_rows
 from audioclip_beam.pipeline.report.previews import Preview
@@ -119,6 +122,29 @@ def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
 def show_no_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no page read pictures again: a test counts what a run reads besides."""
     monkeypatch.setattr(sample_rows, "make_previews", lambda head, rows, fields: [Preview()] * len(rows))
+
+
+def watch_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the path of each picture and sound, each time that it is opened, but for the page."""
+    show_no_previews(monkeypatch)
+    paths = list[str]()
+    read_range, open_version = file_io.read_range, FileIO.open_version
+
+    def note(file: ListedFile) -> None:
+        if not file.path.endswith((".jsonl", ".parquet")):
+            paths.append(file.path)
+
+    def watched_range(file: ListedFile, *rest: Any) -> bytes:
+        note(file)
+        return read_range(file, *rest)
+
+    def watched_open(self: FileIO, file: ListedFile) -> Any:
+        note(file)
+        return open_version(self, file)
+
+    monkeypatch.setattr(file_io, "read_range", watched_range)
+    monkeypatch.setattr(FileIO, "open_version", watched_open)
+    return paths
 
 
 def embed_media(source: Path | str, output: Path, head: Any = None, **options: object) -> tuple[Manifest, list[Any]]:
