@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from audioclip_beam.model import AudioEncoder, TextEncoder
 from audioclip_beam.model.media import VARIANTS
+from audioclip_beam.model.release import UNTRAINED
 
 CLIPS_AT_A_TIME = 64
 RECALL_AT = (1, 5, 10)
@@ -38,13 +39,13 @@ class Clip(NamedTuple):
 
 def read_esc50(folder: Path) -> list[Clip]:
     """Return the clips of ESC-50, a folder with meta/esc50.csv and audio/."""
-    rows = _rows(folder / "meta" / "esc50.csv")
+    rows = _rows(folder / "meta" / "esc50.csv", "filename", "category")
     return [Clip(folder / "audio" / row["filename"], row["category"].replace("_", " ")) for row in rows]
 
 
 def read_us8k(folder: Path) -> list[Clip]:
     """Return the clips of UrbanSound8K, a folder with metadata/UrbanSound8K.csv and audio/fold1 to audio/fold10."""
-    rows = _rows(folder / "metadata" / "UrbanSound8K.csv")
+    rows = _rows(folder / "metadata" / "UrbanSound8K.csv", "slice_file_name", "fold", "class")
     return [
         Clip(folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"], row["class"].replace("_", " "))
         for row in rows
@@ -53,12 +54,23 @@ def read_us8k(folder: Path) -> list[Clip]:
 
 def read_pairs(path: Path) -> list[Clip]:
     """Return the clips of a csv with the columns file and caption."""
-    return [Clip(path.parent / row["file"], row["caption"]) for row in _rows(path)]
+    return [Clip(path.parent / row["file"], row["caption"]) for row in _rows(path, "file", "caption")]
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of a csv. Raise SystemExit if it has no row, or if one has no value in one of the columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise SystemExit(f"{path} cannot be read: {error}") from None
+    for number, row in enumerate(rows, 1):
+        for column in columns:
+            if not row.get(column):
+                raise SystemExit(f"{path}, row {number}: no {column}; it needs the columns {', '.join(columns)}")
+    if not rows:
+        raise SystemExit(f"{path} has no row; it needs the columns {', '.join(columns)}")
+    return rows
 
 
 def directions(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -68,11 +80,15 @@ def directions(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def embed_clips(clips: Sequence[Clip], encoder: AudioEncoder) -> NDArray[np.float64]:
-    """Return the directions [n, dim] of clips."""
-    parts = [
-        encoder.encode([clip.path for clip in clips[start : start + CLIPS_AT_A_TIME]])
-        for start in range(0, len(clips), CLIPS_AT_A_TIME)
-    ]
+    """Return the directions [n, dim] of clips. Raise SystemExit with the files that cannot be embedded."""
+    parts, faults = list[NDArray[np.float32]](), list[str]()
+    for start in range(0, len(clips), CLIPS_AT_A_TIME):
+        some = clips[start : start + CLIPS_AT_A_TIME]
+        encoding = encoder.encode_rows([clip.path for clip in some])
+        faults += [f"{some[place].path}: {detail}" for place, (_, detail) in sorted(encoding.errors.items())]
+        parts.append(encoding.vectors)
+    if faults:
+        raise SystemExit("\n".join([f"{len(faults):,} of {len(clips):,} clips cannot be embedded:", *faults[:20]]))
     return directions(np.concatenate(parts))
 
 
@@ -99,11 +115,15 @@ def measure(arguments: argparse.Namespace) -> Iterator[str]:
         sets.append(("pairs", read_pairs(arguments.pairs)))
     if not sets:
         raise SystemExit("nothing to measure: give --esc50, --us8k or --pairs")
+    if "{}" not in arguments.prompt:
+        raise SystemExit("--prompt has no {}, where the class goes")
+    if arguments.checkpoint == UNTRAINED:
+        yield "untrained: random weights, for testing only; the figures mean nothing"
     texts = TextEncoder.load(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path, device=arguments.device)
     vectors = []
     for name, clips in sets:
         words = [clip.text for clip in clips] if name == "pairs" else sorted({clip.text for clip in clips})
-        prompts = [word if name == "pairs" else arguments.prompt.format(word) for word in words]
+        prompts = [word if name == "pairs" else arguments.prompt.replace("{}", word) for word in words]
         vectors.append((words, directions(texts.encode(prompts))))
     del texts
     for variant in VARIANTS:
@@ -133,8 +153,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--esc50", type=Path, metavar="DIR", help="the folder of ESC-50")
     parser.add_argument("--us8k", type=Path, metavar="DIR", help="the folder of UrbanSound8K")
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="a csv with the columns file and caption")
-    for line in measure(parser.parse_args(argv)):
-        print(line, flush=True)
+    try:
+        for line in measure(parser.parse_args(argv)):
+            print(line, flush=True)
+    except (ValueError, OSError, RuntimeError) as error:  # of a checkpoint, a device or a vocabulary
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audioclip_beam.model.head import ContentError, Encoding, Work
 from tests.support.paths import ROOT
 
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "zero_shot.py"), run_name="zero_shot")
@@ -41,8 +42,52 @@ def test_sets_are_read_and_measured(tmp_path: Path, vocabulary: Path, capsys: py
     (tmp_path / "pairs.csv").write_text("file,caption\nesc50/audio/0.wav,a dog barks\nesc50/audio/1.wav,rain\n")
     command = ["--checkpoint", "untrained", "--tokenizer_path", str(vocabulary), "--device", "cpu"]
     BENCHMARK["main"]([*command, "--esc50", str(esc50), "--us8k", str(us8k), "--pairs", str(tmp_path / "pairs.csv")])
-    lines = capsys.readouterr().out.splitlines()
+    notice, *lines = capsys.readouterr().out.splitlines()
+    assert notice.startswith("untrained: random weights")
     assert [line.split()[0] for line in lines] == ["audioclip"] * 5 + ["jina"] * 5
     assert " % of 3 clips, 2 classes (paper: 69.40 %, of clips stretched in time)" in lines[0]
     assert "UrbanSound8K" in lines[1]
     assert "Recall@10 of 2 pairs: clips 100.00 %, captions 100.00 %" in lines[4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"esc50\.csv cannot be read: .*No such file"),
+        (b"", r"esc50\.csv has no row; it needs the columns filename, category"),
+        (b"filename,class\n0.wav,dog\n", r"esc50\.csv, row 1: no category; it needs the columns filename, category"),
+        (b"filename,category\n0.wav\n", r"row 1: no category"),
+        (b"filename,category\n\xff,dog\n", r"esc50\.csv cannot be read: .*utf-8"),
+    ],
+)
+def test_sets_that_cannot_be_read_are_errors(tmp_path: Path, content: bytes | None, message: str) -> None:
+    (tmp_path / "meta").mkdir()
+    if content is not None:
+        (tmp_path / "meta/esc50.csv").write_bytes(content)
+    with pytest.raises(SystemExit, match=message):
+        BENCHMARK["main"](["--checkpoint", "untrained", "--esc50", str(tmp_path)])
+
+
+def test_clips_that_cannot_be_embedded_are_named(tmp_path: Path) -> None:
+    class Encoder:
+        def encode_rows(self, paths: list[Path]) -> Encoding:
+            vectors = np.zeros((len(paths), 2), np.float32)
+            return Encoding(vectors, {}, {1: ContentError("not decodable", "unknown format")}, Work())
+
+    clips = [BENCHMARK["Clip"](tmp_path / f"{number}.wav", "dog") for number in range(66)]
+    with pytest.raises(SystemExit) as raised:
+        BENCHMARK["embed_clips"](clips, Encoder())
+    first, *rest = str(raised.value).splitlines()
+    assert first == "2 of 66 clips cannot be embedded:"
+    assert rest == [f"{tmp_path}/{number}.wav: unknown format" for number in (1, 65)]
+
+
+def test_options_that_measure_nothing_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("file,caption\n0.wav,dog\n")
+    for flags, message in (
+        ([], "nothing to measure"),
+        (["--pairs", str(tmp_path / "pairs.csv"), "--prompt", "a sound"], "--prompt has no {}"),
+        (["--pairs", str(tmp_path / "pairs.csv"), "--checkpoint", str(tmp_path / "none.pt")], r"none\.pt"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            BENCHMARK["main"](flags)
