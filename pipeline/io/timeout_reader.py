@@ -127,7 +127,9 @@ def store_error(path: str, error: Exception) -> Exception:
     """Return the error to raise for one of a read: a ValueError from an object store's client is not damage in a shard."""
     if is_local(path) or isinstance(error, StoreError):
         return error
-    return StoreError(f"{path} cannot be read: {error_text(error)}")
+    converted = StoreError(f"{path} cannot be read: {error_text(error)}")
+    converted.__cause__ = error
+    return converted
 
 
 def _result(path: str, future: Future[_T], timeout: float) -> _T:
@@ -139,10 +141,7 @@ def _result(path: str, future: Future[_T], timeout: float) -> _T:
             raise
         raise NoDataError(path, timeout) from None
     except Exception as error:
-        converted = store_error(path, error)
-        if converted is error:
-            raise
-        raise converted from error
+        raise store_error(path, error)  # noqa: B904 - it has its cause
 
 
 class _TimeoutReader(io.RawIOBase):

@@ -16,7 +16,7 @@ import pytest
 
 from audioclip_beam.pipeline.io.file_io import FileIO
 from audioclip_beam.pipeline.io.retries import StoreError
-from audioclip_beam.pipeline.io.timeout_reader import NoDataError, calls_within, open_to_read
+from audioclip_beam.pipeline.io.timeout_reader import NoDataError, call_within, calls_within, open_to_read
 from audioclip_beam.pipeline.io.versions import FileChanged, ListedFile
 from audioclip_beam.pipeline.readers.fields import Fields
 from audioclip_beam.pipeline.readers.input_files import find_shards
@@ -143,6 +143,12 @@ def test_calls_share_a_thread_and_each_has_its_time(tmp_path: Path) -> None:
     first, error, third, last = calls_within(calls, 0.3)
     assert (first, third, last) == tuple((number, "read small files") for number in (0, 2, 3))
     assert isinstance(error, TimeoutError)
+
+
+def test_an_error_of_an_object_store_has_its_cause() -> None:
+    with pytest.raises(StoreError, match="gs://a/b cannot be read: ") as error:
+        call_within("gs://a/b", 5, lambda: int("no token"))
+    assert isinstance(error.value.__cause__, ValueError)
 
 
 def test_a_call_that_hangs_ends_the_calls_behind_it(tmp_path: Path) -> None:
