@@ -7,7 +7,7 @@
 Each clip is compared with the text of each class, by cosine; the label of the nearest one counts. Both variants of the audio
 head are measured. The paper's figures (arXiv 2106.13043, zero-shot) are printed beside them. Its published preprocessing
 stretches each clip in time, which neither variant does, so small differences are expected. A csv of pairs has the columns
-`file`, a path relative to the csv, and `caption`.
+`file`, a path relative to the csv, and `caption`; a clip may have several captions, each in a row of its own.
 """
 
 from __future__ import annotations
@@ -97,11 +97,28 @@ def accuracy(sounds: NDArray[np.float64], labels: NDArray[np.float64], places: N
     return 100 * float(((sounds @ labels.T).argmax(axis=1) == places).mean())
 
 
-def recall(queries: NDArray[np.float64], others: NDArray[np.float64], k: int) -> float:
-    """Return the percentage of queries whose partner, the other of the same number, is among their k nearest."""
+def recall(queries: NDArray[np.float64], others: NDArray[np.float64], partners: NDArray[np.bool_], k: int) -> float:
+    """Return the percentage of queries that have a partner among their k nearest others.
+
+    Args:
+        queries: Directions [n, dim].
+        others: Directions [m, dim].
+        partners: Which others are partners of each query, [n, m], at least one each.
+        k: How many of the nearest count.
+    """
     cosines = queries @ others.T
-    nearer = (cosines > cosines.diagonal()[:, None]).sum(axis=1)
-    return 100 * float((nearer < k).mean())
+    nearest = np.where(partners, cosines, -np.inf).max(axis=1, keepdims=True)
+    return 100 * float(((cosines > nearest).sum(axis=1) < k).mean())
+
+
+def partners_of(pairs: Sequence[Clip], clips: Sequence[Clip], words: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which texts are captions of which clips, [clips, words]."""
+    rows = {clip.path: row for row, clip in enumerate(clips)}
+    columns = {word: column for column, word in enumerate(words)}
+    partners = np.zeros((len(clips), len(words)), np.bool_)
+    for pair in pairs:
+        partners[rows[pair.path], columns[pair.text]] = True
+    return partners
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[str]:
@@ -122,20 +139,22 @@ def measure(arguments: argparse.Namespace) -> Iterator[str]:
     texts = TextEncoder.load(arguments.checkpoint, tokenizer_path=arguments.tokenizer_path, device=arguments.device)
     vectors = []
     for name, clips in sets:
-        words = [clip.text for clip in clips] if name == "pairs" else sorted({clip.text for clip in clips})
+        words = sorted({clip.text for clip in clips})
         prompts = [word if name == "pairs" else arguments.prompt.replace("{}", word) for word in words]
         vectors.append((words, directions(texts.encode(prompts))))
     del texts
     for variant in VARIANTS:
         encoder = AudioEncoder.load(arguments.checkpoint, variant=variant, device=arguments.device)
         for (name, clips), (words, labels) in zip(sets, vectors, strict=True):
-            sounds = embed_clips(clips, encoder)
             if name == "pairs":
+                files = list({clip.path: clip for clip in clips}.values())
+                sounds, partners = embed_clips(files, encoder), partners_of(clips, files, words)
                 for k in RECALL_AT:
-                    both = recall(labels, sounds, k), recall(sounds, labels, k)
+                    both = recall(labels, sounds, partners.T, k), recall(sounds, labels, partners, k)
                     found = f"clips {both[0]:.2f} %, captions {both[1]:.2f} %"
                     yield f"{variant:<10} Recall@{k:<2} of {len(clips):,} pairs: {found}"
                 continue
+            sounds = embed_clips(clips, encoder)
             places = np.array([words.index(clip.text) for clip in clips])
             yield (
                 f"{variant:<10} {name}: {accuracy(sounds, labels, places):.2f} % of {len(clips):,} clips, "

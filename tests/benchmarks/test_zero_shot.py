@@ -20,9 +20,22 @@ def test_figures_are_those_of_made_up_vectors() -> None:
     labels = np.eye(3)
     sounds = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.8, 0.6]])
     assert BENCHMARK["accuracy"](sounds, labels, np.array([0, 1, 2])) == pytest.approx(200 / 3)
-    assert BENCHMARK["recall"](labels, sounds, 1) == 100
-    assert BENCHMARK["recall"](sounds, labels, 1) == pytest.approx(200 / 3)
-    assert BENCHMARK["recall"](sounds, labels, 2) == 100
+    partners = np.eye(3, dtype=np.bool_)
+    assert BENCHMARK["recall"](labels, sounds, partners, 1) == 100
+    assert BENCHMARK["recall"](sounds, labels, partners, 1) == pytest.approx(200 / 3)
+    assert BENCHMARK["recall"](sounds, labels, partners, 2) == 100
+
+
+def test_clips_with_several_captions_are_counted_once() -> None:
+    """A clip is found by each of its captions, and any of these is right for it; clips may have the same caption."""
+    pairs = [BENCHMARK["Clip"](Path(path), text) for path, text in (("a", "x"), ("a", "y"), ("b", "z"), ("c", "z"))]
+    clips = [pairs[0], pairs[2], pairs[3]]
+    partners = BENCHMARK["partners_of"](pairs, clips, ["x", "y", "z"])
+    assert partners.tolist() == [[True, True, False], [False, False, True], [False, False, True]]
+    sounds, captions = np.array([[1.0, 0], [0, 1], [0, 1]]), np.array([[1.0, 0], [0.6, 0.8], [0, 1]])
+    assert BENCHMARK["recall"](sounds, captions, partners, 1) == 100
+    assert BENCHMARK["recall"](captions, sounds, partners.T, 1) == pytest.approx(200 / 3)
+    assert BENCHMARK["recall"](captions, sounds, partners.T, 3) == 100
 
 
 @pytest.mark.slow
@@ -39,7 +52,9 @@ def test_sets_are_read_and_measured(tmp_path: Path, vocabulary: Path, capsys: py
     (us8k / "metadata" / "UrbanSound8K.csv").write_text(
         "slice_file_name,fold,class\n0.wav,2,siren\n1.wav,2,drilling\n2.wav,2,siren\n"
     )
-    (tmp_path / "pairs.csv").write_text("file,caption\nesc50/audio/0.wav,a dog barks\nesc50/audio/1.wav,rain\n")
+    (tmp_path / "pairs.csv").write_text(
+        "file,caption\nesc50/audio/0.wav,a dog barks\nesc50/audio/1.wav,rain\nesc50/audio/1.wav,it rains\n"
+    )
     command = ["--checkpoint", "untrained", "--tokenizer_path", str(vocabulary), "--device", "cpu"]
     BENCHMARK["main"]([*command, "--esc50", str(esc50), "--us8k", str(us8k), "--pairs", str(tmp_path / "pairs.csv")])
     notice, *lines = capsys.readouterr().out.splitlines()
@@ -47,7 +62,7 @@ def test_sets_are_read_and_measured(tmp_path: Path, vocabulary: Path, capsys: py
     assert [line.split()[0] for line in lines] == ["audioclip"] * 5 + ["jina"] * 5
     assert " % of 3 clips, 2 classes (paper: 69.40 %, of clips stretched in time)" in lines[0]
     assert "UrbanSound8K" in lines[1]
-    assert "Recall@10 of 2 pairs: clips 100.00 %, captions 100.00 %" in lines[4]
+    assert "Recall@10 of 3 pairs: clips 100.00 %, captions 100.00 %" in lines[4]
 
 
 @pytest.mark.parametrize(
