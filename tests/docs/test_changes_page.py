@@ -112,8 +112,11 @@ def test_pgvector_recipe(folder: Path, postgres: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory as that of `folder`, of sounds: one of two windows changes, one is removed, and one is new."""
-    folder = tmp_path_factory.mktemp("sounds")
+    """Return a directory as that of `folder`, of sounds: one of two windows changes, one is removed, and one is new.
+
+    Its name has the beginning of a name of files in it.
+    """
+    folder = tmp_path_factory.mktemp("added-sounds")
     output, clips = folder / "out/sounds", folder / "clips"
     clips.mkdir()
     for number, samples in enumerate((8000, 16000, 32000)):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, environment_of_the_tests
 
 NOTEBOOK = ROOT / "examples" / "from_shards_to_search.ipynb"
 
@@ -32,6 +33,26 @@ def test_from_shards_to_search(tmp_path: Path, vocabulary: Path) -> None:
     assert "sounds/bell.ogg\n  1.00  bell.ogg\n" in " ".join(saved), "a sound is nearest to itself"
     for name in ("notebook", "notebook-sounds"):
         assert list((tmp_path / "out" / name / "snapshots").glob("*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    """Without the vocabulary the first command fails, and its error is in the cell."""
+    (tmp_path / "examples").mkdir()
+    shutil.copytree(ROOT / "examples" / "shards", tmp_path / "examples" / "shards")
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    script = next(cell.source for cell in cells if cell.source.startswith("%%bash\n")).removeprefix("%%bash\n")
+    process = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path / "examples",
+        env=environment_of_the_tests(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert process.returncode != 0
+    assert "error: no vocabulary at" in process.stdout
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[str]:

@@ -324,6 +324,17 @@ def test_formats_that_browsers_do_not_play_have_no_player(tmp_path: Path) -> Non
     assert "No preview: browsers do not play files of this kind." in text
 
 
+def test_a_snapshot_of_one_row_has_no_nearest_rows(tmp_path: Path) -> None:
+    """The row is shown without an empty list, and the page says why."""
+    (tmp_path / "a.png").write_bytes(encoded(picture(1, 8, 6)))
+    embed_media(tmp_path / "a.png", tmp_path / "out", StubPictures())
+    text = page_of(tmp_path / "out").read_text(encoding="utf-8")
+    assert "<h3>a.png</h3>" in text
+    assert "<ol>" not in text
+    assert "There is no other row to compare with." in text
+    assert "Nearest by cosine" not in text
+
+
 def test_a_long_recording_does_not_fill_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its windows are neighbours in the order of hashes; one of each recording comes first, and not always the beginning."""
     monkeypatch.setattr(sample, "SAMPLE_ROWS", 8)
