@@ -11,7 +11,8 @@ encoder        texts per second for each type and corpus, beside transformers an
 micro_batches  texts per second and memory for each size of a micro-batch, and for a long template around each text
 heads          pictures and recordings per second of the networks alone, beside torch's eager mode, torch.compile and timm's
                or torchvision's network of the same size; and from files, with the cores that decoding keeps busy
-processes      `embed` with 1, 2, 4 and 8 processes on the GPU, from jsonl to Parquet, each with the same number of rows
+processes      `embed` with 1, 2, 4 and 8 processes on the GPU, from jsonl to Parquet, each with the same number of rows; and
+               with one process, from files of pictures and of sounds
 
 What does not fit into the time is left out, with a line that names it. `--quick` takes a minute, with few sizes. `--smoke`
 runs every part on the CPU with tiny sizes, for figures that mean nothing. Texts are WordNet (/usr/share/wordnet or
@@ -85,19 +86,20 @@ class Sizes:
     run_dtype: str  # of the runs of `processes`
     contents: int  # pictures and recordings of `heads`
     recording: float  # seconds of each
+    files: int  # pictures, or sounds, of a run of `processes`
 
 
 GPU = Sizes(
     device="cuda:0", dtypes=("float32", "bfloat16", "float16"), goldens=1, matrix=8192, texts=49_152, seconds=2.5, rounds=3,
     batch=1024, nodes=(1024, 2048, 4096, 8192, 16_384, 32_768, 65_535), processes=(1, 2, 4, 8), rows=200_000,
-    run_dtype="bfloat16", contents=256, recording=5.0,
+    run_dtype="bfloat16", contents=256, recording=5.0, files=2048,
 )  # fmt: skip
 QUICK = replace(GPU, matrix=4096, texts=8192, seconds=0.3, rounds=1, nodes=(4096, 32_768), processes=(1,), rows=20_000,
-                contents=64)  # fmt: skip
+                contents=64, files=256)  # fmt: skip
 SMOKE = Sizes(
     device="cpu", dtypes=("float32",), goldens=40, matrix=64, texts=8, seconds=0.1, rounds=1, batch=4, nodes=(64, 256),
     processes=(1,), rows=8, run_dtype="float32", contents=1,
-    recording=0.1,
+    recording=0.1, files=4,
 )  # fmt: skip
 
 
@@ -515,11 +517,12 @@ def nvidia_smi(fields: str) -> str:
 _RUNNING: set[int] = set()  # sessions of runs, for the end of the time
 
 
-def run_embed(sizes: Sizes, folder: Path, processes: int, seconds: float) -> tuple[float, Watch]:
-    """Embed the shards in `folder` with so many processes; return wall seconds and what was seen."""
+def run_embed(sizes: Sizes, folder: Path, processes: int, seconds: float, suffix: str = "jsonl") -> tuple[float, Watch]:
+    """Embed the files in `folder` with so many processes; return wall seconds and what was seen."""
     output = folder / "out"
-    command = [*COMMAND, "embed", "--input", f"{folder}/*.jsonl"]
-    command += ["--output", str(output), "--checkpoint", "untrained", "--tokenizer_path", str(corpora.VOCABULARY)]
+    command = [*COMMAND, "embed", "--input", f"{folder}/*.{suffix}"]
+    command += ["--output", str(output), "--checkpoint", "untrained"]
+    command += ["--tokenizer_path", str(corpora.VOCABULARY)] if suffix == "jsonl" else []
     command += ["--device", sizes.device, "--dtype", sizes.run_dtype, "--direct_num_workers", str(processes)]
     command += ["--direct_running_mode", "multi_processing"] if processes > 1 else []
     gpu = sizes.device != "cpu" and shutil.which("nvidia-smi") is not None
@@ -565,12 +568,38 @@ def processes(sizes: Sizes, clock: Clock) -> bool:
             wall, watch = run_embed(sizes, Path(scratch) / "all", number, max(1.0, clock.left()))
             size = sum(path.stat().st_size for path in (Path(scratch) / "all" / "out").rglob("part-*.parquet"))
         estimate = 1.5 * (time.perf_counter() - began)
-        after = rows / max(1e-3, wall - start)
-        busy = f"{statistics.mean(watch.busy):.0f} %" if watch.busy else "not known"
-        memory = f"{max(watch.memory):,.0f} MB" if watch.memory else "not known"
-        cores = sum(watch.cpu.values()) / wall
-        cells = f"{start:.1f} s | {wall:.1f} s | {after:,.0f} | {rows / wall:,.0f} | {cores:.1f} | {busy} | {memory}"
-        print(f"| {number} | {cells} | {size / 1e9:.2f} GB |", flush=True)
+        print(f"| {number} | {run_cells(rows, start, wall, watch)} | {size / 1e9:.2f} GB |", flush=True)
+    return media_files(sizes, clock)
+
+
+def run_cells(rows: int, start: float, wall: float, watch: Watch) -> str:
+    """Return the cells of a run of so many rows, of which one alone takes the seconds of `start`."""
+    after = rows / max(1e-3, wall - start)
+    busy = f"{statistics.mean(watch.busy):.0f} %" if watch.busy else "not known"
+    memory = f"{max(watch.memory):,.0f} MB" if watch.memory else "not known"
+    cores = sum(watch.cpu.values()) / wall
+    return f"{start:.1f} s | {wall:.1f} s | {after:,.0f} | {rows / wall:,.0f} | {cores:.1f} | {busy} | {memory}"
+
+
+def media_files(sizes: Sizes, clock: Clock) -> bool:
+    """Embed files of pictures and of sounds, different behind their ends alone, with one process."""
+    import media_gpu
+
+    print(f"\n| {sizes.files:,} files | start (one file) | wall | files per second after the start | with it |", end="")
+    print(" cores busy | GPU busy | GPU memory |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for head in ("image", "audio"):
+        if not clock.fits(30.0 if sizes.device != "cpu" else 0.0, f"files, {head}"):
+            return True
+        with tempfile.TemporaryDirectory() as scratch:
+            data, suffix = media_gpu.files(head, 16, sizes.recording)
+            for name, count in (("one", 1), ("all", sizes.files)):
+                (Path(scratch) / name).mkdir()
+                for number in range(count):
+                    content = data[number % len(data)] + number.to_bytes(8, "little")
+                    (Path(scratch) / name / f"{number:06}.{suffix}").write_bytes(content)
+            start, _ = run_embed(sizes, Path(scratch) / "one", 1, max(1.0, clock.left()), suffix)
+            wall, watch = run_embed(sizes, Path(scratch) / "all", 1, max(1.0, clock.left()), suffix)
+        print(f"| {head} | {run_cells(sizes.files, start, wall, watch)} |", flush=True)
     return True
 
 

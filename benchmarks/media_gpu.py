@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import media
 import numpy as np
+import soundfile
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +41,19 @@ def contenders(head: str, dtype: str, device: str) -> Iterator[tuple[str, Callab
             f"{SAME_SIZE[head]} of {package}",
             lambda package=package: _batched(_of_library(package, head, dtype, device), head, device, dtype),
         )
+
+
+def files(head: str, count: int, recording: float) -> tuple[list[bytes], str]:
+    """Return contents of files, JPEG of 640 x 480 pixels or WAV of so many seconds, and their suffix."""
+    contents = [item.content for item in items(head, count, recording)]
+    if head == "image":
+        return contents, "jpg"
+    made = []
+    for track in contents:
+        file = io.BytesIO()
+        soundfile.write(file, track.samples, track.sample_rate, format="WAV")
+        made.append(file.getvalue())
+    return made, "wav"
 
 
 @functools.cache

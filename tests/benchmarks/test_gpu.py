@@ -34,16 +34,26 @@ def test_every_part_runs_on_a_cpu() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    parity, network, ours, nodes, picture, processes = (
+    parity, network, ours, nodes, picture, processes, pictures, sounds = (
         next(row for row in rows if row[0] == f"| {name}")
-        for name in ("float32", "251 nodes", "audioclip-beam", "256 nodes", "audioclip-beam, with decoding", "1")
+        for name in (
+            "float32",
+            "251 nodes",
+            "audioclip-beam",
+            "256 nodes",
+            "audioclip-beam, with decoding",
+            "1",
+            "image",
+            "audio",
+        )
     )
     assert float(parity[1]) < 2e-5
     assert float(ours[2].replace(",", "")) > 0
     assert float(network[2]) > 0
     assert float(picture[2].replace(",", "")) > 0
     assert float(nodes[2].replace(",", "")) > 0
-    assert float(processes[2].removesuffix(" s")) > 0
+    for run in (processes, pictures, sounds):
+        assert float(run[2].removesuffix(" s")) > 0
     assert "left out, no time" not in done.stdout
 
 
