@@ -17,7 +17,7 @@ from ...model.media import MediaHead
 from ..content import NOT_LISTED, Source, digest_in
 from ..io.byte_ranges import ByteRange
 from ..io.file_io import FileIO
-from ..io.in_order import TURNS, group_calls, map_in_order
+from ..io.in_order import group_calls, map_in_order
 from ..io.locate import locate
 from ..io.versions import ListedFile
 from ..io.worker_thread import read_ahead
@@ -121,12 +121,7 @@ class ContentReader:
         runs = [run._replace(source=self._list(run.source, run.digest)) if _is_unlisted(run) else run for run in runs]
         if len(runs) == 1:
             return [self._read(runs[0])]
-        ranges = [(_listed(run.source), run.source.offset, run.source.size) for run in runs]
-        return TURNS.run(
-            len(runs),
-            lambda: self.file_io.read_ranges(ranges),
-            lambda contents: [self._read(*each) for each in zip(runs, contents, strict=True)],
-        )
+        return self.file_io.use_each(runs, _range_of, self._read)
 
     def _read(self, run: _Run, content: bytes | Exception | None = None) -> Iterator[Any]:
         """Return the contents of a run: decoded if they are few, else decoded one by one.
@@ -187,6 +182,10 @@ class ContentReader:
         with reading_errors(source.path, self.reports), self.file_io.open_version(_listed(source)) as raw:
             whole = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw), BUFFER_BYTES))
             yield cast(BinaryIO, whole if source.is_whole else ByteRange(whole, source.offset, source.size))
+
+
+def _range_of(run: _Run) -> tuple[ListedFile, int, int]:
+    return _listed(run.source), run.source.offset, run.source.size
 
 
 def _is_unlisted(run: _Run) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from ..flags import READ_TIMEOUT
 from . import beam_files
 from .byte_ranges import BlockFile
+from .in_order import TURNS
 from .paths import is_local
 from .timeout_reader import call_within, calls_within, open_to_read, open_version
 from .versions import ListedFile, read_range
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ class FileIO:
         """Return parts of small local files, (file, offset, size), as read_range returns each, or its error."""
         return calls_within(
             [(each[0].path, functools.partial(read_range, *each, self.compare)) for each in ranges], self.read_timeout
+        )
+
+    def use_each(
+        self,
+        items: Sequence[_T],
+        range_of: Callable[[_T], tuple[ListedFile, int, int]],
+        use: Callable[[_T, bytes | Exception], _R],
+    ) -> list[_R]:
+        """Return use(item, content) of items whose contents are small and local, read by one call when it is its turn.
+
+        Args:
+            items: The items.
+            range_of: Returns the part of a file that an item needs, as read_ranges takes it.
+            use: Takes an item, and its bytes or the error of reading them.
+        """
+        ranges = list(map(range_of, items))
+        return TURNS.run(
+            len(items),
+            lambda: self.read_ranges(ranges),
+            lambda contents: [use(*each) for each in zip(items, contents, strict=True)],
         )
 
     def open_headers(self, file: ListedFile) -> BinaryIO:

@@ -17,14 +17,13 @@ import pyarrow.compute as pc
 
 from ...model.head import Head
 from ...model.heads import HEADS, find_head
-from ...model.messages import plural
+from ...model.messages import plural, printable
 from ..io.file_io import FileIO
 from ..io.paths import absolute_path, given_path, is_local, join, real_path
 from ..io.retries import StoreError
 from ..io.versions import FileChanged
 from ..layout import PART, POINTER, SNAPSHOTS, manifest_place, parquet_name
 from ..remote.worker_reports import RunReports
-from ..terminal import printable
 from .compression import SHORT_SUFFIXES, SUFFIXES
 from .globs import Matches, fixed_part, glob_regex, match_local, match_remote
 from .registry import FORMAT_SUFFIXES, LIST_FORMATS, READERS

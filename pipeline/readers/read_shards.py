@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from array import array
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from ...model.head import BadRow
 from ..content import count_extent
-from ..io.in_order import TURNS, group_calls, map_in_order
+from ..io.in_order import group_calls, map_in_order
 from ..io.worker_thread import read_ahead
 from ..metrics import BytesRead, count, rows_by_second
 from .batch_builder import BatchBuilder
@@ -257,12 +258,8 @@ class _ReadParts(beam.DoFn):  # type: ignore[misc]
         """Return what files are, of which several are small and local; `builder` has the settings of the job."""
         if len(shards) == 1 or self.settings.headers_only:
             return [self._look(builder, shard) for shard in shards]
-        ranges = [(shard.listed, 0, shard.bytes) for shard in shards]
-        return TURNS.run(
-            len(shards),
-            lambda: self.settings.file_io.read_ranges(ranges),
-            lambda contents: [self._look(builder, *each) for each in zip(shards, contents, strict=True)],
-        )
+        look = functools.partial(self._look, builder)
+        return self.settings.file_io.use_each(shards, lambda shard: (shard.listed, 0, shard.bytes), look)
 
     def _look(self, builder: BatchBuilder, shard: Shard, content: bytes | Exception | None = None) -> Found:
         """Return what a file is, of which the content was read, or with this error, or is read now."""
